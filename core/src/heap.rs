@@ -1,0 +1,141 @@
+//! A priority queue whose entries can be moved and taken out by name.
+//!
+//! Invariant: `positions[id]` is where `id` stands in `entries`, and no entry is less than its parent.
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "positions stay below a vector's length, so four times one and a bit can't wrap"
+)]
+
+use alloc::vec::Vec;
+
+/// Children of a node. Four keep a node's children within a cache line or two and halve the depth.
+const ARITY: usize = 4;
+const ABSENT: u32 = u32::MAX;
+
+/// A min-heap of keys by small dense ids, each id in it at most once.
+///
+/// `set` and `remove` cost O(log n), `peek` O(1); memory is 4 bytes for each id ever used and one
+/// entry for each that is in the heap.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexedHeap<K> {
+    entries: Vec<(K, u32)>,
+    positions: Vec<u32>,
+}
+
+impl<K: Ord + Copy> IndexedHeap<K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            positions: Vec::new(),
+        }
+    }
+
+    pub(crate) fn peek(&self) -> Option<(K, u32)> {
+        self.entries.first().copied()
+    }
+
+    /// Puts `id` in, or moves it, to where `key` belongs.
+    pub(crate) fn set(&mut self, id: u32, key: K) {
+        let wanted = id as usize + 1;
+        if self.positions.len() < wanted {
+            self.positions.resize(wanted, ABSENT);
+        }
+        match self.position(id) {
+            Some(at) => {
+                self.entries[at].0 = key;
+                self.settle(at);
+            }
+            None => {
+                let at = self.entries.len();
+                self.entries.push((key, id));
+                self.positions[id as usize] = at as u32;
+                self.sift_up(at);
+            }
+        }
+    }
+
+    /// Takes `id` out; whether it was in.
+    pub(crate) fn remove(&mut self, id: u32) -> bool {
+        let Some(at) = self.position(id) else {
+            return false;
+        };
+        self.entries.swap_remove(at);
+        self.positions[id as usize] = ABSENT;
+        if at < self.entries.len() {
+            self.positions[self.entries[at].1 as usize] = at as u32;
+            self.settle(at);
+        }
+        true
+    }
+
+    fn position(&self, id: u32) -> Option<usize> {
+        let at = *self.positions.get(id as usize)?;
+        (at != ABSENT).then_some(at as usize)
+    }
+
+    fn settle(&mut self, at: usize) {
+        let at = self.sift_up(at);
+        self.sift_down(at);
+    }
+
+    fn sift_up(&mut self, mut at: usize) -> usize {
+        while at > 0 {
+            let parent = (at - 1) / ARITY;
+            if self.entries[parent] <= self.entries[at] {
+                break;
+            }
+            self.swap(parent, at);
+            at = parent;
+        }
+        at
+    }
+
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let first = at * ARITY + 1;
+            let end = (first + ARITY).min(self.entries.len());
+            let Some(least) = (first..end).min_by_key(|child| self.entries[*child]) else {
+                return;
+            };
+            if self.entries[at] <= self.entries[least] {
+                return;
+            }
+            self.swap(at, least);
+            at = least;
+        }
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        self.entries.swap(a, b);
+        self.positions[self.entries[a].1 as usize] = a as u32;
+        self.positions[self.entries[b].1 as usize] = b as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+
+    #[test]
+    fn it_agrees_with_a_sorted_map_over_a_long_mixed_run() {
+        let mut heap = IndexedHeap::new();
+        let mut oracle = BTreeMap::new();
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let id = (state >> 33) as u32 % 97;
+            let key = (state >> 40) as u32 % 50;
+            if state >> 62 == 0 {
+                assert_eq!(heap.remove(id), oracle.remove(&id).is_some());
+            } else {
+                heap.set(id, key);
+                oracle.insert(id, key);
+            }
+            let least = oracle.iter().map(|(id, key)| (*key, *id)).min();
+            assert_eq!(heap.peek(), least);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Storage that hands out generational handles.
+//!
+//! Invariant: a handle answers only for the value it was made for. A slot's generation grows each time
+//! its value leaves, and a slot whose generation is used up is never filled again.
+
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
+
+/// The place of a value and which of the values that have been there it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Handle {
+    slot: u32,
+    generation: NonZeroU32,
+}
+
+impl Handle {
+    pub(crate) fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Slot<V> {
+    generation: NonZeroU32,
+    value: Option<V>,
+}
+
+/// A vector of slots with a free list. Every operation is O(1), growth amortised.
+#[derive(Clone, Debug)]
+pub(crate) struct Slab<V> {
+    slots: Vec<Slot<V>>,
+    free: Vec<u32>,
+    len: u32,
+}
+
+impl<V> Slab<V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether [`insert`](Self::insert) would succeed.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.slots.len() < u32::MAX as usize
+    }
+
+    /// Stores a value; `None` once four billion slots are in use or spent.
+    pub(crate) fn insert(&mut self, value: V) -> Option<Handle> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = u32::try_from(self.slots.len())
+                    .ok()
+                    .filter(|slot| *slot < u32::MAX)?;
+                self.slots.push(Slot {
+                    generation: NonZeroU32::MIN,
+                    value: None,
+                });
+                slot
+            }
+        };
+        let entry = self.slots.get_mut(slot as usize)?;
+        entry.value = Some(value);
+        self.len = self.len.saturating_add(1);
+        Some(Handle {
+            slot,
+            generation: entry.generation,
+        })
+    }
+
+    pub(crate) fn remove(&mut self, handle: Handle) -> Option<V> {
+        let entry = self.slots.get_mut(handle.slot as usize)?;
+        if entry.generation != handle.generation {
+            return None;
+        }
+        let value = entry.value.take()?;
+        if let Some(next) = entry.generation.checked_add(1) {
+            entry.generation = next;
+            self.free.push(handle.slot);
+        }
+        self.len = self.len.saturating_sub(1);
+        Some(value)
+    }
+
+    pub(crate) fn get(&self, handle: Handle) -> Option<&V> {
+        let entry = self.slots.get(handle.slot as usize)?;
+        entry
+            .value
+            .as_ref()
+            .filter(|_| entry.generation == handle.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, handle: Handle) -> Option<&mut V> {
+        let entry = self.slots.get_mut(handle.slot as usize)?;
+        entry
+            .value
+            .as_mut()
+            .filter(|_| entry.generation == handle.generation)
+    }
+
+    /// The handle of what is in `slot` now.
+    pub(crate) fn handle_at(&self, slot: u32) -> Option<Handle> {
+        let entry = self.slots.get(slot as usize)?;
+        entry.value.as_ref().map(|_| Handle {
+            slot,
+            generation: entry.generation,
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Handle, &V)> {
+        (0u32..).zip(&self.slots).filter_map(|(slot, entry)| {
+            let handle = Handle {
+                slot,
+                generation: entry.generation,
+            };
+            entry.value.as_ref().map(|value| (handle, value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_never_answers_for_a_later_value() {
+        let mut slab = Slab::new();
+        let first = slab.insert('a').unwrap();
+        assert_eq!(slab.remove(first), Some('a'));
+        let second = slab.insert('b').unwrap();
+        assert_eq!(second.slot(), first.slot());
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(second), Some(&'b'));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn a_slot_whose_generations_are_spent_is_retired() {
+        let mut slab = Slab::new();
+        let first = slab.insert('a').unwrap();
+        slab.slots[0].generation = NonZeroU32::MAX;
+        let last = slab.handle_at(0).unwrap();
+        assert_eq!(slab.remove(last), Some('a'));
+        assert_ne!(slab.insert('b').unwrap().slot(), first.slot());
+        assert_eq!(slab.get(last), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! Points in time as the caller counts them, and how deadlines are joined.
+//!
+//! Nothing in this crate reads a clock: every command takes a [`Tick`] from its caller. Arithmetic on
+//! ticks saturates, so no input can make it wrap.
+
+use core::fmt;
+use core::time::Duration;
+
+/// A point in time: nanoseconds from an epoch that the caller picks.
+///
+/// The range is 584 years. Ticks of different epochs must not be mixed.
+///
+/// ```
+/// use core::time::Duration;
+/// use leasehold_core::time::Tick;
+///
+/// let start = Tick::from_nanos(5);
+/// assert_eq!(start.saturating_add(Duration::from_nanos(3)).as_nanos(), 8);
+/// assert_eq!(Tick::MAX.saturating_add(Duration::from_secs(1)), Tick::MAX);
+/// assert_eq!(start.since(Tick::MAX), Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(transparent))]
+pub struct Tick(u64);
+
+impl Tick {
+    /// The epoch.
+    pub const ZERO: Self = Self(0);
+    /// The last tick there is.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The tick `nanos` nanoseconds after the epoch.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The tick `span` later, or [`Tick::MAX`] where that is out of range.
+    #[must_use]
+    pub const fn saturating_add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(saturating_nanos(span)))
+    }
+
+    /// The tick `nanos` nanoseconds later, or `None` where that is out of range.
+    #[must_use]
+    pub(crate) const fn checked_add_nanos(self, nanos: u64) -> Option<Self> {
+        match self.0.checked_add(nanos) {
+            Some(sum) => Some(Self(sum)),
+            None => None,
+        }
+    }
+
+    /// How long after `earlier` this tick is; zero where it isn't after it.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl fmt::Debug for Tick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tick({})", self.0)
+    }
+}
+
+/// The earlier of two deadlines, where `None` means never.
+///
+/// `Option::min` would answer `None` here, because it sorts first, and so lose a real deadline.
+///
+/// ```
+/// use leasehold_core::time::{Tick, earliest};
+///
+/// let (soon, late) = (Tick::from_nanos(1), Tick::from_nanos(2));
+/// assert_eq!(earliest(Some(late), Some(soon)), Some(soon));
+/// assert_eq!(earliest(None, Some(late)), Some(late));
+/// assert_eq!(earliest(None, None), None);
+/// ```
+#[must_use]
+pub fn earliest(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// A span in nanoseconds; spans over 584 years count as 584 years.
+pub(crate) const fn saturating_nanos(span: Duration) -> u64 {
+    let nanos = span.as_nanos();
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        nanos as u64
+    }
+}
+
+/// Units people write, largest first, and their nanoseconds.
+const UNITS: [(&str, u64); 8] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("min", 60_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
+/// Why a text is not a span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseSpanError {
+    /// The unit is missing or is none of `d h min m s ms us ns`.
+    #[error("a span of time is a whole number and one of d, h, min, m, s, ms, us, ns, such as 60s")]
+    Malformed,
+    /// The span is longer than a [`Tick`] can count.
+    #[error("a span of time may be at most 584 years")]
+    TooLong,
+}
+
+/// Reads a span such as `60s`, `250ms` or `5 min`; a unit alone means one of it.
+///
+/// ```
+/// use core::time::Duration;
+/// use leasehold_core::time::parse_span;
+///
+/// assert_eq!(parse_span("250ms"), Ok(Duration::from_millis(250)));
+/// assert_eq!(parse_span("min"), Ok(Duration::from_secs(60)));
+/// assert!(parse_span("60").is_err());
+/// ```
+///
+/// # Errors
+/// [`ParseSpanError`] where the text isn't of that form or the span is out of range.
+pub fn parse_span(text: &str) -> Result<Duration, ParseSpanError> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let (_, nanos) = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or(ParseSpanError::Malformed)?;
+    let number = if number.is_empty() {
+        1
+    } else {
+        number.parse().map_err(|_| ParseSpanError::TooLong)?
+    };
+    nanos
+        .checked_mul(number)
+        .map(Duration::from_nanos)
+        .ok_or(ParseSpanError::TooLong)
+}
+
+/// Shows a span as [`parse_span`] reads it, in the largest unit that divides it.
+#[derive(Clone, Copy, Debug)]
+pub struct DisplaySpan(pub Duration);
+
+impl fmt::Display for DisplaySpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = saturating_nanos(self.0);
+        let (unit, per) = UNITS
+            .into_iter()
+            .find(|(unit, per)| *unit != "min" && nanos >= *per && nanos.is_multiple_of(*per))
+            .unwrap_or(("s", 1));
+        let unit = if unit == "m" { "min" } else { unit };
+        write!(f, "{}{unit}", nanos.checked_div(per).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn a_span_is_shown_as_it_is_read() {
+        for text in [
+            "0s", "1ns", "1500us", "250ms", "60s", "90s", "5min", "36h", "2d",
+        ] {
+            let span = parse_span(text).unwrap();
+            assert_eq!(
+                parse_span(&DisplaySpan(span).to_string()),
+                Ok(span),
+                "{text}"
+            );
+        }
+        assert_eq!(DisplaySpan(Duration::from_secs(60)).to_string(), "1min");
+    }
+
+    #[test]
+    fn a_malformed_span_is_refused() {
+        for text in [
+            "",
+            "60",
+            "s60",
+            "6 0s",
+            "-1s",
+            "1.5s",
+            "1 year",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_span(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_span("300000d"), Err(ParseSpanError::TooLong));
+    }
+}
