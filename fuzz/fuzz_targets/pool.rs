@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|case: leasehold_tests::pool::Case| leasehold_tests::pool::run(&case));

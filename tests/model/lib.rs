@@ -1,0 +1,15 @@
+//! Operations and plain oracles for the machines of `leasehold-core`.
+//!
+//! Each module has one `Case` and one `run`: property tests, fuzz targets and the replay of committed
+//! corpora all call the same. `run` panics where machine and oracle differ.
+
+pub mod limits;
+pub mod pool;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// Reads a case as a fuzz target does; `None` where the bytes are too few to make one.
+#[must_use]
+pub fn decode<'a, C: Arbitrary<'a>>(bytes: &'a [u8]) -> Option<C> {
+    C::arbitrary_take_rest(Unstructured::new(bytes)).ok()
+}
