@@ -1,0 +1,13 @@
+//! The lock types of this crate: those of `std`, or loom's where loom explores the interleavings.
+
+#[cfg(all(test, loom))]
+pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+#[cfg(not(all(test, loom)))]
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use std::sync::PoisonError;
+
+/// Locks, whether poisoned or not; see the crate's documentation.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
