@@ -1,0 +1,99 @@
+//! The secret an upstream knows us by.
+//!
+//! Invariant: an [`ApiKey`] fits into a header, and nothing but [`ApiKey::expose`] shows the whole of it.
+
+use core::fmt;
+
+/// An API key. `Debug` and `Display` show `…` and its last four characters; of a key shorter than eight
+/// characters, only `…`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// The longest key accepted, in bytes: the whole header has to fit into a connection's buffer.
+    pub const MAX_LEN: usize = 8 * 1024;
+
+    /// Takes a key, without the white space around it.
+    ///
+    /// # Errors
+    /// Where the key is empty, longer than [`ApiKey::MAX_LEN`], or holds anything but visible ASCII.
+    pub fn new(key: impl AsRef<str>) -> Result<Self, ApiKeyError> {
+        let key = key.as_ref().trim();
+        if key.is_empty() {
+            return Err(ApiKeyError::Empty);
+        }
+        if key.len() > Self::MAX_LEN {
+            return Err(ApiKeyError::TooLong);
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ApiKeyError::NotVisibleAscii);
+        }
+        Ok(Self(key.to_owned()))
+    }
+
+    /// The whole key. To be written into a request, and nowhere else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// `text` with every occurrence of the key masked.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, &self.to_string())
+    }
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = if self.0.len() < 8 { 0 } else { 4 };
+        write!(f, "…{}", &self.0[self.0.len() - shown..])
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({self})")
+    }
+}
+
+/// Why a text is no [`ApiKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiKeyError {
+    /// Nothing but white space.
+    #[error("the API key is empty")]
+    Empty,
+    /// Longer than [`ApiKey::MAX_LEN`].
+    #[error("the API key is longer than {} bytes", ApiKey::MAX_LEN)]
+    TooLong,
+    /// A character that could change the meaning of a header, or can't be in one.
+    #[error("the API key holds a character other than visible ASCII")]
+    NotVisibleAscii,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_shows_its_last_four_characters_at_most() {
+        let long = ApiKey::new(" sk-secret-12345678\n").unwrap();
+        assert_eq!(format!("{long} {long:?}"), "…5678 ApiKey(…5678)");
+        assert_eq!(long.expose(), "sk-secret-12345678");
+        assert_eq!(ApiKey::new("1234567").unwrap().to_string(), "…");
+        assert_eq!(
+            long.redact("a sk-secret-12345678 b sk-secret-12345678"),
+            "a …5678 b …5678"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_in_a_header_is_no_key() {
+        assert_eq!(ApiKey::new(" \t"), Err(ApiKeyError::Empty));
+        for key in ["a b", "a\r\nHost: x", "ключ", "a\0"] {
+            assert_eq!(ApiKey::new(key), Err(ApiKeyError::NotVisibleAscii));
+        }
+        let long = "k".repeat(ApiKey::MAX_LEN + 1);
+        assert_eq!(ApiKey::new(&long), Err(ApiKeyError::TooLong));
+        assert!(ApiKey::new(&long[1..]).is_ok());
+    }
+}
