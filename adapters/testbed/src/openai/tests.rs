@@ -1,0 +1,483 @@
+//! The server over real sockets, asked by a client that does no more than frame HTTP/1.
+
+use super::*;
+use crate::clock::Clock;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+const KEY: &str = "sk-testbed-key-0001";
+
+fn config() -> OpenAiConfig {
+    OpenAiConfig {
+        keys: vec![KEY.into(), "sk-testbed-key-0002".into()],
+        ..OpenAiConfig::default()
+    }
+}
+
+fn failing(every: u32, kind: FaultKind) -> OpenAiConfig {
+    OpenAiConfig {
+        fault: Some(Fault {
+            every: NonZeroU32::new(every).unwrap(),
+            kind,
+        }),
+        ..config()
+    }
+}
+
+fn call() -> Value {
+    json!({ "model": "gpt-test", "messages": [{ "role": "user", "content": "hello there" }] })
+}
+
+/// A kept-alive connection.
+struct Client(BufReader<TcpStream>);
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(": ")?;
+            found.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.header(name).unwrap().parse().unwrap()
+    }
+
+    fn code(&self) -> String {
+        self.json()["error"]["code"].to_string()
+    }
+}
+
+impl Client {
+    fn new(server: &OpenAi) -> Self {
+        let stream = TcpStream::connect(server.addr()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The next reply, or `None` where the connection was closed instead.
+    fn receive(&mut self) -> Option<Reply> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head).unwrap() == 0 {
+                assert_eq!(head, "");
+                return None;
+            }
+        }
+        let mut reply = Reply {
+            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+            head,
+            body: String::new(),
+        };
+        let mut body = vec![0; reply.number("content-length") as usize];
+        self.0.read_exact(&mut body).unwrap();
+        reply.body = String::from_utf8(body).unwrap();
+        Some(reply)
+    }
+
+    fn try_ask(&mut self, method: &str, path: &str, key: &str, body: &str) -> Option<Reply> {
+        self.send(&head(method, path, key, body.len()));
+        self.send(body);
+        self.receive()
+    }
+
+    fn ask(&mut self, method: &str, path: &str, key: &str, body: &str) -> Reply {
+        self.try_ask(method, path, key, body).unwrap()
+    }
+
+    fn chat(&mut self, body: &Value) -> Reply {
+        self.ask("POST", "/v1/chat/completions", KEY, &body.to_string())
+    }
+}
+
+fn head(method: &str, path: &str, key: &str, length: usize) -> String {
+    let key = if key.is_empty() {
+        String::new()
+    } else {
+        format!("authorization: Bearer {key}\r\n")
+    };
+    format!("{method} {path} HTTP/1.1\r\nhost: testbed\r\n{key}content-length: {length}\r\n\r\n")
+}
+
+/// Waits until the server has seen what the other end of the test is blind to.
+fn until(server: &OpenAi, seen: impl Fn(&Report) -> bool) {
+    for _ in 0..10_000 {
+        if seen(&server.report()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("never seen: {:?}", server.report());
+}
+
+#[test]
+fn a_call_is_answered_with_an_echo() {
+    let server = OpenAi::start(OpenAiConfig {
+        limit: NonZeroU32::new(3),
+        latency: Duration::from_micros(10)..=Duration::from_millis(2),
+        ..config()
+    })
+    .unwrap();
+    let mut client = Client::new(&server);
+    let reply = client.chat(&call());
+    assert_eq!(reply.status, 200);
+    let body = reply.json();
+    assert_eq!(body["object"], "chat.completion");
+    assert_eq!(body["model"], "gpt-test");
+    let choice = &body["choices"][0];
+    assert_eq!(
+        choice["message"]["content"],
+        "echo from gpt-test: hello there"
+    );
+    assert_eq!(choice["message"]["role"], "assistant");
+    assert_eq!(choice["finish_reason"], "stop");
+    assert_eq!(
+        body["usage"],
+        json!({ "prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7 })
+    );
+    assert!(body["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!(reply.number("x-ratelimit-limit-requests"), 3);
+    assert_eq!(reply.number("x-ratelimit-remaining-requests"), 2);
+    assert_eq!(reply.header("x-ratelimit-reset-requests"), Some("1m0s"));
+    assert!(reply.header("openai-processing-ms").is_some());
+
+    let again = client.chat(&call());
+    assert_ne!(again.header("x-request-id"), reply.header("x-request-id"));
+    let report = server.stop();
+    assert_eq!((report.calls, report.ok, report.latencies.len()), (2, 2, 2));
+    assert_eq!(report.connections_opened, 1);
+}
+
+#[test]
+fn latencies_follow_from_the_seed() {
+    let latencies = |seed| {
+        let server = OpenAi::start(OpenAiConfig {
+            latency: Duration::ZERO..=Duration::from_micros(900),
+            seed,
+            ..config()
+        })
+        .unwrap();
+        let mut client = Client::new(&server);
+        for _ in 0..4 {
+            client.chat(&call());
+        }
+        server.stop().latencies
+    };
+    assert_eq!(latencies(1), latencies(1));
+    assert_ne!(latencies(1), latencies(2));
+}
+
+#[test]
+fn a_call_over_the_limit_is_told_when_to_come_back() {
+    let server = OpenAi::start(OpenAiConfig {
+        limit: NonZeroU32::new(1),
+        ..config()
+    })
+    .unwrap();
+    let mut client = Client::new(&server);
+    assert_eq!(client.chat(&call()).status, 200);
+    let reply = client.chat(&call());
+    assert_eq!(reply.status, 429);
+    let error = &reply.json()["error"];
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(
+            "Rate limit reached for gpt-test in organization org-testbed on requests per min (RPM): \
+             Limit 1, Used 1, Requested 1. Please try again in "
+        ),
+        "{message}"
+    );
+    assert_eq!(error["type"], "requests");
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    let (millis, seconds) = (reply.number("retry-after-ms"), reply.number("retry-after"));
+    assert!((1..=60_000).contains(&millis));
+    assert_eq!(seconds, millis.div_ceil(1_000));
+    assert_eq!(reply.number("x-ratelimit-remaining-requests"), 0);
+
+    let other = client.ask(
+        "POST",
+        "/v1/chat/completions",
+        "sk-testbed-key-0002",
+        &call().to_string(),
+    );
+    assert_eq!(other.status, 200, "each key has its own limit");
+    let report = server.stop();
+    assert_eq!((report.calls, report.ok, report.rejected_429), (3, 2, 1));
+    assert_eq!(report.per_key[0].max_in_window, 2);
+    assert_eq!(report.connections_opened, 1);
+}
+
+#[test]
+fn a_key_is_admitted_again_when_it_was_told() {
+    let server = OpenAi::start(OpenAiConfig {
+        limit: NonZeroU32::new(1),
+        window: Duration::from_millis(40),
+        ..config()
+    })
+    .unwrap();
+    let mut client = Client::new(&server);
+    assert_eq!(client.chat(&call()).status, 200);
+    loop {
+        let reply = client.chat(&call());
+        if reply.status == 200 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(reply.number("retry-after-ms")));
+    }
+    assert!(server.stop().rejected_429 <= 1);
+}
+
+#[test]
+fn an_unknown_or_missing_key_is_turned_away_and_not_counted() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut client = Client::new(&server);
+    let body = call().to_string();
+    for key in ["sk-testbed-stranger", ""] {
+        let reply = client.ask("POST", "/v1/chat/completions", key, &body);
+        assert_eq!(
+            (reply.status, reply.code()),
+            (401, "\"invalid_api_key\"".into())
+        );
+        assert!(!reply.body.contains("stranger"));
+        assert_eq!(client.ask("GET", "/v1/models", key, "").status, 401);
+    }
+    assert_eq!(server.stop().calls, 0);
+}
+
+#[test]
+fn a_malformed_call_counts_as_invalid_and_against_the_limit() {
+    let server = OpenAi::start(OpenAiConfig {
+        limit: NonZeroU32::new(2),
+        models: vec!["gpt-test".into()],
+        ..config()
+    })
+    .unwrap();
+    let mut client = Client::new(&server);
+    let reply = client.chat(&json!({ "model": "gpt-test" }));
+    assert_eq!(reply.status, 400);
+    assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
+    let reply = client.chat(&json!({ "model": "gpt-9", "messages": [{}] }));
+    assert_eq!(
+        (reply.status, reply.code()),
+        (404, "\"model_not_found\"".into())
+    );
+    assert_eq!(client.chat(&call()).status, 429);
+    let report = server.stop();
+    assert_eq!(
+        (report.calls, report.invalid, report.rejected_429),
+        (3, 2, 1)
+    );
+}
+
+#[test]
+fn a_body_over_the_bound_is_refused_unread() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut client = Client::new(&server);
+    client.send(&head("POST", "/v1/chat/completions", KEY, 9 << 20));
+    assert_eq!(client.receive().unwrap().status, 413);
+    assert!(client.receive().is_none());
+    assert_eq!(server.stop().invalid, 1);
+}
+
+#[test]
+fn an_unknown_path_and_a_wrong_method_are_told_apart() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut client = Client::new(&server);
+    let reply = client.ask("GET", "/v2/nothing?key=secret", KEY, "");
+    assert_eq!(
+        (reply.status, reply.code()),
+        (404, "\"unknown_url\"".into())
+    );
+    assert!(!reply.body.contains("secret"));
+    let reply = client.ask("GET", "/v1/chat/completions", KEY, "");
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")));
+    let reply = client.ask("POST", "/v1/models", KEY, "");
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("GET")));
+    assert_eq!(server.stop().connections_opened, 1);
+}
+
+#[test]
+fn the_models_are_listed() {
+    let server = OpenAi::start(OpenAiConfig {
+        models: vec!["one".into(), "two".into()],
+        ..config()
+    })
+    .unwrap();
+    let list = Client::new(&server)
+        .ask("GET", "/v1/models", KEY, "")
+        .json();
+    assert_eq!(list["object"], "list");
+    assert_eq!(list["data"][1]["id"], "two");
+    assert_eq!(list["data"][1]["object"], "model");
+}
+
+#[test]
+fn the_report_is_served_to_anyone_and_shows_no_key() {
+    let server = OpenAi::start(OpenAiConfig {
+        limit: NonZeroU32::new(3),
+        latency: Duration::from_micros(5)..=Duration::from_micros(700),
+        ..config()
+    })
+    .unwrap();
+    Client::new(&server).chat(&call());
+    let reply = Client::new(&server).ask("GET", "/testbed/report", "", "");
+    let report: Report = serde_json::from_str(&reply.body).unwrap();
+    assert_eq!(report, server.report());
+    assert_eq!(reply.json()["window_ms"], 60_000.0);
+    assert_eq!(report.connections_opened, 2);
+    let keys: Vec<_> = report.per_key.iter().map(|of| of.key.as_str()).collect();
+    assert_eq!(keys, ["…0001", "…0002"]);
+    for shown in [reply.body, format!("{:?}", config()), format!("{server:?}")] {
+        assert!(!shown.contains("sk-testbed"), "{shown}");
+    }
+}
+
+#[test]
+fn a_call_above_the_concurrency_is_refused() {
+    let server = OpenAi::start(OpenAiConfig {
+        max_concurrent: Some(1),
+        ..config()
+    })
+    .unwrap();
+    let (mut first, mut second) = (Client::new(&server), Client::new(&server));
+    let body = call().to_string();
+    first.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
+    until(&server, |report| report.calls == 1);
+    assert_eq!(second.chat(&call()).status, 503);
+    first.send(&body);
+    assert_eq!(first.receive().unwrap().status, 200);
+    assert_eq!(second.chat(&call()).status, 200);
+    let report = server.stop();
+    assert_eq!((report.rejected_503, report.ok), (1, 2));
+    assert_eq!(report.max_concurrent, 2);
+}
+
+#[test]
+fn a_caller_that_hangs_up_frees_its_place() {
+    let server = OpenAi::start(OpenAiConfig {
+        max_concurrent: Some(1),
+        latency: Duration::from_secs(3600)..=Duration::from_secs(3600),
+        ..config()
+    })
+    .unwrap();
+    for n in 1..=2 {
+        let body = call().to_string();
+        let mut client = Client::new(&server);
+        client.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
+        client.send(&body);
+        until(&server, |report| report.latencies.len() == n);
+        drop(client);
+        until(&server, |report| report.abandoned == n as u64);
+    }
+    let report = server.stop();
+    assert_eq!((report.calls, report.rejected_503), (2, 0));
+}
+
+#[test]
+fn every_second_call_fails_with_the_status() {
+    let server = OpenAi::start(failing(2, FaultKind::Status(500))).unwrap();
+    let mut client = Client::new(&server);
+    let statuses: Vec<_> = (0..4).map(|_| client.chat(&call()).status).collect();
+    assert_eq!(statuses, [200, 500, 200, 500]);
+    let reply = client.chat(&json!({}));
+    assert_eq!(reply.status, 400);
+    assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
+    let report = server.stop();
+    assert_eq!((report.ok, report.faults, report.invalid), (2, 2, 1));
+}
+
+#[test]
+fn a_close_fault_closes_without_an_answer() {
+    let server = OpenAi::start(failing(1, FaultKind::Close)).unwrap();
+    let body = call().to_string();
+    let reply = Client::new(&server).try_ask("POST", "/v1/chat/completions", KEY, &body);
+    assert!(reply.is_none());
+    assert_eq!(server.stop().faults, 1);
+}
+
+#[test]
+fn a_garbage_fault_is_an_ok_that_is_not_json() {
+    let server = OpenAi::start(failing(1, FaultKind::Garbage)).unwrap();
+    let reply = Client::new(&server).chat(&call());
+    assert_eq!(reply.status, 200);
+    assert!(serde_json::from_str::<Value>(&reply.body).is_err());
+    assert_eq!(server.stop().faults, 1);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_idle_connections() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut used = Client::new(&server);
+    assert_eq!(used.chat(&call()).status, 200);
+    let mut fresh = Client::new(&server);
+    until(&server, |report| report.connections_opened == 2);
+    let clock = Clock::start();
+    let addr = server.addr();
+    server.stop();
+    assert!(clock.nanos() < 2_000_000_000);
+    assert!(used.receive().is_none());
+    assert!(fresh.receive().is_none());
+    assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn a_stop_lets_a_call_in_flight_end() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut client = Client::new(&server);
+    let body = call().to_string();
+    client.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
+    until(&server, |report| report.calls == 1);
+    let stopping = std::thread::spawn(move || server.stop());
+    client.send(&body);
+    assert_eq!(client.receive().unwrap().status, 200);
+    assert_eq!(stopping.join().unwrap().ok, 1);
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let start = |config| OpenAi::start(config).unwrap_err();
+    assert!(matches!(
+        start(OpenAiConfig {
+            window: Duration::ZERO,
+            ..config()
+        }),
+        StartError::EmptyWindow
+    ));
+    assert!(matches!(
+        start(OpenAiConfig {
+            latency: Duration::from_secs(2)..=Duration::from_secs(1),
+            ..config()
+        }),
+        StartError::EmptyLatency
+    ));
+    assert!(matches!(
+        start(failing(1, FaultKind::Status(200))),
+        StartError::NotAnError(200)
+    ));
+    let server = OpenAi::start(config()).unwrap();
+    assert!(matches!(
+        start(OpenAiConfig {
+            listen: server.addr(),
+            ..config()
+        }),
+        StartError::Listen { .. }
+    ));
+}
