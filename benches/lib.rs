@@ -1,0 +1,1 @@
+//! What the benchmarks share: nothing yet but this package's place.

@@ -1,0 +1,50 @@
+//! What a lease costs at any number of members: acquire and release, with a limit on every member.
+
+use core::hint::black_box;
+use core::num::NonZeroU32;
+use core::time::Duration;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use leasehold_core::balance::Policy;
+use leasehold_core::limit::{Anchor, SlidingLog};
+use leasehold_core::pool::{Acquired, Config, Member, Outcome, Pool, Request};
+use leasehold_core::time::Tick;
+
+/// Each member takes 1,000 calls a second, one at a time.
+fn pool(policy: Policy, members: u32) -> Pool<u32> {
+    let mut pool = Pool::new(Config::new(policy));
+    let limit = NonZeroU32::MIN.saturating_add(999);
+    for name in 0..members {
+        let log = SlidingLog::new(limit, Duration::from_secs(1), Anchor::Completion)
+            .expect("the window has a length");
+        let member = Member::new(name).max_leases(NonZeroU32::MIN).limit(log);
+        pool.add(Tick::ZERO, member)
+            .expect("a small pool takes members");
+    }
+    pool
+}
+
+fn acquire_and_release(c: &mut Criterion) {
+    for (name, policy) in [("fifo", Policy::Fifo), ("least_used", Policy::LeastUsed)] {
+        let mut group = c.benchmark_group(format!("acquire_release/{name}"));
+        for members in [10, 1_000, 100_000] {
+            let mut pool = pool(policy, members);
+            let mut now = 0u64;
+            group.bench_function(BenchmarkId::from_parameter(members), |b| {
+                b.iter(|| {
+                    // Slow enough that ten members never reach their limits.
+                    now += 1_000_000;
+                    let tick = Tick::from_nanos(now);
+                    let acquired = pool.acquire(tick, Request::new());
+                    let Ok(Acquired::Granted(grant)) = black_box(acquired) else {
+                        panic!("a member is free");
+                    };
+                    pool.release(tick, grant.lease, Outcome::Ok)
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, acquire_and_release);
+criterion_main!(benches);
