@@ -8,8 +8,9 @@
 //! # Contract
 //! Commands take the present as a [`Tick`](time::Tick) and answer their caller. A machine with
 //! deadlines of its own also has
-//! - `handle_timeout(now)`: does what is due. Due means `deadline <= now`. Early or repeated calls have
-//!   no effect, and every command does the same first, so that a late call changes no answer.
+//! - `handle_timeout(now)`: does what is due, in order of time. Due means `deadline <= now`. Early or
+//!   repeated calls have no effect, a late one costs nobody their turn, and every command does the
+//!   same first.
 //! - `poll_timeout()`: when `handle_timeout` is wanted next; `None` means never.
 //! - `poll_event()`: what happened that nobody asked for. To be drained after each command.
 //!

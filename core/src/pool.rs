@@ -173,7 +173,8 @@ pub enum AcquireError {
     /// Nothing is free and the deadline has come.
     #[error("nothing is free now")]
     NothingFree,
-    /// Every member that could serve is at its limit until after the deadline.
+    /// Every member that could serve is at its limit until the deadline or later, unless a lease is
+    /// given back unused.
     #[error("every member is at its limit until after the deadline")]
     DeadlineTooSoon {
         /// When the first of them could serve.
@@ -321,7 +322,10 @@ enum Place {
 #[derive(Clone, Debug)]
 pub struct Pool<T> {
     config: Config,
+    /// The latest time seen.
     now: Tick,
+    /// Up to when what was due has been done; `now` but while catching up.
+    as_of: Tick,
     closed: bool,
     members: Slab<Entry<T>>,
     ready: IndexedHeap<Rank>,
@@ -347,6 +351,7 @@ impl<T> Pool<T> {
         Self {
             config,
             now: Tick::ZERO,
+            as_of: Tick::ZERO,
             closed: false,
             members: Slab::new(),
             ready: IndexedHeap::new(),
@@ -508,7 +513,8 @@ impl<T> Pool<T> {
 
     /// Does what is due: takes leases back, lets requests time out, opens windows and serves who waits.
     ///
-    /// A request whose deadline is due times out even if a member has become free by then.
+    /// All of it in order of time: a request is served if a member became free before its deadline,
+    /// and times out if that was at its deadline or later.
     pub fn handle_timeout(&mut self, now: Tick) {
         self.advance(now);
     }
@@ -566,8 +572,20 @@ impl<T> Pool<T> {
         }
     }
 
+    /// Does what has become due since the last command, in order of time, so that a command that comes
+    /// late costs nobody their turn. What is granted is granted now, whenever it could have been.
     fn advance(&mut self, now: Tick) {
         self.now = self.now.max(now);
+        while let Some(due) = self.poll_timeout().filter(|due| *due <= self.now) {
+            self.as_of = self.as_of.max(due);
+            self.catch_up();
+        }
+        self.as_of = self.now;
+        self.catch_up();
+    }
+
+    /// Does what is due as of `as_of`.
+    fn catch_up(&mut self) {
         while let Some(lease) = self.due_lease() {
             let Some(member) = self.leases.get(lease).map(|lease| lease.member) else {
                 break;
@@ -580,14 +598,14 @@ impl<T> Pool<T> {
                 break;
             }
         }
-        while let Some(waiter) = self.waiters.pop_due(self.now) {
+        while let Some(waiter) = self.waiters.pop_due(self.as_of) {
             self.waiting.timed_out = self.waiting.timed_out.saturating_add(1);
             self.events.push_back(Event::TimedOut {
                 waiter: WaiterId(waiter),
             });
         }
         while let Some((opens, slot)) = self.resting.peek()
-            && opens <= self.now
+            && opens <= self.as_of
             && let Some(member) = self.members.handle_at(slot)
         {
             self.place(member);
@@ -597,7 +615,9 @@ impl<T> Pool<T> {
 
     fn due_lease(&self) -> Option<Handle> {
         let ((deadline, _), slot) = self.expiries.peek()?;
-        self.leases.handle_at(slot).filter(|_| deadline <= self.now)
+        self.leases
+            .handle_at(slot)
+            .filter(|_| deadline <= self.as_of)
     }
 
     /// Grants to those who wait while a member is ready.
@@ -781,7 +801,7 @@ impl<T> Pool<T> {
         let Some(entry) = self.members.get_mut(member) else {
             return;
         };
-        let place = entry.belongs(self.now);
+        let place = entry.belongs(self.as_of);
         let rank = self.config.policy.rank(entry.standing);
         let occupied = place == Place::Occupied;
         match (entry.occupied, occupied) {
@@ -832,5 +852,63 @@ impl<T> Entry<T> {
             Wait::ForSettlement => Place::Occupied,
             Wait::Never => Place::Out,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Anchor, SlidingLog};
+
+    fn tick(nanos: u64) -> Tick {
+        Tick::from_nanos(nanos)
+    }
+
+    fn one_at_a_time(ttl: u64) -> Pool<()> {
+        let config = Config::new(Policy::Fifo).lease_ttl(Duration::from_nanos(ttl));
+        let mut pool = Pool::new(config.unwrap());
+        let member = Member::new(()).max_leases(NonZeroU32::MIN);
+        pool.add(tick(0), member).unwrap();
+        pool
+    }
+
+    #[test]
+    fn a_lease_is_gone_at_its_deadline_exactly() {
+        for (now, there) in [(9, true), (10, false)] {
+            let mut pool = one_at_a_time(10);
+            let Ok(Acquired::Granted(grant)) = pool.acquire(tick(0), Request::new()) else {
+                panic!("the member is free");
+            };
+            let released = pool.release(tick(now), grant.lease, Outcome::Ok);
+            assert_eq!(released.is_ok(), there);
+        }
+    }
+
+    #[test]
+    fn a_late_call_costs_nobody_what_came_before_their_deadline() {
+        for (deadline, served) in [(10, false), (11, true), (20, true)] {
+            let mut pool = one_at_a_time(10);
+            pool.acquire(tick(0), Request::new()).unwrap();
+            let request = Request::new().deadline(tick(deadline));
+            pool.acquire(tick(1), request).unwrap();
+            pool.handle_timeout(tick(25));
+            let events = core::iter::from_fn(|| pool.poll_event());
+            let granted = events.filter(|event| matches!(event, Event::Granted { .. }));
+            assert_eq!(granted.count() == 1, served, "{deadline}");
+        }
+    }
+
+    #[test]
+    fn many_windows_that_went_by_unseen_admit_no_more_than_one() {
+        let mut pool = Pool::new(Config::new(Policy::Fifo));
+        let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(10), Anchor::Grant);
+        pool.add(tick(0), Member::new(()).limit(log.unwrap()))
+            .unwrap();
+        for _ in 0..5 {
+            pool.acquire(tick(0), Request::new()).unwrap();
+        }
+        pool.handle_timeout(tick(1_000));
+        assert_eq!(pool.stats().total.granted, 2);
+        assert_eq!(pool.poll_timeout(), Some(tick(1_010)));
     }
 }

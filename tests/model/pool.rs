@@ -5,6 +5,7 @@ use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::Policy;
+use leasehold_core::limit::Limit;
 use leasehold_core::pool::{
     self, AcquireError, Acquired, Config, Grant, LeaseId, Member, MemberId, Outcome, Request,
     WaiterId,
@@ -109,7 +110,7 @@ enum State {
 #[derive(Clone, Debug)]
 struct OracleMember {
     max_leases: u32,
-    limit: Option<(limits::Oracle, Duration)>,
+    limit: Option<limits::Oracle>,
     state: State,
     in_flight: u32,
     used: u64,
@@ -174,6 +175,8 @@ struct Oracle {
     ttl: Option<u64>,
     max_waiters: usize,
     now: u64,
+    /// Up to when time has been replayed.
+    as_of: u64,
     closed: bool,
     members: Vec<OracleMember>,
     leases: Vec<OracleLease>,
@@ -195,7 +198,7 @@ impl Oracle {
         let stamp = self.stamp();
         self.members.push(OracleMember {
             max_leases: setup.max_leases().unwrap_or(u32::MAX),
-            limit: setup.limit.map(|limit| (limit.oracle(), limit.window())),
+            limit: setup.limit.map(|limit| limit.anchored().oracle()),
             state: State::Enabled,
             in_flight: 0,
             used: self.level,
@@ -309,12 +312,24 @@ impl Oracle {
         }
     }
 
+    /// Replays time from one thing that is due to the next.
     fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
+        while let Some(due) = self.poll_timeout().map(Tick::as_nanos)
+            && due <= self.now
+        {
+            self.as_of = self.as_of.max(due);
+            self.replay();
+        }
+        self.as_of = self.now;
+        self.replay();
+    }
+
+    fn replay(&mut self) {
         let live = self.leases.iter().enumerate().filter(|(_, one)| one.live);
         let mut due: Vec<_> = live
             .filter_map(|(name, one)| one.expires.map(|expires| (expires, name)))
-            .filter(|((tick, _), _)| *tick <= self.now)
+            .filter(|((tick, _), _)| *tick <= self.as_of)
             .collect();
         due.sort_unstable();
         for (_, lease) in due {
@@ -329,7 +344,7 @@ impl Oracle {
             .filter(|(_, one)| one.waiting);
         let mut due: Vec<_> = waiting
             .filter_map(|(name, one)| one.deadline.map(|deadline| (deadline, name)))
-            .filter(|(tick, _)| *tick <= self.now)
+            .filter(|(tick, _)| *tick <= self.as_of)
             .collect();
         due.sort_unstable();
         for (_, waiter) in due {
@@ -373,7 +388,7 @@ impl Oracle {
             chosen.in_flight <= chosen.max_leases,
             "two leases on one permit"
         );
-        let limit_use = chosen.limit.as_mut().map(|(limit, _)| {
+        let limit_use = chosen.limit.as_mut().map(|limit| {
             limit.try_acquire(now, 1).expect("the member is ready");
             limit.uses.len() - 1
         });
@@ -426,7 +441,7 @@ impl Oracle {
                 member.calls -= 1;
             }
         }
-        if let (Some((limit, _)), Some(limit_use)) = (&mut member.limit, limit_use) {
+        if let (Some(limit), Some(limit_use)) = (&mut member.limit, limit_use) {
             limit.settle(now, limit_use, actual);
         }
         if member.in_flight == 0 {
@@ -449,15 +464,15 @@ impl Oracle {
         if member.in_flight >= member.max_leases {
             return Opening::AnyTime;
         }
-        let from = self.now.max(member.rests_until);
+        let from = self.as_of.max(member.rests_until);
         let at = match &member.limit {
             None => Some(from),
-            Some((limit, _)) => limit.earliest(from, 1),
+            Some(limit) => limit.earliest(from, 1),
         };
         match (at, &member.limit) {
-            (Some(at), _) if at <= self.now => Opening::Now,
+            (Some(at), _) if at <= self.as_of => Opening::Now,
             (Some(at), _) => Opening::At(at),
-            (None, Some((limit, _))) if limit.waits_for_settlement(1) => Opening::AnyTime,
+            (None, Some(limit)) if limit.waits_for_settlement(1) => Opening::AnyTime,
             (None, _) => Opening::Never,
         }
     }
@@ -502,7 +517,7 @@ impl MemberSetup {
             member = member.max_leases(max);
         }
         match self.limit {
-            Some(limit) => member.limit(limit.machine()),
+            Some(limit) => member.limit(limit.anchored().machine()),
             None => member,
         }
     }
@@ -513,6 +528,7 @@ struct Pair {
     machine: pool::Pool<usize>,
     oracle: Oracle,
     members: Vec<MemberId>,
+    setups: Vec<MemberSetup>,
     leases: Vec<LeaseId>,
     waiters: Vec<WaiterId>,
 }
@@ -543,6 +559,7 @@ pub fn run(case: &Case) {
             ttl,
             max_waiters: max_waiters as usize,
             now: 0,
+            as_of: 0,
             closed: false,
             members: Vec::new(),
             leases: Vec::new(),
@@ -553,6 +570,7 @@ pub fn run(case: &Case) {
             tally: Tally::default(),
         },
         members: Vec::new(),
+        setups: Vec::new(),
         leases: Vec::new(),
         waiters: Vec::new(),
     };
@@ -565,9 +583,10 @@ pub fn run(case: &Case) {
         now = pair.apply(*op, now);
         pair.compare();
     }
-    for member in &pair.oracle.members {
-        if let Some((limit, window)) = &member.limit {
-            limit.judge(*window);
+    for (member, setup) in pair.oracle.members.iter().zip(&pair.setups) {
+        if let (Some(limit), Some(setup)) = (&member.limit, setup.limit) {
+            let machine = setup.anchored().machine();
+            limit.judge(|span| machine.worst_case(span));
         }
     }
 }
@@ -649,6 +668,7 @@ impl Pair {
         let added = self.machine.add(Tick::from_nanos(now), member);
         self.members
             .push(added.expect("a small pool takes members"));
+        self.setups.push(setup);
         self.oracle.add(now, setup);
     }
 
