@@ -1,9 +1,13 @@
-//! Limits against an oracle that keeps every admission for ever and counts them anew for each question.
+//! Limits against oracles that keep every admission for ever and count them anew for each question, by
+//! the definition of each algorithm.
 
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::limit::{Anchor, BucketedWindow, Limit, Limiter, SlidingLog, Wait};
+use leasehold_core::limit::{
+    Anchor, BucketedWindow, Concurrency, FixedWindow, Gcra, Limit, Limiter, Pacing, SlidingCounter,
+    SlidingLog, TokenBucket, Wait,
+};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
@@ -19,14 +23,37 @@ pub struct Case {
 /// A small limit, so that a short run fills it.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Setup {
+    /// The algorithm.
+    pub kind: Kind,
     /// Units a window, taken modulo 6 and made at least 1.
     pub limit: u8,
-    /// Ticks in a bucket, taken modulo 8 and made at least 1.
+    /// Ticks in a bucket, or in a window that has none; taken modulo 8 and made at least 1.
     pub width: u8,
-    /// Buckets in a window, taken modulo 7; none for the exact log.
+    /// Buckets in a window, or the units of a burst; taken modulo 6 and made at least 1.
     pub buckets: u8,
-    /// Whether the window counts from completion.
+    /// Whether a window that can counts from completion.
     pub completion: bool,
+}
+
+/// Which algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary, Strategy)]
+pub enum Kind {
+    /// [`SlidingLog`].
+    Log,
+    /// [`BucketedWindow`].
+    Buckets,
+    /// [`SlidingCounter`].
+    Counter,
+    /// [`FixedWindow`].
+    Fixed,
+    /// [`TokenBucket`].
+    Tokens,
+    /// [`Gcra`].
+    Gcra,
+    /// [`Pacing`].
+    Pacing,
+    /// [`Concurrency`].
+    Concurrency,
 }
 
 /// One operation.
@@ -35,6 +62,8 @@ pub enum Op {
     /// Asks for up to 7 units.
     #[proptest(weight = 6)]
     Acquire(u8),
+    /// Books up to 7 units without asking.
+    Charge(u8),
     /// Settles one of the open admissions at up to 7 units.
     #[proptest(weight = 4)]
     Settle {
@@ -43,6 +72,11 @@ pub enum Op {
         /// What was used.
         actual: u8,
     },
+    /// Changes the limit of a window, as in the setup.
+    SetLimit(u8),
+    /// Saves and restores.
+    #[proptest(weight = 2)]
+    Restart,
     /// Lets time pass, at most 15 ticks.
     #[proptest(weight = 6)]
     Advance(u8),
@@ -55,25 +89,46 @@ pub enum Op {
 }
 
 impl Setup {
+    /// The same with one of the two windows that have an anchor.
+    #[must_use]
+    pub fn anchored(mut self) -> Self {
+        self.kind = match self.kind {
+            Kind::Log | Kind::Counter | Kind::Tokens | Kind::Pacing => Kind::Log,
+            Kind::Buckets | Kind::Fixed | Kind::Gcra | Kind::Concurrency => Kind::Buckets,
+        };
+        self
+    }
+
     /// The window of this limit.
     #[must_use]
     pub fn window(self) -> Duration {
-        let buckets = u64::from(self.buckets % 7).max(1);
-        Duration::from_nanos(self.width() * buckets)
+        Duration::from_nanos(match self.kind {
+            Kind::Buckets => self.width() * u64::from(self.buckets()),
+            // They need a tick for each unit.
+            Kind::Counter | Kind::Tokens | Kind::Gcra | Kind::Pacing => {
+                self.width() + u64::from(self.units()) - 1
+            }
+            Kind::Log | Kind::Fixed | Kind::Concurrency => self.width(),
+        })
     }
 
     fn width(self) -> u64 {
         u64::from(self.width % 8).max(1)
     }
 
+    fn buckets(self) -> u32 {
+        u32::from(self.buckets % 6).max(1)
+    }
+
     fn units(self) -> u32 {
-        u32::from(self.limit % 6).max(1)
+        units(self.limit).get()
     }
 
     /// When the window counts from.
     #[must_use]
     pub fn anchor(self) -> Anchor {
-        if self.completion {
+        let anchored = matches!(self.kind, Kind::Log | Kind::Buckets);
+        if anchored && self.completion {
             Anchor::Completion
         } else {
             Anchor::Grant
@@ -83,14 +138,20 @@ impl Setup {
     /// The machine.
     #[must_use]
     pub fn machine(self) -> Limiter {
-        let limit = NonZeroU32::new(self.units()).expect("a limit is at least 1");
-        match NonZeroU32::new(u32::from(self.buckets % 7)) {
-            None => SlidingLog::new(limit, self.window(), self.anchor())
-                .expect("the window has a length")
+        const GOOD: &str = "the setup makes a limit";
+        let (limit, window, anchor) = (units(self.limit), self.window(), self.anchor());
+        let burst = NonZeroU32::new(self.buckets()).expect(GOOD);
+        match self.kind {
+            Kind::Log => SlidingLog::new(limit, window, anchor).expect(GOOD).into(),
+            Kind::Buckets => BucketedWindow::new(limit, window, burst, anchor)
+                .expect(GOOD)
                 .into(),
-            Some(buckets) => BucketedWindow::new(limit, self.window(), buckets, self.anchor())
-                .expect("the buckets are even")
-                .into(),
+            Kind::Counter => SlidingCounter::new(limit, window).expect(GOOD).into(),
+            Kind::Fixed => FixedWindow::new(limit, window).expect(GOOD).into(),
+            Kind::Tokens => TokenBucket::new(limit, window, burst).expect(GOOD).into(),
+            Kind::Gcra => Gcra::new(limit, window, burst).expect(GOOD).into(),
+            Kind::Pacing => Pacing::new(limit, window).expect(GOOD).into(),
+            Kind::Concurrency => Concurrency::new(limit).into(),
         }
     }
 
@@ -98,14 +159,17 @@ impl Setup {
     #[must_use]
     pub fn oracle(self) -> Oracle {
         Oracle {
+            setup: self,
             limit: self.units().into(),
-            width: self.width(),
-            buckets: u64::from(self.buckets % 7),
-            completion: self.completion,
+            largest_limit: self.units().into(),
             latest: 0,
             uses: Vec::new(),
         }
     }
+}
+
+fn units(limit: u8) -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(u32::from((limit % 6).saturating_sub(1)))
 }
 
 /// One admission, for ever.
@@ -116,13 +180,12 @@ pub struct Use {
     units: u64,
 }
 
-/// A window, counted anew from all admissions for each question.
+/// An algorithm by its definition, applied to all admissions so far.
 #[derive(Clone, Debug)]
 pub struct Oracle {
+    setup: Setup,
     limit: u64,
-    width: u64,
-    buckets: u64,
-    completion: bool,
+    largest_limit: u64,
     latest: u64,
     /// All admissions so far.
     pub uses: Vec<Use>,
@@ -131,45 +194,132 @@ pub struct Oracle {
 impl Oracle {
     /// Admits `cost` units if they fit at `now`, and answers the tick they are booked at.
     pub fn try_acquire(&mut self, now: u64, cost: u64) -> Option<u64> {
-        let now = now.max(self.latest);
+        let now = self.clamp(now);
         if !self.admits(now, cost) {
             return None;
         }
         if cost > 0 {
-            self.latest = now;
-            self.uses.push(Use {
-                booked: now,
-                settled: None,
-                units: cost,
-            });
+            self.charge(now, cost);
         }
         Some(now)
     }
 
+    /// Books `cost` units.
+    pub fn charge(&mut self, now: u64, cost: u64) -> u64 {
+        self.latest = self.clamp(now);
+        self.uses.push(Use {
+            booked: self.latest,
+            settled: None,
+            units: cost,
+        });
+        self.latest
+    }
+
     /// Settles an admission that has not been settled.
     pub fn settle(&mut self, now: u64, which: usize, actual: u64) {
-        self.latest = self.latest.max(now);
+        let before = self.latest;
+        self.latest = self.clamp(now);
+        let latest = self.latest;
         let one = &mut self.uses[which];
-        one.settled = Some(self.latest);
-        one.units = actual;
+        one.settled = Some(latest);
+        if !self.setup.kind.is_level() {
+            one.units = actual;
+        } else if actual > one.units {
+            // Levels take what is owed when it becomes known.
+            let more = actual - one.units;
+            self.charge(latest, more);
+        } else if one.booked == before {
+            // And credit what was not used only if nothing has come in between.
+            one.units = actual;
+        }
+    }
+
+    /// Time stands still where it would run backwards, but for what time plays no part in.
+    fn clamp(&self, now: u64) -> u64 {
+        match self.setup.kind {
+            Kind::Concurrency => now,
+            Kind::Log
+            | Kind::Buckets
+            | Kind::Counter
+            | Kind::Fixed
+            | Kind::Tokens
+            | Kind::Gcra
+            | Kind::Pacing => now.max(self.latest),
+        }
     }
 
     /// Whether `cost` units fit at `now`.
     #[must_use]
     pub fn admits(&self, now: u64, cost: u64) -> bool {
-        let counted: u64 = self
-            .uses
-            .iter()
-            .filter(|one| self.leaves(one).is_none_or(|leaves| leaves > now))
-            .map(|one| one.units)
-            .sum();
-        cost == 0 || counted + cost <= self.limit
+        let now = self.clamp(now);
+        if cost == 0 {
+            return true;
+        }
+        let window = u128::from(self.window());
+        match self.setup.kind {
+            Kind::Log | Kind::Buckets | Kind::Fixed => {
+                let counts = |one: &&Use| self.leaves(one).is_none_or(|leaves| leaves > now);
+                let counted: u64 = self.uses.iter().filter(counts).map(|one| one.units).sum();
+                counted + cost <= self.limit
+            }
+            Kind::Counter => {
+                let start = now - now % self.window();
+                let (into, width) = (now - start, self.window());
+                let sum = |from: u64, to: u64| -> u64 {
+                    let within = self
+                        .uses
+                        .iter()
+                        .filter(|one| (from..to).contains(&one.booked));
+                    within.map(|one| one.units).sum()
+                };
+                let current: u64 = self
+                    .uses
+                    .iter()
+                    .filter(|one| one.booked >= start)
+                    .map(|one| one.units)
+                    .sum();
+                let previous = start.checked_sub(width).map_or(0, |from| sum(from, start));
+                let used = u128::from(previous) * u128::from(width - into)
+                    + u128::from(current + cost) * window;
+                used <= u128::from(self.limit) * window
+            }
+            Kind::Tokens | Kind::Gcra => {
+                let burst = u64::from(self.setup.buckets());
+                // No span may hold more than the burst and what flows in during it.
+                let mut held = u128::from(cost);
+                cost <= burst
+                    && self.uses.iter().rev().all(|one| {
+                        held += u128::from(one.units);
+                        let flowed = u128::from(now - one.booked) * u128::from(self.limit);
+                        held * window <= u128::from(burst) * window + flowed
+                    })
+            }
+            Kind::Pacing => {
+                let limit = u128::from(self.limit);
+                let due = self.uses.iter().fold(0u128, |due, one| {
+                    let at = u128::from(one.booked) * limit;
+                    // Within the tick in which it was due, a unit is as good as on time.
+                    let from = if at >= due && at - due < limit {
+                        due
+                    } else {
+                        at.max(due)
+                    };
+                    from + u128::from(one.units) * window
+                });
+                cost <= self.limit && u128::from(now) * limit >= due
+            }
+            Kind::Concurrency => {
+                let open = self.uses.iter().filter(|one| one.settled.is_none());
+                open.map(|one| one.units).sum::<u64>() + cost <= self.limit
+            }
+        }
     }
 
-    /// The first tick from `now` on at which `cost` units fit, if nothing is settled before.
+    /// The first tick from `now` on at which `cost` units fit, if nothing is settled before; for the
+    /// two windows that have an anchor.
     #[must_use]
     pub fn earliest(&self, now: u64, cost: u64) -> Option<u64> {
-        let now = now.max(self.latest);
+        let now = self.clamp(now);
         let leaves = self.uses.iter().filter_map(|one| self.leaves(one));
         let candidates = leaves.filter(|tick| *tick > now).chain([now]);
         candidates.filter(|tick| self.admits(*tick, cost)).min()
@@ -178,84 +328,126 @@ impl Oracle {
     /// Whether `cost` will fit once what is in flight has been settled.
     #[must_use]
     pub fn waits_for_settlement(&self, cost: u64) -> bool {
+        let waits =
+            self.setup.anchor() == Anchor::Completion || self.setup.kind == Kind::Concurrency;
         let mut later = self.clone();
-        later
-            .uses
-            .retain(|one| later.completion && one.settled.is_none());
-        cost <= self.limit && !later.admits(u64::MAX, cost)
+        later.uses.retain(|one| one.settled.is_none());
+        waits && cost <= self.limit && !later.admits(u64::MAX, cost)
+    }
+
+    fn available(&self, now: u64) -> u64 {
+        (0..=8)
+            .rev()
+            .find(|cost| self.admits(now, *cost))
+            .unwrap_or(0)
+    }
+
+    fn window(&self) -> u64 {
+        u64::try_from(self.setup.window().as_nanos()).expect("the window is small")
     }
 
     /// When an admission no longer counts; `None` where that isn't known or is past the end of time.
     fn leaves(&self, one: &Use) -> Option<u64> {
-        let from = if self.completion {
-            one.settled?
-        } else {
-            one.booked
+        let from = match self.setup.anchor() {
+            Anchor::Completion => one.settled?,
+            Anchor::Grant => one.booked,
         };
-        if self.buckets == 0 {
-            from.checked_add(self.width)
-        } else {
-            (from / self.width)
-                .checked_add(self.buckets + 1)?
-                .checked_mul(self.width)
-        }
+        let (width, kept) = match self.setup.kind {
+            Kind::Buckets => (self.setup.width(), u64::from(self.setup.buckets()) + 1),
+            Kind::Fixed => (self.window(), 1),
+            Kind::Log
+            | Kind::Counter
+            | Kind::Tokens
+            | Kind::Gcra
+            | Kind::Pacing
+            | Kind::Concurrency => return from.checked_add(self.window()),
+        };
+        (from / width).checked_add(kept)?.checked_mul(width)
     }
 
-    /// Panics where a window holds more units than the limit: counted by admission under the grant
-    /// anchor, by any choice of arrivals between admission and settlement under the other.
-    pub fn judge(&self, window: Duration) {
-        let window = u128::from(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
+    /// Panics where a span holds more units than `worst_case` of it: counted by admission under the
+    /// grant anchor, by any choice of arrivals between admission and settlement under the other.
+    pub fn judge(&self, worst_case: impl Fn(Duration) -> u64) {
         let spans = || {
             self.uses.iter().map(|one| {
-                let from = u128::from(one.booked);
-                let to = match (self.completion, one.settled) {
-                    (false, _) => from,
-                    (true, Some(settled)) => u128::from(settled),
-                    (true, None) => u128::MAX,
+                let to = match (self.setup.anchor(), one.settled) {
+                    (Anchor::Grant, _) => one.booked,
+                    (Anchor::Completion, Some(settled)) => settled,
+                    (Anchor::Completion, None) => u64::MAX,
                 };
-                (from, to, one.units)
+                (u128::from(one.booked), u128::from(to), one.units)
             })
         };
-        // A window fullest of such spans begins where one of them ends or just after one left it.
-        let starts = spans().flat_map(|(from, to, _)| [to, (from + 1).saturating_sub(window)]);
-        for start in starts {
-            let end = start.saturating_add(window);
-            let seen: u64 = spans()
-                .filter(|(from, to, _)| *from < end && *to >= start)
-                .map(|(_, _, units)| units)
-                .sum();
-            assert!(seen <= self.limit, "{seen} in the window from {start}");
+        let window = self.window();
+        for length in [
+            1,
+            window.div_ceil(2),
+            window,
+            window + 1,
+            2 * window,
+            2 * window + 1,
+            5 * window,
+        ] {
+            // A fullest span begins where something ends, or just after something left it.
+            let length = u128::from(length);
+            let starts = spans().flat_map(|(from, to, _)| [to, (from + 1).saturating_sub(length)]);
+            for start in starts {
+                let end = start.saturating_add(length);
+                let within = spans().filter(|(from, to, _)| *from < end && *to >= start);
+                let seen: u64 = within.map(|(_, _, units)| units).sum();
+                let allowed = worst_case(Duration::from_nanos(length as u64));
+                assert!(
+                    seen <= allowed,
+                    "{seen} of {allowed} in {length} ticks from {start}"
+                );
+            }
         }
     }
 }
 
-/// Holds a limit to its oracle, and to its promise where nothing was settled above its reservation.
+impl Kind {
+    /// Whether its state is a level, which forgets what made it.
+    fn is_level(self) -> bool {
+        matches!(self, Self::Tokens | Self::Gcra | Self::Pacing)
+    }
+}
+
+/// Holds a limit to its oracle, and to its promise where nothing was booked or settled beyond it.
 ///
 /// # Panics
-/// Where they differ, or a window held too much.
+/// Where they differ, or a span held too much.
 pub fn run(case: &Case) {
     let setup = case.setup;
     let mut machine = setup.machine();
+    let mut largest = machine.clone();
     let mut oracle = setup.oracle();
     let mut now = 0u64;
     let mut open: Vec<(usize, Tick, u32)> = Vec::new();
     let mut overdrawn = false;
     for op in &case.ops {
+        let tick = Tick::from_nanos(now);
         match *op {
             Op::Acquire(cost) => {
                 let cost = u32::from(cost % 8);
                 let before = machine.clone();
                 let expected = oracle.try_acquire(now, cost.into());
-                let got = machine.try_acquire(Tick::from_nanos(now), cost);
+                let got = machine.try_acquire(tick, cost);
                 assert_eq!(got.ok().map(Tick::as_nanos), expected, "{op:?} at {now}");
                 match got {
                     Ok(booked) if cost > 0 => open.push((oracle.uses.len() - 1, booked, cost)),
                     Ok(_) => {}
                     Err(wait) => {
                         assert_eq!(machine, before, "a refusal changed the state");
-                        assert_eq!(wait, machine.earliest(Tick::from_nanos(now), cost));
+                        assert_eq!(wait, machine.earliest(tick, cost));
                     }
                 }
+            }
+            Op::Charge(cost) => {
+                let cost = u32::from(cost % 8).max(1);
+                overdrawn |= !oracle.admits(now, cost.into());
+                let booked = machine.charge(tick, cost);
+                assert_eq!(booked.as_nanos(), oracle.charge(now, cost.into()));
+                open.push((oracle.uses.len() - 1, booked, cost));
             }
             Op::Settle { which, actual } => {
                 if open.is_empty() {
@@ -265,7 +457,23 @@ pub fn run(case: &Case) {
                 let actual = u32::from(actual % 8);
                 overdrawn |= actual > reserved;
                 oracle.settle(now, which, actual.into());
-                machine.settle(Tick::from_nanos(now), booked, reserved, actual);
+                machine.settle(tick, booked, reserved, actual);
+            }
+            Op::SetLimit(limit) => {
+                if !set_limit(&mut machine, units(limit)) {
+                    continue;
+                }
+                oracle.limit = units(limit).get().into();
+                if oracle.limit > oracle.largest_limit {
+                    oracle.largest_limit = oracle.limit;
+                    set_limit(&mut largest, units(limit));
+                }
+            }
+            Op::Restart => {
+                let saved = serde_json::to_string(&machine).expect("a limit can be saved");
+                let restored: Limiter = serde_json::from_str(&saved).expect("and restored");
+                assert_eq!(restored, machine);
+                machine = restored;
             }
             Op::Advance(ticks) => now = now.saturating_add(u64::from(ticks % 16)),
             Op::Back(ticks) => now = now.saturating_sub(ticks.into()),
@@ -276,27 +484,63 @@ pub fn run(case: &Case) {
                 }
             }
         }
-        for cost in 0..8 {
-            check_earliest(&machine, &oracle, now, cost);
-        }
+        compare(&machine, &oracle, now);
     }
     if !overdrawn {
-        oracle.judge(setup.window());
+        oracle.judge(|span| largest.worst_case(span));
     }
 }
 
-fn check_earliest(machine: &Limiter, oracle: &Oracle, now: u64, cost: u32) {
-    let wait = machine.earliest(Tick::from_nanos(now), cost);
-    let expected = match oracle.earliest(now, cost.into()) {
-        Some(tick) => Wait::Until(Tick::from_nanos(tick)),
-        None if oracle.waits_for_settlement(cost.into()) => Wait::ForSettlement,
-        None => Wait::Never,
-    };
-    assert_eq!(wait, expected, "cost {cost} at {now}");
-    let Wait::Until(tick) = wait else { return };
-    assert!(machine.clone().try_acquire(tick, cost).is_ok());
-    if tick.as_nanos() > now.max(oracle.latest) {
-        let sooner = Tick::from_nanos(tick.as_nanos() - 1);
-        assert!(machine.clone().try_acquire(sooner, cost).is_err());
+/// Changes the limit of a window; whether it could be.
+fn set_limit(machine: &mut Limiter, limit: NonZeroU32) -> bool {
+    match machine {
+        Limiter::SlidingLog(log) => log.set_limit(limit),
+        Limiter::BucketedWindow(window) => window.set_limit(limit),
+        Limiter::FixedWindow(window) => window.set_limit(limit),
+        Limiter::Concurrency(slots) => slots.set_limit(limit),
+        Limiter::SlidingCounter(counter) => return counter.set_limit(limit).is_ok(),
+        Limiter::TokenBucket(_) | Limiter::Gcra(_) | Limiter::Pacing(_) => return false,
+    }
+    true
+}
+
+fn compare(machine: &Limiter, oracle: &Oracle, now: u64) {
+    let tick = Tick::from_nanos(now);
+    let present = oracle.clamp(now);
+    for cost in 0..8u32 {
+        match machine.earliest(tick, cost) {
+            Wait::Until(then) => {
+                let then = then.as_nanos();
+                assert!(
+                    then >= present && oracle.admits(then, cost.into()),
+                    "{cost} at {then}"
+                );
+                let sooner = then.checked_sub(1).filter(|sooner| *sooner >= present);
+                let early = sooner.is_some_and(|sooner| oracle.admits(sooner, cost.into()));
+                assert!(!early, "{cost} before {then}");
+            }
+            Wait::ForSettlement => assert!(oracle.waits_for_settlement(cost.into()), "{cost}"),
+            Wait::Never => {
+                assert!(!oracle.waits_for_settlement(cost.into()), "{cost}");
+                assert!(!oracle.admits(u64::MAX, cost.into()), "{cost}");
+            }
+        }
+    }
+    let available = oracle.available(now);
+    assert_eq!(u64::from(machine.available(tick)), available, "at {now}");
+    match machine.next_change(tick) {
+        Some(then) => {
+            assert!(then.as_nanos() > present);
+            assert!(
+                oracle.available(then.as_nanos()) > available,
+                "nothing changes at {then:?}"
+            );
+            assert_eq!(
+                oracle.available(then.as_nanos() - 1),
+                available,
+                "before {then:?}"
+            );
+        }
+        None => assert_eq!(oracle.available(u64::MAX), available, "more after {now}"),
     }
 }

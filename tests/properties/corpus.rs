@@ -1,37 +1,40 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{decode, limits, pool};
+use leasehold_tests::{decode, grammar, limits, pool};
 use std::fs;
 use std::path::Path;
 
-fn replay(target: &str, run: impl Fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(target);
-    let entries = fs::read_dir(&folder).expect("the corpus is part of the checkout");
+/// Runs every file of a corpus, each of which has to be a case.
+fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let entries = fs::read_dir(corpus.join(target)).expect("the corpus is part of the checkout");
     let mut count = 0;
     for entry in entries {
         let path = entry.expect("the corpus can be listed").path();
-        run(&fs::read(&path).expect("the corpus can be read"));
+        let bytes = fs::read(&path).expect("the corpus can be read");
+        assert!(
+            run(&bytes).is_some(),
+            "{} is no case any more",
+            path.display()
+        );
         count += 1;
     }
-    assert!(count > 0, "nothing in {}", folder.display());
+    assert!(count > 0, "there is no corpus of {target}");
 }
 
 #[test]
 fn limits_corpus() {
     replay("limits", |bytes| {
-        if let Some(case) = decode(bytes) {
-            limits::run(&case);
-        }
+        decode(bytes).map(|case| limits::run(&case))
     });
 }
 
 #[test]
 fn pool_corpus() {
-    replay("pool", |bytes| {
-        if let Some(case) = decode(bytes) {
-            pool::run(&case);
-        }
-    });
+    replay("pool", |bytes| decode(bytes).map(|case| pool::run(&case)));
+}
+
+#[test]
+fn grammar_corpus() {
+    replay("grammar", |bytes| decode(bytes).map(grammar::run));
 }

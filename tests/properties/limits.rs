@@ -2,57 +2,84 @@
 
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::limit::{Anchor, BucketedWindow, Limit, SlidingLog, Wait};
+use leasehold_core::limit::{Anchor, BucketedWindow, Limit, Limiter, SlidingLog, Wait};
 use leasehold_core::time::Tick;
-use leasehold_tests::limits::{Case, run};
+use leasehold_tests::limits::{Case, Kind, Setup, run};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 fn tick(nanos: u64) -> Tick {
     Tick::from_nanos(nanos)
 }
 
-/// Takes all that is admitted as soon as it is, from `start` to `end`, and tells when.
-fn greedy(limit: &mut impl Limit, start: u64, end: u64) -> Vec<u64> {
-    let mut admitted = Vec::new();
-    let mut now = start;
-    while now < end {
-        match limit.try_acquire(tick(now), 1) {
-            Ok(_) => admitted.push(now),
-            Err(Wait::Until(later)) => now = later.as_nanos(),
-            Err(wait @ (Wait::ForSettlement | Wait::Never)) => panic!("{wait:?}"),
+/// The most units that any schedule gets admitted between `start` and `end`, found by trying them all:
+/// every cost at every tick, from the beginning of time.
+fn worst_of_all_schedules(limit: &Limiter, start: u64, end: u64) -> u64 {
+    let mut states = BTreeMap::from([(format!("{limit:?}"), (limit.clone(), 0))]);
+    for now in 0..end {
+        for (before, total) in core::mem::take(&mut states).into_values() {
+            for cost in 0..=before.available(tick(now)) {
+                let mut after = before.clone();
+                after.try_acquire(tick(now), cost).expect("it is available");
+                let total = total + if now < start { 0 } else { u64::from(cost) };
+                let (_, best) = states.entry(format!("{after:?}")).or_insert((after, total));
+                *best = total.max(*best);
+            }
         }
     }
-    admitted
+    states
+        .into_values()
+        .map(|(_, total)| total)
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn the_worst_case_is_what_the_worst_schedule_reaches_and_no_more() {
+    let kinds = [
+        Kind::Log,
+        Kind::Buckets,
+        Kind::Counter,
+        Kind::Fixed,
+        Kind::Tokens,
+        Kind::Gcra,
+        Kind::Pacing,
+    ];
+    for kind in kinds {
+        for (limit, width, buckets) in [
+            (1, 1, 1),
+            (1, 3, 2),
+            (2, 1, 3),
+            (2, 2, 2),
+            (2, 3, 1),
+            (3, 2, 1),
+        ] {
+            let setup = Setup {
+                kind,
+                limit,
+                width,
+                buckets,
+                completion: false,
+            };
+            let (machine, window) = (setup.machine(), setup.window().as_nanos() as u64);
+            for span in 1..=2 * window + 2 {
+                // Where a span begins matters for what is aligned, and what came before for the rest.
+                let starts = window..2 * window + 2;
+                let worst =
+                    starts.map(|start| worst_of_all_schedules(&machine, start, start + span));
+                let stated = machine.worst_case(Duration::from_nanos(span));
+                assert_eq!(worst.max(), Some(stated), "{span} ticks of {setup:?}");
+            }
+        }
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(crate::cases())]
 
     #[test]
     fn a_limit_agrees_with_its_oracle_and_keeps_its_promise(case: Case) {
         run(&case);
-    }
-
-    #[test]
-    fn the_worst_case_of_the_log_is_reached(
-        limit in 1u32..6, window in 1u64..20, span in 1u64..100,
-    ) {
-        let limit = NonZeroU32::new(limit).unwrap();
-        let mut log = SlidingLog::new(limit, Duration::from_nanos(window), Anchor::Grant).unwrap();
-        let worst = log.worst_case(Duration::from_nanos(span));
-        prop_assert_eq!(greedy(&mut log, 0, span).len() as u64, worst);
-    }
-
-    #[test]
-    fn the_worst_case_of_the_buckets_is_reached(
-        limit in 1u32..6, width in 1u64..10, buckets in 1u32..7, span in 1u64..200,
-    ) {
-        let (limit, buckets) = (NonZeroU32::new(limit).unwrap(), NonZeroU32::new(buckets).unwrap());
-        let window = Duration::from_nanos(width * u64::from(buckets.get()));
-        let mut counted = BucketedWindow::new(limit, window, buckets, Anchor::Grant).unwrap();
-        let worst = counted.worst_case(Duration::from_nanos(span));
-        let start = width - 1;
-        prop_assert_eq!(greedy(&mut counted, start, start + span).len() as u64, worst);
     }
 
     #[test]

@@ -2,5 +2,19 @@
 //! fuzzer has collected.
 
 mod corpus;
+mod grammar;
 mod limits;
 mod pool;
+
+use proptest::test_runner::Config;
+
+/// How thoroughly each property is tried: 4,000 cases, or `PROPTEST_CASES` if that is more. A failure is
+/// printed in full, so that none is kept on disk.
+fn cases() -> Config {
+    let default = Config::default();
+    Config {
+        cases: default.cases.max(4_000),
+        failure_persistence: None,
+        ..default
+    }
+}

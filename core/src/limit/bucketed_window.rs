@@ -1,8 +1,8 @@
 //! A sliding window counted in buckets, in constant memory.
 //!
-//! Invariant: `counts[b % kept]` is what bucket `b` holds for the `kept` buckets that end with
-//! that of `latest`, and `counted` is their sum. One bucket more is kept than the window has, because a window
-//! that doesn't begin at a bucket's edge touches one more.
+//! Invariant: `counts[slot]` is what the bucket that begins at `start` holds, the slots before it (in a
+//! ring) hold those before it, and `counted` is their sum. One bucket more is kept than the window has,
+//! because a window that doesn't begin at a bucket's edge touches one more. `start` is that of `latest`.
 
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Tick, saturating_nanos};
@@ -11,11 +11,12 @@ use alloc::vec;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// At most `limit` units in any window, counted in `buckets` buckets aligned to the clock's epoch.
+/// At most `limit` units in any window, counted in buckets aligned to the clock's epoch.
 ///
-/// Never admits more than the exact window would, and makes a caller wait at most one bucket
-/// (`window / buckets`) longer. Admission at the current bucket costs O(1), otherwise O(buckets);
-/// memory is `4 * (buckets + 1)` bytes whatever the limit.
+/// Never admits more than the exact window would, and makes a caller wait at most one bucket longer.
+/// Admission costs O(1), a refusal O(buckets); memory is 4 bytes a bucket and one more, whatever the
+/// limit: in the machine itself ([`inline`](Self::inline)), or boxed where their number is chosen at
+/// run time ([`new`](Self::new)).
 ///
 /// Worst case over a span: the limit, once for each `buckets + 1` buckets that the span can touch.
 ///
@@ -25,8 +26,9 @@ use core::time::Duration;
 /// use leasehold_core::limit::{Anchor, BucketedWindow, Limit, Wait};
 /// use leasehold_core::time::Tick;
 ///
-/// let (limit, buckets) = (NonZeroU32::new(3).unwrap(), NonZeroU32::new(6).unwrap());
-/// let mut window = BucketedWindow::new(limit, Duration::from_secs(60), buckets, Anchor::Grant)?;
+/// let limit = NonZeroU32::new(3).unwrap();
+/// let minute = Duration::from_secs(60);
+/// let mut window = BucketedWindow::<[u32; 7]>::inline(limit, minute, Anchor::Grant)?;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// assert_eq!(window.try_acquire(at(5), 3), Ok(at(5)));
 /// assert_eq!(window.try_acquire(at(65), 1), Err(Wait::Until(at(70))));
@@ -34,20 +36,25 @@ use core::time::Duration;
 /// # Ok::<(), leasehold_core::limit::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BucketedWindow {
-    limit: u32,
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct BucketedWindow<C = Box<[u32]>> {
+    limit: NonZeroU32,
     /// Nanoseconds in a bucket.
-    width: u64,
+    width: NonZeroU64,
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
-    counts: Box<[u32]>,
+    counts: C,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    start: u64,
+    slot: usize,
+    #[cfg_attr(feature = "serde", serde(skip))]
     counted: u64,
     in_flight: u64,
 }
 
 impl BucketedWindow {
-    /// A window that admits `limit` units and forgets them a bucket at a time.
+    /// A window of `buckets` buckets.
     ///
     /// # Errors
     /// Where the window is zero, longer than 584 years, or not a multiple of `buckets` nanoseconds.
@@ -57,154 +64,266 @@ impl BucketedWindow {
         buckets: NonZeroU32,
         anchor: Anchor,
     ) -> Result<Self, ConfigError> {
+        let kept = (buckets.get() as usize).saturating_add(1);
+        let counts = vec![0; kept].into_boxed_slice();
+        Self::with_counts(limit, window, anchor, counts)
+    }
+}
+
+impl<const KEPT: usize> BucketedWindow<[u32; KEPT]> {
+    /// A window of `KEPT - 1` buckets, which needs no allocator.
+    ///
+    /// # Errors
+    /// Where `KEPT` is less than 2, or the window is zero, longer than 584 years, or not a multiple of
+    /// `KEPT - 1` nanoseconds.
+    pub fn inline(
+        limit: NonZeroU32,
+        window: Duration,
+        anchor: Anchor,
+    ) -> Result<Self, ConfigError> {
+        Self::with_counts(limit, window, anchor, [0; KEPT])
+    }
+}
+
+impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
+    fn with_counts(
+        limit: NonZeroU32,
+        window: Duration,
+        anchor: Anchor,
+        counts: C,
+    ) -> Result<Self, ConfigError> {
         let window = window_nanos(window)?;
-        let count = NonZeroU64::from(buckets);
-        if !window.is_multiple_of(count.get()) {
+        let buckets = (counts.as_ref().len() as u64).saturating_sub(1);
+        let width = window.checked_div(buckets).and_then(NonZeroU64::new);
+        let width = width.ok_or(ConfigError::UnevenBuckets)?;
+        if !window.is_multiple_of(buckets) {
             return Err(ConfigError::UnevenBuckets);
         }
-        let kept = (buckets.get() as usize).saturating_add(1);
         Ok(Self {
-            limit: limit.get(),
-            width: window / count,
+            limit,
+            width,
             anchor,
             latest: Tick::ZERO,
-            counts: vec![0; kept].into_boxed_slice(),
+            counts,
+            start: 0,
+            slot: 0,
             counted: 0,
             in_flight: 0,
         })
     }
 
-    fn kept(&self) -> u64 {
-        self.counts.len() as u64
+    /// Changes how many units a window admits, from now on. No window ever holds more than the larger
+    /// of the two limits.
+    pub fn set_limit(&mut self, limit: NonZeroU32) {
+        self.limit = limit;
     }
 
-    fn bucket(&self, tick: Tick) -> u64 {
-        tick.as_nanos().checked_div(self.width).unwrap_or(0)
+    fn kept(&self) -> usize {
+        self.counts.as_ref().len()
     }
 
-    fn count(&mut self, bucket: u64) -> Option<&mut u32> {
-        let index = bucket.checked_rem(self.kept())?;
-        self.counts.get_mut(index as usize)
+    fn count(&mut self, slot: usize) -> Option<&mut u32> {
+        self.counts.as_mut().get_mut(slot)
     }
 
-    fn count_of(&self, bucket: u64) -> u32 {
-        let index = bucket.checked_rem(self.kept()).unwrap_or(0);
-        self.counts.get(index as usize).copied().unwrap_or(0)
-    }
-
-    /// The buckets that are kept, oldest first.
-    fn buckets(&self) -> impl Iterator<Item = u64> {
-        let newest = self.bucket(self.latest);
-        newest.saturating_sub(self.kept().saturating_sub(1))..=newest
-    }
-
-    fn leaves(&self, bucket: u64) -> Option<Tick> {
-        let first_without = bucket.checked_add(self.kept())?;
-        first_without.checked_mul(self.width).map(Tick::from_nanos)
+    /// What the buckets hold, oldest first, and when each no longer counts.
+    fn buckets(&self) -> impl Iterator<Item = (u32, Option<Tick>)> {
+        let (newer, older) = self.counts.as_ref().split_at(self.slot.saturating_add(1));
+        let ends = (1u64..).map(|steps| {
+            let after = self.width.get().checked_mul(steps)?;
+            self.start.checked_add(after).map(Tick::from_nanos)
+        });
+        older.iter().chain(newer).copied().zip(ends)
     }
 
     /// Moves on to `now` and forgets the buckets that no longer count then.
     fn advance(&mut self, now: Tick) {
-        let before = self.bucket(self.latest);
         self.latest = self.latest.max(now);
-        let newest = self.bucket(self.latest);
-        let steps = newest.saturating_sub(before).min(self.kept());
-        for step in 0..steps {
-            if let Some(count) = self.count(newest.saturating_sub(step)) {
+        let into = self.latest.as_nanos().saturating_sub(self.start);
+        if into < self.width.get() {
+            return;
+        }
+        let steps = into / self.width;
+        self.start = self
+            .start
+            .saturating_add(steps.saturating_mul(self.width.get()));
+        let last = self.kept().saturating_sub(1);
+        for _ in 0..steps.min(self.kept() as u64) {
+            self.slot = if self.slot >= last {
+                0
+            } else {
+                self.slot.saturating_add(1)
+            };
+            if let Some(count) = self.count(self.slot) {
                 let left = core::mem::take(count);
                 self.counted = self.counted.saturating_sub(left.into());
             }
         }
     }
 
-    fn add(&mut self, bucket: u64, units: u32) {
-        if let Some(count) = self.count(bucket) {
+    /// Changes what a bucket holds.
+    fn correct(&mut self, slot: usize, taken: u32, added: u32) {
+        if let Some(count) = self.count(slot) {
             let before = *count;
-            *count = before.saturating_add(units);
-            let added = count.saturating_sub(before);
-            self.counted = self.counted.saturating_add(added.into());
+            let after = before.saturating_sub(taken).saturating_add(added);
+            *count = after;
+            self.counted = self
+                .counted
+                .saturating_sub(before.into())
+                .saturating_add(after.into());
         }
     }
 
-    fn take(&mut self, bucket: u64, units: u32) {
-        if let Some(count) = self.count(bucket) {
-            let before = *count;
-            *count = before.saturating_sub(units);
-            let taken = before.saturating_sub(*count);
-            self.counted = self.counted.saturating_sub(taken.into());
+    fn book(&mut self, cost: u32) {
+        match self.anchor {
+            Anchor::Grant => self.correct(self.slot, 0, cost),
+            Anchor::Completion => self.in_flight = self.in_flight.saturating_add(cost.into()),
+        }
+    }
+
+    /// The slot of the bucket that `booked` is in, if that is still there.
+    fn slot_of(&self, booked: Tick) -> Option<usize> {
+        let before = self.start.saturating_sub(booked.as_nanos());
+        let back = before.div_ceil(self.width.get());
+        let back = usize::try_from(back)
+            .ok()
+            .filter(|back| *back < self.kept())?;
+        match self.slot.checked_sub(back) {
+            Some(slot) => Some(slot),
+            None => self.slot.saturating_add(self.kept()).checked_sub(back),
         }
     }
 }
 
-impl Limit for BucketedWindow {
+impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
+    #[inline]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        let now = now.max(self.latest);
         match self.earliest(now, cost) {
-            Wait::Until(at) if at <= now => {
+            Wait::Until(at) if at <= now.max(self.latest) => {
                 if cost > 0 {
                     self.advance(now);
-                    match self.anchor {
-                        Anchor::Grant => self.add(self.bucket(now), cost),
-                        Anchor::Completion => {
-                            self.in_flight = self.in_flight.saturating_add(cost.into());
-                        }
-                    }
+                    self.book(cost);
                 }
-                Ok(now)
+                Ok(now.max(self.latest))
             }
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => Err(wait),
         }
     }
 
+    #[inline]
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
         let now = now.max(self.latest);
-        if cost > self.limit {
+        if cost > self.limit.get() {
             return Wait::Never;
         }
         let wanted = self
             .counted
             .saturating_add(self.in_flight)
             .saturating_add(cost.into());
-        let mut excess = wanted.saturating_sub(self.limit.into());
+        let mut excess = wanted.saturating_sub(self.limit.get().into());
         if cost == 0 || excess == 0 {
             return Wait::Until(now);
         }
-        for bucket in self.buckets() {
-            excess = excess.saturating_sub(self.count_of(bucket).into());
+        for (count, leaves) in self.buckets() {
+            excess = excess.saturating_sub(count.into());
             if excess == 0 {
-                return self
-                    .leaves(bucket)
-                    .map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
+                return leaves.map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
             }
         }
         Wait::ForSettlement
+    }
+
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+        self.advance(now);
+        self.book(cost);
+        self.latest
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.advance(now);
         match self.anchor {
             Anchor::Grant => {
-                let bucket = self.bucket(booked);
-                if self.buckets().any(|kept| kept == bucket) {
-                    self.take(bucket, reserved);
-                    self.add(bucket, actual);
+                if let Some(slot) = self.slot_of(booked) {
+                    self.correct(slot, reserved, actual);
                 }
             }
             Anchor::Completion => {
                 self.in_flight = self.in_flight.saturating_sub(reserved.into());
-                self.add(self.bucket(self.latest), actual);
+                self.correct(self.slot, 0, actual);
             }
         }
+    }
+
+    fn available(&self, now: Tick) -> u32 {
+        let now = now.max(self.latest);
+        let counted = self
+            .buckets()
+            .filter(|(_, leaves)| leaves.is_none_or(|leaves| leaves > now));
+        let used = counted.fold(self.in_flight, |sum, (count, _)| {
+            sum.saturating_add(count.into())
+        });
+        u64::from(self.limit.get()).saturating_sub(used) as u32
+    }
+
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        let now = now.max(self.latest);
+        let mut used = self.counted.saturating_add(self.in_flight);
+        for (count, leaves) in self.buckets() {
+            used = used.saturating_sub(count.into());
+            if count > 0 && leaves? > now && used < self.limit.get().into() {
+                return leaves;
+            }
+        }
+        None
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
         let Some(reach) = saturating_nanos(span).checked_sub(1) else {
             return 0;
         };
-        let touched = reach.div_ceil(self.width).saturating_add(1);
+        let touched = reach.div_ceil(self.width.get()).saturating_add(1);
         touched
-            .div_ceil(self.kept())
-            .saturating_mul(self.limit.into())
+            .div_ceil(self.kept() as u64)
+            .saturating_mul(self.limit.get().into())
+    }
+}
+
+/// What a snapshot says, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Snapshot {
+    limit: NonZeroU32,
+    width: NonZeroU64,
+    anchor: Anchor,
+    latest: Tick,
+    counts: Box<[u32]>,
+    slot: usize,
+    in_flight: u64,
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for BucketedWindow {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use super::SnapshotError::Contradiction;
+        use serde::de::Error;
+        let read = Snapshot::deserialize(from)?;
+        let buckets = (read.counts.len() as u64).saturating_sub(1);
+        let window = read.width.get().checked_mul(buckets);
+        let window = window.ok_or_else(|| D::Error::custom(Contradiction))?;
+        if read.slot >= read.counts.len() {
+            return Err(D::Error::custom(Contradiction));
+        }
+        let window = Duration::from_nanos(window);
+        let mut restored = Self::with_counts(read.limit, window, read.anchor, read.counts)
+            .map_err(D::Error::custom)?;
+        restored.latest = read.latest;
+        let bucket = read.latest.as_nanos() / read.width;
+        restored.start = bucket.saturating_mul(read.width.get());
+        restored.slot = read.slot;
+        let counts = restored.counts.iter();
+        restored.counted = counts.fold(0, |sum, count| sum.saturating_add((*count).into()));
+        restored.in_flight = read.in_flight;
+        Ok(restored)
     }
 }
 
@@ -216,15 +335,14 @@ mod tests {
         Tick::from_nanos(nanos)
     }
 
-    fn window(limit: u32, window: u64, buckets: u32, anchor: Anchor) -> BucketedWindow {
-        let limit = NonZeroU32::new(limit).unwrap();
-        let buckets = NonZeroU32::new(buckets).unwrap();
-        BucketedWindow::new(limit, Duration::from_nanos(window), buckets, anchor).unwrap()
+    fn window() -> BucketedWindow<[u32; 7]> {
+        let limit = NonZeroU32::new(3).unwrap();
+        BucketedWindow::inline(limit, Duration::from_nanos(60), Anchor::Grant).unwrap()
     }
 
     #[test]
     fn a_window_that_begins_inside_a_bucket_is_not_exceeded() {
-        let mut window = window(3, 60, 6, Anchor::Grant);
+        let mut window = window();
         assert_eq!(window.try_acquire(tick(9), 3), Ok(tick(9)));
         assert_eq!(window.try_acquire(tick(68), 1), Err(Wait::Until(tick(70))));
         assert_eq!(window.worst_case(Duration::from_nanos(60)), 3);
@@ -234,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_jump_over_many_windows_forgets_them_in_one_step() {
-        let mut window = window(3, 60, 6, Anchor::Grant);
+        let mut window = window();
         window.try_acquire(tick(0), 3).unwrap();
         let far = tick(u64::MAX - 1_000);
         assert_eq!(window.try_acquire(far, 3), Ok(far));
@@ -243,10 +361,10 @@ mod tests {
 
     #[test]
     fn a_settlement_after_the_bucket_has_left_changes_nothing() {
-        let mut window = window(3, 60, 6, Anchor::Grant);
+        let mut window = window();
         let old = window.try_acquire(tick(0), 3).unwrap();
         window.try_acquire(tick(100), 3).unwrap();
-        window.settle(tick(100), old, 3, 0);
+        window.refund(tick(100), old, 3);
         assert_eq!(window.counted, 3);
     }
 
@@ -255,5 +373,7 @@ mod tests {
         let (limit, seven) = (NonZeroU32::MIN, NonZeroU32::new(7).unwrap());
         let made = BucketedWindow::new(limit, Duration::from_secs(1), seven, Anchor::Grant);
         assert_eq!(made, Err(ConfigError::UnevenBuckets));
+        let none = BucketedWindow::<[u32; 1]>::inline(limit, Duration::from_secs(1), Anchor::Grant);
+        assert_eq!(none, Err(ConfigError::UnevenBuckets));
     }
 }

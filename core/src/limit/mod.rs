@@ -5,12 +5,27 @@
 //! window. Where time runs backwards, it is taken to stand at the latest admission or settlement.
 
 mod bucketed_window;
+mod concurrency;
+mod fixed_window;
+mod gcra;
+mod pace;
+mod pacing;
 mod rate;
+mod sliding_counter;
 mod sliding_log;
+mod spec;
+mod token_bucket;
 
 pub use bucketed_window::BucketedWindow;
+pub use concurrency::Concurrency;
+pub use fixed_window::FixedWindow;
+pub use gcra::Gcra;
+pub use pacing::Pacing;
 pub use rate::{ParseRateError, Rate};
+pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
+pub use spec::{ParseSpecError, ParseSpecErrorKind, Spec, Specs, SpecsError, Unit};
+pub use token_bucket::TokenBucket;
 
 use crate::time::Tick;
 use core::time::Duration;
@@ -55,13 +70,28 @@ pub enum ConfigError {
     /// The window can't be cut into that many buckets of whole nanoseconds.
     #[error("the window's nanoseconds must be a multiple of the number of buckets")]
     UnevenBuckets,
+    /// The limit can't be counted in the parts that its window needs.
+    #[error("the limit is too large for its window to be counted exactly")]
+    TooFine,
+}
+
+/// Why a snapshot was not restored.
+#[cfg(feature = "serde")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// No limit has such a configuration.
+    #[error("the snapshot's configuration is wrong: {0}")]
+    Config(#[from] ConfigError),
+    /// No limit can be in such a state.
+    #[error("the snapshot contradicts itself")]
+    Contradiction,
 }
 
 /// What every limiting algorithm does.
 ///
 /// A cost that was admitted is booked at a tick. When its use has ended, [`settle`](Self::settle) is
 /// told that tick, what was reserved and what was really used; under [`Anchor::Completion`] a cost
-/// that is never settled stays in flight.
+/// that is never settled stays in flight. A refusal leaves the state bit for bit as it was.
 pub trait Limit {
     /// Admits `cost` units and answers the tick they are booked at, or changes nothing and says when
     /// to ask again. A cost of zero is admitted always.
@@ -74,66 +104,92 @@ pub trait Limit {
     /// tick, at which they are admitted and one tick before which they are not.
     fn earliest(&self, now: Tick, cost: u32) -> Wait;
 
-    /// Ends the use of a cost that was booked: `reserved` units become the `actual` ones, zero for a
-    /// full refund. More than was reserved may be settled; the limit then owes the difference.
+    /// Books `cost` units whether they fit or not, and answers the tick they are booked at.
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick;
+
+    /// Ends the use of a cost that was booked: `reserved` units become the `actual` ones. More than was
+    /// reserved may be settled; the limit then owes the difference. Where it credits less than if the
+    /// actual ones had been admitted in the first place, the algorithm says so.
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32);
 
+    /// Takes back a cost that was booked and not used.
+    fn refund(&mut self, now: Tick, booked: Tick, reserved: u32) {
+        self.settle(now, booked, reserved, 0);
+    }
+
+    /// The largest cost that would be admitted.
+    fn available(&self, now: Tick) -> u32;
+
+    /// The first tick after `now` at which more is available if nothing happens until then.
+    fn next_change(&self, now: Tick) -> Option<Tick>;
+
     /// The most units that are ever admitted in a half-open span of this length, provided that
-    /// nothing is settled at more than was reserved. Under [`Anchor::Completion`] it holds for any
-    /// choice of arrival between grant and settlement.
+    /// nothing is charged beyond the limit or settled at more than was reserved. Under
+    /// [`Anchor::Completion`] it holds for any choice of arrival between grant and settlement.
     fn worst_case(&self, span: Duration) -> u64;
 }
 
-/// Any of the algorithms, chosen at run time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Limiter {
-    /// See [`SlidingLog`].
-    SlidingLog(SlidingLog),
-    /// See [`BucketedWindow`].
-    BucketedWindow(BucketedWindow),
+/// Makes the enum over all algorithms, and passes every call on.
+macro_rules! limiter {
+    ($($algorithm:ident),*) => {
+        /// Any of the algorithms, chosen at run time.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        pub enum Limiter {
+            $(#[doc = concat!("See [`", stringify!($algorithm), "`].")] $algorithm($algorithm),)*
+        }
+
+        $(impl From<$algorithm> for Limiter {
+            fn from(limit: $algorithm) -> Self {
+                Self::$algorithm(limit)
+            }
+        })*
+
+        impl Limit for Limiter {
+            #[inline]
+            fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+                match self { $(Self::$algorithm(limit) => limit.try_acquire(now, cost),)* }
+            }
+
+            #[inline]
+            fn earliest(&self, now: Tick, cost: u32) -> Wait {
+                match self { $(Self::$algorithm(limit) => limit.earliest(now, cost),)* }
+            }
+
+            fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+                match self { $(Self::$algorithm(limit) => limit.charge(now, cost),)* }
+            }
+
+            #[inline]
+            fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+                match self { $(Self::$algorithm(limit) => limit.settle(now, booked, reserved, actual),)* }
+            }
+
+            fn available(&self, now: Tick) -> u32 {
+                match self { $(Self::$algorithm(limit) => limit.available(now),)* }
+            }
+
+            fn next_change(&self, now: Tick) -> Option<Tick> {
+                match self { $(Self::$algorithm(limit) => limit.next_change(now),)* }
+            }
+
+            fn worst_case(&self, span: Duration) -> u64 {
+                match self { $(Self::$algorithm(limit) => limit.worst_case(span),)* }
+            }
+        }
+    };
 }
 
-impl From<SlidingLog> for Limiter {
-    fn from(limit: SlidingLog) -> Self {
-        Self::SlidingLog(limit)
-    }
-}
-
-impl From<BucketedWindow> for Limiter {
-    fn from(limit: BucketedWindow) -> Self {
-        Self::BucketedWindow(limit)
-    }
-}
-
-impl Limit for Limiter {
-    fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        match self {
-            Self::SlidingLog(limit) => limit.try_acquire(now, cost),
-            Self::BucketedWindow(limit) => limit.try_acquire(now, cost),
-        }
-    }
-
-    fn earliest(&self, now: Tick, cost: u32) -> Wait {
-        match self {
-            Self::SlidingLog(limit) => limit.earliest(now, cost),
-            Self::BucketedWindow(limit) => limit.earliest(now, cost),
-        }
-    }
-
-    fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        match self {
-            Self::SlidingLog(limit) => limit.settle(now, booked, reserved, actual),
-            Self::BucketedWindow(limit) => limit.settle(now, booked, reserved, actual),
-        }
-    }
-
-    fn worst_case(&self, span: Duration) -> u64 {
-        match self {
-            Self::SlidingLog(limit) => limit.worst_case(span),
-            Self::BucketedWindow(limit) => limit.worst_case(span),
-        }
-    }
-}
+limiter!(
+    SlidingLog,
+    BucketedWindow,
+    SlidingCounter,
+    FixedWindow,
+    TokenBucket,
+    Gcra,
+    Pacing,
+    Concurrency
+);
 
 /// The nanoseconds of a window that an algorithm can work with.
 fn window_nanos(window: Duration) -> Result<u64, ConfigError> {

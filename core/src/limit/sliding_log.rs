@@ -1,6 +1,7 @@
 //! The exact sliding window: a log of what was admitted and when.
 //!
-//! Invariant: stamps are in order of time, each holds at least one unit, and `logged` is their sum.
+//! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit,
+//! and `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Tick, saturating_nanos};
@@ -32,8 +33,11 @@ use core::time::Duration;
 /// # Ok::<(), leasehold_core::limit::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
 pub struct SlidingLog {
-    limit: u32,
+    limit: NonZeroU32,
+    /// Nanoseconds that an admission counts for.
     window: u64,
     anchor: Anchor,
     /// When something was last admitted or settled.
@@ -44,6 +48,7 @@ pub struct SlidingLog {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Stamp {
     at: Tick,
     units: u32,
@@ -56,7 +61,7 @@ impl SlidingLog {
     /// Where the window is zero or longer than 584 years.
     pub fn new(limit: NonZeroU32, window: Duration, anchor: Anchor) -> Result<Self, ConfigError> {
         Ok(Self {
-            limit: limit.get(),
+            limit,
             window: window_nanos(window)?,
             anchor,
             latest: Tick::ZERO,
@@ -66,9 +71,34 @@ impl SlidingLog {
         })
     }
 
+    /// Lets every admission count for `skew` longer, for an upstream whose clock may run that much
+    /// ahead of ours in one window.
+    ///
+    /// # Errors
+    /// Where the window becomes longer than 584 years.
+    pub fn skew(mut self, skew: Duration) -> Result<Self, ConfigError> {
+        let window = Duration::from_nanos(self.window).saturating_add(skew);
+        self.window = window_nanos(window)?;
+        Ok(self)
+    }
+
+    /// Changes how many units a window admits, from now on. No window ever holds more than the larger
+    /// of the two limits.
+    pub fn set_limit(&mut self, limit: NonZeroU32) {
+        self.limit = limit;
+    }
+
     /// When a stamp no longer counts; `None` past the end of time.
     fn leaves(&self, stamp: Stamp) -> Option<Tick> {
         stamp.at.checked_add_nanos(self.window)
+    }
+
+    /// How many more units than the limit there would be with `cost` more.
+    fn excess(&self, cost: u32) -> u64 {
+        self.logged
+            .saturating_add(self.in_flight)
+            .saturating_add(cost.into())
+            .saturating_sub(self.limit.get().into())
     }
 
     fn log(&mut self, units: u32) {
@@ -85,14 +115,19 @@ impl SlidingLog {
         }
     }
 
-    /// Moves on to `now` and forgets what no longer counts then.
-    fn advance(&mut self, now: Tick) {
-        self.latest = self.latest.max(now);
-        while let Some(oldest) = self.stamps.front().copied() {
-            let leaves = self.leaves(oldest);
-            if leaves.is_none_or(|leaves| leaves > self.latest) {
-                return;
-            }
+    fn book(&mut self, cost: u32) {
+        match self.anchor {
+            Anchor::Grant => self.log(cost),
+            Anchor::Completion => self.in_flight = self.in_flight.saturating_add(cost.into()),
+        }
+    }
+
+    /// Drops the stamps that no longer count.
+    fn forget(&mut self) {
+        while let Some(oldest) = self.stamps.front().copied()
+            && let Some(leaves) = self.leaves(oldest)
+            && leaves <= self.latest
+        {
             self.stamps.pop_front();
             self.logged = self.logged.saturating_sub(oldest.units.into());
         }
@@ -120,35 +155,37 @@ impl SlidingLog {
 }
 
 impl Limit for SlidingLog {
+    #[inline]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
-        match self.earliest(now, cost) {
-            Wait::Until(at) if at <= now => {
-                if cost > 0 {
-                    self.advance(now);
-                    match self.anchor {
-                        Anchor::Grant => self.log(cost),
-                        Anchor::Completion => {
-                            self.in_flight = self.in_flight.saturating_add(cost.into());
-                        }
-                    }
-                }
-                Ok(now)
-            }
-            wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => Err(wait),
+        if cost == 0 {
+            return Ok(now);
         }
+        let mut excess = self.excess(cost);
+        if excess > 0 {
+            match self.earliest(now, cost) {
+                Wait::Until(at) if at <= now => {}
+                wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
+            }
+            while excess > 0
+                && let Some(oldest) = self.stamps.pop_front()
+            {
+                self.logged = self.logged.saturating_sub(oldest.units.into());
+                excess = excess.saturating_sub(oldest.units.into());
+            }
+        }
+        self.latest = now;
+        self.book(cost);
+        Ok(now)
     }
 
+    #[inline]
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
         let now = now.max(self.latest);
-        if cost > self.limit {
+        if cost > self.limit.get() {
             return Wait::Never;
         }
-        let wanted = self
-            .logged
-            .saturating_add(self.in_flight)
-            .saturating_add(cost.into());
-        let mut excess = wanted.saturating_sub(self.limit.into());
+        let mut excess = self.excess(cost);
         if cost == 0 || excess == 0 {
             return Wait::Until(now);
         }
@@ -163,20 +200,87 @@ impl Limit for SlidingLog {
         Wait::ForSettlement
     }
 
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+        self.latest = self.latest.max(now);
+        self.forget();
+        self.book(cost);
+        self.latest
+    }
+
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        self.advance(now);
+        self.latest = self.latest.max(now);
         match self.anchor {
             Anchor::Grant => self.correct(booked, reserved, actual),
             Anchor::Completion => {
                 self.in_flight = self.in_flight.saturating_sub(reserved.into());
+                self.forget();
                 self.log(actual);
             }
         }
     }
 
+    fn available(&self, now: Tick) -> u32 {
+        let now = now.max(self.latest);
+        let counts = |stamp: &&Stamp| self.leaves(**stamp).is_none_or(|leaves| leaves > now);
+        let logged = self.stamps.iter().filter(counts);
+        let used = logged.fold(self.in_flight, |sum, stamp| {
+            sum.saturating_add(stamp.units.into())
+        });
+        u64::from(self.limit.get()).saturating_sub(used) as u32
+    }
+
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        let now = now.max(self.latest);
+        let mut used = self.logged.saturating_add(self.in_flight);
+        for stamp in &self.stamps {
+            let leaves = self.leaves(*stamp)?;
+            used = used.saturating_sub(stamp.units.into());
+            if leaves > now && used < self.limit.get().into() {
+                return Some(leaves);
+            }
+        }
+        None
+    }
+
     fn worst_case(&self, span: Duration) -> u64 {
         let windows = saturating_nanos(span).div_ceil(self.window);
-        windows.saturating_mul(self.limit.into())
+        windows.saturating_mul(self.limit.get().into())
+    }
+}
+
+/// What a snapshot says, before it is believed.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Snapshot {
+    limit: NonZeroU32,
+    window: u64,
+    anchor: Anchor,
+    latest: Tick,
+    stamps: VecDeque<Stamp>,
+    in_flight: u64,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Snapshot> for SlidingLog {
+    type Error = super::SnapshotError;
+
+    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
+        let mut log = Self::new(read.limit, Duration::from_nanos(read.window), read.anchor)?;
+        let mut last = None;
+        for stamp in &read.stamps {
+            if last.is_some_and(|last| last >= stamp.at)
+                || stamp.at > read.latest
+                || stamp.units == 0
+            {
+                return Err(super::SnapshotError::Contradiction);
+            }
+            last = Some(stamp.at);
+            log.logged = log.logged.saturating_add(stamp.units.into());
+        }
+        log.latest = read.latest;
+        log.stamps = read.stamps;
+        log.in_flight = read.in_flight;
+        Ok(log)
     }
 }
 
@@ -204,14 +308,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_opens_the_place_it_held() {
-        for anchor in [Anchor::Grant, Anchor::Completion] {
-            let mut log = log(2, 10, anchor);
-            let first = log.try_acquire(tick(0), 1).unwrap();
-            log.try_acquire(tick(1), 1).unwrap();
-            log.settle(tick(2), first, 1, 0);
-            assert_eq!(log.try_acquire(tick(2), 1), Ok(tick(2)), "{anchor:?}");
-        }
+    fn a_skew_makes_a_completion_count_for_longer() {
+        let log = log(1, 10, Anchor::Completion);
+        let mut log = log.skew(Duration::from_nanos(3)).unwrap();
+        let booked = log.try_acquire(tick(0), 1).unwrap();
+        log.settle(tick(60), booked, 1, 1);
+        assert_eq!(log.earliest(tick(60), 1), Wait::Until(tick(73)));
     }
 
     #[test]
@@ -236,7 +338,7 @@ mod tests {
         let mut last = log.try_acquire(tick(1), 1).unwrap();
         for now in 2..1_000 {
             let next = log.try_acquire(tick(now), 1).unwrap();
-            log.settle(tick(now), last, 1, 0);
+            log.refund(tick(now), last, 1);
             last = next;
             assert!(log.stamps.len() <= 3);
         }

@@ -1,0 +1,174 @@
+//! A counter for each window of the clock.
+//!
+//! Invariant: `counted` is what was admitted in the window that begins at `start`, which is that of
+//! `latest`.
+
+use super::{ConfigError, Limit, Wait, window_nanos};
+use crate::time::{Tick, saturating_nanos};
+use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
+
+/// At most `limit` units in each window that is aligned to the clock's epoch, and so up to twice as many
+/// in one that isn't. It is here for comparison and for upstreams that count so themselves.
+///
+/// Every operation costs O(1). Memory is constant.
+///
+/// Worst case over a span: the limit, once for each aligned window that the span can touch.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use core::time::Duration;
+/// use leasehold_core::limit::{FixedWindow, Limit, Wait};
+/// use leasehold_core::time::Tick;
+///
+/// let mut window = FixedWindow::new(NonZeroU32::new(3).unwrap(), Duration::from_secs(60))?;
+/// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
+/// assert_eq!(window.try_acquire(at(59), 3), Ok(at(59)));
+/// assert_eq!(window.try_acquire(at(59), 1), Err(Wait::Until(at(60))));
+/// assert_eq!(window.worst_case(Duration::from_secs(60)), 6);
+/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "Snapshot"))]
+pub struct FixedWindow {
+    limit: NonZeroU32,
+    width: NonZeroU64,
+    /// When something was last admitted or settled.
+    latest: Tick,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    start: u64,
+    counted: u32,
+}
+
+impl FixedWindow {
+    /// A counter that admits `limit` units in each aligned `window`.
+    ///
+    /// # Errors
+    /// Where the window is zero or longer than 584 years.
+    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
+        Ok(Self {
+            limit,
+            width: NonZeroU64::new(window_nanos(window)?).ok_or(ConfigError::EmptyWindow)?,
+            latest: Tick::ZERO,
+            start: 0,
+            counted: 0,
+        })
+    }
+
+    /// Changes how many units a window admits, from now on.
+    pub fn set_limit(&mut self, limit: NonZeroU32) {
+        self.limit = limit;
+    }
+
+    fn counted_at(&self, now: Tick) -> u32 {
+        let into = now.as_nanos().saturating_sub(self.start);
+        if into < self.width.get() {
+            self.counted
+        } else {
+            0
+        }
+    }
+
+    /// When the present window ends; `None` past the end of time.
+    fn end(&self) -> Option<Tick> {
+        self.start
+            .checked_add(self.width.get())
+            .map(Tick::from_nanos)
+    }
+
+    fn advance(&mut self, now: Tick) {
+        self.latest = self.latest.max(now);
+        let into = self.latest.as_nanos().saturating_sub(self.start);
+        if into >= self.width.get() {
+            let steps = into / self.width;
+            self.start = self
+                .start
+                .saturating_add(steps.saturating_mul(self.width.get()));
+            self.counted = 0;
+        }
+    }
+}
+
+impl Limit for FixedWindow {
+    #[inline]
+    fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+        let now = now.max(self.latest);
+        let free = self.limit.get().saturating_sub(self.counted_at(now));
+        if cost > free {
+            return Err(self.earliest(now, cost));
+        }
+        if cost > 0 {
+            self.charge(now, cost);
+        }
+        Ok(now)
+    }
+
+    fn earliest(&self, now: Tick, cost: u32) -> Wait {
+        let now = now.max(self.latest);
+        let free = self.limit.get().saturating_sub(self.counted_at(now));
+        if cost > self.limit.get() {
+            Wait::Never
+        } else if cost <= free {
+            Wait::Until(now)
+        } else {
+            self.end().map_or(Wait::Never, Wait::Until)
+        }
+    }
+
+    #[inline]
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+        self.advance(now);
+        self.counted = self.counted.saturating_add(cost);
+        self.latest
+    }
+
+    fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+        self.advance(now);
+        if booked.as_nanos() >= self.start {
+            self.counted = self.counted.saturating_sub(reserved).saturating_add(actual);
+        }
+    }
+
+    fn available(&self, now: Tick) -> u32 {
+        let now = now.max(self.latest);
+        self.limit.get().saturating_sub(self.counted_at(now))
+    }
+
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        let now = now.max(self.latest);
+        self.end().filter(|_| self.counted_at(now) > 0)
+    }
+
+    fn worst_case(&self, span: Duration) -> u64 {
+        let Some(reach) = saturating_nanos(span).checked_sub(1) else {
+            return 0;
+        };
+        let touched = reach.div_ceil(self.width.get()).saturating_add(1);
+        touched.saturating_mul(self.limit.get().into())
+    }
+}
+
+/// What a snapshot says.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Snapshot {
+    limit: NonZeroU32,
+    width: NonZeroU64,
+    latest: Tick,
+    counted: u32,
+}
+
+#[cfg(feature = "serde")]
+impl From<Snapshot> for FixedWindow {
+    fn from(read: Snapshot) -> Self {
+        let window = read.latest.as_nanos() / read.width;
+        Self {
+            limit: read.limit,
+            width: read.width,
+            latest: read.latest,
+            start: window.saturating_mul(read.width.get()),
+            counted: read.counted,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The generic cell rate algorithm: a token bucket that remembers one point in time.
+//!
+//! Invariant: `due` is the theoretical arrival time of the next unit, in parts of a nanosecond.
+
+#[cfg(feature = "serde")]
+use super::pace::halves;
+use super::pace::{Pace, carry_over};
+use super::{ConfigError, Limit, Wait};
+use crate::time::Tick;
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+/// One unit is due each `window / limit`, and up to `burst` may come early. Decides as a
+/// [`TokenBucket`](super::TokenBucket) does. Source: ITU-T I.371, annex A.
+///
+/// Fractions of a nanosecond are counted exactly. Every operation costs O(1). Memory is constant.
+///
+/// Worst case and settlement are those of the token bucket.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use core::time::Duration;
+/// use leasehold_core::limit::{Gcra, Limit, Wait};
+/// use leasehold_core::time::Tick;
+///
+/// let (limit, burst) = (NonZeroU32::new(3).unwrap(), NonZeroU32::MIN);
+/// let mut gcra = Gcra::new(limit, Duration::from_secs(60), burst)?;
+/// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
+/// assert_eq!(gcra.try_acquire(at(5), 1), Ok(at(5)));
+/// assert_eq!(gcra.try_acquire(at(6), 1), Err(Wait::Until(at(25))));
+/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "Snapshot"))]
+pub struct Gcra {
+    pace: Pace,
+    burst: NonZeroU32,
+    /// `burst` in parts.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    tolerance: u128,
+    #[cfg_attr(feature = "serde", serde(with = "halves"))]
+    due: u128,
+    /// When something was last admitted or settled.
+    latest: Tick,
+}
+
+impl Gcra {
+    /// A limiter that a whole burst can be taken from at once.
+    ///
+    /// # Errors
+    /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
+    pub fn new(
+        limit: NonZeroU32,
+        window: Duration,
+        burst: NonZeroU32,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self::with_pace(Pace::new(limit, window)?, burst))
+    }
+
+    fn with_pace(pace: Pace, burst: NonZeroU32) -> Self {
+        Self {
+            pace,
+            burst,
+            tolerance: pace.cost(burst.get()),
+            due: 0,
+            latest: Tick::ZERO,
+        }
+    }
+
+    /// Changes rate and burst from `now` on; what is missing from the burst stays missing. No span ever
+    /// holds more than the worst case of the larger of the two.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new); then nothing is changed.
+    pub fn set_limit(
+        &mut self,
+        now: Tick,
+        limit: NonZeroU32,
+        window: Duration,
+        burst: NonZeroU32,
+    ) -> Result<(), ConfigError> {
+        let mut changed = Self::new(limit, window, burst)?;
+        let now = now.max(self.latest);
+        let early = self.due.saturating_sub(self.parts(now));
+        let missing = early.div_ceil(self.pace.per_unit.get().into());
+        let missing = carry_over(missing, self.burst, burst);
+        let early = missing.saturating_mul(changed.pace.per_unit.get().into());
+        changed.due = changed.parts(now).saturating_add(early);
+        changed.latest = now;
+        *self = changed;
+        Ok(())
+    }
+
+    #[inline]
+    fn parts(&self, tick: Tick) -> u128 {
+        self.pace.worth(tick.as_nanos())
+    }
+
+    /// When the next unit would be due if `cost` were taken at `now`.
+    #[inline]
+    fn due_after(&self, now: u128, cost: u32) -> u128 {
+        self.due.max(now).saturating_add(self.pace.cost(cost))
+    }
+}
+
+impl Limit for Gcra {
+    #[inline]
+    fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+        let now = now.max(self.latest);
+        let parts = self.parts(now);
+        let due = self.due_after(parts, cost);
+        if cost == 0 {
+            return Ok(now);
+        }
+        if due.saturating_sub(parts) > self.tolerance {
+            return Err(self.earliest(now, cost));
+        }
+        self.due = due;
+        self.latest = now;
+        Ok(now)
+    }
+
+    fn earliest(&self, now: Tick, cost: u32) -> Wait {
+        let now = now.max(self.latest);
+        if cost > self.burst.get() {
+            return Wait::Never;
+        }
+        let due = self.due_after(self.parts(now), cost);
+        match self.pace.nanos(due.saturating_sub(self.tolerance)) {
+            _ if cost == 0 => Wait::Until(now),
+            Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
+            None => Wait::Never,
+        }
+    }
+
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+        self.latest = self.latest.max(now);
+        self.due = self.due_after(self.parts(self.latest), cost);
+        self.latest
+    }
+
+    fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+        let alone = booked == self.latest;
+        self.latest = self.latest.max(now);
+        match actual.checked_sub(reserved) {
+            Some(more) => self.due = self.due_after(self.parts(self.latest), more),
+            None if alone => {
+                let less = self.pace.cost(reserved.saturating_sub(actual));
+                self.due = self.due.saturating_sub(less);
+            }
+            None => {}
+        }
+    }
+
+    fn available(&self, now: Tick) -> u32 {
+        let now = self.parts(now.max(self.latest));
+        let free = self.tolerance.saturating_sub(self.due.saturating_sub(now));
+        u32::try_from(self.pace.units(free)).unwrap_or(u32::MAX)
+    }
+
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        let more = self.available(now).checked_add(1)?;
+        match self.earliest(now, more) {
+            Wait::Until(tick) => Some(tick),
+            Wait::ForSettlement | Wait::Never => None,
+        }
+    }
+
+    fn worst_case(&self, span: Duration) -> u64 {
+        self.pace.worst_case(self.burst, span)
+    }
+}
+
+/// What a snapshot says.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Snapshot {
+    pace: Pace,
+    burst: NonZeroU32,
+    #[serde(with = "halves")]
+    due: u128,
+    latest: Tick,
+}
+
+#[cfg(feature = "serde")]
+impl From<Snapshot> for Gcra {
+    fn from(read: Snapshot) -> Self {
+        let mut gcra = Self::with_pace(read.pace, read.burst);
+        gcra.due = read.due;
+        gcra.latest = read.latest;
+        gcra
+    }
+}

@@ -1,0 +1,137 @@
+//! A rate as a fraction in lowest terms, so that nothing is ever rounded.
+//!
+//! Time and units are compared in parts: one nanosecond is worth `per_nano` parts, one unit costs
+//! `per_unit`.
+
+use super::{ConfigError, window_nanos};
+use crate::time::saturating_nanos;
+use core::num::{NonZeroU32, NonZeroU64};
+use core::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "(NonZeroU32, NonZeroU64)"))]
+#[cfg_attr(feature = "serde", serde(into = "(NonZeroU32, NonZeroU64)"))]
+pub(super) struct Pace {
+    pub(super) per_nano: NonZeroU32,
+    pub(super) per_unit: NonZeroU64,
+}
+
+impl Pace {
+    /// `limit` units in each `window`, and no more than one a nanosecond.
+    pub(super) fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
+        let window = NonZeroU64::new(window_nanos(window)?).ok_or(ConfigError::EmptyWindow)?;
+        Self::reduce(limit, window).ok_or(ConfigError::TooFine)
+    }
+
+    fn reduce(limit: NonZeroU32, window: NonZeroU64) -> Option<Self> {
+        let divisor = greatest_common_divisor(limit.get().into(), window.get());
+        let per_nano = u64::from(limit.get()).checked_div(divisor)?;
+        let per_unit = window.get().checked_div(divisor)?;
+        Some(Self {
+            per_nano: NonZeroU32::new(u32::try_from(per_nano).ok()?)?,
+            per_unit: NonZeroU64::new(per_unit).filter(|per_unit| per_unit.get() >= per_nano)?,
+        })
+    }
+
+    /// The most units that a burst and this rate admit in a half-open span.
+    pub(super) fn worst_case(self, burst: NonZeroU32, span: Duration) -> u64 {
+        let Some(between) = saturating_nanos(span).checked_sub(1) else {
+            return 0;
+        };
+        let units = if burst == NonZeroU32::MIN {
+            // Nothing but the unit itself is kept, so that each takes whole nanoseconds.
+            let each = self.per_unit.get().div_ceil(self.per_nano.get().into());
+            between.checked_div(each).unwrap_or(0).into()
+        } else {
+            self.units(self.worth(between))
+        };
+        let units = units.saturating_add(burst.get().into());
+        u64::try_from(units).unwrap_or(u64::MAX)
+    }
+
+    /// The parts that `units` cost.
+    pub(super) fn cost(self, units: u32) -> u128 {
+        u128::from(self.per_unit.get()).saturating_mul(units.into())
+    }
+
+    /// The whole units that are worth this many parts.
+    pub(super) fn units(self, parts: u128) -> u128 {
+        parts.checked_div(self.per_unit.get().into()).unwrap_or(0)
+    }
+
+    /// The parts that a span is worth.
+    pub(super) fn worth(self, nanos: u64) -> u128 {
+        u128::from(self.per_nano.get()).saturating_mul(nanos.into())
+    }
+
+    /// The nanoseconds, rounded up, until a span is worth this many parts; `None` beyond 584 years.
+    pub(super) fn nanos(self, parts: u128) -> Option<u64> {
+        u64::try_from(parts.div_ceil(self.per_nano.get().into())).ok()
+    }
+}
+
+fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while let Some(rest) = a.checked_rem(b) {
+        (a, b) = (b, rest);
+    }
+    a
+}
+
+impl From<Pace> for (NonZeroU32, NonZeroU64) {
+    fn from(pace: Pace) -> Self {
+        (pace.per_nano, pace.per_unit)
+    }
+}
+
+impl TryFrom<(NonZeroU32, NonZeroU64)> for Pace {
+    type Error = ConfigError;
+
+    fn try_from((units, nanos): (NonZeroU32, NonZeroU64)) -> Result<Self, ConfigError> {
+        Self::reduce(units, nanos).ok_or(ConfigError::TooFine)
+    }
+}
+
+/// Parts in halves, upper first, as not every format has numbers of 128 bits.
+#[cfg(feature = "serde")]
+pub(super) mod halves {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        parts: &u128,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let lower = *parts & u128::from(u64::MAX);
+        ((*parts >> 64) as u64, lower as u64).serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<u128, D::Error> {
+        let (upper, lower) = <(u64, u64)>::deserialize(from)?;
+        Ok(u128::from(upper) << 64 | u128::from(lower))
+    }
+}
+
+/// The units that are missing from a burst once another has taken its place, if `missing` were from the
+/// one before: what is free then is free in both.
+pub(super) fn carry_over(missing: u128, before: NonZeroU32, after: NonZeroU32) -> u128 {
+    let (before, after) = (u128::from(before.get()), u128::from(after.get()));
+    let free = before.saturating_sub(missing).min(after);
+    let owed = missing.saturating_sub(before);
+    after.saturating_sub(free).saturating_add(owed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_reduced_to_lowest_terms() {
+        let limit = NonZeroU32::new(40_000).unwrap();
+        let pace = Pace::new(limit, Duration::from_secs(60)).unwrap();
+        assert_eq!((pace.per_nano.get(), pace.per_unit.get()), (1, 1_500_000));
+        let finer = Pace::new(NonZeroU32::MIN.saturating_add(1), Duration::from_nanos(1));
+        assert_eq!(finer, Err(ConfigError::TooFine));
+    }
+}

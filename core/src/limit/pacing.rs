@@ -1,0 +1,156 @@
+//! Uniform pacing: one unit at a time, evenly spaced.
+//!
+//! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
+
+use super::pace::Pace;
+#[cfg(feature = "serde")]
+use super::pace::halves;
+use super::{ConfigError, Limit, Wait};
+use crate::time::{Tick, saturating_nanos};
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+/// After each admission of `cost` units nothing is admitted for `cost * window / limit`. A cost may be
+/// up to the limit. Whoever asks as soon as they may gets the exact rate, fractions of a nanosecond
+/// included; whoever comes later has not saved anything up.
+///
+/// Every operation costs O(1). Memory is constant.
+///
+/// Worst case over a span: units at their distances, and the last request with a cost of the whole limit.
+/// A settlement below the reservation is credited only if nothing has been admitted in between.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use core::time::Duration;
+/// use leasehold_core::limit::{Limit, Pacing, Wait};
+/// use leasehold_core::time::Tick;
+///
+/// let mut pacing = Pacing::new(NonZeroU32::new(3).unwrap(), Duration::from_secs(60))?;
+/// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
+/// assert_eq!(pacing.try_acquire(at(5), 1), Ok(at(5)));
+/// assert_eq!(pacing.try_acquire(at(6), 1), Err(Wait::Until(at(25))));
+/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Pacing {
+    limit: NonZeroU32,
+    pace: Pace,
+    #[cfg_attr(feature = "serde", serde(with = "halves"))]
+    due: u128,
+    /// When something was last admitted or settled.
+    latest: Tick,
+}
+
+impl Pacing {
+    /// A limiter that admits at once what comes first.
+    ///
+    /// # Errors
+    /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
+    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
+        Ok(Self {
+            limit,
+            pace: Pace::new(limit, window)?,
+            due: 0,
+            latest: Tick::ZERO,
+        })
+    }
+
+    /// Changes the distance of units from the next admission on; what was admitted keeps its distance.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new); then nothing is changed.
+    pub fn set_limit(&mut self, limit: NonZeroU32, window: Duration) -> Result<(), ConfigError> {
+        let mut changed = Self::new(limit, window)?;
+        let whole = self.pace.nanos(self.due).unwrap_or(u64::MAX);
+        changed.due = changed.pace.worth(whole);
+        changed.latest = self.latest;
+        *self = changed;
+        Ok(())
+    }
+
+    /// When the next may come, if `cost` units are admitted at `now`: counted from when they were due
+    /// if that was within this nanosecond, so that no fraction is lost.
+    #[inline]
+    fn due_after(&self, now: Tick, cost: u32) -> u128 {
+        let now = self.pace.worth(now.as_nanos());
+        let late = now.saturating_sub(self.due) >= self.pace.per_nano.get().into();
+        let from = if late { now } else { self.due };
+        from.saturating_add(self.pace.cost(cost))
+    }
+}
+
+impl Limit for Pacing {
+    #[inline]
+    fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+        let now = now.max(self.latest);
+        if cost == 0 {
+            return Ok(now);
+        }
+        if self.due > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
+            return Err(self.earliest(now, cost));
+        }
+        self.due = self.due_after(now, cost);
+        self.latest = now;
+        Ok(now)
+    }
+
+    fn earliest(&self, now: Tick, cost: u32) -> Wait {
+        let now = now.max(self.latest);
+        if cost > self.limit.get() {
+            return Wait::Never;
+        }
+        match self.pace.nanos(self.due) {
+            _ if cost == 0 => Wait::Until(now),
+            Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
+            None => Wait::Never,
+        }
+    }
+
+    fn charge(&mut self, now: Tick, cost: u32) -> Tick {
+        self.latest = self.latest.max(now);
+        if cost > 0 {
+            self.due = self.due_after(self.latest, cost);
+        }
+        self.latest
+    }
+
+    fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+        let alone = booked == self.latest;
+        self.latest = self.latest.max(now);
+        match actual.checked_sub(reserved) {
+            Some(0) => {}
+            Some(more) => self.due = self.due_after(self.latest, more),
+            None if alone => {
+                let less = self.pace.cost(reserved.saturating_sub(actual));
+                self.due = self.due.saturating_sub(less);
+            }
+            None => {}
+        }
+    }
+
+    fn available(&self, now: Tick) -> u32 {
+        match self.earliest(now, 1) {
+            Wait::Until(tick) if tick <= now.max(self.latest) => self.limit.get(),
+            Wait::Until(_) | Wait::ForSettlement | Wait::Never => 0,
+        }
+    }
+
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        match self.earliest(now, 1) {
+            Wait::Until(tick) if tick > now.max(self.latest) => Some(tick),
+            Wait::Until(_) | Wait::ForSettlement | Wait::Never => None,
+        }
+    }
+
+    fn worst_case(&self, span: Duration) -> u64 {
+        // Units at their distances fill the span; the last admission takes the limit in place of one.
+        let parts = self.pace.worth(saturating_nanos(span));
+        let units = parts.div_ceil(self.pace.per_unit.get().into());
+        let last = u128::from(self.limit.get()).saturating_sub(1);
+        match units {
+            0 => 0,
+            units => u64::try_from(units.saturating_add(last)).unwrap_or(u64::MAX),
+        }
+    }
+}
