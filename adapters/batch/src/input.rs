@@ -29,6 +29,10 @@ pub struct Template {
 }
 
 const NAME: &str = "prompt";
+/// Where answers are kept under their model's name in each result.
+pub(crate) const ANSWERS: &str = "output_pred";
+/// Where failures are kept under their model's name in each result.
+pub(crate) const FAILURES: &str = "output_error";
 
 impl Template {
     /// Reads a template.
@@ -100,6 +104,7 @@ pub fn read_items(path: &Path, template: Option<&Template>) -> Result<Vec<Item>,
 impl Item {
     fn new(fields: Map<String, Value>, template: Option<&Template>) -> Result<Self, String> {
         let id = item_id(&fields)?;
+        answers_are_objects(&fields)?;
         let prompt = match (template, fields.get("prompt")) {
             (Some(template), _) => template.render(&fields)?,
             (None, Some(Value::String(prompt))) => prompt.clone(),
@@ -124,6 +129,16 @@ pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
 
 /// The fields of a JSON object, and the line it stands on.
 type Numbered = (usize, Map<String, Value>);
+
+/// Checks that what answers and failures are joined to can hold them.
+pub(crate) fn answers_are_objects(fields: &Map<String, Value>) -> Result<(), String> {
+    for name in [ANSWERS, FAILURES] {
+        if fields.get(name).is_some_and(|value| !value.is_object()) {
+            return Err(format!("the `{name}` isn't an object of models"));
+        }
+    }
+    Ok(())
+}
 
 /// Reads a file of JSON objects, one a line.
 pub(crate) fn read_objects(path: &Path) -> Result<Vec<Numbered>, BatchError> {
@@ -150,11 +165,25 @@ pub(crate) fn read_objects(path: &Path) -> Result<Vec<Numbered>, BatchError> {
     Ok(objects)
 }
 
+/// Reads a text, without the mark that some editors put at its beginning.
 fn read(path: &Path) -> Result<String, BatchError> {
-    fs::read_to_string(path).map_err(|source| BatchError::Read {
+    let bytes = fs::read(path).map_err(|source| BatchError::Read {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.trim_start_matches('\u{feff}').to_owned()),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let before = &error.as_bytes()[..good];
+            let lines = before.iter().filter(|byte| **byte == b'\n').count();
+            Err(BatchError::Line {
+                path: path.to_owned(),
+                line: lines.saturating_add(1),
+                problem: "not UTF-8".to_owned(),
+            })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -185,9 +214,23 @@ mod tests {
         assert!(error("{\"id\":1.5,\"prompt\":\"a\"}").contains("neither a string nor"));
         assert!(error("{\"id\":1}").contains("there is no `prompt`"));
         assert!(error("{\"id\":1,\"prompt\":2}").contains("isn't a string"));
+        let answered = "{\"id\":1,\"prompt\":\"a\",\"output_pred\":\"gold\"}";
+        assert_eq!(
+            error(answered),
+            "F:1: the `output_pred` isn't an object of models"
+        );
         let twice = "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"input_id\":\"a\",\"prompt\":\"y\"}";
         assert_eq!(error(twice), "F:2: the id \"a\" is on line 1 already");
         assert_eq!(error("\n"), "F: there is no item in it");
+    }
+
+    #[test]
+    fn text_that_is_none_is_named_by_its_line() {
+        let mut file = file("\u{feff}{\"id\":1,\"prompt\":\"a\"}\n");
+        assert_eq!(read_items(file.path(), None).unwrap().len(), 1);
+        file.write_all(b"{\xff}").unwrap();
+        let error = read_items(file.path(), None).unwrap_err();
+        assert!(matches!(error, BatchError::Line { line: 2, .. }), "{error}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use leasehold_core::pool::{Config, Member, Outcome};
 use leasehold_core::stats::Stats;
 use leasehold_core::time::Tick;
 use leasehold_http::{
-    CallError, ChatCompletion, ChatRequest, Client, ClientConfig, ClientStats, Endpoint,
+    ApiKey, CallError, ChatCompletion, ChatRequest, Client, ClientConfig, ClientStats, Endpoint,
 };
 use leasehold_sync::{Clock, Lease, SyncPool};
 use std::collections::HashSet;
@@ -29,8 +29,8 @@ use std::thread;
 
 /// How long a key rests that was turned away without being told for how long.
 const DEFAULT_REST: Duration = Duration::from_secs(1);
-/// How often a task is let back in line after its upstream turned it away.
-const MAX_THROTTLES: u32 = 50;
+/// How often each key may turn a task away before it is given up.
+const THROTTLES_A_KEY: u32 = 50;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// `min(keys * 2, models * 10)`, and at least one: two calls for each key keep it busy while answers
@@ -139,8 +139,17 @@ impl Batch {
         };
         thread::scope(|scope| {
             let over = run.counter.write_lines(scope);
-            let workers = (0..self.workers().get().min(count)).map(|_| scope.spawn(|| run.work()));
-            for worker in workers.collect::<Vec<_>>() {
+            let workers = (0..self.workers().get().min(count)).map_while(|_| {
+                thread::Builder::new()
+                    .spawn_scoped(scope, || run.work())
+                    .ok()
+            });
+            // Where the machine has no more threads, those that there are do the work.
+            let workers: Vec<_> = workers.collect();
+            if workers.is_empty() {
+                run.work();
+            }
+            for worker in workers {
                 // A worker's panic is this thread's.
                 if let Err(panic) = worker.join() {
                     std::panic::resume_unwind(panic);
@@ -156,13 +165,18 @@ impl Batch {
         self.workers.unwrap_or_else(default)
     }
 
+    /// Whether two endpoints are one: the service would count both for the same key.
+    fn name(endpoint: &Endpoint) -> (&str, &ApiKey) {
+        (endpoint.chat_url(), endpoint.key())
+    }
+
     /// A pool whose members are the places of the endpoints in their list.
     fn pool(&self) -> Result<SyncPool<usize>, BatchError> {
         let mut seen = HashSet::new();
         let pool = SyncPool::new(Config::new(Policy::Fifo));
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let label = endpoint.key();
-            if !seen.insert(endpoint) {
+            if !seen.insert(Self::name(endpoint)) {
                 let problem = format!("the key {label} is given twice for {}", endpoint.url());
                 return Err(BatchError::Keys(problem));
             }
@@ -184,13 +198,15 @@ impl Batch {
     }
 
     fn tasks(&self, store: &Store) -> Vec<Task> {
+        let keys = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
+        let throttles = THROTTLES_A_KEY.saturating_mul(keys);
         let mut tasks = Vec::new();
         for (item, fields) in self.items.iter().enumerate() {
             for (model, name) in self.models.iter().enumerate() {
                 if !store.has(fields, name) {
                     let seed = self.seed.wrapping_add(tasks.len() as u64);
                     let backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed);
-                    let tries = Tries::new(self.tries, MAX_THROTTLES, backoff);
+                    let tries = Tries::new(self.tries, throttles, backoff);
                     tasks.push(Task { item, model, tries });
                 }
             }
@@ -294,6 +310,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn work(&self) {
+        let _guard = StopOnPanic(self);
         while let Some(task) = self.queue.next() {
             let Ok(lease) = self.pool.acquire() else {
                 self.queue.put_back(task, Duration::ZERO);
@@ -325,8 +342,7 @@ impl Run<'_> {
             Ok(()) => self.counter.add_ok(),
             Err(error) => {
                 lock(&self.broken).get_or_insert(error);
-                self.queue.close();
-                self.pool.close();
+                self.close();
             }
         }
     }
@@ -338,7 +354,7 @@ impl Run<'_> {
             Setback::Misdirected
         } else if error.is_throttled() {
             Setback::Throttled
-        } else if error.is_retryable() {
+        } else if error.is_retryable() || error.may_suit_another_key() {
             Setback::Failed
         } else {
             Setback::Hopeless
@@ -361,9 +377,14 @@ impl Run<'_> {
         let _ = self.pool.disable(lease.member());
         if self.condemned.iter().all(|one| one.load(Ordering::SeqCst)) {
             *lock(&self.last_words) = Some(error.to_string());
-            self.queue.close();
-            self.pool.close();
+            self.close();
         }
+    }
+
+    /// Makes no more calls.
+    fn close(&self) {
+        self.queue.close();
+        self.pool.close();
     }
 
     fn try_again(&self, mut task: Task, setback: Setback, error: &CallError) {
@@ -406,7 +427,7 @@ impl Run<'_> {
         let store = self.store.into_inner();
         let written = store
             .unwrap_or_else(PoisonError::into_inner)
-            .finish(&batch.items);
+            .finish(&batch.items, &batch.models);
         let broken = self.broken.into_inner();
         if let Some(error) = broken.unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
@@ -440,6 +461,17 @@ impl Run<'_> {
             pool,
             client: self.client.stats(),
         })
+    }
+}
+
+/// Ends the batch when the worker that holds it panics, so that the others don't wait for its task.
+struct StopOnPanic<'a>(&'a Run<'a>);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close();
+        }
     }
 }
 

@@ -5,18 +5,13 @@
 //! replaced as a whole or not at all, and the journal goes only after it has been.
 
 use crate::error::BatchError;
-use crate::input::{Item, item_id, read_objects};
+use crate::input::{ANSWERS, FAILURES, Item, answers_are_objects, item_id, read_objects};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-
-/// Where answers are kept under their model's name in each result.
-const ANSWERS: &str = "output_pred";
-/// Where failures are kept under their model's name in each result.
-const FAILURES: &str = "output_error";
 
 /// Values by item, and by model in each.
 type ByModel = HashMap<String, Map<String, Value>>;
@@ -41,6 +36,8 @@ pub(crate) struct Store {
     output: PathBuf,
     journal_path: PathBuf,
     journal: File,
+    /// Bytes of whole lines in the journal.
+    recorded: u64,
     /// Results that were in the output before, by id and in their order.
     earlier: Map<String, Value>,
     answers: ByModel,
@@ -55,6 +52,9 @@ impl Store {
     /// Where the output is there and isn't a file of results, another run has it open, or nothing can
     /// be written beside it.
     pub(crate) fn open(output: &Path) -> Result<Self, BatchError> {
+        // Where the output is a link, what it leads to is replaced, and is in use under all its names.
+        let output = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
+        let output = output.as_path();
         let mut journal_path = output.as_os_str().to_owned();
         journal_path.push(".journal");
         let journal_path = PathBuf::from(journal_path);
@@ -62,20 +62,12 @@ impl Store {
             path: journal_path.clone(),
             source,
         };
-        let mut journal = File::options()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&journal_path)
-            .map_err(unwritable)?;
-        match journal.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(BatchError::Busy { path: journal_path });
-            }
-            Err(TryLockError::Error(source)) => return Err(unwritable(source)),
-        }
-        let answers = replay(&mut journal).map_err(unwritable)?;
+        let mut journal = match lock_journal(&journal_path) {
+            Ok(Some(journal)) => journal,
+            Ok(None) => return Err(BatchError::Busy { path: journal_path }),
+            Err(source) => return Err(unwritable(source)),
+        };
+        let (answers, recorded) = replay(&mut journal).map_err(unwritable)?;
         let earlier = match read_results(output) {
             Ok(earlier) => earlier,
             Err(error) => {
@@ -90,6 +82,7 @@ impl Store {
             output: output.to_owned(),
             journal_path,
             journal,
+            recorded,
             earlier,
             answers,
             failures: ByModel::new(),
@@ -125,7 +118,12 @@ impl Store {
         keep(&mut self.answers, &item.id, model, answer);
         let written = line.and_then(|mut line| {
             line.push(b'\n');
-            self.journal.write_all(&line)
+            self.journal.write_all(&line).inspect_err(|_| {
+                // Half a line would spoil the next; if it can't be cut off either, so be it.
+                let _ = self.journal.set_len(self.recorded);
+            })?;
+            self.recorded = self.recorded.saturating_add(line.len() as u64);
+            Ok(())
         });
         written.map_err(|source| BatchError::Write {
             path: self.journal_path.clone(),
@@ -139,12 +137,12 @@ impl Store {
     }
 
     /// Replaces the output by all results: those of `items` in their order, then those of other items
-    /// that there were. Then the journal is dropped.
+    /// that there were, each with its answers in the order of `models`. Then the journal is dropped.
     ///
     /// # Errors
     /// Where the output can't be written; the output as it was and the journal are kept.
-    pub(crate) fn finish(mut self, items: &[Item]) -> Result<(), BatchError> {
-        self.replace_output(items)
+    pub(crate) fn finish(mut self, items: &[Item], models: &[String]) -> Result<(), BatchError> {
+        self.replace_output(items, models)
             .map_err(|source| BatchError::Write {
                 path: self.output.clone(),
                 source,
@@ -155,8 +153,8 @@ impl Store {
         })
     }
 
-    fn replace_output(&mut self, items: &[Item]) -> io::Result<()> {
-        let results = self.results(items);
+    fn replace_output(&mut self, items: &[Item], models: &[String]) -> io::Result<()> {
+        let results = self.results(items, models);
         let parent = self.output.parent();
         let folder = parent.filter(|path| !path.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
@@ -176,7 +174,7 @@ impl Store {
         File::open(folder)?.sync_all()
     }
 
-    fn results(&mut self, items: &[Item]) -> Vec<Map<String, Value>> {
+    fn results(&mut self, items: &[Item], models: &[String]) -> Vec<Map<String, Value>> {
         let mut results = Vec::new();
         let known: HashSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
         for item in items {
@@ -184,17 +182,17 @@ impl Store {
                 Some(Value::Object(earlier)) => earlier.clone(),
                 Some(_) | None => Map::new(),
             };
-            let answered = result.remove(ANSWERS);
+            let answered = result.shift_remove(ANSWERS);
             result.extend(item.fields.clone());
             merge(&mut result, ANSWERS, answered);
-            results.push(self.complete(&item.id, result));
+            results.push(self.complete(&item.id, result, models));
         }
         let earlier = core::mem::take(&mut self.earlier);
         for (id, result) in earlier {
             if let Value::Object(result) = result
                 && !known.contains(id.as_str())
             {
-                results.push(self.complete(&id, result));
+                results.push(self.complete(&id, result, models));
             }
         }
         // Answers of a run that was cut short over another input.
@@ -203,22 +201,30 @@ impl Store {
             let mut result = Map::new();
             let name = serde_json::from_str(&id).unwrap_or(Value::Null);
             result.insert("id".to_owned(), name);
-            results.push(self.complete(&id, result));
+            results.push(self.complete(&id, result, models));
         }
         results
     }
 
     /// Puts in what has come for an item.
-    fn complete(&mut self, id: &str, mut result: Map<String, Value>) -> Map<String, Value> {
-        if let Some(answers) = self.answers.remove(id) {
-            for (model, answer) in answers {
-                let answered = result.entry(ANSWERS).or_insert_with(|| Map::new().into());
-                if let Value::Object(answered) = answered {
-                    answered.insert(model, answer);
+    fn complete(
+        &mut self,
+        id: &str,
+        mut result: Map<String, Value>,
+        models: &[String],
+    ) -> Map<String, Value> {
+        if let Some(mut answers) = self.answers.remove(id) {
+            let answered = result.entry(ANSWERS).or_insert_with(|| Map::new().into());
+            if let Value::Object(answered) = answered {
+                for model in models {
+                    if let Some((model, answer)) = answers.shift_remove_entry(model) {
+                        answered.insert(model, answer);
+                    }
                 }
+                answered.extend(answers);
             }
         }
-        result.remove(FAILURES);
+        result.shift_remove(FAILURES);
         if let Some(failures) = self.failures.remove(id) {
             result.insert(FAILURES.to_owned(), failures.into());
         }
@@ -231,7 +237,7 @@ fn merge(result: &mut Map<String, Value>, name: &str, before: Option<Value>) {
     let Some(Value::Object(mut joined)) = before else {
         return;
     };
-    if let Some(Value::Object(now)) = result.remove(name) {
+    if let Some(Value::Object(now)) = result.shift_remove(name) {
         joined.extend(now);
     }
     result.insert(name.to_owned(), joined.into());
@@ -242,8 +248,36 @@ fn keep(into: &mut ByModel, id: &str, model: &str, value: Value) {
     models.insert(model.to_owned(), value);
 }
 
-/// Reads a journal to its end, and cuts off a last line that was half written.
-fn replay(journal: &mut File) -> io::Result<ByModel> {
+/// Opens a journal for this run alone; `None` where another has it.
+fn lock_journal(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let mut options = File::options();
+        let journal = options.create(true).read(true).append(true).open(path)?;
+        match journal.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // A run that ends removes its journal, and may have done so before it was locked here.
+        if is_still_at(&journal, path)? {
+            return Ok(Some(journal));
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a journal to its end, and cuts off a last line that was half written. Tells how long it is.
+fn replay(journal: &mut File) -> io::Result<(ByModel, u64)> {
     let mut bytes = Vec::new();
     journal.read_to_end(&mut bytes)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n');
@@ -258,7 +292,7 @@ fn replay(journal: &mut File) -> io::Result<ByModel> {
             keep(&mut answers, &entry.id, &entry.model, entry.answer);
         }
     }
-    Ok(answers)
+    Ok((answers, whole as u64))
 }
 
 /// Reads the results of earlier runs; none where there is no such file.
@@ -282,6 +316,7 @@ fn read_results(output: &Path) -> Result<Map<String, Value>, BatchError> {
     let mut results = Map::new();
     for (line, fields) in read_objects(output)? {
         let id = item_id(&fields);
+        let id = id.and_then(|id| answers_are_objects(&fields).map(|()| id));
         let problem = match id {
             Ok(id) if results.contains_key(&id) => format!("the id {id} is there twice"),
             Ok(id) => {
@@ -348,7 +383,7 @@ mod tests {
         assert!(store.has(&items[0], "a") && !store.has(&items[0], "b"));
         store.record(&items[0], "b", json!(2)).unwrap();
         store.record_failure(&items[1], "a", "no".to_owned());
-        store.finish(&items).unwrap();
+        store.finish(&items, &[]).unwrap();
         assert_eq!(
             lines(&output),
             [
@@ -377,7 +412,7 @@ mod tests {
 
         let store = Store::open(&output).unwrap();
         let two = item(2, json!({"id": 2}));
-        store.finish(core::slice::from_ref(&two)).unwrap();
+        store.finish(core::slice::from_ref(&two), &[]).unwrap();
         let kept = json!({"id": 1, "output_pred": {"a": "kept", "b": "new"}});
         assert_eq!(lines(&output), [json!({"id": 2}), kept]);
     }
@@ -388,6 +423,33 @@ mod tests {
         let output = folder.path().join("out.jsonl");
         let _first = Store::open(&output).unwrap();
         assert!(matches!(Store::open(&output), Err(BatchError::Busy { .. })));
+    }
+
+    #[test]
+    fn a_line_half_written_does_not_spoil_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = item(1, json!({"id": 1}));
+        let mut store = Store::open(&output).unwrap();
+        store.record(&one, "a", json!("kept")).unwrap();
+        let journal = File::open(&store.journal_path).unwrap();
+        let good = core::mem::replace(&mut store.journal, journal);
+        store.record(&one, "b", json!("lost")).unwrap_err();
+        store.journal = good;
+        store.record(&one, "c", json!("kept")).unwrap();
+        drop(store);
+        let store = Store::open(&output).unwrap();
+        assert!(store.has(&one, "a") && !store.has(&one, "b") && store.has(&one, "c"));
+    }
+
+    #[test]
+    fn a_journal_that_was_removed_before_it_was_locked_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let journal = lock_journal(&path).unwrap().unwrap();
+        assert!(is_still_at(&journal, &path).unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(!is_still_at(&journal, &path).unwrap());
     }
 
     #[test]

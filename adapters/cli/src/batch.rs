@@ -1,6 +1,6 @@
 //! `leasehold batch`: a file of items through models, within the limits of the keys.
 
-use crate::{Failure, keys};
+use crate::{Failure, keys, print, tell};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, Template, read_items};
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Environment variable that holds the keys, separated by commas or white space
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
-    /// Calls each key may make in how long, such as 3/60s [default: no limit]
+    /// Calls each key may make of each URL in how long, such as 3/60s [default: no limit]
     #[arg(long, value_name = "CALLS/WINDOW")]
     limit: Option<Rate>,
     /// Calls each key may have in flight at once [default: any number]
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "3")]
     tries: NonZeroU32,
     /// The longest that a call may take
-    #[arg(long, value_name = "SPAN", default_value = "600s", value_parser = parse_span)]
+    #[arg(long, value_name = "SPAN", default_value = "600s", value_parser = parse_timeout)]
     timeout: Duration,
     /// The longest answer, in tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 30 * 1024)]
@@ -102,11 +102,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let summary = batch.run(&arguments.output, &stop, progress)?;
     if arguments.json {
-        println!("{}", as_json(&summary));
+        print(format_args!("{}", as_json(&summary)));
     }
     report(arguments, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0;
     Ok(ExitCode::from(u8::from(!done)))
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_span(text) {
+        Ok(Duration::ZERO) => Err("no call could end in that time".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn models(arguments: &Arguments) -> Result<Vec<String>, Failure> {
@@ -142,8 +150,8 @@ fn stop_on_interrupt() -> Result<Stop, Failure> {
         if theirs.is_requested() {
             process::exit(130);
         }
-        eprintln!("stopping: waiting for the calls under way; interrupt again to quit at once");
         theirs.stop();
+        tell("stopping: waiting for the calls under way; interrupt again to quit at once");
     })
     .map_err(Failure::system)?;
     Ok(stop)
@@ -159,25 +167,25 @@ fn report(arguments: &Arguments, summary: &Summary) {
         ..
     } = summary;
     let output = arguments.output.display();
-    eprintln!(
+    tell(format_args!(
         "{tasks} tasks: {ok} ok, {failed} failed, {earlier} done before, {unfinished} not done, in \
          {:.1} s; results are in {output}",
         summary.elapsed.as_secs_f64()
-    );
+    ));
     for key in summary.keys.iter().filter(|key| key.condemned) {
-        eprintln!(
+        tell(format_args!(
             "the service refuses the key {}; remove or renew it",
             key.key
-        );
+        ));
     }
     if *failed > 0 {
-        eprintln!(
+        tell(format_args!(
             "why tasks failed is in {output} under `output_error`; run the same command again to try \
              them again"
-        );
+        ));
     }
     if *unfinished > 0 {
-        eprintln!("run the same command again to go on");
+        tell(format_args!("run the same command again to go on"));
     }
 }
 

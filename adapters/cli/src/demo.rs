@@ -6,7 +6,7 @@
 //! the `q`-th shortest of the drawn latencies. So `optimum = m * w + (q-th shortest latency)`, whatever
 //! the order of calls and the number of threads.
 
-use crate::{Failure, testbed};
+use crate::{Failure, print, tell, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, read_items};
@@ -25,7 +25,7 @@ const RATE: Rate = Rate {
     limit: NonZeroU32::MIN.saturating_add(2),
     window: Duration::from_secs(2),
 };
-const LATENCY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(80));
+const LATENCY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(40));
 /// The share of the greatest possible speed that is promised.
 const PROMISED_EFFICIENCY: f64 = 0.95;
 
@@ -55,12 +55,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
     .map_err(Failure::system)?;
     if !arguments.json {
-        eprintln!(
+        tell(format_args!(
             "{ITEMS} items x {} models over {KEYS} keys at {RATE} each, calls of {} to {} ms",
             MODELS.len(),
             LATENCY.0.as_millis(),
             LATENCY.1.as_millis()
-        );
+        ));
     }
     let folder = tempfile::tempdir().map_err(Failure::system)?;
     let (input, output) = (
@@ -90,13 +90,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         report,
     };
     if arguments.json {
-        println!("{}", findings.as_json());
+        print(format_args!("{}", findings.as_json()));
     } else {
         findings.print();
     }
     let broken = findings.broken_promises();
     for promise in &broken {
-        eprintln!("broken: {promise}");
+        tell(format_args!("broken: {promise}"));
     }
     Ok(ExitCode::from(u8::from(!broken.is_empty())))
 }
@@ -229,45 +229,48 @@ impl Findings {
             lost,
             ..
         } = self;
-        println!(
+        print(format_args!(
             "key      calls  most in any {}",
             leasehold_core::time::DisplaySpan(RATE.window)
-        );
+        ));
         for key in &report.per_key {
             let bar = "#".repeat(usize::try_from(key.calls).unwrap_or(0));
-            println!(
+            print(format_args!(
                 "{:<8} {:>5}  {:>14}  {bar}",
                 key.key, key.calls, key.max_in_window
-            );
+            ));
         }
-        println!();
-        println!(
+        print("");
+        print(format_args!(
             "tasks          {} ({} ok, {} failed, {lost} lost)",
             summary.tasks, summary.ok, summary.failed
-        );
-        println!(
+        ));
+        print(format_args!(
             "time           {:.2} s; the limits allow {:.2} s",
             summary.elapsed.as_secs_f64(),
             self.optimum.as_secs_f64()
-        );
-        println!("efficiency     {:.1} %", self.efficiency() * 100.0);
-        println!(
+        ));
+        print(format_args!(
+            "efficiency     {:.1} %",
+            self.efficiency() * 100.0
+        ));
+        print(format_args!(
             "balance score  {:.3} (variance {:.2})",
             summary.pool.balance_score(),
             summary.pool.variance()
-        );
-        println!(
+        ));
+        print(format_args!(
             "mean wait      {:.0} ms for a key",
             summary.pool.mean_wait().as_secs_f64() * 1e3
-        );
-        println!(
+        ));
+        print(format_args!(
             "connections    {} opened, reused {} times",
             report.connections_opened,
             self.reused()
-        );
-        println!(
+        ));
+        print(format_args!(
             "the server saw {} calls, refused {}, and at most {} of a key in any window (limit {})",
             report.calls, report.rejected_429, report.max_in_window, RATE.limit
-        );
+        ));
     }
 }

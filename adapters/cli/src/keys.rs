@@ -11,9 +11,9 @@ use std::path::Path;
 pub(crate) fn from_file(path: &Path) -> Result<Vec<ApiKey>, Failure> {
     let text = fs::read_to_string(path);
     let text = text.map_err(|error| {
-        let path = path.display();
+        let name = name(&path.to_string_lossy());
         Failure::usage(format!(
-            "cannot read the keys in {path}: {error}; give a file with a key a line, or put the keys \
+            "cannot read the keys in {name}: {error}; give a file with a key a line, or put the keys \
              into an environment variable and name it with --keys-env"
         ))
     })?;
@@ -29,6 +29,7 @@ pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, Failure> {
             VarError::NotPresent => "is not set",
             VarError::NotUnicode(_) => "is not text",
         };
+        let name = self::name(name);
         Failure::usage(format!(
             "the environment variable {name} {problem}; put the keys into it, or name a file of keys \
              with --keys"
@@ -37,6 +38,16 @@ pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, Failure> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
     let keys = (1..).zip(words.filter(|word| !word.is_empty()));
     read(keys, |number| format!("key {number} in {name}"))
+}
+
+/// What a source of keys is called, unless that is a key itself, given by mistake.
+fn name(source: &str) -> String {
+    let named = source.contains(['/', '.']) || !source.contains('-') || source.len() < 12;
+    if named {
+        source.to_owned()
+    } else {
+        "what looks like a key, which would be seen on the command line".to_owned()
+    }
 }
 
 fn read<'a>(
@@ -80,6 +91,21 @@ mod tests {
         let keys = file("# ours\n sk-aaaaaaaaaa \n\nsk-bbbbbbbbbb\r\n").unwrap();
         let keys: Vec<_> = keys.iter().map(ApiKey::expose).collect();
         assert_eq!(keys, ["sk-aaaaaaaaaa", "sk-bbbbbbbbbb"]);
+    }
+
+    #[test]
+    fn a_key_in_place_of_a_file_is_not_repeated() {
+        for source in ["sk-proj-REALSECRET123456", "sk-REALSECRET123456"] {
+            let from_file = from_file(Path::new(source)).unwrap_err().message;
+            let from_environment = from_environment(source).unwrap_err().message;
+            assert!(!from_file.contains("REAL") && !from_environment.contains("REAL"));
+        }
+        assert!(
+            from_file(Path::new("absent.txt"))
+                .unwrap_err()
+                .message
+                .contains("absent.txt")
+        );
     }
 
     #[test]

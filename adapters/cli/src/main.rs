@@ -10,6 +10,8 @@ mod latency;
 mod testbed;
 
 use clap::{Parser, Subcommand};
+use core::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Leases scarce upstream capacity fairly, and never over its limits.
@@ -53,10 +55,22 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {}", failure.message);
+            tell(format_args!("error: {}", failure.message));
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Prints a line for programs to read.
+fn print(line: impl Display) {
+    // Whoever doesn't read on has no use for the rest, and results are not lost with it.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Tells a person something.
+fn tell(line: impl Display) {
+    // As for `print`; a macro would panic.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Why a command could not do what it was asked for.

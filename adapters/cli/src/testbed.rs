@@ -1,7 +1,7 @@
 //! `leasehold testbed`: upstreams to test against.
 
 use crate::latency::parse_latency;
-use crate::{Failure, keys};
+use crate::{Failure, keys, print};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
@@ -88,10 +88,10 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         let cause = core::error::Error::source(&error).map(|cause| format!(": {cause}"));
         Failure::usage(format!("{error}{}", cause.unwrap_or_default()))
     })?;
-    println!("listening on {}", server.url());
+    print(format_args!("listening on {}", server.url()));
     // It is asked to stop, or can't be any more.
     let _ = interrupted.recv();
-    println!("{}", serde_json::to_string(&server.stop())?);
+    print(format_args!("{}", serde_json::to_string(&server.stop())?));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -274,6 +274,7 @@ fn a_limit_that_is_lower_upstream_loses_nothing() {
     let output = job.run(&testbed.url, &["--limit", "6/300ms"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(job.answers(), 12);
+    assert!(testbed.stop()["rejected_429"].as_u64() > Some(0));
 }
 
 #[test]
@@ -332,7 +333,7 @@ fn what_is_asked_for_wrongly_is_said_clearly_and_changes_nothing() {
     job.write("none.txt", ["# no key"].iter());
     fs::create_dir(job.path("folder")).expect("a folder");
     let path = |name: &str| job.path(name).display().to_string();
-    let cases: [(&[&str], i32, &[&str]); 9] = [
+    let cases: [(&[&str], i32, &[&str]); 11] = [
         (
             &["-i", &path("bad.jsonl")],
             2,
@@ -374,6 +375,21 @@ fn what_is_asked_for_wrongly_is_said_clearly_and_changes_nothing() {
             &["folder", "not a regular file"],
         ),
         (&["-o", &path("bad.jsonl")], 2, &["bad.jsonl:2", "not JSON"]),
+        (
+            &["--timeout", "0s"],
+            2,
+            &["--timeout", "no call could end in that time"],
+        ),
+        (
+            &[
+                "--url",
+                "http://127.0.0.1:1",
+                "--url",
+                "http://127.0.0.1:1/v1",
+            ],
+            2,
+            &["given twice"],
+        ),
     ];
     for (arguments, code, words) in cases {
         let mut base = vec!["-i", "-o", "--keys", "--url", "--limit"];
@@ -404,6 +420,34 @@ fn what_is_asked_for_wrongly_is_said_clearly_and_changes_nothing() {
     let output = fs::read_to_string(job.path("out.jsonl")).expect("it is there");
     assert_eq!(output, "{\"id\":0,\"output_pred\":{\"a\":1}}\n");
     assert!(!job.journal().exists());
+}
+
+#[test]
+fn an_interrupt_is_heard_though_nobody_listens_to_it() {
+    let job = Job::new(40, 4);
+    let testbed = Testbed::start(&["--keys", "4", "--latency", "20ms"]);
+    let mut process = job
+        .command(&testbed.url, &["--workers", "4"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    while lines(&job.journal()) < 10 {
+        thread::yield_now();
+    }
+    drop(process.stderr.take());
+    signal(&process, "INT");
+    assert_eq!(process.wait().expect("it ends").code(), Some(1));
+    assert!(job.answers() < 80);
+}
+
+#[test]
+fn a_prompt_that_is_forbidden_condemns_no_key() {
+    let job = Job::new(10, 4);
+    let testbed = Testbed::start(&["--keys", "4", "--fail-every", "7", "--fail-with", "403"]);
+    let output = job.run(&testbed.url, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(job.answers(), 20);
+    assert!(!text(&output.stderr).contains("refuses the key"));
 }
 
 #[test]

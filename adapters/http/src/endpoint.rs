@@ -5,6 +5,7 @@
 use crate::secret::ApiKey;
 use core::net::IpAddr;
 use ureq::http::Uri;
+use ureq::http::uri::Authority;
 
 /// A service and the key to call it with. It is also what a connection pool belongs to: the same service
 /// under two keys, or spelled in two ways, is two endpoints.
@@ -49,7 +50,7 @@ impl Endpoint {
         }
         let (url, path) = (url.trim_end_matches('/'), uri.path().trim_end_matches('/'));
         Ok(Self {
-            chat_url: chat_url(url, path),
+            chat_url: chat_url(&base(&uri, authority, path)),
             loopback: is_loopback(authority.host()),
             url: url.to_owned(),
             key,
@@ -80,17 +81,29 @@ impl Endpoint {
     }
 }
 
-fn chat_url(url: &str, path: &str) -> String {
-    let last = path.rsplit('/').next().unwrap_or_default();
+/// The URL as every spelling of it is called: the scheme and host in small letters, the usual port left
+/// out.
+fn base(uri: &Uri, authority: &Authority, path: &str) -> String {
+    let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let host = authority.host().to_ascii_lowercase();
+    let usual = if scheme == "https" { 443 } else { 80 };
+    match authority.port_u16().filter(|port| *port != usual) {
+        Some(port) => format!("{scheme}://{host}:{port}{path}"),
+        None => format!("{scheme}://{host}{path}"),
+    }
+}
+
+fn chat_url(base: &str) -> String {
+    let last = base.rsplit('/').next().unwrap_or_default();
     let versioned = last.strip_prefix('v').is_some_and(|number| {
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     });
-    if path.ends_with("/chat/completions") {
-        url.to_owned()
+    if base.ends_with("/chat/completions") {
+        base.to_owned()
     } else if versioned {
-        format!("{url}/chat/completions")
+        format!("{base}/chat/completions")
     } else {
-        format!("{url}/v1/chat/completions")
+        format!("{base}/v1/chat/completions")
     }
 }
 
@@ -144,6 +157,8 @@ mod tests {
             ("http://h:1", "http://h:1/v1/chat/completions"),
             (" https://h/ ", "https://h/v1/chat/completions"),
             ("http://h:1/v1", "http://h:1/v1/chat/completions"),
+            ("http://H:80/v1", "http://h/v1/chat/completions"),
+            ("https://h:443/V", "https://h/V/v1/chat/completions"),
             ("http://h:1/v1//", "http://h:1/v1/chat/completions"),
             (
                 "http://[::1]:1/api",

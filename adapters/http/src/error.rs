@@ -199,12 +199,19 @@ impl CallError {
         })
     }
 
-    /// Whether the key won't work again without somebody's help: 401, 402, 403, or 429 with the quota
-    /// used up.
+    /// Whether the key won't work again without somebody's help: 401, 402, or 429 with the quota used
+    /// up.
     #[must_use]
     pub fn condemns_key(&self) -> bool {
         self.refusal()
-            .is_some_and(|refusal| matches!(refusal.status, 401..=403) || refusal.is_out_of_quota())
+            .is_some_and(|refusal| matches!(refusal.status, 401 | 402) || refusal.is_out_of_quota())
+    }
+
+    /// Whether the same call may succeed with another key: 403, which services answer both to a key
+    /// that may not use a model and to a prompt that nobody may send.
+    #[must_use]
+    pub fn may_suit_another_key(&self) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.status == 403)
     }
 }
 
@@ -312,7 +319,7 @@ mod tests {
             (400, None, None, false, false, false),
             (401, None, None, false, false, true),
             (402, None, None, false, false, true),
-            (403, None, None, false, false, true),
+            (403, None, None, false, false, false),
             (404, None, None, false, false, false),
             (408, None, None, true, false, false),
             (409, None, None, true, false, false),
