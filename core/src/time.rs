@@ -90,6 +90,22 @@ pub fn earliest(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
     }
 }
 
+/// From one clock to another that shows a different time at the same moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shift {
+    pub(crate) from: Tick,
+    pub(crate) to: Tick,
+}
+
+impl Shift {
+    /// What the other clock shows at `tick`, or the nearest that it can.
+    pub(crate) fn tick(self, tick: Tick) -> Tick {
+        let (from, to) = (self.from.0, self.to.0);
+        let later = tick.0.saturating_add(to.saturating_sub(from));
+        Tick(later.saturating_sub(from.saturating_sub(to)))
+    }
+}
+
 /// A span in nanoseconds; spans over 584 years count as 584 years.
 pub(crate) const fn saturating_nanos(span: Duration) -> u64 {
     let nanos = span.as_nanos();

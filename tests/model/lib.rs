@@ -6,6 +6,8 @@
 pub mod grammar;
 pub mod limits;
 pub mod pool;
+pub mod quota;
+pub mod snapshot;
 
 use arbitrary::{Arbitrary, Unstructured};
 

@@ -77,6 +77,8 @@ pub enum Op {
     /// Saves and restores.
     #[proptest(weight = 2)]
     Restart,
+    /// Goes on by a clock that is so many ticks ahead of the oracle's.
+    Rebase(u8),
     /// Lets time pass, at most 15 ticks.
     #[proptest(weight = 6)]
     Advance(u8),
@@ -160,6 +162,7 @@ impl Setup {
     pub fn oracle(self) -> Oracle {
         Oracle {
             setup: self,
+            as_if: false,
             limit: self.units().into(),
             largest_limit: self.units().into(),
             latest: 0,
@@ -184,6 +187,8 @@ pub struct Use {
 #[derive(Clone, Debug)]
 pub struct Oracle {
     setup: Setup,
+    /// Whether every settlement counts from the time of its admission.
+    as_if: bool,
     limit: u64,
     largest_limit: u64,
     latest: u64,
@@ -192,6 +197,13 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// The same with every settlement counted from the time of its admission.
+    #[must_use]
+    pub fn settled_as_if(mut self) -> Self {
+        self.as_if = true;
+        self
+    }
+
     /// Admits `cost` units if they fit at `now`, and answers the tick they are booked at.
     pub fn try_acquire(&mut self, now: u64, cost: u64) -> Option<u64> {
         let now = self.clamp(now);
@@ -222,7 +234,7 @@ impl Oracle {
         let latest = self.latest;
         let one = &mut self.uses[which];
         one.settled = Some(latest);
-        if !self.setup.kind.is_level() {
+        if self.as_if || !self.setup.kind.is_level() {
             one.units = actual;
         } else if actual > one.units {
             // Levels take what is owed when it becomes known.
@@ -424,15 +436,17 @@ pub fn run(case: &Case) {
     let mut now = 0u64;
     let mut open: Vec<(usize, Tick, u32)> = Vec::new();
     let mut overdrawn = false;
+    let mut ahead = 0u64;
     for op in &case.ops {
-        let tick = Tick::from_nanos(now);
+        let tick = Tick::from_nanos(now + ahead);
         match *op {
             Op::Acquire(cost) => {
                 let cost = u32::from(cost % 8);
                 let before = machine.clone();
                 let expected = oracle.try_acquire(now, cost.into());
                 let got = machine.try_acquire(tick, cost);
-                assert_eq!(got.ok().map(Tick::as_nanos), expected, "{op:?} at {now}");
+                let booked = got.ok().map(|booked| booked.as_nanos() - ahead);
+                assert_eq!(booked, expected, "{op:?} at {now}");
                 match got {
                     Ok(booked) if cost > 0 => open.push((oracle.uses.len() - 1, booked, cost)),
                     Ok(_) => {}
@@ -446,7 +460,7 @@ pub fn run(case: &Case) {
                 let cost = u32::from(cost % 8).max(1);
                 overdrawn |= !oracle.admits(now, cost.into());
                 let booked = machine.charge(tick, cost);
-                assert_eq!(booked.as_nanos(), oracle.charge(now, cost.into()));
+                assert_eq!(booked.as_nanos() - ahead, oracle.charge(now, cost.into()));
                 open.push((oracle.uses.len() - 1, booked, cost));
             }
             Op::Settle { which, actual } => {
@@ -475,16 +489,27 @@ pub fn run(case: &Case) {
                 assert_eq!(restored, machine);
                 machine = restored;
             }
+            Op::Rebase(ticks) => {
+                // Near the end of time the clocks would end at different times.
+                if now < u64::MAX / 2 {
+                    let (from, to) = (tick, Tick::from_nanos(now + u64::from(ticks)));
+                    machine.rebase(from, to);
+                    for (_, booked, _) in &mut open {
+                        *booked = Tick::from_nanos(booked.as_nanos() - ahead + u64::from(ticks));
+                    }
+                    ahead = ticks.into();
+                }
+            }
             Op::Advance(ticks) => now = now.saturating_add(u64::from(ticks % 16)),
             Op::Back(ticks) => now = now.saturating_sub(ticks.into()),
             Op::Leap(ticks) => now = now.saturating_add(ticks.into()),
             Op::ToTheEnd(left) => {
-                if left < 64 {
+                if left < 64 && ahead == 0 {
                     now = u64::MAX - u64::from(left);
                 }
             }
         }
-        compare(&machine, &oracle, now);
+        compare(&machine, &oracle, now, ahead);
     }
     if !overdrawn {
         oracle.judge(|span| largest.worst_case(span));
@@ -504,13 +529,13 @@ fn set_limit(machine: &mut Limiter, limit: NonZeroU32) -> bool {
     true
 }
 
-fn compare(machine: &Limiter, oracle: &Oracle, now: u64) {
-    let tick = Tick::from_nanos(now);
+fn compare(machine: &Limiter, oracle: &Oracle, now: u64, ahead: u64) {
+    let tick = Tick::from_nanos(now + ahead);
     let present = oracle.clamp(now);
     for cost in 0..8u32 {
         match machine.earliest(tick, cost) {
             Wait::Until(then) => {
-                let then = then.as_nanos();
+                let then = then.as_nanos() - ahead;
                 assert!(
                     then >= present && oracle.admits(then, cost.into()),
                     "{cost} at {then}"
@@ -530,6 +555,7 @@ fn compare(machine: &Limiter, oracle: &Oracle, now: u64) {
     assert_eq!(u64::from(machine.available(tick)), available, "at {now}");
     match machine.next_change(tick) {
         Some(then) => {
+            let then = Tick::from_nanos(then.as_nanos() - ahead);
             assert!(then.as_nanos() > present);
             assert!(
                 oracle.available(then.as_nanos()) > available,

@@ -1,6 +1,6 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{decode, grammar, limits, pool};
+use leasehold_tests::{decode, grammar, limits, pool, quota, snapshot};
 use std::fs;
 use std::path::Path;
 
@@ -32,6 +32,18 @@ fn limits_corpus() {
 #[test]
 fn pool_corpus() {
     replay("pool", |bytes| decode(bytes).map(|case| pool::run(&case)));
+}
+
+#[test]
+fn quota_corpus() {
+    replay("quota", |bytes| decode(bytes).map(|case| quota::run(&case)));
+}
+
+#[test]
+fn snapshot_corpus() {
+    replay("snapshot", |bytes| {
+        decode(bytes).map(|case| snapshot::run(&case))
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod corpus;
 mod grammar;
 mod limits;
 mod pool;
+mod quota;
 
 use proptest::test_runner::Config;
 

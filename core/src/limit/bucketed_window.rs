@@ -5,7 +5,7 @@
 //! because a window that doesn't begin at a bucket's edge touches one more. `start` is that of `latest`.
 
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::{Shift, Tick, saturating_nanos};
 use alloc::boxed::Box;
 use alloc::vec;
 use core::num::{NonZeroU32, NonZeroU64};
@@ -45,7 +45,6 @@ pub struct BucketedWindow<C = Box<[u32]>> {
     /// When something was last admitted or settled.
     latest: Tick,
     counts: C,
-    #[cfg_attr(feature = "serde", serde(skip))]
     start: u64,
     slot: usize,
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -277,6 +276,12 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         None
     }
 
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
+        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+    }
+
     fn worst_case(&self, span: Duration) -> u64 {
         let Some(reach) = saturating_nanos(span).checked_sub(1) else {
             return 0;
@@ -297,6 +302,7 @@ struct Snapshot {
     anchor: Anchor,
     latest: Tick,
     counts: Box<[u32]>,
+    start: u64,
     slot: usize,
     in_flight: u64,
 }
@@ -310,6 +316,7 @@ impl<'de> serde::Deserialize<'de> for BucketedWindow {
         let buckets = (read.counts.len() as u64).saturating_sub(1);
         let window = read.width.get().checked_mul(buckets);
         let window = window.ok_or_else(|| D::Error::custom(Contradiction))?;
+        super::check_start(read.start, read.latest, read.width).map_err(D::Error::custom)?;
         if read.slot >= read.counts.len() {
             return Err(D::Error::custom(Contradiction));
         }
@@ -317,8 +324,7 @@ impl<'de> serde::Deserialize<'de> for BucketedWindow {
         let mut restored = Self::with_counts(read.limit, window, read.anchor, read.counts)
             .map_err(D::Error::custom)?;
         restored.latest = read.latest;
-        let bucket = read.latest.as_nanos() / read.width;
-        restored.start = bucket.saturating_mul(read.width.get());
+        restored.start = read.start;
         restored.slot = read.slot;
         let counts = restored.counts.iter();
         restored.counted = counts.fold(0, |sum, count| sum.saturating_add((*count).into()));

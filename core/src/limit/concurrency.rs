@@ -80,6 +80,8 @@ impl Limit for Concurrency {
         None
     }
 
+    fn rebase(&mut self, _: Tick, _: Tick) {}
+
     fn worst_case(&self, span: Duration) -> u64 {
         if span.is_zero() { 0 } else { u64::MAX }
     }

@@ -4,7 +4,7 @@
 //! `latest`.
 
 use super::{ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -30,13 +30,12 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(from = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
 pub struct FixedWindow {
     limit: NonZeroU32,
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
-    #[cfg_attr(feature = "serde", serde(skip))]
     start: u64,
     counted: u32,
 }
@@ -140,6 +139,12 @@ impl Limit for FixedWindow {
         self.end().filter(|_| self.counted_at(now) > 0)
     }
 
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
+        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+    }
+
     fn worst_case(&self, span: Duration) -> u64 {
         let Some(reach) = saturating_nanos(span).checked_sub(1) else {
             return 0;
@@ -149,26 +154,29 @@ impl Limit for FixedWindow {
     }
 }
 
-/// What a snapshot says.
+/// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
+    start: u64,
     counted: u32,
 }
 
 #[cfg(feature = "serde")]
-impl From<Snapshot> for FixedWindow {
-    fn from(read: Snapshot) -> Self {
-        let window = read.latest.as_nanos() / read.width;
-        Self {
+impl TryFrom<Snapshot> for FixedWindow {
+    type Error = super::SnapshotError;
+
+    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
+        super::check_start(read.start, read.latest, read.width)?;
+        Ok(Self {
             limit: read.limit,
             width: read.width,
             latest: read.latest,
-            start: window.saturating_mul(read.width.get()),
+            start: read.start,
             counted: read.counted,
-        }
+        })
     }
 }

@@ -6,7 +6,7 @@
 use super::pace::halves;
 use super::pace::{Pace, carry_over};
 use super::{ConfigError, Limit, Wait};
-use crate::time::Tick;
+use crate::time::{Shift, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -165,6 +165,11 @@ impl Limit for Gcra {
             Wait::Until(tick) => Some(tick),
             Wait::ForSettlement | Wait::Never => None,
         }
+    }
+
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        self.latest = Shift { from, to }.tick(self.latest);
+        self.due = self.pace.rebase(self.due, from, to);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {

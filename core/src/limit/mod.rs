@@ -10,6 +10,7 @@ mod fixed_window;
 mod gcra;
 mod pace;
 mod pacing;
+mod quota;
 mod rate;
 mod sliding_counter;
 mod sliding_log;
@@ -21,6 +22,9 @@ pub use concurrency::Concurrency;
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
 pub use pacing::Pacing;
+#[cfg(feature = "serde")]
+pub use quota::QuotaSnapshot;
+pub use quota::{Claim, Cost, Quota, QuotaError, ReservationId, Rule, Scope, StaleReservation};
 pub use rate::{ParseRateError, Rate};
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
@@ -123,6 +127,10 @@ pub trait Limit {
     /// The first tick after `now` at which more is available if nothing happens until then.
     fn next_change(&self, now: Tick) -> Option<Tick>;
 
+    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. Where the
+    /// other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
+    fn rebase(&mut self, from: Tick, to: Tick);
+
     /// The most units that are ever admitted in a half-open span of this length, provided that
     /// nothing is charged beyond the limit or settled at more than was reserved. Under
     /// [`Anchor::Completion`] it holds for any choice of arrival between grant and settlement.
@@ -173,6 +181,10 @@ macro_rules! limiter {
                 match self { $(Self::$algorithm(limit) => limit.next_change(now),)* }
             }
 
+            fn rebase(&mut self, from: Tick, to: Tick) {
+                match self { $(Self::$algorithm(limit) => limit.rebase(from, to),)* }
+            }
+
             fn worst_case(&self, span: Duration) -> u64 {
                 match self { $(Self::$algorithm(limit) => limit.worst_case(span),)* }
             }
@@ -190,6 +202,19 @@ limiter!(
     Pacing,
     Concurrency
 );
+
+/// Checks that a window or bucket that begins at `start` is that of `latest`.
+#[cfg(feature = "serde")]
+fn check_start(
+    start: u64,
+    latest: Tick,
+    width: core::num::NonZeroU64,
+) -> Result<(), SnapshotError> {
+    match latest.as_nanos().checked_sub(start) {
+        Some(within) if within < width.get() => Ok(()),
+        Some(_) | None => Err(SnapshotError::Contradiction),
+    }
+}
 
 /// The nanoseconds of a window that an algorithm can work with.
 fn window_nanos(window: Duration) -> Result<u64, ConfigError> {

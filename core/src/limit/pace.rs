@@ -4,7 +4,7 @@
 //! `per_unit`.
 
 use super::{ConfigError, window_nanos};
-use crate::time::saturating_nanos;
+use crate::time::{Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -63,6 +63,13 @@ impl Pace {
     /// The parts that a span is worth.
     pub(super) fn worth(self, nanos: u64) -> u128 {
         u128::from(self.per_nano.get()).saturating_mul(nanos.into())
+    }
+
+    /// A point in time in parts, as another clock shows it.
+    pub(super) fn rebase(self, parts: u128, from: Tick, to: Tick) -> u128 {
+        let (from, to) = (self.worth(from.as_nanos()), self.worth(to.as_nanos()));
+        let later = parts.saturating_add(to.saturating_sub(from));
+        later.saturating_sub(from.saturating_sub(to))
     }
 
     /// The nanoseconds, rounded up, until a span is worth this many parts; `None` beyond 584 years.

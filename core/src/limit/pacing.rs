@@ -6,7 +6,7 @@ use super::pace::Pace;
 #[cfg(feature = "serde")]
 use super::pace::halves;
 use super::{ConfigError, Limit, Wait};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -141,6 +141,11 @@ impl Limit for Pacing {
             Wait::Until(tick) if tick > now.max(self.latest) => Some(tick),
             Wait::Until(_) | Wait::ForSettlement | Wait::Never => None,
         }
+    }
+
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        self.latest = Shift { from, to }.tick(self.latest);
+        self.due = self.pace.rebase(self.due, from, to);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {

@@ -4,7 +4,7 @@
 //! and `previous` in the one before.
 
 use super::{ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -41,7 +41,6 @@ pub struct SlidingCounter {
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
-    #[cfg_attr(feature = "serde", serde(skip))]
     start: u64,
     previous: u32,
     current: u32,
@@ -205,6 +204,12 @@ impl Limit for SlidingCounter {
         }
     }
 
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
+        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+    }
+
     fn worst_case(&self, span: Duration) -> u64 {
         let Some(after) = saturating_nanos(span).checked_sub(1) else {
             return 0;
@@ -235,6 +240,7 @@ struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
+    start: u64,
     previous: u32,
     current: u32,
 }
@@ -246,9 +252,9 @@ impl TryFrom<Snapshot> for SlidingCounter {
     fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
         let width = Duration::from_nanos(read.width.get());
         let mut counter = Self::new(read.limit, width)?;
-        let window = read.latest.as_nanos() / read.width;
+        super::check_start(read.start, read.latest, read.width)?;
         counter.latest = read.latest;
-        counter.start = window.saturating_mul(read.width.get());
+        counter.start = read.start;
         counter.previous = read.previous;
         counter.current = read.current;
         Ok(counter)

@@ -4,7 +4,7 @@
 //! and `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::{Shift, Tick, saturating_nanos};
 use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -242,6 +242,14 @@ impl Limit for SlidingLog {
         None
     }
 
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
+        for stamp in &mut self.stamps {
+            stamp.at = shift.tick(stamp.at);
+        }
+    }
+
     fn worst_case(&self, span: Duration) -> u64 {
         let windows = saturating_nanos(span).div_ceil(self.window);
         windows.saturating_mul(self.limit.get().into())
@@ -268,7 +276,7 @@ impl TryFrom<Snapshot> for SlidingLog {
         let mut log = Self::new(read.limit, Duration::from_nanos(read.window), read.anchor)?;
         let mut last = None;
         for stamp in &read.stamps {
-            if last.is_some_and(|last| last >= stamp.at)
+            if last.is_some_and(|last| last > stamp.at)
                 || stamp.at > read.latest
                 || stamp.units == 0
             {
@@ -329,6 +337,16 @@ mod tests {
         let mut log = log(1, 10, Anchor::Grant);
         log.try_acquire(Tick::MAX, 1).unwrap();
         assert_eq!(log.try_acquire(Tick::MAX, 1), Err(Wait::Never));
+    }
+
+    #[test]
+    fn its_memory_grows_with_requests_and_not_with_units() {
+        let mut log = log(u32::MAX, 10, Anchor::Grant);
+        for now in 0..100 {
+            log.try_acquire(tick(now), 1_000_000).unwrap();
+        }
+        assert_eq!(log.stamps.len(), 100);
+        assert_eq!(size_of::<Stamp>(), 16);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::pace::{Pace, carry_over};
 use super::{ConfigError, Limit, Wait};
-use crate::time::Tick;
+use crate::time::{Shift, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -172,6 +172,10 @@ impl Limit for TokenBucket {
             Wait::Until(tick) => Some(tick),
             Wait::ForSettlement | Wait::Never => None,
         }
+    }
+
+    fn rebase(&mut self, from: Tick, to: Tick) {
+        self.latest = Shift { from, to }.tick(self.latest);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {

@@ -1,0 +1,616 @@
+//! Several limits taken as one.
+//!
+//! Invariant: a reservation is booked with every rule that applies to it or with none; and each rule's
+//! state is what it would be if every settled reservation had been admitted at its real cost in the
+//! first place.
+
+use super::{Limit, Limiter, Unit, Wait};
+use crate::heap::IndexedHeap;
+use crate::slab::{Handle, Slab};
+use crate::time::Tick;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// What a request costs, or turned out to have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Cost {
+    /// Requests, as a rule 1.
+    pub requests: u32,
+    /// Tokens.
+    pub tokens: u32,
+}
+
+impl Cost {
+    fn of(self, unit: Unit) -> u32 {
+        match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.tokens,
+        }
+    }
+}
+
+/// Who asks and for what. The numbers are the caller's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The member it goes to, such as a key.
+    pub member: u32,
+    /// The group that its member belongs to, such as the account of the key.
+    pub group: u32,
+    /// Its class, such as a model.
+    pub class: u32,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// For whom a limit is counted anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Scope {
+    /// For nobody: all share it.
+    Pool,
+    /// For each group.
+    Group,
+    /// For each member.
+    Member,
+}
+
+/// A limit, in which unit it counts, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Rule {
+    scope: Scope,
+    each_class: bool,
+    unit: Unit,
+    limit: Limiter,
+}
+
+impl Rule {
+    /// Counts `unit` by `limit`, anew for each that `scope` names.
+    pub fn new(scope: Scope, unit: Unit, limit: impl Into<Limiter>) -> Self {
+        Self {
+            scope,
+            each_class: false,
+            unit,
+            limit: limit.into(),
+        }
+    }
+
+    /// Counts each class by itself.
+    #[must_use]
+    pub fn each_class(mut self) -> Self {
+        self.each_class = true;
+        self
+    }
+}
+
+/// Names one count: of which rule, for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Place {
+    rule: usize,
+    owner: u32,
+    class: u32,
+}
+
+/// Names a reservation of one quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReservationId(Handle);
+
+/// A reservation that has been settled or has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reservation has been settled or has expired")]
+pub struct StaleReservation;
+
+/// Why a quota could not be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaError {
+    /// Reservations would have expired as they were made.
+    #[error("a reservation needs a time to live above zero")]
+    EmptyReservation,
+}
+
+#[derive(Clone, Debug)]
+struct Reservation {
+    member: u32,
+    at: Tick,
+    cost: Cost,
+    booked: Vec<Booked>,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Booked {
+    place: Place,
+    at: Tick,
+    units: u32,
+    /// Where it stands in the history of a limit that keeps one.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    entry: Option<u64>,
+}
+
+/// What an upstream has said that it will still serve, until when.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Ceiling {
+    remaining: u32,
+    since: Tick,
+    until: Tick,
+}
+
+/// Takes several limits all or none, at a cost that may be known only afterwards.
+///
+/// A reservation is made at the expected cost and settled at the real one; then everything is as if the
+/// real one had been admitted at the time of the reservation. One that is never settled expires, and
+/// counts as it was reserved. Limits also learn from the upstream: a [`Ceiling`](Self::observe) or a
+/// [pause](Self::throttle) tightens them for a time and never loosens them.
+///
+/// A decision costs O(log n) in counts for each rule, and what each rule's algorithm does; a settlement
+/// at a different cost that of deciding anew, for a token bucket, GCRA or pacing, all that was reserved
+/// since. Memory is that of each count that was ever used, and of the reservations of one time to live.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use core::time::Duration;
+/// use leasehold_core::limit::{Anchor, Claim, Cost, Quota, Rule, Scope, SlidingLog, TokenBucket, Unit};
+/// use leasehold_core::time::Tick;
+///
+/// let minute = Duration::from_secs(60);
+/// let count = |count| NonZeroU32::new(count).unwrap();
+/// let requests = SlidingLog::new(count(3), minute, Anchor::Completion)?;
+/// let tokens = TokenBucket::new(count(40_000), minute, count(40_000))?;
+/// let mut quota = Quota::new(
+///     [
+///         Rule::new(Scope::Member, Unit::Requests, requests),
+///         Rule::new(Scope::Group, Unit::Tokens, tokens).each_class(),
+///     ],
+///     Duration::from_secs(600),
+/// )?;
+/// let cost = Cost { requests: 1, tokens: 30_000 };
+/// let claim = Claim { member: 7, group: 1, class: 0, cost };
+/// let first = quota.try_acquire(Tick::ZERO, claim).unwrap();
+/// assert!(quota.try_acquire(Tick::ZERO, claim).is_err());
+/// quota.settle(Tick::ZERO, first, Cost { requests: 1, tokens: 500 })?;
+/// assert!(quota.try_acquire(Tick::ZERO, claim).is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Quota {
+    rules: Vec<Rule>,
+    ttl: Duration,
+    /// When something was last reserved or settled.
+    latest: Tick,
+    counts: BTreeMap<Place, Count>,
+    reservations: Slab<Reservation>,
+    deadlines: IndexedHeap<(Tick, u64)>,
+    /// Counts reservations, so that those with one deadline expire in their order.
+    sequence: u64,
+    ceilings: BTreeMap<(u32, Unit), Ceiling>,
+    pauses: BTreeMap<u32, Tick>,
+}
+
+impl Quota {
+    /// A quota of these rules, whose reservations expire after `ttl`. Under a completion anchor the
+    /// request counts as completed then: choose a `ttl` above the longest time that one can take.
+    ///
+    /// # Errors
+    /// Where `ttl` is zero.
+    pub fn new(rules: impl IntoIterator<Item = Rule>, ttl: Duration) -> Result<Self, QuotaError> {
+        if ttl.is_zero() {
+            return Err(QuotaError::EmptyReservation);
+        }
+        Ok(Self {
+            rules: rules.into_iter().collect(),
+            ttl,
+            latest: Tick::ZERO,
+            counts: BTreeMap::new(),
+            reservations: Slab::new(),
+            deadlines: IndexedHeap::new(),
+            sequence: 0,
+            ceilings: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+        })
+    }
+
+    /// Reserves what is claimed with every rule, or with none and says when to ask again.
+    ///
+    /// # Errors
+    /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
+    pub fn try_acquire(&mut self, now: Tick, claim: Claim) -> Result<ReservationId, Wait> {
+        self.handle_timeout(now);
+        let now = now.max(self.latest);
+        match self.earliest(now, claim) {
+            Wait::Until(at) if at <= now => {}
+            wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
+        }
+        if !self.reservations.has_room() {
+            return Err(Wait::ForSettlement);
+        }
+        self.latest = now;
+        let mut booked = Vec::new();
+        for (rule, place) in places(&self.rules, claim) {
+            let units = claim.cost.of(rule.unit);
+            if units > 0 {
+                let count = self.counts.entry(place);
+                let count = count.or_insert_with(|| Count::new(rule.limit.clone()));
+                booked.push(count.book(now, place, units));
+            }
+        }
+        for unit in [Unit::Requests, Unit::Tokens] {
+            if let Some(ceiling) = self.ceilings.get_mut(&(claim.member, unit)) {
+                ceiling.remaining = ceiling.remaining.saturating_sub(claim.cost.of(unit));
+            }
+        }
+        let reservation = Reservation {
+            member: claim.member,
+            at: now,
+            cost: claim.cost,
+            booked,
+        };
+        let handle = self.reservations.insert(reservation);
+        let handle = handle.ok_or(Wait::ForSettlement)?;
+        self.expire_at(handle, now.saturating_add(self.ttl));
+        Ok(ReservationId(handle))
+    }
+
+    /// When the claim could be met by all rules: exact, provided that nothing is reserved, settled,
+    /// expired or observed until then.
+    #[must_use]
+    pub fn earliest(&self, now: Tick, claim: Claim) -> Wait {
+        let now = now.max(self.latest);
+        let pause = self.pauses.get(&claim.member).copied().unwrap_or(now);
+        let mut wait = Wait::Until(now.max(pause));
+        for unit in [Unit::Requests, Unit::Tokens] {
+            if let Some(ceiling) = self.ceilings.get(&(claim.member, unit))
+                && claim.cost.of(unit) > ceiling.remaining
+            {
+                wait = later(wait, Wait::Until(now.max(ceiling.until)));
+            }
+        }
+        for (rule, place) in places(&self.rules, claim) {
+            let limit = self
+                .counts
+                .get(&place)
+                .map_or(&rule.limit, |count| &count.limit);
+            wait = later(wait, limit.earliest(now, claim.cost.of(rule.unit)));
+        }
+        wait
+    }
+
+    /// Ends a reservation at its real cost, zero for what was never used.
+    ///
+    /// # Errors
+    /// Where it has been settled or has expired.
+    pub fn settle(
+        &mut self,
+        now: Tick,
+        reservation: ReservationId,
+        actual: Cost,
+    ) -> Result<(), StaleReservation> {
+        self.handle_timeout(now);
+        self.end(now, reservation.0, Some(actual))
+    }
+
+    /// Takes back a reservation that was never used.
+    ///
+    /// # Errors
+    /// Where it has been settled or has expired.
+    pub fn refund(
+        &mut self,
+        now: Tick,
+        reservation: ReservationId,
+    ) -> Result<(), StaleReservation> {
+        self.settle(now, reservation, Cost::default())
+    }
+
+    /// Learns that an upstream will serve a member only `remaining` more of a unit until `reset`. What
+    /// was learnt before holds as well until its own reset, if that is not sooner.
+    pub fn observe(&mut self, now: Tick, member: u32, unit: Unit, remaining: u32, reset: Tick) {
+        let now = now.max(self.latest);
+        if reset <= now {
+            return;
+        }
+        let said = Ceiling {
+            remaining,
+            since: now,
+            until: reset,
+        };
+        let known = self.ceilings.entry((member, unit)).or_insert(said);
+        if known.until < reset {
+            let least = if known.until > now {
+                known.remaining
+            } else {
+                u32::MAX
+            };
+            *known = Ceiling {
+                remaining: remaining.min(least),
+                ..said
+            };
+        } else if remaining < known.remaining {
+            known.remaining = remaining;
+            known.since = now;
+        }
+    }
+
+    /// Admits nothing for a member until `until`; a pause that is longer already stays.
+    pub fn throttle(&mut self, member: u32, until: Tick) {
+        let pause = self.pauses.entry(member).or_insert(until);
+        *pause = until.max(*pause);
+    }
+
+    /// Forgets all that is known of a member, for one that is gone for good.
+    pub fn forget_member(&mut self, member: u32) {
+        self.pauses.remove(&member);
+        self.ceilings.retain(|(of, _), _| *of != member);
+        let rules = &self.rules;
+        self.counts.retain(|place, _| {
+            let rule = rules.get(place.rule);
+            place.owner != member || rule.is_some_and(|rule| rule.scope != Scope::Member)
+        });
+    }
+
+    /// Lets reservations expire that are due.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        while let Some(((deadline, _), slot)) = self.deadlines.peek()
+            && deadline <= now
+            && let Some(handle) = self.reservations.handle_at(slot)
+        {
+            if self.end(now, handle, None).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never. O(1).
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.deadlines.peek().map(|((deadline, _), _)| deadline)
+    }
+
+    fn expire_at(&mut self, reservation: Handle, deadline: Tick) {
+        self.sequence = self.sequence.saturating_add(1);
+        self.deadlines
+            .set(reservation.slot(), (deadline, self.sequence));
+    }
+
+    /// Ends a reservation at its real cost, or at the reserved one where that isn't known.
+    fn end(
+        &mut self,
+        now: Tick,
+        handle: Handle,
+        actual: Option<Cost>,
+    ) -> Result<(), StaleReservation> {
+        let ended = self.reservations.remove(handle).ok_or(StaleReservation)?;
+        self.deadlines.remove(handle.slot());
+        let now = now.max(self.latest);
+        self.latest = now;
+        for booked in ended.booked {
+            let Some(unit) = self.rules.get(booked.place.rule).map(|rule| rule.unit) else {
+                continue;
+            };
+            let used = actual.map_or(booked.units, |actual| actual.of(unit));
+            if let Some(count) = self.counts.get_mut(&booked.place) {
+                count.settle(now, booked, used);
+            }
+        }
+        for unit in [Unit::Requests, Unit::Tokens] {
+            if let Some(ceiling) = self.ceilings.get_mut(&(ended.member, unit))
+                && ceiling.since <= ended.at
+            {
+                let used = actual.unwrap_or(ended.cost).of(unit);
+                let unused = ended.cost.of(unit).saturating_sub(used);
+                ceiling.remaining = ceiling.remaining.saturating_add(unused);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rules and the counts that a claim is held to.
+fn places(rules: &[Rule], claim: Claim) -> impl Iterator<Item = (&Rule, Place)> {
+    rules.iter().enumerate().map(move |(index, rule)| {
+        let place = Place {
+            rule: index,
+            owner: match rule.scope {
+                Scope::Pool => 0,
+                Scope::Group => claim.group,
+                Scope::Member => claim.member,
+            },
+            class: if rule.each_class { claim.class } else { 0 },
+        };
+        (rule, place)
+    })
+}
+
+/// When both are over.
+fn later(a: Wait, b: Wait) -> Wait {
+    match (a, b) {
+        (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
+        (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
+        (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
+    }
+}
+
+/// One limit's state.
+#[derive(Clone, Debug)]
+struct Count {
+    limit: Limiter,
+    /// For algorithms whose state is a level, which forgets what made it.
+    history: Option<History>,
+}
+
+/// What was booked since the oldest reservation that is open, on top of what was before.
+#[derive(Clone, Debug)]
+struct History {
+    before: Limiter,
+    entries: VecDeque<Entry>,
+    /// Entries that have been folded into `before`.
+    folded: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Tick,
+    units: u32,
+    open: bool,
+}
+
+impl Count {
+    fn new(limit: Limiter) -> Self {
+        let history = match &limit {
+            Limiter::TokenBucket(_) | Limiter::Gcra(_) | Limiter::Pacing(_) => Some(History {
+                before: limit.clone(),
+                entries: VecDeque::new(),
+                folded: 0,
+            }),
+            Limiter::SlidingLog(_)
+            | Limiter::BucketedWindow(_)
+            | Limiter::SlidingCounter(_)
+            | Limiter::FixedWindow(_)
+            | Limiter::Concurrency(_) => None,
+        };
+        Self { limit, history }
+    }
+
+    fn book(&mut self, now: Tick, place: Place, units: u32) -> Booked {
+        let at = self.limit.charge(now, units);
+        let entry = self.history.as_mut().map(|history| {
+            history.entries.push_back(Entry {
+                at,
+                units,
+                open: true,
+            });
+            let last = (history.entries.len() as u64).saturating_sub(1);
+            history.folded.saturating_add(last)
+        });
+        Booked {
+            place,
+            at,
+            units,
+            entry,
+        }
+    }
+
+    fn settle(&mut self, now: Tick, booked: Booked, used: u32) {
+        let Some(history) = &mut self.history else {
+            self.limit.settle(now, booked.at, booked.units, used);
+            return;
+        };
+        let index = booked
+            .entry
+            .and_then(|entry| entry.checked_sub(history.folded));
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let Some(entry) = index.and_then(|index| history.entries.get_mut(index)) else {
+            return;
+        };
+        entry.open = false;
+        if entry.units != used {
+            entry.units = used;
+            self.limit = history.replayed();
+        }
+        history.fold();
+    }
+}
+
+impl History {
+    /// What the limit is if everything had been admitted at the cost that is known now.
+    fn replayed(&self) -> Limiter {
+        let mut limit = self.before.clone();
+        for entry in &self.entries {
+            book_entry(&mut limit, *entry);
+        }
+        limit
+    }
+
+    /// Forgets what can't change any more.
+    fn fold(&mut self) {
+        while let Some(entry) = self.entries.front().copied().filter(|entry| !entry.open) {
+            book_entry(&mut self.before, entry);
+            self.entries.pop_front();
+            self.folded = self.folded.saturating_add(1);
+        }
+    }
+}
+
+fn book_entry(limit: &mut Limiter, entry: Entry) {
+    if entry.units > 0 {
+        limit.charge(entry.at, entry.units);
+    }
+}
+
+/// A quota at rest, to be kept across a restart.
+#[cfg(feature = "serde")]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct QuotaSnapshot {
+    rules: Vec<Rule>,
+    ttl: Duration,
+    latest: Tick,
+    counts: Vec<(Place, Limiter)>,
+    open: Vec<(Tick, Vec<Booked>)>,
+    ceilings: Vec<(u32, Unit, Ceiling)>,
+    pauses: Vec<(u32, Tick)>,
+}
+
+#[cfg(feature = "serde")]
+impl Quota {
+    /// What a restart must not forget.
+    #[must_use]
+    pub fn snapshot(&self) -> QuotaSnapshot {
+        let counts = self.counts.iter();
+        let reservations = self.reservations.iter();
+        QuotaSnapshot {
+            rules: self.rules.clone(),
+            ttl: self.ttl,
+            latest: self.latest,
+            counts: counts
+                .map(|(place, count)| (*place, count.limit.clone()))
+                .collect(),
+            open: reservations
+                .map(|(_, one)| (one.at, one.booked.clone()))
+                .collect(),
+            ceilings: self
+                .ceilings
+                .iter()
+                .map(|((member, unit), ceiling)| (*member, *unit, *ceiling))
+                .collect(),
+            pauses: self
+                .pauses
+                .iter()
+                .map(|(member, until)| (*member, *until))
+                .collect(),
+        }
+    }
+
+    /// A quota as it was. Nobody can settle the reservations that were open: they count as reserved,
+    /// and as in flight until they expire.
+    ///
+    /// # Errors
+    /// Where the snapshot's time to live is zero.
+    pub fn restore(snapshot: QuotaSnapshot) -> Result<Self, QuotaError> {
+        let mut quota = Self::new(snapshot.rules, snapshot.ttl)?;
+        quota.latest = snapshot.latest;
+        let counts = snapshot.counts.into_iter();
+        quota.counts = counts
+            .map(|(place, limit)| (place, Count::new(limit)))
+            .collect();
+        for (at, booked) in snapshot.open {
+            // Nothing is given back to anybody when it expires.
+            let reservation = Reservation {
+                member: 0,
+                at,
+                cost: Cost::default(),
+                booked,
+            };
+            if let Some(handle) = quota.reservations.insert(reservation) {
+                quota.expire_at(handle, at.saturating_add(quota.ttl));
+            }
+        }
+        let ceilings = snapshot.ceilings.into_iter();
+        quota.ceilings = ceilings
+            .map(|(member, unit, ceiling)| ((member, unit), ceiling))
+            .collect();
+        quota.pauses = snapshot.pauses.into_iter().collect();
+        Ok(quota)
+    }
+}

@@ -1,0 +1,18 @@
+//! What a quota promises, and limits that are restored.
+
+use leasehold_tests::{quota, snapshot};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(crate::cases())]
+
+    #[test]
+    fn a_quota_agrees_with_its_oracle(case: quota::Case) {
+        quota::run(&case);
+    }
+
+    #[test]
+    fn a_limit_that_was_restored_keeps_its_own_promise(case: snapshot::Case) {
+        snapshot::run(&case);
+    }
+}
