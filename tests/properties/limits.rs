@@ -2,7 +2,10 @@
 
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::limit::{Anchor, BucketedWindow, Limit, Limiter, SlidingLog, Wait};
+use leasehold_core::limit::{
+    Anchor, BucketedWindow, Claim, Cost, FixedWindow, Gcra, Limit, Limiter, Pacing, Quota, Rule,
+    Scope, SlidingCounter, SlidingLog, TokenBucket, Unit, Wait,
+};
 use leasehold_core::time::Tick;
 use leasehold_tests::limits::{Case, Kind, Setup, run};
 use proptest::prelude::*;
@@ -74,12 +77,137 @@ fn the_worst_case_is_what_the_worst_schedule_reaches_and_no_more() {
     }
 }
 
+const GOOD: &str = "the configuration is good";
+
+/// The windows, at `limit` units in `window`.
+fn windows(limit: u32, window: Duration) -> Vec<Limiter> {
+    let limit = NonZeroU32::new(limit).expect(GOOD);
+    let ten = NonZeroU32::MIN.saturating_add(9);
+    vec![
+        SlidingLog::new(limit, window, Anchor::Grant)
+            .expect(GOOD)
+            .into(),
+        BucketedWindow::new(limit, window, ten, Anchor::Grant)
+            .expect(GOOD)
+            .into(),
+        SlidingCounter::new(limit, window).expect(GOOD).into(),
+        FixedWindow::new(limit, window).expect(GOOD).into(),
+    ]
+}
+
+/// The algorithms whose state is a level, at `limit` units in `window`.
+fn levels(limit: u32, window: Duration, burst: u32) -> Vec<Limiter> {
+    let limit = NonZeroU32::new(limit).expect(GOOD);
+    let burst = NonZeroU32::new(burst).expect(GOOD);
+    vec![
+        TokenBucket::new(limit, window, burst).expect(GOOD).into(),
+        Gcra::new(limit, window, burst).expect(GOOD).into(),
+        Pacing::new(limit, window).expect(GOOD).into(),
+    ]
+}
+
+/// Changes what a level admits.
+fn set_level(limit: &mut Limiter, now: Tick, units: u32, window: Duration, burst: u32) {
+    let units = NonZeroU32::new(units).expect(GOOD);
+    let burst = NonZeroU32::new(burst).expect(GOOD);
+    match limit {
+        Limiter::TokenBucket(level) => level.set_limit(now, units, window, burst).expect(GOOD),
+        Limiter::Gcra(level) => level.set_limit(now, units, window, burst).expect(GOOD),
+        Limiter::Pacing(level) => level.set_limit(units, window).expect(GOOD),
+        Limiter::SlidingLog(_)
+        | Limiter::BucketedWindow(_)
+        | Limiter::SlidingCounter(_)
+        | Limiter::FixedWindow(_)
+        | Limiter::Concurrency(_) => panic!("{limit:?} is no level"),
+    }
+}
+
+#[test]
+fn no_polling_makes_a_limit_drift() {
+    let minute = Duration::from_secs(60);
+    let all = windows(1, minute).into_iter().chain(levels(1, minute, 1));
+    // A bucket or a window more is what the coarser ones may make a caller wait.
+    for (mut limit, fewest) in all.zip([10, 9, 5, 10, 10, 10, 10]) {
+        let admitted: Vec<_> = (0..600_000_000u64)
+            .step_by(119)
+            .map(|micros| tick(micros * 1_000))
+            .filter(|now| limit.try_acquire(*now, 1).is_ok())
+            .collect();
+        assert!(
+            (fewest..=10).contains(&admitted.len()),
+            "{} by {limit:?}",
+            admitted.len()
+        );
+    }
+}
+
+#[test]
+fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
+    let second = Duration::from_secs(1);
+    for limit in windows(40, second)
+        .into_iter()
+        .chain(levels(40, second, 40))
+    {
+        let rule = Rule::new(Scope::Pool, Unit::Tokens, limit.clone());
+        let mut quota = Quota::new([rule], second).expect("the time to live is above zero");
+        let cost = |tokens| Cost {
+            requests: 0,
+            tokens,
+        };
+        for call in 0..1_000 {
+            let began = tick(call * 50_000_000);
+            let claim = Claim {
+                cost: cost(10),
+                ..Claim::default()
+            };
+            let reserved = quota.try_acquire(began, claim);
+            let reserved =
+                reserved.unwrap_or_else(|wait| panic!("call {call}: {wait:?} by {limit:?}"));
+            quota
+                .settle(tick((call + 1) * 50_000_000), reserved, cost(1))
+                .expect("it has not expired");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(crate::cases())]
 
     #[test]
     fn a_limit_agrees_with_its_oracle_and_keeps_its_promise(case: Case) {
         run(&case);
+    }
+
+    #[test]
+    fn a_level_that_changes_its_limit_keeps_the_larger_promise(
+        first in (1u32..6, 1u32..5), second in (1u32..6, 1u32..5), window in 5u64..12,
+        ops in prop::collection::vec((0u64..8, 1u32..5, prop::bool::weighted(0.2)), 1..60),
+    ) {
+        let window = Duration::from_nanos(window);
+        let of = |(limit, burst)| levels(limit, window, burst);
+        let largest = of((first.0.max(second.0), first.1.max(second.1)));
+        for (mut limit, largest) in of(first).into_iter().zip(largest) {
+            let (mut now, mut next, mut last) = (0, second, first);
+            let mut admitted = Vec::new();
+            for (pause, cost, change) in &ops {
+                now += pause;
+                if *change {
+                    set_level(&mut limit, tick(now), next.0, window, next.1);
+                    core::mem::swap(&mut next, &mut last);
+                }
+                if limit.try_acquire(tick(now), *cost).is_ok() {
+                    admitted.push((now, u64::from(*cost)));
+                }
+            }
+            for (index, (from, _)) in admitted.iter().enumerate() {
+                let mut units = 0;
+                for (to, cost) in &admitted[index..] {
+                    units += cost;
+                    let stated = largest.worst_case(Duration::from_nanos(to - from + 1));
+                    prop_assert!(units <= stated, "{} of {} from {} to {}", units, stated, from, to);
+                }
+            }
+        }
     }
 
     #[test]
