@@ -3,7 +3,7 @@
 use crate::limits;
 use arbitrary::Arbitrary;
 use core::time::Duration;
-use leasehold_core::limit::{Limit, Limiter};
+use leasehold_core::limit::{Claim, Cost, Limit, Limiter, Quota, Rule, Scope, Unit};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
@@ -18,6 +18,8 @@ pub struct Case {
     pub edits: Vec<(u16, Character)>,
     /// At which ticks after each other how much is asked for afterwards.
     pub after: Vec<(u8, u8)>,
+    /// What is taken for a snapshot as it is.
+    pub raw: Vec<u8>,
 }
 
 /// What numbers and names are made of.
@@ -32,39 +34,74 @@ pub enum Character {
     None,
 }
 
-/// Restores a limit from an edited snapshot. If it can be, it keeps its own promise from then on.
+/// Restores a limit, and a quota of it, from edited snapshots and from raw bytes. What can be restored
+/// keeps its own promises from then on.
 ///
 /// # Panics
 /// Where it doesn't.
 pub fn run(case: &Case) {
     let mut machine = case.setup.machine();
+    let rule = Rule::new(Scope::Member, Unit::Tokens, machine.clone());
+    let quota = Quota::new([rule], Duration::from_nanos(20));
+    let mut quota = quota.expect("the time to live is above zero");
     let mut now = 0;
     for (pause, cost) in &case.before {
         now += u64::from(pause % 16);
+        let (tick, cost) = (Tick::from_nanos(now), u32::from(cost % 8));
         // Whether it fits makes no difference here.
-        let _ = machine.try_acquire(Tick::from_nanos(now), u32::from(cost % 8));
+        let _ = machine.try_acquire(tick, cost);
+        let _ = quota.try_acquire(tick, claim(cost));
     }
-    let mut saved = serde_json::to_vec(&machine).expect("a limit can be saved");
-    for (place, character) in &case.edits {
+    let limit = serde_json::to_vec(&machine).expect("a limit can be saved");
+    let quota = serde_json::to_vec(&quota.snapshot()).expect("a quota can be saved");
+    for snapshot in [
+        edit(limit, &case.edits),
+        edit(quota, &case.edits),
+        case.raw.clone(),
+    ] {
+        if let Ok(machine) = serde_json::from_slice(&snapshot) {
+            use_limit(machine, now, &case.after);
+        }
+        let quota = serde_json::from_slice(&snapshot).ok().map(Quota::restore);
+        if let Some(Ok(quota)) = quota {
+            use_quota(quota, now, &case.after);
+        }
+    }
+}
+
+fn edit(mut snapshot: Vec<u8>, edits: &[(u16, Character)]) -> Vec<u8> {
+    for (place, character) in edits {
         // Digits take the places of digits, so that most of what comes of it can be read.
         let digits = matches!(character, Character::Digit(_));
-        let places = (0..saved.len()).filter(|at| !digits || saved[*at].is_ascii_digit());
+        let places = (0..snapshot.len()).filter(|at| !digits || snapshot[*at].is_ascii_digit());
         let places: Vec<_> = places.collect();
         let Some(place) = usize::from(*place).checked_rem(places.len()) else {
             break;
         };
         let place = places[place];
         match character {
-            Character::Digit(digit) => saved[place] = b'0' + digit % 10,
-            Character::Byte(byte) => saved[place] = *byte,
-            Character::None => drop(saved.remove(place)),
+            Character::Digit(digit) => snapshot[place] = b'0' + digit % 10,
+            Character::Byte(byte) => snapshot[place] = *byte,
+            Character::None => drop(snapshot.remove(place)),
         }
     }
-    let Ok(mut machine) = serde_json::from_slice::<Limiter>(&saved) else {
-        return;
+    snapshot
+}
+
+fn claim(tokens: u32) -> Claim {
+    let cost = Cost {
+        requests: 1,
+        tokens,
     };
+    Claim {
+        cost,
+        ..Claim::default()
+    }
+}
+
+fn use_limit(mut machine: Limiter, mut now: u64, asks: &[(u8, u8)]) {
     let mut admitted = Vec::new();
-    for (pause, cost) in &case.after {
+    for (pause, cost) in asks {
         now = now.saturating_add(u64::from(*pause));
         let cost = u32::from(cost % 8);
         let tick = Tick::from_nanos(now);
@@ -84,5 +121,23 @@ pub fn run(case: &Case) {
                 "{units} in {span:?} by {machine:?}"
             );
         }
+    }
+}
+
+/// A quota promises nothing beyond its limits, but neither panics nor waits for what won't come.
+fn use_quota(mut quota: Quota, mut now: u64, asks: &[(u8, u8)]) {
+    for (pause, cost) in asks {
+        now = now.saturating_add(u64::from(*pause));
+        let claim = claim(u32::from(*cost));
+        if let Ok(reserved) = quota.try_acquire(Tick::from_nanos(now), claim) {
+            // It may have expired at once.
+            let _ = quota.settle(Tick::from_nanos(now), reserved, claim.cost);
+        }
+        quota.handle_timeout(Tick::from_nanos(now));
+        let due = quota.poll_timeout();
+        assert!(
+            due.is_none_or(|due| due.as_nanos() > now),
+            "{due:?} at {now}"
+        );
     }
 }
