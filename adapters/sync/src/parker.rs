@@ -3,9 +3,10 @@
 //! Invariant: a fate is delivered at most once and is never lost, whether the thread sleeps already or
 //! not.
 
+use crate::clock::Clock;
 use crate::sync::{Arc, Condvar, Mutex, lock};
-use core::time::Duration;
 use leasehold_core::pool::Grant;
+use leasehold_core::time::Tick;
 use std::sync::PoisonError;
 
 /// What became of a request that waited.
@@ -29,6 +30,17 @@ pub(crate) enum Woken<T> {
 struct Mail<T> {
     fate: Option<Fate<T>>,
     nudged: bool,
+    /// Until when the thread sleeps, if it sets itself a time.
+    #[cfg(all(test, loom))]
+    alarm: Option<Tick>,
+}
+
+impl<T> Mail<T> {
+    fn open(&mut self) -> Option<Woken<T>> {
+        let nudged = core::mem::take(&mut self.nudged);
+        let decided = self.fate.take().map(Woken::Decided);
+        decided.or_else(|| nudged.then_some(Woken::Nudged))
+    }
 }
 
 #[derive(Debug)]
@@ -43,33 +55,59 @@ impl<T> Parker<T> {
             mail: Mutex::new(Mail {
                 fate: None,
                 nudged: false,
+                #[cfg(all(test, loom))]
+                alarm: None,
             }),
             arrived: Condvar::new(),
         }
     }
 
-    /// Sleeps until mail comes, or for `at_most`.
-    pub(crate) fn park(&self, at_most: Option<Duration>) -> Woken<T> {
+    /// Sleeps until mail comes, or until `alarm`.
+    #[cfg(not(all(test, loom)))]
+    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
         let mut mail = lock(&self.mail);
         loop {
-            if let Some(fate) = mail.fate.take() {
-                return Woken::Decided(fate);
+            if let Some(woken) = mail.open() {
+                return woken;
             }
-            if core::mem::take(&mut mail.nudged) {
-                return Woken::Nudged;
-            }
-            match at_most {
+            match alarm {
                 None => {
                     let woken = self.arrived.wait(mail);
                     mail = woken.unwrap_or_else(PoisonError::into_inner);
                 }
-                Some(at_most) => {
-                    let woken = self.arrived.wait_timeout(mail, at_most);
+                Some(alarm) => {
+                    let woken = self.arrived.wait_timeout(mail, clock.until(alarm));
                     mail = woken.unwrap_or_else(PoisonError::into_inner).0;
                     // However it woke, the caller looks at the clock and at its mail again.
                     mail.nudged = true;
                 }
             }
+        }
+    }
+
+    /// The same where nothing times out by itself: whoever sets the clock [rings](Self::ring).
+    #[cfg(all(test, loom))]
+    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
+        let mut mail = lock(&self.mail);
+        loop {
+            if let Some(woken) = mail.open() {
+                return woken;
+            }
+            if alarm.is_some_and(|alarm| alarm <= clock.now()) {
+                return Woken::Nudged;
+            }
+            mail.alarm = alarm;
+            let woken = self.arrived.wait(mail);
+            mail = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Wakes the thread if it sleeps until `now` or less.
+    #[cfg(all(test, loom))]
+    pub(crate) fn ring(&self, now: Tick) {
+        let mail = lock(&self.mail);
+        if mail.alarm.is_some_and(|alarm| alarm <= now) {
+            self.arrived.notify_one();
         }
     }
 

@@ -201,7 +201,7 @@ impl<T> SyncPool<T> {
         loop {
             let alarm = state.alarm_of(waiter);
             shared.unlock(state);
-            match parker.park(alarm.map(|tick| shared.clock.until(tick))) {
+            match parker.park(alarm, &shared.clock) {
                 Woken::Decided(Fate::Granted(grant, payload)) => {
                     return Ok(self.lease(grant, payload));
                 }
@@ -287,17 +287,10 @@ impl<T> State<T> {
         mail
     }
 
-    /// Makes a thread that is about to sleep the timekeeper, if there is none or it would wake too late.
+    /// Makes a thread that is about to sleep the timekeeper, if there is none.
     fn volunteer(&mut self, waiter: WaiterId) {
-        let due = self.pool.poll_timeout();
-        let needed = match (self.keeper, due) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(keeper), Some(due)) => keeper.alarm.is_none_or(|alarm| alarm > due),
-        };
-        if needed {
-            self.keeper = Some(Keeper { waiter, alarm: due });
-        }
+        let alarm = self.pool.poll_timeout();
+        self.keeper.get_or_insert(Keeper { waiter, alarm });
     }
 
     fn alarm_of(&self, waiter: WaiterId) -> Option<Tick> {
@@ -574,30 +567,53 @@ mod tests {
     }
 }
 
-/// What loom explores: every interleaving of the lock, the mail and the parked threads. Time stands
-/// still in it, because loom's `wait_timeout` never times out.
+/// What loom explores: every interleaving of the lock, the mail, the parked threads and the clock, which a
+/// test sets and then rings for those that sleep until then.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
     use core::num::NonZeroU32;
     use leasehold_core::balance::Policy;
+    use leasehold_core::limit::{Anchor, SlidingLog};
     use loom::thread;
+
+    const TEN: Duration = Duration::from_nanos(10);
 
     fn pool() -> SyncPool<u32> {
         let pool = SyncPool::new(Config::new(Policy::Fifo));
-        pool.add(Member::new(0).max_leases(NonZeroU32::MIN))
-            .unwrap();
+        let member = Member::new(0).max_leases(NonZeroU32::MIN);
+        pool.add(member).expect("a small pool takes members");
         pool
+    }
+
+    /// Whether a thread of its own got a lease, by a deadline if there is one.
+    fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool> {
+        let pool = pool.clone();
+        thread::spawn(move || {
+            let request = Request::new();
+            let request = match deadline {
+                Some(deadline) => request.deadline(Tick::from_nanos(deadline)),
+                None => request,
+            };
+            pool.acquire_by(|_| request).is_ok()
+        })
+    }
+
+    /// Lets time pass: whoever sleeps until then wakes.
+    fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
+        let now = Tick::from_nanos(nanos);
+        pool.shared.clock.set(now);
+        let parked: Vec<_> = lock(&pool.shared.state).parked.values().cloned().collect();
+        parked.iter().for_each(|parker| parker.ring(now));
     }
 
     #[test]
     fn two_acquirers_share_one_permit() {
         loom::model(|| {
             let pool = pool();
-            let theirs = pool.clone();
-            let other = thread::spawn(move || drop(theirs.acquire().unwrap()));
+            let other = wait(&pool, None);
             drop(pool.acquire().unwrap());
-            other.join().unwrap();
+            assert!(other.join().unwrap());
             assert_eq!(pool.stats().total.ok, 2);
         });
     }
@@ -607,11 +623,10 @@ mod loom_tests {
         loom::model(|| {
             let pool = pool();
             let held = pool.acquire().unwrap();
-            let theirs = pool.clone();
-            let waiter = thread::spawn(move || theirs.acquire().map(drop));
+            let waiter = wait(&pool, None);
             pool.close();
             drop(held);
-            assert_eq!(waiter.join().unwrap(), Err(AcquireError::Closed));
+            assert!(!waiter.join().unwrap());
         });
     }
 
@@ -620,14 +635,103 @@ mod loom_tests {
         loom::model(|| {
             let pool = pool();
             let held = pool.acquire().unwrap();
-            let theirs = pool.clone();
-            let waiter = thread::spawn(move || theirs.acquire().map(drop));
+            let waiter = wait(&pool, None);
             let closer = pool.clone();
             let closer = thread::spawn(move || closer.close());
             drop(held);
             closer.join().unwrap();
-            let served = waiter.join().unwrap().is_ok();
+            let served = waiter.join().unwrap();
             assert_eq!(pool.stats().total.ok, 1 + u64::from(served));
+        });
+    }
+
+    #[test]
+    fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
+        loom::model(|| {
+            let pool = pool();
+            let held = pool.acquire().unwrap();
+            let waiter = wait(&pool, Some(10));
+            let clock = pool.clone();
+            let clock = thread::spawn(move || set_clock(&clock, 10));
+            drop(held);
+            clock.join().unwrap();
+            let served = waiter.join().unwrap();
+            assert!(pool.try_acquire().is_ok());
+            assert_eq!(pool.stats().total.ok, 2 + u64::from(served));
+        });
+    }
+
+    #[test]
+    fn a_window_that_opens_wakes_who_waits_for_it() {
+        loom::model(|| {
+            let pool = SyncPool::new(Config::new(Policy::Fifo));
+            let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
+            pool.add(Member::new(0).limit(log)).unwrap();
+            let held = pool.acquire().unwrap();
+            let waiter = wait(&pool, None);
+            // The release is what sets the time that the waiter has to wake at.
+            drop(held);
+            set_clock(&pool, 10);
+            assert!(waiter.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
+        loom::model(|| {
+            let pool = SyncPool::new(Config::new(Policy::Fifo));
+            let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
+            pool.add(Member::new(0).limit(log)).unwrap();
+            let held = pool.acquire().unwrap();
+            let waiter = wait(&pool, Some(20));
+            drop(held);
+            set_clock(&pool, 10);
+            assert!(waiter.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn an_earlier_deadline_does_not_wait_for_a_later_one() {
+        loom::model(|| {
+            let pool = pool();
+            let held = pool.acquire().unwrap();
+            let late = wait(&pool, Some(20));
+            let soon = wait(&pool, Some(10));
+            set_clock(&pool, 10);
+            assert!(!soon.join().unwrap());
+            drop(held);
+            assert!(late.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_timekeeper_that_leaves_strands_nobody() {
+        loom::model(|| {
+            let pool = pool();
+            let held = pool.acquire().unwrap();
+            let first = wait(&pool, Some(10));
+            let second = wait(&pool, Some(20));
+            set_clock(&pool, 10);
+            assert!(!first.join().unwrap());
+            set_clock(&pool, 20);
+            assert!(!second.join().unwrap());
+            drop(held);
+        });
+    }
+
+    #[test]
+    fn a_timekeeper_that_is_served_strands_nobody() {
+        loom::model(|| {
+            let pool = pool();
+            let held = pool.acquire().unwrap();
+            let one = wait(&pool, None);
+            let other = wait(&pool, Some(10));
+            drop(held);
+            set_clock(&pool, 10);
+            assert!(one.join().unwrap());
+            // It is served or refused, but it doesn't wait for ever.
+            let _ = other.join().unwrap();
+            assert!(pool.try_acquire().is_ok());
         });
     }
 }
