@@ -1,67 +1,391 @@
-//! What a decision costs, admitted and refused, beside a plain log behind a lock.
+//! What a decision costs, ours beside those of other libraries in the same run.
+//!
+//! `decision/{admit,refuse}/<limit>/<algorithm>` runs in virtual time: no clock is read and nothing is
+//! called through a pointer. `floor` is the loop alone. `locked/{admit,refuse}/<limit>/<algorithm>` is what
+//! threads that share a limiter pay: a lock, or what stands for it, and the real clock.
+//! `flat/{admit,refuse}/<limit>` is the exact log alone.
+//!
+//! Admitted is half as slow again as the limit allows, so that every algorithm admits every request;
+//! refused is one request each nanosecond at a limit used up. Both are checked before they are measured.
 
+mod peers;
+
+use better_bucket::{BucketConfig, BucketCore};
 use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use leasehold_core::limit::{Anchor, BucketedWindow, Limit, SlidingLog};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use governor::clock::{Clock, FakeRelativeClock};
+use governor::nanos::Nanos;
+use governor::{NotUntil, Quota, RateLimiter};
+use leasehold_core::limit::{
+    Anchor, BucketedWindow, Concurrency, FixedWindow, Gcra, Limit, Pacing, SlidingCounter,
+    SlidingLog, TokenBucket, Wait,
+};
 use leasehold_core::time::Tick;
+use peers::{Counter, MutexLog};
+use ratelimit::{Ratelimiter, TryWaitError};
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use throttle_net::{ManualClock, MultiLimiter, SlidingWindowLog, Throttle};
 
+const LIMITS: [u32; 3] = [3, 100, 10_000];
 const WINDOW: Duration = Duration::from_secs(1);
+const KEYS: u64 = 100_000;
 
-/// Asks at a pace that just fits, and at one where hardly any request does.
-fn paces(limit: u32) -> [(&'static str, u64); 2] {
-    let fitting = 1_100_000_000 / u64::from(limit);
-    [("admit", fitting), ("refuse", fitting / 1_000)]
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Admit,
+    Refuse,
 }
 
-fn bench(
-    c: &mut Criterion,
-    name: &str,
-    mut limit_of: impl FnMut(u32) -> Box<dyn FnMut(Tick) -> bool>,
-) {
-    let mut group = c.benchmark_group(format!("decision/{name}"));
-    for limit in [3, 100, 10_000] {
-        for (kind, step) in paces(limit) {
-            let mut decide = limit_of(limit);
-            let mut now = 0;
-            group.bench_function(BenchmarkId::new(kind, limit), |b| {
-                b.iter(|| {
-                    now += step;
-                    decide(black_box(Tick::from_nanos(now)))
-                });
-            });
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Refuse => "refuse",
         }
     }
-    group.finish();
+
+    /// Nanoseconds from one request to the next.
+    fn step(self, limit: u32) -> u64 {
+        match self {
+            Self::Admit => WINDOW.as_nanos() as u64 * 3 / 2 / u64::from(limit) + 1,
+            Self::Refuse => 1,
+        }
+    }
+}
+
+/// Admitted, or when to ask again, as far as the limiter says. In two registers: an answer that is
+/// written to memory in parts and read back as a whole costs more than the decision.
+type Answer = Result<(), u64>;
+
+#[inline]
+fn yes_or_no(admitted: bool) -> Answer {
+    if admitted { Ok(()) } else { Err(0) }
+}
+
+#[inline]
+fn answer(asked: Result<Tick, Wait>) -> Answer {
+    match asked {
+        Ok(_) => Ok(()),
+        Err(Wait::Until(tick)) => Err(tick.as_nanos()),
+        Err(Wait::ForSettlement | Wait::Never) => Err(u64::MAX),
+    }
+}
+
+#[inline]
+fn of_governor(asked: Result<(), NotUntil<Nanos>>) -> Answer {
+    asked.map_err(|until| until.earliest_possible().as_u64())
+}
+
+#[inline]
+fn of_ratelimit(asked: Result<(), TryWaitError>) -> Answer {
+    asked.map_err(|refusal| match refusal {
+        TryWaitError::Insufficient(wait) => wait.as_nanos() as u64,
+        TryWaitError::ExceedsCapacity | _ => u64::MAX,
+    })
 }
 
 fn count(limit: u32) -> NonZeroU32 {
     NonZeroU32::new(limit).expect("a limit above zero")
 }
 
+#[expect(clippy::disallowed_methods, reason = "the clock is what is measured")]
+fn instant() -> Instant {
+    Instant::now()
+}
+
+/// Asks so many times, and answers how many were admitted. All calls of `decide` are here, so that it
+/// is part of the loop.
+fn ask(times: u64, decide: &mut impl FnMut() -> Answer) -> u64 {
+    let mut admitted = 0;
+    for _ in 0..times {
+        match decide() {
+            Ok(()) => admitted += 1,
+            Err(when) => {
+                black_box(when);
+            }
+        }
+    }
+    admitted
+}
+
+/// Measures `decide`, once it has used up the limit or filled what it keeps.
+fn measure(
+    group: &mut Group,
+    name: &str,
+    kind: Kind,
+    limit: u32,
+    mut decide: impl FnMut() -> Answer,
+) {
+    ask(u64::from(limit) + 1, &mut decide);
+    let expected = match kind {
+        Kind::Admit => 100,
+        Kind::Refuse => 0,
+    };
+    assert_eq!(ask(100, &mut decide), expected, "{name} at {limit}");
+    group.bench_function(name, |b| {
+        b.iter_custom(|times| {
+            let start = instant();
+            black_box(ask(times, &mut decide));
+            start.elapsed()
+        });
+    });
+}
+
+fn ours(group: &mut Group, name: &str, kind: Kind, limit: u32, mut machine: impl Limit) {
+    let step = kind.step(limit);
+    let mut now = 0;
+    measure(group, name, kind, limit, || {
+        now += step;
+        let now = black_box(Tick::from_nanos(now));
+        answer(black_box(&mut machine).try_acquire(now, black_box(1)))
+    });
+}
+
+fn exact_log(limit: u32) -> SlidingLog {
+    SlidingLog::new(count(limit), WINDOW, Anchor::Grant).expect("the window has a length")
+}
+
+fn all_of_ours(group: &mut Group, kind: Kind, limit: u32) {
+    let (units, ten) = (count(limit), count(10));
+    ours(group, "sliding_log", kind, limit, exact_log(limit));
+    let window = BucketedWindow::new(units, WINDOW, ten, Anchor::Grant);
+    let window = window.expect("the buckets are even");
+    ours(group, "bucketed_window", kind, limit, window);
+    let window = BucketedWindow::<[u32; 11]>::inline(units, WINDOW, Anchor::Grant);
+    let window = window.expect("the buckets are even");
+    ours(group, "bucketed_window_inline", kind, limit, window);
+    let counter = SlidingCounter::new(units, WINDOW).expect("a sound limit");
+    ours(group, "sliding_counter", kind, limit, counter);
+    let window = FixedWindow::new(units, WINDOW).expect("a sound limit");
+    ours(group, "fixed_window", kind, limit, window);
+    let bucket = TokenBucket::new(units, WINDOW, units).expect("a sound limit");
+    ours(group, "token_bucket", kind, limit, bucket);
+    let gcra = Gcra::new(units, WINDOW, units).expect("a sound limit");
+    ours(group, "gcra", kind, limit, gcra);
+    let pacing = Pacing::new(units, WINDOW).expect("a sound limit");
+    ours(group, "pacing", kind, limit, pacing);
+    concurrency(group, kind, limit);
+}
+
+/// Admitted is a slot taken and given back.
+fn concurrency(group: &mut Group, kind: Kind, limit: u32) {
+    let mut slots = Concurrency::new(count(limit));
+    let mut now = 0;
+    measure(group, "concurrency", kind, limit, || {
+        now += 1;
+        let now = black_box(Tick::from_nanos(now));
+        let taken = black_box(&mut slots).try_acquire(now, black_box(1));
+        if let (Kind::Admit, Ok(booked)) = (kind, taken) {
+            black_box(&mut slots).settle(now, booked, 1, 1);
+        }
+        answer(taken)
+    });
+}
+
+fn quota(limit: u32, window: Duration) -> Quota {
+    Quota::with_period(window / limit)
+        .expect("the window has a length")
+        .allow_burst(count(limit))
+}
+
+fn governors(group: &mut Group, kind: Kind, limit: u32) {
+    let step = kind.step(limit);
+    let quota = quota(limit, WINDOW);
+
+    let clock = FakeRelativeClock::default();
+    let direct = RateLimiter::direct_with_clock(quota, clock.clone());
+    measure(group, "governor", kind, limit, || {
+        clock.advance(black_box(Duration::from_nanos(step)));
+        of_governor(direct.check())
+    });
+
+    let clock = Counter::default();
+    let direct = RateLimiter::direct_with_clock(quota, clock.clone());
+    let mut now = 0;
+    measure(group, "governor_cheap_clock", kind, limit, || {
+        now += step;
+        clock.set(black_box(now));
+        of_governor(direct.check())
+    });
+
+    for (name, keys) in [("governor_one_key", 1), ("governor_100k_keys", KEYS)] {
+        let clock = FakeRelativeClock::default();
+        let keyed = RateLimiter::dashmap_with_clock(quota, clock.clone());
+        for key in 0..keys {
+            let taken = keyed.check_key_n(&key, count(limit));
+            assert!(matches!(taken, Ok(Ok(()))), "the burst is free");
+        }
+        clock.advance(Duration::from_nanos(step));
+        let mut key = 0;
+        measure(group, name, kind, limit, || {
+            clock.advance(black_box(Duration::from_nanos(step)));
+            key = if key + 1 < keys { key + 1 } else { 0 };
+            of_governor(keyed.check_key(black_box(&key)))
+        });
+    }
+}
+
+fn other_peers(group: &mut Group, kind: Kind, limit: u32) {
+    let step = kind.step(limit);
+    let pause = Duration::from_nanos(step);
+
+    let clock = Counter::default();
+    let bucket = ratelimit::Builder::with_clock(limit.into(), clock.clone());
+    let bucket = bucket.initial_available(limit.into()).build();
+    let bucket = bucket.expect("a sound limit");
+    let mut now = 0;
+    measure(group, "ratelimit", kind, limit, || {
+        now += step;
+        clock.set(black_box(now));
+        of_ratelimit(bucket.try_wait())
+    });
+
+    let config = BucketConfig::new(limit, limit, WINDOW, limit).expect("a sound limit");
+    let bucket = BucketCore::new(config, Duration::ZERO);
+    let mut now = Duration::ZERO;
+    measure(group, "better_bucket", kind, limit, || {
+        now += pause;
+        match bucket
+            .acquire_at(black_box(1), black_box(now))
+            .retry_after()
+        {
+            None => Ok(()),
+            Some(wait) => Err(wait.as_nanos() as u64),
+        }
+    });
+
+    let clock = Arc::new(ManualClock::new());
+    let log = SlidingWindowLog::new(limit, WINDOW).with_clock(clock.clone());
+    measure(group, "throttle_net_log", kind, limit, || {
+        clock.advance(black_box(pause));
+        yes_or_no(log.try_acquire_with_cost(black_box(1)))
+    });
+
+    let clock = Arc::new(ManualClock::new());
+    let budget = |units| Throttle::per_duration(units, WINDOW).with_clock(clock.clone());
+    let several = MultiLimiter::builder()
+        .dimension("requests", budget(limit))
+        .dimension("tokens", budget(limit * 1_000))
+        .build();
+    measure(group, "throttle_net_two_limits", kind, limit, || {
+        clock.advance(black_box(pause));
+        let costs = black_box([("requests", 1), ("tokens", 1_000)]);
+        yes_or_no(several.try_acquire_costs(&costs))
+    });
+
+    let log = MutexLog::new(limit, WINDOW);
+    let mut now = 0;
+    measure(group, "mutex_log", kind, limit, || {
+        now += step;
+        yes_or_no(log.try_acquire(black_box(now)))
+    });
+}
+
 fn decisions(c: &mut Criterion) {
-    bench(c, "sliding_log", |limit| {
-        let log = SlidingLog::new(count(limit), WINDOW, Anchor::Grant);
-        let mut log = log.expect("the window has a length");
-        Box::new(move |now| log.try_acquire(now, 1).is_ok())
+    for kind in [Kind::Admit, Kind::Refuse] {
+        for limit in LIMITS {
+            let mut group = c.benchmark_group(format!("decision/{}/{limit}", kind.name()));
+            let step = kind.step(limit);
+            let mut now = 0;
+            measure(&mut group, "floor", kind, limit, || {
+                now += step;
+                black_box(Tick::from_nanos(now));
+                yes_or_no(matches!(kind, Kind::Admit))
+            });
+            all_of_ours(&mut group, kind, limit);
+            governors(&mut group, kind, limit);
+            other_peers(&mut group, kind, limit);
+            group.finish();
+        }
+    }
+}
+
+fn flatness(c: &mut Criterion) {
+    for kind in [Kind::Admit, Kind::Refuse] {
+        let mut group = c.benchmark_group(format!("flat/{}", kind.name()));
+        for limit in [3, 10_000, 1_000_000] {
+            ours(
+                &mut group,
+                &limit.to_string(),
+                kind,
+                limit,
+                exact_log(limit),
+            );
+        }
+        group.finish();
+    }
+}
+
+fn locked<L: Limit>(group: &mut Group, name: &str, kind: Kind, limit: u32, machine: L) {
+    let machine = Mutex::new(machine);
+    let epoch = instant();
+    measure(group, name, kind, limit, || {
+        let now = Tick::ZERO.saturating_add(instant().duration_since(epoch));
+        let mut machine = machine.lock().expect("nobody panics with the lock");
+        answer(machine.try_acquire(now, black_box(1)))
     });
-    bench(c, "bucketed_window", |limit| {
-        let window = BucketedWindow::new(count(limit), WINDOW, count(10), Anchor::Grant);
-        let mut window = window.expect("the buckets are even");
-        Box::new(move |now| window.try_acquire(now, 1).is_ok())
+}
+
+/// The lock and the clock alone.
+fn locked_floor(group: &mut Group, kind: Kind, limit: u32) {
+    let (admitted, epoch) = (Mutex::new(matches!(kind, Kind::Admit)), instant());
+    measure(group, "floor", kind, limit, || {
+        black_box(Tick::ZERO.saturating_add(instant().duration_since(epoch)));
+        yes_or_no(*admitted.lock().expect("nobody panics with the lock"))
     });
-    bench(c, "mutex_vecdeque", |limit| {
-        let log = Mutex::new(VecDeque::new());
-        Box::new(move |now| {
-            let Ok(mut log) = log.lock() else {
-                return false;
-            };
+}
+
+fn with_lock_and_clock(c: &mut Criterion) {
+    for (kind, limit, window) in [
+        // A unit each 12 ns: more than any loop here can ask for.
+        (Kind::Admit, 100, Duration::from_nanos(1_200)),
+        (Kind::Admit, 10_000, Duration::from_micros(120)),
+        (Kind::Refuse, 3, Duration::from_secs(36_000)),
+        (Kind::Refuse, 10_000, Duration::from_secs(36_000_000)),
+    ] {
+        let mut group = c.benchmark_group(format!("locked/{}/{limit}", kind.name()));
+        let units = count(limit);
+        locked_floor(&mut group, kind, limit);
+
+        let log = SlidingLog::new(units, window, Anchor::Grant).expect("a sound limit");
+        locked(&mut group, "sliding_log", kind, limit, log);
+        let buckets = BucketedWindow::<[u32; 7]>::inline(units, window, Anchor::Grant);
+        let buckets = buckets.expect("the buckets are even");
+        locked(&mut group, "bucketed_window", kind, limit, buckets);
+        let bucket = TokenBucket::new(units, window, units).expect("a sound limit");
+        locked(&mut group, "token_bucket", kind, limit, bucket);
+        let gcra = Gcra::new(units, window, units).expect("a sound limit");
+        locked(&mut group, "gcra", kind, limit, gcra);
+
+        let direct = RateLimiter::direct(quota(limit, window));
+        let start = direct.clock().now();
+        measure(&mut group, "governor", kind, limit, || {
+            direct
+                .check()
+                .map_err(|until| until.wait_time_from(start).as_nanos() as u64)
+        });
+
+        let bucket = Ratelimiter::builder(limit.into()).period(window);
+        let bucket = bucket.initial_available(limit.into()).build();
+        let bucket = bucket.expect("a sound limit");
+        measure(&mut group, "ratelimit", kind, limit, || {
+            of_ratelimit(bucket.try_wait())
+        });
+
+        let log = Mutex::new(VecDeque::<Instant>::new());
+        measure(&mut group, "mutex_log", kind, limit, || {
+            let now = instant();
+            let mut log = log.lock().expect("nobody panics with the lock");
             while log
                 .front()
-                .is_some_and(|oldest: &Tick| now.since(*oldest) >= WINDOW)
+                .is_some_and(|oldest| now.duration_since(*oldest) >= window)
             {
                 log.pop_front();
             }
@@ -69,10 +393,23 @@ fn decisions(c: &mut Criterion) {
             if fits {
                 log.push_back(now);
             }
-            fits
-        })
-    });
+            yes_or_no(fits)
+        });
+        group.finish();
+    }
 }
 
-criterion_group!(benches, decisions);
+fn config() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(150))
+        .measurement_time(Duration::from_millis(500))
+        .without_plots()
+}
+
+criterion_group! {
+    name = benches;
+    config = config();
+    targets = decisions, flatness, with_lock_and_clock
+}
 criterion_main!(benches);

@@ -117,10 +117,12 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         self.limit = limit;
     }
 
+    #[inline]
     fn kept(&self) -> usize {
         self.counts.as_ref().len()
     }
 
+    #[inline]
     fn count(&mut self, slot: usize) -> Option<&mut u32> {
         self.counts.as_mut().get_mut(slot)
     }
@@ -135,32 +137,50 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         older.iter().chain(newer).copied().zip(ends)
     }
 
+    /// How many more units than the limit there would be with `cost` more.
+    #[inline]
+    fn excess(&self, cost: u32) -> u64 {
+        self.counted
+            .saturating_add(self.in_flight)
+            .saturating_add(cost.into())
+            .saturating_sub(self.limit.get().into())
+    }
+
     /// Moves on to `now` and forgets the buckets that no longer count then.
+    #[inline]
     fn advance(&mut self, now: Tick) {
         self.latest = self.latest.max(now);
         let into = self.latest.as_nanos().saturating_sub(self.start);
         if into < self.width.get() {
             return;
         }
-        let steps = into / self.width;
-        self.start = self
-            .start
-            .saturating_add(steps.saturating_mul(self.width.get()));
         let last = self.kept().saturating_sub(1);
-        for _ in 0..steps.min(self.kept() as u64) {
-            self.slot = if self.slot >= last {
+        let (mut left, mut slot, mut gone) = (into, self.slot, 0u64);
+        for _ in 0..=last {
+            if left < self.width.get() {
+                break;
+            }
+            left = left.saturating_sub(self.width.get());
+            slot = if slot >= last {
                 0
             } else {
-                self.slot.saturating_add(1)
+                slot.saturating_add(1)
             };
-            if let Some(count) = self.count(self.slot) {
-                let left = core::mem::take(count);
-                self.counted = self.counted.saturating_sub(left.into());
+            if let Some(count) = self.counts.as_mut().get_mut(slot) {
+                gone = gone.saturating_add(core::mem::take(count).into());
             }
         }
+        // A division costs more than the steps, where they are few.
+        if left >= self.width.get() {
+            left %= self.width;
+        }
+        self.slot = slot;
+        self.counted = self.counted.saturating_sub(gone);
+        self.start = self.latest.as_nanos().saturating_sub(left);
     }
 
     /// Changes what a bucket holds.
+    #[inline]
     fn correct(&mut self, slot: usize, taken: u32, added: u32) {
         if let Some(count) = self.count(slot) {
             let before = *count;
@@ -173,6 +193,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         }
     }
 
+    #[inline]
     fn book(&mut self, cost: u32) {
         match self.anchor {
             Anchor::Grant => self.correct(self.slot, 0, cost),
@@ -197,16 +218,19 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
 impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
     #[inline]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        match self.earliest(now, cost) {
-            Wait::Until(at) if at <= now.max(self.latest) => {
-                if cost > 0 {
-                    self.advance(now);
-                    self.book(cost);
-                }
-                Ok(now.max(self.latest))
-            }
-            wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => Err(wait),
+        let now = now.max(self.latest);
+        if cost == 0 {
+            return Ok(now);
         }
+        if self.excess(cost) > 0 {
+            match self.earliest(now, cost) {
+                Wait::Until(at) if at <= now => {}
+                wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
+            }
+        }
+        self.advance(now);
+        self.book(cost);
+        Ok(now)
     }
 
     #[inline]
@@ -215,19 +239,26 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         if cost > self.limit.get() {
             return Wait::Never;
         }
-        let wanted = self
-            .counted
-            .saturating_add(self.in_flight)
-            .saturating_add(cost.into());
-        let mut excess = wanted.saturating_sub(self.limit.get().into());
+        let mut excess = self.excess(cost);
         if cost == 0 || excess == 0 {
             return Wait::Until(now);
         }
-        for (count, leaves) in self.buckets() {
-            excess = excess.saturating_sub(count.into());
-            if excess == 0 {
-                return leaves.map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
-            }
+        let (newer, older) = self.counts.as_ref().split_at(self.slot.saturating_add(1));
+        let needed = |excess: &mut u64, count: &u32| {
+            *excess = excess.saturating_sub((*count).into());
+            *excess == 0
+        };
+        let among_older = older.iter().position(|count| needed(&mut excess, count));
+        let before = among_older.or_else(|| {
+            let among_newer = newer.iter().position(|count| needed(&mut excess, count));
+            among_newer.map(|index| older.len().saturating_add(index))
+        });
+        if let Some(before) = before {
+            let steps = (before as u64).saturating_add(1);
+            let after = self.width.get().checked_mul(steps);
+            let leaves = after.and_then(|after| self.start.checked_add(after));
+            let leaves = leaves.map(Tick::from_nanos);
+            return leaves.map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
         }
         Wait::ForSettlement
     }

@@ -121,6 +121,7 @@ impl Limit for Gcra {
         Ok(now)
     }
 
+    #[inline]
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
         let now = now.max(self.latest);
         if cost > self.burst.get() {

@@ -51,6 +51,7 @@ impl Pace {
     }
 
     /// The parts that `units` cost.
+    #[inline]
     pub(super) fn cost(self, units: u32) -> u128 {
         u128::from(self.per_unit.get()).saturating_mul(units.into())
     }
@@ -61,6 +62,7 @@ impl Pace {
     }
 
     /// The parts that a span is worth.
+    #[inline]
     pub(super) fn worth(self, nanos: u64) -> u128 {
         u128::from(self.per_nano.get()).saturating_mul(nanos.into())
     }
@@ -73,8 +75,14 @@ impl Pace {
     }
 
     /// The nanoseconds, rounded up, until a span is worth this many parts; `None` beyond 584 years.
+    #[inline]
     pub(super) fn nanos(self, parts: u128) -> Option<u64> {
-        u64::try_from(parts.div_ceil(self.per_nano.get().into())).ok()
+        match u64::try_from(parts) {
+            Ok(parts) if self.per_nano == NonZeroU32::MIN => Some(parts),
+            // A division of 128 bits costs several times as much.
+            Ok(parts) => Some(parts.div_ceil(self.per_nano.get().into())),
+            Err(_) => u64::try_from(parts.div_ceil(self.per_nano.get().into())).ok(),
+        }
     }
 }
 

@@ -89,11 +89,13 @@ impl SlidingLog {
     }
 
     /// When a stamp no longer counts; `None` past the end of time.
+    #[inline]
     fn leaves(&self, stamp: Stamp) -> Option<Tick> {
         stamp.at.checked_add_nanos(self.window)
     }
 
     /// How many more units than the limit there would be with `cost` more.
+    #[inline]
     fn excess(&self, cost: u32) -> u64 {
         self.logged
             .saturating_add(self.in_flight)
@@ -120,6 +122,25 @@ impl SlidingLog {
             Anchor::Grant => self.log(cost),
             Anchor::Completion => self.in_flight = self.in_flight.saturating_add(cost.into()),
         }
+    }
+
+    /// Admits at a time not before the latest where more than one stamp has to leave.
+    #[cold]
+    fn replace_several(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+        match self.earliest(now, cost) {
+            Wait::Until(at) if at <= now => {}
+            wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
+        }
+        let mut excess = self.excess(cost);
+        while excess > 0
+            && let Some(oldest) = self.stamps.pop_front()
+        {
+            self.logged = self.logged.saturating_sub(oldest.units.into());
+            excess = excess.saturating_sub(oldest.units.into());
+        }
+        self.latest = now;
+        self.book(cost);
+        Ok(now)
     }
 
     /// Drops the stamps that no longer count.
@@ -155,27 +176,45 @@ impl SlidingLog {
 }
 
 impl Limit for SlidingLog {
-    #[inline]
+    #[inline(always)]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
             return Ok(now);
         }
-        let mut excess = self.excess(cost);
+        let excess = self.excess(cost);
+        let mut leaving = 0;
         if excess > 0 {
-            match self.earliest(now, cost) {
-                Wait::Until(at) if at <= now => {}
-                wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
+            // Where requests cost about the same, one stamp makes room for the next.
+            let oldest = match self.stamps.front() {
+                Some(oldest) if u64::from(oldest.units) >= excess => *oldest,
+                Some(_) | None => return self.replace_several(now, cost),
+            };
+            match self.leaves(oldest) {
+                Some(leaves) if leaves <= now => {}
+                Some(leaves) => return Err(Wait::Until(leaves)),
+                None => return Err(Wait::Never),
             }
-            while excess > 0
-                && let Some(oldest) = self.stamps.pop_front()
-            {
-                self.logged = self.logged.saturating_sub(oldest.units.into());
-                excess = excess.saturating_sub(oldest.units.into());
+            self.stamps.pop_front();
+            leaving = oldest.units;
+        }
+        match self.anchor {
+            // The newest stamp is older, so that it can't take the units.
+            Anchor::Grant if now > self.latest => {
+                let change = u64::from(cost).wrapping_sub(leaving.into());
+                self.logged = self.logged.wrapping_add(change);
+                self.stamps.push_back(Stamp {
+                    at: now,
+                    units: cost,
+                });
+                self.latest = now;
+            }
+            Anchor::Grant | Anchor::Completion => {
+                self.logged = self.logged.saturating_sub(leaving.into());
+                self.latest = now;
+                self.book(cost);
             }
         }
-        self.latest = now;
-        self.book(cost);
         Ok(now)
     }
 

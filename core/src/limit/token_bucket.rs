@@ -125,6 +125,7 @@ impl Limit for TokenBucket {
         Ok(now)
     }
 
+    #[inline]
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
         let now = now.max(self.latest);
         if cost > self.burst.get() {
