@@ -12,6 +12,7 @@ mod pace;
 mod pacing;
 mod quota;
 mod rate;
+mod ring;
 mod sliding_counter;
 mod sliding_log;
 mod spec;

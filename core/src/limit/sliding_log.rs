@@ -3,9 +3,9 @@
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit,
 //! and `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
+use super::ring::Ring;
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
-use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -42,12 +42,12 @@ pub struct SlidingLog {
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
-    stamps: VecDeque<Stamp>,
+    stamps: Ring<Stamp>,
     logged: u64,
     in_flight: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Stamp {
     at: Tick,
@@ -65,7 +65,7 @@ impl SlidingLog {
             window: window_nanos(window)?,
             anchor,
             latest: Tick::ZERO,
-            stamps: VecDeque::new(),
+            stamps: Ring::new(),
             logged: 0,
             in_flight: 0,
         })
@@ -124,10 +124,11 @@ impl SlidingLog {
         }
     }
 
-    /// Admits at a time not before the latest where more than one stamp has to leave.
-    #[cold]
-    fn replace_several(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+    /// Admits whatever the anchor, and however many stamps have to leave.
+    fn acquire_unusually(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+        let now = now.max(self.latest);
         match self.earliest(now, cost) {
+            _ if cost == 0 => return Ok(now),
             Wait::Until(at) if at <= now => {}
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
         }
@@ -145,7 +146,7 @@ impl SlidingLog {
 
     /// Drops the stamps that no longer count.
     fn forget(&mut self) {
-        while let Some(oldest) = self.stamps.front().copied()
+        while let Some(oldest) = self.stamps.front()
             && let Some(leaves) = self.leaves(oldest)
             && leaves <= self.latest
         {
@@ -156,7 +157,7 @@ impl SlidingLog {
 
     /// Changes what the stamp at `booked` holds; a stamp that has left needs no change.
     fn correct(&mut self, booked: Tick, reserved: u32, actual: u32) {
-        let Ok(index) = self.stamps.binary_search_by_key(&booked, |stamp| stamp.at) else {
+        let Some(index) = self.stamps.find(&booked, |stamp| stamp.at) else {
             return;
         };
         let Some(stamp) = self.stamps.get_mut(index) else {
@@ -178,17 +179,17 @@ impl SlidingLog {
 impl Limit for SlidingLog {
     #[inline(always)]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        let now = now.max(self.latest);
-        if cost == 0 {
-            return Ok(now);
+        // A stamp of its own at a later time, under the anchor that stamps at once, is the usual case.
+        if now <= self.latest || cost == 0 || self.anchor == Anchor::Completion {
+            return self.acquire_unusually(now, cost);
         }
         let excess = self.excess(cost);
         let mut leaving = 0;
         if excess > 0 {
             // Where requests cost about the same, one stamp makes room for the next.
             let oldest = match self.stamps.front() {
-                Some(oldest) if u64::from(oldest.units) >= excess => *oldest,
-                Some(_) | None => return self.replace_several(now, cost),
+                Some(oldest) if u64::from(oldest.units) >= excess => oldest,
+                Some(_) | None => return self.acquire_unusually(now, cost),
             };
             match self.leaves(oldest) {
                 Some(leaves) if leaves <= now => {}
@@ -198,23 +199,13 @@ impl Limit for SlidingLog {
             self.stamps.pop_front();
             leaving = oldest.units;
         }
-        match self.anchor {
-            // The newest stamp is older, so that it can't take the units.
-            Anchor::Grant if now > self.latest => {
-                let change = u64::from(cost).wrapping_sub(leaving.into());
-                self.logged = self.logged.wrapping_add(change);
-                self.stamps.push_back(Stamp {
-                    at: now,
-                    units: cost,
-                });
-                self.latest = now;
-            }
-            Anchor::Grant | Anchor::Completion => {
-                self.logged = self.logged.saturating_sub(leaving.into());
-                self.latest = now;
-                self.book(cost);
-            }
-        }
+        let change = u64::from(cost).wrapping_sub(leaving.into());
+        self.logged = self.logged.wrapping_add(change);
+        self.stamps.push_back(Stamp {
+            at: now,
+            units: cost,
+        });
+        self.latest = now;
         Ok(now)
     }
 
@@ -228,11 +219,11 @@ impl Limit for SlidingLog {
         if cost == 0 || excess == 0 {
             return Wait::Until(now);
         }
-        for stamp in &self.stamps {
+        for stamp in self.stamps.iter() {
             excess = excess.saturating_sub(stamp.units.into());
             if excess == 0 {
                 return self
-                    .leaves(*stamp)
+                    .leaves(stamp)
                     .map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
             }
         }
@@ -260,7 +251,7 @@ impl Limit for SlidingLog {
 
     fn available(&self, now: Tick) -> u32 {
         let now = now.max(self.latest);
-        let counts = |stamp: &&Stamp| self.leaves(**stamp).is_none_or(|leaves| leaves > now);
+        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
         let logged = self.stamps.iter().filter(counts);
         let used = logged.fold(self.in_flight, |sum, stamp| {
             sum.saturating_add(stamp.units.into())
@@ -271,8 +262,8 @@ impl Limit for SlidingLog {
     fn next_change(&self, now: Tick) -> Option<Tick> {
         let now = now.max(self.latest);
         let mut used = self.logged.saturating_add(self.in_flight);
-        for stamp in &self.stamps {
-            let leaves = self.leaves(*stamp)?;
+        for stamp in self.stamps.iter() {
+            let leaves = self.leaves(stamp)?;
             used = used.saturating_sub(stamp.units.into());
             if leaves > now && used < self.limit.get().into() {
                 return Some(leaves);
@@ -284,9 +275,8 @@ impl Limit for SlidingLog {
     fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
-        for stamp in &mut self.stamps {
-            stamp.at = shift.tick(stamp.at);
-        }
+        self.stamps
+            .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -303,7 +293,7 @@ struct Snapshot {
     window: u64,
     anchor: Anchor,
     latest: Tick,
-    stamps: VecDeque<Stamp>,
+    stamps: alloc::vec::Vec<Stamp>,
     in_flight: u64,
 }
 
@@ -325,7 +315,7 @@ impl TryFrom<Snapshot> for SlidingLog {
             log.logged = log.logged.saturating_add(stamp.units.into());
         }
         log.latest = read.latest;
-        log.stamps = read.stamps;
+        log.stamps = read.stamps.into_iter().collect();
         log.in_flight = read.in_flight;
         Ok(log)
     }

@@ -1,0 +1,221 @@
+//! A queue in a ring of slots.
+//!
+//! Invariant: the number of slots is zero or a power of two; `head` and `tail` count what has ever left
+//! and come, wrapping, so that `tail - head` is how many there are and `head & (slots - 1)` is where the
+//! oldest stands.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt;
+
+/// First in, first out, with no more arithmetic than a mask. What `alloc`'s queue does besides (wrapping
+/// by comparison, keeping a length) costs as much as all that a limiter decides.
+#[derive(Clone)]
+pub(super) struct Ring<V> {
+    slots: Box<[V]>,
+    head: usize,
+    tail: usize,
+}
+
+impl<V: Copy + Default> Ring<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Box::default(),
+            head: 0,
+            tail: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.tail.wrapping_sub(self.head)
+    }
+
+    #[inline]
+    fn slot(&self, count: usize) -> usize {
+        count & self.slots.len().wrapping_sub(1)
+    }
+
+    /// The one that is `index` places behind the oldest, if there are that many.
+    #[inline]
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut V> {
+        if index >= self.len() {
+            return None;
+        }
+        let slot = self.slot(self.head.wrapping_add(index));
+        self.slots.get_mut(slot)
+    }
+
+    #[inline]
+    pub(super) fn front(&self) -> Option<V> {
+        if self.head == self.tail {
+            return None;
+        }
+        self.slots.get(self.slot(self.head)).copied()
+    }
+
+    pub(super) fn back_mut(&mut self) -> Option<&mut V> {
+        self.get_mut(self.len().wrapping_sub(1))
+    }
+
+    #[inline]
+    pub(super) fn pop_front(&mut self) -> Option<V> {
+        let oldest = self.front()?;
+        self.head = self.head.wrapping_add(1);
+        Some(oldest)
+    }
+
+    #[inline]
+    pub(super) fn push_back(&mut self, value: V) {
+        if self.len() == self.slots.len() {
+            self.grow();
+        }
+        let slot = self.slot(self.tail);
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = value;
+        }
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Takes the one at `index` out. O(the distance to the nearer end).
+    pub(super) fn remove(&mut self, index: usize) {
+        let len = self.len();
+        if index >= len {
+            return;
+        }
+        let newer = len.wrapping_sub(index).wrapping_sub(1);
+        if index <= newer {
+            for to in (1..=index).rev() {
+                self.shift(to.wrapping_sub(1), to);
+            }
+            self.head = self.head.wrapping_add(1);
+        } else {
+            for to in index..len.wrapping_sub(1) {
+                self.shift(to.wrapping_add(1), to);
+            }
+            self.tail = self.tail.wrapping_sub(1);
+        }
+    }
+
+    fn shift(&mut self, from: usize, to: usize) {
+        let value = self.get_mut(from).copied();
+        if let (Some(value), Some(to)) = (value, self.get_mut(to)) {
+            *to = value;
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = V> {
+        let count = self.len();
+        let slots = (0..count).map(|index| self.slot(self.head.wrapping_add(index)));
+        slots.filter_map(|slot| self.slots.get(slot).copied())
+    }
+
+    /// The place of the one whose `key` is `wanted`, if they are in the order of their keys. O(log n).
+    pub(super) fn find<K: Ord>(&self, wanted: &K, key: impl Fn(V) -> K) -> Option<usize> {
+        let (mut least, mut most) = (0, self.len());
+        while least < most {
+            let middle = least.midpoint(most);
+            let slot = self.slot(self.head.wrapping_add(middle));
+            let found = key(*self.slots.get(slot)?);
+            if found == *wanted {
+                return Some(middle);
+            }
+            if found < *wanted {
+                least = middle.wrapping_add(1);
+            } else {
+                most = middle;
+            }
+        }
+        None
+    }
+
+    pub(super) fn for_each_mut(&mut self, mut change: impl FnMut(&mut V)) {
+        for index in 0..self.len() {
+            if let Some(value) = self.get_mut(index) {
+                change(value);
+            }
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let wanted = self.slots.len().saturating_mul(2).max(4);
+        let mut slots = vec![V::default(); wanted].into_boxed_slice();
+        let count = self.len();
+        for (slot, value) in slots.iter_mut().zip(self.iter()) {
+            *slot = value;
+        }
+        self.slots = slots;
+        self.head = 0;
+        self.tail = count;
+    }
+}
+
+impl<V: Copy + Default> FromIterator<V> for Ring<V> {
+    fn from_iter<I: IntoIterator<Item = V>>(values: I) -> Self {
+        let mut ring = Self::new();
+        values.into_iter().for_each(|value| ring.push_back(value));
+        ring
+    }
+}
+
+impl<V: Copy + Default + PartialEq> PartialEq for Ring<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<V: Copy + Default + Eq> Eq for Ring<V> {}
+
+impl<V: Copy + Default + fmt::Debug> fmt::Debug for Ring<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<V: Copy + Default + serde::Serialize> serde::Serialize for Ring<V> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::VecDeque;
+
+    #[test]
+    fn it_agrees_with_a_queue_over_a_long_mixed_run() {
+        let mut ring = Ring::new();
+        let mut oracle = VecDeque::new();
+        let mut state = 1u64;
+        for value in 0..20_000u64 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            match state >> 61 {
+                0..=3 => {
+                    ring.push_back(value);
+                    oracle.push_back(value);
+                }
+                4 | 5 => assert_eq!(ring.pop_front(), oracle.pop_front()),
+                6 => {
+                    let index = (state >> 33) as usize % (oracle.len() + 1);
+                    ring.remove(index);
+                    oracle.remove(index);
+                }
+                _ => {
+                    let wanted = (state >> 33) % (value + 1);
+                    assert_eq!(
+                        ring.find(&wanted, |value| value),
+                        oracle.binary_search(&wanted).ok()
+                    );
+                }
+            }
+            assert_eq!(ring.front(), oracle.front().copied());
+            assert_eq!(ring.back_mut(), oracle.back_mut());
+        }
+        assert!(ring.iter().eq(oracle.iter().copied()));
+    }
+}
