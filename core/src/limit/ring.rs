@@ -77,6 +77,17 @@ impl<V: Copy + Default> Ring<V> {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    /// Puts a value in and takes the oldest out, of which there must be one: else it is only put in.
+    #[inline]
+    pub(super) fn rotate(&mut self, value: V) {
+        let slot = self.slot(self.tail);
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = value;
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.head = self.head.wrapping_add(1);
+    }
+
     /// Takes the one at `index` out. O(the distance to the nearer end).
     pub(super) fn remove(&mut self, index: usize) {
         let len = self.len();

@@ -1,7 +1,7 @@
 //! The exact sliding window: a log of what was admitted and when.
 //!
-//! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit,
-//! and `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
+//! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
+//! `logged` is their sum; under the grant anchor nothing is in flight. Stamps that no longer count may still be there until their place is needed.
 
 use super::ring::Ring;
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
@@ -179,13 +179,21 @@ impl SlidingLog {
 impl Limit for SlidingLog {
     #[inline(always)]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        // A stamp of its own at a later time, under the anchor that stamps at once, is the usual case.
+        // A stamp of its own at a later time, under the anchor that stamps at once and leaves nothing in
+        // flight, is the usual case.
         if now <= self.latest || cost == 0 || self.anchor == Anchor::Completion {
             return self.acquire_unusually(now, cost);
         }
-        let excess = self.excess(cost);
-        let mut leaving = 0;
-        if excess > 0 {
+        let stamp = Stamp {
+            at: now,
+            units: cost,
+        };
+        let wanted = self.logged.saturating_add(cost.into());
+        let excess = wanted.wrapping_sub(self.limit.get().into());
+        if wanted <= self.limit.get().into() {
+            self.stamps.push_back(stamp);
+            self.logged = self.logged.wrapping_add(cost.into());
+        } else {
             // Where requests cost about the same, one stamp makes room for the next.
             let oldest = match self.stamps.front() {
                 Some(oldest) if u64::from(oldest.units) >= excess => oldest,
@@ -196,15 +204,10 @@ impl Limit for SlidingLog {
                 Some(leaves) => return Err(Wait::Until(leaves)),
                 None => return Err(Wait::Never),
             }
-            self.stamps.pop_front();
-            leaving = oldest.units;
+            self.stamps.rotate(stamp);
+            let change = u64::from(cost).wrapping_sub(oldest.units.into());
+            self.logged = self.logged.wrapping_add(change);
         }
-        let change = u64::from(cost).wrapping_sub(leaving.into());
-        self.logged = self.logged.wrapping_add(change);
-        self.stamps.push_back(Stamp {
-            at: now,
-            units: cost,
-        });
         self.latest = now;
         Ok(now)
     }
@@ -313,6 +316,9 @@ impl TryFrom<Snapshot> for SlidingLog {
             }
             last = Some(stamp.at);
             log.logged = log.logged.saturating_add(stamp.units.into());
+        }
+        if read.anchor == Anchor::Grant && read.in_flight > 0 {
+            return Err(super::SnapshotError::Contradiction);
         }
         log.latest = read.latest;
         log.stamps = read.stamps.into_iter().collect();
