@@ -31,24 +31,28 @@ impl Tick {
     pub const MAX: Self = Self(u64::MAX);
 
     /// The tick `nanos` nanoseconds after the epoch.
+    #[inline]
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// Nanoseconds since the epoch.
+    #[inline]
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// The tick `span` later, or [`Tick::MAX`] where that is out of range.
+    #[inline]
     #[must_use]
     pub const fn saturating_add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(saturating_nanos(span)))
     }
 
     /// The tick `nanos` nanoseconds later, or `None` where that is out of range.
+    #[inline]
     #[must_use]
     pub(crate) const fn checked_add_nanos(self, nanos: u64) -> Option<Self> {
         match self.0.checked_add(nanos) {
@@ -58,6 +62,7 @@ impl Tick {
     }
 
     /// How long after `earlier` this tick is; zero where it isn't after it.
+    #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -107,13 +112,10 @@ impl Shift {
 }
 
 /// A span in nanoseconds; spans over 584 years count as 584 years.
+#[inline]
 pub(crate) const fn saturating_nanos(span: Duration) -> u64 {
-    let nanos = span.as_nanos();
-    if nanos > u64::MAX as u128 {
-        u64::MAX
-    } else {
-        nanos as u64
-    }
+    let whole = span.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(span.subsec_nanos() as u64)
 }
 
 /// Units people write, largest first, and their nanoseconds.
