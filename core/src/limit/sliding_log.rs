@@ -205,8 +205,10 @@ impl Limit for SlidingLog {
                 None => return Err(Wait::Never),
             }
             self.stamps.rotate(stamp);
-            let change = u64::from(cost).wrapping_sub(oldest.units.into());
-            self.logged = self.logged.wrapping_add(change);
+            if oldest.units != cost {
+                let change = u64::from(cost).wrapping_sub(oldest.units.into());
+                self.logged = self.logged.wrapping_add(change);
+            }
         }
         self.latest = now;
         Ok(now)
