@@ -295,18 +295,6 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         u64::from(self.limit.get()).saturating_sub(used) as u32
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        let now = now.max(self.latest);
-        let mut used = self.counted.saturating_add(self.in_flight);
-        for (count, leaves) in self.buckets() {
-            used = used.saturating_sub(count.into());
-            if count > 0 && leaves? > now && used < self.limit.get().into() {
-                return leaves;
-            }
-        }
-        None
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);

@@ -76,10 +76,6 @@ impl Limit for Concurrency {
         u64::from(self.limit.get()).saturating_sub(self.in_flight) as u32
     }
 
-    fn next_change(&self, _: Tick) -> Option<Tick> {
-        None
-    }
-
     fn rebase(&mut self, _: Tick, _: Tick) {}
 
     fn worst_case(&self, span: Duration) -> u64 {

@@ -134,11 +134,6 @@ impl Limit for FixedWindow {
         self.limit.get().saturating_sub(self.counted_at(now))
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        let now = now.max(self.latest);
-        self.end().filter(|_| self.counted_at(now) > 0)
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);

@@ -126,7 +126,13 @@ pub trait Limit {
     fn available(&self, now: Tick) -> u32;
 
     /// The first tick after `now` at which more is available if nothing happens until then.
-    fn next_change(&self, now: Tick) -> Option<Tick>;
+    fn next_change(&self, now: Tick) -> Option<Tick> {
+        let more = self.available(now).checked_add(1)?;
+        match self.earliest(now, more) {
+            Wait::Until(tick) => Some(tick),
+            Wait::ForSettlement | Wait::Never => None,
+        }
+    }
 
     /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. Where the
     /// other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
@@ -176,10 +182,6 @@ macro_rules! limiter {
 
             fn available(&self, now: Tick) -> u32 {
                 match self { $(Self::$algorithm(limit) => limit.available(now),)* }
-            }
-
-            fn next_change(&self, now: Tick) -> Option<Tick> {
-                match self { $(Self::$algorithm(limit) => limit.next_change(now),)* }
             }
 
             fn rebase(&mut self, from: Tick, to: Tick) {

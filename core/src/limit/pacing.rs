@@ -136,13 +136,6 @@ impl Limit for Pacing {
         }
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        match self.earliest(now, 1) {
-            Wait::Until(tick) if tick > now.max(self.latest) => Some(tick),
-            Wait::Until(_) | Wait::ForSettlement | Wait::Never => None,
-        }
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = Shift { from, to }.tick(self.latest);
         self.due = self.pace.rebase(self.due, from, to);

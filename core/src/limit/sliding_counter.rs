@@ -196,14 +196,6 @@ impl Limit for SlidingCounter {
         self.free(now.as_nanos().saturating_sub(start), previous, current)
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        let more = self.available(now).checked_add(1)?;
-        match self.earliest(now, more) {
-            Wait::Until(tick) => Some(tick),
-            Wait::ForSettlement | Wait::Never => None,
-        }
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);

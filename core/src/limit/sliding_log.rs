@@ -264,19 +264,6 @@ impl Limit for SlidingLog {
         u64::from(self.limit.get()).saturating_sub(used) as u32
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        let now = now.max(self.latest);
-        let mut used = self.logged.saturating_add(self.in_flight);
-        for stamp in self.stamps.iter() {
-            let leaves = self.leaves(stamp)?;
-            used = used.saturating_sub(stamp.units.into());
-            if leaves > now && used < self.limit.get().into() {
-                return Some(leaves);
-            }
-        }
-        None
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);

@@ -167,14 +167,6 @@ impl Limit for TokenBucket {
         u32::try_from(self.pace.units(free.into())).unwrap_or(u32::MAX)
     }
 
-    fn next_change(&self, now: Tick) -> Option<Tick> {
-        let more = self.available(now).checked_add(1)?;
-        match self.earliest(now, more) {
-            Wait::Until(tick) => Some(tick),
-            Wait::ForSettlement | Wait::Never => None,
-        }
-    }
-
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = Shift { from, to }.tick(self.latest);
     }
