@@ -229,7 +229,8 @@ impl Oracle {
         for unit in [0, 1] {
             let ceiling = self.ceilings.get_mut(&(one.member, unit));
             if let Some(ceiling) = ceiling.filter(|ceiling| one.named && ceiling.since <= one.at) {
-                ceiling.remaining += one.cost[unit].saturating_sub(actual[unit]);
+                let before = ceiling.remaining + one.cost[unit];
+                ceiling.remaining = before.saturating_sub(actual[unit]);
             }
         }
     }

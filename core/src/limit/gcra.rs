@@ -69,7 +69,7 @@ impl Gcra {
     }
 
     /// Changes rate and burst from `now` on; what is missing from the burst stays missing. No span ever
-    /// holds more than the worst case of the larger of the two.
+    /// holds more than the worst case of the larger rate with the larger burst.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -81,6 +81,9 @@ impl Gcra {
         burst: NonZeroU32,
     ) -> Result<(), ConfigError> {
         let mut changed = Self::new(limit, window, burst)?;
+        if (changed.pace, changed.burst) == (self.pace, self.burst) {
+            return Ok(());
+        }
         let now = now.max(self.latest);
         let early = self.due.saturating_sub(self.parts(now));
         let missing = early.div_ceil(self.pace.per_unit.get().into());

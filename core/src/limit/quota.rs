@@ -399,8 +399,8 @@ impl Quota {
                 && ceiling.since <= ended.at
             {
                 let used = actual.unwrap_or(ended.cost).of(unit);
-                let unused = ended.cost.of(unit).saturating_sub(used);
-                ceiling.remaining = ceiling.remaining.saturating_add(unused);
+                let before = ceiling.remaining.saturating_add(ended.cost.of(unit));
+                ceiling.remaining = before.saturating_sub(used);
             }
         }
         Ok(())

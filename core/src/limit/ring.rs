@@ -31,6 +31,12 @@ impl<V: Copy + Default> Ring<V> {
         self.tail.wrapping_sub(self.head)
     }
 
+    /// Whether one more needs more memory.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.len() == self.slots.len()
+    }
+
     #[inline]
     fn slot(&self, count: usize) -> usize {
         count & self.slots.len().wrapping_sub(1)
@@ -67,7 +73,7 @@ impl<V: Copy + Default> Ring<V> {
 
     #[inline]
     pub(super) fn push_back(&mut self, value: V) {
-        if self.len() == self.slots.len() {
+        if self.is_full() {
             self.grow();
         }
         let slot = self.slot(self.tail);

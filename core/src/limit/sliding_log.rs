@@ -13,7 +13,7 @@ use core::time::Duration;
 ///
 /// Admission costs O(1) amortised, a refusal and [`earliest`](Limit::earliest) O(stamps that would
 /// have to leave), a settlement under [`Anchor::Grant`] O(log n) to find the stamp. Memory is 16 bytes
-/// for each request that counts, however many units it has.
+/// for each request that counts, however many units it has, and as much again at the most.
 ///
 /// Worst case over a span: the limit, once for each window begun in it.
 ///
@@ -113,7 +113,10 @@ impl SlidingLog {
             Some(newest) if newest.at == at && newest.units <= u32::MAX.saturating_sub(units) => {
                 newest.units = newest.units.saturating_add(units);
             }
-            Some(_) | None => self.stamps.push_back(Stamp { at, units }),
+            Some(_) | None => {
+                self.make_room();
+                self.stamps.push_back(Stamp { at, units });
+            }
         }
     }
 
@@ -142,6 +145,14 @@ impl SlidingLog {
         self.latest = now;
         self.book(cost);
         Ok(now)
+    }
+
+    /// Drops the stamps that no longer count, before memory is taken for more.
+    #[inline]
+    fn make_room(&mut self) {
+        if self.stamps.is_full() {
+            self.forget();
+        }
     }
 
     /// Drops the stamps that no longer count.
@@ -191,6 +202,8 @@ impl Limit for SlidingLog {
         let wanted = self.logged.saturating_add(cost.into());
         let excess = wanted.wrapping_sub(self.limit.get().into());
         if wanted <= self.limit.get().into() {
+            self.latest = now;
+            self.make_room();
             self.stamps.push_back(stamp);
             self.logged = self.logged.wrapping_add(cost.into());
         } else {
@@ -365,12 +378,21 @@ mod tests {
 
     #[test]
     fn its_memory_grows_with_requests_and_not_with_units() {
-        let mut log = log(u32::MAX, 10, Anchor::Grant);
+        let mut log = log(u32::MAX, 1_000, Anchor::Grant);
         for now in 0..100 {
             log.try_acquire(tick(now), 1_000_000).unwrap();
         }
         assert_eq!(log.stamps.len(), 100);
         assert_eq!(size_of::<Stamp>(), 16);
+    }
+
+    #[test]
+    fn what_no_longer_counts_takes_no_more_memory() {
+        let mut log = log(1_000_000, 10, Anchor::Grant);
+        for now in 0..1_000 {
+            log.try_acquire(tick(now * 10), 1).unwrap();
+            assert!(log.stamps.len() <= 4);
+        }
     }
 
     #[test]

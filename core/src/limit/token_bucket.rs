@@ -16,8 +16,8 @@ use core::time::Duration;
 ///
 /// Worst case over a span: the burst, and what flows in between its first and its last nanosecond.
 ///
-/// A settlement below the reservation is credited in full only if nothing has been admitted in
-/// between; otherwise not at all, because the bucket may have been full since. Where costs are settled
+/// A settlement below the reservation is credited in full only if nothing has been admitted or settled
+/// in between; otherwise not at all, because the bucket may have been full since. Where costs are settled
 /// later, a [`Quota`](super::Quota) keeps what is needed to do it exactly.
 ///
 /// ```
@@ -73,7 +73,7 @@ impl TokenBucket {
     }
 
     /// Changes rate and burst from `now` on; what is missing from the bucket stays missing. No span ever
-    /// holds more than the worst case of the larger of the two.
+    /// holds more than the worst case of the larger rate with the larger burst.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -85,6 +85,9 @@ impl TokenBucket {
         burst: NonZeroU32,
     ) -> Result<(), ConfigError> {
         let mut changed = Self::new(limit, window, burst)?;
+        if (changed.pace, changed.burst) == (self.pace, self.burst) {
+            return Ok(());
+        }
         let now = now.max(self.latest);
         let missing = u128::from(self.used_at(now)).div_ceil(self.pace.per_unit.get().into());
         let missing = carry_over(missing, self.burst, burst);
