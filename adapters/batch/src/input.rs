@@ -154,7 +154,14 @@ pub(crate) fn read_objects(path: &Path) -> Result<Vec<Numbered>, BatchError> {
                 continue;
             }
             Ok(_) => "not a JSON object".to_owned(),
-            Err(error) => format!("not JSON: {error}"),
+            Err(error) => {
+                // Its own place counts lines from this one.
+                let said = error.to_string();
+                let what = said
+                    .rsplit_once(" at line ")
+                    .map_or(&*said, |(what, _)| what);
+                format!("not JSON at column {}: {what}", error.column())
+            }
         };
         return Err(BatchError::Line {
             path: path.to_owned(),
@@ -205,7 +212,8 @@ mod tests {
 
     #[test]
     fn each_bad_line_is_named() {
-        assert!(error("{\"id\":1,\"prompt\":\"a\"}\nnot json\n").starts_with("F:2: not JSON"));
+        let torn = error("{\"id\":1,\"prompt\":\"a\"}\n{oops\n");
+        assert_eq!(torn, "F:2: not JSON at column 2: key must be a string");
         assert_eq!(error("[1]"), "F:1: not a JSON object");
         assert_eq!(
             error("\n\n{\"prompt\":\"a\"}"),
