@@ -112,12 +112,16 @@ impl Tries {
 }
 
 /// Source: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
-#[derive(Clone, Debug)]
-struct SplitMix64(u64);
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct SplitMix64(pub(crate) u64);
 
 impl SplitMix64 {
+    /// The golden ratio's fraction in units of 2^-64.
+    pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(Self::GOLDEN);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -125,7 +129,7 @@ impl SplitMix64 {
     }
 
     /// Uniform in `0 ..= last`, to within 2^-64.
-    fn up_to(&mut self, last: u64) -> u64 {
+    pub(crate) fn up_to(&mut self, last: u64) -> u64 {
         let values = u128::from(last).saturating_add(1);
         (u128::from(self.next()).saturating_mul(values) >> 64) as u64
     }

@@ -31,6 +31,8 @@ extern crate alloc;
 
 pub mod backoff;
 pub mod balance;
+pub mod breaker;
+pub mod health;
 mod heap;
 pub mod limit;
 pub mod pool;
