@@ -29,12 +29,15 @@
 
 extern crate alloc;
 
+pub mod affinity;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod health;
 mod heap;
+mod histogram;
 pub mod limit;
+pub mod outlier;
 pub mod pool;
 mod slab;
 pub mod stats;

@@ -1,5 +1,7 @@
 //! What a pool has done, for people and dashboards.
 
+pub use crate::histogram::Histogram;
+
 use crate::pool::MemberId;
 use alloc::vec::Vec;
 use core::time::Duration;
