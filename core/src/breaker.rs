@@ -201,6 +201,13 @@ pub struct Permit {
     deadline: Tick,
 }
 
+impl Permit {
+    /// Moves it to another clock, which shows `to` when this one shows `from`.
+    pub fn rebase(&mut self, from: Tick, to: Tick) {
+        self.deadline = Shift { from, to }.tick(self.deadline);
+    }
+}
+
 /// How a call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -434,8 +441,8 @@ impl Breaker {
         }
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. Permits
-    /// of probes that are out are then unknown, and those probes time out.
+    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. The permits
+    /// of calls under way have to be moved alike.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);

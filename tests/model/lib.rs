@@ -3,8 +3,14 @@
 //! Each module has one `Case` and one `run`: property tests, fuzz targets and the replay of committed
 //! corpora all call the same. `run` panics where machine and oracle differ.
 
+pub mod affinity;
+pub mod breaker;
+pub mod budget;
+pub mod failure;
 pub mod grammar;
+pub mod health;
 pub mod limits;
+pub mod outlier;
 pub mod pool;
 pub mod quota;
 pub mod snapshot;

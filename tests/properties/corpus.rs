@@ -1,6 +1,6 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{decode, grammar, limits, pool, quota, snapshot};
+use leasehold_tests::{decode, failure, grammar, limits, pool, quota, snapshot};
 use std::fs;
 use std::path::Path;
 
@@ -49,4 +49,11 @@ fn snapshot_corpus() {
 #[test]
 fn grammar_corpus() {
     replay("grammar", |bytes| decode(bytes).map(grammar::run));
+}
+
+#[test]
+fn health_corpus() {
+    replay("health", |bytes| {
+        decode(bytes).map(|case| failure::run(&case))
+    });
 }

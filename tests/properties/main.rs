@@ -2,7 +2,9 @@
 //! fuzzer has collected.
 
 mod corpus;
+mod failure;
 mod grammar;
+mod histogram;
 mod limits;
 mod pool;
 mod quota;

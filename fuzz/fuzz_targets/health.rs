@@ -1,0 +1,4 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(
+    |case: leasehold_tests::failure::Case| leasehold_tests::failure::run(&case)
+);

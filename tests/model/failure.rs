@@ -1,0 +1,33 @@
+//! Any of the machines that handle failure, for one fuzz target.
+
+use crate::{affinity, breaker, budget, health, outlier};
+use arbitrary::Arbitrary;
+
+/// A case of one of them.
+#[derive(Clone, Debug, Arbitrary)]
+pub enum Case {
+    /// See [`breaker`].
+    Breaker(breaker::Case),
+    /// See [`health`].
+    Health(health::Case),
+    /// See [`outlier`].
+    Outlier(outlier::Case),
+    /// See [`affinity`].
+    Affinity(affinity::Case),
+    /// See [`budget`].
+    Budget(budget::Case),
+}
+
+/// Runs a case.
+///
+/// # Panics
+/// Where machine and oracle differ.
+pub fn run(case: &Case) {
+    match case {
+        Case::Breaker(case) => breaker::run(case),
+        Case::Health(case) => health::run(case),
+        Case::Outlier(case) => outlier::run(case),
+        Case::Affinity(case) => affinity::run(case),
+        Case::Budget(case) => budget::run(case),
+    }
+}

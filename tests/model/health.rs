@@ -1,0 +1,304 @@
+//! A member's health against an oracle that keeps every answer, and knows its grid of rounds.
+
+use arbitrary::Arbitrary;
+use core::num::NonZeroU32;
+use core::time::Duration;
+use leasehold_core::health::{Change, Health, HealthConfig, ProbeAnswer, ProbeId};
+use leasehold_core::time::Tick;
+use proptest_derive::Arbitrary as Strategy;
+
+/// A member and what is done with it.
+#[derive(Clone, Debug, Arbitrary, Strategy)]
+pub struct Case {
+    /// Its configuration.
+    pub setup: Setup,
+    /// What is done, in order.
+    pub ops: Vec<Op>,
+}
+
+/// A configuration of small numbers.
+#[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
+pub struct Setup {
+    /// Ticks between probes, modulo 32 and one more.
+    pub interval: u8,
+    /// The jitter in eighths of the interval, modulo 9.
+    pub jitter: u8,
+    /// Ticks a probe has, modulo the interval and one more.
+    pub timeout: u8,
+    /// Successes in a row, modulo 4 and one more.
+    pub rise: u8,
+    /// Failures in a row, modulo 4 and one more.
+    pub fall: u8,
+    /// Whether it is up to begin with.
+    pub up: bool,
+    /// The seed.
+    pub seed: u64,
+    /// When it is added.
+    pub added: u16,
+}
+
+/// One operation.
+#[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
+pub enum Op {
+    /// Begins a probe.
+    #[proptest(weight = 6)]
+    Begin,
+    /// Answers one of the latest 3 probes.
+    #[proptest(weight = 8)]
+    Answer {
+        /// Which of them; mostly the latest.
+        which: u8,
+        /// Whether the member serves.
+        up: bool,
+    },
+    /// Tells it the time.
+    HandleTimeout,
+    /// Goes to when something is due, or a tick before.
+    #[proptest(weight = 8)]
+    ToTheDeadline(bool),
+    /// Lets at most 15 ticks pass.
+    #[proptest(weight = 2)]
+    Advance(u8),
+    /// Turns the clock back.
+    Back(u8),
+    /// Lets much time pass.
+    Leap(u32),
+    /// Goes to where so many ticks are left.
+    ToTheEnd(u8),
+    /// Saves and restores.
+    Restart,
+    /// Goes on by a clock that is so many ticks ahead of the oracle's.
+    Rebase(u8),
+}
+
+const GOOD: &str = "the setup makes a configuration";
+
+fn number(n: u64) -> NonZeroU32 {
+    NonZeroU32::new(n as u32).expect(GOOD)
+}
+
+impl Setup {
+    fn interval(self) -> u64 {
+        u64::from(self.interval % 32) + 1
+    }
+    fn jitter(self) -> u64 {
+        u64::from(self.jitter % 9) * 125
+    }
+    fn timeout(self) -> u64 {
+        u64::from(self.timeout) % self.interval() + 1
+    }
+    fn rise(self) -> u64 {
+        u64::from(self.rise % 4) + 1
+    }
+    fn fall(self) -> u64 {
+        u64::from(self.fall % 4) + 1
+    }
+
+    fn config(self) -> HealthConfig {
+        let nanos = Duration::from_nanos;
+        HealthConfig::new(nanos(self.interval()), nanos(self.timeout()))
+            .and_then(|config| config.jitter(self.jitter() as u16))
+            .expect(GOOD)
+            .rise(number(self.rise()))
+            .fall(number(self.fall()))
+            .initially_up(self.up)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// A probe of this round.
+    Probe { round: u128, due: Option<u64> },
+    /// The end of the probe that is out.
+    Timeout { round: u128, at: u64 },
+}
+
+#[derive(Clone, Debug)]
+struct Oracle {
+    setup: Setup,
+    latest: u64,
+    /// The last tick there is.
+    end: u64,
+    /// When round 0 begins.
+    first: u128,
+    next: Next,
+    probes: usize,
+    /// Since it last turned.
+    answers: Vec<bool>,
+    up: bool,
+}
+
+impl Oracle {
+    fn new(setup: Setup) -> Self {
+        // The golden ratio's fraction, in units of 2^-64.
+        let turn = setup.seed.wrapping_mul(11_400_714_819_323_198_485);
+        let shift = u128::from(turn) * u128::from(setup.interval()) / (1 << 64);
+        Self {
+            setup,
+            latest: setup.added.into(),
+            end: u64::MAX,
+            first: u128::from(setup.added) + shift,
+            next: Next::Probe {
+                round: 0,
+                due: None,
+            },
+            probes: 0,
+            answers: Vec::new(),
+            up: setup.up,
+        }
+    }
+
+    fn start(&self, round: u128) -> u128 {
+        self.first + round * u128::from(self.setup.interval())
+    }
+
+    /// Takes the tick that was drawn for the next probe, which has to be in its round.
+    fn learn(&mut self, polled: Option<u64>) {
+        let Next::Probe { round, due } = &mut self.next else {
+            return;
+        };
+        let start = self.first + *round * u128::from(self.setup.interval());
+        let most = u128::from(self.setup.interval() * self.setup.jitter() / 1_000);
+        let range = start..=start + most;
+        match polled {
+            Some(polled) => assert!(range.contains(&polled.into()), "{polled} in {range:?}"),
+            None => assert!(
+                *range.end() > self.end.into(),
+                "nothing is due in {range:?}"
+            ),
+        }
+        *due = polled;
+    }
+
+    fn settle(&mut self, round: u128, up: bool) -> Option<Change> {
+        self.next = Next::Probe { round, due: None };
+        self.answers.push(up);
+        let contrary = self.answers.iter().rev().take_while(|one| **one != self.up);
+        let needed = if self.up {
+            self.setup.fall()
+        } else {
+            self.setup.rise()
+        };
+        if (contrary.count() as u64) < needed {
+            return None;
+        }
+        self.answers.clear();
+        self.up = !self.up;
+        Some(if self.up {
+            Change::WentUp
+        } else {
+            Change::WentDown
+        })
+    }
+
+    fn handle_timeout(&mut self, now: u64) -> Option<Change> {
+        self.latest = self.latest.max(now);
+        match self.next {
+            Next::Timeout { round, at } if at <= self.latest => self.settle(round, false),
+            Next::Timeout { .. } | Next::Probe { .. } => None,
+        }
+    }
+
+    fn begin(&mut self, now: u64) -> bool {
+        self.latest = self.latest.max(now);
+        let Next::Probe { mut round, due } = self.next else {
+            return false;
+        };
+        if due.is_none_or(|due| due > self.latest) {
+            return false;
+        }
+        let late = u128::from(self.latest).saturating_sub(self.first);
+        round = (round + 1).max(late.div_ceil(self.setup.interval().into()));
+        assert!(self.start(round) >= self.latest.into());
+        let at = self.latest.saturating_add(self.setup.timeout());
+        self.next = Next::Timeout {
+            round,
+            at: at.min(self.end),
+        };
+        self.probes += 1;
+        true
+    }
+
+    fn answer(&mut self, now: u64, which: usize, up: bool) -> Option<Change> {
+        let change = self.handle_timeout(now);
+        match self.next {
+            Next::Timeout { round, .. } if which + 1 == self.probes => self.settle(round, up),
+            Next::Timeout { .. } | Next::Probe { .. } => change,
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        match self.next {
+            Next::Probe { due, .. } => due,
+            Next::Timeout { at, .. } => Some(at),
+        }
+    }
+}
+
+/// Runs a case.
+///
+/// # Panics
+/// Where machine and oracle differ, or a promise is broken.
+pub fn run(case: &Case) {
+    let config = case.setup.config();
+    let added = Tick::from_nanos(case.setup.added.into());
+    let mut machine = Health::new(&config, added, case.setup.seed);
+    let mut oracle = Oracle::new(case.setup);
+    oracle.learn(machine.poll_timeout().map(Tick::as_nanos));
+    let mut probes: Vec<ProbeId> = Vec::new();
+    let (mut now, mut offset) = (0_u64, 0_u64);
+    for op in &case.ops {
+        let tick = |at: u64| Tick::from_nanos(at + offset);
+        match *op {
+            Op::Begin => {
+                let probe = machine.begin_probe(&config, tick(now));
+                assert_eq!(probe.is_some(), oracle.begin(now), "{op:?} at {now}");
+                probes.extend(probe);
+            }
+            Op::Answer { which, up } => {
+                let back = usize::from(which / 86).min(2);
+                let Some(which) = probes.len().checked_sub(back + 1) else {
+                    continue;
+                };
+                let answer = if up {
+                    ProbeAnswer::Up
+                } else {
+                    ProbeAnswer::Down
+                };
+                let change = machine.answer(&config, tick(now), probes[which], answer);
+                assert_eq!(change, oracle.answer(now, which, up), "{op:?} at {now}");
+            }
+            Op::HandleTimeout => {
+                let change = machine.handle_timeout(&config, tick(now));
+                assert_eq!(change, oracle.handle_timeout(now), "{op:?} at {now}");
+                assert_eq!(machine.handle_timeout(&config, tick(now)), None);
+            }
+            Op::ToTheDeadline(before) => {
+                if let Some(due) = oracle.poll_timeout() {
+                    now = due.saturating_sub(before.into());
+                }
+            }
+            Op::Advance(span) => now = now.saturating_add(u64::from(span % 16)).min(oracle.end),
+            Op::Back(span) => now = now.saturating_sub(span.into()),
+            Op::Leap(span) => now = now.saturating_add(span.into()).min(oracle.end),
+            Op::ToTheEnd(left) => now = now.max(oracle.end - u64::from(left)),
+            Op::Restart => {
+                let saved = serde_json::to_string(&(&machine, &probes)).expect("it can be saved");
+                (machine, probes) = serde_json::from_str(&saved).expect("it can be restored");
+            }
+            Op::Rebase(ahead) => {
+                if oracle.latest.max(now) < u64::MAX / 2 && offset == 0 {
+                    machine.rebase(tick(now), Tick::from_nanos(now + u64::from(ahead)));
+                    offset = ahead.into();
+                    oracle.end = u64::MAX - offset;
+                }
+            }
+        }
+        let polled = machine.poll_timeout().map(|due| due.as_nanos() - offset);
+        if oracle.poll_timeout().is_none() {
+            oracle.learn(polled);
+        }
+        assert_eq!(polled, oracle.poll_timeout(), "after {op:?} at {now}");
+        assert_eq!(machine.is_up(), oracle.up, "after {op:?} at {now}");
+    }
+}

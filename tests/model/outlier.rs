@@ -1,0 +1,231 @@
+//! Outlier ejection against an oracle that judges each member by the definition of a deviation.
+
+use arbitrary::Arbitrary;
+use core::cmp::Reverse;
+use core::num::NonZeroU32;
+use core::time::Duration;
+use leasehold_core::outlier::{Conduct, Ejection, Outlier, OutlierConfig};
+use leasehold_core::time::Tick;
+use proptest_derive::Arbitrary as Strategy;
+
+/// A fleet and its sweeps.
+#[derive(Clone, Debug, Arbitrary, Strategy)]
+pub struct Case {
+    /// The configuration.
+    pub setup: Setup,
+    /// What is done, in order.
+    pub rounds: Vec<Round>,
+}
+
+/// A configuration.
+#[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
+pub struct Setup {
+    /// The least outcomes, modulo 8 and one more.
+    pub volume: u8,
+    /// The fewest members, modulo 4 and one more.
+    pub members: u8,
+    /// The factor of the deviation, modulo 3,000; none where odd.
+    pub factor: u16,
+    /// The margin, modulo 300.
+    pub margin: u16,
+    /// The share of failures in eighths, modulo 9; zero for no such rule.
+    pub failing: u8,
+    /// The first ejection, modulo 64 and one more.
+    pub base: u8,
+    /// How much longer the longest is.
+    pub cap: u8,
+    /// The share ejected, modulo 1,001.
+    pub max_ejected: u16,
+}
+
+/// What happens up to a sweep.
+#[derive(Clone, Debug, Arbitrary, Strategy)]
+pub struct Round {
+    /// Successes and failures of members by their index; only the first 12 are taken, and 4 is the least.
+    pub outcomes: Vec<(u8, u8)>,
+    /// Ticks after the last sweep, modulo 32; the interval is 10.
+    pub after: u8,
+    /// Whether a member is readmitted by hand.
+    pub readmit: Option<u8>,
+}
+
+const GOOD: &str = "the setup makes a configuration";
+const INTERVAL: u64 = 10;
+const MEMBERS: usize = 12;
+
+impl Setup {
+    fn base(self) -> u64 {
+        u64::from(self.base % 64) + 1
+    }
+    fn cap(self) -> u64 {
+        self.base() + u64::from(self.cap)
+    }
+    fn volume(self) -> u32 {
+        u32::from(self.volume % 8) + 1
+    }
+    fn members(self) -> u32 {
+        u32::from(self.members % 4) + 1
+    }
+    fn factor(self) -> Option<u16> {
+        Some(self.factor % 3_000).filter(|factor| factor.is_multiple_of(2))
+    }
+    fn failing(self) -> Option<u16> {
+        Some(u16::from(self.failing % 9) * 125).filter(|permille| *permille > 0)
+    }
+
+    fn config(self) -> OutlierConfig {
+        let nanos = Duration::from_nanos;
+        let number = |n| NonZeroU32::new(n).expect(GOOD);
+        let mut config = OutlierConfig::new(nanos(INTERVAL), nanos(self.base()), nanos(self.cap()))
+            .and_then(|config| config.max_ejected(self.max_ejected % 1_001))
+            .expect(GOOD)
+            .volume(number(self.volume()), number(self.members()));
+        if let Some(factor) = self.factor() {
+            config = config.deviation(factor, self.margin % 300).expect(GOOD);
+        }
+        if let Some(permille) = self.failing() {
+            config = config.failing(permille).expect(GOOD);
+        }
+        config
+    }
+
+    /// Who of those judged is an outlier, by their rates of failure in millionths.
+    fn outliers(self, rates: &[u64]) -> Vec<bool> {
+        let n = rates.len() as i128;
+        let sum: i128 = rates.iter().map(|rate| i128::from(*rate)).sum();
+        // How far each is above the mean, times n.
+        let above = |rate: &u64| i128::from(*rate) * n - sum;
+        // The variance, times n^3.
+        let squares: i128 = rates.iter().map(|rate| above(rate) * above(rate)).sum();
+        rates
+            .iter()
+            .map(|rate| {
+                let over = above(rate);
+                let deviates = self.factor().is_some_and(|factor| {
+                    let factor = i128::from(factor);
+                    over > 0
+                        && over >= i128::from(self.margin % 300) * 1_000 * n
+                        && over * over * n * 1_000_000 > factor * factor * squares
+                });
+                let failing = self
+                    .failing()
+                    .is_some_and(|permille| *rate >= u64::from(permille) * 1_000);
+                n >= i128::from(self.members()) && (deviates || failing)
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    times: u64,
+    until: u64,
+}
+
+/// Runs a case.
+///
+/// # Panics
+/// Where machine and oracle differ, or a promise is broken.
+pub fn run(case: &Case) {
+    let (setup, config) = (case.setup, case.setup.config());
+    let mut machine = Outlier::new(&config, Tick::ZERO);
+    let mut conducts = [Conduct::default(); MEMBERS];
+    let mut oracle = [Member::default(); MEMBERS];
+    let mut outcomes = [(0_u32, 0_u32); MEMBERS];
+    let (mut now, mut due) = (0_u64, INTERVAL);
+    for round in &case.rounds {
+        let shown = round.outcomes.len().clamp(4, MEMBERS);
+        for (index, (ok, failed)) in round.outcomes.iter().take(shown).enumerate() {
+            for (count, good) in [(ok % 16, true), (failed % 16, false)] {
+                for _ in 0..count {
+                    conducts[index].record(good);
+                }
+            }
+            outcomes[index].0 += u32::from(ok % 16);
+            outcomes[index].1 += u32::from(failed % 16);
+        }
+        if let Some(member) = round.readmit {
+            let member = usize::from(member) % MEMBERS;
+            conducts[member].readmit();
+            oracle[member].until = 0;
+        }
+        now += u64::from(round.after % 32);
+        let tick = Tick::from_nanos(now);
+        let before = oracle
+            .iter()
+            .take(shown)
+            .filter(|one| one.until > now)
+            .count();
+        let shown_members = conducts.iter_mut().take(shown).enumerate();
+        let ejected = machine.sweep(&config, tick, shown_members);
+        if now < due {
+            assert!(ejected.is_empty());
+        } else {
+            due += ((now - due) / INTERVAL + 1) * INTERVAL;
+            let expected = sweep(setup, now, &mut oracle[..shown], &mut outcomes[..shown]);
+            assert_eq!(ejected, expected, "{round:?}");
+            let allowance = config.allowance(shown as u32) as usize;
+            let after = oracle
+                .iter()
+                .take(shown)
+                .filter(|one| one.until > now)
+                .count();
+            assert!(after <= allowance.max(before), "{after} of {shown}");
+        }
+        assert_eq!(machine.poll_timeout(), Some(Tick::from_nanos(due)));
+        for (conduct, member) in conducts.iter().zip(&oracle) {
+            let until = Some(Tick::from_nanos(member.until)).filter(|until| *until > tick);
+            assert_eq!(conduct.ejected(tick), until);
+        }
+    }
+}
+
+fn sweep(
+    setup: Setup,
+    now: u64,
+    members: &mut [Member],
+    outcomes: &mut [(u32, u32)],
+) -> Vec<Ejection<usize>> {
+    let ejected = members.iter().filter(|one| one.until > now).count();
+    let judged: Vec<usize> = (0..members.len())
+        .filter(|index| members[*index].until <= now)
+        .filter(|index| outcomes[*index].0 + outcomes[*index].1 >= setup.volume())
+        .collect();
+    let rate = |index: &usize| {
+        let (ok, failed) = outcomes[*index];
+        u64::from(failed) * 1_000_000 / u64::from(ok + failed)
+    };
+    let rates: Vec<_> = judged.iter().map(rate).collect();
+    let marks = setup.outliers(&rates);
+    let mut outliers: Vec<_> = judged
+        .iter()
+        .zip(&rates)
+        .zip(&marks)
+        .filter(|(_, outlier)| **outlier)
+        .map(|((index, rate), _)| (Reverse(*rate), *index))
+        .collect();
+    outliers.sort_unstable();
+    for (index, member) in members.iter_mut().enumerate() {
+        if member.until <= now && !outliers.iter().any(|(_, outlier)| *outlier == index) {
+            member.times = member.times.saturating_sub(1);
+        }
+    }
+    let total = members.len();
+    let share = total * usize::from(setup.max_ejected % 1_001) / 1_000;
+    let allowed = match setup.max_ejected % 1_001 {
+        0 => 0,
+        _ => share.max(1).min(total - 1),
+    };
+    outliers.truncate(allowed.saturating_sub(ejected));
+    outcomes.fill((0, 0));
+    let eject = |(_, index): (Reverse<u64>, usize)| {
+        let member = &mut members[index];
+        member.times += 1;
+        member.until = now + (setup.base() * member.times).min(setup.cap());
+        Ejection {
+            member: index,
+            until: Tick::from_nanos(member.until),
+        }
+    };
+    outliers.into_iter().map(eject).collect()
+}
