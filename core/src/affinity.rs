@@ -16,8 +16,8 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 /// has not been used for the longest.
 ///
 /// Commands cost O(log n), and O(log n) more for each entry that expired since the last one. Memory is
-/// that of two B-trees: 48 bytes an entry with a value of 8, and up to twice that with what their
-/// nodes keep free.
+/// that of two B-trees: 48 bytes an entry with a value of 8, and the slack of their nodes, each of which is
+/// nearly half full at least.
 ///
 /// An entry whose value has no meaning any more, as when its member went, is dropped when
 /// [`lookup`](Self::lookup) meets it, or with time. Nothing has to be done at a deadline, so there is no

@@ -28,7 +28,6 @@ const PARTS: usize = 8;
 
 /// When a breaker trips, and how it recovers. Many breakers share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BreakerConfig {
     consecutive: Option<NonZeroU32>,
     rate: Option<FailureRate>,
@@ -41,7 +40,6 @@ pub struct BreakerConfig {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct FailureRate {
     permille: u16,
     /// Nanoseconds in a part of the window.
@@ -221,7 +219,7 @@ pub enum Verdict {
 
 /// A circuit breaker for one member.
 ///
-/// Every operation costs O(1), and O(probes) while half-open. Memory is about 120 bytes, and while
+/// Every operation costs O(1), and O(probes) while half-open. Memory is 120 bytes, and while
 /// half-open 8 more for each probe that is out. Each command first does what is due.
 ///
 /// Source of the states: M. Nygard, "Release It!", 2007.
@@ -330,7 +328,8 @@ impl Breaker {
         }
     }
 
-    /// When a call may go, provided that nothing else happens until then.
+    /// When a call may go, provided that nothing else happens until then; for a settlement while as many
+    /// probes are out as may, the first of which is given up at [`poll_timeout`](Self::poll_timeout).
     #[must_use]
     pub fn earliest(&self, config: &BreakerConfig, now: Tick) -> Wait {
         match self.state(config, now) {

@@ -10,7 +10,6 @@ use core::time::Duration;
 
 /// How members are probed. Many members share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HealthConfig {
     interval: NonZeroU64,
     jitter: u16,
@@ -122,7 +121,7 @@ pub enum Change {
 
 /// The health of one member.
 ///
-/// Every operation costs O(1); memory is constant, under 80 bytes.
+/// Every operation costs O(1); memory is 64 bytes.
 ///
 /// The probes of a member lie on a grid of its own: each round begins one interval after the last, and
 /// its probe is due at a random part of the jitter later. Rounds in which nobody probed are skipped. How
@@ -316,7 +315,6 @@ impl Health {
 /// # Ok::<(), leasehold_core::health::EmptySlowStart>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SlowStartConfig {
     duration: NonZeroU64,
     steps: NonZeroU32,
@@ -413,7 +411,6 @@ impl SlowStart {
 /// # Ok::<(), leasehold_core::health::PanicThresholdError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PanicThreshold(u16);
 
 /// A share above the whole.
@@ -636,6 +633,6 @@ mod tests {
 
     #[test]
     fn health_is_small() {
-        assert!(size_of::<Health>() <= 80, "{}", size_of::<Health>());
+        assert!(size_of::<Health>() <= 64, "{}", size_of::<Health>());
     }
 }

@@ -21,6 +21,12 @@
 //! - A [`limit`] never admits more than its [`worst_case`](limit::Limit::worst_case).
 //! - A [`pool`] never has two leases on one permit, never forgets a waiter, and grants in order of
 //!   arrival.
+//! - A [`breaker`] lets out no more probes than it may, and no answer of an earlier epoch moves it.
+//! - [`health`] turns on exactly so many contrary answers in a row, and probes don't align.
+//! - An [`outlier`] sweep never takes those ejected above their share.
+//! - An [`affinity`] table never holds more than it may, and forgets what was unused the longest.
+//! - A [retry budget](backoff::RetryBudget) never allows more retries than it states for any span.
+//! - A [histogram](stats::Histogram)'s quantiles are within 1/32 of the true ones.
 //!
 //! Each is a property in the `tests` package, held against a plain oracle.
 

@@ -14,7 +14,6 @@ const WHOLE: u64 = 1_000_000;
 
 /// When a member is an outlier, and for how long it is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OutlierConfig {
     interval: NonZeroU64,
     volume: NonZeroU32,
@@ -27,7 +26,6 @@ pub struct OutlierConfig {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Deviation {
     factor: u16,
     margin: u16,

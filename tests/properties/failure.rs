@@ -1,8 +1,9 @@
 //! What the machines that handle failure promise.
 
+use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::backoff::RetryBudget;
-use leasehold_core::health::{Health, HealthConfig, ProbeAnswer};
+use leasehold_core::health::{Health, HealthConfig, ProbeAnswer, SlowStart, SlowStartConfig};
 use leasehold_core::time::Tick;
 use leasehold_tests::{affinity, breaker, budget, health, outlier};
 use proptest::prelude::*;
@@ -33,6 +34,34 @@ proptest! {
     #[test]
     fn a_retry_budget_agrees_with_its_oracle_and_keeps_its_promise_over_every_span(case: budget::Case) {
         budget::run(&case);
+    }
+
+    #[test]
+    fn a_slow_start_climbs_step_by_step_and_starves_nobody(
+        duration in 1_u64..200, steps in 1_u32..30, full in 1_u32..1_000, began in 0_u64..100,
+    ) {
+        let steps_given = NonZeroU32::new(steps).expect("it is above zero");
+        let config = SlowStartConfig::new(Duration::from_nanos(duration), steps_given);
+        let config = config.expect("it has a length");
+        let mut start = SlowStart::default();
+        start.begin(Tick::from_nanos(began));
+        let weight = |at: u64| start.weight_at(&config, Tick::from_nanos(at), full);
+        let mut changes = None;
+        for passed in 0..duration + 5 {
+            let share = (passed * u64::from(steps) / duration).clamp(1, steps.into());
+            let whole = u64::from(full) * u64::from(SlowStart::SCALE);
+            let exact = (whole * share / u64::from(steps)).max(1);
+            prop_assert_eq!(u64::from(weight(began + passed)), exact);
+            let now = began + passed;
+            if changes.is_none_or(|tick: Tick| tick.as_nanos() <= now) && share < steps.into() {
+                changes = start.next_change(&config, Tick::from_nanos(now));
+                prop_assert!(changes.is_some_and(|tick| tick.as_nanos() > now));
+            } else if share == u64::from(steps) {
+                prop_assert_eq!(start.next_change(&config, Tick::from_nanos(now)), None);
+            } else {
+                prop_assert_eq!(weight(now), weight(now - 1), "a change that was not told");
+            }
+        }
     }
 }
 
