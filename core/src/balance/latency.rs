@@ -18,7 +18,7 @@ use core::time::Duration;
 /// use leasehold_core::time::Tick;
 ///
 /// let mut latency = Latency::new(HalfLife::new(Duration::from_secs(1))?);
-/// let at = |seconds| Tick::from_nanos(seconds * 1_000_000_000);
+/// let at = |seconds: u64| Tick::from_nanos(seconds * 1_000_000_000);
 /// latency.observe(at(0), Duration::from_millis(10));
 /// latency.observe(at(0), Duration::from_millis(80));
 /// assert_eq!(latency.estimate(at(0)), Some(Duration::from_millis(80)));

@@ -21,7 +21,7 @@ const UNKNOWN: u64 = 1 << 63;
 /// differ do so by 2^-40 or more, which is one unit here.
 pub(super) fn load_by_weight(load: u32, weight: u32) -> u64 {
     let load = u64::from(load.min(MAX_LOAD)) << LOAD_FRACTION;
-    load / u64::from(weight.max(1))
+    load.checked_div(u64::from(weight)).unwrap_or(load)
 }
 
 /// The rank of a member under a policy that has one. Under the others, by load.
