@@ -3,6 +3,7 @@
 //! Each module has one `Case` and one `run`: property tests, fuzz targets and the replay of committed
 //! corpora all call the same. `run` panics where machine and oracle differ.
 
+pub mod balance;
 pub mod grammar;
 pub mod limits;
 pub mod pool;

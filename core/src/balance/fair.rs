@@ -7,6 +7,9 @@ use crate::heap::IndexedHeap;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
+/// Far enough from zero that what a member is behind has room before it: a turn, at any weight.
+const BEGINNING: u128 = 1 << 84;
+
 /// Weighted round robin: of the members whose turn has begun, the one whose turn must end first.
 ///
 /// Virtual time goes on by `1 / (weight of all that are ready)` a turn, so that a member of weight `w` is
@@ -83,7 +86,7 @@ fn divide(divisor: NonZeroU64) -> (u128, u64) {
 impl Fair {
     pub(super) fn new() -> Self {
         Self {
-            time: Pace::from(0, 1),
+            time: Pace::from(BEGINNING, 1),
             weight: 0,
             turns: Vec::new(),
             begun: IndexedHeap::new(),
