@@ -341,8 +341,10 @@ impl Oracle {
             Policy::LeastQueue => least(|one| (one.standing.work, one.standing.stamp)),
             Policy::LeastConnections => self.least_loaded(),
             Policy::RoundRobin => {
-                let due = self.ready().find(|member| member.served < self.round);
-                due.or_else(|| self.ready().next()).map(|member| member.id)
+                // Who is owed two turns, then who is owed one, then who isn't.
+                let next = |member: &&Member| (self.round - member.served).min(2);
+                let first = self.ready().min_by_key(|one| (2 - next(one), one.id));
+                first.map(|member| member.id)
             }
             Policy::WeightedRoundRobin => {
                 let now = self.now();

@@ -1,20 +1,21 @@
 //! Members one after the other, once a round.
 //!
-//! Invariant: `due` holds the ready members that this round still owes a turn, `done` the other ready
-//! ones, and a member's `served` is at most the round.
+//! Invariant: a ready member is in `owed` if the round before this one still owes it a turn, in `due` if
+//! only this one does, and in `done` otherwise; a member's `served` is at most the round.
 
 use super::bits::BitSet;
 use alloc::vec::Vec;
 use core::mem;
 
-/// Round robin in the order of slots. O(log64 n) a turn; 8 bytes and 2 bits for each slot.
+/// Round robin in the order of slots. O(log64 n) a turn; 8 bytes and 3 bits for each slot.
 ///
 /// While all are ready, their turns never differ by more than 1. A member that wasn't ready in a round
-/// is owed that turn until the end of the next one, so that a request too large for it costs it nothing;
-/// older ones are forgotten. A call that was given to a member out of turn is its turn if one is due,
+/// is owed that turn until the end of the next one, before all others, so that a request too large for it
+/// costs it nothing; older ones are forgotten. A call that was given to a member out of turn is its turn if one is due,
 /// and doesn't count otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct Rotation {
+    owed: BitSet,
     due: BitSet,
     done: BitSet,
     round: u64,
@@ -25,6 +26,7 @@ pub(super) struct Rotation {
 impl Rotation {
     pub(super) fn new() -> Self {
         Self {
+            owed: BitSet::new(),
             due: BitSet::new(),
             done: BitSet::new(),
             round: 1,
@@ -42,21 +44,26 @@ impl Rotation {
     }
 
     pub(super) fn set_ready(&mut self, id: u32, ready: bool) {
-        self.due.remove(id);
-        self.done.remove(id);
-        if ready && self.is_due(id) {
-            self.due.insert(id);
-        } else if ready {
-            self.done.insert(id);
+        for set in [&mut self.owed, &mut self.due, &mut self.done] {
+            set.remove(id);
+        }
+        let Some(served) = self.served.get(id as usize).filter(|_| ready) else {
+            return;
+        };
+        match self.round.saturating_sub(*served) {
+            0 => self.done.insert(id),
+            1 => self.due.insert(id),
+            _ => self.owed.insert(id),
         }
     }
 
     pub(super) fn choose(&self) -> Option<u32> {
-        self.due.first().or_else(|| self.done.first())
+        let in_turn = [&self.owed, &self.due, &self.done];
+        in_turn.into_iter().find_map(BitSet::first)
     }
 
     pub(super) fn chosen(&mut self, id: u32, ready: bool) {
-        if self.due.is_empty() && !self.done.is_empty() {
+        if self.owed.is_empty() && self.due.is_empty() && !self.done.is_empty() {
             self.round = self.round.saturating_add(1);
             mem::swap(&mut self.due, &mut self.done);
         }
@@ -65,11 +72,5 @@ impl Rotation {
             *served = served.saturating_add(1).clamp(before, self.round);
             self.set_ready(id, ready);
         }
-    }
-
-    fn is_due(&self, id: u32) -> bool {
-        self.served
-            .get(id as usize)
-            .is_some_and(|served| *served < self.round)
     }
 }
