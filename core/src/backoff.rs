@@ -306,7 +306,7 @@ impl SplitMix64 {
     /// The golden ratio's fraction in units of 2^-64.
     pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(Self::GOLDEN);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -4,7 +4,7 @@
 //! at a known tick), or neither (only a release or an operator can change that). Whenever somebody
 //! waits, `ready` is empty.
 
-use crate::balance::{Policy, Rank, Standing};
+use crate::balance::{Policy, Rank, Standing, rank};
 use crate::heap::IndexedHeap;
 use crate::limit::{Limit, Limiter, Wait};
 use crate::slab::{Handle, Slab};
@@ -383,9 +383,9 @@ impl<T> Pool<T> {
                 limit: member.limit,
                 state: State::Enabled,
                 standing: Standing {
-                    in_flight: 0,
-                    used: self.level,
+                    pass: self.level,
                     stamp,
+                    ..Standing::default()
                 },
                 rests_until: Tick::ZERO,
                 counts: Counts::default(),
@@ -407,7 +407,7 @@ impl<T> Pool<T> {
         self.advance(now);
         let entry = self.member_mut(member)?;
         entry.state = State::Removing;
-        let idle = entry.standing.in_flight == 0;
+        let idle = entry.standing.load == 0;
         self.place(member.0);
         let gone = if idle {
             self.members.remove(member.0)
@@ -423,7 +423,7 @@ impl<T> Pool<T> {
     /// Where it was removed.
     pub fn drain(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
         self.set_state(now, member, State::Draining)?;
-        let idle = self.member_mut(member)?.standing.in_flight == 0;
+        let idle = self.member_mut(member)?.standing.load == 0;
         if idle {
             self.events.push_back(Event::Drained { member });
         }
@@ -565,7 +565,7 @@ impl<T> Pool<T> {
                 .map(|(handle, entry)| MemberStats {
                     member: MemberId(handle),
                     counts: entry.counts,
-                    in_flight: entry.standing.in_flight,
+                    in_flight: entry.standing.load,
                     held: entry.held,
                 })
                 .collect(),
@@ -689,9 +689,9 @@ impl<T> Pool<T> {
         let stamp = self.next_stamp();
         let entry = self.members.get_mut(member)?;
         let standing = &mut entry.standing;
-        self.level = standing.used;
-        standing.in_flight = standing.in_flight.saturating_add(1);
-        standing.used = standing.used.saturating_add(1);
+        self.level = standing.pass;
+        standing.load = standing.load.saturating_add(1);
+        standing.pass = standing.pass.saturating_add(1);
         standing.stamp = stamp;
         for counts in [&mut entry.counts, &mut self.total] {
             counts.granted = counts.granted.saturating_add(1);
@@ -726,7 +726,7 @@ impl<T> Pool<T> {
         let stamp = self.next_stamp();
         let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
         let standing = &mut entry.standing;
-        standing.in_flight = standing.in_flight.saturating_sub(1);
+        standing.load = standing.load.saturating_sub(1);
         standing.stamp = stamp;
         entry.held = entry.held.saturating_add(self.now.since(ended.granted));
         for counts in [&mut entry.counts, &mut self.total] {
@@ -744,7 +744,7 @@ impl<T> Pool<T> {
         }
         let actual = match ending {
             Ending::Released(Outcome::NotSent) => {
-                standing.used = standing.used.saturating_sub(1);
+                standing.pass = standing.pass.saturating_sub(1);
                 0
             }
             Ending::Released(Outcome::Ok | Outcome::Failed | Outcome::Throttled { .. })
@@ -763,7 +763,7 @@ impl<T> Pool<T> {
         let Some(entry) = self.members.get(handle) else {
             return;
         };
-        if entry.standing.in_flight > 0 {
+        if entry.standing.load > 0 {
             return;
         }
         let member = MemberId(handle);
@@ -802,7 +802,7 @@ impl<T> Pool<T> {
             return;
         };
         let place = entry.belongs(self.as_of);
-        let rank = self.config.policy.rank(entry.standing);
+        let rank = rank(self.config.policy, &entry.standing, 1);
         let occupied = place == Place::Occupied;
         match (entry.occupied, occupied) {
             (false, true) => self.occupied = self.occupied.saturating_add(1),
@@ -838,7 +838,7 @@ impl<T> Entry<T> {
         if self.state != State::Enabled {
             return Place::Out;
         }
-        if self.standing.in_flight >= self.max_leases {
+        if self.standing.load >= self.max_leases {
             return Place::Occupied;
         }
         let from = now.max(self.rests_until);

@@ -4,6 +4,7 @@
 //! corpora all call the same. `run` panics where machine and oracle differ.
 
 pub mod affinity;
+pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod failure;

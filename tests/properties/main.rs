@@ -1,6 +1,7 @@
 //! Properties of the core, each held against the plain oracle of its model, and the replay of what the
 //! fuzzer has collected.
 
+mod balance;
 mod corpus;
 mod failure;
 mod grammar;

@@ -1,6 +1,342 @@
 //! Which of the members that could serve a request does.
+//!
+//! Invariant: what is chosen is in, ready, and of a weight above zero.
 
+mod bits;
+mod fair;
+mod hashed;
+mod latency;
+mod log;
+mod lottery;
+mod maglev;
+mod policy;
 mod ranked;
+mod ring;
+mod rotation;
+mod trie;
 
-pub use ranked::Policy;
-pub(crate) use ranked::{Rank, Standing};
+pub use latency::Latency;
+pub use policy::{ConfigError, HalfLife, LoadFactor, Policy, TableSize};
+pub(crate) use ranked::{Rank, rank};
+
+use crate::backoff::SplitMix64;
+use crate::heap::IndexedHeap;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use fair::Fair;
+use hashed::Hashed;
+use lottery::Lottery;
+use rotation::Rotation;
+
+/// The greatest weight; a greater one counts as this.
+pub const MAX_WEIGHT: u32 = 1 << 20;
+
+/// What a policy knows of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Leases held now, and what else should count as one.
+    pub load: u32,
+    /// Calls so far, each counted as [`pass`] of the member's weight at that time.
+    pub pass: u64,
+    /// The place of its latest grant, release or arrival in the order of all of them, so that of several
+    /// members that are equal the longest idle is chosen. No two members may have the same.
+    pub stamp: u64,
+    /// The work ahead of the next call, in any unit, divided by weight.
+    pub work: u64,
+    /// [`Latency::key`].
+    pub latency: Option<u64>,
+}
+
+/// What one call adds to the pass of a member: 2^20 by its weight, so that one of twice the weight
+/// comes to the same pass in twice the calls.
+#[must_use]
+pub const fn pass(weight: u32) -> u64 {
+    let weight = if weight > MAX_WEIGHT {
+        MAX_WEIGHT
+    } else {
+        weight
+    };
+    match (MAX_WEIGHT as u64).checked_div(weight as u64) {
+        Some(pass) => pass,
+        None => MAX_WEIGHT as u64,
+    }
+}
+
+/// Chooses among members by a [`Policy`].
+///
+/// Members are named by small dense numbers, such as the slots of a slab. What a policy knows of one is
+/// told by [`place`](Self::place) whenever that changes. A choice that turns out not to fit is placed as
+/// not ready, and another made; it keeps its turn for when it is ready again. Commands on members that
+/// aren't in do nothing.
+///
+/// ```
+/// use leasehold_core::balance::{Balancer, Policy, Standing, stable_hash};
+///
+/// let mut balancer = Balancer::new(Policy::RoundRobin, 1);
+/// for (id, name) in (0..).zip(["a", "b", "c"]) {
+///     balancer.insert(id, stable_hash(name.as_bytes()), 1);
+///     balancer.place(id, &Standing::default(), true);
+/// }
+/// let mut next = || {
+///     let id = balancer.choose(None)?;
+///     balancer.chosen(id);
+///     Some(id)
+/// };
+/// assert_eq!([next(), next(), next(), next()], [Some(0), Some(1), Some(2), Some(0)]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    policy: Policy,
+    members: Vec<Option<Member>>,
+    len: u32,
+    ready: u32,
+    order: Order,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Member {
+    identity: u64,
+    weight: u32,
+    ready: bool,
+    standing: Standing,
+}
+
+/// What a policy keeps of the members that could be chosen.
+#[derive(Clone, Debug)]
+enum Order {
+    Ranked(IndexedHeap<Rank>),
+    Rotation(Rotation),
+    Fair(Box<Fair>),
+    One(Lottery),
+    BetterOfTwo(Lottery),
+    Hashed(Box<Hashed>, SplitMix64),
+}
+
+impl Member {
+    fn could_be_chosen(&self) -> bool {
+        self.ready && self.weight > 0
+    }
+
+    fn weighed_load(&self) -> u64 {
+        match self.weight {
+            0 => 0,
+            _ => self.standing.load.into(),
+        }
+    }
+}
+
+impl Balancer {
+    /// One without members. Two of the same policy and seed choose the same.
+    #[must_use]
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        let hashed = |hashed| Order::Hashed(Box::new(hashed), SplitMix64(seed));
+        let order = match policy {
+            Policy::Fifo
+            | Policy::LeastConnections
+            | Policy::LeastUsed
+            | Policy::LeastQueue
+            | Policy::PeakEwma(_) => Order::Ranked(IndexedHeap::new()),
+            Policy::RoundRobin => Order::Rotation(Rotation::new()),
+            Policy::WeightedRoundRobin => Order::Fair(Box::new(Fair::new())),
+            Policy::Random => Order::One(Lottery::new(seed)),
+            Policy::PowerOfTwoChoices => Order::BetterOfTwo(Lottery::new(seed)),
+            Policy::Rendezvous(bound) => hashed(Hashed::rendezvous(bound)),
+            Policy::Ring { points, bound } => hashed(Hashed::ring(points, bound)),
+            Policy::Maglev { table, bound } => hashed(Hashed::maglev(table, bound)),
+        };
+        Self {
+            policy,
+            members: Vec::new(),
+            len: 0,
+            ready: 0,
+            order,
+        }
+    }
+
+    /// What it chooses by.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// How many members are in.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether no member is in.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many members could be chosen.
+    #[must_use]
+    pub const fn ready(&self) -> u32 {
+        self.ready
+    }
+
+    /// Lets a member in, not ready yet; instead of the one that has its number, if any.
+    ///
+    /// `identity` says where a hash policy puts it: a [`stable_hash`] of its name. Two members may have
+    /// the same. O(log n); on a ring, O(points of the member).
+    pub fn insert(&mut self, id: u32, identity: u64, weight: u32) {
+        self.remove(id);
+        let slots = (id as usize).saturating_add(1);
+        if self.members.len() < slots {
+            self.members.resize(slots, None);
+        }
+        self.members[id as usize] = Some(Member {
+            identity,
+            ..Member::default()
+        });
+        self.len = self.len.saturating_add(1);
+        match &mut self.order {
+            Order::Rotation(rotation) => rotation.insert(id),
+            Order::Fair(fair) => fair.insert(id, weight.min(MAX_WEIGHT)),
+            Order::Ranked(_) | Order::One(_) | Order::BetterOfTwo(_) | Order::Hashed(..) => {}
+        }
+        self.set_weight(id, weight);
+    }
+
+    /// Takes a member out. As cheap as [`insert`](Self::insert).
+    pub fn remove(&mut self, id: u32) {
+        let change = |member: &mut Member| {
+            member.weight = 0;
+            member.ready = false;
+        };
+        if self.change(id, change) {
+            self.members[id as usize] = None;
+            self.len = self.len.saturating_sub(1);
+        }
+    }
+
+    /// Gives a member another weight; 0 means that it is never chosen.
+    pub fn set_weight(&mut self, id: u32, weight: u32) {
+        self.change(id, |member| member.weight = weight.min(MAX_WEIGHT));
+    }
+
+    /// Says how a member stands and whether it could be chosen now. O(log n).
+    pub fn place(&mut self, id: u32, standing: &Standing, ready: bool) {
+        self.change(id, |member| {
+            member.standing = *standing;
+            member.ready = ready;
+        });
+    }
+
+    /// Whose turn it is; `None` if nobody is ready. Nothing changes but the state of the generator of a
+    /// policy that draws.
+    ///
+    /// A hash policy goes by `key`, or by a number drawn if there is none; the others don't look at it.
+    pub fn choose(&mut self, key: Option<u64>) -> Option<u32> {
+        match &mut self.order {
+            Order::Ranked(heap) => heap.peek().map(|(_, id)| id),
+            Order::Rotation(rotation) => rotation.choose(),
+            Order::Fair(fair) => fair.choose(),
+            Order::One(lottery) => lottery.draw(),
+            Order::BetterOfTwo(lottery) => {
+                let (one, other) = (lottery.draw()?, lottery.draw()?);
+                let rank = |id: u32| {
+                    let member = self.members.get(id as usize)?.as_ref()?;
+                    Some(rank(self.policy, &member.standing, member.weight))
+                };
+                Some(if rank(other) < rank(one) { other } else { one })
+            }
+            Order::Hashed(hashed, random) => {
+                if self.ready == 0 {
+                    return None;
+                }
+                let key = key.unwrap_or_else(|| random.next());
+                hashed.choose(key, &self.members)
+            }
+        }
+    }
+
+    /// Says that a member was given out, whether it was chosen here or otherwise. To be told before its
+    /// new standing is.
+    pub fn chosen(&mut self, id: u32) {
+        let Some(Some(member)) = self.members.get(id as usize) else {
+            return;
+        };
+        match &mut self.order {
+            Order::Rotation(rotation) => rotation.chosen(id, member.could_be_chosen()),
+            Order::Fair(fair) => fair.chosen(id),
+            Order::Ranked(_) | Order::One(_) | Order::BetterOfTwo(_) | Order::Hashed(..) => {}
+        }
+    }
+
+    /// Changes a member and puts it where it then belongs; whether it is in.
+    fn change(&mut self, id: u32, change: impl FnOnce(&mut Member)) -> bool {
+        let Some(Some(member)) = self.members.get_mut(id as usize) else {
+            return false;
+        };
+        let before = *member;
+        change(member);
+        let (was_ready, ready) = (before.could_be_chosen(), member.could_be_chosen());
+        match (was_ready, ready) {
+            (false, true) => self.ready = self.ready.saturating_add(1),
+            (true, false) => self.ready = self.ready.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
+        match &mut self.order {
+            Order::Ranked(heap) if ready => {
+                heap.set(id, rank(self.policy, &member.standing, member.weight));
+            }
+            Order::Ranked(heap) => drop(heap.remove(id)),
+            Order::Rotation(rotation) => {
+                if was_ready != ready {
+                    rotation.set_ready(id, ready);
+                }
+            }
+            Order::Fair(fair) => {
+                if was_ready != ready || before.weight != member.weight {
+                    fair.update(id, member.weight, ready);
+                }
+            }
+            Order::One(lottery) | Order::BetterOfTwo(lottery) => {
+                lottery.set(id, if ready { member.weight } else { 0 });
+            }
+            Order::Hashed(hashed, _) => hashed.update(id, &before, member),
+        }
+        true
+    }
+}
+
+/// A hash of a name or key that is the same on every machine and in every version: FNV-1a of 64 bits,
+/// then the finaliser of SplitMix64, so that every bit of it depends on every byte.
+#[must_use]
+pub const fn stable_hash(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut at = 0usize;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        at = at.saturating_add(1);
+    }
+    mix(hash)
+}
+
+/// The finaliser of SplitMix64: a bijection, each of whose output bits depends on all input bits.
+pub(crate) const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_name_is_the_same_for_ever() {
+        let expected = [
+            ("", 0xf52a_15e9_a9b5_e89b),
+            ("a", 0x02c0_bdbf_4814_20f8),
+            ("foobar", 0x404d_a9e3_b740_78c2),
+            ("http://127.0.0.1:8001", 0x173e_48b1_ba2d_0785),
+        ];
+        for (name, hash) in expected {
+            assert_eq!(stable_hash(name.as_bytes()), hash, "{name:?}");
+        }
+    }
+}

@@ -1,41 +1,60 @@
 //! Policies that choose the member of least rank.
 //!
-//! Invariant: a member's rank changes only when the member itself does, and no two members have the
-//! same, so that a heap of ranks always has the choice on top.
+//! Invariant: a member's rank changes only when the member itself does, so that a heap of ranks always
+//! has the choice on top.
 
-/// How a member is chosen among those that could take a lease now. Each decision costs O(log n).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub enum Policy {
-    /// Longest idle first: a queue from which members are taken and into which they are put back.
-    /// A member that still holds leases comes after those that hold none; among them, the one whose
-    /// last grant or release is longest ago.
-    #[default]
-    Fifo,
-    /// The fewest calls first, the longest idle of several. A member that joins late counts from
-    /// the calls of the member chosen last, so that it isn't flooded until it has caught up.
-    LeastUsed,
-}
-
-/// What a policy knows of a member.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Standing {
-    /// Leases held now.
-    pub(crate) in_flight: u32,
-    /// Calls made, as the policy counts them.
-    pub(crate) used: u64,
-    /// The place in the order of grants, releases and arrivals of its latest one.
-    pub(crate) stamp: u64,
-}
+use super::log::log2;
+use super::policy::Policy;
+use super::{MAX_WEIGHT, Standing};
 
 /// The order among members that are ready; the least is chosen.
 pub(crate) type Rank = (u64, u64);
 
-impl Policy {
-    pub(crate) fn rank(self, standing: Standing) -> Rank {
-        match self {
-            Self::Fifo => (u64::from(standing.in_flight > 0), standing.stamp),
-            Self::LeastUsed => (standing.used, standing.stamp),
-        }
+/// Bits behind the point of a load by weight.
+const LOAD_FRACTION: u32 = 40;
+/// Loads from here on are the same to a policy.
+const MAX_LOAD: u32 = (1 << (u64::BITS - LOAD_FRACTION)) - 1;
+/// What comes after every expected latency.
+const UNKNOWN: u64 = 1 << 63;
+
+/// `load / weight`, in an order that no rounding changes: with weights up to 2^20, two fractions that
+/// differ do so by 2^-40 or more, which is one unit here.
+pub(super) fn load_by_weight(load: u32, weight: u32) -> u64 {
+    let load = u64::from(load.min(MAX_LOAD)) << LOAD_FRACTION;
+    load.checked_div(u64::from(weight)).unwrap_or(load)
+}
+
+/// The rank of a member under a policy that has one. Under the others, by load.
+pub(crate) fn rank(policy: Policy, standing: &Standing, weight: u32) -> Rank {
+    let first = match policy {
+        Policy::Fifo => u64::from(standing.load > 0),
+        Policy::LeastUsed => standing.pass,
+        Policy::LeastQueue => standing.work,
+        Policy::PeakEwma(_) => expected_latency(standing, weight),
+        Policy::LeastConnections
+        | Policy::RoundRobin
+        | Policy::WeightedRoundRobin
+        | Policy::Random
+        | Policy::PowerOfTwoChoices
+        | Policy::Rendezvous(_)
+        | Policy::Ring { .. }
+        | Policy::Maglev { .. } => load_by_weight(standing.load, weight),
+    };
+    (first, standing.stamp)
+}
+
+/// The logarithm of the latency that the next call can expect, as if nobody's had decayed: those of
+/// all members decay alike, so that their order stays as time goes by. Who has never been measured
+/// comes first while idle, so that it will be, and last while its first call is under way, so that
+/// nothing piles up on it.
+fn expected_latency(standing: &Standing, weight: u32) -> u64 {
+    match standing.latency {
+        Some(key) => key
+            .saturating_add(log2(u64::from(standing.load).saturating_add(1)))
+            .saturating_add(log2(u64::from(MAX_WEIGHT)))
+            .saturating_sub(log2(u64::from(weight)))
+            .clamp(1, UNKNOWN - 1),
+        None if standing.load == 0 => 0,
+        None => UNKNOWN | load_by_weight(standing.load, weight) >> 1,
     }
 }

@@ -1,0 +1,4 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(
+    |case: leasehold_tests::balance::Case| leasehold_tests::balance::run(&case)
+);
