@@ -7,6 +7,7 @@ pub mod grammar;
 pub mod limits;
 pub mod pool;
 pub mod quota;
+pub mod reports;
 pub mod snapshot;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -15,4 +16,10 @@ use arbitrary::{Arbitrary, Unstructured};
 #[must_use]
 pub fn decode<'a, C: Arbitrary<'a>>(bytes: &'a [u8]) -> Option<C> {
     C::arbitrary_take_rest(Unstructured::new(bytes)).ok()
+}
+
+/// What a clock shows at `tick` that is ahead by `shift`, or the nearest that it can.
+fn shifted(tick: u64, shift: i128) -> u64 {
+    let shown = i128::from(tick) + shift;
+    u64::try_from(shown.clamp(0, u64::MAX.into())).expect("it is in range")
 }

@@ -210,10 +210,7 @@ impl Oracle {
         if !self.admits(now, cost) {
             return None;
         }
-        if cost > 0 {
-            self.charge(now, cost);
-        }
-        Some(now)
+        Some(self.charge(now, cost))
     }
 
     /// Books `cost` units.
@@ -448,8 +445,7 @@ pub fn run(case: &Case) {
                 let booked = got.ok().map(|booked| booked.as_nanos() - ahead);
                 assert_eq!(booked, expected, "{op:?} at {now}");
                 match got {
-                    Ok(booked) if cost > 0 => open.push((oracle.uses.len() - 1, booked, cost)),
-                    Ok(_) => {}
+                    Ok(booked) => open.push((oracle.uses.len() - 1, booked, cost)),
                     Err(wait) => {
                         assert_eq!(machine, before, "a refusal changed the state");
                         assert_eq!(wait, machine.earliest(tick, cost));
@@ -457,7 +453,7 @@ pub fn run(case: &Case) {
                 }
             }
             Op::Charge(cost) => {
-                let cost = u32::from(cost % 8).max(1);
+                let cost = u32::from(cost % 8);
                 overdrawn |= !oracle.admits(now, cost.into());
                 let booked = machine.charge(tick, cost);
                 assert_eq!(booked.as_nanos() - ahead, oracle.charge(now, cost.into()));

@@ -220,7 +220,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if self.excess(cost) > 0 {
             match self.earliest(now, cost) {

@@ -97,10 +97,7 @@ impl Limit for FixedWindow {
         if cost > free {
             return Err(self.earliest(now, cost));
         }
-        if cost > 0 {
-            self.charge(now, cost);
-        }
-        Ok(now)
+        Ok(self.charge(now, cost))
     }
 
     fn earliest(&self, now: Tick, cost: u32) -> Wait {

@@ -114,7 +114,7 @@ impl Limit for Gcra {
         let parts = self.parts(now);
         let due = self.due_after(parts, cost);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if due.saturating_sub(parts) > self.tolerance {
             return Err(self.earliest(now, cost));

@@ -5,6 +5,7 @@
 //! window. Where time runs backwards, it is taken to stand at the latest admission or settlement.
 
 mod bucketed_window;
+mod ceiling;
 mod concurrency;
 mod fixed_window;
 mod gcra;
@@ -99,7 +100,7 @@ pub enum SnapshotError {
 /// that is never settled stays in flight. A refusal leaves the state bit for bit as it was.
 pub trait Limit {
     /// Admits `cost` units and answers the tick they are booked at, or changes nothing and says when
-    /// to ask again. A cost of zero is admitted always.
+    /// to ask again. A cost of zero is admitted always, and booked, as it may be settled at more.
     ///
     /// # Errors
     /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
@@ -205,6 +206,15 @@ limiter!(
     Pacing,
     Concurrency
 );
+
+/// When both are over.
+fn later(a: Wait, b: Wait) -> Wait {
+    match (a, b) {
+        (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
+        (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
+        (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
+    }
+}
 
 /// Checks that a window or bucket that begins at `start` is that of `latest`.
 #[cfg(feature = "serde")]

@@ -85,7 +85,7 @@ impl Limit for Pacing {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if self.due > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
             return Err(self.earliest(now, cost));

@@ -134,7 +134,7 @@ impl Limit for SlidingCounter {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         let (start, previous, current) = self.at(now);
         let into = now.as_nanos().saturating_sub(start);

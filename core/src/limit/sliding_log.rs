@@ -131,7 +131,7 @@ impl SlidingLog {
     fn acquire_unusually(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         match self.earliest(now, cost) {
-            _ if cost == 0 => return Ok(now),
+            _ if cost == 0 => return Ok(self.charge(now, 0)),
             Wait::Until(at) if at <= now => {}
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
         }
@@ -166,24 +166,39 @@ impl SlidingLog {
         }
     }
 
-    /// Changes what the stamp at `booked` holds; a stamp that has left needs no change.
-    fn correct(&mut self, booked: Tick, reserved: u32, actual: u32) {
-        let Some(index) = self.stamps.find(&booked, |stamp| stamp.at) else {
-            return;
-        };
-        let Some(stamp) = self.stamps.get_mut(index) else {
-            return;
-        };
-        let before = stamp.units;
-        stamp.units = before.saturating_sub(reserved).saturating_add(actual);
-        let after = stamp.units;
-        if after == 0 {
-            self.stamps.remove(index);
+    /// Changes what the stamp at `booked` holds. There is none where nothing was reserved, or nothing is
+    /// left of it; where it has left, no change is needed.
+    fn correct(&mut self, booked: Tick, less: u32, more: u32) {
+        if more > 0 {
+            self.make_room();
         }
-        self.logged = self
-            .logged
-            .saturating_sub(before.into())
-            .saturating_add(after.into());
+        match self.stamps.find(&booked, |stamp| stamp.at) {
+            Ok(index) => {
+                let Some(stamp) = self.stamps.get_mut(index) else {
+                    return;
+                };
+                let before = stamp.units;
+                stamp.units = before.saturating_sub(less).saturating_add(more);
+                let after = stamp.units;
+                if after == 0 {
+                    self.stamps.remove(index);
+                }
+                self.logged = self
+                    .logged
+                    .saturating_sub(before.into())
+                    .saturating_add(after.into());
+            }
+            Err(index) => {
+                let stamp = Stamp {
+                    at: booked,
+                    units: more,
+                };
+                if more > 0 && self.leaves(stamp).is_none_or(|leaves| leaves > self.latest) {
+                    self.stamps.insert(index, stamp);
+                    self.logged = self.logged.saturating_add(more.into());
+                }
+            }
+        }
     }
 }
 
@@ -258,7 +273,11 @@ impl Limit for SlidingLog {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.latest = self.latest.max(now);
         match self.anchor {
-            Anchor::Grant => self.correct(booked, reserved, actual),
+            Anchor::Grant => {
+                let booked = booked.min(self.latest);
+                let less = reserved.saturating_sub(actual);
+                self.correct(booked, less, actual.saturating_sub(reserved));
+            }
             Anchor::Completion => {
                 self.in_flight = self.in_flight.saturating_sub(reserved.into());
                 self.forget();

@@ -118,7 +118,7 @@ impl Limit for TokenBucket {
         let now = now.max(self.latest);
         let used = self.used_at(now).saturating_add(self.cost(cost));
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if used > self.capacity || cost > self.burst.get() {
             return Err(self.earliest(now, cost));
