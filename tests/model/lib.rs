@@ -4,6 +4,7 @@
 //! corpora all call the same. `run` panics where machine and oracle differ.
 
 pub mod grammar;
+pub mod limit_set;
 pub mod limits;
 pub mod pool;
 pub mod quota;

@@ -8,7 +8,9 @@ mod bucketed_window;
 mod ceiling;
 mod concurrency;
 mod fixed_window;
+mod floor;
 mod gcra;
+mod limit_set;
 mod pace;
 mod pacing;
 mod quota;
@@ -23,6 +25,7 @@ pub use bucketed_window::BucketedWindow;
 pub use concurrency::Concurrency;
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
+pub use limit_set::{Booking, LimitSet};
 pub use pacing::Pacing;
 #[cfg(feature = "serde")]
 pub use quota::QuotaSnapshot;
@@ -126,6 +129,10 @@ pub trait Limit {
     /// The largest cost that would be admitted.
     fn available(&self, now: Tick) -> u32;
 
+    /// Whether nothing is in flight, and nothing that was admitted counts at `now` or later: from then on
+    /// it decides as a new one does.
+    fn is_idle(&self, now: Tick) -> bool;
+
     /// The first tick after `now` at which more is available if nothing happens until then.
     fn next_change(&self, now: Tick) -> Option<Tick> {
         let more = self.available(now).checked_add(1)?;
@@ -135,8 +142,10 @@ pub trait Limit {
         }
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. Where the
-    /// other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
+    /// Moves what is remembered to another clock, which shows `to` now that this one shows `from`. Where
+    /// the other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
+    /// Whoever holds the ticks of what was booked has to move them likewise. What was booked at what is the
+    /// other clock's epoch, or before it, is not credited where it is settled at less than was reserved.
     fn rebase(&mut self, from: Tick, to: Tick);
 
     /// The most units that are ever admitted in a half-open span of this length, provided that
@@ -183,6 +192,10 @@ macro_rules! limiter {
 
             fn available(&self, now: Tick) -> u32 {
                 match self { $(Self::$algorithm(limit) => limit.available(now),)* }
+            }
+
+            fn is_idle(&self, now: Tick) -> bool {
+                match self { $(Self::$algorithm(limit) => limit.is_idle(now),)* }
             }
 
             fn rebase(&mut self, from: Tick, to: Tick) {

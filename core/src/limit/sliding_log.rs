@@ -3,6 +3,7 @@
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
 //! `logged` is their sum; under the grant anchor nothing is in flight. Stamps that no longer count may still be there until their place is needed.
 
+use super::floor::Floor;
 use super::ring::Ring;
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
@@ -42,6 +43,7 @@ pub struct SlidingLog {
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
     stamps: Ring<Stamp>,
     logged: u64,
     in_flight: u64,
@@ -65,6 +67,7 @@ impl SlidingLog {
             window: window_nanos(window)?,
             anchor,
             latest: Tick::ZERO,
+            floor: Floor::default(),
             stamps: Ring::new(),
             logged: 0,
             in_flight: 0,
@@ -92,6 +95,16 @@ impl SlidingLog {
     #[inline]
     fn leaves(&self, stamp: Stamp) -> Option<Tick> {
         stamp.at.checked_add_nanos(self.window)
+    }
+
+    /// What is in flight and what still counts at `now`.
+    fn used_at(&self, now: Tick) -> u64 {
+        let now = now.max(self.latest);
+        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
+        let logged = self.stamps.iter().filter(counts);
+        logged.fold(self.in_flight, |sum, stamp| {
+            sum.saturating_add(stamp.units.into())
+        })
     }
 
     /// How many more units than the limit there would be with `cost` more.
@@ -275,8 +288,8 @@ impl Limit for SlidingLog {
         match self.anchor {
             Anchor::Grant => {
                 let booked = booked.min(self.latest);
-                let less = reserved.saturating_sub(actual);
-                self.correct(booked, less, actual.saturating_sub(reserved));
+                let (less, more) = self.floor.change(booked, reserved, actual);
+                self.correct(booked, less, more);
             }
             Anchor::Completion => {
                 self.in_flight = self.in_flight.saturating_sub(reserved.into());
@@ -287,20 +300,21 @@ impl Limit for SlidingLog {
     }
 
     fn available(&self, now: Tick) -> u32 {
-        let now = now.max(self.latest);
-        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
-        let logged = self.stamps.iter().filter(counts);
-        let used = logged.fold(self.in_flight, |sum, stamp| {
-            sum.saturating_add(stamp.units.into())
-        });
-        u64::from(self.limit.get()).saturating_sub(used) as u32
+        u64::from(self.limit.get()).saturating_sub(self.used_at(now)) as u32
+    }
+
+    fn is_idle(&self, now: Tick) -> bool {
+        self.used_at(now) == 0
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
+        self.latest = self.latest.max(from);
+        self.forget();
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
         self.stamps
             .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -317,6 +331,7 @@ struct Snapshot {
     window: u64,
     anchor: Anchor,
     latest: Tick,
+    floor: Floor,
     stamps: alloc::vec::Vec<Stamp>,
     in_flight: u64,
 }
@@ -342,6 +357,7 @@ impl TryFrom<Snapshot> for SlidingLog {
             return Err(super::SnapshotError::Contradiction);
         }
         log.latest = read.latest;
+        log.floor = read.floor;
         log.stamps = read.stamps.into_iter().collect();
         log.in_flight = read.in_flight;
         Ok(log)
