@@ -10,10 +10,12 @@ pub mod budget;
 pub mod failure;
 pub mod grammar;
 pub mod health;
+pub mod limit_set;
 pub mod limits;
 pub mod outlier;
 pub mod pool;
 pub mod quota;
+pub mod reports;
 pub mod snapshot;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -22,4 +24,10 @@ use arbitrary::{Arbitrary, Unstructured};
 #[must_use]
 pub fn decode<'a, C: Arbitrary<'a>>(bytes: &'a [u8]) -> Option<C> {
     C::arbitrary_take_rest(Unstructured::new(bytes)).ok()
+}
+
+/// What a clock shows at `tick` that is ahead by `shift`, or the nearest that it can.
+fn shifted(tick: u64, shift: i128) -> u64 {
+    let shown = i128::from(tick) + shift;
+    u64::try_from(shown.clamp(0, u64::MAX.into())).expect("it is in range")
 }

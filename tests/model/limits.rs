@@ -77,7 +77,7 @@ pub enum Op {
     /// Saves and restores.
     #[proptest(weight = 2)]
     Restart,
-    /// Goes on by a clock that is so many ticks ahead of the oracle's.
+    /// Goes on by a clock that shows so much now.
     Rebase(u8),
     /// Lets time pass, at most 15 ticks.
     #[proptest(weight = 6)]
@@ -166,6 +166,10 @@ impl Setup {
             limit: self.units().into(),
             largest_limit: self.units().into(),
             latest: 0,
+            phase: 0,
+            floor: 0,
+            epochs: vec![(0, 0)],
+            ahead: 0,
             uses: Vec::new(),
         }
     }
@@ -178,9 +182,14 @@ fn units(limit: u8) -> NonZeroU32 {
 /// One admission, for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Use {
+    /// When its holder thinks that it was booked.
     booked: u64,
-    settled: Option<u64>,
+    /// When it was booked as the present clock shows it, before its epoch too.
+    at: i128,
+    settled: Option<i128>,
     units: u64,
+    /// When it was booked and settled by a clock that is never set.
+    real: (i128, Option<i128>),
 }
 
 /// An algorithm by its definition, applied to all admissions so far.
@@ -192,6 +201,14 @@ pub struct Oracle {
     limit: u64,
     largest_limit: u64,
     latest: u64,
+    /// Where a window or bucket begins, as the present clock shows it.
+    phase: u64,
+    /// What was booked before is not credited any more.
+    floor: u64,
+    /// After how many admissions a clock was set, and where its epoch is now.
+    epochs: Vec<(usize, i128)>,
+    /// How far the clock has been set forward in all.
+    ahead: i128,
     /// All admissions so far.
     pub uses: Vec<Use>,
 }
@@ -210,10 +227,7 @@ impl Oracle {
         if !self.admits(now, cost) {
             return None;
         }
-        if cost > 0 {
-            self.charge(now, cost);
-        }
-        Some(now)
+        Some(self.charge(now, cost))
     }
 
     /// Books `cost` units.
@@ -221,28 +235,95 @@ impl Oracle {
         self.latest = self.clamp(now);
         self.uses.push(Use {
             booked: self.latest,
+            at: self.latest.into(),
             settled: None,
             units: cost,
+            real: (self.real(), None),
         });
         self.latest
+    }
+
+    fn real(&self) -> i128 {
+        i128::from(self.latest) - self.ahead
     }
 
     /// Settles an admission that has not been settled.
     pub fn settle(&mut self, now: u64, which: usize, actual: u64) {
         let before = self.latest;
         self.latest = self.clamp(now);
-        let latest = self.latest;
+        let (latest, real, floor) = (self.latest, self.real(), self.floor);
+        let level = self.setup.kind.is_level() && !self.as_if;
+        let anchored = self.setup.anchor() == Anchor::Completion;
+        let counts_when_done = anchored || self.setup.kind == Kind::Concurrency;
         let one = &mut self.uses[which];
-        one.settled = Some(latest);
-        if self.as_if || !self.setup.kind.is_level() {
+        one.settled = Some(latest.into());
+        one.real.1 = Some(real);
+        let unknown = one.booked < floor && !counts_when_done;
+        if !level && !unknown {
             one.units = actual;
         } else if actual > one.units {
-            // Levels take what is owed when it becomes known.
+            // Levels take what is owed when it becomes known; what was booked before an epoch is owed there.
             let more = actual - one.units;
-            self.charge(latest, more);
-        } else if one.booked == before {
+            let at = if level { latest } else { one.booked };
+            self.uses.push(Use {
+                booked: at,
+                at: at.into(),
+                settled: Some(latest.into()),
+                units: more,
+                real: (real, Some(real)),
+            });
+        } else if level && !unknown && one.booked == before {
             // And credit what was not used only if nothing has come in between.
             one.units = actual;
+        }
+    }
+
+    /// The clock shows `to` from now on.
+    pub fn rebase(&mut self, now: u64, to: u64) {
+        let present = self.clamp(now);
+        let width = self.width();
+        let into = (present % width + width - self.phase) % width;
+        let start = present.saturating_sub(into);
+        // A window can't begin before the epoch; whatever is counted in windows moves with the present one.
+        let shift = i128::from(to) - i128::from(now);
+        let moved = match self.setup.kind {
+            Kind::Buckets | Kind::Counter | Kind::Fixed => shift.max(-i128::from(start)),
+            Kind::Log | Kind::Tokens | Kind::Gcra | Kind::Pacing | Kind::Concurrency => shift,
+        };
+        self.phase = crate::shifted(start, shift) % width;
+        self.latest = crate::shifted(present, shift);
+        self.ahead += shift;
+        self.floor = crate::shifted(self.floor, shift);
+        if shift < 0 {
+            self.floor = self.floor.max(1);
+        }
+        let log = self.setup.kind == Kind::Log;
+        for one in &mut self.uses {
+            one.booked = crate::shifted(one.booked, shift);
+            for at in one.settled.iter_mut().chain([&mut one.at]) {
+                // The log shows at the epoch what is before it and counts still.
+                let counts = *at + i128::from(width) > i128::from(present);
+                *at += moved;
+                if log && counts {
+                    *at = (*at).max(0);
+                }
+            }
+        }
+        self.epochs.iter_mut().for_each(|(_, at)| *at += shift);
+        self.epochs.push((self.uses.len(), 0));
+    }
+
+    /// The ticks of what a window is aligned to.
+    fn width(&self) -> u64 {
+        match self.setup.kind {
+            Kind::Buckets => self.setup.width(),
+            Kind::Log
+            | Kind::Counter
+            | Kind::Fixed
+            | Kind::Tokens
+            | Kind::Gcra
+            | Kind::Pacing
+            | Kind::Concurrency => self.window(),
         }
     }
 
@@ -270,27 +351,20 @@ impl Oracle {
         let window = u128::from(self.window());
         match self.setup.kind {
             Kind::Log | Kind::Buckets | Kind::Fixed => {
-                let counts = |one: &&Use| self.leaves(one).is_none_or(|leaves| leaves > now);
+                let counts = |one: &&Use| self.leaves(one).is_none_or(|leaves| leaves > now.into());
                 let counted: u64 = self.uses.iter().filter(counts).map(|one| one.units).sum();
                 counted + cost <= self.limit
             }
             Kind::Counter => {
-                let start = now - now % self.window();
-                let (into, width) = (now - start, self.window());
-                let sum = |from: u64, to: u64| -> u64 {
-                    let within = self
-                        .uses
-                        .iter()
-                        .filter(|one| (from..to).contains(&one.booked));
+                let width = self.window();
+                let into = (now % width + width - self.phase) % width;
+                let start = i128::from(now) - i128::from(into);
+                let sum = |from: i128, to: i128| -> u64 {
+                    let within = self.uses.iter().filter(|one| (from..to).contains(&one.at));
                     within.map(|one| one.units).sum()
                 };
-                let current: u64 = self
-                    .uses
-                    .iter()
-                    .filter(|one| one.booked >= start)
-                    .map(|one| one.units)
-                    .sum();
-                let previous = start.checked_sub(width).map_or(0, |from| sum(from, start));
+                let current = sum(start, i128::MAX);
+                let previous = sum(start - i128::from(width), start);
                 let used = u128::from(previous) * u128::from(width - into)
                     + u128::from(current + cost) * window;
                 used <= u128::from(self.limit) * window
@@ -302,23 +376,26 @@ impl Oracle {
                 cost <= burst
                     && self.uses.iter().rev().all(|one| {
                         held += u128::from(one.units);
-                        let flowed = u128::from(now - one.booked) * u128::from(self.limit);
+                        let since = (i128::from(now) - one.at) as u128;
+                        let flowed = since * u128::from(self.limit);
                         held * window <= u128::from(burst) * window + flowed
                     })
             }
             Kind::Pacing => {
-                let limit = u128::from(self.limit);
-                let due = self.uses.iter().fold(0u128, |due, one| {
-                    let at = u128::from(one.booked) * limit;
+                let (limit, window) = (i128::from(self.limit), i128::from(self.window()));
+                let mut due = i128::MIN;
+                for (index, one) in self.uses.iter().enumerate() {
+                    due = due.max(self.epoch(index) * limit);
+                    let at = one.at * limit;
                     // Within the tick in which it was due, a unit is as good as on time.
                     let from = if at >= due && at - due < limit {
                         due
                     } else {
                         at.max(due)
                     };
-                    from + u128::from(one.units) * window
-                });
-                cost <= self.limit && u128::from(now) * limit >= due
+                    due = from + i128::from(one.units) * window;
+                }
+                cost <= self.limit && i128::from(now) * limit >= due
             }
             Kind::Concurrency => {
                 let open = self.uses.iter().filter(|one| one.settled.is_none());
@@ -333,6 +410,7 @@ impl Oracle {
     pub fn earliest(&self, now: u64, cost: u64) -> Option<u64> {
         let now = self.clamp(now);
         let leaves = self.uses.iter().filter_map(|one| self.leaves(one));
+        let leaves = leaves.filter_map(|tick| u64::try_from(tick).ok());
         let candidates = leaves.filter(|tick| *tick > now).chain([now]);
         candidates.filter(|tick| self.admits(*tick, cost)).min()
     }
@@ -358,23 +436,30 @@ impl Oracle {
         u64::try_from(self.setup.window().as_nanos()).expect("the window is small")
     }
 
-    /// When an admission no longer counts; `None` where that isn't known or is past the end of time.
-    fn leaves(&self, one: &Use) -> Option<u64> {
+    /// The latest of the epochs until the admission of this number.
+    fn epoch(&self, index: usize) -> i128 {
+        let set = self.epochs.iter().filter(|(count, _)| *count <= index);
+        set.map(|(_, at)| *at).max().unwrap_or(0)
+    }
+
+    /// When an admission no longer counts; `None` where that isn't known.
+    fn leaves(&self, one: &Use) -> Option<i128> {
         let from = match self.setup.anchor() {
             Anchor::Completion => one.settled?,
-            Anchor::Grant => one.booked,
+            Anchor::Grant => one.at,
         };
-        let (width, kept) = match self.setup.kind {
-            Kind::Buckets => (self.setup.width(), u64::from(self.setup.buckets()) + 1),
-            Kind::Fixed => (self.window(), 1),
+        let kept = match self.setup.kind {
+            Kind::Buckets => i128::from(self.setup.buckets()) + 1,
+            Kind::Fixed => 1,
             Kind::Log
             | Kind::Counter
             | Kind::Tokens
             | Kind::Gcra
             | Kind::Pacing
-            | Kind::Concurrency => return from.checked_add(self.window()),
+            | Kind::Concurrency => return Some(from + i128::from(self.window())),
         };
-        (from / width).checked_add(kept)?.checked_mul(width)
+        let (width, phase) = (i128::from(self.width()), i128::from(self.phase));
+        Some(((from - phase).div_euclid(width) + kept) * width + phase)
     }
 
     /// Panics where a span holds more units than `worst_case` of it: counted by admission under the
@@ -382,12 +467,13 @@ impl Oracle {
     pub fn judge(&self, worst_case: impl Fn(Duration) -> u64) {
         let spans = || {
             self.uses.iter().map(|one| {
-                let to = match (self.setup.anchor(), one.settled) {
-                    (Anchor::Grant, _) => one.booked,
+                let (from, settled) = one.real;
+                let to = match (self.setup.anchor(), settled) {
+                    (Anchor::Grant, _) => from,
                     (Anchor::Completion, Some(settled)) => settled,
-                    (Anchor::Completion, None) => u64::MAX,
+                    (Anchor::Completion, None) => i128::MAX,
                 };
-                (u128::from(one.booked), u128::from(to), one.units)
+                (from, to, one.units)
             })
         };
         let window = self.window();
@@ -401,8 +487,8 @@ impl Oracle {
             5 * window,
         ] {
             // A fullest span begins where something ends, or just after something left it.
-            let length = u128::from(length);
-            let starts = spans().flat_map(|(from, to, _)| [to, (from + 1).saturating_sub(length)]);
+            let length = i128::from(length);
+            let starts = spans().flat_map(|(from, to, _)| [to, from + 1 - length]);
             for start in starts {
                 let end = start.saturating_add(length);
                 let within = spans().filter(|(from, to, _)| *from < end && *to >= start);
@@ -436,20 +522,18 @@ pub fn run(case: &Case) {
     let mut now = 0u64;
     let mut open: Vec<(usize, Tick, u32)> = Vec::new();
     let mut overdrawn = false;
-    let mut ahead = 0u64;
     for op in &case.ops {
-        let tick = Tick::from_nanos(now + ahead);
+        let tick = Tick::from_nanos(now);
         match *op {
             Op::Acquire(cost) => {
                 let cost = u32::from(cost % 8);
                 let before = machine.clone();
                 let expected = oracle.try_acquire(now, cost.into());
                 let got = machine.try_acquire(tick, cost);
-                let booked = got.ok().map(|booked| booked.as_nanos() - ahead);
+                let booked = got.ok().map(Tick::as_nanos);
                 assert_eq!(booked, expected, "{op:?} at {now}");
                 match got {
-                    Ok(booked) if cost > 0 => open.push((oracle.uses.len() - 1, booked, cost)),
-                    Ok(_) => {}
+                    Ok(booked) => open.push((oracle.uses.len() - 1, booked, cost)),
                     Err(wait) => {
                         assert_eq!(machine, before, "a refusal changed the state");
                         assert_eq!(wait, machine.earliest(tick, cost));
@@ -457,10 +541,10 @@ pub fn run(case: &Case) {
                 }
             }
             Op::Charge(cost) => {
-                let cost = u32::from(cost % 8).max(1);
+                let cost = u32::from(cost % 8);
                 overdrawn |= !oracle.admits(now, cost.into());
                 let booked = machine.charge(tick, cost);
-                assert_eq!(booked.as_nanos() - ahead, oracle.charge(now, cost.into()));
+                assert_eq!(booked.as_nanos(), oracle.charge(now, cost.into()));
                 open.push((oracle.uses.len() - 1, booked, cost));
             }
             Op::Settle { which, actual } => {
@@ -489,27 +573,25 @@ pub fn run(case: &Case) {
                 assert_eq!(restored, machine);
                 machine = restored;
             }
-            Op::Rebase(ticks) => {
-                // Near the end of time the clocks would end at different times.
-                if now < u64::MAX / 2 {
-                    let (from, to) = (tick, Tick::from_nanos(now + u64::from(ticks)));
-                    machine.rebase(from, to);
-                    for (_, booked, _) in &mut open {
-                        *booked = Tick::from_nanos(booked.as_nanos() - ahead + u64::from(ticks));
-                    }
-                    ahead = ticks.into();
+            Op::Rebase(to) => {
+                let shown = Tick::from_nanos(to.into());
+                machine.rebase(tick, shown);
+                oracle.rebase(now, to.into());
+                for (which, booked, _) in &mut open {
+                    *booked = Tick::from_nanos(oracle.uses[*which].booked);
                 }
+                now = to.into();
             }
             Op::Advance(ticks) => now = now.saturating_add(u64::from(ticks % 16)),
             Op::Back(ticks) => now = now.saturating_sub(ticks.into()),
             Op::Leap(ticks) => now = now.saturating_add(ticks.into()),
             Op::ToTheEnd(left) => {
-                if left < 64 && ahead == 0 {
+                if left < 64 {
                     now = u64::MAX - u64::from(left);
                 }
             }
         }
-        compare(&machine, &oracle, now, ahead);
+        compare(&machine, &oracle, now);
     }
     if !overdrawn {
         oracle.judge(|span| largest.worst_case(span));
@@ -529,13 +611,13 @@ fn set_limit(machine: &mut Limiter, limit: NonZeroU32) -> bool {
     true
 }
 
-fn compare(machine: &Limiter, oracle: &Oracle, now: u64, ahead: u64) {
-    let tick = Tick::from_nanos(now + ahead);
+fn compare(machine: &Limiter, oracle: &Oracle, now: u64) {
+    let tick = Tick::from_nanos(now);
     let present = oracle.clamp(now);
     for cost in 0..8u32 {
         match machine.earliest(tick, cost) {
             Wait::Until(then) => {
-                let then = then.as_nanos() - ahead;
+                let then = then.as_nanos();
                 assert!(
                     then >= present && oracle.admits(then, cost.into()),
                     "{cost} at {then}"
@@ -555,7 +637,6 @@ fn compare(machine: &Limiter, oracle: &Oracle, now: u64, ahead: u64) {
     assert_eq!(u64::from(machine.available(tick)), available, "at {now}");
     match machine.next_change(tick) {
         Some(then) => {
-            let then = Tick::from_nanos(then.as_nanos() - ahead);
             assert!(then.as_nanos() > present);
             assert!(
                 oracle.available(then.as_nanos()) > available,

@@ -1,6 +1,7 @@
 //! A quota against an oracle that asks each rule's definition in turn.
 
 use crate::limits;
+use crate::reports::Reports;
 use arbitrary::Arbitrary;
 use core::time::Duration;
 use leasehold_core::limit::{
@@ -47,6 +48,8 @@ pub enum Op {
     Observe(u8, bool, u8, u8),
     /// Pauses a member for at most 15 ticks.
     Throttle(u8, u8),
+    /// Forgets a member.
+    Forget(u8),
     /// Saves and restores.
     Restart,
     /// Lets at most 15 ticks pass.
@@ -59,8 +62,6 @@ pub enum Op {
 }
 
 struct OracleReservation {
-    member: u32,
-    at: u64,
     cost: [u64; 2],
     deadline: u64,
     booked: Vec<(usize, u32, u32, usize)>,
@@ -69,19 +70,13 @@ struct OracleReservation {
     named: bool,
 }
 
-struct Ceiling {
-    remaining: u64,
-    since: u64,
-    until: u64,
-}
-
 struct Oracle {
     rules: Vec<RuleSetup>,
     ttl: u64,
     latest: u64,
     counts: BTreeMap<(usize, u32, u32), limits::Oracle>,
     reservations: Vec<OracleReservation>,
-    ceilings: BTreeMap<(u32, usize), Ceiling>,
+    reports: Reports,
     pauses: BTreeMap<u32, u64>,
 }
 
@@ -146,14 +141,11 @@ impl Oracle {
             .pauses
             .get(&claim.member)
             .is_some_and(|until| *until > now);
-        let capped = |unit: usize| {
-            let ceiling = self.ceilings.get(&(claim.member, unit));
-            ceiling.is_some_and(|one| one.until > now && cost[unit] > one.remaining)
-        };
+        let leaves = |unit: usize| self.reports.leave(now, claim.member, unit, cost[unit]);
         let mut rules = self.rules.iter().enumerate();
         !paused
-            && !capped(0)
-            && !capped(1)
+            && leaves(0)
+            && leaves(1)
             && rules.all(|(index, rule)| {
                 let (owner, class) = rule.place(claim);
                 let fresh = rule.limit.oracle();
@@ -182,21 +174,13 @@ impl Oracle {
         let mut booked = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             let (owner, class) = rule.place(claim);
-            if cost[rule.unit()] > 0 {
-                let count = self.counts.entry((index, owner, class));
-                let count = count.or_insert_with(|| rule.limit.oracle().settled_as_if());
-                count.charge(now, cost[rule.unit()]);
-                booked.push((index, owner, class, count.uses.len() - 1));
-            }
+            let count = self.counts.entry((index, owner, class));
+            let count = count.or_insert_with(|| rule.limit.oracle().settled_as_if());
+            count.charge(now, cost[rule.unit()]);
+            booked.push((index, owner, class, count.uses.len() - 1));
         }
-        for (unit, cost) in cost.into_iter().enumerate() {
-            if let Some(ceiling) = self.ceilings.get_mut(&(claim.member, unit)) {
-                ceiling.remaining = ceiling.remaining.saturating_sub(cost);
-            }
-        }
+        self.reports.admit(claim.member, cost);
         self.reservations.push(OracleReservation {
-            member: claim.member,
-            at: now,
             cost,
             deadline: now.saturating_add(self.ttl),
             booked,
@@ -226,41 +210,25 @@ impl Oracle {
             let count = count.expect("what is booked is counted");
             count.settle(now, *which, actual[self.rules[*rule].unit()]);
         }
-        for unit in [0, 1] {
-            let ceiling = self.ceilings.get_mut(&(one.member, unit));
-            if let Some(ceiling) = ceiling.filter(|ceiling| one.named && ceiling.since <= one.at) {
-                let before = ceiling.remaining + one.cost[unit];
-                ceiling.remaining = before.saturating_sub(actual[unit]);
-            }
-        }
+        self.reports.settle(name, actual);
     }
 
-    fn observe(&mut self, now: u64, member: u32, unit: usize, remaining: u64, until: u64) {
+    fn observe(&mut self, now: u64, member: u32, unit: usize, remaining: u64, until: u64) -> bool {
+        self.advance(now);
         let now = now.max(self.latest);
-        if until <= now {
-            return;
-        }
-        let said = Ceiling {
-            remaining,
-            since: now,
-            until,
-        };
-        match self.ceilings.get_mut(&(member, unit)) {
-            Some(known) if known.until < until => {
-                let least = if known.until > now {
-                    known.remaining
-                } else {
-                    u64::MAX
-                };
-                let remaining = remaining.min(least);
-                *known = Ceiling { remaining, ..said };
-            }
-            Some(known) if remaining < known.remaining => {
-                known.remaining = remaining;
-                known.since = now;
-            }
-            Some(_) => {}
-            None => drop(self.ceilings.insert((member, unit), said)),
+        self.latest = now;
+        self.reports.observe(now, member, unit, remaining, until)
+    }
+
+    fn forget(&mut self, member: u32) {
+        self.pauses.remove(&member);
+        self.reports.forget(member);
+        let rules = &self.rules;
+        let gone = |rule: usize, owner| rules[rule].scope % 3 == 2 && owner == member;
+        self.counts
+            .retain(|(rule, owner, _), _| !gone(*rule, *owner));
+        for one in &mut self.reservations {
+            one.booked.retain(|(rule, owner, ..)| !gone(*rule, *owner));
         }
     }
 }
@@ -283,7 +251,7 @@ pub fn run(case: &Case) {
         latest: 0,
         counts: BTreeMap::new(),
         reservations: Vec::new(),
-        ceilings: BTreeMap::new(),
+        reports: Reports::default(),
         pauses: BTreeMap::new(),
     };
     let mut names: Vec<ReservationId> = Vec::new();
@@ -326,20 +294,23 @@ pub fn run(case: &Case) {
                 let (member, remaining) = (u32::from(member % 4), remaining % 8);
                 let unit = if tokens { Unit::Tokens } else { Unit::Requests };
                 let reset = now.saturating_add(u64::from(reset % 32));
-                machine.observe(
-                    tick,
-                    member,
-                    unit,
-                    remaining.into(),
-                    Tick::from_nanos(reset),
-                );
-                oracle.observe(now, member, usize::from(tokens), remaining.into(), reset);
+                let index = usize::from(tokens);
+                // What no longer holds is no news.
+                let news = oracle.observe(now, member, index, remaining.into(), reset);
+                let reset = if news { reset } else { 0 };
+                let reset = Tick::from_nanos(reset);
+                machine.observe(tick, member, unit, remaining.into(), reset);
             }
             Op::Throttle(member, ticks) => {
                 let (member, until) = (u32::from(member % 4), now + u64::from(ticks % 16));
                 machine.throttle(member, Tick::from_nanos(until));
                 let pause = oracle.pauses.entry(member).or_insert(until);
                 *pause = until.max(*pause);
+            }
+            Op::Forget(member) => {
+                let member = u32::from(member % 4);
+                machine.forget_member(member);
+                oracle.forget(member);
             }
             Op::Restart => {
                 let saved = serde_json::to_vec(&machine.snapshot()).expect("it can be saved");

@@ -1,6 +1,6 @@
 //! What a quota promises, and limits that are restored.
 
-use leasehold_tests::{quota, snapshot};
+use leasehold_tests::{limit_set, quota, snapshot};
 use proptest::prelude::*;
 
 proptest! {
@@ -9,6 +9,11 @@ proptest! {
     #[test]
     fn a_quota_agrees_with_its_oracle(case: quota::Case) {
         quota::run(&case);
+    }
+
+    #[test]
+    fn a_set_of_limits_agrees_with_each_of_them(case: limit_set::Case) {
+        limit_set::run(&case);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ring) hold those before it, and `counted` is their sum. One bucket more is kept than the window has,
 //! because a window that doesn't begin at a bucket's edge touches one more. `start` is that of `latest`.
 
+use super::floor::Floor;
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
 use alloc::boxed::Box;
@@ -44,6 +45,7 @@ pub struct BucketedWindow<C = Box<[u32]>> {
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
     counts: C,
     start: u64,
     slot: usize,
@@ -103,6 +105,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
             width,
             anchor,
             latest: Tick::ZERO,
+            floor: Floor::default(),
             counts,
             start: 0,
             slot: 0,
@@ -135,6 +138,17 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
             self.start.checked_add(after).map(Tick::from_nanos)
         });
         older.iter().chain(newer).copied().zip(ends)
+    }
+
+    /// What is in flight and what still counts at `now`.
+    fn used_at(&self, now: Tick) -> u64 {
+        let now = now.max(self.latest);
+        let counted = self
+            .buckets()
+            .filter(|(_, leaves)| leaves.is_none_or(|leaves| leaves > now));
+        counted.fold(self.in_flight, |sum, (count, _)| {
+            sum.saturating_add(count.into())
+        })
     }
 
     /// How many more units than the limit there would be with `cost` more.
@@ -220,7 +234,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if self.excess(cost) > 0 {
             match self.earliest(now, cost) {
@@ -274,7 +288,8 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         match self.anchor {
             Anchor::Grant => {
                 if let Some(slot) = self.slot_of(booked) {
-                    self.correct(slot, reserved, actual);
+                    let (less, more) = self.floor.change(booked, reserved, actual);
+                    self.correct(slot, less, more);
                 }
             }
             Anchor::Completion => {
@@ -285,20 +300,19 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
     }
 
     fn available(&self, now: Tick) -> u32 {
-        let now = now.max(self.latest);
-        let counted = self
-            .buckets()
-            .filter(|(_, leaves)| leaves.is_none_or(|leaves| leaves > now));
-        let used = counted.fold(self.in_flight, |sum, (count, _)| {
-            sum.saturating_add(count.into())
-        });
-        u64::from(self.limit.get()).saturating_sub(used) as u32
+        u64::from(self.limit.get()).saturating_sub(self.used_at(now)) as u32
+    }
+
+    fn is_idle(&self, now: Tick) -> bool {
+        self.used_at(now) == 0
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
+        self.advance(from);
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -320,6 +334,7 @@ struct Snapshot {
     width: NonZeroU64,
     anchor: Anchor,
     latest: Tick,
+    floor: Floor,
     counts: Box<[u32]>,
     start: u64,
     slot: usize,
@@ -343,6 +358,7 @@ impl<'de> serde::Deserialize<'de> for BucketedWindow {
         let mut restored = Self::with_counts(read.limit, window, read.anchor, read.counts)
             .map_err(D::Error::custom)?;
         restored.latest = read.latest;
+        restored.floor = read.floor;
         restored.start = read.start;
         restored.slot = read.slot;
         let counts = restored.counts.iter();

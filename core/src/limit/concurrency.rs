@@ -76,6 +76,10 @@ impl Limit for Concurrency {
         u64::from(self.limit.get()).saturating_sub(self.in_flight) as u32
     }
 
+    fn is_idle(&self, _: Tick) -> bool {
+        self.in_flight == 0
+    }
+
     fn rebase(&mut self, _: Tick, _: Tick) {}
 
     fn worst_case(&self, span: Duration) -> u64 {

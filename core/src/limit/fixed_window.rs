@@ -3,6 +3,7 @@
 //! Invariant: `counted` is what was admitted in the window that begins at `start`, which is that of
 //! `latest`.
 
+use super::floor::Floor;
 use super::{ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
@@ -36,6 +37,7 @@ pub struct FixedWindow {
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
     start: u64,
     counted: u32,
 }
@@ -50,6 +52,7 @@ impl FixedWindow {
             limit,
             width: NonZeroU64::new(window_nanos(window)?).ok_or(ConfigError::EmptyWindow)?,
             latest: Tick::ZERO,
+            floor: Floor::default(),
             start: 0,
             counted: 0,
         })
@@ -97,10 +100,7 @@ impl Limit for FixedWindow {
         if cost > free {
             return Err(self.earliest(now, cost));
         }
-        if cost > 0 {
-            self.charge(now, cost);
-        }
-        Ok(now)
+        Ok(self.charge(now, cost))
     }
 
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
@@ -125,7 +125,8 @@ impl Limit for FixedWindow {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.advance(now);
         if booked.as_nanos() >= self.start {
-            self.counted = self.counted.saturating_sub(reserved).saturating_add(actual);
+            let (less, more) = self.floor.change(booked, reserved, actual);
+            self.counted = self.counted.saturating_sub(less).saturating_add(more);
         }
     }
 
@@ -134,10 +135,16 @@ impl Limit for FixedWindow {
         self.limit.get().saturating_sub(self.counted_at(now))
     }
 
+    fn is_idle(&self, now: Tick) -> bool {
+        self.counted_at(now.max(self.latest)) == 0
+    }
+
     fn rebase(&mut self, from: Tick, to: Tick) {
+        self.advance(from);
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -156,6 +163,7 @@ struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
+    floor: Floor,
     start: u64,
     counted: u32,
 }
@@ -170,6 +178,7 @@ impl TryFrom<Snapshot> for FixedWindow {
             limit: read.limit,
             width: read.width,
             latest: read.latest,
+            floor: read.floor,
             start: read.start,
             counted: read.counted,
         })

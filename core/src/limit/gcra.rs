@@ -2,6 +2,7 @@
 //!
 //! Invariant: `due` is the theoretical arrival time of the next unit, in parts of a nanosecond.
 
+use super::floor::Floor;
 #[cfg(feature = "serde")]
 use super::pace::halves;
 use super::pace::{Pace, carry_over};
@@ -43,6 +44,7 @@ pub struct Gcra {
     due: u128,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
 }
 
 impl Gcra {
@@ -65,6 +67,7 @@ impl Gcra {
             tolerance: pace.cost(burst.get()),
             due: 0,
             latest: Tick::ZERO,
+            floor: Floor::default(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Gcra {
         let early = missing.saturating_mul(changed.pace.per_unit.get().into());
         changed.due = changed.parts(now).saturating_add(early);
         changed.latest = now;
+        changed.floor = self.floor;
         *self = changed;
         Ok(())
     }
@@ -114,7 +118,7 @@ impl Limit for Gcra {
         let parts = self.parts(now);
         let due = self.due_after(parts, cost);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if due.saturating_sub(parts) > self.tolerance {
             return Err(self.earliest(now, cost));
@@ -145,7 +149,7 @@ impl Limit for Gcra {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest;
+        let alone = booked == self.latest && self.floor.is_known(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(more) => self.due = self.due_after(self.parts(self.latest), more),
@@ -163,9 +167,16 @@ impl Limit for Gcra {
         u32::try_from(self.pace.units(free)).unwrap_or(u32::MAX)
     }
 
+    fn is_idle(&self, now: Tick) -> bool {
+        self.due <= self.parts(now.max(self.latest))
+    }
+
     fn rebase(&mut self, from: Tick, to: Tick) {
-        self.latest = Shift { from, to }.tick(self.latest);
+        self.latest = self.latest.max(from);
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
         self.due = self.pace.rebase(self.due, from, to);
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -182,6 +193,7 @@ struct Snapshot {
     #[serde(with = "halves")]
     due: u128,
     latest: Tick,
+    floor: Floor,
 }
 
 #[cfg(feature = "serde")]
@@ -190,6 +202,7 @@ impl From<Snapshot> for Gcra {
         let mut gcra = Self::with_pace(read.pace, read.burst);
         gcra.due = read.due;
         gcra.latest = read.latest;
+        gcra.floor = read.floor;
         gcra
     }
 }

@@ -5,9 +5,12 @@
 //! window. Where time runs backwards, it is taken to stand at the latest admission or settlement.
 
 mod bucketed_window;
+mod ceiling;
 mod concurrency;
 mod fixed_window;
+mod floor;
 mod gcra;
+mod limit_set;
 mod pace;
 mod pacing;
 mod quota;
@@ -22,6 +25,7 @@ pub use bucketed_window::BucketedWindow;
 pub use concurrency::Concurrency;
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
+pub use limit_set::{Booking, LimitSet};
 pub use pacing::Pacing;
 #[cfg(feature = "serde")]
 pub use quota::QuotaSnapshot;
@@ -99,7 +103,7 @@ pub enum SnapshotError {
 /// that is never settled stays in flight. A refusal leaves the state bit for bit as it was.
 pub trait Limit {
     /// Admits `cost` units and answers the tick they are booked at, or changes nothing and says when
-    /// to ask again. A cost of zero is admitted always.
+    /// to ask again. A cost of zero is admitted always, and booked, as it may be settled at more.
     ///
     /// # Errors
     /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
@@ -125,6 +129,10 @@ pub trait Limit {
     /// The largest cost that would be admitted.
     fn available(&self, now: Tick) -> u32;
 
+    /// Whether nothing is in flight, and nothing that was admitted counts at `now` or later: from then on
+    /// it decides as a new one does.
+    fn is_idle(&self, now: Tick) -> bool;
+
     /// The first tick after `now` at which more is available if nothing happens until then.
     fn next_change(&self, now: Tick) -> Option<Tick> {
         let more = self.available(now).checked_add(1)?;
@@ -134,8 +142,10 @@ pub trait Limit {
         }
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. Where the
-    /// other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
+    /// Moves what is remembered to another clock, which shows `to` now that this one shows `from`. Where
+    /// the other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
+    /// Whoever holds the ticks of what was booked has to move them likewise. What was booked at what is the
+    /// other clock's epoch, or before it, is not credited where it is settled at less than was reserved.
     fn rebase(&mut self, from: Tick, to: Tick);
 
     /// The most units that are ever admitted in a half-open span of this length, provided that
@@ -184,6 +194,10 @@ macro_rules! limiter {
                 match self { $(Self::$algorithm(limit) => limit.available(now),)* }
             }
 
+            fn is_idle(&self, now: Tick) -> bool {
+                match self { $(Self::$algorithm(limit) => limit.is_idle(now),)* }
+            }
+
             fn rebase(&mut self, from: Tick, to: Tick) {
                 match self { $(Self::$algorithm(limit) => limit.rebase(from, to),)* }
             }
@@ -205,6 +219,15 @@ limiter!(
     Pacing,
     Concurrency
 );
+
+/// When both are over.
+fn later(a: Wait, b: Wait) -> Wait {
+    match (a, b) {
+        (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
+        (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
+        (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
+    }
+}
 
 /// Checks that a window or bucket that begins at `start` is that of `latest`.
 #[cfg(feature = "serde")]

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
 
+use super::floor::Floor;
 use super::pace::Pace;
 #[cfg(feature = "serde")]
 use super::pace::halves;
@@ -40,6 +41,7 @@ pub struct Pacing {
     due: u128,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
 }
 
 impl Pacing {
@@ -53,6 +55,7 @@ impl Pacing {
             pace: Pace::new(limit, window)?,
             due: 0,
             latest: Tick::ZERO,
+            floor: Floor::default(),
         })
     }
 
@@ -65,17 +68,27 @@ impl Pacing {
         let whole = self.pace.nanos(self.due).unwrap_or(u64::MAX);
         changed.due = changed.pace.worth(whole);
         changed.latest = self.latest;
+        changed.floor = self.floor;
         *self = changed;
         Ok(())
+    }
+
+    /// Whether the next was due a nanosecond ago or more.
+    #[inline]
+    fn is_late(&self, now: Tick) -> bool {
+        let since = self.pace.worth(now.as_nanos()).saturating_sub(self.due);
+        since >= self.pace.per_nano.get().into()
     }
 
     /// When the next may come, if `cost` units are admitted at `now`: counted from when they were due
     /// if that was within this nanosecond, so that no fraction is lost.
     #[inline]
     fn due_after(&self, now: Tick, cost: u32) -> u128 {
-        let now = self.pace.worth(now.as_nanos());
-        let late = now.saturating_sub(self.due) >= self.pace.per_nano.get().into();
-        let from = if late { now } else { self.due };
+        let from = if self.is_late(now) {
+            self.pace.worth(now.as_nanos())
+        } else {
+            self.due
+        };
         from.saturating_add(self.pace.cost(cost))
     }
 }
@@ -85,7 +98,7 @@ impl Limit for Pacing {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if self.due > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
             return Err(self.earliest(now, cost));
@@ -116,7 +129,7 @@ impl Limit for Pacing {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest;
+        let alone = booked == self.latest && self.floor.is_known(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(0) => {}
@@ -136,9 +149,16 @@ impl Limit for Pacing {
         }
     }
 
+    fn is_idle(&self, now: Tick) -> bool {
+        self.due == 0 || self.is_late(now.max(self.latest))
+    }
+
     fn rebase(&mut self, from: Tick, to: Tick) {
-        self.latest = Shift { from, to }.tick(self.latest);
+        self.latest = self.latest.max(from);
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
         self.due = self.pace.rebase(self.due, from, to);
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {

@@ -4,7 +4,8 @@
 //! state is what it would be if every settled reservation had been admitted at its real cost in the
 //! first place.
 
-use super::{Limit, Limiter, Unit, Wait};
+use super::ceiling::Ceiling;
+use super::{Limit, Limiter, Unit, Wait, later};
 use crate::heap::IndexedHeap;
 use crate::slab::{Handle, Slab};
 use crate::time::Tick;
@@ -23,7 +24,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn of(self, unit: Unit) -> u32 {
+    pub(super) fn of(self, unit: Unit) -> u32 {
         match unit {
             Unit::Requests => self.requests,
             Unit::Tokens => self.tokens,
@@ -116,27 +117,26 @@ struct Reservation {
     member: u32,
     at: Tick,
     cost: Cost,
+    /// How many reports there had been.
+    reports: u64,
     booked: Vec<Booked>,
 }
 
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Booked {
-    place: Place,
+    count: Handle,
     at: Tick,
     units: u32,
     /// Where it stands in the history of a limit that keeps one.
-    #[cfg_attr(feature = "serde", serde(skip))]
     entry: Option<u64>,
 }
 
-/// What an upstream has said that it will still serve, until when.
-#[derive(Clone, Copy, Debug)]
+/// What was learnt of a member.
+#[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Ceiling {
-    remaining: u32,
-    since: Tick,
-    until: Tick,
+struct Learnt {
+    ceilings: [Ceiling; 2],
+    paused: Tick,
 }
 
 /// Takes several limits all or none, at a cost that may be known only afterwards.
@@ -179,18 +179,24 @@ struct Ceiling {
 pub struct Quota {
     rules: Vec<Rule>,
     ttl: Duration,
-    /// When something was last reserved or settled.
+    /// When something was last reserved, settled or observed.
     latest: Tick,
-    counts: BTreeMap<Place, Count>,
+    counts: Slab<Count>,
+    places: BTreeMap<Place, Handle>,
     reservations: Slab<Reservation>,
     deadlines: IndexedHeap<(Tick, u64)>,
     /// Counts reservations, so that those with one deadline expire in their order.
     sequence: u64,
-    ceilings: BTreeMap<(u32, Unit), Ceiling>,
-    pauses: BTreeMap<u32, Tick>,
+    learnt: BTreeMap<u32, Learnt>,
+    /// Counts reports.
+    reports: u64,
 }
 
 impl Quota {
+    /// How many reports on a unit of a member are kept apart. Where more hold at a time, the two with
+    /// the nearest resets become one that is as strict as both.
+    pub const REPORTS: usize = Ceiling::MAX;
+
     /// A quota of these rules, whose reservations expire after `ttl`. Under a completion anchor the
     /// request counts as completed then: choose a `ttl` above the longest time that one can take.
     ///
@@ -204,12 +210,13 @@ impl Quota {
             rules: rules.into_iter().collect(),
             ttl,
             latest: Tick::ZERO,
-            counts: BTreeMap::new(),
+            counts: Slab::new(),
+            places: BTreeMap::new(),
             reservations: Slab::new(),
             deadlines: IndexedHeap::new(),
             sequence: 0,
-            ceilings: BTreeMap::new(),
-            pauses: BTreeMap::new(),
+            learnt: BTreeMap::new(),
+            reports: 0,
         })
     }
 
@@ -228,24 +235,40 @@ impl Quota {
             return Err(Wait::ForSettlement);
         }
         self.latest = now;
-        let mut booked = Vec::new();
+        // All have their counts before any is booked.
+        let mut booked = Vec::with_capacity(self.rules.len());
         for (rule, place) in places(&self.rules, claim) {
-            let units = claim.cost.of(rule.unit);
-            if units > 0 {
-                let count = self.counts.entry(place);
-                let count = count.or_insert_with(|| Count::new(rule.limit.clone()));
-                booked.push(count.book(now, place, units));
+            let count = match self.places.get(&place) {
+                Some(count) => *count,
+                None => {
+                    let count = Count::new(place, rule.limit.clone());
+                    let count = self.counts.insert(count).ok_or(Wait::ForSettlement)?;
+                    self.places.insert(place, count);
+                    count
+                }
+            };
+            booked.push(Booked {
+                count,
+                at: now,
+                units: claim.cost.of(rule.unit),
+                entry: None,
+            });
+        }
+        for booked in &mut booked {
+            if let Some(count) = self.counts.get_mut(booked.count) {
+                count.book(booked);
             }
         }
-        for unit in [Unit::Requests, Unit::Tokens] {
-            if let Some(ceiling) = self.ceilings.get_mut(&(claim.member, unit)) {
-                ceiling.remaining = ceiling.remaining.saturating_sub(claim.cost.of(unit));
+        if let Some(learnt) = self.learnt.get_mut(&claim.member) {
+            for (ceiling, unit) in learnt.ceilings.iter_mut().zip(Unit::ALL) {
+                ceiling.take(claim.cost.of(unit));
             }
         }
         let reservation = Reservation {
             member: claim.member,
             at: now,
             cost: claim.cost,
+            reports: self.reports,
             booked,
         };
         let handle = self.reservations.insert(reservation);
@@ -259,20 +282,19 @@ impl Quota {
     #[must_use]
     pub fn earliest(&self, now: Tick, claim: Claim) -> Wait {
         let now = now.max(self.latest);
-        let pause = self.pauses.get(&claim.member).copied().unwrap_or(now);
-        let mut wait = Wait::Until(now.max(pause));
-        for unit in [Unit::Requests, Unit::Tokens] {
-            if let Some(ceiling) = self.ceilings.get(&(claim.member, unit))
-                && claim.cost.of(unit) > ceiling.remaining
-            {
-                wait = later(wait, Wait::Until(now.max(ceiling.until)));
+        let mut wait = Wait::Until(now);
+        if let Some(learnt) = self.learnt.get(&claim.member) {
+            wait = Wait::Until(now.max(learnt.paused));
+            for (ceiling, unit) in learnt.ceilings.iter().zip(Unit::ALL) {
+                if let Some(opens) = ceiling.opens(now, claim.cost.of(unit)) {
+                    wait = later(wait, Wait::Until(opens));
+                }
             }
         }
         for (rule, place) in places(&self.rules, claim) {
-            let limit = self
-                .counts
-                .get(&place)
-                .map_or(&rule.limit, |count| &count.limit);
+            let handle = self.places.get(&place);
+            let count = handle.and_then(|handle| self.counts.get(*handle));
+            let limit = count.map_or(&rule.limit, |count| &count.limit);
             wait = later(wait, limit.earliest(now, claim.cost.of(rule.unit)));
         }
         wait
@@ -304,49 +326,40 @@ impl Quota {
         self.settle(now, reservation, Cost::default())
     }
 
-    /// Learns that an upstream will serve a member only `remaining` more of a unit until `reset`. What
-    /// was learnt before holds as well until its own reset, if that is not sooner.
+    /// Learns that an upstream will serve a member only `remaining` more of a unit until `reset`, besides
+    /// what is in flight now. Each report holds by itself until its own reset. Of what is in flight,
+    /// only what is settled above its reservation counts in it, as the upstream may not have known.
     pub fn observe(&mut self, now: Tick, member: u32, unit: Unit, remaining: u32, reset: Tick) {
+        self.handle_timeout(now);
         let now = now.max(self.latest);
-        if reset <= now {
-            return;
-        }
-        let said = Ceiling {
-            remaining,
-            since: now,
-            until: reset,
-        };
-        let known = self.ceilings.entry((member, unit)).or_insert(said);
-        if known.until < reset {
-            let least = if known.until > now {
-                known.remaining
-            } else {
-                u32::MAX
-            };
-            *known = Ceiling {
-                remaining: remaining.min(least),
-                ..said
-            };
-        } else if remaining < known.remaining {
-            known.remaining = remaining;
-            known.since = now;
+        self.latest = now;
+        if reset > now {
+            self.reports = self.reports.saturating_add(1);
+            let learnt = self.learnt.entry(member).or_default();
+            let ceiling = unit.of_mut(&mut learnt.ceilings);
+            ceiling.observe(now, remaining, reset, self.reports);
         }
     }
 
     /// Admits nothing for a member until `until`; a pause that is longer already stays.
     pub fn throttle(&mut self, member: u32, until: Tick) {
-        let pause = self.pauses.entry(member).or_insert(until);
-        *pause = until.max(*pause);
+        let learnt = self.learnt.entry(member).or_default();
+        learnt.paused = until.max(learnt.paused);
     }
 
-    /// Forgets all that is known of a member, for one that is gone for good.
+    /// Forgets all that is known of a member, for one that is gone for good. What is in flight can
+    /// still be settled, and then counts for its group and the pool alone.
     pub fn forget_member(&mut self, member: u32) {
-        self.pauses.remove(&member);
-        self.ceilings.retain(|(of, _), _| *of != member);
-        let rules = &self.rules;
-        self.counts.retain(|place, _| {
+        self.learnt.remove(&member);
+        let (rules, counts) = (&self.rules, &mut self.counts);
+        self.places.retain(|place, handle| {
             let rule = rules.get(place.rule);
-            place.owner != member || rule.is_some_and(|rule| rule.scope != Scope::Member)
+            let is_its = rule.is_some_and(|rule| rule.scope == Scope::Member);
+            let stays = place.owner != member || !is_its;
+            if !stays {
+                counts.remove(*handle);
+            }
+            stays
         });
     }
 
@@ -386,21 +399,21 @@ impl Quota {
         let now = now.max(self.latest);
         self.latest = now;
         for booked in ended.booked {
-            let Some(unit) = self.rules.get(booked.place.rule).map(|rule| rule.unit) else {
+            // A count that has been forgotten is nobody else's.
+            let Some(count) = self.counts.get_mut(booked.count) else {
                 continue;
             };
-            let used = actual.map_or(booked.units, |actual| actual.of(unit));
-            if let Some(count) = self.counts.get_mut(&booked.place) {
-                count.settle(now, booked, used);
-            }
+            let rule = self.rules.get(count.place.rule);
+            let used = match (actual, rule) {
+                (Some(actual), Some(rule)) => actual.of(rule.unit),
+                (None, _) | (_, None) => booked.units,
+            };
+            count.settle(now, booked, used);
         }
-        for unit in [Unit::Requests, Unit::Tokens] {
-            if let Some(ceiling) = self.ceilings.get_mut(&(ended.member, unit))
-                && ceiling.since <= ended.at
-            {
-                let used = actual.unwrap_or(ended.cost).of(unit);
-                let before = ceiling.remaining.saturating_add(ended.cost.of(unit));
-                ceiling.remaining = before.saturating_sub(used);
+        if let Some(learnt) = self.learnt.get_mut(&ended.member) {
+            let actual = actual.unwrap_or(ended.cost);
+            for (ceiling, unit) in learnt.ceilings.iter_mut().zip(Unit::ALL) {
+                ceiling.settle(ended.reports, ended.cost.of(unit), actual.of(unit));
             }
         }
         Ok(())
@@ -423,18 +436,10 @@ fn places(rules: &[Rule], claim: Claim) -> impl Iterator<Item = (&Rule, Place)> 
     })
 }
 
-/// When both are over.
-fn later(a: Wait, b: Wait) -> Wait {
-    match (a, b) {
-        (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
-        (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
-        (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
-    }
-}
-
 /// One limit's state.
 #[derive(Clone, Debug)]
 struct Count {
+    place: Place,
     limit: Limiter,
     /// For algorithms whose state is a level, which forgets what made it.
     history: Option<History>,
@@ -457,7 +462,7 @@ struct Entry {
 }
 
 impl Count {
-    fn new(limit: Limiter) -> Self {
+    fn new(place: Place, limit: Limiter) -> Self {
         let history = match &limit {
             Limiter::TokenBucket(_) | Limiter::Gcra(_) | Limiter::Pacing(_) => Some(History {
                 before: limit.clone(),
@@ -470,25 +475,24 @@ impl Count {
             | Limiter::FixedWindow(_)
             | Limiter::Concurrency(_) => None,
         };
-        Self { limit, history }
+        Self {
+            place,
+            limit,
+            history,
+        }
     }
 
-    fn book(&mut self, now: Tick, place: Place, units: u32) -> Booked {
-        let at = self.limit.charge(now, units);
-        let entry = self.history.as_mut().map(|history| {
+    fn book(&mut self, booked: &mut Booked) {
+        let (at, units) = (booked.at, booked.units);
+        self.limit.charge(at, units);
+        if let Some(history) = &mut self.history {
+            let index = history.entries.len() as u64;
+            booked.entry = Some(history.folded.saturating_add(index));
             history.entries.push_back(Entry {
                 at,
                 units,
                 open: true,
             });
-            let last = (history.entries.len() as u64).saturating_sub(1);
-            history.folded.saturating_add(last)
-        });
-        Booked {
-            place,
-            at,
-            units,
-            entry,
         }
     }
 
@@ -518,7 +522,7 @@ impl History {
     fn replayed(&self) -> Limiter {
         let mut limit = self.before.clone();
         for entry in &self.entries {
-            book_entry(&mut limit, *entry);
+            limit.charge(entry.at, entry.units);
         }
         limit
     }
@@ -526,18 +530,16 @@ impl History {
     /// Forgets what can't change any more.
     fn fold(&mut self) {
         while let Some(entry) = self.entries.front().copied().filter(|entry| !entry.open) {
-            book_entry(&mut self.before, entry);
+            self.before.charge(entry.at, entry.units);
             self.entries.pop_front();
             self.folded = self.folded.saturating_add(1);
         }
     }
 }
 
-fn book_entry(limit: &mut Limiter, entry: Entry) {
-    if entry.units > 0 {
-        limit.charge(entry.at, entry.units);
-    }
-}
+/// Where so many units were booked and when.
+#[cfg(feature = "serde")]
+type BookedAt = (Place, Tick, u32);
 
 /// A quota at rest, to be kept across a restart.
 #[cfg(feature = "serde")]
@@ -547,9 +549,10 @@ pub struct QuotaSnapshot {
     ttl: Duration,
     latest: Tick,
     counts: Vec<(Place, Limiter)>,
-    open: Vec<(Tick, Vec<Booked>)>,
-    ceilings: Vec<(u32, Unit, Ceiling)>,
-    pauses: Vec<(u32, Tick)>,
+    /// When each was made that is in flight, and what was booked of it where.
+    open: Vec<(Tick, Vec<BookedAt>)>,
+    learnt: Vec<(u32, Learnt)>,
+    reports: u64,
 }
 
 #[cfg(feature = "serde")]
@@ -558,27 +561,26 @@ impl Quota {
     #[must_use]
     pub fn snapshot(&self) -> QuotaSnapshot {
         let counts = self.counts.iter();
+        let booked = |booked: &Booked| {
+            let count = self.counts.get(booked.count)?;
+            Some((count.place, booked.at, booked.units))
+        };
         let reservations = self.reservations.iter();
+        let learnt = self.learnt.iter();
         QuotaSnapshot {
             rules: self.rules.clone(),
             ttl: self.ttl,
             latest: self.latest,
             counts: counts
-                .map(|(place, count)| (*place, count.limit.clone()))
+                .map(|(_, count)| (count.place, count.limit.clone()))
                 .collect(),
             open: reservations
-                .map(|(_, one)| (one.at, one.booked.clone()))
+                .map(|(_, one)| (one.at, one.booked.iter().filter_map(booked).collect()))
                 .collect(),
-            ceilings: self
-                .ceilings
-                .iter()
-                .map(|((member, unit), ceiling)| (*member, *unit, *ceiling))
+            learnt: learnt
+                .map(|(member, learnt)| (*member, learnt.clone()))
                 .collect(),
-            pauses: self
-                .pauses
-                .iter()
-                .map(|(member, until)| (*member, *until))
-                .collect(),
+            reports: self.reports,
         }
     }
 
@@ -590,27 +592,34 @@ impl Quota {
     pub fn restore(snapshot: QuotaSnapshot) -> Result<Self, QuotaError> {
         let mut quota = Self::new(snapshot.rules, snapshot.ttl)?;
         quota.latest = snapshot.latest;
-        let counts = snapshot.counts.into_iter();
-        quota.counts = counts
-            .map(|(place, limit)| (place, Count::new(limit)))
-            .collect();
+        for (place, limit) in snapshot.counts {
+            if let Some(handle) = quota.counts.insert(Count::new(place, limit)) {
+                quota.places.insert(place, handle);
+            }
+        }
         for (at, booked) in snapshot.open {
-            // Nothing is given back to anybody when it expires.
+            let booked = booked.into_iter().filter_map(|(place, at, units)| {
+                Some(Booked {
+                    count: *quota.places.get(&place)?,
+                    at,
+                    units,
+                    entry: None,
+                })
+            });
             let reservation = Reservation {
                 member: 0,
                 at,
+                // Nothing is given back to anybody when it expires.
                 cost: Cost::default(),
-                booked,
+                reports: 0,
+                booked: booked.collect(),
             };
             if let Some(handle) = quota.reservations.insert(reservation) {
                 quota.expire_at(handle, at.saturating_add(quota.ttl));
             }
         }
-        let ceilings = snapshot.ceilings.into_iter();
-        quota.ceilings = ceilings
-            .map(|(member, unit, ceiling)| ((member, unit), ceiling))
-            .collect();
-        quota.pauses = snapshot.pauses.into_iter().collect();
+        quota.learnt = snapshot.learnt.into_iter().collect();
+        quota.reports = snapshot.reports;
         Ok(quota)
     }
 }

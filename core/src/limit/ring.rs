@@ -127,15 +127,31 @@ impl<V: Copy + Default> Ring<V> {
         slots.filter_map(|slot| self.slots.get(slot).copied())
     }
 
-    /// The place of the one whose `key` is `wanted`, if they are in the order of their keys. O(log n).
-    pub(super) fn find<K: Ord>(&self, wanted: &K, key: impl Fn(V) -> K) -> Option<usize> {
+    /// Puts one in before the one at `index`, or behind all. O(those behind it).
+    pub(super) fn insert(&mut self, index: usize, value: V) {
+        self.push_back(value);
+        let last = self.len().wrapping_sub(1);
+        for to in (index.saturating_add(1)..=last).rev() {
+            self.shift(to.wrapping_sub(1), to);
+        }
+        if let Some(slot) = self.get_mut(index) {
+            *slot = value;
+        }
+    }
+
+    /// The place of the one whose `key` is `wanted`, or where it would have to be, if they are in the
+    /// order of their keys. O(log n).
+    pub(super) fn find<K: Ord>(&self, wanted: &K, key: impl Fn(V) -> K) -> Result<usize, usize> {
         let (mut least, mut most) = (0, self.len());
         while least < most {
             let middle = least.midpoint(most);
             let slot = self.slot(self.head.wrapping_add(middle));
-            let found = key(*self.slots.get(slot)?);
+            let Some(value) = self.slots.get(slot) else {
+                break;
+            };
+            let found = key(*value);
             if found == *wanted {
-                return Some(middle);
+                return Ok(middle);
             }
             if found < *wanted {
                 least = middle.wrapping_add(1);
@@ -143,7 +159,7 @@ impl<V: Copy + Default> Ring<V> {
                 most = middle;
             }
         }
-        None
+        Err(least)
     }
 
     pub(super) fn for_each_mut(&mut self, mut change: impl FnMut(&mut V)) {
@@ -212,9 +228,15 @@ mod tests {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             match state >> 61 {
-                0..=3 => {
+                0..=2 => {
                     ring.push_back(value);
                     oracle.push_back(value);
+                }
+                3 => {
+                    let wanted = (state >> 33) % (value + 1);
+                    let place = oracle.partition_point(|value| *value < wanted);
+                    ring.insert(place, wanted);
+                    oracle.insert(place, wanted);
                 }
                 4 | 5 => assert_eq!(ring.pop_front(), oracle.pop_front()),
                 6 => {
@@ -224,10 +246,11 @@ mod tests {
                 }
                 _ => {
                     let wanted = (state >> 33) % (value + 1);
-                    assert_eq!(
-                        ring.find(&wanted, |value| value),
-                        oracle.binary_search(&wanted).ok()
-                    );
+                    let place = oracle.partition_point(|value| *value < wanted);
+                    match ring.find(&wanted, |value| value) {
+                        Ok(found) => assert_eq!(oracle.get(found), Some(&wanted)),
+                        Err(missing) => assert_eq!(missing, place),
+                    }
                 }
             }
             assert_eq!(ring.front(), oracle.front().copied());

@@ -3,6 +3,7 @@
 //! Invariant: `current` was admitted in the window that begins at `start`, which is that of `latest`,
 //! and `previous` in the one before.
 
+use super::floor::Floor;
 use super::{ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
@@ -41,6 +42,7 @@ pub struct SlidingCounter {
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
     start: u64,
     previous: u32,
     current: u32,
@@ -60,6 +62,7 @@ impl SlidingCounter {
             limit,
             width,
             latest: Tick::ZERO,
+            floor: Floor::default(),
             start: 0,
             previous: 0,
             current: 0,
@@ -134,7 +137,7 @@ impl Limit for SlidingCounter {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         let (start, previous, current) = self.at(now);
         let into = now.as_nanos().saturating_sub(start);
@@ -187,7 +190,8 @@ impl Limit for SlidingCounter {
         } else {
             return;
         };
-        *count = count.saturating_sub(reserved).saturating_add(actual);
+        let (less, more) = self.floor.change(booked, reserved, actual);
+        *count = count.saturating_sub(less).saturating_add(more);
     }
 
     fn available(&self, now: Tick) -> u32 {
@@ -196,10 +200,17 @@ impl Limit for SlidingCounter {
         self.free(now.as_nanos().saturating_sub(start), previous, current)
     }
 
+    fn is_idle(&self, now: Tick) -> bool {
+        let (_, previous, current) = self.at(now.max(self.latest));
+        (previous, current) == (0, 0)
+    }
+
     fn rebase(&mut self, from: Tick, to: Tick) {
+        self.advance(from);
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -232,6 +243,7 @@ struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
+    floor: Floor,
     start: u64,
     previous: u32,
     current: u32,
@@ -246,6 +258,7 @@ impl TryFrom<Snapshot> for SlidingCounter {
         let mut counter = Self::new(read.limit, width)?;
         super::check_start(read.start, read.latest, read.width)?;
         counter.latest = read.latest;
+        counter.floor = read.floor;
         counter.start = read.start;
         counter.previous = read.previous;
         counter.current = read.current;

@@ -3,6 +3,7 @@
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
 //! `logged` is their sum; under the grant anchor nothing is in flight. Stamps that no longer count may still be there until their place is needed.
 
+use super::floor::Floor;
 use super::ring::Ring;
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
@@ -42,6 +43,7 @@ pub struct SlidingLog {
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
     stamps: Ring<Stamp>,
     logged: u64,
     in_flight: u64,
@@ -65,6 +67,7 @@ impl SlidingLog {
             window: window_nanos(window)?,
             anchor,
             latest: Tick::ZERO,
+            floor: Floor::default(),
             stamps: Ring::new(),
             logged: 0,
             in_flight: 0,
@@ -92,6 +95,16 @@ impl SlidingLog {
     #[inline]
     fn leaves(&self, stamp: Stamp) -> Option<Tick> {
         stamp.at.checked_add_nanos(self.window)
+    }
+
+    /// What is in flight and what still counts at `now`.
+    fn used_at(&self, now: Tick) -> u64 {
+        let now = now.max(self.latest);
+        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
+        let logged = self.stamps.iter().filter(counts);
+        logged.fold(self.in_flight, |sum, stamp| {
+            sum.saturating_add(stamp.units.into())
+        })
     }
 
     /// How many more units than the limit there would be with `cost` more.
@@ -131,7 +144,7 @@ impl SlidingLog {
     fn acquire_unusually(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         match self.earliest(now, cost) {
-            _ if cost == 0 => return Ok(now),
+            _ if cost == 0 => return Ok(self.charge(now, 0)),
             Wait::Until(at) if at <= now => {}
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
         }
@@ -166,24 +179,39 @@ impl SlidingLog {
         }
     }
 
-    /// Changes what the stamp at `booked` holds; a stamp that has left needs no change.
-    fn correct(&mut self, booked: Tick, reserved: u32, actual: u32) {
-        let Some(index) = self.stamps.find(&booked, |stamp| stamp.at) else {
-            return;
-        };
-        let Some(stamp) = self.stamps.get_mut(index) else {
-            return;
-        };
-        let before = stamp.units;
-        stamp.units = before.saturating_sub(reserved).saturating_add(actual);
-        let after = stamp.units;
-        if after == 0 {
-            self.stamps.remove(index);
+    /// Changes what the stamp at `booked` holds. There is none where nothing was reserved, or nothing is
+    /// left of it; where it has left, no change is needed.
+    fn correct(&mut self, booked: Tick, less: u32, more: u32) {
+        if more > 0 {
+            self.make_room();
         }
-        self.logged = self
-            .logged
-            .saturating_sub(before.into())
-            .saturating_add(after.into());
+        match self.stamps.find(&booked, |stamp| stamp.at) {
+            Ok(index) => {
+                let Some(stamp) = self.stamps.get_mut(index) else {
+                    return;
+                };
+                let before = stamp.units;
+                stamp.units = before.saturating_sub(less).saturating_add(more);
+                let after = stamp.units;
+                if after == 0 {
+                    self.stamps.remove(index);
+                }
+                self.logged = self
+                    .logged
+                    .saturating_sub(before.into())
+                    .saturating_add(after.into());
+            }
+            Err(index) => {
+                let stamp = Stamp {
+                    at: booked,
+                    units: more,
+                };
+                if more > 0 && self.leaves(stamp).is_none_or(|leaves| leaves > self.latest) {
+                    self.stamps.insert(index, stamp);
+                    self.logged = self.logged.saturating_add(more.into());
+                }
+            }
+        }
     }
 }
 
@@ -258,7 +286,11 @@ impl Limit for SlidingLog {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.latest = self.latest.max(now);
         match self.anchor {
-            Anchor::Grant => self.correct(booked, reserved, actual),
+            Anchor::Grant => {
+                let booked = booked.min(self.latest);
+                let (less, more) = self.floor.change(booked, reserved, actual);
+                self.correct(booked, less, more);
+            }
             Anchor::Completion => {
                 self.in_flight = self.in_flight.saturating_sub(reserved.into());
                 self.forget();
@@ -268,20 +300,21 @@ impl Limit for SlidingLog {
     }
 
     fn available(&self, now: Tick) -> u32 {
-        let now = now.max(self.latest);
-        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
-        let logged = self.stamps.iter().filter(counts);
-        let used = logged.fold(self.in_flight, |sum, stamp| {
-            sum.saturating_add(stamp.units.into())
-        });
-        u64::from(self.limit.get()).saturating_sub(used) as u32
+        u64::from(self.limit.get()).saturating_sub(self.used_at(now)) as u32
+    }
+
+    fn is_idle(&self, now: Tick) -> bool {
+        self.used_at(now) == 0
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
+        self.latest = self.latest.max(from);
+        self.forget();
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
         self.stamps
             .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -298,6 +331,7 @@ struct Snapshot {
     window: u64,
     anchor: Anchor,
     latest: Tick,
+    floor: Floor,
     stamps: alloc::vec::Vec<Stamp>,
     in_flight: u64,
 }
@@ -323,6 +357,7 @@ impl TryFrom<Snapshot> for SlidingLog {
             return Err(super::SnapshotError::Contradiction);
         }
         log.latest = read.latest;
+        log.floor = read.floor;
         log.stamps = read.stamps.into_iter().collect();
         log.in_flight = read.in_flight;
         Ok(log)

@@ -33,6 +33,18 @@ pub enum Unit {
     Tokens,
 }
 
+impl Unit {
+    pub(super) const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
+
+    /// What is this unit's of a pair in the order of [`ALL`](Self::ALL).
+    pub(super) fn of_mut<V>(self, [requests, tokens]: &mut [V; 2]) -> &mut V {
+        match self {
+            Self::Requests => requests,
+            Self::Tokens => tokens,
+        }
+    }
+}
+
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

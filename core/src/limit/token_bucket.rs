@@ -3,6 +3,7 @@
 //! Invariant: `used` is what was missing from the full bucket at `latest`, in parts of a token; above
 //! the capacity only where more was charged or settled than was free.
 
+use super::floor::Floor;
 use super::pace::{Pace, carry_over};
 use super::{ConfigError, Limit, Wait};
 use crate::time::{Shift, Tick};
@@ -45,6 +46,7 @@ pub struct TokenBucket {
     used: u64,
     /// When something was last admitted or settled.
     latest: Tick,
+    floor: Floor,
 }
 
 impl TokenBucket {
@@ -69,6 +71,7 @@ impl TokenBucket {
             capacity: capacity.map_err(|_| ConfigError::TooFine)?,
             used: 0,
             latest: Tick::ZERO,
+            floor: Floor::default(),
         })
     }
 
@@ -94,6 +97,7 @@ impl TokenBucket {
         let parts = missing.saturating_mul(changed.pace.per_unit.get().into());
         changed.used = u64::try_from(parts).unwrap_or(u64::MAX);
         changed.latest = now;
+        changed.floor = self.floor;
         *self = changed;
         Ok(())
     }
@@ -118,7 +122,7 @@ impl Limit for TokenBucket {
         let now = now.max(self.latest);
         let used = self.used_at(now).saturating_add(self.cost(cost));
         if cost == 0 {
-            return Ok(now);
+            return Ok(self.charge(now, 0));
         }
         if used > self.capacity || cost > self.burst.get() {
             return Err(self.earliest(now, cost));
@@ -152,7 +156,7 @@ impl Limit for TokenBucket {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest;
+        let alone = booked == self.latest && self.floor.is_known(booked);
         let now = now.max(self.latest);
         let used = self.used_at(now);
         self.used = match actual.checked_sub(reserved) {
@@ -170,8 +174,15 @@ impl Limit for TokenBucket {
         u32::try_from(self.pace.units(free.into())).unwrap_or(u32::MAX)
     }
 
+    fn is_idle(&self, now: Tick) -> bool {
+        self.used_at(now.max(self.latest)) == 0
+    }
+
     fn rebase(&mut self, from: Tick, to: Tick) {
-        self.latest = Shift { from, to }.tick(self.latest);
+        self.charge(from, 0);
+        let shift = Shift { from, to };
+        self.latest = shift.tick(self.latest);
+        self.floor.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -187,6 +198,7 @@ struct Snapshot {
     burst: NonZeroU32,
     used: u64,
     latest: Tick,
+    floor: Floor,
 }
 
 #[cfg(feature = "serde")]
@@ -197,6 +209,7 @@ impl TryFrom<Snapshot> for TokenBucket {
         let mut bucket = Self::with_pace(read.pace, read.burst)?;
         bucket.used = read.used;
         bucket.latest = read.latest;
+        bucket.floor = read.floor;
         Ok(bucket)
     }
 }

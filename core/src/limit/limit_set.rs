@@ -1,0 +1,372 @@
+//! The limits of one owner, taken as one.
+//!
+//! Invariant: all of them are booked at one tick or none is; and each class's count is what it would be
+//! if it had been there from the beginning.
+
+use super::ceiling::Ceiling;
+use super::{Cost, Limit, Limiter, Unit, Wait, later};
+use crate::time::{Shift, Tick, earliest};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+/// Several limits all or none, for one owner, such as a key: some shared by all classes, some counted for
+/// each class by itself. Its [`Ceiling`](Self::observe)s tighten them for a time and never loosen them.
+///
+/// What is admitted is settled as each algorithm's own [`settle`](Limit::settle) says: by windows exactly,
+/// by levels (token bucket, GCRA, pacing) in full where more was used, and where less was used only if
+/// nothing came in between. A [`Quota`](super::Quota) settles levels exactly, and has more than one owner.
+///
+/// Each operation costs O(limits) of what their algorithms do, and where classes are counted O(log n) in
+/// the counts. A class takes memory only from its first use until it has been idle for a while: there are
+/// never more counts than twice those that are in use and those made by one operation.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use core::time::Duration;
+/// use leasehold_core::limit::{Anchor, Cost, LimitSet, SlidingLog, TokenBucket, Unit, Wait};
+/// use leasehold_core::time::Tick;
+///
+/// let minute = Duration::from_secs(60);
+/// let count = |count| NonZeroU32::new(count).unwrap();
+/// let mut limits = LimitSet::new()
+///     .with(Unit::Requests, SlidingLog::new(count(3), minute, Anchor::Completion)?)
+///     .with_each_class(Unit::Tokens, TokenBucket::new(count(40_000), minute, count(40_000))?);
+/// let (start, model) = (Tick::ZERO, 7);
+/// let cost = Cost { requests: 1, tokens: 30_000 };
+/// let first = limits.try_acquire(start, model, cost).unwrap();
+/// assert_eq!(limits.try_acquire(start, model, cost), Err(Wait::Until(Tick::from_nanos(30_000_000_000))));
+/// assert!(limits.try_acquire(start, model + 1, cost).is_ok());
+/// limits.settle(start, first, cost, Cost { requests: 1, tokens: 500 });
+/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "Snapshot", into = "Snapshot"))]
+pub struct LimitSet {
+    rules: Vec<Rule>,
+    /// Each class's own counts, by class and rule.
+    classes: BTreeMap<Place, Limiter>,
+    /// When something was last admitted, settled or observed.
+    latest: Tick,
+    ceilings: [Ceiling; 2],
+    /// Counts reports.
+    reports: u64,
+    /// The count that was looked at last.
+    swept: Place,
+}
+
+type Place = (u32, u32);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Rule {
+    unit: Unit,
+    each_class: bool,
+    /// What all classes share, or what each begins with.
+    limit: Limiter,
+}
+
+/// What was admitted by a [`LimitSet`], and when. It is small, and names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Booking {
+    at: Tick,
+    /// How many reports there had been.
+    reports: u64,
+    class: u32,
+}
+
+impl Booking {
+    /// When it was booked.
+    #[must_use]
+    pub fn at(self) -> Tick {
+        self.at
+    }
+
+    /// The same as another clock shows it, for one that is held while its limits are
+    /// [rebased](LimitSet::rebase).
+    #[must_use]
+    pub fn rebased(mut self, from: Tick, to: Tick) -> Self {
+        self.at = Shift { from, to }.tick(self.at);
+        self
+    }
+}
+
+impl LimitSet {
+    /// No limits yet: everything is admitted.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts `unit` by `limit` as well, all classes together.
+    #[must_use]
+    pub fn with(self, unit: Unit, limit: impl Into<Limiter>) -> Self {
+        self.push(unit, false, limit.into())
+    }
+
+    /// Counts `unit` by `limit` as well, each class by itself.
+    #[must_use]
+    pub fn with_each_class(self, unit: Unit, limit: impl Into<Limiter>) -> Self {
+        self.push(unit, true, limit.into())
+    }
+
+    fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
+        self.rules.push(Rule {
+            unit,
+            each_class,
+            limit,
+        });
+        self
+    }
+
+    /// Admits a cost by every limit, or changes nothing and says when to ask again.
+    ///
+    /// # Errors
+    /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
+    #[inline]
+    pub fn try_acquire(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
+        let now = now.max(self.latest);
+        match self.rules.as_mut_slice() {
+            [only] if !only.each_class && self.ceilings.iter().all(Ceiling::is_empty) => {
+                only.limit.try_acquire(now, cost.of(only.unit))?;
+                self.latest = now;
+                Ok(self.booking(class))
+            }
+            _ => self.acquire_of_all(now, class, cost),
+        }
+    }
+
+    fn acquire_of_all(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
+        match self.earliest(now, class, cost) {
+            Wait::Until(at) if at <= now => Ok(self.charge(now, class, cost)),
+            wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => Err(wait),
+        }
+    }
+
+    /// When a cost could be admitted by all limits: exact, provided that nothing is admitted, settled
+    /// or observed until then.
+    #[must_use]
+    pub fn earliest(&self, now: Tick, class: u32, cost: Cost) -> Wait {
+        let now = now.max(self.latest);
+        let mut wait = Wait::Until(now);
+        for (ceiling, unit) in self.ceilings.iter().zip(Unit::ALL) {
+            if let Some(opens) = ceiling.opens(now, cost.of(unit)) {
+                wait = later(wait, Wait::Until(opens));
+            }
+        }
+        for (rule, limit) in self.limits(class) {
+            wait = later(wait, limit.earliest(now, cost.of(rule.unit)));
+        }
+        wait
+    }
+
+    /// Books a cost whether it fits or not.
+    pub fn charge(&mut self, now: Tick, class: u32, cost: Cost) -> Booking {
+        self.latest = self.latest.max(now);
+        for (index, rule) in (0u32..).zip(&mut self.rules) {
+            let limit = if rule.each_class {
+                let fresh = || rule.limit.clone();
+                self.classes.entry((class, index)).or_insert_with(fresh)
+            } else {
+                &mut rule.limit
+            };
+            limit.charge(self.latest, cost.of(rule.unit));
+        }
+        for (ceiling, unit) in self.ceilings.iter_mut().zip(Unit::ALL) {
+            ceiling.forget(self.latest);
+            ceiling.take(cost.of(unit));
+        }
+        self.sweep();
+        self.booking(class)
+    }
+
+    /// Ends the use of what was booked: the `reserved` cost becomes the `actual` one, which may be more.
+    pub fn settle(&mut self, now: Tick, booking: Booking, reserved: Cost, actual: Cost) {
+        self.latest = self.latest.max(now);
+        for (index, rule) in (0u32..).zip(&mut self.rules) {
+            let (reserved, actual) = (reserved.of(rule.unit), actual.of(rule.unit));
+            let limit = if rule.each_class {
+                let place = (booking.class, index);
+                // One that is no more held nothing of this, and only what was used above it is new.
+                if actual > reserved {
+                    let fresh = || rule.limit.clone();
+                    Some(self.classes.entry(place).or_insert_with(fresh))
+                } else {
+                    self.classes.get_mut(&place)
+                }
+            } else {
+                Some(&mut rule.limit)
+            };
+            if let Some(limit) = limit {
+                limit.settle(self.latest, booking.at, reserved, actual);
+            }
+        }
+        for (ceiling, unit) in self.ceilings.iter_mut().zip(Unit::ALL) {
+            ceiling.settle(booking.reports, reserved.of(unit), actual.of(unit));
+        }
+        self.sweep();
+    }
+
+    /// Takes back what was booked and not used.
+    pub fn refund(&mut self, now: Tick, booking: Booking, reserved: Cost) {
+        self.settle(now, booking, reserved, Cost::default());
+    }
+
+    /// Learns that an upstream will serve only `remaining` more of a unit until `reset`, besides what is
+    /// in flight now. Each report holds by itself until its own reset; where more than eight hold at a
+    /// time, the two with the nearest resets become one that is as strict as both. Of what is in
+    /// flight, only what is settled above its reservation counts in it, as the upstream may not have
+    /// known.
+    pub fn observe(&mut self, now: Tick, unit: Unit, remaining: u32, reset: Tick) {
+        self.latest = self.latest.max(now);
+        self.reports = self.reports.saturating_add(1);
+        let ceiling = unit.of_mut(&mut self.ceilings);
+        ceiling.observe(self.latest, remaining, reset, self.reports);
+    }
+
+    /// The largest cost of each unit by itself that would be admitted.
+    #[must_use]
+    pub fn available(&self, now: Tick, class: u32) -> Cost {
+        let now = now.max(self.latest);
+        let of = |unit: Unit, ceiling: &Ceiling| {
+            let limits = self.limits(class).filter(|(rule, _)| rule.unit == unit);
+            let least = limits.map(|(_, limit)| limit.available(now)).min();
+            least.unwrap_or(u32::MAX).min(ceiling.left(now))
+        };
+        let [requests, tokens] = &self.ceilings;
+        Cost {
+            requests: of(Unit::Requests, requests),
+            tokens: of(Unit::Tokens, tokens),
+        }
+    }
+
+    /// The first tick after `now` at which one of the limits may leave more if nothing happens until then.
+    #[must_use]
+    pub fn next_change(&self, now: Tick, class: u32) -> Option<Tick> {
+        let now = now.max(self.latest);
+        let limits = self.limits(class).map(|(_, limit)| limit.next_change(now));
+        let ceilings = self.ceilings.iter().map(|one| one.next_change(now));
+        limits.chain(ceilings).fold(None, earliest)
+    }
+
+    /// Moves what is remembered to another clock, as [`Limit::rebase`] does. Bookings that are held are
+    /// to be [rebased](Booking::rebased) by the same ticks. O(counts).
+    pub fn rebase(&mut self, from: Tick, to: Tick) {
+        // All go on from the same tick, so that the windows of classes that come later begin with those
+        // of the others.
+        self.latest = self.latest.max(from);
+        let (from, to) = (self.latest, to.saturating_add(self.latest.since(from)));
+        let shift = Shift { from, to };
+        let shared = self.rules.iter_mut().map(|rule| &mut rule.limit);
+        for limit in shared.chain(self.classes.values_mut()) {
+            limit.rebase(from, to);
+        }
+        for ceiling in &mut self.ceilings {
+            ceiling.rebase(shift);
+        }
+        self.latest = to;
+    }
+
+    fn booking(&self, class: u32) -> Booking {
+        Booking {
+            at: self.latest,
+            reports: self.reports,
+            class,
+        }
+    }
+
+    /// Each rule and the limit that a class is held to by it.
+    fn limits(&self, class: u32) -> impl Iterator<Item = (&Rule, &Limiter)> {
+        (0u32..).zip(&self.rules).map(move |(index, rule)| {
+            let own = match rule.each_class {
+                true => self.classes.get(&(class, index)),
+                false => None,
+            };
+            (rule, own.unwrap_or(&rule.limit))
+        })
+    }
+
+    /// Looks at two counts for each that an operation can make, and drops them where they are idle.
+    fn sweep(&mut self) {
+        if self.classes.is_empty() {
+            return;
+        }
+        for _ in 0..self.rules.len().saturating_mul(2) {
+            let after = (Bound::Excluded(self.swept), Bound::Unbounded);
+            let next = self.classes.range(after).next();
+            let next = next.or_else(|| self.classes.first_key_value());
+            let Some((place, limit)) = next else {
+                return;
+            };
+            self.swept = *place;
+            if limit.is_idle(self.latest) {
+                self.classes.remove(&self.swept);
+            }
+        }
+    }
+}
+
+/// A set at rest: not every format has maps of such keys.
+#[cfg(feature = "serde")]
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Snapshot {
+    rules: Vec<Rule>,
+    classes: Vec<(Place, Limiter)>,
+    latest: Tick,
+    ceilings: [Ceiling; 2],
+    reports: u64,
+    swept: Place,
+}
+
+#[cfg(feature = "serde")]
+impl From<LimitSet> for Snapshot {
+    fn from(set: LimitSet) -> Self {
+        Self {
+            rules: set.rules,
+            classes: set.classes.into_iter().collect(),
+            latest: set.latest,
+            ceilings: set.ceilings,
+            reports: set.reports,
+            swept: set.swept,
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<Snapshot> for LimitSet {
+    fn from(read: Snapshot) -> Self {
+        Self {
+            rules: read.rules,
+            classes: read.classes.into_iter().collect(),
+            latest: read.latest,
+            ceilings: read.ceilings,
+            reports: read.reports,
+            swept: read.swept,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Anchor, SlidingLog};
+    use core::num::NonZeroU32;
+    use core::time::Duration;
+
+    #[test]
+    fn a_million_classes_take_no_more_memory_than_those_in_use() {
+        let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(100), Anchor::Grant);
+        let mut set = LimitSet::new().with_each_class(Unit::Requests, log.unwrap());
+        let one = Cost {
+            requests: 1,
+            tokens: 0,
+        };
+        for class in 0..1_000_000 {
+            let now = Tick::from_nanos(class.into());
+            set.try_acquire(now, class, one).unwrap();
+            assert!(set.classes.len() <= 202);
+        }
+    }
+}
