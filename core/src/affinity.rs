@@ -90,6 +90,14 @@ impl<V: Copy + Eq> Affinity<V> {
         })
     }
 
+    /// What is held under a key, without using it.
+    #[must_use]
+    pub fn holder(&self, now: Tick, key: u64) -> Option<V> {
+        let held = self.index.get(&key)?;
+        let age = saturating_nanos(self.latest.max(now).since(held.used));
+        (age < self.ttl.get()).then_some(held.value)
+    }
+
     /// Uses what is held under a key. If `keep` doesn't want the value, it is dropped.
     pub fn lookup(&mut self, now: Tick, key: u64, keep: impl FnOnce(V) -> bool) -> Option<V> {
         self.advance(now);

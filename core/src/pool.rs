@@ -1,19 +1,38 @@
 //! The lease pool: members that can serve, leases on them, and those who wait.
 //!
-//! Invariant: each member is in exactly one place: `ready` (could be leased now), `resting` (could be
-//! at a known tick), or neither (only a release or an operator can change that). Whenever somebody
-//! waits, `ready` is empty.
+//! Invariant: after each command, no lane has both somebody who waits and a member that could serve
+//! whose turn it is, unless the pool's own limits forbid it.
 
-use crate::balance::{Policy, Rank, Standing, rank};
+mod config;
+mod lane;
+mod member;
+mod request;
+mod service;
+
+pub use config::{Config, ConfigError};
+pub use member::Member;
+pub use request::{
+    AcquireError, Acquired, AddError, Condition, Estimate, Event, Grant, Labels, Outcome, Probed,
+    Reason, Release, Request, StaleLease, StaleMember, StaleProbe, StaleWaiter,
+};
+
+use crate::affinity::Affinity;
+use crate::balance::{Latency, Policy, mix};
+use crate::breaker::{Breaker, BreakerState, Permit, Verdict};
+use crate::health::{self, Change, Health, ProbeAnswer, SlowStart};
 use crate::heap::IndexedHeap;
-use crate::limit::{Limit, Limiter, Wait};
+use crate::limit::{Booking, Cost, LimitSet, Wait};
+use crate::outlier::{Conduct, Outlier};
 use crate::slab::{Handle, Slab};
-use crate::stats::{Counts, MemberStats, Stats, Waiting};
+use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
 use crate::time::{Tick, earliest};
 use crate::waiters::Waiters;
-use alloc::collections::VecDeque;
-use core::num::NonZeroU32;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 use core::time::Duration;
+use lane::{Kind, Lane, Opening};
+use member::{Entry, State, Surroundings};
+use service::ServiceTimes;
 
 /// Names a member of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,281 +46,57 @@ pub struct LeaseId(Handle);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(Handle);
 
-/// How a pool behaves.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    policy: Policy,
-    lease_ttl: Option<Duration>,
-    max_waiters: u32,
-}
+/// Names a group of members that share limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u32);
 
-impl Config {
-    /// A pool that chooses by `policy`, whose leases don't expire, and in whose line any number waits.
-    #[must_use]
-    pub const fn new(policy: Policy) -> Self {
-        Self {
-            policy,
-            lease_ttl: None,
-            max_waiters: u32::MAX,
-        }
-    }
-
-    /// Takes leases back `ttl` after their grant or last renewal, so that a holder that crashed loses
-    /// them. Under a completion anchor the call counts as completed then: choose a `ttl` above the
-    /// longest time a call can take.
-    ///
-    /// # Errors
-    /// Where `ttl` is zero.
-    pub const fn lease_ttl(mut self, ttl: Duration) -> Result<Self, ConfigError> {
-        if ttl.is_zero() {
-            return Err(ConfigError::EmptyLease);
-        }
-        self.lease_ttl = Some(ttl);
-        Ok(self)
-    }
-
-    /// Refuses requests while `max` wait.
-    #[must_use]
-    pub const fn max_waiters(mut self, max: u32) -> Self {
-        self.max_waiters = max;
-        self
-    }
-}
-
-/// Why a [`Config`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A lease would have ended as it was granted.
-    #[error("a lease needs a time to live above zero")]
-    EmptyLease,
-}
-
-/// A member to be added: a payload and what it can serve.
-#[derive(Clone, Debug)]
-pub struct Member<T> {
-    payload: T,
-    max_leases: u32,
-    limit: Option<Limiter>,
-}
-
-impl<T> Member<T> {
-    /// A member that any number of leases can be held on at once.
-    pub const fn new(payload: T) -> Self {
-        Self {
-            payload,
-            max_leases: u32::MAX,
-            limit: None,
-        }
-    }
-
-    /// Holds at most `max` leases on it at once.
-    #[must_use]
-    pub fn max_leases(mut self, max: NonZeroU32) -> Self {
-        self.max_leases = max.get();
-        self
-    }
-
-    /// The same member with another payload.
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Member<U> {
-        Member {
-            payload: change(self.payload),
-            max_leases: self.max_leases,
-            limit: self.limit,
-        }
-    }
-
-    /// Grants leases on it only as the limit allows, each at a cost of one.
-    #[must_use]
-    pub fn limit(mut self, limit: impl Into<Limiter>) -> Self {
-        self.limit = Some(limit.into());
-        self
-    }
-}
-
-/// What is asked of a pool.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Request {
-    deadline: Option<Tick>,
-}
-
-impl Request {
-    /// A request that waits for as long as it takes.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { deadline: None }
-    }
-
-    /// Gives up at `deadline`. What can be served at once is, even if the deadline has passed.
-    #[must_use]
-    pub const fn deadline(mut self, deadline: Tick) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-}
-
-/// A lease that was granted.
+/// Names a probe of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// The lease, to be released.
-    pub lease: LeaseId,
-    /// The member it is on.
-    pub member: MemberId,
-    /// How long the request waited.
-    pub waited: Duration,
-    /// When the lease is taken back, if ever.
-    pub expires: Option<Tick>,
+pub struct ProbeId {
+    member: Handle,
+    probe: health::ProbeId,
 }
 
-/// The answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acquired {
-    /// Here is a lease.
-    Granted(Grant),
-    /// Wait for the event that names this waiter.
-    Waiting(WaiterId),
-}
-
-/// Why a request was refused at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AcquireError {
-    /// The pool was closed.
-    #[error("the pool is closed")]
-    Closed,
-    /// As many wait as may.
-    #[error("the queue is full")]
-    QueueFull,
-    /// Nothing is free and the deadline has come.
-    #[error("nothing is free now")]
-    NothingFree,
-    /// Every member that could serve is at its limit until the deadline or later, unless a lease is
-    /// given back unused.
-    #[error("every member is at its limit until after the deadline")]
-    DeadlineTooSoon {
-        /// When the first of them could serve.
-        at: Tick,
-    },
-}
-
-/// The use of a lease that has ended: it was released, or it expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease has ended")]
-pub struct StaleLease;
-
-/// A request that no longer waits: it was granted, timed out or cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request no longer waits")]
-pub struct StaleWaiter;
-
-/// A member that was removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the member was removed")]
-pub struct StaleMember;
-
-/// More than four billion members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool can hold no more members")]
-pub struct TooManyMembers;
-
-/// How the use of a lease ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The upstream served the call.
-    Ok,
-    /// The call failed, and the upstream may have seen it.
-    Failed,
-    /// The upstream turned the call away: its member rests until the tick.
-    Throttled {
-        /// When the upstream said that it would serve again.
-        until: Tick,
-    },
-    /// The upstream never saw the call; it counts against no limit.
-    NotSent,
-}
-
-/// What happened that no command asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<T> {
-    /// A request that waited has its lease.
-    Granted {
-        /// Whose turn it was.
-        waiter: WaiterId,
-        /// What it has.
-        grant: Grant,
-    },
-    /// A request reached its deadline in line.
-    TimedOut {
-        /// Which one.
-        waiter: WaiterId,
-    },
-    /// A request was in line when the pool was closed.
-    Closed {
-        /// Which one.
-        waiter: WaiterId,
-    },
-    /// A lease was taken back at its deadline.
-    Expired {
-        /// Which one.
-        lease: LeaseId,
-        /// The member it was on.
-        member: MemberId,
-    },
-    /// A member that drains has given its last lease back.
-    Drained {
-        /// Which one.
-        member: MemberId,
-    },
-    /// A member that was removed has given its last lease back.
-    Removed {
-        /// Which one.
-        member: MemberId,
-        /// What it carried.
-        payload: T,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Enabled,
-    Disabled,
-    Draining,
-    Removing,
-}
-
-#[derive(Clone, Debug)]
-struct Entry<T> {
-    payload: T,
-    max_leases: u32,
-    limit: Option<Limiter>,
-    state: State,
-    standing: Standing,
-    rests_until: Tick,
-    counts: Counts,
-    held: Duration,
-    /// Whether it is counted in `Pool::occupied`.
-    occupied: bool,
-}
+/// Failures that were quicker than a success and still count as leases, at most so many.
+const MAX_PHANTOMS: u32 = 65_536;
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     member: Handle,
     granted: Tick,
-    booked: Tick,
+    class: u32,
+    cost: Cost,
+    stride: u64,
+    booked: Bookings,
+    permit: Option<Permit>,
 }
 
-/// Where a member belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Ready,
-    Resting(Tick),
-    /// A release can make it ready at any time.
-    Occupied,
-    Out,
+/// Where a lease's cost is booked.
+#[derive(Clone, Copy, Debug)]
+struct Bookings {
+    member: Booking,
+    group: Option<Booking>,
+    pool: Option<Booking>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    limits: LimitSet,
+    members: Vec<u32>,
+    /// Whether one of its members may rest because of its limits.
+    holds_back: bool,
 }
 
 /// Leases members to requests, in order of arrival and within every member's limits.
 ///
-/// Every command costs O(log n) in members, leases and waiters, and O(log n) more for each thing that
-/// became due since the last one. Commands on members, leases and waiters that are gone are errors.
+/// Every command costs O(log n) in members, leases and waiters for each lane that the member or waiter
+/// is in, and as much more for each thing that became due since the last one. Above that:
+/// - where the costs of requests in one lane differ, each change looks again at the members that had no
+///   room for the last;
+/// - a release in a [group](Member::group) at its limit looks at the members of the group;
+/// - the first request of a kind, and going in and out of panic, look at all members.
+///
+/// Commands on members, leases and waiters that are gone are errors.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -328,78 +123,168 @@ pub struct Pool<T> {
     as_of: Tick,
     closed: bool,
     members: Slab<Entry<T>>,
-    ready: IndexedHeap<Rank>,
-    resting: IndexedHeap<Tick>,
-    /// How many members could be leased as soon as somebody releases.
-    occupied: u32,
+    groups: Vec<Group>,
+    lanes: Vec<Option<Lane>>,
+    kinds: BTreeMap<Kind, u32>,
+    /// Lanes that aren't for a pinned request.
+    general: Vec<u32>,
+    /// Numbers of lanes that are no longer in use.
+    vacant: Vec<u32>,
+    /// Lanes in which somebody may be served.
+    flagged: Vec<u32>,
+    /// Lanes in which somebody waits.
+    awaited: Vec<u32>,
     leases: Slab<Lease>,
     expiries: IndexedHeap<(Tick, u64)>,
+    phantoms: Slab<Handle>,
+    phantom_ends: IndexedHeap<(Tick, u64)>,
     waiters: Waiters,
+    timers: IndexedHeap<Tick>,
+    outlier: Option<Outlier>,
+    affinity: Option<Affinity<Handle>>,
+    /// Those over all members.
+    limits: LimitSet,
+    /// Members that could serve but for their health, and those of them that are healthy.
+    enabled: u32,
+    healthy: u32,
+    panic: bool,
+    service: ServiceTimes,
     /// Counts grants, releases and arrivals; gives each its place in their order.
     sequence: u64,
-    /// How often the member chosen last had been used before; where a new member begins.
+    /// The pass of the member chosen last; where a new member begins.
     level: u64,
     events: VecDeque<Event<T>>,
     total: Counts,
     waiting: Waiting,
+    held: Histogram,
+    waited: Histogram,
 }
 
 impl<T> Pool<T> {
     /// A pool without members.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(mut config: Config) -> Self {
         Self {
-            config,
+            affinity: config.affinity.take(),
+            limits: core::mem::take(&mut config.limits),
             now: Tick::ZERO,
             as_of: Tick::ZERO,
             closed: false,
             members: Slab::new(),
-            ready: IndexedHeap::new(),
-            resting: IndexedHeap::new(),
-            occupied: 0,
+            groups: Vec::new(),
+            lanes: Vec::new(),
+            kinds: BTreeMap::new(),
+            general: Vec::new(),
+            vacant: Vec::new(),
+            flagged: Vec::new(),
+            awaited: Vec::new(),
             leases: Slab::new(),
             expiries: IndexedHeap::new(),
+            phantoms: Slab::new(),
+            phantom_ends: IndexedHeap::new(),
             waiters: Waiters::new(),
+            timers: IndexedHeap::new(),
+            outlier: config
+                .outlier
+                .as_ref()
+                .map(|outlier| Outlier::new(outlier, Tick::ZERO)),
+            enabled: 0,
+            healthy: 0,
+            panic: false,
+            service: ServiceTimes::default(),
             sequence: 0,
             level: 0,
             events: VecDeque::new(),
             total: Counts::default(),
             waiting: Waiting::default(),
+            held: Histogram::default(),
+            waited: Histogram::default(),
+            config,
         }
+    }
+
+    /// Makes a group of members that will share these limits besides their own.
+    pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
+        let id = GroupId(u32::try_from(self.groups.len()).unwrap_or(u32::MAX));
+        self.groups.push(Group {
+            limits,
+            members: Vec::new(),
+            holds_back: false,
+        });
+        id
     }
 
     /// Adds a member, last in line.
     ///
     /// # Errors
-    /// Where the pool has had four billion members at once.
-    pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, TooManyMembers> {
+    /// Where the pool has had four billion members at once, or the member's group is unknown.
+    pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, AddError> {
         self.advance(now);
+        if let Some(group) = member.group
+            && self.groups.len() <= group.0 as usize
+        {
+            return Err(AddError::NoSuchGroup(group));
+        }
         let stamp = self.next_stamp();
-        let handle = self
-            .members
-            .insert(Entry {
-                payload: member.payload,
-                max_leases: member.max_leases,
-                limit: member.limit,
-                state: State::Enabled,
-                standing: Standing {
-                    pass: self.level,
-                    stamp,
-                    ..Standing::default()
-                },
-                rests_until: Tick::ZERO,
-                counts: Counts::default(),
-                held: Duration::ZERO,
-                occupied: false,
-            })
-            .ok_or(TooManyMembers)?;
-        self.place(handle);
+        let half_life = self.config.policy.half_life();
+        let mut slow_start = SlowStart::default();
+        slow_start.begin(self.now);
+        let seed = self.config.seed.wrapping_add(stamp);
+        let health = self.config.health.as_ref();
+        let health = health.map(|config| Health::new(config, self.now, seed));
+        let entry = Entry {
+            payload: member.payload,
+            identity: 0,
+            weight: member.weight,
+            max_leases: member.max_leases,
+            tier: member.tier,
+            labels: member.labels,
+            group: member.group.map(|group| group.0),
+            limits: member.limits,
+            state: State::Enabled,
+            in_flight: 0,
+            phantoms: 0,
+            pass: self.level,
+            stamp,
+            rests_until: Tick::ZERO,
+            breaker: Breaker::default(),
+            health,
+            probe: None,
+            conduct: Conduct::default(),
+            slow_start,
+            depth: 0,
+            unseen: 0,
+            unseen_by_probe: 0,
+            latency: half_life.map(Latency::new),
+            service: ServiceTimes::default(),
+            counts: Counts::default(),
+            held: Duration::ZERO,
+            histogram: Histogram::default(),
+            pins: Vec::new(),
+            counted: None,
+        };
+        let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
+        let slot = handle.slot();
+        if let Some(group) = member
+            .group
+            .and_then(|group| self.groups.get_mut(group.0 as usize))
+        {
+            group.members.push(slot);
+        }
+        if let Some(entry) = self.members.get_mut(handle) {
+            entry.identity = member.identity.unwrap_or_else(|| mix(u64::from(slot)));
+        }
+        for lane in self.general.clone() {
+            self.enroll(lane, slot);
+        }
+        self.look_after(handle);
         self.serve();
         Ok(MemberId(handle))
     }
 
     /// Takes a member out. Its payload comes back at once if no lease is held on it; otherwise no more
-    /// are granted, and an [`Event::Removed`] brings it with the last release or expiry.
+    /// are granted, and an [`Event::Removed`] brings it with the last release or expiry. Requests that
+    /// are pinned to it are told by an [`Event::PinRemoved`].
     ///
     /// # Errors
     /// Where it was removed before.
@@ -407,14 +292,21 @@ impl<T> Pool<T> {
         self.advance(now);
         let entry = self.member_mut(member)?;
         entry.state = State::Removing;
-        let idle = entry.standing.load == 0;
-        self.place(member.0);
-        let gone = if idle {
-            self.members.remove(member.0)
-        } else {
-            None
-        };
-        Ok(gone.map(|entry| entry.payload))
+        let idle = entry.in_flight == 0;
+        let pins = core::mem::take(&mut entry.pins);
+        for lane in pins {
+            while let Some((waiter, _)) = self.waiters.pop(lane) {
+                self.waiting.refused = self.waiting.refused.saturating_add(1);
+                self.events.push_back(Event::PinRemoved {
+                    waiter: WaiterId(waiter),
+                });
+            }
+            self.drop_lane(lane);
+        }
+        self.look_after(member.0);
+        let gone = if idle { self.forget(member.0) } else { None };
+        self.serve();
+        Ok(gone)
     }
 
     /// Grants no more leases on a member, and tells by an [`Event::Drained`] when none is held on it.
@@ -423,14 +315,11 @@ impl<T> Pool<T> {
     /// Where it was removed.
     pub fn drain(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
         self.set_state(now, member, State::Draining)?;
-        let idle = self.member_mut(member)?.standing.load == 0;
-        if idle {
-            self.events.push_back(Event::Drained { member });
-        }
+        self.see_off(member.0);
         Ok(())
     }
 
-    /// Grants no more leases on a member.
+    /// Grants no more leases on a member until it is enabled.
     ///
     /// # Errors
     /// Where it was removed.
@@ -438,7 +327,7 @@ impl<T> Pool<T> {
         self.set_state(now, member, State::Disabled)
     }
 
-    /// Grants leases on a member again that was disabled or drained.
+    /// Grants leases on a member that was drained or disabled.
     ///
     /// # Errors
     /// Where it was removed.
@@ -446,50 +335,77 @@ impl<T> Pool<T> {
         self.set_state(now, member, State::Enabled)
     }
 
-    /// Asks for a lease: grants one if a member can serve and nobody waits, or puts the request in line.
+    /// Gives a member another share of the calls; 0 drains it, without telling when that is done. What it
+    /// has served and holds counts as before.
     ///
     /// # Errors
-    /// Where the request can't be served and may not or need not wait.
+    /// Where it was removed.
+    pub fn set_weight(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        weight: u16,
+    ) -> Result<(), StaleMember> {
+        self.advance(now);
+        self.member_mut(member)?.weight = weight;
+        self.reweigh(member.0);
+        self.look_after(member.0);
+        self.serve();
+        Ok(())
+    }
+
+    /// Gives a member other limits. What was admitted under the old ones is not counted by the new; see
+    /// [`LimitSet`] for how to change a limit in place.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn change_limits(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        change: impl FnOnce(&mut LimitSet),
+    ) -> Result<(), StaleMember> {
+        self.advance(now);
+        change(&mut self.member_mut(member)?.limits);
+        self.place(member.0);
+        self.serve();
+        Ok(())
+    }
+
+    /// Asks for a lease.
+    ///
+    /// # Errors
+    /// Where the request is refused at once; [`explain`](Self::explain) then says why, member by member.
     pub fn acquire(&mut self, now: Tick, request: Request) -> Result<Acquired, AcquireError> {
         self.advance(now);
         let answer = self.grant_or_queue(request);
         if answer.is_err() {
             self.waiting.refused = self.waiting.refused.saturating_add(1);
         }
+        self.serve();
         answer
-    }
-
-    /// Takes a request out of the line.
-    ///
-    /// # Errors
-    /// Where it no longer waits; an event says, or has said, what became of it.
-    pub fn cancel(&mut self, now: Tick, waiter: WaiterId) -> Result<(), StaleWaiter> {
-        self.advance(now);
-        self.waiters.remove(waiter.0).ok_or(StaleWaiter)?;
-        self.waiting.cancelled = self.waiting.cancelled.saturating_add(1);
-        Ok(())
     }
 
     /// Gives a lease back.
     ///
     /// # Errors
-    /// Where it has expired or was released before.
+    /// Where it was released before or has expired; what it was on then counts as released long since.
     pub fn release(
         &mut self,
         now: Tick,
         lease: LeaseId,
-        outcome: Outcome,
+        release: impl Into<Release>,
     ) -> Result<(), StaleLease> {
         self.advance(now);
-        self.end(lease, Ending::Released(outcome))?;
+        self.end(lease, Ending::Released(release.into()))?;
         self.serve();
         Ok(())
     }
 
-    /// Puts off the expiry of a lease to a whole time to live from now, and tells when that is.
+    /// Puts off the end of a lease to a whole time to live from now, and answers when that is.
     ///
     /// # Errors
-    /// Where it has expired or was released before.
+    /// Where it was released before or has expired.
     pub fn renew(&mut self, now: Tick, lease: LeaseId) -> Result<Option<Tick>, StaleLease> {
         self.advance(now);
         if self.leases.get(lease.0).is_none() {
@@ -498,37 +414,114 @@ impl<T> Pool<T> {
         Ok(self.set_expiry(lease.0))
     }
 
-    /// Refuses every request from now on, and those that wait by an [`Event::Closed`] each. Leases that
-    /// are held can still be released.
+    /// Leaves the line.
+    ///
+    /// # Errors
+    /// Where the request no longer waits; an event says what became of it.
+    pub fn cancel(&mut self, now: Tick, waiter: WaiterId) -> Result<(), StaleWaiter> {
+        self.advance(now);
+        let left = self.waiters.remove(waiter.0).ok_or(StaleWaiter)?;
+        self.waiting.cancelled = self.waiting.cancelled.saturating_add(1);
+        self.left(left.lane);
+        self.serve();
+        Ok(())
+    }
+
+    /// Takes no more requests and sends those away that wait. Leases stay good until they are released.
     pub fn close(&mut self, now: Tick) {
         self.advance(now);
         self.closed = true;
-        while let Some((waiter, _)) = self.waiters.pop() {
+        for (waiter, left) in self.waiters.drain() {
             self.waiting.cancelled = self.waiting.cancelled.saturating_add(1);
             self.events.push_back(Event::Closed {
                 waiter: WaiterId(waiter),
             });
+            self.left(left.lane);
         }
+    }
+
+    /// Takes the answer to a probe.
+    ///
+    /// # Errors
+    /// Where the probe was answered, given up or overtaken by another, or its member removed.
+    pub fn handle_probe(
+        &mut self,
+        now: Tick,
+        probe: ProbeId,
+        answer: Probed,
+    ) -> Result<(), StaleProbe> {
+        self.advance(now);
+        let entry = self.members.get_mut(probe.member).ok_or(StaleProbe)?;
+        if entry.probe != Some(probe.probe) {
+            return Err(StaleProbe);
+        }
+        entry.probe = None;
+        let answer = match answer {
+            Probed::Up { depth, latency } => {
+                if let Some(depth) = depth {
+                    entry.depth = depth;
+                    entry.unseen = entry.unseen_by_probe;
+                }
+                if let (Some(latency), Some(known)) = (latency, &mut entry.latency) {
+                    known.observe(self.now, latency);
+                }
+                ProbeAnswer::Up
+            }
+            Probed::Down => ProbeAnswer::Down,
+        };
+        if let (Some(health), Some(config)) = (&mut entry.health, &self.config.health) {
+            let change = health.answer(config, self.now, probe.probe, answer);
+            self.changed(probe.member, change);
+        }
+        self.look_after(probe.member);
+        self.serve();
+        Ok(())
+    }
+
+    /// Learns how many jobs a member has in line or at work, apart from any probe.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn observe_depth(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        depth: u32,
+    ) -> Result<(), StaleMember> {
+        self.advance(now);
+        let entry = self.member_mut(member)?;
+        entry.depth = depth;
+        entry.unseen = 0;
+        entry.unseen_by_probe = 0;
+        self.place(member.0);
+        self.serve();
+        Ok(())
     }
 
     /// Does what is due: takes leases back, lets requests time out, opens windows and serves who waits.
     ///
     /// All of it in order of time: a request is served if a member became free before its deadline,
-    /// and times out if that was at its deadline or later.
+    /// and times out if that was at its deadline or later. Probes, slow starts and the comparison of
+    /// members are as of now, however late that is.
     pub fn handle_timeout(&mut self, now: Tick) {
         self.advance(now);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never. O(1).
+    /// When [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never. O(lanes in which
+    /// somebody waits).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         let expiry = self.expiries.peek().map(|((deadline, _), _)| deadline);
-        let opening = self
-            .resting
-            .peek()
-            .map(|(tick, _)| tick)
-            .filter(|_| !self.waiters.is_empty());
-        earliest(expiry, earliest(opening, self.waiters.next_deadline()))
+        let timer = self.timers.peek().map(|(tick, _)| tick);
+        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let openings = self.awaited.iter().map(|lane| self.opens(*lane));
+        openings.fold(
+            earliest(
+                earliest(expiry, self.waiters.next_deadline()),
+                earliest(timer, sweep),
+            ),
+            earliest,
+        )
     }
 
     /// What happened that no command asked for, oldest first.
@@ -550,6 +543,89 @@ impl<T> Pool<T> {
             .map(|(handle, entry)| (MemberId(handle), &entry.payload))
     }
 
+    /// Whether each member could serve the request as of the last command, and if not, why not; in the
+    /// order of their slots. O(members).
+    pub fn explain(&self, request: &Request) -> impl Iterator<Item = (MemberId, Reason)> {
+        let kind = Kind::of(request);
+        let (class, cost) = (request.class, request.cost);
+        let held_back = match self.limits.earliest(self.now, class, cost) {
+            Wait::Until(until) if until <= self.now => None,
+            Wait::Until(until) => Some(Reason::AtLimit { until }),
+            Wait::ForSettlement => Some(Reason::InFlight),
+            Wait::Never => Some(Reason::NeverFits),
+        };
+        let reason = move |handle: Handle, entry: &Entry<T>| {
+            if kind.pin.is_some_and(|pin| pin != handle) {
+                Reason::NotPinned
+            } else if !entry.labels.contains(kind.labels) {
+                Reason::WrongLabels
+            } else {
+                let own = entry.reason(
+                    self.now,
+                    class,
+                    cost,
+                    surroundings(&self.groups, &self.config, self.panic, self.now, entry),
+                );
+                match (own, held_back) {
+                    (Reason::Ready, Some(reason)) => reason,
+                    (own, _) => own,
+                }
+            }
+        };
+        let ready = self
+            .members
+            .iter()
+            .filter(|(handle, entry)| reason(*handle, entry) == Reason::Ready);
+        let nearest = ready.map(|(_, entry)| entry.tier).min();
+        self.members.iter().map(move |(handle, entry)| {
+            let reason = match reason(handle, entry) {
+                Reason::Ready if nearest.is_some_and(|tier| tier < entry.tier) => Reason::LowerTier,
+                reason => reason,
+            };
+            (MemberId(handle), reason)
+        })
+    }
+
+    /// What a request would meet if it came now. The wait is a guess: those ahead, at the pace at which
+    /// the lane was served of late.
+    ///
+    /// # Errors
+    /// Where the request would be refused whatever its deadline.
+    pub fn estimate(&mut self, now: Tick, request: &Request) -> Result<Estimate, AcquireError> {
+        self.advance(now);
+        let lane = self.lane_of(request)?;
+        let ahead = self.waiters.ahead_of(lane, request);
+        let opening = if ahead > 0 {
+            Opening::AnyTime
+        } else {
+            match self.candidate(lane, request) {
+                Ok(_) => Opening::Now,
+                Err(opening) => opening,
+            }
+        };
+        let first = match opening {
+            Opening::Now => Some(Duration::ZERO),
+            Opening::At(tick) => Some(tick.since(self.now)),
+            Opening::AnyTime | Opening::Unknown => {
+                self.opens(lane).map(|tick| tick.since(self.now))
+            }
+        };
+        let pace = self.lanes.get(lane as usize).and_then(Option::as_ref);
+        let paced = pace
+            .and_then(|lane| lane.pace)
+            .map(|pace| pace.saturating_mul(ahead.saturating_add(1)));
+        let wait = match (opening, first, paced) {
+            (Opening::Now | Opening::At(_), Some(first), _) => Some(first),
+            (_, Some(first), Some(paced)) => Some(first.max(paced)),
+            (_, first, paced) => paced.or(first),
+        };
+        // The candidates were those for this request's cost.
+        self.flag(lane);
+        self.serve();
+        self.drop_if_pinned(lane);
+        Ok(Estimate { ahead, wait })
+    }
+
     /// The figures so far. O(members).
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -559,33 +635,47 @@ impl<T> Pool<T> {
                 waiting: self.waiters.len(),
                 ..self.waiting
             },
+            held: self.held.clone(),
+            waited: self.waited.clone(),
             members: self
                 .members
                 .iter()
                 .map(|(handle, entry)| MemberStats {
                     member: MemberId(handle),
                     counts: entry.counts,
-                    in_flight: entry.standing.load,
+                    in_flight: entry.in_flight,
                     held: entry.held,
+                    histogram: entry.histogram.clone(),
                 })
                 .collect(),
         }
     }
 
-    /// Does what has become due since the last command, in order of time, so that a command that comes
-    /// late costs nobody their turn. What is granted is granted now, whenever it could have been.
+    /// Does what has become due since the last command. What concerns the members' health is as of now,
+    /// since nobody can have probed them before. All else is done in order of time, so that a command that
+    /// comes late costs nobody their turn; what is granted is granted now, whenever it could have been.
     fn advance(&mut self, now: Tick) {
         self.now = self.now.max(now);
+        while let Some((due, slot)) = self.timers.peek()
+            && due <= self.now
+            && let Some(member) = self.members.handle_at(slot)
+        {
+            self.handle_timer(member);
+        }
+        self.sweep();
+        self.look_ahead();
         while let Some(due) = self.poll_timeout().filter(|due| *due <= self.now) {
             self.as_of = self.as_of.max(due);
             self.catch_up();
         }
         self.as_of = self.now;
-        self.catch_up();
+        self.end_phantoms();
+        self.serve();
     }
 
     /// Does what is due as of `as_of`.
     fn catch_up(&mut self) {
+        self.end_phantoms();
         while let Some(lease) = self.due_lease() {
             let Some(member) = self.leases.get(lease).map(|lease| lease.member) else {
                 break;
@@ -598,17 +688,19 @@ impl<T> Pool<T> {
                 break;
             }
         }
-        while let Some(waiter) = self.waiters.pop_due(self.as_of) {
+        while let Some((waiter, left)) = self.waiters.pop_due(self.as_of) {
             self.waiting.timed_out = self.waiting.timed_out.saturating_add(1);
             self.events.push_back(Event::TimedOut {
                 waiter: WaiterId(waiter),
             });
+            self.left(left.lane);
         }
-        while let Some((opens, slot)) = self.resting.peek()
-            && opens <= self.as_of
-            && let Some(member) = self.members.handle_at(slot)
-        {
-            self.place(member);
+        for at in 0..self.awaited.len() {
+            if let Some(lane) = self.awaited.get(at).copied()
+                && self.opens(lane).is_some_and(|tick| tick <= self.as_of)
+            {
+                self.flag(lane);
+            }
         }
         self.serve();
     }
@@ -620,18 +712,239 @@ impl<T> Pool<T> {
             .filter(|_| deadline <= self.as_of)
     }
 
+    /// Looks after what a member is waiting for itself: its probes, breaker, ramp or ejection.
+    fn handle_timer(&mut self, member: Handle) {
+        let Some(entry) = self.members.get_mut(member) else {
+            return;
+        };
+        if let (Some(health), Some(config)) = (&mut entry.health, &self.config.health) {
+            let change = health.handle_timeout(config, self.now);
+            if let Some(probe) = health.begin_probe(config, self.now) {
+                entry.probe = Some(probe);
+                entry.unseen_by_probe = 0;
+                self.events.push_back(Event::Probe {
+                    member: MemberId(member),
+                    probe: ProbeId { member, probe },
+                });
+            }
+            self.changed(member, change);
+        }
+        if let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker) {
+            let before = entry.breaker.state(config, self.now);
+            entry.breaker.handle_timeout(config, self.now);
+            self.note_breaker(member, before);
+        }
+        self.reweigh(member);
+        self.look_after(member);
+    }
+
+    /// Compares the members, if that is due.
+    fn sweep(&mut self) {
+        let (Some(outlier), Some(config)) = (&mut self.outlier, &self.config.outlier) else {
+            return;
+        };
+        if outlier.poll_timeout().is_none_or(|due| due > self.now) {
+            return;
+        }
+        let members = self.members.iter_mut();
+        let conducts = members.map(|(member, entry)| (member, &mut entry.conduct));
+        for ejection in outlier.sweep(config, self.now, conducts) {
+            let until = ejection.until;
+            self.events.push_back(Event::Changed {
+                member: MemberId(ejection.member),
+                condition: Condition::Ejected { until },
+            });
+            self.look_after(ejection.member);
+        }
+    }
+
+    /// Tells of a member whose probes have turned.
+    fn changed(&mut self, member: Handle, change: Option<Change>) {
+        let condition = match change {
+            None => return,
+            Some(Change::WentDown) => Condition::Down,
+            Some(Change::WentUp) => Condition::Up,
+        };
+        if let Some(entry) = self.members.get_mut(member)
+            && condition == Condition::Up
+        {
+            entry.slow_start.begin(self.now);
+        }
+        self.events.push_back(Event::Changed {
+            member: MemberId(member),
+            condition,
+        });
+        self.reweigh(member);
+    }
+
+    /// Tells of a breaker that isn't as it was `before`.
+    fn note_breaker(&mut self, member: Handle, before: BreakerState) {
+        let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker)
+        else {
+            return;
+        };
+        let after = entry.breaker.state(config, self.now);
+        let condition = match (before, after) {
+            (BreakerState::Open { until: before }, BreakerState::Open { until })
+                if before == until =>
+            {
+                return;
+            }
+            (_, BreakerState::Open { until }) => Condition::BreakerOpen { until },
+            (BreakerState::Open { .. } | BreakerState::HalfOpen { .. }, BreakerState::Closed) => {
+                entry.slow_start.begin(self.now);
+                Condition::BreakerClosed
+            }
+            (_, BreakerState::HalfOpen { .. }) | (BreakerState::Closed, BreakerState::Closed) => {
+                return;
+            }
+        };
+        self.events.push_back(Event::Changed {
+            member: MemberId(member),
+            condition,
+        });
+        self.reweigh(member);
+    }
+
+    /// Enters a change of a member everywhere: the count of the healthy, its timer and its places.
+    fn look_after(&mut self, member: Handle) {
+        let now = self.now;
+        let Some(entry) = self.members.get_mut(member) else {
+            return;
+        };
+        let counted = entry.is_healthy(now);
+        let before = core::mem::replace(&mut entry.counted, counted);
+        match entry.next_timer(self.config.slow_start.as_ref(), now) {
+            Some(tick) => self.timers.set(member.slot(), tick),
+            None => drop(self.timers.remove(member.slot())),
+        }
+        let count = |counted: Option<bool>| {
+            let enabled = u32::from(counted.is_some());
+            (enabled, u32::from(counted == Some(true)))
+        };
+        let ((was_enabled, was_healthy), (enabled, healthy)) = (count(before), count(counted));
+        let adjust = |sum: u32, was: u32, is: u32| sum.saturating_sub(was).saturating_add(is);
+        self.enabled = adjust(self.enabled, was_enabled, enabled);
+        self.healthy = adjust(self.healthy, was_healthy, healthy);
+        let panic = self.config.panic_threshold;
+        let panic = panic.in_panic(self.healthy, self.enabled);
+        if core::mem::replace(&mut self.panic, panic) == panic {
+            self.place(member);
+        } else {
+            self.place_all();
+        }
+    }
+
+    /// Tells the lanes what a member weighs now. Hashes keep to its full weight, so that no keys move.
+    fn reweigh(&mut self, member: Handle) {
+        let Some(entry) = self.members.get(member) else {
+            return;
+        };
+        let ramp = self.config.slow_start.as_ref();
+        let ramp = ramp.filter(|_| !self.config.policy.uses_key());
+        let (slot, tier, weight) = (member.slot(), entry.tier, entry.weight_at(ramp, self.now));
+        for lane in &self.general {
+            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
+                && lane.contains(slot)
+            {
+                lane.set_weight(slot, tier, weight);
+            }
+        }
+    }
+
+    /// Takes the flags off lanes that can't be served yet, without serving the others.
+    fn look_ahead(&mut self) {
+        for at in (0..self.flagged.len()).rev() {
+            let lane = self.flagged.get(at).copied();
+            let head = lane.and_then(|lane| self.waiters.next(lane));
+            let waiter = head.and_then(|(_, head)| self.waiters.waiter(head));
+            if let (Some(lane), Some(request)) = (lane, waiter.map(|waiter| waiter.request))
+                && self.candidate(lane, &request).is_err()
+            {
+                self.unflag(at);
+            }
+        }
+    }
+
     /// Grants to those who wait while a member is ready.
     fn serve(&mut self) {
-        while !self.waiters.is_empty()
-            && let Some((member, booked)) = self.take_ready()
-        {
-            let Some((waiter, since)) = self.waiters.pop() else {
-                return;
+        self.recheck();
+        while let Some((at, lane)) = self.next_flagged() {
+            let Some((_, handle)) = self.waiters.next(lane) else {
+                self.unflag(at);
+                continue;
             };
-            if let Some(grant) = self.grant(member, booked, since) {
+            let Some(request) = self.waiters.waiter(handle).map(|waiter| waiter.request) else {
+                self.unflag(at);
+                continue;
+            };
+            let Ok(slot) = self.candidate(lane, &request) else {
+                self.unflag(at);
+                continue;
+            };
+            let Some((handle, waiter)) = self.waiters.pop(lane) else {
+                self.unflag(at);
+                continue;
+            };
+            if let Some(grant) = self.grant(lane, slot, &request, waiter.since) {
                 self.events.push_back(Event::Granted {
-                    waiter: WaiterId(waiter),
+                    waiter: WaiterId(handle),
                     grant,
+                });
+            }
+            self.keep_pace(lane);
+            self.left(lane);
+            self.recheck();
+        }
+    }
+
+    /// The flagged lane whose turn comes first. O(flagged lanes).
+    fn next_flagged(&self) -> Option<(usize, u32)> {
+        let lanes = self.flagged.iter().copied().enumerate();
+        // A lane where nobody waits comes first, to be taken out.
+        lanes.min_by_key(|(_, lane)| self.waiters.next(*lane).map(|(turn, _)| turn))
+    }
+
+    fn flag(&mut self, lane: u32) {
+        if let Some(Some(known)) = self.lanes.get_mut(lane as usize)
+            && !core::mem::replace(&mut known.flagged, true)
+        {
+            self.flagged.push(lane);
+        }
+    }
+
+    fn unflag(&mut self, at: usize) {
+        let lane = self.flagged.swap_remove(at);
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            lane.flagged = false;
+        }
+    }
+
+    /// Notes that one who waited in a lane no longer does.
+    fn left(&mut self, lane: u32) {
+        if self.waiters.len_of(lane) > 0 {
+            self.flag(lane);
+            return;
+        }
+        self.awaited.retain(|other| *other != lane);
+        if let Some(Some(known)) = self.lanes.get_mut(lane as usize) {
+            known.gate = None;
+            known.served = None;
+        }
+        self.drop_if_pinned(lane);
+    }
+
+    /// Measures how often a lane is served while somebody waits in it.
+    fn keep_pace(&mut self, lane: u32) {
+        let now = self.now;
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            if let Some(served) = lane.served.replace(now) {
+                let gap = now.since(served);
+                lane.pace = Some(match lane.pace {
+                    Some(pace) => pace
+                        .saturating_sub(pace.checked_div(8).unwrap_or_default())
+                        .saturating_add(gap.checked_div(8).unwrap_or_default()),
+                    None => gap,
                 });
             }
         }
@@ -641,17 +954,41 @@ impl<T> Pool<T> {
         if self.closed {
             return Err(AcquireError::Closed);
         }
-        if let Some((member, booked)) = self.take_ready() {
-            let grant = self.grant(member, booked, self.now);
-            return grant.map(Acquired::Granted).ok_or(AcquireError::QueueFull);
+        let lane = self.lane_of(&request)?;
+        let answer = self.grant_or_queue_in(lane, request);
+        self.drop_if_pinned(lane);
+        answer
+    }
+
+    fn grant_or_queue_in(&mut self, lane: u32, request: Request) -> Result<Acquired, AcquireError> {
+        let next = self.waiters.next(lane);
+        let first = next.is_none_or(|(turn, _)| self.waiters.turn_of(&request) < turn);
+        let mut opening = Opening::AnyTime;
+        if first && self.leases.has_room() {
+            match self.candidate(lane, &request) {
+                Ok(slot) => {
+                    if next.is_some() {
+                        // Its flow has had its turn of this round.
+                        self.waiters.push(lane, self.now, request);
+                        self.waiters.pop(lane);
+                    }
+                    let grant = self.grant(lane, slot, &request, self.now);
+                    return grant.map(Acquired::Granted).ok_or(AcquireError::QueueFull);
+                }
+                Err(other) => opening = other,
+            }
+            // The candidates were those for this request's cost.
+            self.flag(lane);
+        }
+        if request.cost != Cost::REQUEST && !self.fits(&request) {
+            return Err(AcquireError::NeverFits);
         }
         if let Some(deadline) = request.deadline {
             if deadline <= self.now {
                 return Err(AcquireError::NothingFree);
             }
-            if let Some((at, _)) = self.resting.peek()
+            if let Opening::At(at) = opening
                 && at >= deadline
-                && self.occupied == 0
             {
                 return Err(AcquireError::DeadlineTooSoon { at });
             }
@@ -659,52 +996,309 @@ impl<T> Pool<T> {
         if self.waiters.len() >= self.config.max_waiters {
             return Err(AcquireError::QueueFull);
         }
-        self.waiters
-            .push(self.now, request.deadline)
-            .map(|waiter| Acquired::Waiting(WaiterId(waiter)))
-            .ok_or(AcquireError::QueueFull)
-    }
-
-    /// Books one unit with the member whose turn it is.
-    fn take_ready(&mut self) -> Option<(Handle, Tick)> {
-        while self.leases.has_room()
-            && let Some((_, slot)) = self.ready.peek()
-        {
-            let member = self.members.handle_at(slot)?;
-            let entry = self.members.get_mut(member)?;
-            let booked = match &mut entry.limit {
-                Some(limit) => limit.try_acquire(self.now, 1).ok(),
-                None => Some(self.now),
-            };
-            match booked {
-                Some(booked) => return Some((member, booked)),
-                None => self.place(member),
+        let waiter = self.waiters.push(lane, self.now, request);
+        let waiter = waiter.ok_or(AcquireError::QueueFull)?;
+        if next.is_none() {
+            self.awaited.push(lane);
+            if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+                lane.served = None;
             }
         }
-        None
+        Ok(Acquired::Waiting(WaiterId(waiter)))
     }
 
-    /// Makes the lease on a member that one unit has been booked with.
-    fn grant(&mut self, member: Handle, booked: Tick, since: Tick) -> Option<Grant> {
+    /// Whether some member that the request could go to, and the pool's own limits, would ever admit it.
+    /// Who finds no member at all may wait for one.
+    fn fits(&self, request: &Request) -> bool {
+        let (class, cost) = (request.class, request.cost);
+        let kind = Kind::of(request);
+        let could_go = |(handle, entry): &(Handle, &Entry<T>)| match kind.pin {
+            Some(pin) => pin == *handle,
+            None => entry.labels.contains(kind.labels),
+        };
+        let admits = |limits: &LimitSet| limits.fits(class, cost);
+        let mut members = self.members.iter().filter(could_go).peekable();
+        let nobody = members.peek().is_none();
+        let fits = members.any(|(_, entry)| {
+            let group = entry
+                .group
+                .and_then(|group| self.groups.get(group as usize));
+            admits(&entry.limits) && group.is_none_or(|group| admits(&group.limits))
+        });
+        (nobody || fits) && admits(&self.limits)
+    }
+
+    /// The lane of a request, made if there is none yet. O(members) then.
+    fn lane_of(&mut self, request: &Request) -> Result<u32, AcquireError> {
+        let kind = Kind::of(request);
+        if let Some(lane) = self.kinds.get(&kind) {
+            return Ok(*lane);
+        }
+        match kind.pin {
+            Some(pin) => drop(self.member(MemberId(pin)).ok_or(AcquireError::StalePin)?),
+            None if self.general.len() >= self.config.max_lanes as usize => {
+                return Err(AcquireError::TooManyLanes);
+            }
+            None => {}
+        }
+        let index = match self.vacant.pop() {
+            Some(index) => index,
+            None => {
+                let index = u32::try_from(self.lanes.len());
+                self.lanes.push(None);
+                index.map_err(|_| AcquireError::TooManyLanes)?
+            }
+        };
+        if let Some(place) = self.lanes.get_mut(index as usize) {
+            *place = Some(Lane::new(kind));
+        }
+        self.kinds.insert(kind, index);
+        match kind.pin {
+            Some(pin) => {
+                if let Some(entry) = self.members.get_mut(pin) {
+                    entry.pins.push(index);
+                }
+                self.place_in(index, pin.slot());
+            }
+            None => {
+                self.general.push(index);
+                let slots: Vec<u32> = self.members.iter().map(|(one, _)| one.slot()).collect();
+                for slot in slots {
+                    self.enroll(index, slot);
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    /// Takes a lane away that was for one pinned request or a few, once none of them waits.
+    fn drop_if_pinned(&mut self, lane: u32) {
+        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
+        let pinned = known.is_some_and(|known| known.kind.pin.is_some());
+        if pinned && self.waiters.len_of(lane) == 0 {
+            self.drop_lane(lane);
+        }
+    }
+
+    fn drop_lane(&mut self, lane: u32) {
+        let Some(gone) = self.lanes.get_mut(lane as usize).and_then(Option::take) else {
+            return;
+        };
+        self.kinds.remove(&gone.kind);
+        self.flagged.retain(|other| *other != lane);
+        self.awaited.retain(|other| *other != lane);
+        self.vacant.push(lane);
+        if let Some(entry) = gone.kind.pin.and_then(|pin| self.members.get_mut(pin)) {
+            entry.pins.retain(|other| *other != lane);
+        }
+    }
+
+    /// Takes a member into a lane, if it can do what is asked for there.
+    fn enroll(&mut self, index: u32, slot: u32) {
+        let (Some(entry), Some(Some(lane))) =
+            (self.members.at(slot), self.lanes.get_mut(index as usize))
+        else {
+            return;
+        };
+        if !entry.labels.contains(lane.kind.labels) {
+            return;
+        }
+        let policy = self.config.policy;
+        let seed = mix(self.config.seed ^ u64::from(index) << 8 ^ u64::from(entry.tier));
+        let ramp = self
+            .config
+            .slow_start
+            .as_ref()
+            .filter(|_| !policy.uses_key());
+        let weight = entry.weight_at(ramp, self.now);
+        lane.insert(slot, entry.tier, entry.identity, weight, || (policy, seed));
+        self.place_in(index, slot);
+    }
+
+    /// A member that could serve the request now and whose turn it is; or when there will be one.
+    fn candidate(&mut self, lane: u32, request: &Request) -> Result<u32, Opening> {
+        if let Some(Some(known)) = self.lanes.get_mut(lane as usize) {
+            known.gate = None;
+            if known.wanted != request.cost {
+                for slot in known.aim(request.cost) {
+                    self.place_in(lane, slot);
+                }
+            }
+        }
+        loop {
+            while let Some((opens, slot)) = self.next_opening(lane)
+                && opens <= self.as_of
+            {
+                self.place_in(lane, slot);
+            }
+            while let Some(slot) = self.pick(lane, request) {
+                if self.opening_of(lane, slot) != Opening::Now {
+                    self.place_in(lane, slot);
+                    continue;
+                }
+                let limits = &self.limits;
+                let wait = limits.earliest(self.as_of, request.class, request.cost);
+                let opening = match wait {
+                    Wait::Until(at) if at <= self.as_of => return Ok(slot),
+                    Wait::Until(at) => Opening::At(at),
+                    Wait::ForSettlement => Opening::AnyTime,
+                    Wait::Never => Opening::Unknown,
+                };
+                if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+                    lane.gate = Some(wait);
+                }
+                return Err(opening);
+            }
+            // The first that is to open may have been looked at for a lower cost, or before others took
+            // what it shares with them.
+            let Some((opens, slot)) = self.next_opening(lane) else {
+                break;
+            };
+            if self.opening_of(lane, slot) == Opening::At(opens) {
+                break;
+            }
+            self.place_in(lane, slot);
+        }
+        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
+        Err(match known {
+            Some(lane) if lane.is_occupied() => Opening::AnyTime,
+            Some(lane) => lane
+                .next_opening()
+                .map_or(Opening::Unknown, |(tick, _)| Opening::At(tick)),
+            None => Opening::Unknown,
+        })
+    }
+
+    /// The member of the request's session if it is ready, or else the one whose turn it is.
+    fn pick(&mut self, lane: u32, request: &Request) -> Option<u32> {
+        let sticky = self.sticky(request);
+        let known = self.lanes.get_mut(lane as usize)?.as_mut()?;
+        if let Some(member) = sticky
+            && let Some(entry) = self.members.get(member)
+            && known.may_choose(member.slot(), entry.tier)
+        {
+            return Some(member.slot());
+        }
+        known.choose(request.key)
+    }
+
+    /// Who served the request's session last.
+    fn sticky(&self, request: &Request) -> Option<Handle> {
+        let affinity = self.affinity.as_ref()?;
+        affinity.holder(self.now, request.session?)
+    }
+
+    /// Remembers who serves a session. A member that could serve again soon keeps it.
+    fn stick(&mut self, lane: u32, request: &Request, mut chosen: Handle) {
+        let Some(session) = request.session.filter(|_| request.pin.is_none()) else {
+            return;
+        };
+        if let Some(held) = self.sticky(request).filter(|held| *held != chosen)
+            && let (Some(known), Some(new)) = (self.members.get(held), self.members.get(chosen))
+            && known.tier <= new.tier
+            && let Some(Some(lane)) = self.lanes.get(lane as usize)
+            && lane.contains(held.slot())
+        {
+            let around = surroundings(&self.groups, &self.config, self.panic, self.now, known);
+            match known.reason(self.as_of, request.class, request.cost, around) {
+                Reason::Full
+                | Reason::Throttled { .. }
+                | Reason::AtLimit { .. }
+                | Reason::InFlight
+                | Reason::Probing
+                | Reason::LowerTier
+                | Reason::Ready => chosen = held,
+                Reason::WrongLabels
+                | Reason::NotPinned
+                | Reason::Removed
+                | Reason::Disabled
+                | Reason::Draining
+                | Reason::Unhealthy
+                | Reason::Ejected { .. }
+                | Reason::BreakerOpen { .. }
+                | Reason::NeverFits => {}
+            }
+        }
+        if let Some(affinity) = &mut self.affinity {
+            affinity.assign(self.now, session, chosen);
+        }
+    }
+
+    /// When a member could serve what is wanted in a lane.
+    fn opening_of(&self, lane: u32, slot: u32) -> Opening {
+        let lane = self.lanes.get(lane as usize).and_then(Option::as_ref);
+        let (Some(lane), Some(entry)) = (lane, self.members.at(slot)) else {
+            return Opening::Unknown;
+        };
+        let around = surroundings(&self.groups, &self.config, self.panic, self.now, entry);
+        entry
+            .reason(self.as_of, lane.kind.class, lane.wanted, around)
+            .opening()
+    }
+
+    fn next_opening(&self, lane: u32) -> Option<(Tick, u32)> {
+        let lane = self.lanes.get(lane as usize)?.as_ref()?;
+        lane.next_opening()
+    }
+
+    /// When somebody who waits in a lane could be served, as far as is known, if that isn't at once.
+    fn opens(&self, lane: u32) -> Option<Tick> {
+        let known = self.lanes.get(lane as usize)?.as_ref()?;
+        match known.gate {
+            _ if known.flagged => None,
+            Some(Wait::Until(tick)) => Some(tick),
+            Some(Wait::ForSettlement | Wait::Never) => None,
+            None => known.next_opening().map(|(tick, _)| tick),
+        }
+    }
+
+    /// Makes the lease on a candidate.
+    fn grant(&mut self, lane: u32, slot: u32, request: &Request, since: Tick) -> Option<Grant> {
+        let member = self.members.handle_at(slot)?;
         let stamp = self.next_stamp();
+        let now = self.now;
+        let (class, cost) = (request.class, request.cost);
         let entry = self.members.get_mut(member)?;
-        let standing = &mut entry.standing;
-        self.level = standing.pass;
-        standing.load = standing.load.saturating_add(1);
-        standing.pass = standing.pass.saturating_add(1);
-        standing.stamp = stamp;
+        self.level = entry.pass;
+        let stride = entry.stride();
+        entry.pass = entry.pass.saturating_add(stride);
+        entry.in_flight = entry.in_flight.saturating_add(1);
+        entry.unseen = entry.unseen.saturating_add(1);
+        entry.unseen_by_probe = entry.unseen_by_probe.saturating_add(1);
+        entry.stamp = stamp;
         for counts in [&mut entry.counts, &mut self.total] {
             counts.granted = counts.granted.saturating_add(1);
         }
+        let group = entry
+            .group
+            .and_then(|group| self.groups.get_mut(group as usize));
+        let pool = &mut self.limits;
+        let booked = Bookings {
+            member: entry.limits.charge(now, class, cost),
+            group: group.map(|group| group.limits.charge(now, class, cost)),
+            pool: (!pool.is_empty()).then(|| pool.charge(now, class, cost)),
+        };
+        let breaker = self.config.breaker.as_ref();
+        let permit = breaker.and_then(|config| entry.breaker.begin(config, now));
+        let tier = entry.tier;
         let lease = self.leases.insert(Lease {
             member,
-            granted: self.now,
+            granted: now,
+            class,
+            cost,
+            stride,
             booked,
+            permit,
         })?;
-        self.place(member);
-        let waited = self.now.since(since);
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            lane.chosen(slot, tier);
+        }
+        self.stick(lane, request, member);
+        self.settle_in(member);
+        let waited = now.since(since);
         self.waiting.waited = self.waiting.waited.saturating_add(waited);
         self.waiting.longest = self.waiting.longest.max(waited);
+        self.waited.record(waited);
         Some(Grant {
             lease: LeaseId(lease),
             member: MemberId(member),
@@ -724,38 +1318,152 @@ impl<T> Pool<T> {
         let ended = self.leases.remove(lease.0).ok_or(StaleLease)?;
         self.expiries.remove(lease.0.slot());
         let stamp = self.next_stamp();
+        let now = self.now;
+        let held = now.since(ended.granted);
+        let (outcome, cost, latency) = match ending {
+            Ending::Released(release) => (Some(release.outcome), release.cost, release.latency),
+            Ending::Expired => (None, None, None),
+        };
+        let latency = latency.unwrap_or(held);
         let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
-        let standing = &mut entry.standing;
-        standing.load = standing.load.saturating_sub(1);
-        standing.stamp = stamp;
-        entry.held = entry.held.saturating_add(self.now.since(ended.granted));
+        entry.in_flight = entry.in_flight.saturating_sub(1);
+        entry.stamp = stamp;
+        entry.held = entry.held.saturating_add(held);
+        entry.histogram.record(held);
+        self.held.record(held);
         for counts in [&mut entry.counts, &mut self.total] {
-            let counter = match ending {
-                Ending::Released(Outcome::Ok) => &mut counts.ok,
-                Ending::Released(Outcome::Failed) => &mut counts.failed,
-                Ending::Released(Outcome::Throttled { .. }) => &mut counts.throttled,
-                Ending::Released(Outcome::NotSent) => &mut counts.not_sent,
-                Ending::Expired => &mut counts.expired,
+            let counter = match outcome {
+                Some(Outcome::Ok) => &mut counts.ok,
+                Some(Outcome::Failed) => &mut counts.failed,
+                Some(Outcome::Throttled { .. }) => &mut counts.throttled,
+                Some(Outcome::NotSent) => &mut counts.not_sent,
+                None => &mut counts.expired,
             };
             *counter = counter.saturating_add(1);
         }
-        if let Ending::Released(Outcome::Throttled { until }) = ending {
-            entry.rests_until = entry.rests_until.max(until);
-        }
-        let actual = match ending {
-            Ending::Released(Outcome::NotSent) => {
-                standing.pass = standing.pass.saturating_sub(1);
-                0
+        let mut actual = cost.unwrap_or(ended.cost);
+        let mut phantom = None;
+        let verdict = match outcome {
+            Some(Outcome::Ok) => {
+                entry.service.observe(ended.class, latency);
+                self.service.observe(ended.class, latency);
+                if let Some(known) = &mut entry.latency {
+                    known.observe(now, latency);
+                }
+                entry.conduct.record(true);
+                Verdict::Ok
             }
-            Ending::Released(Outcome::Ok | Outcome::Failed | Outcome::Throttled { .. })
-            | Ending::Expired => 1,
+            Some(Outcome::Failed) | None => {
+                let usual = self.service.mean(ended.class).map(Duration::from_nanos);
+                if let Some(known) = &mut entry.latency {
+                    // A failure is no quicker than a success.
+                    let least = known.estimate(now).or(usual).unwrap_or_default();
+                    known.observe(now, latency.max(least));
+                }
+                phantom = usual.map(|usual| ended.granted.saturating_add(usual));
+                entry.conduct.record(false);
+                Verdict::Failed
+            }
+            Some(Outcome::Throttled { until }) => {
+                entry.rests_until = entry.rests_until.max(until);
+                Verdict::Unused
+            }
+            Some(Outcome::NotSent) => {
+                entry.pass = entry.pass.saturating_sub(ended.stride);
+                entry.unseen = entry.unseen.saturating_sub(1);
+                entry.unseen_by_probe = entry.unseen_by_probe.saturating_sub(1);
+                actual = Cost::default();
+                Verdict::Unused
+            }
         };
-        if let Some(limit) = &mut entry.limit {
-            limit.settle(self.now, ended.booked, 1, actual);
+        let Bookings {
+            member: own,
+            group: in_group,
+            pool: in_pool,
+        } = ended.booked;
+        let cost = ended.cost;
+        entry.limits.settle(now, own, cost, actual);
+        let group = entry.group;
+        if let (Some(booked), Some(group)) = (
+            in_group,
+            group.and_then(|group| self.groups.get_mut(group as usize)),
+        ) {
+            group.limits.settle(now, booked, cost, actual);
         }
-        self.place(ended.member);
+        if let Some(booked) = in_pool {
+            self.limits.settle(now, booked, cost, actual);
+        }
+        if let (Some(permit), Some(config)) = (ended.permit, &self.config.breaker) {
+            let before = entry.breaker.state(config, self.now);
+            entry.breaker.end(config, now, permit, verdict);
+            self.note_breaker(ended.member, before);
+        }
+        if let Some(end) = phantom {
+            self.leave_phantom(ended.member, end);
+        }
+        self.settle_in(ended.member);
+        self.reopen(group);
         self.see_off(ended.member);
         Ok(())
+    }
+
+    /// Lets a failure that was quicker than a success go on counting as a lease until a success would have
+    /// ended, so that who fails fast isn't given more for being idle.
+    fn leave_phantom(&mut self, member: Handle, end: Tick) {
+        let policy = self.config.policy;
+        let counts = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
+        if !counts || end <= self.now || self.phantoms.len() >= MAX_PHANTOMS {
+            return;
+        }
+        if let Some(phantom) = self.phantoms.insert(member)
+            && let Some(entry) = self.members.get_mut(member)
+        {
+            entry.phantoms = entry.phantoms.saturating_add(1);
+            let stamp = self.next_stamp();
+            self.phantom_ends.set(phantom.slot(), (end, stamp));
+        }
+    }
+
+    fn end_phantoms(&mut self) {
+        while let Some(((end, _), slot)) = self.phantom_ends.peek()
+            && end <= self.as_of
+        {
+            self.phantom_ends.remove(slot);
+            let phantom = self.phantoms.handle_at(slot);
+            let Some(member) = phantom.and_then(|phantom| self.phantoms.remove(phantom)) else {
+                continue;
+            };
+            if let Some(entry) = self.members.get_mut(member) {
+                entry.phantoms = entry.phantoms.saturating_sub(1);
+                self.place(member);
+            }
+        }
+    }
+
+    /// Looks again at those whom the limits of a group held back.
+    fn reopen(&mut self, group: Option<u32>) {
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(group as usize))
+            && core::mem::take(&mut group.holds_back)
+        {
+            for slot in group.members.clone() {
+                if let Some(member) = self.members.handle_at(slot) {
+                    self.place(member);
+                }
+            }
+        }
+    }
+
+    /// Looks again at all lanes in which somebody waits, if there are limits that members share: what one
+    /// of them takes or gives back changes when others open.
+    fn recheck(&mut self) {
+        if self.limits.is_empty() && self.groups.is_empty() {
+            return;
+        }
+        for at in 0..self.awaited.len() {
+            if let Some(lane) = self.awaited.get(at).copied() {
+                self.flag(lane);
+            }
+        }
     }
 
     /// Tells of a member that was only waiting for its last lease.
@@ -763,7 +1471,7 @@ impl<T> Pool<T> {
         let Some(entry) = self.members.get(handle) else {
             return;
         };
-        if entry.standing.load > 0 {
+        if entry.in_flight > 0 {
             return;
         }
         let member = MemberId(handle);
@@ -771,22 +1479,46 @@ impl<T> Pool<T> {
             State::Enabled | State::Disabled => {}
             State::Draining => self.events.push_back(Event::Drained { member }),
             State::Removing => {
-                if let Some(entry) = self.members.remove(handle) {
-                    self.events.push_back(Event::Removed {
-                        member,
-                        payload: entry.payload,
-                    });
+                if let Some(payload) = self.forget(handle) {
+                    self.events.push_back(Event::Removed { member, payload });
                 }
             }
         }
     }
 
+    /// Takes a member out of everything it is in.
+    fn forget(&mut self, member: Handle) -> Option<T> {
+        let slot = member.slot();
+        let gone = self.members.remove(member)?;
+        for lane in &self.general {
+            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
+                && lane.contains(slot)
+            {
+                lane.remove(slot, gone.tier);
+            }
+        }
+        if let Some(group) = gone
+            .group
+            .and_then(|group| self.groups.get_mut(group as usize))
+        {
+            group.members.retain(|other| *other != slot);
+        }
+        self.timers.remove(slot);
+        Some(gone.payload)
+    }
+
     fn set_state(&mut self, now: Tick, member: MemberId, state: State) -> Result<(), StaleMember> {
         self.advance(now);
         self.member_mut(member)?.state = state;
-        self.place(member.0);
+        self.look_after(member.0);
         self.serve();
         Ok(())
+    }
+
+    fn member(&self, member: MemberId) -> Option<&Entry<T>> {
+        self.members
+            .get(member.0)
+            .filter(|entry| entry.state != State::Removing)
     }
 
     fn member_mut(&mut self, member: MemberId) -> Result<&mut Entry<T>, StaleMember> {
@@ -796,28 +1528,83 @@ impl<T> Pool<T> {
             .ok_or(StaleMember)
     }
 
-    /// Puts a member where it belongs now.
+    /// Enters a grant or release in the member's places, and in its timer where the breaker has one.
+    fn settle_in(&mut self, member: Handle) {
+        if self.config.breaker.is_some() {
+            self.look_after(member);
+        } else {
+            self.place(member);
+        }
+    }
+
+    /// Puts a member where it belongs now in all its lanes.
     fn place(&mut self, member: Handle) {
-        let Some(entry) = self.members.get_mut(member) else {
+        for at in 0..self.general.len() {
+            if let Some(lane) = self.general.get(at).copied() {
+                self.place_in(lane, member.slot());
+            }
+        }
+        let mut at = 0;
+        while let Some(entry) = self.members.get(member)
+            && let Some(lane) = entry.pins.get(at).copied()
+        {
+            self.place_in(lane, member.slot());
+            at = at.saturating_add(1);
+        }
+    }
+
+    fn place_all(&mut self) {
+        let members: Vec<Handle> = self.members.iter().map(|(member, _)| member).collect();
+        for member in members {
+            self.place(member);
+        }
+    }
+
+    /// Puts a member where it belongs now in one lane.
+    fn place_in(&mut self, index: u32, slot: u32) {
+        let (Some(entry), Some(Some(lane))) =
+            (self.members.at(slot), self.lanes.get_mut(index as usize))
+        else {
             return;
         };
-        let place = entry.belongs(self.as_of);
-        let rank = rank(self.config.policy, &entry.standing, 1);
-        let occupied = place == Place::Occupied;
-        match (entry.occupied, occupied) {
-            (false, true) => self.occupied = self.occupied.saturating_add(1),
-            (true, false) => self.occupied = self.occupied.saturating_sub(1),
-            (true, true) | (false, false) => {}
+        if !lane.contains(slot) {
+            return;
         }
-        entry.occupied = occupied;
-        let slot = member.slot();
-        match place {
-            Place::Ready => self.ready.set(slot, rank),
-            Place::Resting(_) | Place::Occupied | Place::Out => drop(self.ready.remove(slot)),
+        let class = lane.kind.class;
+        let around = surroundings(&self.groups, &self.config, self.panic, self.now, entry);
+        let reason = entry.reason(self.as_of, class, lane.wanted, around);
+        let opening = reason.opening();
+        let by_limit = match reason {
+            Reason::AtLimit { .. } | Reason::InFlight | Reason::NeverFits => true,
+            Reason::Ready
+            | Reason::LowerTier
+            | Reason::WrongLabels
+            | Reason::NotPinned
+            | Reason::Removed
+            | Reason::Disabled
+            | Reason::Draining
+            | Reason::Unhealthy
+            | Reason::Ejected { .. }
+            | Reason::BreakerOpen { .. }
+            | Reason::Probing
+            | Reason::Full
+            | Reason::Throttled { .. } => false,
+        };
+        if by_limit {
+            lane.defer(slot);
+            if let Some(group) = entry
+                .group
+                .and_then(|group| self.groups.get_mut(group as usize))
+            {
+                group.holds_back = true;
+            }
         }
-        match place {
-            Place::Resting(until) => self.resting.set(slot, until),
-            Place::Ready | Place::Occupied | Place::Out => drop(self.resting.remove(slot)),
+        let by_time = self.config.weigh_by_time.then_some(class);
+        let standing = entry.standing(self.config.policy, by_time);
+        lane.set(slot, entry.tier, &standing, opening);
+        if opening == Opening::Now && !lane.flagged && self.waiters.len_of(index) > 0 {
+            lane.flagged = true;
+            self.flagged.push(index);
         }
     }
 
@@ -829,29 +1616,24 @@ impl<T> Pool<T> {
 
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    Released(Outcome),
+    Released(Release),
     Expired,
 }
 
-impl<T> Entry<T> {
-    fn belongs(&self, now: Tick) -> Place {
-        if self.state != State::Enabled {
-            return Place::Out;
-        }
-        if self.standing.load >= self.max_leases {
-            return Place::Occupied;
-        }
-        let from = now.max(self.rests_until);
-        let wait = match &self.limit {
-            Some(limit) => limit.earliest(from, 1),
-            None => Wait::Until(from),
-        };
-        match wait {
-            Wait::Until(tick) if tick <= now => Place::Ready,
-            Wait::Until(tick) => Place::Resting(tick),
-            Wait::ForSettlement => Place::Occupied,
-            Wait::Never => Place::Out,
-        }
+/// What decides over a member besides itself.
+fn surroundings<'a, T>(
+    groups: &'a [Group],
+    config: &'a Config,
+    panic: bool,
+    now: Tick,
+    entry: &Entry<T>,
+) -> Surroundings<'a> {
+    let group = entry.group.and_then(|group| groups.get(group as usize));
+    Surroundings {
+        group: group.map(|group| &group.limits),
+        breaker: config.breaker.as_ref(),
+        now,
+        panic,
     }
 }
 
@@ -859,6 +1641,7 @@ impl<T> Entry<T> {
 mod tests {
     use super::*;
     use crate::limit::{Anchor, SlidingLog};
+    use core::num::NonZeroU32;
 
     fn tick(nanos: u64) -> Tick {
         Tick::from_nanos(nanos)

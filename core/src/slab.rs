@@ -114,6 +114,21 @@ impl<V> Slab<V> {
         })
     }
 
+    /// What is in `slot` now.
+    pub(crate) fn at(&self, slot: u32) -> Option<&V> {
+        self.slots.get(slot as usize)?.value.as_ref()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut V)> {
+        (0u32..).zip(&mut self.slots).filter_map(|(slot, entry)| {
+            let handle = Handle {
+                slot,
+                generation: entry.generation,
+            };
+            entry.value.as_mut().map(|value| (handle, value))
+        })
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Handle, &V)> {
         (0u32..).zip(&self.slots).filter_map(|(slot, entry)| {
             let handle = Handle {

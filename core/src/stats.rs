@@ -33,7 +33,7 @@ impl Counts {
 }
 
 /// The figures of one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct MemberStats {
     /// Which one.
@@ -45,6 +45,8 @@ pub struct MemberStats {
     pub in_flight: u32,
     /// How long leases were held, added up over those that have ended.
     pub held: Duration,
+    /// The same, one by one.
+    pub histogram: Histogram,
 }
 
 /// Requests by what became of them.
@@ -73,6 +75,10 @@ pub struct Stats {
     pub total: Counts,
     /// Requests that did not get a lease at once.
     pub waiting: Waiting,
+    /// How long leases were held, over all members that ever were.
+    pub held: Histogram,
+    /// How long requests that were granted had waited.
+    pub waited: Histogram,
     /// The members there are, in the order of their slots.
     pub members: Vec<MemberStats>,
 }

@@ -15,6 +15,7 @@ pub(crate) enum Fate<T> {
     Granted(Grant, Arc<T>),
     TimedOut,
     Closed,
+    PinRemoved,
 }
 
 /// Why a thread woke.

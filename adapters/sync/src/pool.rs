@@ -10,8 +10,8 @@ use core::fmt;
 use core::ops::Deref;
 use core::time::Duration;
 use leasehold_core::pool::{
-    self, Acquired, Config, Event, Grant, LeaseId, Member, MemberId, Outcome, Pool, Request,
-    StaleMember, TooManyMembers, WaiterId,
+    self, Acquired, AddError, Config, Event, Grant, LeaseId, Member, MemberId, Outcome, Pool,
+    Request, StaleMember, WaiterId,
 };
 use leasehold_core::stats::Stats;
 use leasehold_core::time::Tick;
@@ -38,6 +38,15 @@ pub enum AcquireError {
         /// How long until the first of them could serve.
         wait: Duration,
     },
+    /// The request costs more than any limit ever admits.
+    #[error("the request costs more than any limit admits")]
+    NeverFits,
+    /// The member it is pinned to was removed, before or while it waited.
+    #[error("the member that the request names was removed")]
+    StalePin,
+    /// There are as many kinds of request as the pool keeps lanes for.
+    #[error("the pool has no lane left for another class or set of labels")]
+    TooManyLanes,
 }
 
 /// A lease that was released after it had expired; somebody else may have had its permit since.
@@ -133,7 +142,7 @@ impl<T> SyncPool<T> {
     ///
     /// # Errors
     /// Where the pool has had four billion members at once.
-    pub fn add(&self, member: Member<T>) -> Result<MemberId, TooManyMembers> {
+    pub fn add(&self, member: Member<T>) -> Result<MemberId, AddError> {
         let member = member.map(Arc::new);
         self.shared.command(|pool, now| pool.add(now, member))
     }
@@ -207,6 +216,7 @@ impl<T> SyncPool<T> {
                 }
                 Woken::Decided(Fate::TimedOut) => return Err(AcquireError::TimedOut),
                 Woken::Decided(Fate::Closed) => return Err(AcquireError::Closed),
+                Woken::Decided(Fate::PinRemoved) => return Err(AcquireError::StalePin),
                 Woken::Nudged => {
                     state = lock(&shared.state);
                     state.keep_time(waiter, shared.clock.now());
@@ -260,7 +270,12 @@ impl<T> State<T> {
                 }
                 Event::TimedOut { waiter } => (waiter, Fate::TimedOut),
                 Event::Closed { waiter } => (waiter, Fate::Closed),
-                Event::Expired { .. } | Event::Drained { .. } | Event::Removed { .. } => continue,
+                Event::PinRemoved { waiter } => (waiter, Fate::PinRemoved),
+                Event::Expired { .. }
+                | Event::Drained { .. }
+                | Event::Removed { .. }
+                | Event::Probe { .. }
+                | Event::Changed { .. } => continue,
             };
             if self.keeper.is_some_and(|keeper| keeper.waiter == waiter) {
                 self.keeper = None;
@@ -316,6 +331,9 @@ fn refusal(error: pool::AcquireError, now: Tick) -> AcquireError {
         pool::AcquireError::DeadlineTooSoon { at } => AcquireError::DeadlineTooSoon {
             wait: at.since(now),
         },
+        pool::AcquireError::NeverFits => AcquireError::NeverFits,
+        pool::AcquireError::StalePin => AcquireError::StalePin,
+        pool::AcquireError::TooManyLanes => AcquireError::TooManyLanes,
     }
 }
 

@@ -145,10 +145,23 @@ impl LimitSet {
         }
     }
 
+    /// Whether it holds no limits, so that everything is admitted that no report forbids.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether a cost could ever be admitted.
+    #[must_use]
+    pub fn fits(&self, class: u32, cost: Cost) -> bool {
+        self.earliest(self.latest, class, cost) != Wait::Never
+    }
+
     /// When a cost could be admitted by all limits: exact, provided that nothing is admitted, settled
     /// or observed until then.
     #[must_use]
     pub fn earliest(&self, now: Tick, class: u32, cost: Cost) -> Wait {
+        let asked = now;
         let now = now.max(self.latest);
         let mut wait = Wait::Until(now);
         for (ceiling, unit) in self.ceilings.iter().zip(Unit::ALL) {
@@ -159,7 +172,11 @@ impl LimitSet {
         for (rule, limit) in self.limits(class) {
             wait = later(wait, limit.earliest(now, cost.of(rule.unit)));
         }
-        wait
+        match wait {
+            // It would be admitted at once.
+            Wait::Until(at) if at <= now => Wait::Until(asked),
+            Wait::Until(_) | Wait::ForSettlement | Wait::Never => wait,
+        }
     }
 
     /// Books a cost whether it fits or not.

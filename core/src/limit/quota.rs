@@ -24,6 +24,17 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// One request, and nothing else.
+    pub const REQUEST: Self = Self {
+        requests: 1,
+        tokens: 0,
+    };
+
+    /// Whether it is at least the other in every unit.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.requests >= other.requests && self.tokens >= other.tokens
+    }
+
     pub(super) fn of(self, unit: Unit) -> u32 {
         match unit {
             Unit::Requests => self.requests,

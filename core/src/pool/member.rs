@@ -1,0 +1,333 @@
+//! What a member is, what a pool knows of it, and whether it could serve.
+
+use super::lane::Opening;
+use super::service::ServiceTimes;
+use super::{GroupId, Labels, Reason};
+use crate::balance::{Latency, Policy, Standing, pass, stable_hash};
+use crate::breaker::{Breaker, BreakerConfig, BreakerState};
+use crate::health::{self, Health, SlowStart, SlowStartConfig};
+use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
+use crate::outlier::Conduct;
+use crate::stats::{Counts, Histogram};
+use crate::time::{Tick, earliest};
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
+use core::time::Duration;
+
+/// What comes after every time that is known.
+const UNKNOWN: u64 = 1 << 63;
+
+/// A member to be added: a payload and what it can serve.
+#[derive(Clone, Debug)]
+pub struct Member<T> {
+    pub(super) payload: T,
+    pub(super) identity: Option<u64>,
+    pub(super) weight: u16,
+    pub(super) max_leases: u32,
+    pub(super) tier: u8,
+    pub(super) labels: Labels,
+    pub(super) group: Option<GroupId>,
+    pub(super) limits: LimitSet,
+}
+
+impl<T> Member<T> {
+    /// A member of weight 1 in tier 0, without labels, that any number of leases can be held on at once.
+    pub fn new(payload: T) -> Self {
+        Self {
+            payload,
+            identity: None,
+            weight: 1,
+            max_leases: u32::MAX,
+            tier: 0,
+            labels: Labels::NONE,
+            group: None,
+            limits: LimitSet::default(),
+        }
+    }
+
+    /// The same member with another payload.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Member<U> {
+        Member {
+            payload: change(self.payload),
+            identity: self.identity,
+            weight: self.weight,
+            max_leases: self.max_leases,
+            tier: self.tier,
+            labels: self.labels,
+            group: self.group,
+            limits: self.limits,
+        }
+    }
+
+    /// Holds at most `max` leases on it at once.
+    #[must_use]
+    pub fn max_leases(mut self, max: NonZeroU32) -> Self {
+        self.max_leases = max.get();
+        self
+    }
+
+    /// Grants leases on it only as the limit allows, by the number of requests, besides the limits it
+    /// has already.
+    #[must_use]
+    pub fn limit(self, limit: impl Into<Limiter>) -> Self {
+        self.limit_of(Unit::Requests, limit)
+    }
+
+    /// Grants leases on it only as the limit allows, by what they cost in this unit.
+    #[must_use]
+    pub fn limit_of(mut self, unit: Unit, limit: impl Into<Limiter>) -> Self {
+        self.limits = self.limits.with(unit, limit);
+        self
+    }
+
+    /// Grants leases on it only as these limits allow, and not as any given before.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitSet) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The name by which policies that hash know it, so that a key reaches the same member wherever and
+    /// whenever the pool is built. Without one they go by its slot.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.identity = Some(stable_hash(name.as_bytes()));
+        self
+    }
+
+    /// Its share of the calls under policies that weigh. 0 drains it.
+    #[must_use]
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// How near it is: members of a higher tier serve only what those of the lower can't.
+    #[must_use]
+    pub fn tier(mut self, tier: u8) -> Self {
+        self.tier = tier;
+        self
+    }
+
+    /// What it can do.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// The group whose limits it shares, such as the account of a key.
+    #[must_use]
+    pub fn group(mut self, group: GroupId) -> Self {
+        self.group = Some(group);
+        self
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) enum State {
+    Enabled,
+    Disabled,
+    Draining,
+    Removing,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry<T> {
+    pub(super) payload: T,
+    pub(super) identity: u64,
+    pub(super) weight: u16,
+    pub(super) max_leases: u32,
+    pub(super) tier: u8,
+    pub(super) labels: Labels,
+    pub(super) group: Option<u32>,
+    pub(super) limits: LimitSet,
+    pub(super) state: State,
+    pub(super) in_flight: u32,
+    /// Failures that were quicker than a success, each counted as a lease until it no longer is.
+    pub(super) phantoms: u32,
+    pub(super) pass: u64,
+    pub(super) stamp: u64,
+    pub(super) rests_until: Tick,
+    pub(super) breaker: Breaker,
+    pub(super) health: Option<Health>,
+    /// The probe under way.
+    pub(super) probe: Option<health::ProbeId>,
+    pub(super) conduct: Conduct,
+    pub(super) slow_start: SlowStart,
+    /// The jobs it said it had.
+    pub(super) depth: u32,
+    /// Leases granted since then, and since the probe under way began.
+    pub(super) unseen: u32,
+    pub(super) unseen_by_probe: u32,
+    pub(super) latency: Option<Latency>,
+    pub(super) service: ServiceTimes,
+    pub(super) counts: Counts,
+    pub(super) held: Duration,
+    pub(super) histogram: Histogram,
+    /// The lanes of requests that are pinned to it.
+    pub(super) pins: Vec<u32>,
+    /// Whether it counts as one that could serve but for its health, and as healthy.
+    pub(super) counted: Option<bool>,
+}
+
+/// What decides over a member besides itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings<'a> {
+    pub(super) group: Option<&'a LimitSet>,
+    pub(super) breaker: Option<&'a BreakerConfig>,
+    /// Health is as of now, even while catching up.
+    pub(super) now: Tick,
+    pub(super) panic: bool,
+}
+
+impl<T> Entry<T> {
+    /// Whether it could serve as of `at`, and if not, why not. Where several things stand against it,
+    /// the one that does so for longest.
+    pub(super) fn reason(
+        &self,
+        at: Tick,
+        class: u32,
+        cost: Cost,
+        around: Surroundings<'_>,
+    ) -> Reason {
+        match self.state {
+            State::Removing => return Reason::Removed,
+            State::Disabled => return Reason::Disabled,
+            State::Draining => return Reason::Draining,
+            State::Enabled if self.weight == 0 => return Reason::Draining,
+            State::Enabled => {}
+        }
+        if !around.panic && self.is_down() {
+            return Reason::Unhealthy;
+        }
+        if self.in_flight >= self.max_leases {
+            return Reason::Full;
+        }
+        let mut latest = at;
+        let mut reason = Reason::Ready;
+        let mut hold = |until: Tick, why: Reason| {
+            if until > latest {
+                latest = until;
+                reason = why;
+            }
+        };
+        if let Some(until) = self.conduct.ejected(around.now).filter(|_| !around.panic) {
+            hold(until, Reason::Ejected { until });
+        }
+        let until = self.rests_until;
+        hold(until, Reason::Throttled { until });
+        if let Some(config) = around.breaker {
+            match self.breaker.state(config, around.now) {
+                BreakerState::Closed => {}
+                BreakerState::Open { until } => hold(until, Reason::BreakerOpen { until }),
+                BreakerState::HalfOpen { .. } => {
+                    if self.breaker.earliest(config, around.now) == Wait::ForSettlement {
+                        return Reason::Probing;
+                    }
+                }
+            }
+        }
+        let limits = [Some(&self.limits), around.group];
+        for limits in limits.into_iter().flatten() {
+            match limits.earliest(at, class, cost) {
+                Wait::Until(until) => hold(until, Reason::AtLimit { until }),
+                Wait::ForSettlement => return Reason::InFlight,
+                Wait::Never => return Reason::NeverFits,
+            }
+        }
+        reason
+    }
+
+    /// Whether its probes fail.
+    pub(super) fn is_down(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| !health.is_up())
+    }
+
+    /// Whether it would be healthy, if it were to count at all.
+    pub(super) fn is_healthy(&self, now: Tick) -> Option<bool> {
+        let counts = self.state == State::Enabled && self.weight > 0;
+        counts.then(|| !self.is_down() && self.conduct.ejected(now).is_none())
+    }
+
+    /// The weight that policies see.
+    pub(super) fn weight_at(&self, ramp: Option<&SlowStartConfig>, now: Tick) -> u32 {
+        let full = u32::from(self.weight);
+        match ramp {
+            Some(ramp) => self.slow_start.weight_at(ramp, now, full),
+            None => full.saturating_mul(SlowStart::SCALE),
+        }
+    }
+
+    /// What the next call adds to its pass.
+    pub(super) fn stride(&self) -> u64 {
+        pass(u32::from(self.weight).saturating_mul(SlowStart::SCALE))
+    }
+
+    /// How it stands, and for calls of a class if their time decides.
+    pub(super) fn standing(&self, policy: Policy, by_time: Option<u32>) -> Standing {
+        Standing {
+            load: self.in_flight.saturating_add(self.phantoms),
+            pass: self.pass,
+            stamp: self.stamp,
+            work: if policy.uses_work() {
+                self.work(by_time)
+            } else {
+                0
+            },
+            latency: self.latency.as_ref().and_then(Latency::key),
+        }
+    }
+
+    /// The jobs ahead of the next one, by weight; or the time until that would be done, where it is known
+    /// how long one takes. Who has never been measured comes first while idle and last while at work.
+    fn work(&self, by_time: Option<u32>) -> u64 {
+        // A failure since the report is among both.
+        let own = u64::from(self.unseen.max(self.phantoms));
+        let jobs = own.saturating_add(u64::from(self.depth));
+        let Some(class) = by_time else {
+            let scaled = jobs.saturating_mul(1 << 20);
+            return scaled.checked_div(u64::from(self.weight)).unwrap_or(scaled);
+        };
+        match self.service.mean(class) {
+            Some(nanos) => {
+                let known = jobs.saturating_add(1).saturating_mul(nanos);
+                known.clamp(1, UNKNOWN.saturating_sub(1))
+            }
+            None if jobs == 0 => 0,
+            None => UNKNOWN.saturating_add(jobs),
+        }
+    }
+
+    /// When the pool has to look after it next.
+    pub(super) fn next_timer(&self, ramp: Option<&SlowStartConfig>, now: Tick) -> Option<Tick> {
+        let health = self.health.as_ref().and_then(Health::poll_timeout);
+        let ramp = ramp.and_then(|ramp| self.slow_start.next_change(ramp, now));
+        earliest(
+            earliest(health, self.breaker.poll_timeout()),
+            earliest(ramp, self.conduct.ejected(now)),
+        )
+    }
+}
+
+impl Reason {
+    /// When a member that is held back so opens.
+    pub(super) fn opening(self) -> Opening {
+        match self {
+            Self::Ready | Self::LowerTier => Opening::Now,
+            Self::Ejected { until }
+            | Self::BreakerOpen { until }
+            | Self::Throttled { until }
+            | Self::AtLimit { until } => Opening::At(until),
+            Self::Full | Self::Probing | Self::InFlight => Opening::AnyTime,
+            Self::WrongLabels
+            | Self::NotPinned
+            | Self::Removed
+            | Self::Disabled
+            | Self::Draining
+            | Self::Unhealthy
+            | Self::NeverFits => Opening::Unknown,
+        }
+    }
+}
