@@ -252,11 +252,14 @@ mod tests {
         }
         before.lookup(tick(4), 7, |_| true);
         let saved: Vec<_> = before.entries().collect();
-        let mut after = table(2, 10);
-        after.restore(tick(13), saved.clone());
-        let kept: Vec<_> = after.entries().collect();
-        assert_eq!(kept, saved[2..]);
-        assert_eq!(kept[0].key, 7);
+        let backwards = saved.iter().rev().copied().collect();
+        for told in [saved.clone(), backwards] {
+            let mut after = table(2, 10);
+            after.restore(tick(13), told);
+            let kept: Vec<_> = after.entries().collect();
+            assert_eq!(kept, saved[2..]);
+            assert_eq!(kept[0].key, 7);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use core::time::Duration;
 /// With **full jitter** the n-th delay is uniform in `0 ..= min(cap, base * 2^n)`. Jitter over the whole
 /// range spreads callers that failed together better than a jitter around the exponential does.
 /// With **decorrelated jitter** each delay is uniform in `base ..= 3 * last`, where the last one before
-/// the first is `base`, and at most `cap`: no delay is below the base, and the calls are about as few.
+/// the first is `base`, and at most `cap`: no delay is below the base.
 /// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 ///
 /// ```

@@ -126,8 +126,9 @@ pub enum Change {
 /// The probes of a member lie on a grid of its own: each round begins one interval after the last, and
 /// its probe is due at a random part of the jitter later. Rounds in which nobody probed are skipped. How
 /// far a grid is shifted into the interval is the seed times the golden ratio, modulo one: of `n`
-/// members with consecutive seeds, no two grids are nearer than a third of `interval / n` (three-gap
-/// theorem; V. T. Sós, 1957), so that members added at once are not probed at once.
+/// members added at once with consecutive seeds, no two grids are nearer than a third of `interval / n`
+/// (three-gap theorem; V. T. Sós, 1957), and whatever the jitter, no tenth of an interval sees more than
+/// twice its share of probes and two.
 ///
 /// ```
 /// use core::time::Duration;

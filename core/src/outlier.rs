@@ -282,7 +282,6 @@ impl Outlier {
                 ejected = ejected.saturating_add(1);
                 continue;
             }
-            conduct.until = None;
             let outcomes = u64::from(ok).saturating_add(failed.into());
             if outcomes < config.volume.get().into() {
                 conduct.behave();
