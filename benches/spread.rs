@@ -18,7 +18,7 @@ const SLOWDOWN: u64 = 10;
 const MILLIS: u64 = 1_000_000;
 const END: u64 = 30_000 * MILLIS;
 /// Time in one point of a line.
-const STEP: u64 = 250 * MILLIS;
+const STEP: u64 = 300 * MILLIS;
 const STEPS: usize = (END / STEP) as usize;
 /// Leases at the top of a panel.
 const TOP: f64 = 32.0;
@@ -45,7 +45,7 @@ fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration)
     let mut standings = [Standing::default(); MEMBERS];
     let mut held = vec![[0.0; MEMBERS]; STEPS];
     let mut took = Vec::new();
-    let mut running = BinaryHeap::new();
+    let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
     for id in 0..MEMBERS {
         balancer.insert(id as u32, id as u64, 1);
         balancer.place(id as u32, &standings[id], true);
