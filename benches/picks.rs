@@ -3,7 +3,7 @@
 use leasehold_core::balance::{Balancer, Policy, Standing, pass, stable_hash};
 
 /// Members that are all ready, of weights from 1 up in turn, and what a pool would tell of them.
-pub struct Picks {
+pub(crate) struct Picks {
     balancer: Balancer,
     standings: Vec<Standing>,
     weights: Vec<u32>,
@@ -13,7 +13,7 @@ pub struct Picks {
 
 impl Picks {
     /// So many members of weights from 1 to `heaviest`.
-    pub fn new(policy: Policy, members: u32, heaviest: u32) -> Self {
+    pub(crate) fn new(policy: Policy, members: u32, heaviest: u32) -> Self {
         let mut picks = Self {
             balancer: Balancer::new(policy, 1),
             standings: vec![Standing::default(); members as usize],
@@ -30,19 +30,19 @@ impl Picks {
     }
 
     /// Lets a member in.
-    pub fn insert(&mut self, id: u32) {
+    pub(crate) fn insert(&mut self, id: u32) {
         let name = stable_hash(&id.to_le_bytes());
         self.balancer.insert(id, name, self.weights[id as usize]);
         self.place(id);
     }
 
     /// Takes a member out.
-    pub fn remove(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: u32) {
         self.balancer.remove(id);
     }
 
     /// One choice, given out and told back: `choose`, `chosen`, `place`.
-    pub fn pick(&mut self) -> Option<u32> {
+    pub(crate) fn pick(&mut self) -> Option<u32> {
         let key = self.random();
         let id = self.balancer.choose(Some(key))?;
         self.balancer.chosen(id);

@@ -39,7 +39,10 @@ where
     let backends = Backends::new(Static::new(backends(members, heaviest)));
     let balancer = LoadBalancer::from_backends(backends);
     let updated = pin!(balancer.update()).poll(&mut Context::from_waker(Waker::noop()));
-    assert!(matches!(updated, Poll::Ready(Ok(()))), "nothing is waited for");
+    assert!(
+        matches!(updated, Poll::Ready(Ok(()))),
+        "nothing is waited for"
+    );
     assert!(balancer.select(b"key", 16).is_some());
     balancer
 }
