@@ -46,9 +46,9 @@ fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration)
     let mut held = vec![[0.0; MEMBERS]; STEPS];
     let mut took = Vec::new();
     let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
-    for id in 0..MEMBERS {
-        balancer.insert(id as u32, id as u64, 1);
-        balancer.place(id as u32, &standings[id], true);
+    for (id, standing) in (0u32..).zip(&standings) {
+        balancer.insert(id, id.into(), 1);
+        balancer.place(id, standing, true);
     }
     let mut stamp = 0;
     let mut told = |balancer: &mut Balancer, id: usize, standing: &mut Standing| {
