@@ -79,37 +79,63 @@ impl<K: Ord + Copy> IndexedHeap<K> {
     }
 
     fn sift_up(&mut self, mut at: usize) -> usize {
+        let moving = self.entries[at];
         while at > 0 {
             let parent = (at - 1) / ARITY;
-            if self.entries[parent] <= self.entries[at] {
+            if !is_less(&moving, &self.entries[parent]) {
                 break;
             }
-            self.swap(parent, at);
+            self.put(at, self.entries[parent]);
             at = parent;
         }
+        self.put(at, moving);
         at
     }
 
     fn sift_down(&mut self, mut at: usize) {
+        let moving = self.entries[at];
         loop {
             let first = at * ARITY + 1;
             let end = (first + ARITY).min(self.entries.len());
-            let Some(least) = (first..end).min_by_key(|child| self.entries[*child]) else {
-                return;
+            let Some(least) = self.least_of(first, end) else {
+                break;
             };
-            if self.entries[at] <= self.entries[least] {
-                return;
+            if !is_less(&self.entries[least], &moving) {
+                break;
             }
-            self.swap(at, least);
+            self.put(at, self.entries[least]);
             at = least;
         }
+        self.put(at, moving);
     }
 
-    fn swap(&mut self, a: usize, b: usize) {
-        self.entries.swap(a, b);
-        self.positions[self.entries[a].1 as usize] = a as u32;
-        self.positions[self.entries[b].1 as usize] = b as u32;
+    fn least_of(&self, first: usize, end: usize) -> Option<usize> {
+        let lesser = |a: usize, b: usize| {
+            if is_less(&self.entries[b], &self.entries[a]) {
+                b
+            } else {
+                a
+            }
+        };
+        if end.saturating_sub(first) == ARITY {
+            // Two that don't wait for each other, and then one.
+            return Some(lesser(
+                lesser(first, first + 1),
+                lesser(first + 2, first + 3),
+            ));
+        }
+        (first..end).reduce(lesser)
     }
+
+    fn put(&mut self, at: usize, entry: (K, u32)) {
+        self.entries[at] = entry;
+        self.positions[entry.1 as usize] = at as u32;
+    }
+}
+
+/// Compares without a branch, which nothing could foresee.
+fn is_less<K: Ord>(a: &(K, u32), b: &(K, u32)) -> bool {
+    (a.0 < b.0) | ((a.0 == b.0) & (a.1 < b.1))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{decode, failure, grammar, limits, pool, quota, snapshot};
+use leasehold_tests::{balance, decode, failure, grammar, limits, pool, quota, snapshot};
 use std::fs;
 use std::path::Path;
 
@@ -20,6 +20,13 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
         count += 1;
     }
     assert!(count > 0, "there is no corpus of {target}");
+}
+
+#[test]
+fn balance_corpus() {
+    replay("balance", |bytes| {
+        decode(bytes).map(|case| balance::run(&case))
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: readiness and load move a key only for as long as its first member can't take it.
 
 use super::policy::{LoadFactor, TableSize};
-use super::ranked::{Rank, load_by_weight};
+use super::ranked::{Rank, in_order, load_by_weight};
 use super::{Member, maglev::Maglev, mix, ring::Ring, trie::Trie};
 use crate::heap::IndexedHeap;
 use core::num::NonZeroU16;
@@ -81,7 +81,7 @@ impl Hashed {
             .saturating_add(after.weight.into());
         if after.could_be_chosen() {
             let load = load_by_weight(after.standing.load, after.weight);
-            self.loads.set(id, (load, after.standing.stamp));
+            self.loads.set(id, in_order(load, after.standing.stamp));
         } else {
             self.loads.remove(id);
         }

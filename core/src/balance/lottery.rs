@@ -1,7 +1,7 @@
 //! Draws by weight.
 //!
-//! Invariant: `sums[i]` is the weight of the slots `i - lowbit(i) .. i`, and a slot that can't be drawn
-//! weighs nothing.
+//! Invariant: each sum is that of the 16 below it, the highest level has one, and a slot that can't be
+//! drawn weighs nothing.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "places stay below twice a vector's length, sums below 2^32 weights of 2^20"
@@ -11,71 +11,81 @@ use crate::backoff::SplitMix64;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Slots drawn in proportion to weight, each draw independent. O(log n); 12 to 24 bytes a slot.
-///
-/// Source: P. Fenwick, "A New Data Structure for Cumulative Frequency Tables", 1994.
+/// Two cache lines of sums.
+const WIDTH: usize = 16;
+
+/// Slots drawn in proportion to weight, each draw independent. O(log16 n); 4.6 bytes a slot.
 #[derive(Clone, Debug)]
 pub(super) struct Lottery {
-    /// From 1 to a power of two.
-    sums: Vec<u64>,
     weights: Vec<u32>,
+    /// The lowest level first: the sums of 16 weights each, then of 16 sums.
+    sums: Vec<Vec<u64>>,
     random: SplitMix64,
 }
 
 impl Lottery {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            sums: vec![0; 2],
-            weights: vec![0],
+            weights: Vec::new(),
+            sums: vec![vec![0]],
             random: SplitMix64(seed),
         }
     }
 
     pub(super) fn set(&mut self, id: u32, weight: u32) {
-        let slot = id as usize;
-        if slot >= self.weights.len() {
-            self.make_room(slot + 1);
+        let mut at = id as usize;
+        if at >= self.weights.len() {
+            self.make_room(at + 1);
         }
-        let before = core::mem::replace(&mut self.weights[slot], weight);
+        let before = core::mem::replace(&mut self.weights[at], weight);
         if before == weight {
             return;
         }
-        let mut at = slot + 1;
-        while let Some(sum) = self.sums.get_mut(at) {
-            *sum = *sum + u64::from(weight) - u64::from(before);
-            at += at & at.wrapping_neg();
+        for level in &mut self.sums {
+            at /= WIDTH;
+            level[at] = level[at] + u64::from(weight) - u64::from(before);
         }
     }
 
     pub(super) fn draw(&mut self) -> Option<u32> {
-        let total = *self.sums.last()?;
+        let (top, below_top) = self.sums.split_last()?;
+        let total = *top.first()?;
         if total == 0 {
             return None;
         }
         let mut target = below(&mut self.random, total);
         let mut at = 0;
-        let mut step = self.weights.len();
-        while step > 0 {
-            if let Some(sum) = self.sums.get(at + step)
+        for level in below_top.iter().rev() {
+            at *= WIDTH;
+            while let Some(sum) = level.get(at)
                 && *sum <= target
             {
                 target -= sum;
-                at += step;
+                at += 1;
             }
-            step /= 2;
+        }
+        at *= WIDTH;
+        while let Some(weight) = self.weights.get(at).map(|weight| u64::from(*weight))
+            && weight <= target
+        {
+            target -= weight;
+            at += 1;
         }
         u32::try_from(at).ok()
     }
 
     fn make_room(&mut self, slots: usize) {
-        let (before, after) = (self.weights.len(), slots.next_power_of_two());
-        let total = self.sums[before];
-        self.weights.resize(after, 0);
-        self.sums.resize(after + 1, 0);
-        let mut at = before * 2;
-        while at <= after {
-            self.sums[at] = total;
-            at *= 2;
+        self.weights.resize(slots, 0);
+        let mut len = slots;
+        for level in &mut self.sums {
+            len = len.div_ceil(WIDTH);
+            level.resize(level.len().max(len), 0);
+        }
+        while let Some(top) = self.sums.last()
+            && top.len() > 1
+        {
+            let above = top.chunks(WIDTH).map(|some| some.iter().sum()).collect();
+            self.sums.push(above);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::policy::Policy;
 use super::{MAX_WEIGHT, Standing};
 
 /// The order among members that are ready; the least is chosen.
-pub(crate) type Rank = (u64, u64);
+pub(crate) type Rank = u128;
 
 /// Bits behind the point of a load by weight.
 const LOAD_FRACTION: u32 = 40;
@@ -40,7 +40,12 @@ pub(crate) fn rank(policy: Policy, standing: &Standing, weight: u32) -> Rank {
         | Policy::Ring { .. }
         | Policy::Maglev { .. } => load_by_weight(standing.load, weight),
     };
-    (first, standing.stamp)
+    in_order(first, standing.stamp)
+}
+
+/// By `first`, and then by `second`.
+pub(super) fn in_order(first: u64, second: u64) -> Rank {
+    u128::from(first) << 64 | u128::from(second)
 }
 
 /// The logarithm of the latency that the next call can expect, as if nobody's had decayed: those of

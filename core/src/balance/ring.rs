@@ -31,7 +31,7 @@ const NOBODY: u32 = u32::MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Ring {
     points_per_weight: NonZeroU16,
-    /// Twice as long as there are places and a tail for what the last of them have no room for.
+    /// The places, and a tail for what the last of them have no room for.
     slots: Vec<Slot>,
     capacity: usize,
     len: usize,

@@ -1,0 +1,184 @@
+//! Draws `spread.svg`: how the load of eight members develops under four policies on the same trace, in
+//! which one of them is slow for a while. Virtual time, one seed: the same picture on every machine.
+
+use core::cmp::Reverse;
+use core::fmt::Write;
+use core::time::Duration;
+use fastrand::Rng;
+use leasehold_core::balance::{Balancer, HalfLife, Latency, Policy, Standing};
+use leasehold_core::time::Tick;
+use std::collections::BinaryHeap;
+use std::path::Path;
+use std::{fs, io};
+
+const MEMBERS: usize = 8;
+/// Whose calls take [`SLOWDOWN`] times as long between a third and two thirds of the time.
+const SLOW: usize = 2;
+const SLOWDOWN: u64 = 10;
+const MILLIS: u64 = 1_000_000;
+const END: u64 = 30_000 * MILLIS;
+/// Time in one point of a line.
+const STEP: u64 = 300 * MILLIS;
+const STEPS: usize = (END / STEP) as usize;
+/// Leases at the top of a panel.
+const TOP: f64 = 32.0;
+const SEED: u64 = 7;
+
+/// What comes: when, and how long it takes a member that isn't slow.
+fn trace() -> Vec<(u64, u64)> {
+    let mut random = Rng::with_seed(SEED);
+    let mut exponential = |mean: u64| (-random.f64().max(1e-9).ln() * mean as f64) as u64;
+    let mut now = 0;
+    let mut calls = Vec::new();
+    while now < END {
+        now += exponential(5 * MILLIS / 2);
+        calls.push((now, 5 * MILLIS + exponential(45 * MILLIS)));
+    }
+    calls
+}
+
+/// Leases held on each member, the mean of each step; and the time that calls took at the 99th percentile.
+fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration) {
+    let mut balancer = Balancer::new(policy, SEED);
+    let half_life = policy.half_life().unwrap_or_default();
+    let mut latencies = [Latency::new(half_life); MEMBERS];
+    let mut standings = [Standing::default(); MEMBERS];
+    let mut held = vec![[0.0; MEMBERS]; STEPS];
+    let mut took = Vec::new();
+    let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
+    for (id, standing) in (0u32..).zip(&standings) {
+        balancer.insert(id, id.into(), 1);
+        balancer.place(id, standing, true);
+    }
+    let mut stamp = 0;
+    let mut told = |balancer: &mut Balancer, id: usize, standing: &mut Standing| {
+        stamp += 1;
+        standing.stamp = stamp;
+        balancer.place(id as u32, standing, true);
+    };
+    for &(now, service) in calls {
+        while let Some(&Reverse((end, began, id))) = running.peek()
+            && end <= now
+        {
+            running.pop();
+            latencies[id].observe(Tick::from_nanos(end), Duration::from_nanos(end - began));
+            standings[id].latency = latencies[id].key();
+            standings[id].load -= 1;
+            told(&mut balancer, id, &mut standings[id]);
+        }
+        let Some(id) = balancer.choose(None) else {
+            continue;
+        };
+        balancer.chosen(id);
+        let id = id as usize;
+        standings[id].load += 1;
+        told(&mut balancer, id, &mut standings[id]);
+        let slow = id == SLOW && (END / 3..END / 3 * 2).contains(&now);
+        let service = service * if slow { SLOWDOWN } else { 1 };
+        took.push(service);
+        running.push(Reverse((now + service, now, id)));
+        for (step, means) in held.iter_mut().enumerate().skip((now / STEP) as usize) {
+            let from = now.max(step as u64 * STEP);
+            let to = (now + service).min((step as u64 + 1) * STEP);
+            if to <= from {
+                break;
+            }
+            means[id] += (to - from) as f64 / STEP as f64;
+        }
+    }
+    took.sort_unstable();
+    (held, Duration::from_nanos(took[took.len() * 99 / 100]))
+}
+
+fn draw(panels: &[(&str, Vec<[f64; MEMBERS]>, Duration)]) -> String {
+    const WIDTH: f64 = 360.0;
+    const HEIGHT: f64 = 150.0;
+    let mut svg = String::from(concat!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 470" role="img" "#,
+        r#"font-family="system-ui, sans-serif" font-size="12">"#,
+        "\n<title>Leases held on each of eight members over 30 seconds, under four policies</title>\n",
+        "<style>svg{color:#24292f;background:#fff}text{fill:currentColor}.t{font-weight:600;font-size:14px}",
+        ".g{stroke:currentColor;stroke-opacity:.15}.a{fill:currentColor;fill-opacity:.06}",
+        ".m{fill:none;stroke:#57606a;stroke-opacity:.55}.s{fill:none;stroke:#bc4c00;stroke-width:2}",
+        "@media(prefers-color-scheme:dark){svg{color:#e6edf3;background:#0d1117}",
+        ".m{stroke:#9da7b3}.s{stroke:#ff9b50}}</style>\n",
+    ));
+    for (at, (name, held, slowest)) in panels.iter().enumerate() {
+        let (left, top) = (
+            40.0 + (at % 2) as f64 * 410.0,
+            40.0 + (at / 2) as f64 * 215.0,
+        );
+        let x = |step: f64| step / STEPS as f64 * WIDTH;
+        let y = |leases: f64| HEIGHT - leases.min(TOP) / TOP * HEIGHT;
+        let mut put = |text: core::fmt::Arguments<'_>| {
+            // A string takes whatever is written to it.
+            let _ = svg.write_fmt(text);
+        };
+        put(format_args!(
+            "<g transform=\"translate({left} {top})\"><text class=\"t\" y=\"-10\">{name}</text>\
+             <text x=\"{WIDTH}\" y=\"-10\" text-anchor=\"end\">99 of 100 calls within {} ms</text>\
+             <rect class=\"a\" x=\"{}\" width=\"{}\" height=\"{HEIGHT}\"/>",
+            slowest.as_millis(),
+            WIDTH / 3.0,
+            WIDTH / 3.0,
+        ));
+        for leases in [0, 8, 16, 24, 32] {
+            let y = y(f64::from(leases));
+            put(format_args!(
+                "<path class=\"g\" d=\"M0 {y}h{WIDTH}\"/>\
+                 <text x=\"-8\" y=\"{}\" text-anchor=\"end\">{leases}</text>",
+                y + 4.0
+            ));
+        }
+        for seconds in [0, 10, 20, 30] {
+            put(format_args!(
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{seconds} s</text>",
+                f64::from(seconds) / 30.0 * WIDTH,
+                HEIGHT + 16.0
+            ));
+        }
+        for id in (0..MEMBERS).filter(|id| *id != SLOW).chain([SLOW]) {
+            let class = if id == SLOW { "s" } else { "m" };
+            put(format_args!("<path class=\"{class}\" d=\"M"));
+            for (step, means) in held.iter().enumerate() {
+                put(format_args!(
+                    "{:.0} {:.1} ",
+                    x(step as f64 + 0.5),
+                    y(means[id])
+                ));
+            }
+            put(format_args!("\"/>"));
+        }
+        put(format_args!("</g>\n"));
+    }
+    svg.push_str(concat!(
+        r#"<text x="40" y="455">Leases held on each of eight members; one of them (coloured) takes ten "#,
+        "times as long from 10 s to 20 s (shaded). The same calls in each panel.</text>\n</svg>\n",
+    ));
+    svg
+}
+
+fn main() -> io::Result<()> {
+    let half_life = HalfLife::new(Duration::from_secs(1)).map_err(io::Error::other)?;
+    let calls = trace();
+    let panels = [
+        ("Round robin", Policy::RoundRobin),
+        ("Power of two choices", Policy::PowerOfTwoChoices),
+        ("Least connections", Policy::LeastConnections),
+        ("Peak EWMA", Policy::PeakEwma(half_life)),
+    ]
+    .map(|(name, policy)| {
+        let (held, slowest) = play(policy, &calls);
+        (name, held, slowest)
+    });
+    for (name, held, slowest) in &panels {
+        let most = held.iter().map(|means| means[SLOW]).fold(0.0, f64::max);
+        println!(
+            "{name}: up to {most:.1} held on the slow one, {slowest:?} at the 99th percentile"
+        );
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("spread.svg");
+    fs::write(&path, draw(&panels))?;
+    println!("{}", path.display());
+    Ok(())
+}
