@@ -1,6 +1,6 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{decode, grammar, limits, pool, quota, snapshot};
+use leasehold_tests::{decode, grammar, limit_set, limits, pool, quota, snapshot};
 use std::fs;
 use std::path::Path;
 
@@ -26,6 +26,13 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
 fn limits_corpus() {
     replay("limits", |bytes| {
         decode(bytes).map(|case| limits::run(&case))
+    });
+}
+
+#[test]
+fn limit_set_corpus() {
+    replay("limit_set", |bytes| {
+        decode(bytes).map(|case| limit_set::run(&case))
     });
 }
 

@@ -170,6 +170,17 @@ fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
     }
 }
 
+#[test]
+fn an_inline_window_is_restored_with_as_many_buckets_as_it_has() {
+    let limit = NonZeroU32::MIN;
+    let window = BucketedWindow::<[u32; 4]>::inline(limit, Duration::from_nanos(9), Anchor::Grant);
+    let mut window = window.expect(GOOD);
+    window.try_acquire(tick(4), 1).expect("it is empty");
+    let saved = serde_json::to_string(&window).expect("it can be saved");
+    assert_eq!(serde_json::from_str(&saved).ok(), Some(window));
+    assert!(serde_json::from_str::<BucketedWindow<[u32; 5]>>(&saved).is_err());
+}
+
 proptest! {
     #![proptest_config(crate::cases())]
 
