@@ -139,10 +139,8 @@ impl Setup {
         let divisor = (1..=units).rev();
         let divisor = divisor.filter(|by| units % by == 0 && window % by == 0);
         let divisor = divisor.max().unwrap_or(1);
-        let burst = match self.kind {
-            Kind::Pacing => units,
-            _ => self.buckets().into(),
-        };
+        let pacing = self.kind == Kind::Pacing;
+        let burst = if pacing { units } else { self.buckets().into() };
         (units / divisor, window / divisor, burst)
     }
 
