@@ -31,19 +31,38 @@ pub(crate) struct Slab<V> {
     slots: Vec<Slot<V>>,
     free: Vec<u32>,
     len: u32,
+    /// What a new slot begins with.
+    first: NonZeroU32,
 }
 
 impl<V> Slab<V> {
     pub(crate) fn new() -> Self {
+        Self::since(NonZeroU32::MIN)
+    }
+
+    /// One whose handles are those of no slab in which each generation is below `first`.
+    pub(crate) fn since(first: NonZeroU32) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             len: 0,
+            first,
         }
+    }
+
+    /// A generation above that of each handle so far. O(slots).
+    pub(crate) fn next_generation(&self) -> NonZeroU32 {
+        let newest = self.slots.iter().map(|slot| slot.generation).max();
+        newest.map_or(self.first, |newest| newest.saturating_add(1))
     }
 
     pub(crate) fn len(&self) -> u32 {
         self.len
+    }
+
+    /// How many slots there are, in use or not.
+    pub(crate) fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether [`insert`](Self::insert) would succeed.
@@ -60,7 +79,7 @@ impl<V> Slab<V> {
                     .ok()
                     .filter(|slot| *slot < u32::MAX)?;
                 self.slots.push(Slot {
-                    generation: NonZeroU32::MIN,
+                    generation: self.first,
                     value: None,
                 });
                 slot

@@ -72,8 +72,15 @@ pub enum Op {
         /// What was used.
         actual: u8,
     },
-    /// Changes the limit of a window, as in the setup.
-    SetLimit(u8),
+    /// Changes the limit, and the rate and burst of a level, as in the setup.
+    SetLimit {
+        /// Units a window.
+        limit: u8,
+        /// What makes the window of a level.
+        width: u8,
+        /// Its burst.
+        buckets: u8,
+    },
     /// Saves and restores.
     #[proptest(weight = 2)]
     Restart,
@@ -126,6 +133,17 @@ impl Setup {
         units(self.limit).get()
     }
 
+    /// The parts, in lowest terms, that a tick is worth and that a unit costs, and the units of a burst.
+    fn level(self) -> (i128, i128, i128) {
+        let (units, window) = (i128::from(self.units()), self.window().as_nanos() as i128);
+        let divisor = (1..=units).rev();
+        let divisor = divisor.filter(|by| units % by == 0 && window % by == 0);
+        let divisor = divisor.max().unwrap_or(1);
+        let pacing = self.kind == Kind::Pacing;
+        let burst = if pacing { units } else { self.buckets().into() };
+        (units / divisor, window / divisor, burst)
+    }
+
     /// When the window counts from.
     #[must_use]
     pub fn anchor(self) -> Anchor {
@@ -167,12 +185,26 @@ impl Setup {
             largest_limit: self.units().into(),
             latest: 0,
             phase: 0,
-            floor: 0,
-            epochs: vec![(0, 0)],
+            floor: None,
+            events: Vec::new(),
             ahead: 0,
             uses: Vec::new(),
         }
     }
+}
+
+/// What of `missing` from one burst is missing from the next: what was free is, but no more than the next
+/// holds; and where that flows faster, less what its burst is smaller by.
+fn carried(missing: i128, from: Setup, to: Setup) -> i128 {
+    let ((flow, unit, burst), (next_flow, next_unit, next_burst)) = (from.level(), to.level());
+    let missing = (missing * next_unit + unit - 1) / unit;
+    let free = burst * next_unit - missing;
+    let free = if next_flow * unit > flow * next_unit {
+        free - (burst - next_burst).max(0) * next_unit
+    } else {
+        free.min(next_burst * next_unit)
+    };
+    next_burst * next_unit - free
 }
 
 fn units(limit: u8) -> NonZeroU32 {
@@ -203,14 +235,23 @@ pub struct Oracle {
     latest: u64,
     /// Where a window or bucket begins, as the present clock shows it.
     phase: u64,
-    /// What was booked before is not credited any more.
-    floor: u64,
-    /// After how many admissions a clock was set, and where its epoch is now.
-    epochs: Vec<(usize, i128)>,
+    /// What was booked then or before is not credited any more.
+    floor: Option<u64>,
+    /// What befell it after how many admissions, and when as the present clock shows it.
+    events: Vec<(usize, i128, Event)>,
     /// How far the clock has been set forward in all.
     ahead: i128,
     /// All admissions so far.
     pub uses: Vec<Use>,
+}
+
+/// What changes a level but for admissions.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// The clock was set, and can show nothing before.
+    Epoch,
+    /// It was configured so from then on.
+    Change(Setup),
 }
 
 impl Oracle {
@@ -258,7 +299,7 @@ impl Oracle {
         let one = &mut self.uses[which];
         one.settled = Some(latest.into());
         one.real.1 = Some(real);
-        let unknown = one.booked < floor && !counts_when_done;
+        let unknown = floor.is_some_and(|floor| one.booked <= floor) && !counts_when_done;
         if !level && !unknown {
             one.units = actual;
         } else if actual > one.units {
@@ -293,10 +334,10 @@ impl Oracle {
         self.phase = crate::shifted(start, shift) % width;
         self.latest = crate::shifted(present, shift);
         self.ahead += shift;
-        self.floor = crate::shifted(self.floor, shift);
         if shift < 0 {
-            self.floor = self.floor.max(1);
+            self.floor = self.floor.max(Some(0));
         }
+        self.floor = self.floor.map(|floor| crate::shifted(floor, shift));
         let log = self.setup.kind == Kind::Log;
         for one in &mut self.uses {
             one.booked = crate::shifted(one.booked, shift);
@@ -309,8 +350,68 @@ impl Oracle {
                 }
             }
         }
-        self.epochs.iter_mut().for_each(|(_, at)| *at += shift);
-        self.epochs.push((self.uses.len(), 0));
+        self.events.iter_mut().for_each(|(_, at, _)| *at += shift);
+        self.events.push((self.uses.len(), 0, Event::Epoch));
+    }
+
+    /// Goes on with another limit; a level with that of another setup.
+    pub fn set_limit(&mut self, now: u64, setup: Setup) {
+        if !self.setup.kind.is_level() {
+            self.limit = setup.units().into();
+            return;
+        }
+        if setup.level() != self.level().level() {
+            let present = self.clamp(now);
+            if self.setup.kind != Kind::Pacing {
+                self.latest = present;
+            }
+            let change = Event::Change(setup);
+            self.events.push((self.uses.len(), present.into(), change));
+            // What was booked by another limit is not credited.
+            self.floor = self.floor.max(Some(self.latest));
+        }
+    }
+
+    /// How a level is configured now.
+    fn level(&self) -> Setup {
+        let mut setups = self.setups();
+        setups.next_back().unwrap_or(self.setup)
+    }
+
+    /// Each configuration that a level has had.
+    fn setups(&self) -> impl DoubleEndedIterator<Item = Setup> {
+        let changes = self.events.iter().filter_map(|(_, _, event)| match event {
+            Event::Change(setup) => Some(*setup),
+            Event::Epoch => None,
+        });
+        [self.setup].into_iter().chain(changes)
+    }
+
+    /// What is missing from a burst at `now`, in the parts of the present rate: as much as any span until
+    /// then holds beyond what flows in during it.
+    fn missing(&self, now: u64) -> i128 {
+        let mut setup = self.setup;
+        let mut first = 0;
+        // What was missing when the last change was made.
+        let mut base: Option<(i128, i128)> = None;
+        let most = |setup: Setup, uses: &[Use], base: Option<(i128, i128)>, now: i128| {
+            let (flow, unit, _) = setup.level();
+            let (mut held, mut most) = (0, 0);
+            for one in uses.iter().rev() {
+                held += i128::from(one.units) * unit;
+                most = (held - (now - one.at) * flow).max(most);
+            }
+            let owed = base.map(|(since, base)| held + base - (now - since) * flow);
+            owed.unwrap_or(0).max(most)
+        };
+        for (end, at, event) in &self.events {
+            if let Event::Change(next) = *event {
+                let missing = most(setup, &self.uses[first..*end], base, *at);
+                base = Some((*at, carried(missing, setup, next)));
+                (setup, first) = (next, *end);
+            }
+        }
+        most(setup, &self.uses[first..], base, now.into())
     }
 
     /// The ticks of what a window is aligned to.
@@ -370,32 +471,14 @@ impl Oracle {
                 used <= u128::from(self.limit) * window
             }
             Kind::Tokens | Kind::Gcra => {
-                let burst = u64::from(self.setup.buckets());
-                // No span may hold more than the burst and what flows in during it.
-                let mut held = u128::from(cost);
-                cost <= burst
-                    && self.uses.iter().rev().all(|one| {
-                        held += u128::from(one.units);
-                        let since = (i128::from(now) - one.at) as u128;
-                        let flowed = since * u128::from(self.limit);
-                        held * window <= u128::from(burst) * window + flowed
-                    })
+                let (_, unit, burst) = self.level().level();
+                let cost = i128::from(cost);
+                cost <= burst && self.missing(now) + cost * unit <= burst * unit
             }
             Kind::Pacing => {
-                let (limit, window) = (i128::from(self.limit), i128::from(self.window()));
-                let mut due = i128::MIN;
-                for (index, one) in self.uses.iter().enumerate() {
-                    due = due.max(self.epoch(index) * limit);
-                    let at = one.at * limit;
-                    // Within the tick in which it was due, a unit is as good as on time.
-                    let from = if at >= due && at - due < limit {
-                        due
-                    } else {
-                        at.max(due)
-                    };
-                    due = from + i128::from(one.units) * window;
-                }
-                cost <= self.limit && i128::from(now) * limit >= due
+                let limit = self.level().units();
+                let (flow, ..) = self.level().level();
+                cost <= u64::from(limit) && i128::from(now) * flow >= self.due()
             }
             Kind::Concurrency => {
                 let open = self.uses.iter().filter(|one| one.settled.is_none());
@@ -436,10 +519,41 @@ impl Oracle {
         u64::try_from(self.setup.window().as_nanos()).expect("the window is small")
     }
 
-    /// The latest of the epochs until the admission of this number.
-    fn epoch(&self, index: usize) -> i128 {
-        let set = self.epochs.iter().filter(|(count, _)| *count <= index);
-        set.map(|(_, at)| *at).max().unwrap_or(0)
+    /// When the next is due by pacing, in parts of the present rate.
+    fn due(&self) -> i128 {
+        let mut setup = self.setup;
+        // Nothing was due before the first clock began.
+        let mut due = self.ahead * setup.level().0;
+        let mut events = self.events.iter().peekable();
+        for index in 0..=self.uses.len() {
+            while let Some((_, at, event)) = events.next_if(|(count, ..)| *count == index) {
+                let (flow, unit, _) = setup.level();
+                let Event::Change(next) = *event else {
+                    due = due.max(at * flow);
+                    continue;
+                };
+                let (next_flow, next_unit, _) = next.level();
+                if next_flow * unit < flow * next_unit {
+                    let larger = i128::from(next.units()) - i128::from(setup.units());
+                    due += larger.max(0) * unit;
+                }
+                due = (due + flow - 1).div_euclid(flow) * next_flow;
+                setup = next;
+            }
+            let Some(one) = self.uses.get(index) else {
+                break;
+            };
+            let (flow, unit, _) = setup.level();
+            let at = one.at * flow;
+            // Within the tick in which it was due, a unit is as good as on time.
+            let from = if at >= due && at - due < flow {
+                due
+            } else {
+                at.max(due)
+            };
+            due = from + i128::from(one.units) * unit;
+        }
+        due
     }
 
     /// When an admission no longer counts; `None` where that isn't known.
@@ -517,7 +631,6 @@ impl Kind {
 pub fn run(case: &Case) {
     let setup = case.setup;
     let mut machine = setup.machine();
-    let mut largest = machine.clone();
     let mut oracle = setup.oracle();
     let mut now = 0u64;
     let mut open: Vec<(usize, Tick, u32)> = Vec::new();
@@ -557,14 +670,20 @@ pub fn run(case: &Case) {
                 oracle.settle(now, which, actual.into());
                 machine.settle(tick, booked, reserved, actual);
             }
-            Op::SetLimit(limit) => {
-                if !set_limit(&mut machine, units(limit)) {
-                    continue;
-                }
-                oracle.limit = units(limit).get().into();
-                if oracle.limit > oracle.largest_limit {
-                    oracle.largest_limit = oracle.limit;
-                    set_limit(&mut largest, units(limit));
+            Op::SetLimit {
+                limit,
+                width,
+                buckets,
+            } => {
+                let next = Setup {
+                    limit,
+                    width,
+                    buckets,
+                    ..setup
+                };
+                if set_limit(&mut machine, tick, next) {
+                    oracle.set_limit(now, next);
+                    oracle.largest_limit = oracle.largest_limit.max(oracle.limit);
                 }
             }
             Op::Restart => {
@@ -594,19 +713,65 @@ pub fn run(case: &Case) {
         compare(&machine, &oracle, now);
     }
     if !overdrawn {
-        oracle.judge(|span| largest.worst_case(span));
+        oracle.judge(|span| oracle.promise(span));
     }
 }
 
-/// Changes the limit of a window; whether it could be.
-fn set_limit(machine: &mut Limiter, limit: NonZeroU32) -> bool {
+impl Oracle {
+    /// The most that a span may hold with all configurations there have been.
+    fn promise(&self, span: Duration) -> u64 {
+        if !self.setup.kind.is_level() {
+            let mut largest = self.setup.machine();
+            let limit = self.largest_limit as u8;
+            set_limit(
+                &mut largest,
+                Tick::ZERO,
+                Setup {
+                    limit,
+                    ..self.setup
+                },
+            );
+            return largest.worst_case(span);
+        }
+        let mut setups: Vec<Setup> = Vec::new();
+        for setup in self.setups() {
+            if setups.iter().all(|known| known.level() != setup.level()) {
+                setups.push(setup);
+            }
+        }
+        let between = span.as_nanos() as i128 - 1;
+        let flow = |setup: &Setup| {
+            let (flow, unit, _) = setup.level();
+            between * flow / unit
+        };
+        let burst = |setup: &Setup| setup.level().2;
+        let most = match setups.as_slice() {
+            [only] => return only.machine().worst_case(span),
+            [_, _] => setups.iter().map(|setup| flow(setup) + burst(setup)).max(),
+            _ => {
+                let flow = setups.iter().map(flow).max();
+                flow.zip(setups.iter().map(burst).max())
+                    .map(|(flow, burst)| flow + burst)
+            }
+        };
+        u64::try_from(most.expect("there are some")).expect("it is above zero")
+    }
+}
+
+/// Changes the limit of a window, or all of a level; whether it could be.
+fn set_limit(machine: &mut Limiter, now: Tick, setup: Setup) -> bool {
+    const GOOD: &str = "the setup makes a limit";
+    let (limit, window) = (units(setup.limit), setup.window());
+    let burst = NonZeroU32::new(setup.buckets()).expect(GOOD);
     match machine {
         Limiter::SlidingLog(log) => log.set_limit(limit),
         Limiter::BucketedWindow(window) => window.set_limit(limit),
         Limiter::FixedWindow(window) => window.set_limit(limit),
         Limiter::Concurrency(slots) => slots.set_limit(limit),
         Limiter::SlidingCounter(counter) => return counter.set_limit(limit).is_ok(),
-        Limiter::TokenBucket(_) | Limiter::Gcra(_) | Limiter::Pacing(_) => return false,
+        Limiter::TokenBucket(level) => level.set_limit(now, limit, window, burst).expect(GOOD),
+        Limiter::Gcra(level) => level.set_limit(now, limit, window, burst).expect(GOOD),
+        Limiter::Pacing(level) => level.set_limit(limit, window).expect(GOOD),
     }
     true
 }

@@ -61,6 +61,7 @@ pub enum Op {
     HandleTimeout,
 }
 
+#[derive(Clone)]
 struct OracleReservation {
     cost: [u64; 2],
     deadline: u64,
@@ -70,6 +71,7 @@ struct OracleReservation {
     named: bool,
 }
 
+#[derive(Clone)]
 struct Oracle {
     rules: Vec<RuleSetup>,
     ttl: u64,
@@ -131,7 +133,8 @@ impl Oracle {
             .collect();
         expired.sort_by_key(|name| self.reservations[*name].deadline);
         for name in expired {
-            self.end(now, name, None);
+            let deadline = self.reservations[name].deadline;
+            self.end(deadline, name, None);
         }
     }
 
@@ -280,14 +283,8 @@ pub fn run(case: &Case) {
                 if let Some(back) = usize::from(back % 8).checked_rem(names.len()) {
                     let name = names.len() - 1 - back;
                     let actual = claim(0, requests, tokens).cost;
-                    let named = oracle.reservations[name].named;
                     let settled = oracle.settle(now, name, by_unit(actual));
-                    // The name of one before a restart may be another's now.
-                    if named {
-                        assert_eq!(machine.settle(tick, names[name], actual).is_ok(), settled);
-                    } else {
-                        machine.handle_timeout(tick);
-                    }
+                    assert_eq!(machine.settle(tick, names[name], actual).is_ok(), settled);
                 }
             }
             Op::Observe(member, tokens, remaining, reset) => {
@@ -336,10 +333,18 @@ fn compare(machine: &Quota, oracle: &Oracle, now: u64) {
     let open = oracle.reservations.iter().filter(|one| one.open);
     let deadline = open.map(|one| one.deadline).min();
     assert_eq!(machine.poll_timeout(), deadline.map(Tick::from_nanos));
+    let (mut machine, mut oracle) = (machine.clone(), oracle.clone());
+    oracle.advance(now);
     let present = now.max(oracle.latest);
     for who in 0..8 {
         let claim = claim(who, 1, 3);
-        match machine.earliest(Tick::from_nanos(now), claim) {
+        let wait = machine.earliest(Tick::from_nanos(now), claim);
+        let at_once = machine.clone().try_acquire(Tick::from_nanos(now), claim);
+        assert_eq!(
+            at_once.err(),
+            (wait != Wait::Until(Tick::from_nanos(present))).then_some(wait)
+        );
+        match wait {
             Wait::Until(then) => {
                 let then = then.as_nanos();
                 assert!(

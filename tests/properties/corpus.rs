@@ -1,6 +1,8 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
-use leasehold_tests::{balance, decode, failure, grammar, limits, pool, quota, snapshot};
+use leasehold_tests::{
+    balance, decode, failure, grammar, limit_set, limits, pool, quota, snapshot,
+};
 use std::fs;
 use std::path::Path;
 
@@ -33,6 +35,13 @@ fn balance_corpus() {
 fn limits_corpus() {
     replay("limits", |bytes| {
         decode(bytes).map(|case| limits::run(&case))
+    });
+}
+
+#[test]
+fn limit_set_corpus() {
+    replay("limit_set", |bytes| {
+        decode(bytes).map(|case| limit_set::run(&case))
     });
 }
 

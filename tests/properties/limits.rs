@@ -170,6 +170,17 @@ fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
     }
 }
 
+#[test]
+fn an_inline_window_is_restored_with_as_many_buckets_as_it_has() {
+    let limit = NonZeroU32::MIN;
+    let window = BucketedWindow::<[u32; 4]>::inline(limit, Duration::from_nanos(9), Anchor::Grant);
+    let mut window = window.expect(GOOD);
+    window.try_acquire(tick(4), 1).expect("it is empty");
+    let saved = serde_json::to_string(&window).expect("it can be saved");
+    assert_eq!(serde_json::from_str(&saved).ok(), Some(window));
+    assert!(serde_json::from_str::<BucketedWindow<[u32; 5]>>(&saved).is_err());
+}
+
 proptest! {
     #![proptest_config(crate::cases())]
 
@@ -179,20 +190,20 @@ proptest! {
     }
 
     #[test]
-    fn a_level_that_changes_its_limit_keeps_the_larger_promise(
-        first in (1u32..6, 1u32..5), second in (1u32..6, 1u32..5), window in 5u64..12,
+    fn a_level_that_takes_turns_keeps_the_promise_of_one_of_the_two(
+        // With a burst of one a level loses what it has flowed beyond it, unless it owes from before.
+        first in (1u32..6, 5u64..20, 2u32..6), second in (1u32..6, 5u64..20, 2u32..6),
         ops in prop::collection::vec((0u64..8, 1u32..5, prop::bool::weighted(0.2)), 1..60),
     ) {
-        let window = Duration::from_nanos(window);
-        let of = |(limit, burst)| levels(limit, window, burst);
-        let largest = of((first.0.max(second.0), first.1.max(second.1)));
-        for (mut limit, largest) in of(first).into_iter().zip(largest) {
+        let of = |(limit, window, burst)| levels(limit, Duration::from_nanos(window), burst);
+        for ((mut limit, one), other) in of(first).into_iter().zip(of(first)).zip(of(second)) {
             let (mut now, mut next, mut last) = (0, second, first);
             let mut admitted = Vec::new();
             for (pause, cost, change) in &ops {
                 now += pause;
                 if *change {
-                    set_level(&mut limit, tick(now), next.0, window, next.1);
+                    let (units, window, burst) = next;
+                    set_level(&mut limit, tick(now), units, Duration::from_nanos(window), burst);
                     core::mem::swap(&mut next, &mut last);
                 }
                 if limit.try_acquire(tick(now), *cost).is_ok() {
@@ -203,8 +214,9 @@ proptest! {
                 let mut units = 0;
                 for (to, cost) in &admitted[index..] {
                     units += cost;
-                    let stated = largest.worst_case(Duration::from_nanos(to - from + 1));
-                    prop_assert!(units <= stated, "{} of {} from {} to {}", units, stated, from, to);
+                    let span = Duration::from_nanos(to - from + 1);
+                    let stated = one.worst_case(span).max(other.worst_case(span));
+                    prop_assert!(units <= stated, "{} of {} from {} to {} by {:?}", units, stated, from, to, limit);
                 }
             }
         }

@@ -357,7 +357,10 @@ fn what_is_asked_for_wrongly_is_said_clearly_and_changes_nothing() {
         (
             &["--limit", "3/0s"],
             2,
-            &["--limit", "the window in \"3/0s\" has no length"],
+            &[
+                "--limit",
+                "at character 3, \"0s\": the window must be above zero",
+            ],
         ),
         (
             &["--url", "ftp://127.0.0.1"],

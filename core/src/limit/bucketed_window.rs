@@ -69,6 +69,25 @@ impl BucketedWindow {
         let counts = vec![0; kept].into_boxed_slice();
         Self::with_counts(limit, window, anchor, counts)
     }
+
+    /// Lets every admission count for `skew` longer, in whole buckets, for an upstream whose clock may run
+    /// that much ahead of ours in one window. An inline window has to be made that much longer itself.
+    ///
+    /// # Errors
+    /// Where the window becomes longer than 584 years.
+    pub fn skew(mut self, skew: Duration) -> Result<Self, ConfigError> {
+        let more = skew.as_nanos().div_ceil(self.width.get().into());
+        let more = usize::try_from(more).map_err(|_| ConfigError::WindowTooLong)?;
+        let buckets = (self.counts.len() as u64).saturating_add(more as u64);
+        if buckets.checked_mul(self.width.get()).is_none() {
+            return Err(ConfigError::WindowTooLong);
+        }
+        let mut counts = self.counts.into_vec();
+        let oldest = self.slot.saturating_add(1);
+        counts.splice(oldest..oldest, core::iter::repeat_n(0, more));
+        self.counts = counts.into_boxed_slice();
+        Ok(self)
+    }
 }
 
 impl<const KEPT: usize> BucketedWindow<[u32; KEPT]> {
@@ -335,14 +354,17 @@ struct Snapshot {
     anchor: Anchor,
     latest: Tick,
     floor: Floor,
-    counts: Box<[u32]>,
+    counts: alloc::vec::Vec<u32>,
     start: u64,
     slot: usize,
     in_flight: u64,
 }
 
 #[cfg(feature = "serde")]
-impl<'de> serde::Deserialize<'de> for BucketedWindow {
+impl<'de, C> serde::Deserialize<'de> for BucketedWindow<C>
+where
+    C: TryFrom<alloc::vec::Vec<u32>> + AsRef<[u32]> + AsMut<[u32]>,
+{
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         use super::SnapshotError::Contradiction;
         use serde::de::Error;
@@ -355,13 +377,14 @@ impl<'de> serde::Deserialize<'de> for BucketedWindow {
             return Err(D::Error::custom(Contradiction));
         }
         let window = Duration::from_nanos(window);
-        let mut restored = Self::with_counts(read.limit, window, read.anchor, read.counts)
-            .map_err(D::Error::custom)?;
+        let counts = C::try_from(read.counts).map_err(|_| D::Error::custom(Contradiction))?;
+        let mut restored =
+            Self::with_counts(read.limit, window, read.anchor, counts).map_err(D::Error::custom)?;
         restored.latest = read.latest;
         restored.floor = read.floor;
         restored.start = read.start;
         restored.slot = read.slot;
-        let counts = restored.counts.iter();
+        let counts = restored.counts.as_ref().iter();
         restored.counted = counts.fold(0, |sum, count| sum.saturating_add((*count).into()));
         restored.in_flight = read.in_flight;
         Ok(restored)
@@ -407,6 +430,16 @@ mod tests {
         window.try_acquire(tick(100), 3).unwrap();
         window.refund(tick(100), old, 3);
         assert_eq!(window.counted, 3);
+    }
+
+    #[test]
+    fn a_skew_makes_a_completion_count_for_longer() {
+        let (limit, six) = (NonZeroU32::MIN, NonZeroU32::new(6).unwrap());
+        let window = BucketedWindow::new(limit, Duration::from_nanos(60), six, Anchor::Completion);
+        let mut window = window.unwrap().skew(Duration::from_nanos(11)).unwrap();
+        let booked = window.try_acquire(tick(0), 1).unwrap();
+        window.settle(tick(65), booked, 1, 1);
+        assert_eq!(window.earliest(tick(65), 1), Wait::Until(tick(150)));
     }
 
     #[test]

@@ -1,20 +1,21 @@
-//! Which bookings can still be told apart once a clock has been set back.
+//! Which bookings can still be credited once a clock has been set back, or a level changed.
 //!
-//! Invariant: what was booked at the floor or later was booked at the tick that its holder has.
+//! Invariant: what was booked after the floor was booked at the tick that its holder has.
 
 use crate::time::{Shift, Tick};
 
-/// A clock that is set back shows all that was before its epoch as the epoch. What is settled of it might
-/// be another's, or have left, and is not credited.
+/// The last tick of which nothing is credited. A level credits nothing once its limit has been changed. A
+/// clock that is set back shows all that was before its epoch as the epoch: what is settled of it might be
+/// another's, or have left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]
-pub(super) struct Floor(Tick);
+pub(super) struct Floor(Option<Tick>);
 
 impl Floor {
     #[inline]
     pub(super) fn is_known(self, booked: Tick) -> bool {
-        booked >= self.0
+        self.0.is_none_or(|floor| booked > floor)
     }
 
     /// How much less and how much more counts by a settlement.
@@ -28,10 +29,15 @@ impl Floor {
         (less, actual.saturating_sub(reserved))
     }
 
+    /// The same without what was booked until `latest`.
+    pub(super) fn above(self, latest: Tick) -> Self {
+        Self(self.0.max(Some(latest)))
+    }
+
     pub(super) fn rebase(&mut self, shift: Shift) {
-        self.0 = shift.tick(self.0);
         if shift.to < shift.from {
-            self.0 = self.0.max(Tick::from_nanos(1));
+            *self = self.above(Tick::ZERO);
         }
+        self.0 = self.0.map(|floor| shift.tick(floor));
     }
 }

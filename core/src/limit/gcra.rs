@@ -71,8 +71,10 @@ impl Gcra {
         }
     }
 
-    /// Changes rate and burst from `now` on; what is missing from the burst stays missing. No span ever
-    /// holds more than the worst case of the larger rate with the larger burst.
+    /// Changes rate and burst from `now` on; what is free doesn't grow by it. While no more than two
+    /// configurations take turns, no span ever holds more than one of the two would admit in it, burst and
+    /// flow; otherwise no more than the largest burst with the largest rate. For that, a larger rate with a
+    /// smaller burst begins by owing the difference of the bursts.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -89,12 +91,10 @@ impl Gcra {
         }
         let now = now.max(self.latest);
         let early = self.due.saturating_sub(self.parts(now));
-        let missing = early.div_ceil(self.pace.per_unit.get().into());
-        let missing = carry_over(missing, self.burst, burst);
-        let early = missing.saturating_mul(changed.pace.per_unit.get().into());
+        let early = carry_over(early, (self.pace, self.burst), (changed.pace, burst));
         changed.due = changed.parts(now).saturating_add(early);
         changed.latest = now;
-        changed.floor = self.floor;
+        changed.floor = self.floor.above(now);
         *self = changed;
         Ok(())
     }

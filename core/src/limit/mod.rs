@@ -30,7 +30,7 @@ pub use pacing::Pacing;
 #[cfg(feature = "serde")]
 pub use quota::QuotaSnapshot;
 pub use quota::{Claim, Cost, Quota, QuotaError, ReservationId, Rule, Scope, StaleReservation};
-pub use rate::{ParseRateError, Rate};
+pub use rate::Rate;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
 pub use spec::{ParseSpecError, ParseSpecErrorKind, Spec, Specs, SpecsError, Unit};

@@ -50,6 +50,13 @@ impl Pace {
         u64::try_from(units).unwrap_or(u64::MAX)
     }
 
+    pub(super) fn is_slower_than(self, other: Self) -> bool {
+        let product = |units: Self, nanos: Self| {
+            u128::from(units.per_nano.get()).saturating_mul(nanos.per_unit.get().into())
+        };
+        product(self, other) < product(other, self)
+    }
+
     /// The parts that `units` cost.
     #[inline]
     pub(super) fn cost(self, units: u32) -> u128 {
@@ -128,13 +135,27 @@ pub(super) mod halves {
     }
 }
 
-/// The units that are missing from a burst once another has taken its place, if `missing` were from the
-/// one before: what is free then is free in both.
-pub(super) fn carry_over(missing: u128, before: NonZeroU32, after: NonZeroU32) -> u128 {
-    let (before, after) = (u128::from(before.get()), u128::from(after.get()));
-    let free = before.saturating_sub(missing).min(after);
-    let owed = missing.saturating_sub(before);
-    after.saturating_sub(free).saturating_add(owed)
+/// The parts that are missing from a burst once another rate and burst have taken their place, of which
+/// `missing` were before. What is free never grows by a change. Where the rate rises and the burst shrinks,
+/// what is missing stays missing, so that the greater burst of before isn't added to the greater rate.
+pub(super) fn carry_over(
+    missing: u128,
+    (before, burst_before): (Pace, NonZeroU32),
+    (after, burst_after): (Pace, NonZeroU32),
+) -> u128 {
+    let (from, to) = (before.per_unit.get(), after.per_unit.get());
+    let missing = match missing.checked_mul(to.into()) {
+        Some(product) => product.div_ceil(from.into()),
+        None => missing.div_ceil(from.into()).saturating_mul(to.into()),
+    };
+    let difference = after.cost(burst_after.get().abs_diff(burst_before.get()));
+    if burst_after >= burst_before {
+        missing.saturating_add(difference)
+    } else if before.is_slower_than(after) {
+        missing
+    } else {
+        missing.saturating_sub(difference)
+    }
 }
 
 #[cfg(test)]

@@ -59,16 +59,26 @@ impl Pacing {
         })
     }
 
-    /// Changes the distance of units from the next admission on; what was admitted keeps its distance.
+    /// Changes the distance of units from the next admission on; what was admitted keeps its distance, and
+    /// where the limit grows while the rate falls, that of as many units more. While no more than two
+    /// configurations take turns, no span ever holds more than the worst case of one of the two; otherwise no
+    /// more than the largest rate with the largest limit.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
     pub fn set_limit(&mut self, limit: NonZeroU32, window: Duration) -> Result<(), ConfigError> {
         let mut changed = Self::new(limit, window)?;
-        let whole = self.pace.nanos(self.due).unwrap_or(u64::MAX);
-        changed.due = changed.pace.worth(whole);
+        if (changed.pace, changed.limit) == (self.pace, self.limit) {
+            return Ok(());
+        }
+        if changed.pace.is_slower_than(self.pace) {
+            let larger = limit.get().saturating_sub(self.limit.get());
+            self.due = self.due.saturating_add(self.pace.cost(larger));
+        }
+        let whole = self.due.div_ceil(self.pace.per_nano.get().into());
+        changed.due = whole.saturating_mul(changed.pace.per_nano.get().into());
         changed.latest = self.latest;
-        changed.floor = self.floor;
+        changed.floor = self.floor.above(self.latest);
         *self = changed;
         Ok(())
     }
@@ -122,9 +132,7 @@ impl Limit for Pacing {
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
         self.latest = self.latest.max(now);
-        if cost > 0 {
-            self.due = self.due_after(self.latest, cost);
-        }
+        self.due = self.due_after(self.latest, cost);
         self.latest
     }
 

@@ -11,6 +11,9 @@ use crate::slab::{Handle, Slab};
 use crate::time::Tick;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+#[cfg(feature = "serde")]
+use core::num::NonZeroU32;
+use core::ops::Bound;
 use core::time::Duration;
 
 /// What a request costs, or turned out to have cost.
@@ -157,9 +160,12 @@ struct Learnt {
 /// counts as it was reserved. Limits also learn from the upstream: a [`Ceiling`](Self::observe) or a
 /// [pause](Self::throttle) tightens them for a time and never loosens them.
 ///
-/// A decision costs O(log n) in counts for each rule, and what each rule's algorithm does; a settlement
-/// at a different cost that of deciding anew, for a token bucket, GCRA or pacing, all that was reserved
-/// since. Memory is that of each count that was ever used, and of the reservations of one time to live.
+/// A decision costs O(log n) in counts for each rule, and what each rule's algorithm does. For a token
+/// bucket, GCRA or pacing, a settlement at a different cost decides anew all that was reserved there since
+/// the oldest reservation that is open: O(what was reserved within one time to live), at the most.
+/// Memory is that of the reservations of one time to live, and of the counts and reports that still make a
+/// difference, and no more than as much again: each reservation looks at some of them and drops those
+/// that don't.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -201,6 +207,8 @@ pub struct Quota {
     learnt: BTreeMap<u32, Learnt>,
     /// Counts reports.
     reports: u64,
+    /// The count and the member that were looked at last.
+    swept: (u32, u32),
 }
 
 impl Quota {
@@ -228,6 +236,7 @@ impl Quota {
             sequence: 0,
             learnt: BTreeMap::new(),
             reports: 0,
+            swept: (0, 0),
         })
     }
 
@@ -236,9 +245,9 @@ impl Quota {
     /// # Errors
     /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
     pub fn try_acquire(&mut self, now: Tick, claim: Claim) -> Result<ReservationId, Wait> {
-        self.handle_timeout(now);
+        let wait = self.earliest(now, claim);
         let now = now.max(self.latest);
-        match self.earliest(now, claim) {
+        match wait {
             Wait::Until(at) if at <= now => {}
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => return Err(wait),
         }
@@ -284,14 +293,16 @@ impl Quota {
         };
         let handle = self.reservations.insert(reservation);
         let handle = handle.ok_or(Wait::ForSettlement)?;
+        self.sweep();
         self.expire_at(handle, now.saturating_add(self.ttl));
         Ok(ReservationId(handle))
     }
 
     /// When the claim could be met by all rules: exact, provided that nothing is reserved, settled,
-    /// expired or observed until then.
+    /// expired or observed until then. What is due expires first, as with every command.
     #[must_use]
-    pub fn earliest(&self, now: Tick, claim: Claim) -> Wait {
+    pub fn earliest(&mut self, now: Tick, claim: Claim) -> Wait {
+        self.handle_timeout(now);
         let now = now.max(self.latest);
         let mut wait = Wait::Until(now);
         if let Some(learnt) = self.learnt.get(&claim.member) {
@@ -374,13 +385,13 @@ impl Quota {
         });
     }
 
-    /// Lets reservations expire that are due.
+    /// Lets reservations expire that are due, each at its own deadline however late this is called.
     pub fn handle_timeout(&mut self, now: Tick) {
         while let Some(((deadline, _), slot)) = self.deadlines.peek()
             && deadline <= now
             && let Some(handle) = self.reservations.handle_at(slot)
         {
-            if self.end(now, handle, None).is_err() {
+            if self.end(deadline, handle, None).is_err() {
                 return;
             }
         }
@@ -390,6 +401,43 @@ impl Quota {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         self.deadlines.peek().map(|((deadline, _), _)| deadline)
+    }
+
+    /// Looks at two counts for each that a reservation can make, and at two members, and drops what makes
+    /// no difference any more.
+    fn sweep(&mut self) {
+        for _ in 0..self.rules.len().saturating_mul(2) {
+            let handle = self.counts.handle_at(self.swept.0);
+            self.swept.0 = match self.swept.0.checked_add(1) {
+                Some(next) if next < self.counts.slots() => next,
+                Some(_) | None => 0,
+            };
+            let count = handle.and_then(|handle| self.counts.get(handle));
+            if let (Some(handle), Some(count)) = (handle, count)
+                && count.open == 0
+                && count.limit.is_idle(self.latest)
+            {
+                self.places.remove(&count.place);
+                self.counts.remove(handle);
+            }
+        }
+        for _ in 0..2 {
+            let after = (Bound::Excluded(self.swept.1), Bound::Unbounded);
+            let next = self.learnt.range(after).next().map(|(member, _)| *member);
+            let first = || self.learnt.first_key_value().map(|(member, _)| *member);
+            let Some(member) = next.or_else(first) else {
+                return;
+            };
+            self.swept.1 = member;
+            if let Some(learnt) = self.learnt.get_mut(&member) {
+                for ceiling in &mut learnt.ceilings {
+                    ceiling.forget(self.latest);
+                }
+                if learnt.paused <= self.latest && learnt.ceilings.iter().all(Ceiling::is_empty) {
+                    self.learnt.remove(&member);
+                }
+            }
+        }
     }
 
     fn expire_at(&mut self, reservation: Handle, deadline: Tick) {
@@ -451,6 +499,8 @@ fn places(rules: &[Rule], claim: Claim) -> impl Iterator<Item = (&Rule, Place)> 
 #[derive(Clone, Debug)]
 struct Count {
     place: Place,
+    /// Reservations that can still be settled.
+    open: u32,
     limit: Limiter,
     /// For algorithms whose state is a level, which forgets what made it.
     history: Option<History>,
@@ -488,6 +538,7 @@ impl Count {
         };
         Self {
             place,
+            open: 0,
             limit,
             history,
         }
@@ -495,6 +546,7 @@ impl Count {
 
     fn book(&mut self, booked: &mut Booked) {
         let (at, units) = (booked.at, booked.units);
+        self.open = self.open.saturating_add(1);
         self.limit.charge(at, units);
         if let Some(history) = &mut self.history {
             let index = history.entries.len() as u64;
@@ -508,6 +560,7 @@ impl Count {
     }
 
     fn settle(&mut self, now: Tick, booked: Booked, used: u32) {
+        self.open = self.open.saturating_sub(1);
         let Some(history) = &mut self.history else {
             self.limit.settle(now, booked.at, booked.units, used);
             return;
@@ -564,6 +617,8 @@ pub struct QuotaSnapshot {
     open: Vec<(Tick, Vec<BookedAt>)>,
     learnt: Vec<(u32, Learnt)>,
     reports: u64,
+    /// Above that of each reservation so far.
+    generation: NonZeroU32,
 }
 
 #[cfg(feature = "serde")]
@@ -592,17 +647,19 @@ impl Quota {
                 .map(|(member, learnt)| (*member, learnt.clone()))
                 .collect(),
             reports: self.reports,
+            generation: self.reservations.next_generation(),
         }
     }
 
     /// A quota as it was. Nobody can settle the reservations that were open: they count as reserved,
-    /// and as in flight until they expire.
+    /// and as in flight until they expire. What named one before the snapshot names none of this quota.
     ///
     /// # Errors
     /// Where the snapshot's time to live is zero.
     pub fn restore(snapshot: QuotaSnapshot) -> Result<Self, QuotaError> {
         let mut quota = Self::new(snapshot.rules, snapshot.ttl)?;
         quota.latest = snapshot.latest;
+        quota.reservations = Slab::since(snapshot.generation);
         for (place, limit) in snapshot.counts {
             if let Some(handle) = quota.counts.insert(Count::new(place, limit)) {
                 quota.places.insert(place, handle);
@@ -610,8 +667,11 @@ impl Quota {
         }
         for (at, booked) in snapshot.open {
             let booked = booked.into_iter().filter_map(|(place, at, units)| {
+                let count = *quota.places.get(&place)?;
+                let open = &mut quota.counts.get_mut(count)?.open;
+                *open = open.saturating_add(1);
                 Some(Booked {
-                    count: *quota.places.get(&place)?,
+                    count,
                     at,
                     units,
                     entry: None,
@@ -632,5 +692,43 @@ impl Quota {
         quota.learnt = snapshot.learnt.into_iter().collect();
         quota.reports = snapshot.reports;
         Ok(quota)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Anchor, SlidingLog};
+    use core::num::NonZeroU32;
+
+    #[test]
+    fn a_million_members_and_classes_take_no_more_memory_than_those_in_use() {
+        let window = Duration::from_nanos(100);
+        let log = SlidingLog::new(NonZeroU32::MIN, window, Anchor::Completion).unwrap();
+        let rule = Rule::new(Scope::Member, Unit::Requests, log).each_class();
+        let mut quota = Quota::new([rule], window).unwrap();
+        for member in 0..1_000_000 {
+            let now = Tick::from_nanos(member.into());
+            let soon = now.saturating_add(window);
+            quota.throttle(member, soon);
+            quota.observe(now, member, Unit::Tokens, 1, soon);
+            let cost = Cost {
+                requests: 1,
+                tokens: 0,
+            };
+            let claim = Claim {
+                member,
+                group: 0,
+                class: member,
+                cost,
+            };
+            assert_eq!(quota.earliest(now, claim), Wait::Until(soon));
+            let other = Claim {
+                member: u32::MAX,
+                ..claim
+            };
+            quota.try_acquire(now, other).unwrap();
+            assert!(quota.counts.len() <= 402 && quota.learnt.len() <= 202);
+        }
     }
 }

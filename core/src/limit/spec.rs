@@ -111,14 +111,21 @@ impl FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let whole = Piece { at: 0, text };
-        match whole.split_once(',') {
-            None => parse_one(whole),
-            Some((first, second)) => {
-                parse_one(first).and_then(|_| Err(second.flaw(ParseSpecErrorKind::Several)))
-            }
-        }
-        .map_err(|flaw| flaw.within(text))
+        parse_only(whole).map_err(|flaw| flaw.within(text))
     }
+}
+
+/// Reads one limit of requests in a window.
+pub(super) fn parse_rate(text: &str) -> Result<Rate, ParseSpecError> {
+    let whole = Piece { at: 0, text };
+    let rate = parse_only(whole).and_then(|spec| match spec {
+        Spec::Rate {
+            unit: Unit::Requests,
+            rate,
+        } => Ok(rate),
+        Spec::Rate { .. } | Spec::Concurrent(_) => Err(whole.flaw(ParseSpecErrorKind::NotRequests)),
+    });
+    rate.map_err(|flaw| flaw.within(text))
 }
 
 /// One to [`MAX`](Self::MAX) limits that hold together, none of them said twice.
@@ -269,6 +276,9 @@ pub enum ParseSpecErrorKind {
     /// There are more than [`Specs::MAX`].
     #[error("there may be at most {} limits", Specs::MAX)]
     TooMany,
+    /// Something else is limited where a [`Rate`] is read.
+    #[error("it must be a number of requests in a window")]
+    NotRequests,
     /// There are several where one [`Spec`] is read.
     #[error("there may be only one limit here")]
     Several,
@@ -323,6 +333,13 @@ fn parse_all(mut rest: Piece<'_>) -> Result<Vec<Spec>, Flaw<'_>> {
             None => return Ok(specs),
         }
     }
+}
+
+fn parse_only(whole: Piece<'_>) -> Result<Spec, Flaw<'_>> {
+    let Some((first, second)) = whole.split_once(',') else {
+        return parse_one(whole);
+    };
+    parse_one(first).and_then(|_| Err(second.flaw(ParseSpecErrorKind::Several)))
 }
 
 fn parse_one(part: Piece<'_>) -> Result<Spec, Flaw<'_>> {

@@ -75,8 +75,10 @@ impl TokenBucket {
         })
     }
 
-    /// Changes rate and burst from `now` on; what is missing from the bucket stays missing. No span ever
-    /// holds more than the worst case of the larger rate with the larger burst.
+    /// Changes rate and burst from `now` on; what is free doesn't grow by it. While no more than two
+    /// configurations take turns, no span ever holds more than one of the two would admit in it, burst and
+    /// flow; otherwise no more than the largest burst with the largest rate. For that, a larger rate with a
+    /// smaller burst begins by owing the difference of the bursts.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -92,12 +94,11 @@ impl TokenBucket {
             return Ok(());
         }
         let now = now.max(self.latest);
-        let missing = u128::from(self.used_at(now)).div_ceil(self.pace.per_unit.get().into());
-        let missing = carry_over(missing, self.burst, burst);
-        let parts = missing.saturating_mul(changed.pace.per_unit.get().into());
-        changed.used = u64::try_from(parts).unwrap_or(u64::MAX);
+        let (before, after) = ((self.pace, self.burst), (changed.pace, burst));
+        let missing = carry_over(self.used_at(now).into(), before, after);
+        changed.used = u64::try_from(missing).unwrap_or(u64::MAX);
         changed.latest = now;
-        changed.floor = self.floor;
+        changed.floor = self.floor.above(now);
         *self = changed;
         Ok(())
     }
