@@ -51,6 +51,7 @@ impl<V> Slab<V> {
     }
 
     /// A generation above that of each handle so far. O(slots).
+    #[cfg(feature = "serde")]
     pub(crate) fn next_generation(&self) -> NonZeroU32 {
         let newest = self.slots.iter().map(|slot| slot.generation).max();
         newest.map_or(self.first, |newest| newest.saturating_add(1))

@@ -129,6 +129,7 @@ pub enum QuotaError {
 #[derive(Clone, Debug)]
 struct Reservation {
     member: u32,
+    #[cfg(feature = "serde")]
     at: Tick,
     cost: Cost,
     /// How many reports there had been.
@@ -286,6 +287,7 @@ impl Quota {
         }
         let reservation = Reservation {
             member: claim.member,
+            #[cfg(feature = "serde")]
             at: now,
             cost: claim.cost,
             reports: self.reports,
