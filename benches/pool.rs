@@ -1,4 +1,7 @@
-//! What a lease costs at any number of members: acquire and release, with a limit on every member.
+//! What a lease costs at any number of members: acquire and release under every policy, with a limit on
+//! every member.
+
+mod picks;
 
 use core::hint::black_box;
 use core::num::NonZeroU32;
@@ -24,7 +27,7 @@ fn pool(policy: Policy, members: u32) -> Pool<u32> {
 }
 
 fn acquire_and_release(c: &mut Criterion) {
-    for (name, policy) in [("fifo", Policy::Fifo), ("least_used", Policy::LeastUsed)] {
+    for (name, policy) in picks::POLICIES {
         let mut group = c.benchmark_group(format!("acquire_release/{name}"));
         for members in [10, 1_000, 100_000] {
             let mut pool = pool(policy, members);
@@ -34,7 +37,7 @@ fn acquire_and_release(c: &mut Criterion) {
                     // Slow enough that ten members never reach their limits.
                     now += 1_000_000;
                     let tick = Tick::from_nanos(now);
-                    let acquired = pool.acquire(tick, Request::new());
+                    let acquired = pool.acquire(tick, Request::new().key(now));
                     let Ok(Acquired::Granted(grant)) = black_box(acquired) else {
                         panic!("a member is free");
                     };

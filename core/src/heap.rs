@@ -30,6 +30,13 @@ impl<K: Ord + Copy> IndexedHeap<K> {
         }
     }
 
+    /// Where `id` belongs, if it is in.
+    #[cfg(feature = "serde")]
+    pub(crate) fn key(&self, id: u32) -> Option<K> {
+        let at = self.position(id)?;
+        self.entries.get(at).map(|(key, _)| *key)
+    }
+
     pub(crate) fn peek(&self) -> Option<(K, u32)> {
         self.entries.first().copied()
     }

@@ -38,6 +38,7 @@ extern crate alloc;
 pub mod affinity;
 pub mod backoff;
 pub mod balance;
+mod bits;
 pub mod breaker;
 pub mod health;
 mod heap;

@@ -8,6 +8,8 @@ mod lane;
 mod member;
 mod request;
 mod service;
+#[cfg(feature = "serde")]
+mod snapshot;
 
 pub use config::{Config, ConfigError};
 pub use member::Member;
@@ -15,6 +17,9 @@ pub use request::{
     AcquireError, Acquired, AddError, Condition, Estimate, Event, Grant, Labels, Outcome, Probed,
     Reason, Release, Request, StaleLease, StaleMember, StaleProbe, StaleWaiter,
 };
+
+#[cfg(feature = "serde")]
+pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
 use crate::balance::{Latency, Policy, mix};
@@ -61,7 +66,9 @@ pub struct ProbeId {
 const MAX_PHANTOMS: u32 = 65_536;
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Lease {
+    #[cfg_attr(feature = "serde", serde(skip, default = "Handle::nowhere"))]
     member: Handle,
     granted: Tick,
     class: u32,
@@ -73,6 +80,7 @@ struct Lease {
 
 /// Where a lease's cost is booked.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Bookings {
     member: Booking,
     group: Option<Booking>,
@@ -149,6 +157,8 @@ pub struct Pool<T> {
     healthy: u32,
     panic: bool,
     service: ServiceTimes,
+    /// How many members ever were.
+    added: u64,
     /// Counts grants, releases and arrivals; gives each its place in their order.
     sequence: u64,
     /// The pass of the member chosen last; where a new member begins.
@@ -192,6 +202,7 @@ impl<T> Pool<T> {
             healthy: 0,
             panic: false,
             service: ServiceTimes::default(),
+            added: 0,
             sequence: 0,
             level: 0,
             events: VecDeque::new(),
@@ -229,7 +240,8 @@ impl<T> Pool<T> {
         let half_life = self.config.policy.half_life();
         let mut slow_start = SlowStart::default();
         slow_start.begin(self.now);
-        let seed = self.config.seed.wrapping_add(stamp);
+        let seed = self.config.seed.wrapping_add(self.added);
+        self.added = self.added.wrapping_add(1);
         let health = self.config.health.as_ref();
         let health = health.map(|config| Health::new(config, self.now, seed));
         let entry = Entry {
@@ -1149,24 +1161,24 @@ impl<T> Pool<T> {
                 }
                 return Err(opening);
             }
-            // The first that is to open may have been looked at for a lower cost, or before others took
-            // what it shares with them.
-            let Some((opens, slot)) = self.next_opening(lane) else {
-                break;
-            };
-            if self.opening_of(lane, slot) == Opening::At(opens) {
-                break;
+            // These may have been looked at for a lower cost, or before others took what they share.
+            let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
+            let occupied = known.and_then(Lane::occupied);
+            let next = known.and_then(Lane::next_opening);
+            if let Some(slot) = occupied
+                && self.opening_of(lane, slot) != Opening::AnyTime
+            {
+                self.place_in(lane, slot);
+            } else if let Some((opens, slot)) = next
+                && self.opening_of(lane, slot) != Opening::At(opens)
+            {
+                self.place_in(lane, slot);
+            } else if occupied.is_some() {
+                return Err(Opening::AnyTime);
+            } else {
+                return Err(next.map_or(Opening::Unknown, |(tick, _)| Opening::At(tick)));
             }
-            self.place_in(lane, slot);
         }
-        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        Err(match known {
-            Some(lane) if lane.is_occupied() => Opening::AnyTime,
-            Some(lane) => lane
-                .next_opening()
-                .map_or(Opening::Unknown, |(tick, _)| Opening::At(tick)),
-            None => Opening::Unknown,
-        })
     }
 
     /// The member of the request's session if it is ready, or else the one whose turn it is.

@@ -14,6 +14,15 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// A handle of nothing, because no slab has so many slots.
+    #[cfg(feature = "serde")]
+    pub(crate) const fn nowhere() -> Self {
+        Self {
+            slot: u32::MAX,
+            generation: NonZeroU32::MIN,
+        }
+    }
+
     pub(crate) fn slot(self) -> u32 {
         self.slot
     }

@@ -8,7 +8,7 @@ use core::time::Duration;
 
 /// Leases by how they ended. `granted` is the sum of all the others and of the leases still held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Counts {
     /// Leases granted.
     pub granted: u64,
@@ -51,7 +51,7 @@ pub struct MemberStats {
 
 /// Requests by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Waiting {
     /// In line now.
     pub waiting: u32,

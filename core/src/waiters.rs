@@ -88,6 +88,18 @@ impl Waiters {
         }
     }
 
+    /// Gives out names of this generation or later.
+    #[cfg(feature = "serde")]
+    pub(crate) fn begin_at(&mut self, generation: core::num::NonZeroU32) {
+        self.waiters = Slab::since(generation);
+    }
+
+    /// A generation later than that of any name so far.
+    #[cfg(feature = "serde")]
+    pub(crate) fn next_generation(&self) -> core::num::NonZeroU32 {
+        self.waiters.next_generation()
+    }
+
     pub(crate) fn len(&self) -> u32 {
         self.waiters.len()
     }

@@ -170,6 +170,8 @@ pub enum Op {
     FollowTimeout,
     /// Closes the pool, if the number is 0.
     Close(u8),
+    /// Saves, and restores at most 15 ticks later.
+    Restart(u8),
 }
 
 /// How a lease is given back.
@@ -528,6 +530,8 @@ struct OracleLease {
     permit: Option<Permit>,
     expires: Option<(u64, u64)>,
     live: bool,
+    /// Whether somebody holds it, which nobody does after a restart.
+    held: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -670,6 +674,7 @@ impl Oracle {
         let mut slow_start = SlowStart::default();
         slow_start.begin(self.tick());
         let health = self.watch.health();
+        let seed = self.members.len() as u64;
         let half_life = self.choice.policy().half_life();
         self.members.push(OracleMember {
             id,
@@ -683,7 +688,7 @@ impl Oracle {
             rests_until: 0,
             calls: 0,
             breaker: Breaker::new(),
-            health: health.map(|config| Health::new(&config, self.tick(), stamp)),
+            health: health.map(|config| Health::new(&config, self.tick(), seed)),
             probe: None,
             conduct: Conduct::default(),
             slow_start,
@@ -1074,6 +1079,7 @@ impl Oracle {
             permit,
             expires: None,
             live: true,
+            held: true,
         });
         self.stick(kind, ask, name);
         let lease = self.leases.len() - 1;
@@ -1105,7 +1111,7 @@ impl Oracle {
         latency: Option<u64>,
     ) -> bool {
         self.advance(now);
-        let live = self.leases[lease].live;
+        let live = self.leases[lease].live && self.leases[lease].held;
         if live {
             self.tally.released += 1;
             self.end(lease, Some(end), tokens, latency);
@@ -1116,7 +1122,7 @@ impl Oracle {
 
     fn renew(&mut self, now: u64, lease: usize) -> bool {
         self.advance(now);
-        let live = self.leases[lease].live;
+        let live = self.leases[lease].live && self.leases[lease].held;
         if live {
             self.set_expiry(lease);
         }
@@ -1206,6 +1212,37 @@ impl Oracle {
             }
         }
         self.rounds.clear();
+    }
+
+    /// Forgets what no snapshot holds. `leases` are those that are live, in the order in which they end.
+    fn restart(&mut self, now: u64, leases: &[usize]) {
+        self.now = self.now.max(now);
+        self.as_of = self.now;
+        self.closed = false;
+        for waiter in &mut self.waiters {
+            self.tally.cancelled += u64::from(core::mem::take(&mut waiter.waiting));
+        }
+        self.rounds.clear();
+        self.reached.clear();
+        self.kinds.clear();
+        self.phantoms.clear();
+        self.outlier = self
+            .watch
+            .outlier()
+            .map(|one| Outlier::new(&one, self.tick()));
+        let half_life = self.choice.policy().half_life();
+        for member in &mut self.members {
+            member.probe = None;
+            member.latency = half_life.map(Latency::new);
+        }
+        for lease in leases {
+            let stamp = self.stamp();
+            let now = self.now;
+            let ends = &mut self.leases[*lease];
+            ends.held = false;
+            ends.expires = Some((ends.expires.map_or(now, |(tick, _)| tick), stamp));
+        }
+        self.look_around();
     }
 
     fn handle_probe(&mut self, now: u64, member: usize, probe: ProbeId, found: Found) -> bool {
@@ -1606,6 +1643,9 @@ struct Pair {
     /// Each with its member and what the oracle calls it.
     probes: Vec<(pool::ProbeId, usize, Option<ProbeId>)>,
     asked: Option<(Ask, Option<usize>)>,
+    config: Config,
+    /// Leases of before a restart, in the order in which they end.
+    orphans: VecDeque<usize>,
     /// What the machine has told and nobody compared.
     told: Vec<pool::Event<usize>>,
 }
@@ -1645,6 +1685,7 @@ pub fn run(case: &Case) {
     if case.policy == Choice::LeastTime {
         config = config.weigh_by_time();
     }
+    let restarted = config.clone();
     let mut machine = Pool::new(config);
     let groups = case
         .groups
@@ -1694,6 +1735,8 @@ pub fn run(case: &Case) {
         waiters: Vec::new(),
         probes: Vec::new(),
         asked: None,
+        config: restarted,
+        orphans: VecDeque::new(),
         told: Vec::new(),
     };
     for setup in case.members.iter().take(4) {
@@ -1794,6 +1837,11 @@ impl Pair {
                 self.machine.close(tick);
                 self.take_hints();
                 self.oracle.close(now);
+            }
+            Op::Restart(pause) => {
+                let now = self.oracle.now.max(now) + u64::from(pause % 16);
+                self.restart(now);
+                return now;
             }
         }
         now
@@ -1916,6 +1964,34 @@ impl Pair {
         assert_eq!(payload, leaves.then_some(member));
     }
 
+    fn restart(&mut self, now: u64) {
+        let saved = serde_json::to_vec(&self.machine.snapshot()).expect("a pool can be saved");
+        let saved = serde_json::from_slice(&saved).expect("it was saved just now");
+        let tick = Tick::from_nanos(now);
+        let restored = Pool::restore(self.config.clone(), saved, tick, tick);
+        self.machine = restored.expect("it was saved just now");
+        let leases = &self.oracle.leases;
+        let mut orphans: Vec<_> = (0..leases.len()).filter(|one| leases[*one].live).collect();
+        orphans.sort_by_key(|one| {
+            let id = self.leases.get(*one);
+            (leases[*one].expires, id)
+        });
+        self.oracle.restart(now, &orphans);
+        orphans.sort_by_key(|one| self.oracle.leases[*one].expires);
+        self.orphans = orphans.into();
+        let members = &self.oracle.members;
+        let there = (0..members.len()).filter(|one| members[*one].state != State::Gone);
+        let mut there: Vec<_> = there.collect();
+        there.sort_by_key(|one| self.members[*one]);
+        let ids: Vec<_> = self.machine.members().map(|(id, _)| id).collect();
+        assert_eq!(ids.len(), there.len());
+        for (name, id) in there.into_iter().zip(ids) {
+            assert!(!self.members.contains(&id), "an old name means something");
+            self.members[name] = id;
+            self.oracle.members[name].id = id;
+        }
+    }
+
     fn answer(&mut self, now: u64, at: usize, found: Found) {
         let (probe, member, known) = self.probes[at];
         let answer = match found {
@@ -2006,6 +2082,7 @@ impl Pair {
                 pool::Event::PinRemoved { waiter } => OracleEvent::PinRemoved(self.waiter(waiter)),
                 pool::Event::Expired { lease, member } => {
                     let name = self.leases.iter().position(|one| *one == lease);
+                    let name = name.or_else(|| self.orphans.pop_front());
                     let name = name.expect("every lease has a name");
                     assert_eq!(self.member(member), self.oracle.leases[name].member);
                     OracleEvent::Expired(name)

@@ -2,7 +2,6 @@
 //!
 //! Invariant: what is chosen is in, ready, and of a weight above zero.
 
-mod bits;
 mod fair;
 mod hashed;
 mod latency;

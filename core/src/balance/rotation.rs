@@ -3,7 +3,7 @@
 //! Invariant: a ready member is in `owed` if the round before this one still owes it a turn, in `due` if
 //! only this one does, and in `done` otherwise; a member's `served` is at most the round.
 
-use super::bits::BitSet;
+use crate::bits::BitSet;
 use alloc::vec::Vec;
 use core::mem;
 

@@ -7,6 +7,7 @@
 
 use super::{Labels, Request};
 use crate::balance::{Balancer, Policy, Standing};
+use crate::bits::BitSet;
 use crate::heap::IndexedHeap;
 use crate::limit::{Cost, Wait};
 use crate::slab::Handle;
@@ -67,7 +68,7 @@ enum Members {
         /// By slot.
         places: Vec<Place>,
         resting: IndexedHeap<Tick>,
-        occupied: u32,
+        occupied: BitSet,
     },
 }
 
@@ -97,7 +98,7 @@ impl Lane {
                 tiers: Vec::new(),
                 places: Vec::new(),
                 resting: IndexedHeap::new(),
-                occupied: 0,
+                occupied: BitSet::new(),
             },
         };
         Self {
@@ -211,11 +212,10 @@ impl Lane {
                 }
             }
         }
-        if old == Place::Occupied {
-            *occupied = occupied.saturating_sub(1);
-        }
-        if new == Place::Occupied {
-            *occupied = occupied.saturating_add(1);
+        match (old == Place::Occupied, new == Place::Occupied) {
+            (true, false) => occupied.remove(slot),
+            (false, true) => occupied.insert(slot),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -261,11 +261,11 @@ impl Lane {
         }
     }
 
-    /// Whether a release could open a member at any time.
-    pub(super) fn is_occupied(&self) -> bool {
+    /// A member that a release could open at any time.
+    pub(super) fn occupied(&self) -> Option<u32> {
         match &self.members {
-            Members::One { opening, .. } => *opening == Opening::AnyTime,
-            Members::Many { occupied, .. } => *occupied > 0,
+            Members::One { slot, opening } => (*opening == Opening::AnyTime).then_some(*slot),
+            Members::Many { occupied, .. } => occupied.first(),
         }
     }
 

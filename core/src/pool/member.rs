@@ -134,6 +134,7 @@ pub(super) enum State {
 }
 
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Entry<T> {
     pub(super) payload: T,
     pub(super) identity: u64,
@@ -144,8 +145,10 @@ pub(super) struct Entry<T> {
     pub(super) group: Option<u32>,
     pub(super) limits: LimitSet,
     pub(super) state: State,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) in_flight: u32,
     /// Failures that were quicker than a success, each counted as a lease until it no longer is.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) phantoms: u32,
     pub(super) pass: u64,
     pub(super) stamp: u64,
@@ -153,6 +156,7 @@ pub(super) struct Entry<T> {
     pub(super) breaker: Breaker,
     pub(super) health: Option<Health>,
     /// The probe under way.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) probe: Option<health::ProbeId>,
     pub(super) conduct: Conduct,
     pub(super) slow_start: SlowStart,
@@ -161,14 +165,17 @@ pub(super) struct Entry<T> {
     /// Leases granted since then, and since the probe under way began.
     pub(super) unseen: u32,
     pub(super) unseen_by_probe: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) latency: Option<Latency>,
     pub(super) service: ServiceTimes,
     pub(super) counts: Counts,
     pub(super) held: Duration,
     pub(super) histogram: Histogram,
     /// The lanes of requests that are pinned to it.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) pins: Vec<u32>,
     /// Whether it counts as one that could serve but for its health, and as healthy.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) counted: Option<bool>,
 }
 

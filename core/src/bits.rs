@@ -13,19 +13,19 @@ use alloc::vec::Vec;
 /// A tree of bits, 64 to a node. Every operation touches one word a level: four at most below 16
 /// million, six at all. Memory: 1.02 bits for each number up to the greatest ever in it.
 #[derive(Clone, Debug)]
-pub(super) struct BitSet {
+pub(crate) struct BitSet {
     /// The lowest level first.
     levels: Vec<Vec<u64>>,
 }
 
 impl BitSet {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             levels: vec![vec![0]],
         }
     }
 
-    pub(super) fn insert(&mut self, id: u32) {
+    pub(crate) fn insert(&mut self, id: u32) {
         self.make_room(id);
         let mut at = id as usize;
         for level in &mut self.levels {
@@ -39,7 +39,7 @@ impl BitSet {
         }
     }
 
-    pub(super) fn remove(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: u32) {
         let mut at = id as usize;
         for level in &mut self.levels {
             let Some(word) = level.get_mut(at / 64) else {
@@ -54,7 +54,7 @@ impl BitSet {
     }
 
     /// The least number in it.
-    pub(super) fn first(&self) -> Option<u32> {
+    pub(crate) fn first(&self) -> Option<u32> {
         let mut at = 0;
         for level in self.levels.iter().rev() {
             let word = *level.get(at)?;
@@ -66,7 +66,7 @@ impl BitSet {
         u32::try_from(at).ok()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.levels.last().is_none_or(|top| top[0] == 0)
     }
 
