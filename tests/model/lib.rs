@@ -14,6 +14,7 @@ pub mod limit_set;
 pub mod limits;
 pub mod outlier;
 pub mod pool;
+pub mod pool_snapshot;
 pub mod quota;
 pub mod reports;
 pub mod snapshot;

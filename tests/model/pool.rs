@@ -1650,17 +1650,12 @@ struct Pair {
     told: Vec<pool::Event<usize>>,
 }
 
-/// Holds a pool to its oracle: the same answers, events, deadlines, reasons and figures after each
-/// operation; and every limit to its promise.
-///
-/// # Panics
-/// Where they differ.
-pub fn run(case: &Case) {
+/// How the pool of a case behaves.
+pub(crate) fn config(case: &Case) -> Config {
     let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
-    let max_waiters = u32::from(case.max_waiters % 16);
     let max_lanes = NonZeroU32::MIN.saturating_add(u32::from(case.max_lanes % 6));
     let mut config = Config::new(case.policy.policy())
-        .max_waiters(max_waiters)
+        .max_waiters(u32::from(case.max_waiters % 16))
         .max_lanes(max_lanes)
         .limits(machine_of(case.shared, None))
         .panic_threshold(case.watch.panic());
@@ -1685,8 +1680,31 @@ pub fn run(case: &Case) {
     if case.policy == Choice::LeastTime {
         config = config.weigh_by_time();
     }
-    let restarted = config.clone();
-    let mut machine = Pool::new(config);
+    config
+}
+
+/// The pool of a case with its first members.
+pub(crate) fn pool(case: &Case) -> Pool<usize> {
+    let mut pool = Pool::new(config(case));
+    let groups = case
+        .groups
+        .map(|setup| pool.add_group(machine_of(setup, None)));
+    for (name, setup) in case.members.iter().take(4).enumerate() {
+        pool.add(Tick::ZERO, setup.member(name, &groups))
+            .expect("a small pool takes members");
+    }
+    pool
+}
+
+/// Holds a pool to its oracle: the same answers, events, deadlines, reasons and figures after each
+/// operation; and every limit to its promise.
+///
+/// # Panics
+/// Where they differ.
+pub fn run(case: &Case) {
+    let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
+    let max_lanes = u32::from(case.max_lanes % 6) + 1;
+    let mut machine = Pool::new(config(case));
     let groups = case
         .groups
         .map(|setup| machine.add_group(machine_of(setup, None)));
@@ -1701,8 +1719,8 @@ pub fn run(case: &Case) {
             choice: case.policy,
             watch: case.watch,
             ttl,
-            max_waiters: max_waiters as usize,
-            max_lanes: max_lanes.get() as usize,
+            max_waiters: usize::from(case.max_waiters % 16),
+            max_lanes: max_lanes as usize,
             now: 0,
             as_of: 0,
             closed: false,
@@ -1735,7 +1753,7 @@ pub fn run(case: &Case) {
         waiters: Vec::new(),
         probes: Vec::new(),
         asked: None,
-        config: restarted,
+        config: config(case),
         orphans: VecDeque::new(),
         told: Vec::new(),
     };

@@ -69,7 +69,8 @@ pub fn run(case: &Case) {
     }
 }
 
-fn edit(mut snapshot: Vec<u8>, edits: &[(u16, Character)]) -> Vec<u8> {
+/// Replaces characters of a text.
+pub(crate) fn edit(mut snapshot: Vec<u8>, edits: &[(u16, Character)]) -> Vec<u8> {
     for (place, character) in edits {
         // Digits take the places of digits, so that most of what comes of it can be read.
         let digits = matches!(character, Character::Digit(_));

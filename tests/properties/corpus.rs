@@ -1,7 +1,7 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
 use leasehold_tests::{
-    balance, decode, failure, grammar, limit_set, limits, pool, quota, snapshot,
+    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, quota, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -48,6 +48,13 @@ fn limit_set_corpus() {
 #[test]
 fn pool_corpus() {
     replay("pool", |bytes| decode(bytes).map(|case| pool::run(&case)));
+}
+
+#[test]
+fn pool_snapshot_corpus() {
+    replay("pool_snapshot", |bytes| {
+        decode(bytes).map(|case| pool_snapshot::run(&case))
+    });
 }
 
 #[test]

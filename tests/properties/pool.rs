@@ -1,13 +1,18 @@
 //! What the pool promises.
 
-use leasehold_tests::pool::{Case, run};
+use leasehold_tests::{pool, pool_snapshot};
 use proptest::prelude::*;
 
 proptest! {
     #![proptest_config(crate::cases())]
 
     #[test]
-    fn the_pool_agrees_with_its_oracle_and_keeps_its_promises(case: Case) {
-        run(&case);
+    fn the_pool_agrees_with_its_oracle_and_keeps_its_promises(case: pool::Case) {
+        pool::run(&case);
+    }
+
+    #[test]
+    fn what_is_restored_goes_on_as_it_was(case: pool_snapshot::Case) {
+        pool_snapshot::run(&case);
     }
 }
