@@ -30,9 +30,9 @@ pub enum Use {
     /// Asks for a lease, with a key.
     #[proptest(weight = 4)]
     Acquire(u8),
-    /// Gives the oldest lease back as served, or as failed.
+    /// Gives the oldest lease back.
     #[proptest(weight = 3)]
-    Release(bool),
+    Release(pool::End),
     /// Lets time pass.
     Advance(u8),
     /// Goes to the pool's own deadline.
@@ -137,10 +137,17 @@ impl User {
                     self.grant(grant);
                 }
             }
-            Use::Release(served) => {
+            Use::Release(end) => {
                 if !self.leases.is_empty() {
                     let lease = self.leases.remove(0);
-                    let outcome = if served { Outcome::Ok } else { Outcome::Failed };
+                    let outcome = match end {
+                        pool::End::Ok => Outcome::Ok,
+                        pool::End::Failed => Outcome::Failed,
+                        pool::End::Throttled(pause) => Outcome::Throttled {
+                            until: Tick::from_nanos(self.now + u64::from(pause)),
+                        },
+                        pool::End::NotSent => Outcome::NotSent,
+                    };
                     // It may have expired.
                     let _ = self.pool.release(now, lease, outcome);
                 }
