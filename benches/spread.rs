@@ -152,8 +152,8 @@ fn draw(panels: &[(&str, Vec<[f64; MEMBERS]>, Duration)]) -> String {
         put(format_args!("</g>\n"));
     }
     svg.push_str(concat!(
-        r#"<text x="40" y="455">Leases held on each of eight members; one of them (coloured) takes ten "#,
-        "times as long from 10 s to 20 s (shaded). The same calls in each panel.</text>\n</svg>\n",
+        r#"<text x="40" y="455">Leases held on each of eight members. One of them (coloured) takes ten times "#,
+        "as long while shaded.</text>\n</svg>\n",
     ));
     svg
 }

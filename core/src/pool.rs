@@ -880,6 +880,9 @@ impl<T> Pool<T> {
 
     /// Grants to those who wait while a member is ready.
     fn serve(&mut self) {
+        if self.awaited.is_empty() && self.flagged.is_empty() {
+            return;
+        }
         self.recheck();
         while let Some((at, lane)) = self.next_flagged() {
             let Some((_, handle)) = self.waiters.next(lane) else {
@@ -1043,6 +1046,10 @@ impl<T> Pool<T> {
     /// The lane of a request, made if there is none yet. O(members) then.
     fn lane_of(&mut self, request: &Request) -> Result<u32, AcquireError> {
         let kind = Kind::of(request);
+        let first = self.lanes.first().and_then(Option::as_ref);
+        if first.is_some_and(|first| first.kind == kind) {
+            return Ok(0);
+        }
         if let Some(lane) = self.kinds.get(&kind) {
             return Ok(*lane);
         }
@@ -1144,7 +1151,7 @@ impl<T> Pool<T> {
                 self.place_in(lane, slot);
             }
             while let Some(slot) = self.pick(lane, request) {
-                if self.opening_of(lane, slot) != Opening::Now {
+                if !self.is_certain(lane) && self.opening_of(lane, slot) != Opening::Now {
                     self.place_in(lane, slot);
                     continue;
                 }
@@ -1234,6 +1241,13 @@ impl<T> Pool<T> {
         if let Some(affinity) = &mut self.affinity {
             affinity.assign(self.now, session, chosen);
         }
+    }
+
+    /// Whether every member that is ready in a lane could serve: none was looked at for a lower cost, or
+    /// before others took what it shares with them.
+    fn is_certain(&self, lane: u32) -> bool {
+        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
+        self.groups.is_empty() && known.is_some_and(|lane| lane.is_uniform)
     }
 
     /// When a member could serve what is wanted in a lane.

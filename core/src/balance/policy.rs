@@ -15,6 +15,7 @@ use core::time::Duration;
 /// A weight of 0 takes a member out of every policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Policy {
     /// Longest idle first: a queue from which members are taken and into which they are put back.
     /// A member that still holds leases comes after those that hold none; among them, the one whose

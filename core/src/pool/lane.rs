@@ -77,6 +77,8 @@ pub(super) struct Lane {
     pub(super) kind: Kind,
     members: Members,
     pub(super) wanted: Cost,
+    /// Whether no other cost was ever wanted.
+    pub(super) is_uniform: bool,
     deferred: Vec<u32>,
     /// Why the pool's own limits held back a request that a member could have served.
     pub(super) gate: Option<Wait>,
@@ -105,6 +107,7 @@ impl Lane {
             kind,
             members,
             wanted: Cost::REQUEST,
+            is_uniform: true,
             deferred: Vec::new(),
             gate: None,
             flagged: false,
@@ -279,6 +282,7 @@ impl Lane {
     /// Changes the wanted cost, and answers whom to look at again.
     pub(super) fn aim(&mut self, cost: Cost) -> Vec<u32> {
         let old = mem::replace(&mut self.wanted, cost);
+        self.is_uniform = false;
         if cost.covers(old) {
             Vec::new()
         } else {
