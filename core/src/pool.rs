@@ -1468,6 +1468,7 @@ impl<T> Pool<T> {
             };
             *counter = counter.saturating_add(1);
         }
+        let usual = self.service.mean(ended.class).map(Duration::from_nanos);
         let mut actual = cost.unwrap_or(ended.cost);
         let mut quick = false;
         let mut first_served = false;
@@ -1483,14 +1484,8 @@ impl<T> Pool<T> {
                 Verdict::Ok
             }
             Some(Outcome::Failed) | None => {
-                let usual = self.service.mean(ended.class).map(Duration::from_nanos);
-                if let Some(known) = &mut entry.latency {
-                    // A failure is no quicker than a success.
-                    let least = known.estimate(now).max(usual).unwrap_or_default();
-                    known.observe(now, latency.max(least));
-                }
-                quick = true;
                 entry.conduct.record(false);
+                quick = true;
                 Verdict::Failed
             }
             Some(Outcome::Throttled { until }) => {
@@ -1507,6 +1502,12 @@ impl<T> Pool<T> {
                 Verdict::Unused
             }
         };
+        if quick && let Some(known) = &mut entry.latency {
+            // A failure is no quicker than a success, as far as that is known.
+            if let Some(least) = known.estimate(now).max(usual) {
+                known.observe(now, latency.max(least));
+            }
+        }
         let Bookings {
             member: own,
             group: in_group,

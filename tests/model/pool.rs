@@ -1611,10 +1611,6 @@ impl Oracle {
                 Verdict::Ok
             }
             Some(End::Failed) | None => {
-                if let Some(latency) = &mut member.latency {
-                    let known = latency.estimate(tick).max(usual.map(nanos));
-                    latency.observe(tick, nanos(took).max(known.unwrap_or_default()));
-                }
                 quick = true;
                 member.conduct.record(false);
                 Verdict::Failed
@@ -1636,6 +1632,12 @@ impl Oracle {
                 Verdict::Unused
             }
         };
+        if quick
+            && let Some(latency) = &mut member.latency
+            && let Some(least) = latency.estimate(tick).max(usual.map(nanos))
+        {
+            latency.observe(tick, nanos(took).max(least));
+        }
         member.owner.settle(now, ended.class, ended.own, actual);
         if let Some(group) = member.setup.group() {
             self.groups[group].settle(now, ended.class, ended.grouped, actual);
