@@ -11,7 +11,9 @@ use arbitrary::Arbitrary;
 use core::num::{NonZeroU16, NonZeroU32};
 use core::time::Duration;
 use leasehold_core::affinity::Affinity;
-use leasehold_core::balance::{Balancer, Latency, LoadFactor, Policy, Standing, TableSize, pass};
+use leasehold_core::balance::{
+    Availability, Balancer, Latency, LoadFactor, Policy, Standing, TableSize, pass,
+};
 use leasehold_core::breaker::{Breaker, BreakerConfig, BreakerState, Permit, Verdict};
 use leasehold_core::health::{
     Change, Health, HealthConfig, PanicThreshold, ProbeAnswer, ProbeId, SlowStart, SlowStartConfig,
@@ -1061,7 +1063,25 @@ impl Oracle {
                 let identity = leasehold_core::balance::stable_hash(name.to_string().as_bytes());
                 let standing = self.standing(name, kind.class);
                 balancer.insert(name as u32, identity, self.weight(name));
-                balancer.place(name as u32, &standing, ready.contains(&name));
+                let availability = match self.reason(name, kind, ask.cost()) {
+                    Reason::Ready => Availability::Ready,
+                    Reason::Ejected { .. }
+                    | Reason::BreakerOpen { .. }
+                    | Reason::Probing
+                    | Reason::Full
+                    | Reason::Throttled { .. }
+                    | Reason::AtLimit { .. }
+                    | Reason::InFlight => Availability::Busy,
+                    Reason::LowerTier
+                    | Reason::WrongLabels
+                    | Reason::NotPinned
+                    | Reason::Removed
+                    | Reason::Disabled
+                    | Reason::Draining
+                    | Reason::Unhealthy
+                    | Reason::NeverFits => Availability::Out,
+                };
+                balancer.place(name as u32, &standing, availability);
             }
         }
         balancer.choose(ask.key()).expect("a member is ready") as usize

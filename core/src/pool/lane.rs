@@ -6,7 +6,7 @@
 //! not ready for the wanted cost but might be for a lower one are in `deferred`.
 
 use super::{Labels, Request};
-use crate::balance::{Balancer, Policy, Standing};
+use crate::balance::{Availability, Balancer, Policy, Standing};
 use crate::bits::BitSet;
 use crate::heap::IndexedHeap;
 use crate::limit::{Cost, Wait};
@@ -218,7 +218,12 @@ impl Lane {
         };
         let old = mem::replace(place, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
-            balancer.place(slot, standing, new == Place::Ready);
+            let availability = match opening {
+                Opening::Now => Availability::Ready,
+                Opening::At(_) | Opening::AnyTime => Availability::Busy,
+                Opening::Unknown => Availability::Out,
+            };
+            balancer.place(slot, standing, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
