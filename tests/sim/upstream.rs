@@ -72,7 +72,11 @@ impl Upstream {
         let end = *free;
         self.ends.push(end);
         let broken = rng.u32(..1_000) < 3;
-        let answer = if broken { Answer::Broken } else { Answer::Served };
+        let answer = if broken {
+            Answer::Broken
+        } else {
+            Answer::Served
+        };
         (end, answer)
     }
 
