@@ -29,9 +29,9 @@ const MEMBERS: usize = 40;
 const NEAREST: usize = 28;
 const GROUPS: usize = 4;
 const WINDOW: Nanos = 10 * SEC;
-const OF_GROUP: u32 = 100;
-const OF_POOL: u32 = 1_000;
-const TOKENS: u32 = 15_000;
+const OF_GROUP: u32 = 80;
+const OF_POOL: u32 = 800;
+const TOKENS: u32 = 12_000;
 const TTL: Nanos = 10 * SEC;
 /// After so long a client gives a call up.
 const CALL_TIMEOUT: Nanos = 20 * SEC;
@@ -327,7 +327,7 @@ fn config(plan: Plan) -> Config {
 }
 
 fn of_member(at: usize) -> u32 {
-    30 + 5 * (at as u32 % 4)
+    24 + 4 * (at as u32 % 4)
 }
 
 fn weight(at: usize) -> u16 {
@@ -542,7 +542,7 @@ impl World {
 
     fn begin_task(&mut self) {
         let busy = self.now / (60 * SEC) % 5 == 4;
-        let mean = SEC / if busy { 110 } else { 60 };
+        let mean = SEC / if busy { 85 } else { 45 };
         if self.now < self.plan.span {
             let gap = self.rng.u64(1..=2 * mean);
             self.after(gap, Happening::Task);
