@@ -1152,6 +1152,10 @@ impl World {
     fn check(&mut self) {
         self.after(SEC, Happening::Check);
         let now = self.now;
+        assert!(
+            now <= self.plan.span + 300 * SEC,
+            "tasks or leases are left"
+        );
         self.reopen();
         for at in 0..MEMBERS {
             let known = &mut self.members[at];
