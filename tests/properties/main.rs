@@ -6,6 +6,7 @@ mod corpus;
 mod failure;
 mod grammar;
 mod histogram;
+mod lessons;
 mod limits;
 mod pool;
 mod quota;
