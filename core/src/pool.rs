@@ -675,7 +675,7 @@ impl<T> Pool<T> {
         let first = match opening {
             Opening::Now => Some(Duration::ZERO),
             Opening::At(tick) => Some(tick.since(self.now)),
-            Opening::AnyTime | Opening::Unknown => {
+            Opening::AnyTime | Opening::Recovered | Opening::Unknown => {
                 self.opens(lane).map(|tick| tick.since(self.now))
             }
         };
@@ -1263,7 +1263,10 @@ impl<T> Pool<T> {
             let occupied = known.and_then(Lane::occupied);
             let next = known.and_then(Lane::next_opening);
             if let Some(slot) = occupied
-                && self.opening_of(lane, slot) != Opening::AnyTime
+                && !matches!(
+                    self.opening_of(lane, slot),
+                    Opening::AnyTime | Opening::Recovered
+                )
             {
                 self.place_in(lane, slot);
             } else if let Some((opens, slot)) = next

@@ -12,7 +12,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-/// The order among those who wait: by priority, then by the round of the flow, then by arrival.
+/// The order among those who wait: by priority, then by the round of the flow, then by which flow joined
+/// first, then by arrival.
 ///
 /// Flows of one priority are served a request each a round: deficit round robin with a quantum of one
 /// request, each of which costs one, so that no deficit is ever carried. Source: Shreedhar and
@@ -24,6 +25,7 @@ use core::cmp::Ordering;
 pub(crate) struct Turn {
     priority: u8,
     round: u64,
+    joined: u64,
     arrival: u64,
 }
 
@@ -43,6 +45,8 @@ pub(crate) struct Waiter {
 struct Flow {
     name: (u8, u64),
     round: u64,
+    /// The arrival of the first of its requests.
+    joined: u64,
     /// The lanes where it has a queue.
     lanes: Vec<u32>,
 }
@@ -131,6 +135,7 @@ impl Waiters {
         Turn {
             priority: request.priority,
             round: known.map_or_else(|| self.first_round(request.priority), |flow| flow.round),
+            joined: known.map_or(self.arrivals, |flow| flow.joined),
             arrival: self.arrivals,
         }
     }
@@ -169,6 +174,7 @@ impl Waiters {
                 let flow = self.flows.insert(Flow {
                     name,
                     round: self.first_round(request.priority),
+                    joined: self.arrivals,
                     lanes: Vec::new(),
                 })?;
                 self.names.insert(name, flow);
@@ -319,6 +325,7 @@ impl Waiters {
             let turn = Turn {
                 priority: known.name.0,
                 round: known.round,
+                joined: known.joined,
                 arrival: head.arrival,
             };
             line.turns.set(flow.slot(), turn);

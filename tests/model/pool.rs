@@ -626,8 +626,8 @@ struct Oracle {
     /// Lanes of classes and labels, and when each was last asked for.
     kinds: BTreeMap<Kind, u64>,
     asked: u64,
-    /// By priority and flow, the round of those that wait.
-    rounds: BTreeMap<(u8, u64), u64>,
+    /// By priority and flow, the round of those that wait, and when they joined.
+    rounds: BTreeMap<(u8, u64), (u64, usize)>,
     /// By priority.
     reached: BTreeMap<u8, u64>,
     outlier: Option<Outlier>,
@@ -827,7 +827,7 @@ impl Oracle {
         if self.waiting().count() >= self.max_waiters {
             return Answer::Refused(AcquireError::QueueFull);
         }
-        let round = self.round(ask);
+        let round = self.round(ask, newcomer);
         self.rounds.insert((ask.priority(), ask.flow()), round);
         self.waiters.push(OracleWaiter {
             since: self.now,
@@ -844,29 +844,32 @@ impl Oracle {
         all.filter(|(_, waiter)| waiter.waiting)
     }
 
-    fn round(&self, ask: Ask) -> u64 {
+    /// The round of a flow, and when it joined.
+    fn round(&self, ask: Ask, arrival: usize) -> (u64, usize) {
         let reached = self.reached.get(&ask.priority()).copied().unwrap_or(0);
         let known = self.rounds.get(&(ask.priority(), ask.flow()));
-        known.copied().unwrap_or(reached + 1)
+        known.copied().unwrap_or((reached + 1, arrival))
     }
 
-    fn turn(&self, ask: Ask, arrival: usize) -> (u8, u64, usize) {
-        (ask.priority(), self.round(ask), arrival)
+    fn turn(&self, ask: Ask, arrival: usize) -> (u8, u64, usize, usize) {
+        let (round, joined) = self.round(ask, arrival);
+        (ask.priority(), round, joined, arrival)
     }
 
     /// Whose turn it is in a lane.
-    fn next(&self, kind: Kind) -> Option<((u8, u64, usize), usize)> {
+    fn next(&self, kind: Kind) -> Option<((u8, u64, usize, usize), usize)> {
         let in_lane = self.waiting().filter(|(_, waiter)| waiter.kind == kind);
         let turns = in_lane.map(|(name, waiter)| (self.turn(waiter.ask, name), name));
         turns.min()
     }
 
     fn had_its_turn(&mut self, ask: Ask) {
-        let round = self.round(ask);
+        let (round, joined) = self.round(ask, self.waiters.len());
         let reached = self.reached.entry(ask.priority()).or_insert(0);
         *reached = round.max(*reached);
         let next = *reached + 1;
-        self.rounds.insert((ask.priority(), ask.flow()), next);
+        self.rounds
+            .insert((ask.priority(), ask.flow()), (next, joined));
         self.forget_rounds();
     }
 
@@ -1073,6 +1076,7 @@ impl Oracle {
                     | Reason::AtLimit { .. }
                     | Reason::InFlight => Availability::Busy,
                     Reason::LowerTier
+                    | Reason::InLine
                     | Reason::WrongLabels
                     | Reason::NotPinned
                     | Reason::Removed

@@ -329,7 +329,8 @@ impl Reason {
             | Self::BreakerOpen { until }
             | Self::Throttled { until }
             | Self::AtLimit { until } => Opening::At(until),
-            Self::Full | Self::Probing | Self::InFlight | Self::Unhealthy => Opening::AnyTime,
+            Self::Full | Self::Probing | Self::InFlight => Opening::AnyTime,
+            Self::Unhealthy => Opening::Recovered,
             Self::WrongLabels
             | Self::NotPinned
             | Self::Removed
