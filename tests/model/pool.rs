@@ -1008,15 +1008,15 @@ impl Oracle {
                     | Reason::Full
                     | Reason::Throttled { .. }
                     | Reason::AtLimit { .. }
-                    | Reason::InFlight => Availability::Busy,
+                    | Reason::InFlight
+                    | Reason::NeverFits => Availability::Busy,
                     Reason::LowerTier
                     | Reason::WrongLabels
                     | Reason::NotPinned
                     | Reason::Removed
                     | Reason::Disabled
                     | Reason::Draining
-                    | Reason::Unhealthy
-                    | Reason::NeverFits => Availability::Out,
+                    | Reason::Unhealthy => Availability::Out,
                 };
                 balancer.place(name as u32, &standing, availability);
             }

@@ -333,8 +333,8 @@ impl Reason {
             | Self::Removed
             | Self::Disabled
             | Self::Draining
-            | Self::Unhealthy
-            | Self::NeverFits => Opening::Unknown,
+            | Self::Unhealthy => Opening::Unknown,
+            Self::NeverFits => Opening::ForLess,
         }
     }
 }
