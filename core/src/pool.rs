@@ -675,7 +675,7 @@ impl<T> Pool<T> {
         let first = match opening {
             Opening::Now => Some(Duration::ZERO),
             Opening::At(tick) => Some(tick.since(self.now)),
-            Opening::AnyTime | Opening::Recovered | Opening::Unknown => {
+            Opening::AnyTime | Opening::Recovered | Opening::ForLess | Opening::Unknown => {
                 self.opens(lane).map(|tick| tick.since(self.now))
             }
         };

@@ -1074,7 +1074,8 @@ impl Oracle {
                     | Reason::Full
                     | Reason::Throttled { .. }
                     | Reason::AtLimit { .. }
-                    | Reason::InFlight => Availability::Busy,
+                    | Reason::InFlight
+                    | Reason::NeverFits => Availability::Busy,
                     Reason::LowerTier
                     | Reason::InLine
                     | Reason::WrongLabels
@@ -1082,8 +1083,7 @@ impl Oracle {
                     | Reason::Removed
                     | Reason::Disabled
                     | Reason::Draining
-                    | Reason::Unhealthy
-                    | Reason::NeverFits => Availability::Out,
+                    | Reason::Unhealthy => Availability::Out,
                 };
                 balancer.place(name as u32, &standing, availability);
             }

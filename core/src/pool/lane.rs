@@ -47,6 +47,8 @@ pub(super) enum Opening {
     AnyTime,
     /// As soon as it is well again.
     Recovered,
+    /// Never for what is wanted, but perhaps for less.
+    ForLess,
     /// Not before an operator or a probe changes that.
     Unknown,
 }
@@ -216,20 +218,24 @@ impl Lane {
             Opening::Now => Place::Ready,
             Opening::At(_) => Place::Resting,
             Opening::AnyTime | Opening::Recovered => Place::Occupied,
-            Opening::Unknown => Place::Out,
+            Opening::ForLess | Opening::Unknown => Place::Out,
         };
         let old = mem::replace(place, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
             let availability = match opening {
                 Opening::Now => Availability::Ready,
-                Opening::At(_) | Opening::AnyTime => Availability::Busy,
+                Opening::At(_) | Opening::AnyTime | Opening::ForLess => Availability::Busy,
                 Opening::Recovered | Opening::Unknown => Availability::Out,
             };
             balancer.place(slot, standing, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
-            Opening::Now | Opening::AnyTime | Opening::Recovered | Opening::Unknown => {
+            Opening::Now
+            | Opening::AnyTime
+            | Opening::Recovered
+            | Opening::ForLess
+            | Opening::Unknown => {
                 if old == Place::Resting {
                     resting.remove(slot);
                 }
@@ -278,7 +284,11 @@ impl Lane {
         match &self.members {
             Members::One { slot, opening } => match opening {
                 Opening::At(tick) => Some((*tick, *slot)),
-                Opening::Now | Opening::AnyTime | Opening::Recovered | Opening::Unknown => None,
+                Opening::Now
+                | Opening::AnyTime
+                | Opening::Recovered
+                | Opening::ForLess
+                | Opening::Unknown => None,
             },
             Members::Many { resting, .. } => resting.peek(),
         }

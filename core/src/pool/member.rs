@@ -335,8 +335,8 @@ impl Reason {
             | Self::NotPinned
             | Self::Removed
             | Self::Disabled
-            | Self::Draining
-            | Self::NeverFits => Opening::Unknown,
+            | Self::Draining => Opening::Unknown,
+            Self::NeverFits => Opening::ForLess,
         }
     }
 }
