@@ -1,6 +1,6 @@
 //! A balancer in use: what both benchmarks of selection measure.
 
-use leasehold_core::balance::{Balancer, Policy, Standing, pass, stable_hash};
+use leasehold_core::balance::{Availability, Balancer, Policy, Standing, pass, stable_hash};
 
 /// Members that are all ready, of weights from 1 up in turn, and what a pool would tell of them.
 pub(crate) struct Picks {
@@ -58,7 +58,7 @@ impl Picks {
         standing.pass += pass(self.weights[id as usize]);
         standing.work = drawn % 1_000;
         standing.latency = Some((20 << 18) + drawn % (3 << 18));
-        self.balancer.place(id, standing, true);
+        self.balancer.place(id, standing, Availability::Ready);
     }
 
     fn random(&mut self) -> u64 {

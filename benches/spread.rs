@@ -5,7 +5,7 @@ use core::cmp::Reverse;
 use core::fmt::Write;
 use core::time::Duration;
 use fastrand::Rng;
-use leasehold_core::balance::{Balancer, HalfLife, Latency, Policy, Standing};
+use leasehold_core::balance::{Availability, Balancer, HalfLife, Latency, Policy, Standing};
 use leasehold_core::time::Tick;
 use std::collections::BinaryHeap;
 use std::path::Path;
@@ -48,13 +48,13 @@ fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration)
     let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
     for (id, standing) in (0u32..).zip(&standings) {
         balancer.insert(id, id.into(), 1);
-        balancer.place(id, standing, true);
+        balancer.place(id, standing, Availability::Ready);
     }
     let mut stamp = 0;
     let mut told = |balancer: &mut Balancer, id: usize, standing: &mut Standing| {
         stamp += 1;
         standing.stamp = stamp;
-        balancer.place(id as u32, standing, true);
+        balancer.place(id as u32, standing, Availability::Ready);
     };
     for &(now, service) in calls {
         while let Some(&Reverse((end, began, id))) = running.peek()

@@ -158,6 +158,15 @@ impl Conduct {
         self.until.filter(|until| *until > now)
     }
 
+    /// Whether an ejection has come to its end, which is told once.
+    pub fn take_end(&mut self, now: Tick) -> bool {
+        let ended = self.until.is_some_and(|until| until <= now);
+        if ended {
+            self.until = None;
+        }
+        ended
+    }
+
     /// Ends an ejection.
     pub fn readmit(&mut self) {
         self.until = None;

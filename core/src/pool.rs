@@ -22,11 +22,11 @@ pub use request::{
 pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
-use crate::balance::{Latency, Policy, mix};
+use crate::balance::{Latency, Policy, mix, pass};
 use crate::breaker::{Breaker, BreakerState, Permit, Verdict};
 use crate::health::{self, Change, Health, ProbeAnswer, SlowStart};
 use crate::heap::IndexedHeap;
-use crate::limit::{Booking, Cost, LimitSet, Wait};
+use crate::limit::{Booking, Cost, LimitSet, Unit, Wait};
 use crate::outlier::{Conduct, Outlier};
 use crate::slab::{Handle, Slab};
 use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
@@ -78,6 +78,14 @@ struct Lease {
     permit: Option<Permit>,
 }
 
+/// A failure that still counts as a lease.
+#[derive(Clone, Copy, Debug)]
+struct Phantom {
+    member: Handle,
+    granted: Tick,
+    class: u32,
+}
+
 /// Where a lease's cost is booked.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -101,8 +109,10 @@ struct Group {
 /// is in, and as much more for each thing that became due since the last one. Above that:
 /// - where the costs of requests in one lane differ, each change looks again at the members that had no
 ///   room for the last;
-/// - a release in a [group](Member::group) at its limit looks at the members of the group;
-/// - the first request of a kind, and going in and out of panic, look at all members.
+/// - a grant or release in a [group](Member::group) at its limit looks at the members of the group;
+/// - where members share limits, every command looks at the lanes in which somebody waits;
+/// - the first request of a kind, going in and out of panic, and a queued request that costs more than one
+///   request and fits nobody look at all members.
 ///
 /// Commands on members, leases and waiters that are gone are errors.
 ///
@@ -144,7 +154,7 @@ pub struct Pool<T> {
     awaited: Vec<u32>,
     leases: Slab<Lease>,
     expiries: IndexedHeap<(Tick, u64)>,
-    phantoms: Slab<Handle>,
+    phantoms: Slab<Phantom>,
     phantom_ends: IndexedHeap<(Tick, u64)>,
     waiters: Waiters,
     timers: IndexedHeap<Tick>,
@@ -159,10 +169,14 @@ pub struct Pool<T> {
     service: ServiceTimes,
     /// How many members ever were.
     added: u64,
+    /// How often a lane was asked for anything.
+    asked: u64,
     /// Counts grants, releases and arrivals; gives each its place in their order.
     sequence: u64,
-    /// The pass of the member chosen last; where a new member begins.
-    level: u64,
+    /// By tier, the pass of the member chosen last; where a new member begins. At most 256.
+    levels: BTreeMap<u8, u64>,
+    /// Leases held whose cost may turn out to be another.
+    estimated: u32,
     events: VecDeque<Event<T>>,
     total: Counts,
     waiting: Waiting,
@@ -203,8 +217,10 @@ impl<T> Pool<T> {
             panic: false,
             service: ServiceTimes::default(),
             added: 0,
+            asked: 0,
             sequence: 0,
-            level: 0,
+            levels: BTreeMap::new(),
+            estimated: 0,
             events: VecDeque::new(),
             total: Counts::default(),
             waiting: Waiting::default(),
@@ -256,15 +272,16 @@ impl<T> Pool<T> {
             state: State::Enabled,
             in_flight: 0,
             phantoms: 0,
-            pass: self.level,
+            pass: self.levels.get(&member.tier).copied().unwrap_or(0),
             stamp,
             rests_until: Tick::ZERO,
             breaker: Breaker::default(),
+            told_open: None,
             health,
             probe: None,
             conduct: Conduct::default(),
             slow_start,
-            depth: 0,
+            depth: None,
             unseen: 0,
             unseen_by_probe: 0,
             latency: half_life.map(Latency::new),
@@ -316,6 +333,7 @@ impl<T> Pool<T> {
             self.drop_lane(lane);
         }
         self.look_after(member.0);
+        self.leave_lanes(member.0);
         let gone = if idle { self.forget(member.0) } else { None };
         self.serve();
         Ok(gone)
@@ -366,19 +384,52 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Gives a member other limits. What was admitted under the old ones is not counted by the new; see
-    /// [`LimitSet`] for how to change a limit in place.
+    /// Gives a member other limits. The leases that are held on it count in them as if they had been granted
+    /// now; what has ended before doesn't. O(leases).
     ///
     /// # Errors
     /// Where it was removed.
-    pub fn change_limits(
+    pub fn set_limits(
         &mut self,
         now: Tick,
         member: MemberId,
-        change: impl FnOnce(&mut LimitSet),
+        limits: LimitSet,
     ) -> Result<(), StaleMember> {
         self.advance(now);
-        change(&mut self.member_mut(member)?.limits);
+        let now = self.now;
+        let entry = self
+            .members
+            .get_mut(member.0)
+            .filter(|entry| entry.state != State::Removing)
+            .ok_or(StaleMember)?;
+        entry.limits = limits;
+        for (_, lease) in self.leases.iter_mut() {
+            if lease.member == member.0 {
+                lease.booked.member = entry.limits.charge(now, lease.class, lease.cost);
+            }
+        }
+        self.place(member.0);
+        self.serve();
+        Ok(())
+    }
+
+    /// Learns that a member's upstream will serve only `remaining` more of a unit until `reset`, besides
+    /// what is in flight. That tightens the member's limits and never loosens them.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn observe(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        unit: Unit,
+        remaining: u32,
+        reset: Tick,
+    ) -> Result<(), StaleMember> {
+        self.advance(now);
+        let now = self.now;
+        let entry = self.member_mut(member)?;
+        entry.limits.observe(now, unit, remaining, reset);
         self.place(member.0);
         self.serve();
         Ok(())
@@ -471,7 +522,7 @@ impl<T> Pool<T> {
         let answer = match answer {
             Probed::Up { depth, latency } => {
                 if let Some(depth) = depth {
-                    entry.depth = depth;
+                    entry.depth = Some(depth);
                     entry.unseen = entry.unseen_by_probe;
                 }
                 if let (Some(latency), Some(known)) = (latency, &mut entry.latency) {
@@ -502,7 +553,7 @@ impl<T> Pool<T> {
     ) -> Result<(), StaleMember> {
         self.advance(now);
         let entry = self.member_mut(member)?;
-        entry.depth = depth;
+        entry.depth = Some(depth);
         entry.unseen = 0;
         entry.unseen_by_probe = 0;
         self.place(member.0);
@@ -527,7 +578,9 @@ impl<T> Pool<T> {
         let timer = self.timers.peek().map(|(tick, _)| tick);
         let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
         let openings = self.awaited.iter().map(|lane| self.opens(*lane));
-        openings.fold(
+        let phantom = self.phantom_ends.peek().map(|((end, _), _)| end);
+        let phantom = phantom.filter(|end| !self.awaited.is_empty() && *end < Tick::MAX);
+        openings.chain([phantom]).fold(
             earliest(
                 earliest(expiry, self.waiters.next_deadline()),
                 earliest(timer, sweep),
@@ -589,9 +642,13 @@ impl<T> Pool<T> {
             .iter()
             .filter(|(handle, entry)| reason(*handle, entry) == Reason::Ready);
         let nearest = ready.map(|(_, entry)| entry.tier).min();
+        let lane = self.kinds.get(&kind);
+        let next = lane.and_then(|lane| self.waiters.next(*lane));
+        let in_line = next.is_some_and(|(turn, _)| turn < self.waiters.turn_of(request));
         self.members.iter().map(move |(handle, entry)| {
             let reason = match reason(handle, entry) {
                 Reason::Ready if nearest.is_some_and(|tier| tier < entry.tier) => Reason::LowerTier,
+                Reason::Ready if in_line => Reason::InLine,
                 reason => reason,
             };
             (MemberId(handle), reason)
@@ -675,7 +732,7 @@ impl<T> Pool<T> {
             self.handle_timer(member);
         }
         self.sweep();
-        self.look_ahead();
+        self.serve();
         while let Some(due) = self.poll_timeout().filter(|due| *due <= self.now) {
             self.as_of = self.as_of.max(due);
             self.catch_up();
@@ -730,6 +787,10 @@ impl<T> Pool<T> {
             return;
         };
         if let (Some(health), Some(config)) = (&mut entry.health, &self.config.health) {
+            // A timer while a probe is out is that probe's.
+            if health.poll_timeout().is_some_and(|due| due <= self.now) {
+                entry.probe = None;
+            }
             let change = health.handle_timeout(config, self.now);
             if let Some(probe) = health.begin_probe(config, self.now) {
                 entry.probe = Some(probe);
@@ -741,10 +802,14 @@ impl<T> Pool<T> {
             }
             self.changed(member, change);
         }
-        if let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker) {
-            let before = entry.breaker.state(config, self.now);
-            entry.breaker.handle_timeout(config, self.now);
-            self.note_breaker(member, before);
+        if let Some(entry) = self.members.get_mut(member) {
+            if entry.conduct.take_end(self.now) {
+                entry.slow_start.begin(self.now);
+            }
+            if let Some(config) = &self.config.breaker {
+                entry.breaker.handle_timeout(config, self.now);
+                self.note_breaker(member);
+            }
         }
         self.reweigh(member);
         self.look_after(member);
@@ -759,7 +824,8 @@ impl<T> Pool<T> {
             return;
         }
         let members = self.members.iter_mut();
-        let conducts = members.map(|(member, entry)| (member, &mut entry.conduct));
+        let serving = members.filter(|(_, entry)| entry.counted.is_some());
+        let conducts = serving.map(|(member, entry)| (member, &mut entry.conduct));
         for ejection in outlier.sweep(config, self.now, conducts) {
             let until = ejection.until;
             self.events.push_back(Event::Changed {
@@ -789,25 +855,23 @@ impl<T> Pool<T> {
         self.reweigh(member);
     }
 
-    /// Tells of a breaker that isn't as it was `before`.
-    fn note_breaker(&mut self, member: Handle, before: BreakerState) {
+    /// Tells of a breaker that has opened, for another time or for longer, or closed.
+    fn note_breaker(&mut self, member: Handle) {
         let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker)
         else {
             return;
         };
-        let after = entry.breaker.state(config, self.now);
-        let condition = match (before, after) {
-            (BreakerState::Open { until: before }, BreakerState::Open { until })
-                if before == until =>
-            {
-                return;
+        let condition = match entry.breaker.state(config, self.now) {
+            BreakerState::Open { until } if entry.told_open != Some(until) => {
+                entry.told_open = Some(until);
+                Condition::BreakerOpen { until }
             }
-            (_, BreakerState::Open { until }) => Condition::BreakerOpen { until },
-            (BreakerState::Open { .. } | BreakerState::HalfOpen { .. }, BreakerState::Closed) => {
+            BreakerState::Closed if entry.told_open.is_some() => {
+                entry.told_open = None;
                 entry.slow_start.begin(self.now);
                 Condition::BreakerClosed
             }
-            (_, BreakerState::HalfOpen { .. }) | (BreakerState::Closed, BreakerState::Closed) => {
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
                 return;
             }
         };
@@ -826,7 +890,7 @@ impl<T> Pool<T> {
         };
         let counted = entry.is_healthy(now);
         let before = core::mem::replace(&mut entry.counted, counted);
-        match entry.next_timer(self.config.slow_start.as_ref(), now) {
+        match entry.next_timer(&self.config, now) {
             Some(tick) => self.timers.set(member.slot(), tick),
             None => drop(self.timers.remove(member.slot())),
         }
@@ -847,33 +911,18 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Tells the lanes what a member weighs now. Hashes keep to its full weight, so that no keys move.
+    /// Tells the lanes what a member weighs now.
     fn reweigh(&mut self, member: Handle) {
         let Some(entry) = self.members.get(member) else {
             return;
         };
-        let ramp = self.config.slow_start.as_ref();
-        let ramp = ramp.filter(|_| !self.config.policy.uses_key());
-        let (slot, tier, weight) = (member.slot(), entry.tier, entry.weight_at(ramp, self.now));
+        let weight = entry.weight_at(&self.config, self.now);
+        let (slot, tier) = (member.slot(), entry.tier);
         for lane in &self.general {
             if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
                 && lane.contains(slot)
             {
                 lane.set_weight(slot, tier, weight);
-            }
-        }
-    }
-
-    /// Takes the flags off lanes that can't be served yet, without serving the others.
-    fn look_ahead(&mut self) {
-        for at in (0..self.flagged.len()).rev() {
-            let lane = self.flagged.get(at).copied();
-            let head = lane.and_then(|lane| self.waiters.next(lane));
-            let waiter = head.and_then(|(_, head)| self.waiters.waiter(head));
-            if let (Some(lane), Some(request)) = (lane, waiter.map(|waiter| waiter.request))
-                && self.candidate(lane, &request).is_err()
-            {
-                self.unflag(at);
             }
         }
     }
@@ -1004,6 +1053,7 @@ impl<T> Pool<T> {
             }
             if let Opening::At(at) = opening
                 && at >= deadline
+                && self.estimated == 0
             {
                 return Err(AcquireError::DeadlineTooSoon { at });
             }
@@ -1043,22 +1093,31 @@ impl<T> Pool<T> {
         (nobody || fits) && admits(&self.limits)
     }
 
-    /// The lane of a request, made if there is none yet. O(members) then.
+    /// The lane of a request, made if there is none yet, in place of an idle one if there are as many as
+    /// may be. O(members) then.
     fn lane_of(&mut self, request: &Request) -> Result<u32, AcquireError> {
         let kind = Kind::of(request);
-        let first = self.lanes.first().and_then(Option::as_ref);
-        if first.is_some_and(|first| first.kind == kind) {
+        self.asked = self.asked.saturating_add(1);
+        let used = self.asked;
+        let first = self.lanes.first_mut().and_then(Option::as_mut);
+        if let Some(first) = first
+            && first.kind == kind
+        {
+            first.used = used;
             return Ok(0);
         }
         if let Some(lane) = self.kinds.get(&kind) {
+            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize) {
+                lane.used = used;
+            }
             return Ok(*lane);
         }
         match kind.pin {
             Some(pin) => drop(self.member(MemberId(pin)).ok_or(AcquireError::StalePin)?),
-            None if self.general.len() >= self.config.max_lanes as usize => {
-                return Err(AcquireError::TooManyLanes);
-            }
             None => {}
+        }
+        if self.kinds.len() >= self.config.max_lanes as usize && !self.retire_lane() {
+            return Err(AcquireError::TooManyLanes);
         }
         let index = match self.vacant.pop() {
             Some(index) => index,
@@ -1068,8 +1127,11 @@ impl<T> Pool<T> {
                 index.map_err(|_| AcquireError::TooManyLanes)?
             }
         };
+        let alike = self.alike(kind);
         if let Some(place) = self.lanes.get_mut(index as usize) {
-            *place = Some(Lane::new(kind));
+            let mut lane = alike.clone().unwrap_or_else(|| Lane::new(kind));
+            lane.used = used;
+            *place = Some(lane);
         }
         self.kinds.insert(kind, index);
         match kind.pin {
@@ -1083,11 +1145,40 @@ impl<T> Pool<T> {
                 self.general.push(index);
                 let slots: Vec<u32> = self.members.iter().map(|(one, _)| one.slot()).collect();
                 for slot in slots {
-                    self.enroll(index, slot);
+                    if alike.is_some() {
+                        self.place_in(index, slot);
+                    } else {
+                        self.enroll(index, slot);
+                    }
                 }
             }
         }
         Ok(index)
+    }
+
+    /// A new lane made after one with the same members, so that it goes on with whose turn it is.
+    fn alike(&self, kind: Kind) -> Option<Lane> {
+        let mut lanes = self.general.iter().filter_map(|lane| {
+            let lane = self.lanes.get(*lane as usize)?.as_ref()?;
+            (lane.kind.labels == kind.labels && kind.pin.is_none()).then_some(lane)
+        });
+        lanes.next().map(|lane| lane.for_class(kind.class))
+    }
+
+    /// Drops the lane that was asked for nothing the longest, if there is one in which nobody waits.
+    fn retire_lane(&mut self) -> bool {
+        let idle = self.general.iter().filter_map(|index| {
+            let lane = self.lanes.get(*index as usize)?.as_ref()?;
+            (self.waiters.len_of(*index) == 0).then_some((lane.used, *index))
+        });
+        match idle.min() {
+            Some((_, index)) => {
+                self.drop_lane(index);
+                self.general.retain(|other| *other != index);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Takes a lane away that was for one pinned request or a few, once none of them waits.
@@ -1119,17 +1210,12 @@ impl<T> Pool<T> {
         else {
             return;
         };
-        if !entry.labels.contains(lane.kind.labels) {
+        if entry.state == State::Removing || !entry.labels.contains(lane.kind.labels) {
             return;
         }
         let policy = self.config.policy;
         let seed = mix(self.config.seed ^ u64::from(index) << 8 ^ u64::from(entry.tier));
-        let ramp = self
-            .config
-            .slow_start
-            .as_ref()
-            .filter(|_| !policy.uses_key());
-        let weight = entry.weight_at(ramp, self.now);
+        let weight = entry.weight_at(&self.config, self.now);
         lane.insert(slot, entry.tier, entry.identity, weight, || (policy, seed));
         self.place_in(index, slot);
     }
@@ -1138,8 +1224,12 @@ impl<T> Pool<T> {
     fn candidate(&mut self, lane: u32, request: &Request) -> Result<u32, Opening> {
         if let Some(Some(known)) = self.lanes.get_mut(lane as usize) {
             known.gate = None;
-            if known.wanted != request.cost {
-                for slot in known.aim(request.cost) {
+            if known.wanted != request.cost && known.aim(request.cost) {
+                let mut again = Vec::new();
+                while let Some(slot) = known.pop_deferred() {
+                    again.push(slot);
+                }
+                for slot in again {
                     self.place_in(lane, slot);
                 }
             }
@@ -1226,6 +1316,7 @@ impl<T> Pool<T> {
                 | Reason::InFlight
                 | Reason::Probing
                 | Reason::LowerTier
+                | Reason::InLine
                 | Reason::Ready => chosen = held,
                 Reason::WrongLabels
                 | Reason::NotPinned
@@ -1285,8 +1376,10 @@ impl<T> Pool<T> {
         let now = self.now;
         let (class, cost) = (request.class, request.cost);
         let entry = self.members.get_mut(member)?;
-        self.level = entry.pass;
-        let stride = entry.stride();
+        let stride = pass(entry.weight_at(&self.config, now));
+        if self.config.policy.uses_pass() {
+            self.levels.insert(entry.tier, entry.pass);
+        }
         entry.pass = entry.pass.saturating_add(stride);
         entry.in_flight = entry.in_flight.saturating_add(1);
         entry.unseen = entry.unseen.saturating_add(1);
@@ -1316,8 +1409,16 @@ impl<T> Pool<T> {
             booked,
             permit,
         })?;
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-            lane.chosen(slot, tier);
+        if cost != Cost::REQUEST {
+            self.estimated = self.estimated.saturating_add(1);
+        }
+        // It has had its turn in every lane that it is in.
+        for lane in &self.general {
+            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
+                && lane.contains(slot)
+            {
+                lane.chosen(slot, tier);
+            }
         }
         self.stick(lane, request, member);
         self.settle_in(member);
@@ -1367,11 +1468,14 @@ impl<T> Pool<T> {
             };
             *counter = counter.saturating_add(1);
         }
+        let usual = self.service.mean(ended.class).map(Duration::from_nanos);
         let mut actual = cost.unwrap_or(ended.cost);
-        let mut phantom = None;
+        let mut quick = false;
+        let mut first_served = false;
         let verdict = match outcome {
             Some(Outcome::Ok) => {
                 entry.service.observe(ended.class, latency);
+                first_served = self.service.mean(ended.class).is_none();
                 self.service.observe(ended.class, latency);
                 if let Some(known) = &mut entry.latency {
                     known.observe(now, latency);
@@ -1380,18 +1484,14 @@ impl<T> Pool<T> {
                 Verdict::Ok
             }
             Some(Outcome::Failed) | None => {
-                let usual = self.service.mean(ended.class).map(Duration::from_nanos);
-                if let Some(known) = &mut entry.latency {
-                    // A failure is no quicker than a success.
-                    let least = known.estimate(now).or(usual).unwrap_or_default();
-                    known.observe(now, latency.max(least));
-                }
-                phantom = usual.map(|usual| ended.granted.saturating_add(usual));
                 entry.conduct.record(false);
+                quick = true;
                 Verdict::Failed
             }
             Some(Outcome::Throttled { until }) => {
+                quick = true;
                 entry.rests_until = entry.rests_until.max(until);
+                entry.limits.observe(now, Unit::Requests, 0, until);
                 Verdict::Unused
             }
             Some(Outcome::NotSent) => {
@@ -1402,6 +1502,12 @@ impl<T> Pool<T> {
                 Verdict::Unused
             }
         };
+        if quick && let Some(known) = &mut entry.latency {
+            // A failure is no quicker than a success, as far as that is known.
+            if let Some(least) = known.estimate(now).max(usual) {
+                known.observe(now, latency.max(least));
+            }
+        }
         let Bookings {
             member: own,
             group: in_group,
@@ -1419,13 +1525,23 @@ impl<T> Pool<T> {
         if let Some(booked) = in_pool {
             self.limits.settle(now, booked, cost, actual);
         }
-        if let (Some(permit), Some(config)) = (ended.permit, &self.config.breaker) {
-            let before = entry.breaker.state(config, self.now);
-            entry.breaker.end(config, now, permit, verdict);
-            self.note_breaker(ended.member, before);
+        if let Some(config) = &self.config.breaker {
+            if let Some(permit) = ended.permit {
+                entry.breaker.end(config, now, permit, verdict);
+            }
+            if let Some(Outcome::Throttled { until }) = outcome {
+                entry.breaker.trip(config, now, until);
+            }
+            self.note_breaker(ended.member);
         }
-        if let Some(end) = phantom {
-            self.leave_phantom(ended.member, end);
+        if first_served {
+            self.date_phantoms(ended.class);
+        }
+        if quick {
+            self.leave_phantom(&ended);
+        }
+        if ended.cost != Cost::REQUEST {
+            self.estimated = self.estimated.saturating_sub(1);
         }
         self.settle_in(ended.member);
         self.reopen(group);
@@ -1434,20 +1550,53 @@ impl<T> Pool<T> {
     }
 
     /// Lets a failure that was quicker than a success go on counting as a lease until a success would have
-    /// ended, so that who fails fast isn't given more for being idle.
-    fn leave_phantom(&mut self, member: Handle, end: Tick) {
+    /// ended, so that who fails fast isn't given more for being idle. Until it is known how long one takes,
+    /// there is no end to it.
+    fn leave_phantom(&mut self, ended: &Lease) {
         let policy = self.config.policy;
         let counts = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
-        if !counts || end <= self.now || self.phantoms.len() >= MAX_PHANTOMS {
+        if !counts || self.phantoms.len() >= MAX_PHANTOMS {
             return;
         }
-        if let Some(phantom) = self.phantoms.insert(member)
-            && let Some(entry) = self.members.get_mut(member)
+        let phantom = Phantom {
+            member: ended.member,
+            granted: ended.granted,
+            class: ended.class,
+        };
+        let end = self.end_of(&phantom);
+        if end <= self.as_of {
+            return;
+        }
+        if let Some(handle) = self.phantoms.insert(phantom)
+            && let Some(entry) = self.members.get_mut(ended.member)
         {
             entry.phantoms = entry.phantoms.saturating_add(1);
             let stamp = self.next_stamp();
-            self.phantom_ends.set(phantom.slot(), (end, stamp));
+            self.phantom_ends.set(handle.slot(), (end, stamp));
         }
+    }
+
+    /// When a success would have ended.
+    fn end_of(&self, phantom: &Phantom) -> Tick {
+        let usual = self.service.mean(phantom.class);
+        usual.map_or(Tick::MAX, |usual| {
+            phantom.granted.saturating_add(Duration::from_nanos(usual))
+        })
+    }
+
+    /// Gives an end to the failures of a class whose first success has told how long one takes.
+    fn date_phantoms(&mut self, class: u32) {
+        let dated: Vec<_> = self
+            .phantoms
+            .iter()
+            .filter(|(_, phantom)| phantom.class == class)
+            .map(|(handle, phantom)| (handle.slot(), self.end_of(phantom)))
+            .collect();
+        for (slot, end) in dated {
+            let stamp = self.next_stamp();
+            self.phantom_ends.set(slot, (end, stamp));
+        }
+        self.end_phantoms();
     }
 
     fn end_phantoms(&mut self) {
@@ -1456,12 +1605,12 @@ impl<T> Pool<T> {
         {
             self.phantom_ends.remove(slot);
             let phantom = self.phantoms.handle_at(slot);
-            let Some(member) = phantom.and_then(|phantom| self.phantoms.remove(phantom)) else {
+            let Some(phantom) = phantom.and_then(|phantom| self.phantoms.remove(phantom)) else {
                 continue;
             };
-            if let Some(entry) = self.members.get_mut(member) {
+            if let Some(entry) = self.members.get_mut(phantom.member) {
                 entry.phantoms = entry.phantoms.saturating_sub(1);
-                self.place(member);
+                self.place(phantom.member);
             }
         }
     }
@@ -1512,17 +1661,26 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Takes a member out of everything it is in.
-    fn forget(&mut self, member: Handle) -> Option<T> {
-        let slot = member.slot();
-        let gone = self.members.remove(member)?;
+    /// Takes a member that serves no more out of the lanes, so that another of its name can take its place.
+    fn leave_lanes(&mut self, member: Handle) {
+        let Some(entry) = self.members.get(member) else {
+            return;
+        };
+        let (slot, tier) = (member.slot(), entry.tier);
         for lane in &self.general {
             if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
                 && lane.contains(slot)
             {
-                lane.remove(slot, gone.tier);
+                lane.remove(slot, tier);
             }
         }
+    }
+
+    /// Takes a member out of everything it is in.
+    fn forget(&mut self, member: Handle) -> Option<T> {
+        self.leave_lanes(member);
+        let slot = member.slot();
+        let gone = self.members.remove(member)?;
         if let Some(group) = gone
             .group
             .and_then(|group| self.groups.get_mut(group as usize))
@@ -1604,6 +1762,7 @@ impl<T> Pool<T> {
             Reason::AtLimit { .. } | Reason::InFlight | Reason::NeverFits => true,
             Reason::Ready
             | Reason::LowerTier
+            | Reason::InLine
             | Reason::WrongLabels
             | Reason::NotPinned
             | Reason::Removed
@@ -1625,8 +1784,7 @@ impl<T> Pool<T> {
                 group.holds_back = true;
             }
         }
-        let by_time = self.config.weigh_by_time.then_some(class);
-        let standing = entry.standing(self.config.policy, by_time);
+        let standing = entry.standing(&self.config, class, self.now);
         lane.set(slot, entry.tier, &standing, opening);
         if opening == Opening::Now && !lane.flagged && self.waiters.len_of(index) > 0 {
             lane.flagged = true;

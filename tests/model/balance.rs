@@ -5,7 +5,7 @@ use arbitrary::Arbitrary;
 use core::num::NonZeroU16;
 use core::time::Duration;
 use leasehold_core::balance::{
-    Balancer, HalfLife, Latency, LoadFactor, Policy, Standing, TableSize,
+    Availability, Balancer, HalfLife, Latency, LoadFactor, Policy, Standing, TableSize,
 };
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
@@ -76,8 +76,8 @@ pub enum Op {
         load: u8,
         /// Its calls, its work, or what its latest call took.
         figure: u8,
-        /// Whether it could be chosen.
-        ready: bool,
+        /// Whether it could be chosen: if odd; else it is out or busy.
+        availability: u8,
     },
     /// Gives the next out, with a load of one more.
     #[proptest(weight = 12)]
@@ -132,7 +132,7 @@ struct Member {
     id: u32,
     identity: u64,
     weight: u32,
-    ready: bool,
+    availability: Availability,
     standing: Standing,
     /// What its latency was observed to be, in nanoseconds at the epoch; as the standing's key says.
     latency: Option<u64>,
@@ -159,7 +159,11 @@ struct Oracle {
 
 impl Member {
     fn could_be_chosen(&self) -> bool {
-        self.ready && self.weight > 0
+        self.availability == Availability::Ready && self.weight > 0
+    }
+
+    fn has_share(&self) -> bool {
+        self.availability != Availability::Out && self.weight > 0
     }
 
     fn start(&self) -> u128 {
@@ -256,6 +260,10 @@ impl Oracle {
         self.ready().map(|member| u128::from(member.weight)).sum()
     }
 
+    fn sharers(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.has_share())
+    }
+
     fn now(&self) -> u128 {
         self.origin + (self.turns << 64) / self.rate
     }
@@ -266,7 +274,7 @@ impl Oracle {
             id,
             identity,
             weight,
-            ready: false,
+            availability: Availability::Out,
             standing: Standing::default(),
             latency: None,
             served: self.round,
@@ -390,9 +398,11 @@ impl Oracle {
             Some(key) => key,
             None => self.random(),
         });
-        let weighted = || self.members.iter().filter(|member| member.weight > 0);
-        let load: u128 = weighted().map(|one| u128::from(one.standing.load)).sum();
-        let weight: u128 = weighted().map(|one| u128::from(one.weight)).sum();
+        let load: u128 = self
+            .sharers()
+            .map(|one| u128::from(one.standing.load))
+            .sum();
+        let weight: u128 = self.sharers().map(|one| u128::from(one.weight)).sum();
         let order: Vec<u32> = (0..16).map_while(|nth| self.in_order(key, nth)).collect();
         for id in order {
             let member = *self.member(id)?;
@@ -458,7 +468,8 @@ impl Oracle {
             && !self.policy.uses_key()
             && self.choose(None) == Some(id);
         let over = self.ready().next().is_some() && self.ready().all(|m| m.served >= self.round);
-        let (now, ready) = (self.now(), self.weight_of_ready());
+        let now = self.now();
+        let shared: u128 = self.sharers().map(|one| u128::from(one.weight)).sum();
         let Some(member) = self.member(id) else {
             return;
         };
@@ -469,7 +480,7 @@ impl Oracle {
             member.turns = 0;
         } else if weight > 0 {
             member.turns += 1;
-            let rate = ready.max(weight);
+            let rate = shared.max(weight);
             if start > now || rate != self.rate {
                 (self.origin, self.turns, self.rate) = (start.max(now), 0, rate);
             }
@@ -518,10 +529,10 @@ impl Pair {
     fn insert(&mut self, id: u32, name: u8, weight: u32) {
         self.machine.insert(id, name.into(), weight);
         self.oracle.insert(id, name.into(), weight);
-        self.place(id, 0, 0, true);
+        self.place(id, 0, 0, Availability::Ready);
     }
 
-    fn place(&mut self, id: u32, load: u32, figure: u8, ready: bool) {
+    fn place(&mut self, id: u32, load: u32, figure: u8, availability: Availability) {
         self.stamp += 1;
         let latency = (figure > 0).then(|| 1_000 * u64::from(figure / 32 + 1));
         let mut known = Latency::new(half_life());
@@ -535,14 +546,15 @@ impl Pair {
             work: (figure / 32).into(),
             latency: known.key(),
         };
-        self.machine.place(id, &standing, ready);
+        self.machine.place(id, &standing, availability);
         self.oracle.change(id, |member| {
-            (member.standing, member.latency, member.ready) = (standing, latency, ready);
+            (member.standing, member.latency) = (standing, latency);
+            member.availability = availability;
         });
     }
 
-    /// Places a member anew as it stands, but for a difference in load and whether it is ready.
-    fn place_again(&mut self, id: u32, more: u32, ready: bool) {
+    /// Places a member anew as it stands, but for a difference in load and availability.
+    fn place_again(&mut self, id: u32, more: u32, availability: Availability) {
         let Some(member) = self.oracle.member(id).copied() else {
             return;
         };
@@ -550,9 +562,9 @@ impl Pair {
             load: member.standing.load.saturating_add(more),
             ..member.standing
         };
-        self.machine.place(id, &standing, ready);
+        self.machine.place(id, &standing, availability);
         self.oracle.change(id, |member| {
-            (member.standing, member.ready) = (standing, ready);
+            (member.standing, member.availability) = (standing, availability);
         });
     }
 
@@ -635,24 +647,29 @@ fn step(pair: &mut Pair, op: Op) {
             id,
             load,
             figure,
-            ready,
+            availability,
         } => {
+            let availability = match availability % 4 {
+                0 => Availability::Out,
+                2 => Availability::Busy,
+                _ => Availability::Ready,
+            };
             let load = if load == u8::MAX {
                 u32::MAX
             } else {
                 load.into()
             };
-            pair.place(slot(id), load, figure, ready);
+            pair.place(slot(id), load, figure, availability);
         }
         Op::Take(key) => {
             if let Some(id) = pair.choose(key) {
                 pair.chosen(id);
-                pair.place_again(id, 1, true);
+                pair.place_again(id, 1, Availability::Ready);
             }
         }
         Op::Refuse(key) => {
             if let Some(id) = pair.choose(key) {
-                pair.place_again(id, 0, false);
+                pair.place_again(id, 0, Availability::Busy);
             }
         }
         Op::Name(id) => pair.chosen(slot(id)),

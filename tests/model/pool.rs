@@ -11,7 +11,9 @@ use arbitrary::Arbitrary;
 use core::num::{NonZeroU16, NonZeroU32};
 use core::time::Duration;
 use leasehold_core::affinity::Affinity;
-use leasehold_core::balance::{Balancer, Latency, LoadFactor, Policy, Standing, TableSize, pass};
+use leasehold_core::balance::{
+    Availability, Balancer, Latency, LoadFactor, Policy, Standing, TableSize, pass,
+};
 use leasehold_core::breaker::{Breaker, BreakerConfig, BreakerState, Permit, Verdict};
 use leasehold_core::health::{
     Change, Health, HealthConfig, PanicThreshold, ProbeAnswer, ProbeId, SlowStart, SlowStartConfig,
@@ -211,6 +213,8 @@ pub enum Management {
     Enable,
     /// Gives it another weight, modulo 4.
     Weigh(u8),
+    /// Gives it another limit of requests, and none of tokens.
+    Limit(limits::Setup),
 }
 
 impl Choice {
@@ -337,6 +341,7 @@ impl MemberSetup {
             requests: self.limit.map(|limit| limit.anchored().oracle()),
             tokens: tokens.map(|tokens| [tokens.oracle(), tokens.oracle()]),
             latest: 0,
+            turned_away: 0,
         }
     }
 
@@ -418,6 +423,8 @@ struct Owner {
     requests: Option<limits::Oracle>,
     tokens: Option<[limits::Oracle; CLASSES as usize]>,
     latest: u64,
+    /// Until when the upstream serves no more requests.
+    turned_away: u64,
 }
 
 /// Which uses of an owner's limits are of one lease.
@@ -431,6 +438,9 @@ impl Owner {
     fn earliest(&self, asked: u64, class: u32, cost: Cost) -> Wait {
         let now = asked.max(self.latest);
         let mut wait = Wait::Until(Tick::from_nanos(asked));
+        if cost.requests > 0 && self.turned_away > now {
+            wait = Wait::Until(Tick::from_nanos(self.turned_away));
+        }
         let tokens = self
             .tokens
             .as_ref()
@@ -510,11 +520,16 @@ struct OracleMember {
     probe: Option<ProbeId>,
     conduct: Conduct,
     slow_start: SlowStart,
-    depth: u32,
+    depth: Option<u32>,
     unseen: u32,
     unseen_by_probe: u32,
     latency: Option<Latency>,
     service: BTreeMap<u32, u64>,
+    told_open: Option<Tick>,
+    /// The end of an ejection, until it has been looked after.
+    ejected_until: Option<Tick>,
+    /// Whether its limits were never set anew.
+    judged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -606,9 +621,11 @@ struct Oracle {
     members: Vec<OracleMember>,
     leases: Vec<OracleLease>,
     waiters: Vec<OracleWaiter>,
-    /// Failures that count as leases until a tick.
-    phantoms: Vec<(usize, u64)>,
-    kinds: Vec<Kind>,
+    /// Failures that count as leases until a success would have ended.
+    phantoms: Vec<Phantom>,
+    /// Lanes of classes and labels, and when each was last asked for.
+    kinds: BTreeMap<Kind, u64>,
+    asked: u64,
     /// By priority and flow, the round of those that wait.
     rounds: BTreeMap<(u8, u64), u64>,
     /// By priority.
@@ -619,10 +636,25 @@ struct Oracle {
     panic: bool,
     events: Vec<OracleEvent>,
     order: u64,
-    level: u64,
+    levels: BTreeMap<u8, u64>,
     tally: Tally,
     /// Whom the machine granted leases on; where the policy isn't settled, the oracle follows.
     hints: VecDeque<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Phantom {
+    member: usize,
+    granted: u64,
+    class: u32,
+    /// How long a success of its class took then, or took first.
+    usual: Option<u64>,
+}
+
+impl Phantom {
+    fn end(&self) -> Option<u64> {
+        Some(self.granted.saturating_add(self.usual?))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -635,18 +667,17 @@ enum Opening {
 
 fn opening_of(reason: Reason) -> Opening {
     match reason {
-        Reason::Ready | Reason::LowerTier => Opening::Now,
+        Reason::Ready | Reason::LowerTier | Reason::InLine => Opening::Now,
         Reason::Ejected { until }
         | Reason::BreakerOpen { until }
         | Reason::Throttled { until }
         | Reason::AtLimit { until } => Opening::At(until.as_nanos()),
-        Reason::Full | Reason::Probing | Reason::InFlight => Opening::AnyTime,
+        Reason::Full | Reason::Probing | Reason::InFlight | Reason::Unhealthy => Opening::AnyTime,
         Reason::WrongLabels
         | Reason::NotPinned
         | Reason::Removed
         | Reason::Disabled
         | Reason::Draining
-        | Reason::Unhealthy
         | Reason::NeverFits => Opening::Unknown,
     }
 }
@@ -683,7 +714,7 @@ impl Oracle {
             owner: setup.owner(),
             state: State::Enabled,
             in_flight: 0,
-            pass: self.level,
+            pass: self.levels.get(&setup.tier()).copied().unwrap_or(0),
             stamp,
             rests_until: 0,
             calls: 0,
@@ -692,11 +723,14 @@ impl Oracle {
             probe: None,
             conduct: Conduct::default(),
             slow_start,
-            depth: 0,
+            depth: None,
             unseen: 0,
             unseen_by_probe: 0,
             latency: half_life.map(Latency::new),
             service: BTreeMap::new(),
+            told_open: None,
+            ejected_until: None,
+            judged: true,
         });
         self.look_around();
         self.serve();
@@ -719,17 +753,38 @@ impl Oracle {
             labels: if pin.is_some() { 0 } else { ask.labels() },
             pin,
         };
+        self.asked += 1;
         if let Some(pin) = pin {
-            let there = !matches!(self.members[pin].state, State::Removing | State::Gone);
-            return there.then_some(kind).ok_or(AcquireError::StalePin);
-        }
-        if !self.kinds.contains(&kind) {
-            if self.kinds.len() >= self.max_lanes {
-                return Err(AcquireError::TooManyLanes);
+            if self.next(kind).is_some() {
+                return Ok(kind);
             }
-            self.kinds.push(kind);
+            if matches!(self.members[pin].state, State::Removing | State::Gone) {
+                return Err(AcquireError::StalePin);
+            }
+            return self.make_room().map(|()| kind);
         }
+        if !self.kinds.contains_key(&kind) {
+            self.make_room()?;
+        }
+        self.kinds.insert(kind, self.asked);
         Ok(kind)
+    }
+
+    /// Gives up the lane that was unused longest, if there are as many as may be.
+    fn make_room(&mut self) -> Result<(), AcquireError> {
+        let mut pinned: Vec<Kind> = self.waiting().map(|(_, waiter)| waiter.kind).collect();
+        pinned.retain(|kind| kind.pin.is_some());
+        pinned.sort_unstable();
+        pinned.dedup();
+        if self.kinds.len() + pinned.len() < self.max_lanes {
+            return Ok(());
+        }
+        let kinds = self.kinds.iter();
+        let idle = kinds.filter(|(kind, _)| self.next(**kind).is_none());
+        let oldest = idle.min_by_key(|(_, asked)| **asked).map(|(kind, _)| *kind);
+        let oldest = oldest.ok_or(AcquireError::TooManyLanes)?;
+        self.kinds.remove(&oldest);
+        Ok(())
     }
 
     fn answer(&mut self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Answer {
@@ -760,8 +815,10 @@ impl Oracle {
             if deadline <= self.now {
                 return Answer::Refused(AcquireError::NothingFree);
             }
+            let mut live = self.leases.iter().filter(|one| one.live);
             if let Opening::At(at) = opening
                 && at >= deadline
+                && live.all(|one| one.cost == Cost::REQUEST)
             {
                 let at = Tick::from_nanos(at);
                 return Answer::Refused(AcquireError::DeadlineTooSoon { at });
@@ -846,6 +903,7 @@ impl Oracle {
     fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Reason {
         let at = self.as_of;
         let group = self.members[member].setup.group();
+        let phantoms = self.phantoms_of(member);
         let member = &self.members[member];
         match member.state {
             State::Removing | State::Gone => return Reason::Removed,
@@ -857,7 +915,7 @@ impl Oracle {
         if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
             return Reason::Unhealthy;
         }
-        if member.in_flight >= member.setup.max_leases() {
+        if member.in_flight.saturating_add(phantoms) >= member.setup.max_leases() {
             return Reason::Full;
         }
         let mut holds = vec![(at, 0, Reason::Ready)];
@@ -924,14 +982,18 @@ impl Oracle {
     }
 
     fn phantoms_of(&self, member: usize) -> u32 {
-        let alive = |(of, end): &&(usize, u64)| *of == member && *end > self.as_of;
-        self.phantoms.iter().filter(alive).count() as u32
+        let its = self.phantoms.iter().filter(|one| one.member == member);
+        let alive = its.filter(|one| one.end().is_none_or(|end| end > self.as_of));
+        alive.count() as u32
     }
 
     fn standing(&self, name: usize, class: u32) -> Standing {
         let member = &self.members[name];
         let phantoms = self.phantoms_of(name);
-        let jobs = u64::from(member.depth) + u64::from(member.unseen.max(phantoms));
+        let jobs = u64::from(match member.depth {
+            Some(depth) => depth + member.unseen.max(phantoms),
+            None => member.in_flight + phantoms,
+        });
         let work = if self.choice == Choice::LeastTime {
             match member.service.get(&class) {
                 Some(mean) => ((jobs + 1) * mean).max(1),
@@ -939,7 +1001,10 @@ impl Oracle {
                 None => u64::MAX / 2 + jobs,
             }
         } else {
-            (jobs << 20).checked_div(member.weight.into()).unwrap_or(0)
+            let scaled = jobs << 20;
+            scaled
+                .checked_div(self.weight(name).into())
+                .unwrap_or(scaled)
         };
         Standing {
             load: member.in_flight + phantoms,
@@ -952,8 +1017,8 @@ impl Oracle {
 
     fn weight(&self, name: usize) -> u32 {
         let member = &self.members[name];
-        let ramp = self.watch.slow_start();
-        match ramp.filter(|_| !self.choice.policy().uses_key()) {
+        match self.watch.slow_start() {
+            _ if self.choice.policy().uses_key() => member.weight.into(),
             Some(ramp) => member
                 .slow_start
                 .weight_at(&ramp, self.tick(), member.weight.into()),
@@ -993,12 +1058,30 @@ impl Oracle {
         for name in 0..self.members.len() {
             if tier(name) == nearest
                 && self.could_go(kind, name)
-                && self.members[name].state != State::Gone
+                && !matches!(self.members[name].state, State::Removing | State::Gone)
             {
                 let identity = leasehold_core::balance::stable_hash(name.to_string().as_bytes());
                 let standing = self.standing(name, kind.class);
                 balancer.insert(name as u32, identity, self.weight(name));
-                balancer.place(name as u32, &standing, ready.contains(&name));
+                let availability = match self.reason(name, kind, ask.cost()) {
+                    Reason::Ready => Availability::Ready,
+                    Reason::Ejected { .. }
+                    | Reason::BreakerOpen { .. }
+                    | Reason::Probing
+                    | Reason::Full
+                    | Reason::Throttled { .. }
+                    | Reason::AtLimit { .. }
+                    | Reason::InFlight => Availability::Busy,
+                    Reason::LowerTier
+                    | Reason::WrongLabels
+                    | Reason::NotPinned
+                    | Reason::Removed
+                    | Reason::Disabled
+                    | Reason::Draining
+                    | Reason::Unhealthy
+                    | Reason::NeverFits => Availability::Out,
+                };
+                balancer.place(name as u32, &standing, availability);
             }
         }
         balancer.choose(ask.key()).expect("a member is ready") as usize
@@ -1047,9 +1130,11 @@ impl Oracle {
         let tick = self.tick();
         let (class, cost) = (kind.class, ask.cost());
         let breaker = self.watch.breaker();
+        let stride = pass(self.weight(name));
         let chosen = &mut self.members[name];
-        self.level = chosen.pass;
-        let stride = pass(u32::from(chosen.weight) * SlowStart::SCALE);
+        if self.choice == Choice::LeastUsed {
+            self.levels.insert(chosen.setup.tier(), chosen.pass);
+        }
         chosen.pass += stride;
         chosen.calls += 1;
         chosen.in_flight += 1;
@@ -1155,6 +1240,10 @@ impl Oracle {
                 self.members[member].weight = u16::from(weight % 4);
                 (self.members[member].state, false)
             }
+            Management::Limit(setup) => {
+                self.set_limit(member, setup);
+                (self.members[member].state, false)
+            }
         };
         self.members[member].state = state;
         if matches!(what, Management::Remove) {
@@ -1174,6 +1263,20 @@ impl Oracle {
             self.events.push(OracleEvent::Drained(member));
         }
         (true, leaves)
+    }
+
+    fn set_limit(&mut self, name: usize, setup: limits::Setup) {
+        let member = &mut self.members[name];
+        member.judged = false;
+        member.owner = Owner {
+            requests: Some(setup.anchored().oracle()),
+            ..Owner::default()
+        };
+        for lease in &mut self.leases {
+            if lease.live && lease.member == name {
+                lease.own = member.owner.charge(self.now, lease.class, lease.cost);
+            }
+        }
     }
 
     /// Those that are pinned to a member that is no more, lane by lane as these were made, in turn.
@@ -1234,6 +1337,11 @@ impl Oracle {
         for member in &mut self.members {
             member.probe = None;
             member.latency = half_life.map(Latency::new);
+            let now = Tick::from_nanos(self.now);
+            member.ejected_until = member.ejected_until.filter(|until| *until > now);
+            if member.conduct.take_end(now) {
+                member.slow_start.begin(now);
+            }
         }
         for lease in leases {
             let stamp = self.stamp();
@@ -1256,7 +1364,7 @@ impl Oracle {
         let answer = match found {
             Found::Up(depth, latency) => {
                 if let Some(depth) = depth {
-                    one.depth = depth.into();
+                    one.depth = Some(depth.into());
                     one.unseen = one.unseen_by_probe;
                 }
                 if let (Some(took), Some(latency)) = (latency, &mut one.latency) {
@@ -1294,7 +1402,7 @@ impl Oracle {
         let one = &mut self.members[member];
         let there = !matches!(one.state, State::Removing | State::Gone);
         if there {
-            one.depth = depth.into();
+            one.depth = Some(depth.into());
             one.unseen = 0;
             one.unseen_by_probe = 0;
         }
@@ -1311,6 +1419,7 @@ impl Oracle {
         }
         self.sweep();
         self.look_around();
+        self.serve();
         while let Some(due) = self.poll_timeout().map(Tick::as_nanos)
             && due <= self.now
         {
@@ -1358,7 +1467,7 @@ impl Oracle {
             member.health.as_ref().and_then(Health::poll_timeout),
             member.breaker.poll_timeout(),
             ramp.and_then(|ramp| member.slow_start.next_change(&ramp, now)),
-            member.conduct.ejected(now),
+            member.ejected_until,
         ];
         timers.into_iter().flatten().map(Tick::as_nanos).min()
     }
@@ -1376,6 +1485,9 @@ impl Oracle {
         if let Some(config) = self.watch.health() {
             let member = &mut self.members[name];
             let health = member.health.as_mut().expect("members are probed");
+            if health.poll_timeout().is_some_and(|due| due <= tick) {
+                member.probe = None;
+            }
             let change = health.handle_timeout(&config, tick);
             if let Some(probe) = health.begin_probe(&config, tick) {
                 member.probe = Some(probe);
@@ -1384,24 +1496,32 @@ impl Oracle {
             }
             self.changed(name, change);
         }
+        let member = &mut self.members[name];
+        member.ejected_until = member.ejected_until.filter(|until| *until > tick);
+        if member.conduct.take_end(tick) {
+            member.slow_start.begin(tick);
+        }
         if let Some(config) = self.watch.breaker() {
-            let before = self.members[name].breaker.state(&config, tick);
-            self.members[name].breaker.handle_timeout(&config, tick);
-            self.note_breaker(name, before);
+            member.breaker.handle_timeout(&config, tick);
+            self.note_breaker(name);
         }
         self.look_around();
     }
 
-    fn note_breaker(&mut self, name: usize, before: BreakerState) {
+    fn note_breaker(&mut self, name: usize) {
         let Some(config) = self.watch.breaker() else {
             return;
         };
         let tick = self.tick();
-        let after = self.members[name].breaker.state(&config, tick);
-        let condition = match after {
-            BreakerState::Open { until } if before != after => Condition::BreakerOpen { until },
-            BreakerState::Closed if before != after => {
-                self.members[name].slow_start.begin(tick);
+        let member = &mut self.members[name];
+        let condition = match member.breaker.state(&config, tick) {
+            BreakerState::Open { until } if member.told_open != Some(until) => {
+                member.told_open = Some(until);
+                Condition::BreakerOpen { until }
+            }
+            BreakerState::Closed if member.told_open.is_some() => {
+                member.told_open = None;
+                member.slow_start.begin(tick);
                 Condition::BreakerClosed
             }
             BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
@@ -1422,17 +1542,23 @@ impl Oracle {
             return;
         }
         let members = self.members.iter_mut().enumerate();
-        let there = members.filter(|(_, member)| member.state != State::Gone);
+        let there =
+            members.filter(|(_, member)| member.state == State::Enabled && member.weight > 0);
         let mut there: Vec<_> = there.collect();
         there.sort_by_key(|(_, member)| member.id);
         let conducts = there
             .into_iter()
             .map(|(name, member)| (name, &mut member.conduct));
+        let mut ejected = Vec::new();
         for ejection in outlier.sweep(&config, Tick::from_nanos(self.now), conducts) {
             let until = ejection.until;
+            ejected.push((ejection.member, until));
             let condition = Condition::Ejected { until };
             self.events
                 .push(OracleEvent::Changed(ejection.member, condition));
+        }
+        for (member, until) in ejected {
+            self.members[member].ejected_until = Some(until);
         }
         self.look_around();
     }
@@ -1493,7 +1619,7 @@ impl Oracle {
             requests: 1,
             tokens: tokens.unwrap_or(ended.cost.tokens),
         };
-        let mut phantom = None;
+        let mut quick = false;
         let verdict = match end {
             Some(End::Ok) => {
                 observe(&mut member.service, ended.class, took);
@@ -1505,17 +1631,16 @@ impl Oracle {
                 Verdict::Ok
             }
             Some(End::Failed) | None => {
-                if let Some(latency) = &mut member.latency {
-                    let known = latency.estimate(tick).or(usual.map(nanos));
-                    latency.observe(tick, nanos(took).max(known.unwrap_or_default()));
-                }
-                phantom = usual.map(|usual| ended.granted.saturating_add(usual));
+                quick = true;
                 member.conduct.record(false);
                 Verdict::Failed
             }
             Some(End::Throttled(pause)) => {
                 let until = now.saturating_add(u64::from(pause % 64));
                 member.rests_until = member.rests_until.max(until);
+                member.owner.latest = member.owner.latest.max(now);
+                member.owner.turned_away = member.owner.turned_away.max(until);
+                quick = true;
                 Verdict::Unused
             }
             Some(End::NotSent) => {
@@ -1527,6 +1652,12 @@ impl Oracle {
                 Verdict::Unused
             }
         };
+        if quick
+            && let Some(latency) = &mut member.latency
+            && let Some(least) = latency.estimate(tick).max(usual.map(nanos))
+        {
+            latency.observe(tick, nanos(took).max(least));
+        }
         member.owner.settle(now, ended.class, ended.own, actual);
         if let Some(group) = member.setup.group() {
             self.groups[group].settle(now, ended.class, ended.grouped, actual);
@@ -1534,18 +1665,31 @@ impl Oracle {
         if self.has_shared {
             self.shared.settle(now, ended.class, ended.shared, actual);
         }
-        if let (Some(permit), Some(config)) = (ended.permit, self.watch.breaker()) {
-            let before = self.members[name].breaker.state(&config, tick);
-            self.members[name]
-                .breaker
-                .end(&config, tick, permit, verdict);
-            self.note_breaker(name, before);
+        if let Some(config) = self.watch.breaker() {
+            let breaker = &mut self.members[name].breaker;
+            if let Some(permit) = ended.permit {
+                breaker.end(&config, tick, permit, verdict);
+            }
+            if let Some(End::Throttled(pause)) = end {
+                let until = now.saturating_add(u64::from(pause % 64));
+                breaker.trip(&config, tick, Tick::from_nanos(until));
+            }
+            self.note_breaker(name);
+        }
+        for phantom in &mut self.phantoms {
+            if phantom.class == ended.class && phantom.usual.is_none() {
+                phantom.usual = self.service.get(&ended.class).copied();
+            }
         }
         let policy = self.choice.policy();
         let weighs_load = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
-        if let Some(end) = phantom.filter(|end| weighs_load && *end > now) {
-            self.phantoms.push((name, end));
-            self.stamp();
+        if quick && weighs_load {
+            self.phantoms.push(Phantom {
+                member: name,
+                granted: ended.granted,
+                class: ended.class,
+                usual,
+            });
         }
         self.look_around();
         let member = &mut self.members[name];
@@ -1579,7 +1723,13 @@ impl Oracle {
         });
         let timers = self.first_timer().map(|(tick, _)| tick);
         let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
-        let first = expiries.chain(deadlines).chain(openings).chain(timers);
+        let phantoms = self.phantoms.iter().filter_map(Phantom::end);
+        let phantoms = phantoms.filter(|end| *end > self.as_of && self.waiting().next().is_some());
+        let first = phantoms
+            .chain(expiries)
+            .chain(deadlines)
+            .chain(openings)
+            .chain(timers);
         let first = first.chain(sweep.map(Tick::as_nanos)).min();
         first.map(Tick::from_nanos)
     }
@@ -1623,9 +1773,17 @@ impl Oracle {
         let ready = reasons.iter().filter(|(_, one)| *one == Reason::Ready);
         let tier = |name: usize| self.members[name].setup.tier();
         let nearest = ready.map(|(name, _)| tier(*name)).min();
+        let kind = Kind {
+            labels: if pin.is_some() { 0 } else { kind.labels },
+            ..kind
+        };
+        let next = self.next(kind).map(|(turn, _)| turn);
+        let in_line = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
         for (name, reason) in &mut reasons {
             if *reason == Reason::Ready && nearest.is_some_and(|nearest| nearest < tier(*name)) {
                 *reason = Reason::LowerTier;
+            } else if *reason == Reason::Ready && in_line {
+                *reason = Reason::InLine;
             }
         }
         reasons
@@ -1731,7 +1889,8 @@ pub fn run(case: &Case) {
             leases: Vec::new(),
             waiters: Vec::new(),
             phantoms: Vec::new(),
-            kinds: Vec::new(),
+            kinds: BTreeMap::new(),
+            asked: 0,
             rounds: BTreeMap::new(),
             reached: BTreeMap::new(),
             outlier: case
@@ -1743,7 +1902,7 @@ pub fn run(case: &Case) {
             panic: false,
             events: Vec::new(),
             order: 0,
-            level: 0,
+            levels: BTreeMap::new(),
             tally: Tally::default(),
             hints: VecDeque::new(),
         },
@@ -1771,7 +1930,9 @@ pub fn run(case: &Case) {
         limit.judge(|span| machine.worst_case(span));
     };
     for member in &pair.oracle.members {
-        if let (Some(limit), Some(setup)) = (&member.owner.requests, member.setup.limit) {
+        if let (Some(limit), Some(setup)) = (&member.owner.requests, member.setup.limit)
+            && member.judged
+        {
             promise(limit, setup);
         }
     }
@@ -1975,6 +2136,7 @@ impl Pair {
             Management::Disable => machine.disable(tick, id),
             Management::Enable => machine.enable(tick, id),
             Management::Weigh(weight) => machine.set_weight(tick, id, (weight % 4).into()),
+            Management::Limit(setup) => machine.set_limits(tick, id, machine_of(Some(setup), None)),
         };
         self.take_hints();
         let (there, leaves) = self.oracle.manage(now, member, what);

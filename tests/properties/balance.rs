@@ -3,6 +3,7 @@
 use core::num::NonZeroU16;
 use core::time::Duration;
 use leasehold_core::balance::{
+    Availability::{self, Busy, Out, Ready},
     Balancer, HalfLife, Latency, LoadFactor, Policy, Standing, TableSize, pass, stable_hash,
 };
 use leasehold_core::time::Tick;
@@ -53,13 +54,14 @@ impl Bench {
         let identity = stable_hash(format!("10.0.0.1:{id}").as_bytes());
         self.balancer
             .insert(id, identity, self.weights[id as usize]);
-        self.place(id, true);
+        self.place(id, Ready);
     }
 
-    fn place(&mut self, id: u32, ready: bool) {
+    fn place(&mut self, id: u32, availability: Availability) {
         self.stamp += 1;
         self.standings[id as usize].stamp = self.stamp;
-        self.balancer.place(id, &self.standings[id as usize], ready);
+        self.balancer
+            .place(id, &self.standings[id as usize], availability);
     }
 
     /// Gives one call out and gets its lease back at once.
@@ -77,14 +79,14 @@ impl Bench {
         standing.load += 1;
         standing.work += 1;
         standing.pass += pass(self.weights[id as usize]);
-        self.place(id, true);
+        self.place(id, Ready);
         id
     }
 
     fn release(&mut self, id: u32) {
         self.standings[id as usize].load -= 1;
         self.standings[id as usize].work -= 1;
-        self.place(id, true);
+        self.place(id, Ready);
     }
 
     /// Where each of so many keys goes.
@@ -241,14 +243,21 @@ fn one_that_flaps_leaves_the_others_alike() {
         Policy::LeastConnections,
         Policy::LeastUsed,
     ] {
-        for away in [1, 7, 15] {
+        for (away, gone) in [
+            (1, Busy),
+            (7, Busy),
+            (15, Busy),
+            (1, Out),
+            (7, Out),
+            (15, Out),
+        ] {
             let mut bench = Bench::new(policy, &[1; 10]);
             for turn in 0..15_000u32 {
                 if turn % 15 == 0 {
-                    bench.place(3, false);
+                    bench.place(3, gone);
                 }
                 if turn % 15 == away % 15 {
-                    bench.place(3, true);
+                    bench.place(3, Ready);
                 }
                 bench.call(None);
             }
@@ -256,16 +265,91 @@ fn one_that_flaps_leaves_the_others_alike() {
             let (most, least) = (others().max().unwrap(), others().min().unwrap());
             assert!(
                 most * 100 <= least * 101,
-                "{policy:?} {away}: {:?}",
+                "{policy:?} {away} {gone:?}: {:?}",
                 bench.calls
             );
             assert!(
                 bench.calls[3] <= most + 1,
-                "{policy:?} {away}: {:?}",
+                "{policy:?} {away} {gone:?}: {:?}",
                 bench.calls
             );
         }
     }
+}
+
+#[test]
+fn one_that_rests_after_each_call_keeps_its_share() {
+    let mut bench = Bench::new(Policy::WeightedRoundRobin, &[1; 6]);
+    let mut rests = [0u64; 6];
+    for tick in (0..6_000).step_by(3) {
+        for id in 0..6 {
+            if rests[id as usize] == tick {
+                bench.place(id, Ready);
+            }
+        }
+        let id = bench.call(None);
+        // Whom nobody calls before it is back needs no more than its turn.
+        rests[id as usize] = (tick + 4 + u64::from(id)).next_multiple_of(3);
+        bench.place(id, Busy);
+    }
+    let (most, least) = (bench.calls.iter().max(), bench.calls.iter().min());
+    assert!(most.unwrap() - least.unwrap() <= 1, "{:?}", bench.calls);
+}
+
+#[test]
+fn one_that_was_busy_for_long_is_owed_one_turn_and_no_more() {
+    for weights in [[1, 1, 1, 1], [5, 1, 2, 3], [1, 40, 3, 2]] {
+        let mut bench = Bench::new(Policy::WeightedRoundRobin, &weights);
+        let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+        for _ in 0..50 {
+            bench.place(0, Busy);
+            for _ in 0..997 {
+                bench.call(None);
+            }
+            bench.place(0, Ready);
+            let before = bench.calls[0];
+            for turn in 1..=total * 3 {
+                bench.call(None);
+                let share = turn * u64::from(weights[0]);
+                let calls = bench.calls[0] - before;
+                assert!(calls * total < share + 3 * total, "{calls} of {turn}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_stay_with_their_members_while_half_of_all_are_out() {
+    for policy in [Policy::RENDEZVOUS, Policy::RING, Policy::MAGLEV] {
+        let mut bench = Bench::new(policy, &[1; 10]);
+        let mut free = Bench::new(unbounded(policy), &[1; 10]);
+        for id in 0..5 {
+            bench.standings[id as usize].load = 7;
+            bench.place(id, Out);
+            free.place(id, Out);
+        }
+        let mut leases = std::collections::VecDeque::new();
+        let mut own = 0;
+        for key in 0..2_000 {
+            if leases.len() == 100 {
+                bench.release(leases.pop_front().expect("it has a hundred"));
+            }
+            let id = bench.lease(Some(key));
+            own += u32::from(free.balancer.choose(Some(key)) == Some(id));
+            leases.push_back(id);
+        }
+        assert!(own > 1_700, "{policy:?}: {own} of 2000");
+    }
+}
+
+#[test]
+fn weights_near_each_other_come_out_as_they_are() {
+    let weights = [16 * 40_000, 16 * 30_000];
+    let mut bench = Bench::new(Policy::LeastUsed, &weights);
+    for _ in 0..70_000 {
+        bench.call(None);
+    }
+    assert!(bench.calls[0].abs_diff(40_000) <= 10, "{:?}", bench.calls);
 }
 
 #[test]
@@ -294,9 +378,9 @@ fn one_that_a_request_was_too_large_for_neither_loses_nor_gains_a_turn() {
             let before = bench.clone();
             let first = bench.balancer.choose(Some(key)).unwrap();
             let standing = bench.standings[first as usize];
-            bench.balancer.place(first, &standing, false);
+            bench.balancer.place(first, &standing, Busy);
             assert_ne!(bench.balancer.choose(Some(key)), Some(first));
-            bench.balancer.place(first, &standing, true);
+            bench.balancer.place(first, &standing, Ready);
             if !matches!(policy, Policy::Random | Policy::PowerOfTwoChoices) {
                 assert_eq!(bench.balancer.choose(Some(key)), Some(first));
                 bench = before;
@@ -310,9 +394,9 @@ fn one_that_a_request_was_too_large_for_neither_loses_nor_gains_a_turn() {
         for _ in 0..60 {
             let first = bench.balancer.choose(None).unwrap();
             let standing = bench.standings[first as usize];
-            bench.balancer.place(first, &standing, false);
+            bench.balancer.place(first, &standing, Busy);
             bench.call(None);
-            bench.balancer.place(first, &standing, true);
+            bench.balancer.place(first, &standing, Ready);
             assert_eq!(bench.balancer.choose(None), Some(first), "{policy:?}");
             bench.call(None);
         }
@@ -404,7 +488,7 @@ fn two_of_the_same_name_both_work() {
         let mut bench = Bench::new(policy, &[1, 1]);
         for id in [0, 1] {
             bench.balancer.insert(id, 5, 1);
-            bench.place(id, true);
+            bench.place(id, Ready);
         }
         for key in 0..1_000 {
             bench.call(Some(key));
@@ -508,14 +592,14 @@ fn one_that_is_away_gets_its_own_keys_back_and_the_others_keep_theirs() {
     for policy in [Policy::RENDEZVOUS, Policy::RING, Policy::MAGLEV] {
         let mut bench = Bench::new(unbounded(policy), &[1; 20]);
         let before = bench.map(5_000);
-        bench.place(4, false);
+        bench.place(4, Out);
         let without = bench.map(5_000);
         for (one, other) in before.iter().zip(&without) {
             assert!(one == other || *one == 4);
         }
         let shares = shares(&without, 20);
         assert!(shares.iter().all(|share| *share < 0.09), "{shares:?}");
-        bench.place(4, true);
+        bench.place(4, Ready);
         assert_eq!(bench.map(5_000), before);
     }
 }
@@ -541,7 +625,7 @@ fn a_peak_counts_at_once_and_is_forgotten_by_halves() {
                 latency: latency.key(),
                 ..Standing::default()
             };
-            balancer.place(id, &standing, true);
+            balancer.place(id, &standing, Ready);
         }
         balancer.choose(None)
     };

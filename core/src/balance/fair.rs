@@ -3,6 +3,7 @@
 //! Invariant: a ready member is in `begun` with the deadline of its next turn if that has begun, and in
 //! `pending` with its start otherwise; no other is in either.
 
+use super::Availability;
 use crate::heap::IndexedHeap;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
@@ -12,19 +13,21 @@ const BEGINNING: u128 = 1 << 84;
 
 /// Weighted round robin: of the members whose turn has begun, the one whose turn must end first.
 ///
-/// Virtual time goes on by `1 / (weight of all that are ready)` a turn, so that a member of weight `w` is
+/// Virtual time goes on by `1 / (weight of all that aren't out)` a turn, so that a member of weight `w` is
 /// due every `1 / w`. While all are ready, no member strays from its exact share by as much as 1 over
-/// any prefix. A member that comes back is owed one missed turn at most; one that was given a call before
-/// its turn had begun waits for a whole turn from then. If nobody's turn has begun, virtual time jumps to
-/// the first that does. Times are rounded down to 2^-64, by division of the whole count of turns, so
-/// that while nothing changes the order is the exact one.
+/// any prefix. One that is busy for less than its turn takes loses nothing. If nobody's turn has begun,
+/// as where the others take the turns of one that stays busy, virtual time jumps to the first that
+/// does. A member that comes back is owed one missed turn at most, however long it was busy or out; one
+/// that was given a call before its turn had begun waits for a whole turn from then. Times are rounded
+/// down to 2^-64, by division of the whole count of turns, so that while nothing changes the order is
+/// the exact one.
 ///
 /// O(log n) a turn, amortised; 80 bytes a member. Sources: R. Tijdeman, "The Chairman Assignment
 /// Problem", 1980; I. Stoica, H. Abdel-Wahab, "Earliest Eligible Virtual Deadline First", 1995.
 #[derive(Clone, Debug)]
 pub(super) struct Fair {
     time: Pace,
-    /// The weight of all that are ready.
+    /// The weight of all that aren't out.
     weight: u64,
     turns: Vec<Turn>,
     begun: IndexedHeap<u128>,
@@ -35,7 +38,7 @@ pub(super) struct Fair {
 struct Turn {
     start: Pace,
     weight: u32,
-    ready: bool,
+    availability: Availability,
 }
 
 /// A time that goes on by one part at a time: always `origin + floor(2^64 * parts / divisor)`.
@@ -94,12 +97,12 @@ impl Fair {
         }
     }
 
-    /// Lets a member in, not ready, whose first turn begins now.
+    /// Lets a member in, out as yet, whose first turn begins now.
     pub(super) fn insert(&mut self, id: u32, weight: u32) {
         let turn = Turn {
             start: Pace::from(self.time.at, weight.into()),
             weight,
-            ready: false,
+            availability: Availability::Out,
         };
         let slots = (id as usize).saturating_add(1);
         if self.turns.len() < slots {
@@ -108,14 +111,14 @@ impl Fair {
         self.turns[id as usize] = turn;
     }
 
-    /// Takes note of a change of weight or readiness. A member that has part of a turn behind or before
-    /// it keeps that part; without weight it keeps the one it had.
-    pub(super) fn update(&mut self, id: u32, weight: u32, ready: bool) {
+    /// Takes note of a change of weight or availability. A member that has part of a turn behind or
+    /// before it keeps that part; without weight, which is to be out, it keeps the one it had.
+    pub(super) fn update(&mut self, id: u32, weight: u32, availability: Availability) {
         let now = self.time.at;
         let Some(turn) = self.turns.get_mut(id as usize) else {
             return;
         };
-        if turn.ready {
+        if turn.availability != Availability::Out {
             self.weight = self.weight.saturating_sub(turn.weight.into());
         }
         if weight > 0 && turn.weight != weight {
@@ -131,14 +134,15 @@ impl Fair {
             turn.start = Pace::from(at, weight.into());
             turn.weight = weight;
         }
-        if ready {
+        if availability != Availability::Out {
             self.weight = self.weight.saturating_add(weight.into());
-            let earliest = now.saturating_sub(divide(turn.start.divisor).0);
-            if !turn.ready && turn.start.at < earliest {
-                turn.start = Pace::from(earliest, weight.into());
-            }
         }
-        turn.ready = ready;
+        let returns = turn.availability != availability && availability == Availability::Ready;
+        let earliest = now.saturating_sub(divide(turn.start.divisor).0);
+        if returns && turn.start.at < earliest {
+            turn.start = Pace::from(earliest, weight.into());
+        }
+        turn.availability = availability;
         self.line_up(id);
     }
 
@@ -178,13 +182,14 @@ impl Fair {
         let Some(turn) = self.turns.get(id as usize).copied() else {
             return;
         };
+        let ready = turn.availability == Availability::Ready;
         let begun = turn.start.at <= self.time.at;
-        if turn.ready && begun {
+        if ready && begun {
             self.begun.set(id, turn.start.next().at);
         } else {
             self.begun.remove(id);
         }
-        if turn.ready && !begun {
+        if ready && !begun {
             self.pending.set(id, turn.start.at);
         } else {
             self.pending.remove(id);

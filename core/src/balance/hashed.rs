@@ -4,7 +4,7 @@
 
 use super::policy::{LoadFactor, TableSize};
 use super::ranked::{Rank, in_order, load_by_weight};
-use super::{Member, maglev::Maglev, mix, ring::Ring, trie::Trie};
+use super::{Availability, Member, maglev::Maglev, mix, ring::Ring, trie::Trie};
 use crate::heap::IndexedHeap;
 use core::num::NonZeroU16;
 
@@ -16,9 +16,9 @@ pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The first member of a key's order that is ready and below its bound, `ceil(factor * (total load + 1) *
 /// weight / total weight)`; after 16, the ready one with the least load for its weight, which is below
-/// its bound if all are ready.
+/// its bound if none is busy. The totals are of those that are ready or busy.
 ///
-/// The order is that of all members, ready or not. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam,
+/// The order is that of all members, whatever they are. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam,
 /// "Consistent Hashing with Bounded Loads", 2018.
 #[derive(Clone, Debug)]
 pub(super) struct Hashed {
@@ -26,7 +26,7 @@ pub(super) struct Hashed {
     bound: LoadFactor,
     /// The members that are ready.
     loads: IndexedHeap<Rank>,
-    /// Of all members that have a weight.
+    /// Of all members that have a weight and aren't out.
     load: u64,
     weight: u64,
 }
@@ -71,14 +71,14 @@ impl Hashed {
                 Table::Maglev(maglev) => maglev.forget(),
             }
         }
-        self.load = self
-            .load
-            .saturating_sub(before.weighed_load())
-            .saturating_add(after.weighed_load());
-        self.weight = self
-            .weight
-            .saturating_sub(before.weight.into())
-            .saturating_add(after.weight.into());
+        if before.availability() != Availability::Out {
+            self.load = self.load.saturating_sub(before.standing.load.into());
+            self.weight = self.weight.saturating_sub(before.weight.into());
+        }
+        if after.availability() != Availability::Out {
+            self.load = self.load.saturating_add(after.standing.load.into());
+            self.weight = self.weight.saturating_add(after.weight.into());
+        }
         if after.could_be_chosen() {
             let load = load_by_weight(after.standing.load, after.weight);
             self.loads.set(id, in_order(load, after.standing.stamp));

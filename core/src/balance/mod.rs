@@ -30,6 +30,9 @@ use rotation::Rotation;
 /// The greatest weight; a greater one counts as this.
 pub const MAX_WEIGHT: u32 = 1 << 20;
 
+/// The pass of one call at a weight of 1.
+const PASS: u64 = 1 << 32;
+
 /// What a policy knows of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -46,8 +49,22 @@ pub struct Standing {
     pub latency: Option<u64>,
 }
 
-/// What one call adds to the pass of a member: 2^20 by its weight, so that one of twice the weight
-/// comes to the same pass in twice the calls.
+/// Whether a member could be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Availability {
+    /// It could be chosen now.
+    Ready,
+    /// It couldn't, and will be ready again by itself: it is full, or at a limit. It keeps its share.
+    Busy,
+    /// It couldn't, and nobody knows when it will be: it is disabled, down or drained. The others share
+    /// what would be its.
+    #[default]
+    Out,
+}
+
+/// What one call adds to the pass of a member: 2^32 by its weight, so that one of twice the weight
+/// comes to the same pass in twice the calls; within 1 part in 4,096 at [`MAX_WEIGHT`], and in 2^32 by
+/// the weight below. A `u64` has room for 2^32 calls of each unit of weight.
 #[must_use]
 pub const fn pass(weight: u32) -> u64 {
     let weight = if weight > MAX_WEIGHT {
@@ -55,9 +72,9 @@ pub const fn pass(weight: u32) -> u64 {
     } else {
         weight
     };
-    match (MAX_WEIGHT as u64).checked_div(weight as u64) {
+    match PASS.checked_div(weight as u64) {
         Some(pass) => pass,
-        None => MAX_WEIGHT as u64,
+        None => PASS,
     }
 }
 
@@ -65,16 +82,16 @@ pub const fn pass(weight: u32) -> u64 {
 ///
 /// Members are named by small dense numbers, such as the slots of a slab. What a policy knows of one is
 /// told by [`place`](Self::place) whenever that changes. A choice that turns out not to fit is placed as
-/// not ready, and another made; it keeps its turn for when it is ready again. Commands on members that
+/// busy, and another made; it keeps its turn for when it is ready again. Commands on members that
 /// aren't in do nothing.
 ///
 /// ```
-/// use leasehold_core::balance::{Balancer, Policy, Standing, stable_hash};
+/// use leasehold_core::balance::{Availability, Balancer, Policy, Standing, stable_hash};
 ///
 /// let mut balancer = Balancer::new(Policy::RoundRobin, 1);
 /// for (id, name) in (0..).zip(["a", "b", "c"]) {
 ///     balancer.insert(id, stable_hash(name.as_bytes()), 1);
-///     balancer.place(id, &Standing::default(), true);
+///     balancer.place(id, &Standing::default(), Availability::Ready);
 /// }
 /// let mut next = || {
 ///     let id = balancer.choose(None)?;
@@ -96,7 +113,7 @@ pub struct Balancer {
 struct Member {
     identity: u64,
     weight: u32,
-    ready: bool,
+    availability: Availability,
     standing: Standing,
 }
 
@@ -113,13 +130,14 @@ enum Order {
 
 impl Member {
     fn could_be_chosen(&self) -> bool {
-        self.ready && self.weight > 0
+        self.availability() == Availability::Ready
     }
 
-    fn weighed_load(&self) -> u64 {
+    /// Without weight it is out.
+    fn availability(&self) -> Availability {
         match self.weight {
-            0 => 0,
-            _ => self.standing.load.into(),
+            0 => Availability::Out,
+            _ => self.availability,
         }
     }
 }
@@ -176,7 +194,7 @@ impl Balancer {
         self.ready
     }
 
-    /// Lets a member in, not ready yet; instead of the one that has its number, if any.
+    /// Lets a member in, out as yet; instead of the one that has its number, if any.
     ///
     /// `identity` says where a hash policy puts it: a [`stable_hash`] of its name. Two members may have
     /// the same. O(log n); on a ring, O(points of the member).
@@ -203,7 +221,7 @@ impl Balancer {
     pub fn remove(&mut self, id: u32) {
         let change = |member: &mut Member| {
             member.weight = 0;
-            member.ready = false;
+            member.availability = Availability::Out;
         };
         if self.change(id, change) {
             self.members[id as usize] = None;
@@ -216,11 +234,18 @@ impl Balancer {
         self.change(id, |member| member.weight = weight.min(MAX_WEIGHT));
     }
 
-    /// Says how a member stands and whether it could be chosen now. O(log n).
-    pub fn place(&mut self, id: u32, standing: &Standing, ready: bool) {
+    /// Says how a member stands and whether it could be chosen. O(log n); O(1) where the policy doesn't
+    /// go by the standing and the rest is as it was.
+    pub fn place(&mut self, id: u32, standing: &Standing, availability: Availability) {
+        if let Order::Rotation(_) | Order::Fair(_) | Order::One(_) = self.order
+            && let Some(Some(member)) = self.members.get(id as usize)
+            && member.availability == availability
+        {
+            return;
+        }
         self.change(id, |member| {
             member.standing = *standing;
-            member.ready = ready;
+            member.availability = availability;
         });
     }
 
@@ -289,8 +314,9 @@ impl Balancer {
                 }
             }
             Order::Fair(fair) => {
-                if was_ready != ready || before.weight != member.weight {
-                    fair.update(id, member.weight, ready);
+                let availability = member.availability();
+                if before.availability() != availability || before.weight != member.weight {
+                    fair.update(id, member.weight, availability);
                 }
             }
             Order::One(lottery) | Order::BetterOfTwo(lottery) => {

@@ -79,8 +79,10 @@ impl Config {
     }
 
     /// Keeps at most `max` lanes, 64 unless told: one for each class with each set of labels that was
-    /// ever asked for. Each costs what an empty pool of as many members does, and each grant and release
-    /// is entered in all lanes of its member. Requests that would need more are refused.
+    /// asked for of late, and one for each member and class that a request is pinned to while it waits.
+    /// Each costs what an empty pool of as many members does, and each grant and release is entered in all
+    /// lanes of its member. The lane unused longest makes room for another; requests that would need more
+    /// than all in which somebody waits are refused.
     #[must_use]
     pub fn max_lanes(mut self, max: NonZeroU32) -> Self {
         self.max_lanes = max.get();

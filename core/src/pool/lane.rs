@@ -6,7 +6,7 @@
 //! not ready for the wanted cost but might be for a lower one are in `deferred`.
 
 use super::{Labels, Request};
-use crate::balance::{Balancer, Policy, Standing};
+use crate::balance::{Availability, Balancer, Policy, Standing};
 use crate::bits::BitSet;
 use crate::heap::IndexedHeap;
 use crate::limit::{Cost, Wait};
@@ -79,11 +79,13 @@ pub(super) struct Lane {
     pub(super) wanted: Cost,
     /// Whether no other cost was ever wanted.
     pub(super) is_uniform: bool,
-    deferred: Vec<u32>,
+    deferred: BitSet,
     /// Why the pool's own limits held back a request that a member could have served.
     pub(super) gate: Option<Wait>,
     /// Whether it is in the pool's list of those that may be served.
     pub(super) flagged: bool,
+    /// When it was last asked for anything, in the order of all commands.
+    pub(super) used: u64,
     /// When it was last served while somebody waited, and the mean time between two such grants.
     pub(super) served: Option<Tick>,
     pub(super) pace: Option<Duration>,
@@ -108,11 +110,21 @@ impl Lane {
             members,
             wanted: Cost::REQUEST,
             is_uniform: true,
-            deferred: Vec::new(),
+            deferred: BitSet::new(),
             gate: None,
             flagged: false,
+            used: 0,
             served: None,
             pace: None,
+        }
+    }
+
+    /// A lane for another class, in which everybody's turn is as in this one.
+    pub(super) fn for_class(&self, class: u32) -> Self {
+        let kind = Kind { class, ..self.kind };
+        Self {
+            members: self.members.clone(),
+            ..Self::new(kind)
         }
     }
 
@@ -150,6 +162,7 @@ impl Lane {
 
     pub(super) fn remove(&mut self, slot: u32, tier: u8) {
         self.set(slot, tier, &Standing::default(), Opening::Unknown);
+        self.deferred.remove(slot);
         match &mut self.members {
             Members::One { .. } => {}
             Members::Many { tiers, places, .. } => {
@@ -205,7 +218,12 @@ impl Lane {
         };
         let old = mem::replace(place, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
-            balancer.place(slot, standing, new == Place::Ready);
+            let availability = match opening {
+                Opening::Now => Availability::Ready,
+                Opening::At(_) | Opening::AnyTime => Availability::Busy,
+                Opening::Unknown => Availability::Out,
+            };
+            balancer.place(slot, standing, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
@@ -272,22 +290,23 @@ impl Lane {
         }
     }
 
-    /// Notes that a member isn't ready for the wanted cost and might be for a lower one.
+    /// Notes that a member isn't ready for the wanted cost and might be for another.
     pub(super) fn defer(&mut self, slot: u32) {
-        if self.wanted != Cost::REQUEST {
-            self.deferred.push(slot);
-        }
+        self.deferred.insert(slot);
     }
 
-    /// Changes the wanted cost, and answers whom to look at again.
-    pub(super) fn aim(&mut self, cost: Cost) -> Vec<u32> {
+    /// Changes the wanted cost; whether there are members to be looked at again.
+    pub(super) fn aim(&mut self, cost: Cost) -> bool {
         let old = mem::replace(&mut self.wanted, cost);
         self.is_uniform = false;
-        if cost.covers(old) {
-            Vec::new()
-        } else {
-            mem::take(&mut self.deferred)
-        }
+        !cost.covers(old)
+    }
+
+    /// Takes one of those that weren't ready for what was wanted before.
+    pub(super) fn pop_deferred(&mut self) -> Option<u32> {
+        let slot = self.deferred.first()?;
+        self.deferred.remove(slot);
+        Some(slot)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::lane::Opening;
 use super::service::ServiceTimes;
-use super::{GroupId, Labels, Reason};
-use crate::balance::{Latency, Policy, Standing, pass, stable_hash};
+use super::{Config, GroupId, Labels, Reason};
+use crate::balance::{Latency, Standing, stable_hash};
 use crate::breaker::{Breaker, BreakerConfig, BreakerState};
-use crate::health::{self, Health, SlowStart, SlowStartConfig};
+use crate::health::{self, Health, SlowStart};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::outlier::Conduct;
 use crate::stats::{Counts, Histogram};
@@ -154,14 +154,16 @@ pub(super) struct Entry<T> {
     pub(super) stamp: u64,
     pub(super) rests_until: Tick,
     pub(super) breaker: Breaker,
+    /// Until when it was told that the breaker is open.
+    pub(super) told_open: Option<Tick>,
     pub(super) health: Option<Health>,
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) probe: Option<health::ProbeId>,
     pub(super) conduct: Conduct,
     pub(super) slow_start: SlowStart,
-    /// The jobs it said it had.
-    pub(super) depth: u32,
+    /// The jobs it said it had, if it ever did.
+    pub(super) depth: Option<u32>,
     /// Leases granted since then, and since the probe under way began.
     pub(super) unseen: u32,
     pub(super) unseen_by_probe: u32,
@@ -209,7 +211,7 @@ impl<T> Entry<T> {
         if !around.panic && self.is_down() {
             return Reason::Unhealthy;
         }
-        if self.in_flight >= self.max_leases {
+        if self.in_flight.saturating_add(self.phantoms) >= self.max_leases {
             return Reason::Full;
         }
         let mut latest = at;
@@ -258,28 +260,24 @@ impl<T> Entry<T> {
         counts.then(|| !self.is_down() && self.conduct.ejected(now).is_none())
     }
 
-    /// The weight that policies see.
-    pub(super) fn weight_at(&self, ramp: Option<&SlowStartConfig>, now: Tick) -> u32 {
+    /// The weight that policies see. Hashes keep to the full one, so that no keys move.
+    pub(super) fn weight_at(&self, config: &Config, now: Tick) -> u32 {
         let full = u32::from(self.weight);
-        match ramp {
+        match &config.slow_start {
+            _ if config.policy.uses_key() => full,
             Some(ramp) => self.slow_start.weight_at(ramp, now, full),
             None => full.saturating_mul(SlowStart::SCALE),
         }
     }
 
-    /// What the next call adds to its pass.
-    pub(super) fn stride(&self) -> u64 {
-        pass(u32::from(self.weight).saturating_mul(SlowStart::SCALE))
-    }
-
-    /// How it stands, and for calls of a class if their time decides.
-    pub(super) fn standing(&self, policy: Policy, by_time: Option<u32>) -> Standing {
+    /// How it stands for calls of a class.
+    pub(super) fn standing(&self, config: &Config, class: u32, now: Tick) -> Standing {
         Standing {
             load: self.in_flight.saturating_add(self.phantoms),
             pass: self.pass,
             stamp: self.stamp,
-            work: if policy.uses_work() {
-                self.work(by_time)
+            work: if config.policy.uses_work() {
+                self.work(config, class, now)
             } else {
                 0
             },
@@ -289,14 +287,17 @@ impl<T> Entry<T> {
 
     /// The jobs ahead of the next one, by weight; or the time until that would be done, where it is known
     /// how long one takes. Who has never been measured comes first while idle and last while at work.
-    fn work(&self, by_time: Option<u32>) -> u64 {
-        // A failure since the report is among both.
-        let own = u64::from(self.unseen.max(self.phantoms));
-        let jobs = own.saturating_add(u64::from(self.depth));
-        let Some(class) = by_time else {
-            let scaled = jobs.saturating_mul(1 << 20);
-            return scaled.checked_div(u64::from(self.weight)).unwrap_or(scaled);
+    fn work(&self, config: &Config, class: u32, now: Tick) -> u64 {
+        let jobs = match self.depth {
+            // A failure since the report is among both.
+            Some(depth) => u64::from(depth).saturating_add(self.unseen.max(self.phantoms).into()),
+            None => u64::from(self.in_flight.saturating_add(self.phantoms)),
         };
+        if !config.weigh_by_time {
+            let scaled = jobs.saturating_mul(1 << 20);
+            let weight = u64::from(self.weight_at(config, now));
+            return scaled.checked_div(weight).unwrap_or(scaled);
+        }
         match self.service.mean(class) {
             Some(nanos) => {
                 let known = jobs.saturating_add(1).saturating_mul(nanos);
@@ -308,8 +309,9 @@ impl<T> Entry<T> {
     }
 
     /// When the pool has to look after it next.
-    pub(super) fn next_timer(&self, ramp: Option<&SlowStartConfig>, now: Tick) -> Option<Tick> {
+    pub(super) fn next_timer(&self, config: &Config, now: Tick) -> Option<Tick> {
         let health = self.health.as_ref().and_then(Health::poll_timeout);
+        let ramp = config.slow_start.as_ref();
         let ramp = ramp.and_then(|ramp| self.slow_start.next_change(ramp, now));
         earliest(
             earliest(health, self.breaker.poll_timeout()),
@@ -322,18 +324,17 @@ impl Reason {
     /// When a member that is held back so opens.
     pub(super) fn opening(self) -> Opening {
         match self {
-            Self::Ready | Self::LowerTier => Opening::Now,
+            Self::Ready | Self::LowerTier | Self::InLine => Opening::Now,
             Self::Ejected { until }
             | Self::BreakerOpen { until }
             | Self::Throttled { until }
             | Self::AtLimit { until } => Opening::At(until),
-            Self::Full | Self::Probing | Self::InFlight => Opening::AnyTime,
+            Self::Full | Self::Probing | Self::InFlight | Self::Unhealthy => Opening::AnyTime,
             Self::WrongLabels
             | Self::NotPinned
             | Self::Removed
             | Self::Disabled
             | Self::Draining
-            | Self::Unhealthy
             | Self::NeverFits => Opening::Unknown,
         }
     }

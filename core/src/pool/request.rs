@@ -117,7 +117,7 @@ impl Request {
     }
 
     /// What policies that hash go by, such as a client's address; see
-    /// [`stable_hash`](crate::balance::stable_hash). Without it they take the least loaded.
+    /// [`stable_hash`](crate::balance::stable_hash). Without one they go by chance.
     #[must_use]
     pub const fn key(mut self, key: u64) -> Self {
         self.key = Some(key);
@@ -175,8 +175,9 @@ pub enum AcquireError {
     /// Nothing is free and the deadline has come.
     #[error("nothing is free now")]
     NothingFree,
-    /// Every member that could serve is at its limit until the deadline or later, unless a lease is
-    /// given back unused.
+    /// Every member that could serve is at its limit until the deadline or later. That may still change if
+    /// one is added or enabled, or a lease given back unused; where leases are held whose cost was only
+    /// estimated, or a member may recover, no request is refused for this.
     #[error("every member is at its limit until after the deadline")]
     DeadlineTooSoon {
         /// When the first of them could serve.
@@ -210,6 +211,8 @@ pub enum Reason {
     Ready,
     /// It could, but a nearer tier can.
     LowerTier,
+    /// It could, but others wait in the lane whose turn comes first.
+    InLine,
     /// It lacks a label that the request needs.
     WrongLabels,
     /// The request names another member.
@@ -259,12 +262,15 @@ pub enum Outcome {
     Ok,
     /// The call failed, and the upstream may have seen it.
     Failed,
-    /// The upstream turned the call away: its member rests until the tick.
+    /// The upstream turned the call away: its member rests until the tick, its breaker opens until then,
+    /// and its limits admit no request before.
     Throttled {
         /// When the upstream said that it would serve again.
         until: Tick,
     },
-    /// The upstream never saw the call; it counts against no limit.
+    /// The caller gave up before it asked anything of the upstream: it counts against no limit, and says
+    /// nothing of the member. Where the member could not be reached, that is a [failure](Self::Failed)
+    /// at [no cost](Release::cost).
     NotSent,
 }
 

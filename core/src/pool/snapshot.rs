@@ -5,7 +5,7 @@
 
 use super::{Config, Group, Lease, Pool, State};
 use crate::affinity;
-use crate::limit::LimitSet;
+use crate::limit::{Cost, LimitSet};
 use crate::pool::member::Entry;
 use crate::pool::service::ServiceTimes;
 use crate::slab::Slab;
@@ -29,7 +29,7 @@ pub struct PoolSnapshot<T> {
     sessions: Vec<Session>,
     service: ServiceTimes,
     added: u64,
-    level: u64,
+    levels: BTreeMap<u8, u64>,
     total: Counts,
     waiting: Waiting,
     held: Histogram,
@@ -106,7 +106,7 @@ impl<T: Clone> Pool<T> {
                 .collect(),
             service: self.service.clone(),
             added: self.added,
-            level: self.level,
+            levels: self.levels.clone(),
             total: self.total,
             waiting: Waiting {
                 waiting: 0,
@@ -157,7 +157,7 @@ impl<T> Pool<T> {
         }
         pool.service = snapshot.service;
         pool.added = snapshot.added;
-        pool.level = snapshot.level;
+        pool.levels = snapshot.levels;
         pool.total = snapshot.total;
         pool.waiting = snapshot.waiting;
         pool.held = snapshot.held;
@@ -189,7 +189,11 @@ impl<T> Pool<T> {
             entry.breaker.rebase(from, to);
             entry.conduct.rebase(from, to);
             entry.slow_start.rebase(from, to);
+            if entry.conduct.take_end(to) {
+                entry.slow_start.begin(to);
+            }
             entry.rests_until = shift.tick(entry.rests_until);
+            entry.told_open = entry.told_open.map(|until| shift.tick(until));
             entry.health = pool.config.health.as_ref().map(|config| {
                 entry.health.take().map_or_else(
                     || crate::health::Health::new(config, to, place),
@@ -222,6 +226,9 @@ impl<T> Pool<T> {
             }
             let entry = pool.members.get_mut(*member).ok_or(RestoreError)?;
             entry.in_flight = entry.in_flight.saturating_add(1);
+            if lease.cost != Cost::REQUEST {
+                pool.estimated = pool.estimated.saturating_add(1);
+            }
             let handle = pool.leases.insert(lease).ok_or(RestoreError)?;
             let expires = held.expires.map_or(to, |expires| shift.tick(expires));
             let stamp = pool.next_stamp();
