@@ -441,11 +441,8 @@ impl World {
 
     fn play(&mut self) {
         loop {
-            let next = self.agenda.peek().map(|Reverse(entry)| entry.at);
-            let due = self.pool.poll_timeout().map(Tick::as_nanos);
-            let Some(next) = next else {
-                panic!("a check is always to come");
-            };
+            let Reverse(next) = self.agenda.peek().expect("a check is always to come");
+            let (next, due) = (next.at, self.pool.poll_timeout().map(Tick::as_nanos));
             if let Some(due) = due.filter(|due| *due <= next) {
                 assert!(due > self.now || self.sum.events == 0, "it spins");
                 self.now = due;
@@ -456,9 +453,7 @@ impl World {
                 self.hear();
                 continue;
             }
-            let Some(Reverse(entry)) = self.agenda.pop() else {
-                return;
-            };
+            let Reverse(entry) = self.agenda.pop().expect("it was there");
             self.now = entry.at;
             self.sum.events += 1;
             self.happen(entry.what);
