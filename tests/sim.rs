@@ -85,7 +85,6 @@ fn hour(policy: Policy, seed: u64) {
     let Summary { counts, .. } = sum;
     let happened = [
         sum.queued,
-        sum.refused,
         sum.timed_out,
         sum.cancelled,
         counts.failed,

@@ -167,6 +167,8 @@ pub struct Pool<T> {
     healthy: u32,
     panic: bool,
     service: ServiceTimes,
+    /// The peaks of all members' successes.
+    latency: Option<Latency>,
     /// How many members ever were.
     added: u64,
     /// How often a lane was asked for anything.
@@ -216,6 +218,7 @@ impl<T> Pool<T> {
             healthy: 0,
             panic: false,
             service: ServiceTimes::default(),
+            latency: config.policy.half_life().map(Latency::new),
             added: 0,
             asked: 0,
             sequence: 0,
@@ -1471,7 +1474,6 @@ impl<T> Pool<T> {
             };
             *counter = counter.saturating_add(1);
         }
-        let usual = self.service.mean(ended.class).map(Duration::from_nanos);
         let mut actual = cost.unwrap_or(ended.cost);
         let mut quick = false;
         let mut first_served = false;
@@ -1480,7 +1482,10 @@ impl<T> Pool<T> {
                 entry.service.observe(ended.class, latency);
                 first_served = self.service.mean(ended.class).is_none();
                 self.service.observe(ended.class, latency);
-                if let Some(known) = &mut entry.latency {
+                for known in [&mut entry.latency, &mut self.latency]
+                    .into_iter()
+                    .flatten()
+                {
                     known.observe(now, latency);
                 }
                 entry.conduct.record(true);
@@ -1507,7 +1512,8 @@ impl<T> Pool<T> {
         };
         if quick && let Some(known) = &mut entry.latency {
             // A failure is no quicker than a success, as far as that is known.
-            if let Some(least) = known.estimate(now).max(usual) {
+            let fleet = self.latency.as_ref().and_then(|fleet| fleet.estimate(now));
+            if let Some(least) = known.estimate(now).max(fleet) {
                 known.observe(now, latency.max(least));
             }
         }
