@@ -649,11 +649,14 @@ impl<T> Pool<T> {
         let next = lane.and_then(|lane| self.waiters.next(*lane));
         let in_line = next.is_some_and(|(turn, _)| turn < self.waiters.turn_of(request));
         self.members.iter().map(move |(handle, entry)| {
-            let reason = match reason(handle, entry) {
-                Reason::Ready if nearest.is_some_and(|tier| tier < entry.tier) => Reason::LowerTier,
-                Reason::Ready if in_line => Reason::InLine,
-                reason => reason,
-            };
+            let mut reason = reason(handle, entry);
+            if reason == Reason::Ready {
+                if nearest.is_some_and(|tier| tier < entry.tier) {
+                    reason = Reason::LowerTier;
+                } else if in_line {
+                    reason = Reason::InLine;
+                }
+            }
             (MemberId(handle), reason)
         })
     }
@@ -1004,16 +1007,16 @@ impl<T> Pool<T> {
     /// Measures how often a lane is served while somebody waits in it.
     fn keep_pace(&mut self, lane: u32) {
         let now = self.now;
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-            if let Some(served) = lane.served.replace(now) {
-                let gap = now.since(served);
-                lane.pace = Some(match lane.pace {
-                    Some(pace) => pace
-                        .saturating_sub(pace.checked_div(8).unwrap_or_default())
-                        .saturating_add(gap.checked_div(8).unwrap_or_default()),
-                    None => gap,
-                });
-            }
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize)
+            && let Some(served) = lane.served.replace(now)
+        {
+            let gap = now.since(served);
+            lane.pace = Some(match lane.pace {
+                Some(pace) => pace
+                    .saturating_sub(pace.checked_div(8).unwrap_or_default())
+                    .saturating_add(gap.checked_div(8).unwrap_or_default()),
+                None => gap,
+            });
         }
     }
 
@@ -1115,9 +1118,10 @@ impl<T> Pool<T> {
             }
             return Ok(*lane);
         }
-        match kind.pin {
-            Some(pin) => drop(self.member(MemberId(pin)).ok_or(AcquireError::StalePin)?),
-            None => {}
+        if let Some(pin) = kind.pin
+            && self.member(MemberId(pin)).is_none()
+        {
+            return Err(AcquireError::StalePin);
         }
         if self.kinds.len() >= self.config.max_lanes as usize && !self.retire_lane() {
             return Err(AcquireError::TooManyLanes);
