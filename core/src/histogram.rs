@@ -12,6 +12,7 @@ use core::time::Duration;
 /// Buckets an octave.
 const SUB: usize = 16;
 /// The first holds 0 to 15 nanoseconds, each other the values of one binary order of magnitude.
+#[cfg(any(feature = "serde", test))]
 const OCTAVES: usize = 61;
 
 /// A histogram of spans whose quantiles are within 1/32 of the true ones.

@@ -19,8 +19,8 @@
 //!
 //! # What is promised
 //! - A [`limit`] never admits more than its [`worst_case`](limit::Limit::worst_case).
-//! - A [`pool`] never has two leases on one permit, never forgets a waiter, and grants in order of
-//!   arrival.
+//! - A [`pool`] never has two leases on one permit, never forgets a waiter, and grants by priority, in
+//!   turn between flows, and in order of arrival.
 //! - A [`breaker`] lets out no more probes than it may, and no answer of an earlier epoch moves it.
 //! - [`health`] turns on exactly so many contrary answers in a row, and probes don't align.
 //! - An [`outlier`] sweep never takes those ejected above their share.

@@ -1,4 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(
-    |case: leasehold_tests::pool_snapshot::Case| leasehold_tests::pool_snapshot::run(&case)
-);
+libfuzzer_sys::fuzz_target!(|case: leasehold_tests::pool_snapshot::Case| {
+    leasehold_tests::pool_snapshot::run(&case)
+});
