@@ -1,7 +1,7 @@
 //! What a lease costs at any number of members: acquire and release under every policy, with a limit on
 //! every member.
 
-mod picks;
+mod policies;
 
 use core::hint::black_box;
 use core::num::NonZeroU32;
@@ -27,7 +27,7 @@ fn pool(policy: Policy, members: u32) -> Pool<u32> {
 }
 
 fn acquire_and_release(c: &mut Criterion) {
-    for (name, policy) in picks::POLICIES {
+    for (name, policy) in policies::ALL {
         let mut group = c.benchmark_group(format!("acquire_release/{name}"));
         for members in [10, 1_000, 100_000] {
             let mut pool = pool(policy, members);

@@ -5,29 +5,14 @@
 //! `benches/pingora` has the same beside pingora.
 
 mod picks;
+mod policies;
 
 use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use leasehold_core::balance::Policy;
 use picks::Picks;
 
-const POLICIES: [(&str, Policy); 12] = [
-    ("fifo", Policy::Fifo),
-    ("round_robin", Policy::RoundRobin),
-    ("weighted_round_robin", Policy::WeightedRoundRobin),
-    ("random", Policy::Random),
-    ("least_connections", Policy::LeastConnections),
-    ("least_used", Policy::LeastUsed),
-    ("least_queue", Policy::LeastQueue),
-    ("power_of_two", Policy::PowerOfTwoChoices),
-    ("peak_ewma", Policy::PEAK_EWMA),
-    ("rendezvous", Policy::RENDEZVOUS),
-    ("ring", Policy::RING),
-    ("maglev", Policy::MAGLEV),
-];
-
 fn pick(c: &mut Criterion) {
-    for (name, policy) in POLICIES {
+    for (name, policy) in policies::ALL {
         let mut group = c.benchmark_group(format!("pick/{name}"));
         for members in [10, 1_000, 100_000] {
             let mut picks = Picks::new(policy, members, 4);
@@ -41,7 +26,7 @@ fn pick(c: &mut Criterion) {
 
 fn member(c: &mut Criterion) {
     let mut group = c.benchmark_group("member");
-    for (name, policy) in POLICIES {
+    for (name, policy) in policies::ALL {
         let mut picks = Picks::new(policy, 1_000, 1);
         let mut id = 0;
         group.bench_function(name, |b| {

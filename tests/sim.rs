@@ -187,7 +187,6 @@ fn who_fails_at_once_gets_no_more_than_its_share() {
 }
 
 #[test]
-#[ignore = "defect: a failure counts as the member's own faded latency, so that it looks ever faster"]
 fn who_fails_at_once_gets_no_more_than_its_share_under_peak_ewma() {
     for (rate, max_leases) in LOADS {
         let share = share(Policy::PEAK_EWMA, rate, max_leases);
@@ -196,8 +195,6 @@ fn who_fails_at_once_gets_no_more_than_its_share_under_peak_ewma() {
 }
 
 #[test]
-#[ignore = "defect: failures that still count as leases don't count for max_leases, so that who fails \
-            at once is the only one ever free"]
 fn who_fails_at_once_gets_no_more_than_its_share_while_all_others_are_busy() {
     for policy in [
         Policy::LeastConnections,
@@ -219,14 +216,6 @@ fn unfairness(of: impl Fn(&Seed) -> i64) -> i64 {
 }
 
 #[test]
-#[ignore = "defect: within a round the order is by arrival, so that of two flows one can be last in one \
-            round and first in the next: they differ by 2"]
 fn flows_that_wait_stay_within_one_grant_of_each_other() {
     assert!(unfairness(|seed| fairness::flows(Policy::Fifo, seed.0)) <= 1);
-}
-
-/// What holds meanwhile.
-#[test]
-fn flows_that_wait_stay_within_two_grants_of_each_other() {
-    assert!(unfairness(|seed| fairness::flows(Policy::Fifo, seed.0)) <= 2);
 }

@@ -167,6 +167,8 @@ pub struct Pool<T> {
     healthy: u32,
     panic: bool,
     service: ServiceTimes,
+    /// The peaks of all members' successes.
+    latency: Option<Latency>,
     /// How many members ever were.
     added: u64,
     /// How often a lane was asked for anything.
@@ -216,6 +218,7 @@ impl<T> Pool<T> {
             healthy: 0,
             panic: false,
             service: ServiceTimes::default(),
+            latency: config.policy.half_life().map(Latency::new),
             added: 0,
             asked: 0,
             sequence: 0,
@@ -646,11 +649,14 @@ impl<T> Pool<T> {
         let next = lane.and_then(|lane| self.waiters.next(*lane));
         let in_line = next.is_some_and(|(turn, _)| turn < self.waiters.turn_of(request));
         self.members.iter().map(move |(handle, entry)| {
-            let reason = match reason(handle, entry) {
-                Reason::Ready if nearest.is_some_and(|tier| tier < entry.tier) => Reason::LowerTier,
-                Reason::Ready if in_line => Reason::InLine,
-                reason => reason,
-            };
+            let mut reason = reason(handle, entry);
+            if reason == Reason::Ready {
+                if nearest.is_some_and(|tier| tier < entry.tier) {
+                    reason = Reason::LowerTier;
+                } else if in_line {
+                    reason = Reason::InLine;
+                }
+            }
             (MemberId(handle), reason)
         })
     }
@@ -675,7 +681,7 @@ impl<T> Pool<T> {
         let first = match opening {
             Opening::Now => Some(Duration::ZERO),
             Opening::At(tick) => Some(tick.since(self.now)),
-            Opening::AnyTime | Opening::Unknown => {
+            Opening::AnyTime | Opening::Recovered | Opening::ForLess | Opening::Unknown => {
                 self.opens(lane).map(|tick| tick.since(self.now))
             }
         };
@@ -1001,16 +1007,16 @@ impl<T> Pool<T> {
     /// Measures how often a lane is served while somebody waits in it.
     fn keep_pace(&mut self, lane: u32) {
         let now = self.now;
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-            if let Some(served) = lane.served.replace(now) {
-                let gap = now.since(served);
-                lane.pace = Some(match lane.pace {
-                    Some(pace) => pace
-                        .saturating_sub(pace.checked_div(8).unwrap_or_default())
-                        .saturating_add(gap.checked_div(8).unwrap_or_default()),
-                    None => gap,
-                });
-            }
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize)
+            && let Some(served) = lane.served.replace(now)
+        {
+            let gap = now.since(served);
+            lane.pace = Some(match lane.pace {
+                Some(pace) => pace
+                    .saturating_sub(pace.checked_div(8).unwrap_or_default())
+                    .saturating_add(gap.checked_div(8).unwrap_or_default()),
+                None => gap,
+            });
         }
     }
 
@@ -1112,9 +1118,10 @@ impl<T> Pool<T> {
             }
             return Ok(*lane);
         }
-        match kind.pin {
-            Some(pin) => drop(self.member(MemberId(pin)).ok_or(AcquireError::StalePin)?),
-            None => {}
+        if let Some(pin) = kind.pin
+            && self.member(MemberId(pin)).is_none()
+        {
+            return Err(AcquireError::StalePin);
         }
         if self.kinds.len() >= self.config.max_lanes as usize && !self.retire_lane() {
             return Err(AcquireError::TooManyLanes);
@@ -1263,7 +1270,10 @@ impl<T> Pool<T> {
             let occupied = known.and_then(Lane::occupied);
             let next = known.and_then(Lane::next_opening);
             if let Some(slot) = occupied
-                && self.opening_of(lane, slot) != Opening::AnyTime
+                && !matches!(
+                    self.opening_of(lane, slot),
+                    Opening::AnyTime | Opening::Recovered
+                )
             {
                 self.place_in(lane, slot);
             } else if let Some((opens, slot)) = next
@@ -1468,7 +1478,6 @@ impl<T> Pool<T> {
             };
             *counter = counter.saturating_add(1);
         }
-        let usual = self.service.mean(ended.class).map(Duration::from_nanos);
         let mut actual = cost.unwrap_or(ended.cost);
         let mut quick = false;
         let mut first_served = false;
@@ -1477,7 +1486,10 @@ impl<T> Pool<T> {
                 entry.service.observe(ended.class, latency);
                 first_served = self.service.mean(ended.class).is_none();
                 self.service.observe(ended.class, latency);
-                if let Some(known) = &mut entry.latency {
+                for known in [&mut entry.latency, &mut self.latency]
+                    .into_iter()
+                    .flatten()
+                {
                     known.observe(now, latency);
                 }
                 entry.conduct.record(true);
@@ -1504,7 +1516,8 @@ impl<T> Pool<T> {
         };
         if quick && let Some(known) = &mut entry.latency {
             // A failure is no quicker than a success, as far as that is known.
-            if let Some(least) = known.estimate(now).max(usual) {
+            let fleet = self.latency.as_ref().and_then(|fleet| fleet.estimate(now));
+            if let Some(least) = known.estimate(now).max(fleet) {
                 known.observe(now, latency.max(least));
             }
         }

@@ -12,18 +12,18 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-/// The order among those who wait: by priority, then by the round of the flow, then by arrival.
+/// The order among those who wait: by priority, then by the turn of the flow, then by arrival.
 ///
-/// Flows of one priority are served a request each a round: deficit round robin with a quantum of one
-/// request, each of which costs one, so that no deficit is ever carried. Source: Shreedhar and
-/// Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996. Rounds are numbers rather than
-/// a ring, so that a flow that waits in several lanes has one place in all of them. Who joins does so
-/// in the round after the present one, as at the end of the ring: nobody gains by leaving and coming
-/// back, and newcomers can't keep anybody waiting for ever.
+/// The flows of one priority stand in a ring, and each goes to its end when it has been served a request:
+/// deficit round robin with a quantum of one request, each of which costs one, so that no deficit is ever
+/// carried. Source: Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996.
+/// Places in the ring are numbers, so that a flow that waits in several lanes has one place in all of
+/// them, and one whose lanes can't be served keeps its place without holding up the others. Who joins does
+/// so at the end: nobody gains by leaving and coming back, and newcomers keep nobody waiting for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
     priority: u8,
-    round: u64,
+    place: u64,
     arrival: u64,
 }
 
@@ -42,7 +42,8 @@ pub(crate) struct Waiter {
 #[derive(Clone, Debug)]
 struct Flow {
     name: (u8, u64),
-    round: u64,
+    /// In the ring.
+    place: u64,
     /// The lanes where it has a queue.
     lanes: Vec<u32>,
 }
@@ -70,8 +71,8 @@ pub(crate) struct Waiters {
     arrivals: u64,
     flows: Slab<Flow>,
     names: BTreeMap<(u8, u64), Handle>,
-    /// The round that each priority has come to. At most 256.
-    rounds: BTreeMap<u8, u64>,
+    /// The end of every ring.
+    end: u64,
     lanes: Vec<Lane>,
 }
 
@@ -83,7 +84,7 @@ impl Waiters {
             arrivals: 0,
             flows: Slab::new(),
             names: BTreeMap::new(),
-            rounds: BTreeMap::new(),
+            end: 0,
             lanes: Vec::new(),
         }
     }
@@ -130,7 +131,7 @@ impl Waiters {
         let known = self.names.get(&name).and_then(|flow| self.flows.get(*flow));
         Turn {
             priority: request.priority,
-            round: known.map_or_else(|| self.first_round(request.priority), |flow| flow.round),
+            place: known.map_or(self.end, |flow| flow.place),
             arrival: self.arrivals,
         }
     }
@@ -152,7 +153,7 @@ impl Waiters {
             let before = match flow.name.0.cmp(&request.priority) {
                 Ordering::Less => queue.len,
                 Ordering::Equal if flow.name.1 == request.flow => own,
-                // A round more than the request's own flow needs.
+                // As many turns as the request's own flow needs.
                 Ordering::Equal => queue.len.min(own.saturating_add(1)),
                 Ordering::Greater => 0,
             };
@@ -168,9 +169,10 @@ impl Waiters {
             None => {
                 let flow = self.flows.insert(Flow {
                     name,
-                    round: self.first_round(request.priority),
+                    place: self.end,
                     lanes: Vec::new(),
                 })?;
+                self.end = self.end.saturating_add(1);
                 self.names.insert(name, flow);
                 flow
             }
@@ -227,14 +229,13 @@ impl Waiters {
         Some(handle)
     }
 
-    /// Takes the one whose turn it is in a lane; its flow's next turn comes a round later.
+    /// Takes the one whose turn it is in a lane; its flow goes to the end.
     pub(crate) fn pop(&mut self, lane: u32) -> Option<(Handle, Waiter)> {
         let (_, handle) = self.next(lane)?;
         let flow = self.waiters.get(handle)?.flow;
         let served = self.flows.get_mut(flow)?;
-        let round = self.rounds.entry(served.name.0).or_insert(0);
-        *round = served.round.max(*round);
-        served.round = round.saturating_add(1);
+        served.place = self.end;
+        self.end = self.end.saturating_add(1);
         let waiter = self.remove(handle)?;
         let mut others = 0;
         while let Some(other) = self.flows.get(flow).and_then(|flow| flow.lanes.get(others)) {
@@ -298,11 +299,6 @@ impl Waiters {
             .collect()
     }
 
-    fn first_round(&self, priority: u8) -> u64 {
-        let round = self.rounds.get(&priority).copied().unwrap_or(0);
-        round.saturating_add(1)
-    }
-
     fn tail(&self, lane: u32, flow: Handle) -> Option<Handle> {
         let lane = self.lanes.get(lane as usize)?;
         lane.queues.get(&flow.slot()).map(|queue| queue.tail)
@@ -318,7 +314,7 @@ impl Waiters {
         if let (Some(head), Some(known)) = (head, self.flows.get(flow)) {
             let turn = Turn {
                 priority: known.name.0,
-                round: known.round,
+                place: known.place,
                 arrival: head.arrival,
             };
             line.turns.set(flow.slot(), turn);

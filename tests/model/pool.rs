@@ -626,13 +626,13 @@ struct Oracle {
     /// Lanes of classes and labels, and when each was last asked for.
     kinds: BTreeMap<Kind, u64>,
     asked: u64,
-    /// By priority and flow, the round of those that wait.
-    rounds: BTreeMap<(u8, u64), u64>,
-    /// By priority.
-    reached: BTreeMap<u8, u64>,
+    /// By priority and flow, when those that wait had their last turn, or joined.
+    turns: BTreeMap<(u8, u64), u64>,
+    turn: u64,
     outlier: Option<Outlier>,
     affinity: Option<Affinity<usize>>,
     service: BTreeMap<u32, u64>,
+    latency: Option<Latency>,
     panic: bool,
     events: Vec<OracleEvent>,
     order: u64,
@@ -827,8 +827,9 @@ impl Oracle {
         if self.waiting().count() >= self.max_waiters {
             return Answer::Refused(AcquireError::QueueFull);
         }
-        let round = self.round(ask);
-        self.rounds.insert((ask.priority(), ask.flow()), round);
+        let flow = (ask.priority(), ask.flow());
+        self.turns.entry(flow).or_insert(self.turn);
+        self.turn += 1;
         self.waiters.push(OracleWaiter {
             since: self.now,
             ask,
@@ -844,14 +845,10 @@ impl Oracle {
         all.filter(|(_, waiter)| waiter.waiting)
     }
 
-    fn round(&self, ask: Ask) -> u64 {
-        let reached = self.reached.get(&ask.priority()).copied().unwrap_or(0);
-        let known = self.rounds.get(&(ask.priority(), ask.flow()));
-        known.copied().unwrap_or(reached + 1)
-    }
-
     fn turn(&self, ask: Ask, arrival: usize) -> (u8, u64, usize) {
-        (ask.priority(), self.round(ask), arrival)
+        let known = self.turns.get(&(ask.priority(), ask.flow()));
+        let turn = known.copied().unwrap_or(self.turn);
+        (ask.priority(), turn, arrival)
     }
 
     /// Whose turn it is in a lane.
@@ -862,21 +859,18 @@ impl Oracle {
     }
 
     fn had_its_turn(&mut self, ask: Ask) {
-        let round = self.round(ask);
-        let reached = self.reached.entry(ask.priority()).or_insert(0);
-        *reached = round.max(*reached);
-        let next = *reached + 1;
-        self.rounds.insert((ask.priority(), ask.flow()), next);
-        self.forget_rounds();
+        self.turns.insert((ask.priority(), ask.flow()), self.turn);
+        self.turn += 1;
+        self.forget_turns();
     }
 
     /// Flows of which nobody waits begin anew.
-    fn forget_rounds(&mut self) {
+    fn forget_turns(&mut self) {
         let waiting: Vec<_> = self
             .waiting()
             .map(|(_, waiter)| (waiter.ask.priority(), waiter.ask.flow()))
             .collect();
-        self.rounds.retain(|flow, _| waiting.contains(flow));
+        self.turns.retain(|flow, _| waiting.contains(flow));
     }
 
     fn could_go(&self, kind: Kind, member: usize) -> bool {
@@ -1071,15 +1065,16 @@ impl Oracle {
                     | Reason::Full
                     | Reason::Throttled { .. }
                     | Reason::AtLimit { .. }
-                    | Reason::InFlight => Availability::Busy,
+                    | Reason::InFlight
+                    | Reason::NeverFits => Availability::Busy,
                     Reason::LowerTier
+                    | Reason::InLine
                     | Reason::WrongLabels
                     | Reason::NotPinned
                     | Reason::Removed
                     | Reason::Disabled
                     | Reason::Draining
-                    | Reason::Unhealthy
-                    | Reason::NeverFits => Availability::Out,
+                    | Reason::Unhealthy => Availability::Out,
                 };
                 balancer.place(name as u32, &standing, availability);
             }
@@ -1218,7 +1213,7 @@ impl Oracle {
         self.advance(now);
         let waited = core::mem::take(&mut self.waiters[waiter].waiting);
         self.tally.cancelled += u64::from(waited);
-        self.forget_rounds();
+        self.forget_turns();
         self.serve();
         waited
     }
@@ -1298,7 +1293,7 @@ impl Oracle {
                 let ask = self.waiters[name].ask;
                 self.had_its_turn(ask);
                 self.waiters[name].waiting = false;
-                self.forget_rounds();
+                self.forget_turns();
                 self.tally.refused += 1;
                 self.events.push(OracleEvent::PinRemoved(name));
             }
@@ -1314,7 +1309,7 @@ impl Oracle {
                 self.events.push(OracleEvent::Closed(name));
             }
         }
-        self.rounds.clear();
+        self.turns.clear();
     }
 
     /// Forgets what no snapshot holds. `leases` are those that are live, in the order in which they end.
@@ -1325,8 +1320,7 @@ impl Oracle {
         for waiter in &mut self.waiters {
             self.tally.cancelled += u64::from(core::mem::take(&mut waiter.waiting));
         }
-        self.rounds.clear();
-        self.reached.clear();
+        self.turns.clear();
         self.kinds.clear();
         self.phantoms.clear();
         self.outlier = self
@@ -1334,6 +1328,7 @@ impl Oracle {
             .outlier()
             .map(|one| Outlier::new(&one, self.tick()));
         let half_life = self.choice.policy().half_life();
+        self.latency = half_life.map(Latency::new);
         for member in &mut self.members {
             member.probe = None;
             member.latency = half_life.map(Latency::new);
@@ -1453,7 +1448,7 @@ impl Oracle {
             self.waiters[waiter].waiting = false;
             self.events.push(OracleEvent::TimedOut(waiter));
         }
-        self.forget_rounds();
+        self.forget_turns();
         self.serve();
     }
 
@@ -1597,7 +1592,7 @@ impl Oracle {
             } = self.waiters[name];
             self.had_its_turn(ask);
             self.waiters[name].waiting = false;
-            self.forget_rounds();
+            self.forget_turns();
             let grant = self.grant(kind, ask, since);
             self.events.push(OracleEvent::Granted(name, grant));
         }
@@ -1611,6 +1606,7 @@ impl Oracle {
         let ended = self.leases[lease].clone();
         let name = ended.member;
         let usual = self.service.get(&ended.class).copied();
+        let fleet = self.latency.as_ref().and_then(|one| one.estimate(tick));
         let took = latency.unwrap_or(now - ended.granted);
         let member = &mut self.members[name];
         member.in_flight -= 1;
@@ -1624,7 +1620,10 @@ impl Oracle {
             Some(End::Ok) => {
                 observe(&mut member.service, ended.class, took);
                 observe(&mut self.service, ended.class, took);
-                if let Some(latency) = &mut member.latency {
+                for latency in [&mut member.latency, &mut self.latency]
+                    .into_iter()
+                    .flatten()
+                {
                     latency.observe(tick, nanos(took));
                 }
                 member.conduct.record(true);
@@ -1654,7 +1653,7 @@ impl Oracle {
         };
         if quick
             && let Some(latency) = &mut member.latency
-            && let Some(least) = latency.estimate(tick).max(usual.map(nanos))
+            && let Some(least) = latency.estimate(tick).max(fleet)
         {
             latency.observe(tick, nanos(took).max(least));
         }
@@ -1891,14 +1890,15 @@ pub fn run(case: &Case) {
             phantoms: Vec::new(),
             kinds: BTreeMap::new(),
             asked: 0,
-            rounds: BTreeMap::new(),
-            reached: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            turn: 0,
             outlier: case
                 .watch
                 .outlier()
                 .map(|one| Outlier::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
+            latency: case.policy.policy().half_life().map(Latency::new),
             panic: false,
             events: Vec::new(),
             order: 0,

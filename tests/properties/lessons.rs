@@ -526,7 +526,6 @@ fn a_job_of_ten_thousand_tasks_doesnt_starve_one_of_ten() {
 }
 
 #[test]
-#[ignore = "defect: the pool doesn't tell of a breaker that a probe opens by having no answer in time"]
 fn a_breaker_that_a_silent_probe_opens_is_told_of() {
     let breaker = BreakerConfig::new(nanos(10), nanos(100)).expect("it is in range");
     let breaker = breaker.consecutive_failures(count(1));

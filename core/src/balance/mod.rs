@@ -54,7 +54,8 @@ pub struct Standing {
 pub enum Availability {
     /// It could be chosen now.
     Ready,
-    /// It couldn't, and will be ready again by itself: it is full, or at a limit. It keeps its share.
+    /// It couldn't, and will be ready again by itself or for another request: it is full, at a limit, or
+    /// too small for this one. It keeps its share.
     Busy,
     /// It couldn't, and nobody knows when it will be: it is disabled, down or drained. The others share
     /// what would be its.

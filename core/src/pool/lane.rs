@@ -45,6 +45,10 @@ pub(super) enum Opening {
     At(Tick),
     /// As soon as somebody releases.
     AnyTime,
+    /// As soon as it is well again.
+    Recovered,
+    /// Never for what is wanted, but perhaps for less.
+    ForLess,
     /// Not before an operator or a probe changes that.
     Unknown,
 }
@@ -213,21 +217,25 @@ impl Lane {
         let new = match opening {
             Opening::Now => Place::Ready,
             Opening::At(_) => Place::Resting,
-            Opening::AnyTime => Place::Occupied,
-            Opening::Unknown => Place::Out,
+            Opening::AnyTime | Opening::Recovered => Place::Occupied,
+            Opening::ForLess | Opening::Unknown => Place::Out,
         };
         let old = mem::replace(place, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
             let availability = match opening {
                 Opening::Now => Availability::Ready,
-                Opening::At(_) | Opening::AnyTime => Availability::Busy,
-                Opening::Unknown => Availability::Out,
+                Opening::At(_) | Opening::AnyTime | Opening::ForLess => Availability::Busy,
+                Opening::Recovered | Opening::Unknown => Availability::Out,
             };
             balancer.place(slot, standing, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
-            Opening::Now | Opening::AnyTime | Opening::Unknown => {
+            Opening::Now
+            | Opening::AnyTime
+            | Opening::Recovered
+            | Opening::ForLess
+            | Opening::Unknown => {
                 if old == Place::Resting {
                     resting.remove(slot);
                 }
@@ -276,16 +284,22 @@ impl Lane {
         match &self.members {
             Members::One { slot, opening } => match opening {
                 Opening::At(tick) => Some((*tick, *slot)),
-                Opening::Now | Opening::AnyTime | Opening::Unknown => None,
+                Opening::Now
+                | Opening::AnyTime
+                | Opening::Recovered
+                | Opening::ForLess
+                | Opening::Unknown => None,
             },
             Members::Many { resting, .. } => resting.peek(),
         }
     }
 
-    /// A member that a release could open at any time.
+    /// A member that a release or a recovery could open at any time.
     pub(super) fn occupied(&self) -> Option<u32> {
         match &self.members {
-            Members::One { slot, opening } => (*opening == Opening::AnyTime).then_some(*slot),
+            Members::One { slot, opening } => {
+                matches!(opening, Opening::AnyTime | Opening::Recovered).then_some(*slot)
+            }
             Members::Many { occupied, .. } => occupied.first(),
         }
     }

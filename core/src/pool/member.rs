@@ -329,13 +329,14 @@ impl Reason {
             | Self::BreakerOpen { until }
             | Self::Throttled { until }
             | Self::AtLimit { until } => Opening::At(until),
-            Self::Full | Self::Probing | Self::InFlight | Self::Unhealthy => Opening::AnyTime,
+            Self::Full | Self::Probing | Self::InFlight => Opening::AnyTime,
+            Self::Unhealthy => Opening::Recovered,
             Self::WrongLabels
             | Self::NotPinned
             | Self::Removed
             | Self::Disabled
-            | Self::Draining
-            | Self::NeverFits => Opening::Unknown,
+            | Self::Draining => Opening::Unknown,
+            Self::NeverFits => Opening::ForLess,
         }
     }
 }
