@@ -116,6 +116,7 @@ impl Oracle {
 
     /// When all admit a cost; `None` where one of them doesn't say.
     fn earliest(&self, now: u64, class: u32, cost: Cost) -> Option<u64> {
+        let asked = now;
         let now = now.max(self.latest);
         let mut then = Some(now);
         for (rule, limit) in self.limits(class) {
@@ -130,7 +131,8 @@ impl Oracle {
             units.all(|(unit, cost)| self.reports.leave(then, 0, unit, cost))
         };
         // A report lasts for less than a byte's ticks.
-        then.and_then(|then| (then..then.saturating_add(300)).find(|then| leave(*then)))
+        let then = then.and_then(|then| (then..then.saturating_add(300)).find(|then| leave(*then)));
+        then.map(|then| if then <= now { asked } else { then })
     }
 
     fn charge(&mut self, now: u64, class: u32, cost: Cost) {

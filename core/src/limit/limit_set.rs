@@ -157,7 +157,7 @@ impl LimitSet {
         self.earliest(self.latest, class, cost) != Wait::Never
     }
 
-    /// When a cost could be admitted by all limits: exact, provided that nothing is admitted, settled
+    /// When a cost could be admitted by all limits, `now` itself if at once: exact, provided that nothing is admitted, settled
     /// or observed until then.
     #[must_use]
     pub fn earliest(&self, now: Tick, class: u32, cost: Cost) -> Wait {
