@@ -215,7 +215,7 @@ pub fn run(case: &Case) {
             Op::Acquire(class, requests, tokens) | Op::Charge(class, requests, tokens) => {
                 let (class, cost) = (u32::from(class) % CLASSES, cost(requests, tokens));
                 let booking = if matches!(op, Op::Acquire(..)) {
-                    let fits = oracle.earliest(now, class, cost) == Some(now.max(oracle.latest));
+                    let fits = oracle.earliest(now, class, cost) == Some(now);
                     let before = machine.clone();
                     let got = machine.try_acquire(tick, class, cost);
                     assert_eq!(got.is_ok(), fits, "{op:?} at {now}");
