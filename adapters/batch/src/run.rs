@@ -14,8 +14,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_core::backoff::{Backoff, Setback, Tries};
 use leasehold_core::balance::Policy;
-use leasehold_core::limit::{Anchor, Rate, SlidingLog};
-use leasehold_core::pool::{Config, Member, Outcome};
+use leasehold_core::limit::{Anchor, Cost, Rate, SlidingLog};
+use leasehold_core::pool::{Config, Member, Outcome, Release};
 use leasehold_core::stats::Stats;
 use leasehold_core::time::Tick;
 use leasehold_http::{
@@ -365,7 +365,8 @@ impl Run<'_> {
         } else if error.was_sent() {
             lease.release(Outcome::Failed)
         } else {
-            lease.release(Outcome::NotSent)
+            // It counts against no limit; but who can't be reached has failed.
+            lease.release(Release::from(Outcome::Failed).cost(Cost::default()))
         };
         setback
     }

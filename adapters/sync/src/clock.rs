@@ -4,13 +4,15 @@
 use core::time::Duration;
 use leasehold_core::time::Tick;
 
-/// Ticks since the clock was started; it never runs backwards.
-#[derive(Debug)]
-pub struct Clock {
-    #[cfg(not(all(test, loom)))]
-    epoch: std::time::Instant,
-    #[cfg(all(test, loom))]
-    shows: loom::sync::atomic::AtomicU64,
+/// What a pool or limiter takes for the present: the time since the clock was started, or what it is told.
+/// It must not run backwards.
+#[cfg(not(all(test, loom)))]
+pub struct Clock(Source);
+
+#[cfg(not(all(test, loom)))]
+enum Source {
+    Since(std::time::Instant),
+    Told(Box<dyn Fn() -> Tick + Send + Sync>),
 }
 
 #[cfg(not(all(test, loom)))]
@@ -19,21 +21,42 @@ impl Clock {
     /// A clock that stands at [`Tick::ZERO`] now.
     #[must_use]
     pub fn start() -> Self {
-        Self {
-            epoch: std::time::Instant::now(),
-        }
+        Self(Source::Since(std::time::Instant::now()))
+    }
+
+    /// A clock that shows what `now` answers, such as a runtime's own.
+    #[must_use]
+    pub fn told_by(now: impl Fn() -> Tick + Send + Sync + 'static) -> Self {
+        Self(Source::Told(Box::new(now)))
     }
 
     /// The present.
     #[must_use]
     pub fn now(&self) -> Tick {
-        Tick::ZERO.saturating_add(self.epoch.elapsed())
+        match &self.0 {
+            Source::Since(epoch) => Tick::ZERO.saturating_add(epoch.elapsed()),
+            Source::Told(now) => now(),
+        }
     }
 
     /// How long until `tick`; zero where it has come.
     pub(crate) fn until(&self, tick: Tick) -> Duration {
         tick.since(self.now())
     }
+}
+
+#[cfg(not(all(test, loom)))]
+impl core::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+/// What a test sets it to.
+#[cfg(all(test, loom))]
+#[derive(Debug)]
+pub struct Clock {
+    shows: loom::sync::atomic::AtomicU64,
 }
 
 #[cfg(all(test, loom))]

@@ -1,10 +1,11 @@
-//! Where one thread sleeps until its request is decided.
+//! Where one thread or task sleeps until something concerns it.
 //!
-//! Invariant: a fate is delivered at most once and is never lost, whether the thread sleeps already or
-//! not.
+//! Invariant: what is put into the mail is taken out once and is never lost, whether its owner sleeps
+//! already or not: it is put in first, and its owner called after that.
 
 use crate::clock::Clock;
 use crate::sync::{Arc, Condvar, Mutex, lock};
+use core::task::{Context, Waker};
 use leasehold_core::pool::Grant;
 use leasehold_core::time::Tick;
 use std::sync::PoisonError;
@@ -16,14 +17,15 @@ pub(crate) enum Fate<T> {
     TimedOut,
     Closed,
     PinRemoved,
+    Cancelled,
 }
 
-/// Why a thread woke.
+/// Why its owner woke.
 #[derive(Debug)]
 pub(crate) enum Woken<T> {
     /// Its request was decided.
     Decided(Fate<T>),
-    /// It was asked to look at the clock, or slept for as long as it wanted to.
+    /// It was asked to look up, or slept for as long as it wanted to.
     Nudged,
 }
 
@@ -31,6 +33,8 @@ pub(crate) enum Woken<T> {
 struct Mail<T> {
     fate: Option<Fate<T>>,
     nudged: bool,
+    /// Of the task that sleeps here, if it isn't a thread.
+    waker: Option<Waker>,
     /// Until when the thread sleeps, if it sets itself a time.
     #[cfg(all(test, loom))]
     alarm: Option<Tick>,
@@ -56,11 +60,49 @@ impl<T> Parker<T> {
             mail: Mutex::new(Mail {
                 fate: None,
                 nudged: false,
+                waker: None,
                 #[cfg(all(test, loom))]
                 alarm: None,
             }),
             arrived: Condvar::new(),
         }
+    }
+
+    /// Puts the decision into the mail. To be followed by [`call`](Self::call).
+    pub(crate) fn decide(&self, fate: Fate<T>) {
+        lock(&self.mail).fate = Some(fate);
+    }
+
+    /// Puts into the mail that there is something to look at. To be followed by [`call`](Self::call).
+    pub(crate) fn nudge(&self) {
+        lock(&self.mail).nudged = true;
+    }
+
+    /// Wakes whoever sleeps here.
+    pub(crate) fn call(&self) {
+        let waker = lock(&self.mail).waker.take();
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.arrived.notify_one(),
+        }
+    }
+
+    /// Takes a decision out of the mail of one who won't sleep here again.
+    pub(crate) fn take_fate(&self) -> Option<Fate<T>> {
+        lock(&self.mail).fate.take()
+    }
+
+    /// Takes what is in the mail, or leaves word for whom to call when something comes.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Option<Woken<T>> {
+        let mut mail = lock(&self.mail);
+        let woken = mail.open();
+        if woken.is_none() {
+            match &mut mail.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+        }
+        woken
     }
 
     /// Sleeps until mail comes, or until `alarm`.
@@ -110,15 +152,5 @@ impl<T> Parker<T> {
         if mail.alarm.is_some_and(|alarm| alarm <= now) {
             self.arrived.notify_one();
         }
-    }
-
-    pub(crate) fn decide(&self, fate: Fate<T>) {
-        lock(&self.mail).fate = Some(fate);
-        self.arrived.notify_one();
-    }
-
-    pub(crate) fn nudge(&self) {
-        lock(&self.mail).nudged = true;
-        self.arrived.notify_one();
     }
 }

@@ -1,21 +1,24 @@
-//! The blocking pool: who holds the lock, who sleeps, and who keeps time.
+//! The pool that threads and tasks share: a lock around the core's, and who is called once it is free.
 //!
-//! Invariant: whenever the lock is free and the core has a deadline that somebody waits for, exactly
-//! one of the waiting threads is the timekeeper, and it sleeps no longer than until that deadline.
+//! Invariant: no guard is held while anybody is woken, sleeps or does I/O.
 
 use crate::clock::Clock;
-use crate::parker::{Fate, Parker, Woken};
-use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::desk::{Desk, Seat};
+use crate::lease::Lease;
+use crate::notices::Notices;
+use crate::parker::Parker;
+use crate::sync::{Arc, Mutex, lock};
+use crate::ticket::Ticket;
 use core::fmt;
-use core::ops::Deref;
+use core::num::NonZeroUsize;
 use core::time::Duration;
+use leasehold_core::limit::{LimitSet, Unit};
 use leasehold_core::pool::{
-    self, Acquired, AddError, Config, Event, Grant, LeaseId, Member, MemberId, Outcome, Pool,
-    Request, StaleMember, WaiterId,
+    self, Acquired, AddError, Config, Estimate, GroupId, Member, MemberId, Pool, ProbeId, Probed,
+    Reason, Request, StaleMember, StaleProbe,
 };
 use leasehold_core::stats::Stats;
 use leasehold_core::time::Tick;
-use std::collections::BTreeMap;
 
 /// Why no lease was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,14 +50,12 @@ pub enum AcquireError {
     /// There are as many kinds of request as the pool keeps lanes for.
     #[error("the pool has no lane left for another class or set of labels")]
     TooManyLanes,
+    /// The request was taken back while it waited.
+    #[error("the request was cancelled")]
+    Cancelled,
 }
 
-/// A lease that was released after it had expired; somebody else may have had its permit since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease expired before it was released")]
-pub struct LeaseExpired;
-
-/// A lease pool that threads share. Clones are the same pool.
+/// A lease pool that threads and tasks share. Clones are the same pool.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -75,42 +76,39 @@ pub struct SyncPool<T> {
     shared: Arc<Shared<T>>,
 }
 
-struct Shared<T> {
-    clock: Clock,
-    state: Mutex<State<T>>,
+pub(crate) struct Shared<T> {
+    pub(crate) clock: Clock,
+    pub(crate) desk: Mutex<Desk<T>>,
 }
-
-struct State<T> {
-    pool: Pool<Arc<T>>,
-    parked: BTreeMap<WaiterId, Arc<Parker<T>>>,
-    keeper: Option<Keeper>,
-}
-
-/// The waiting thread that keeps time for all.
-#[derive(Clone, Copy)]
-struct Keeper {
-    waiter: WaiterId,
-    /// When it will wake by itself.
-    alarm: Option<Tick>,
-}
-
-/// Mail to be delivered once the lock is free, so that who wakes doesn't run into it.
-type Mail<T> = Vec<(Arc<Parker<T>>, Option<Fate<T>>)>;
 
 impl<T> SyncPool<T> {
     /// A pool without members; its clock starts now.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::with_clock(config, Clock::start())
+    }
+
+    /// A pool without members that goes by this clock.
+    #[must_use]
+    pub fn with_clock(config: Config, clock: Clock) -> Self {
+        Self::from_core(Pool::new(config), clock)
+    }
+
+    /// A pool that was made elsewhere, such as one restored from a snapshot, whose ticks are those of the
+    /// clock. Leases that were granted there end at their deadlines; requests that wait there are granted
+    /// nothing.
+    #[must_use]
+    pub fn from_core(pool: Pool<Arc<T>>, clock: Clock) -> Self {
+        let desk = Mutex::new(Desk::new(pool));
         Self {
-            shared: Arc::new(Shared {
-                clock: Clock::start(),
-                state: Mutex::new(State {
-                    pool: Pool::new(config),
-                    parked: BTreeMap::new(),
-                    keeper: None,
-                }),
-            }),
+            shared: Arc::new(Shared { clock, desk }),
         }
+    }
+
+    /// The present on the pool's clock.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        self.shared.clock.now()
     }
 
     /// Waits for a lease for as long as it takes.
@@ -118,7 +116,7 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where the pool is closed, or its queue full.
     pub fn acquire(&self) -> Result<Lease<T>, AcquireError> {
-        self.acquire_by(|_| Request::new())
+        self.enqueue(Request::new())?.wait()
     }
 
     /// Waits for a lease, but no longer than `timeout`; and not at all if it is plain that none can be
@@ -127,7 +125,8 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where there is none in time, the pool is closed, or its queue full.
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Lease<T>, AcquireError> {
-        self.acquire_by(|now| Request::new().deadline(now.saturating_add(timeout)))
+        self.enqueue_by(|now| Request::new().deadline(now.saturating_add(timeout)))?
+            .wait()
     }
 
     /// Takes a lease if there is one now and nobody waits for it.
@@ -135,25 +134,71 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where there is none, or the pool is closed.
     pub fn try_acquire(&self) -> Result<Lease<T>, AcquireError> {
-        self.acquire_by(|now| Request::new().deadline(now))
+        self.enqueue_by(|now| Request::new().deadline(now))?.wait()
+    }
+
+    /// Takes a lease or a place in line. The request's deadline is a tick of [`now`](Self::now)'s.
+    ///
+    /// # Errors
+    /// Where the request is refused at once.
+    pub fn enqueue(&self, request: Request) -> Result<Ticket<T>, AcquireError> {
+        self.enqueue_by(|_| request)
+    }
+
+    /// What a request would meet if it came now.
+    ///
+    /// # Errors
+    /// Where the request would be refused whatever its deadline.
+    pub fn estimate(&self, request: &Request) -> Result<Estimate, AcquireError> {
+        self.shared.under_lock(|desk, now| {
+            let estimate = desk.pool.estimate(now, request);
+            estimate.map_err(|refused| refusal(refused, now))
+        })
+    }
+
+    /// Whether each member could serve the request, and if not, why not. O(members), under the lock.
+    #[must_use]
+    pub fn explain(&self, request: &Request) -> Vec<(MemberId, Reason)> {
+        self.shared.under_lock(|desk, now| {
+            desk.pool.handle_timeout(now);
+            desk.pool.explain(request).collect()
+        })
     }
 
     /// Adds a member.
     ///
     /// # Errors
-    /// Where the pool has had four billion members at once.
+    /// Where the pool has had four billion members at once, or the member's group is of another pool.
     pub fn add(&self, member: Member<T>) -> Result<MemberId, AddError> {
         let member = member.map(Arc::new);
-        self.shared.command(|pool, now| pool.add(now, member))
+        self.shared
+            .under_lock(|desk, now| desk.pool.add(now, member))
     }
 
-    /// Takes a member out; leases that are held on it stay good until they are released.
+    /// Makes a group of members that will share these limits besides their own.
+    #[must_use]
+    pub fn add_group(&self, limits: LimitSet) -> GroupId {
+        self.shared
+            .under_lock(|desk, _| desk.pool.add_group(limits))
+    }
+
+    /// Takes a member out; leases that are held on it stay good until they are released. What it carries
+    /// comes back at once if there are none.
     ///
     /// # Errors
     /// Where it was removed before.
-    pub fn remove(&self, member: MemberId) -> Result<(), StaleMember> {
-        let removed = self.shared.command(|pool, now| pool.remove(now, member));
-        removed.map(drop)
+    pub fn remove(&self, member: MemberId) -> Result<Option<Arc<T>>, StaleMember> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.remove(now, member))
+    }
+
+    /// Grants no more leases on a member; a [`Notice`](crate::Notice) tells when none is held on it.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn drain(&self, member: MemberId) -> Result<(), StaleMember> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.drain(now, member))
     }
 
     /// Grants no more leases on a member.
@@ -161,7 +206,8 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where it was removed.
     pub fn disable(&self, member: MemberId) -> Result<(), StaleMember> {
-        self.shared.command(|pool, now| pool.disable(now, member))
+        self.shared
+            .under_lock(|desk, now| desk.pool.disable(now, member))
     }
 
     /// Grants leases on a member again.
@@ -169,157 +215,139 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where it was removed.
     pub fn enable(&self, member: MemberId) -> Result<(), StaleMember> {
-        self.shared.command(|pool, now| pool.enable(now, member))
+        self.shared
+            .under_lock(|desk, now| desk.pool.enable(now, member))
+    }
+
+    /// Gives a member another share of the calls; 0 drains it.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn set_weight(&self, member: MemberId, weight: u16) -> Result<(), StaleMember> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.set_weight(now, member, weight))
+    }
+
+    /// Gives a member other limits, in which what is held on it counts.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn set_limits(&self, member: MemberId, limits: LimitSet) -> Result<(), StaleMember> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.set_limits(now, member, limits))
+    }
+
+    /// Learns that a member's upstream will serve only `remaining` more of a unit for as long as `reset`
+    /// from now.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn observe(
+        &self,
+        member: MemberId,
+        unit: Unit,
+        remaining: u32,
+        reset: Duration,
+    ) -> Result<(), StaleMember> {
+        self.shared.under_lock(|desk, now| {
+            let reset = now.saturating_add(reset);
+            desk.pool.observe(now, member, unit, remaining, reset)
+        })
+    }
+
+    /// Learns how many jobs a member has in line or at work.
+    ///
+    /// # Errors
+    /// Where it was removed.
+    pub fn observe_depth(&self, member: MemberId, depth: u32) -> Result<(), StaleMember> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.observe_depth(now, member, depth))
+    }
+
+    /// Takes the answer to a probe that a [`Notice`](crate::Notice) has asked for.
+    ///
+    /// # Errors
+    /// Where the probe is over or its member gone.
+    pub fn answer_probe(&self, probe: ProbeId, answer: Probed) -> Result<(), StaleProbe> {
+        self.shared
+            .under_lock(|desk, now| desk.pool.handle_probe(now, probe, answer))
+    }
+
+    /// The members there are. O(members), under the lock.
+    #[must_use]
+    pub fn members(&self) -> Vec<(MemberId, Arc<T>)> {
+        let desk = lock(&self.shared.desk);
+        let members = desk.pool.members();
+        members
+            .map(|(member, payload)| (member, Arc::clone(payload)))
+            .collect()
+    }
+
+    /// What happens from now on that no command asks for. At most `capacity` notices are kept until they
+    /// are taken; of more, the latest.
+    #[must_use]
+    pub fn notices(&self, capacity: NonZeroUsize) -> Notices<T> {
+        Notices::new(&self.shared, capacity)
     }
 
     /// Refuses every request from now on, and wakes those that wait. Leases that are held stay good.
     pub fn close(&self) {
-        self.shared.command(Pool::close);
+        self.shared.under_lock(|desk, now| {
+            desk.closed = true;
+            desk.pool.close(now);
+        });
     }
 
     /// The figures so far. O(members), under the lock.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        lock(&self.shared.state).pool.stats()
+        lock(&self.shared.desk).pool.stats()
     }
 
-    fn acquire_by(&self, request: impl FnOnce(Tick) -> Request) -> Result<Lease<T>, AcquireError> {
+    fn enqueue_by(&self, request: impl FnOnce(Tick) -> Request) -> Result<Ticket<T>, AcquireError> {
         let shared = &self.shared;
-        let mut state = lock(&shared.state);
-        let now = shared.clock.now();
-        let answer = state.pool.acquire(now, request(now));
-        let (waiter, parker) = match answer {
+        shared.under_lock(|desk, now| match desk.pool.acquire(now, request(now)) {
             Ok(Acquired::Granted(grant)) => {
-                let payload = state.pool.payload(grant.member).map(Arc::clone);
-                shared.unlock(state);
                 // A member outlives the leases on it.
+                let payload = desk.pool.payload(grant.member).map(Arc::clone);
                 let payload = payload.ok_or(AcquireError::NothingFree)?;
-                return Ok(self.lease(grant, payload));
+                let lease = Lease::new(Arc::clone(shared), payload, grant);
+                Ok(Ticket::granted(shared, lease))
             }
             Ok(Acquired::Waiting(waiter)) => {
                 let parker = Arc::new(Parker::new());
-                state.parked.insert(waiter, Arc::clone(&parker));
-                state.volunteer(waiter);
-                (waiter, parker)
+                let alarm = desk.park(Seat::Waiter(waiter), &parker);
+                Ok(Ticket::waiting(shared, waiter, parker, alarm))
             }
-            Err(refused) => {
-                shared.unlock(state);
-                return Err(refusal(refused, now));
-            }
-        };
-        loop {
-            let alarm = state.alarm_of(waiter);
-            shared.unlock(state);
-            match parker.park(alarm, &shared.clock) {
-                Woken::Decided(Fate::Granted(grant, payload)) => {
-                    return Ok(self.lease(grant, payload));
-                }
-                Woken::Decided(Fate::TimedOut) => return Err(AcquireError::TimedOut),
-                Woken::Decided(Fate::Closed) => return Err(AcquireError::Closed),
-                Woken::Decided(Fate::PinRemoved) => return Err(AcquireError::StalePin),
-                Woken::Nudged => {
-                    state = lock(&shared.state);
-                    state.keep_time(waiter, shared.clock.now());
-                }
-            }
-        }
+            Err(refused) => Err(refusal(refused, now)),
+        })
     }
+}
 
-    fn lease(&self, grant: Grant, payload: Arc<T>) -> Lease<T> {
-        Lease {
-            shared: Arc::clone(&self.shared),
-            payload,
-            grant,
-            held: true,
-        }
+#[cfg(feature = "serde")]
+impl<T> SyncPool<T> {
+    /// All that is to survive a restart, and the tick it is of, for [`Pool::restore`]. O(n log n), under the
+    /// lock.
+    #[must_use]
+    pub fn snapshot(&self) -> (pool::PoolSnapshot<Arc<T>>, Tick) {
+        self.shared.under_lock(|desk, now| {
+            desk.pool.handle_timeout(now);
+            (desk.pool.snapshot(), now)
+        })
     }
 }
 
 impl<T> Shared<T> {
-    fn command<R>(&self, command: impl FnOnce(&mut Pool<Arc<T>>, Tick) -> R) -> R {
-        let mut state = lock(&self.state);
-        let now = self.clock.now();
-        let answer = command(&mut state.pool, now);
-        self.unlock(state);
+    /// Gives a command, and calls those whom it concerns once the lock is free.
+    pub(crate) fn under_lock<R>(&self, command: impl FnOnce(&mut Desk<T>, Tick) -> R) -> R {
+        let mut desk = lock(&self.desk);
+        let answer = command(&mut desk, self.clock.now());
+        let calls = desk.deliver();
+        drop(desk);
+        for parker in calls {
+            parker.call();
+        }
         answer
-    }
-
-    /// Frees the lock and then tells everyone whose request the last command decided.
-    fn unlock(&self, mut state: MutexGuard<'_, State<T>>) {
-        let mail = state.sort_mail();
-        drop(state);
-        for (parker, fate) in mail {
-            match fate {
-                Some(fate) => parker.decide(fate),
-                None => parker.nudge(),
-            }
-        }
-    }
-}
-
-impl<T> State<T> {
-    fn sort_mail(&mut self) -> Mail<T> {
-        let mut mail = Mail::new();
-        while let Some(event) = self.pool.poll_event() {
-            let (waiter, fate) = match event {
-                Event::Granted { waiter, grant } => {
-                    let payload = self.pool.payload(grant.member).map(Arc::clone);
-                    let fate = payload.map(|payload| Fate::Granted(grant, payload));
-                    // A member outlives the leases on it.
-                    (waiter, fate.unwrap_or(Fate::TimedOut))
-                }
-                Event::TimedOut { waiter } => (waiter, Fate::TimedOut),
-                Event::Closed { waiter } => (waiter, Fate::Closed),
-                Event::PinRemoved { waiter } => (waiter, Fate::PinRemoved),
-                Event::Expired { .. }
-                | Event::Drained { .. }
-                | Event::Removed { .. }
-                | Event::Probe { .. }
-                | Event::Changed { .. } => continue,
-            };
-            if self.keeper.is_some_and(|keeper| keeper.waiter == waiter) {
-                self.keeper = None;
-            }
-            if let Some(parker) = self.parked.remove(&waiter) {
-                mail.push((parker, Some(fate)));
-            }
-        }
-        let Some(due) = self.pool.poll_timeout() else {
-            return mail;
-        };
-        let heir = self.parked.last_key_value().map(|(waiter, _)| *waiter);
-        let keeper = self.keeper.map(|keeper| keeper.waiter).or(heir);
-        if let Some(waiter) = keeper
-            && self.alarm_of(waiter).is_none_or(|alarm| alarm > due)
-            && let Some(parker) = self.parked.get(&waiter)
-        {
-            mail.push((Arc::clone(parker), None));
-            self.keeper = Some(Keeper {
-                waiter,
-                alarm: Some(due),
-            });
-        }
-        mail
-    }
-
-    /// Makes a thread that is about to sleep the timekeeper, if there is none.
-    fn volunteer(&mut self, waiter: WaiterId) {
-        let alarm = self.pool.poll_timeout();
-        self.keeper.get_or_insert(Keeper { waiter, alarm });
-    }
-
-    fn alarm_of(&self, waiter: WaiterId) -> Option<Tick> {
-        let keeper = self.keeper.filter(|keeper| keeper.waiter == waiter)?;
-        keeper.alarm
-    }
-
-    /// Lets the core do what is due, if this is the timekeeper, and sets its next alarm.
-    fn keep_time(&mut self, waiter: WaiterId, now: Tick) {
-        if self.keeper.is_some_and(|keeper| keeper.waiter == waiter) {
-            self.pool.handle_timeout(now);
-            let alarm = self.pool.poll_timeout();
-            self.keeper = Some(Keeper { waiter, alarm });
-        }
     }
 }
 
@@ -351,405 +379,7 @@ impl<T> fmt::Debug for SyncPool<T> {
     }
 }
 
-/// A lease on a member, which it dereferences to. Dropped without [`release`](Self::release) it counts
-/// as served, or as failed where the thread panics.
-pub struct Lease<T> {
-    shared: Arc<Shared<T>>,
-    payload: Arc<T>,
-    grant: Grant,
-    held: bool,
-}
-
-impl<T> Lease<T> {
-    /// The member it is on.
-    #[must_use]
-    pub fn member(&self) -> MemberId {
-        self.grant.member
-    }
-
-    /// How long the request waited.
-    #[must_use]
-    pub fn waited(&self) -> Duration {
-        self.grant.waited
-    }
-
-    /// Gives the lease back.
-    ///
-    /// # Errors
-    /// Where it has expired.
-    pub fn release(self, outcome: Outcome) -> Result<(), LeaseExpired> {
-        self.give_back(|_| outcome)
-    }
-
-    /// Gives the lease back after the upstream turned the call away; its member rests for `pause`.
-    ///
-    /// # Errors
-    /// Where it has expired.
-    pub fn release_throttled(self, pause: Duration) -> Result<(), LeaseExpired> {
-        self.give_back(|now| Outcome::Throttled {
-            until: now.saturating_add(pause),
-        })
-    }
-
-    fn give_back(mut self, outcome: impl FnOnce(Tick) -> Outcome) -> Result<(), LeaseExpired> {
-        self.held = false;
-        self.end(outcome)
-    }
-
-    fn end(&self, outcome: impl FnOnce(Tick) -> Outcome) -> Result<(), LeaseExpired> {
-        let lease: LeaseId = self.grant.lease;
-        let released = self
-            .shared
-            .command(|pool, now| pool.release(now, lease, outcome(now)));
-        released.map_err(|_| LeaseExpired)
-    }
-}
-
-impl<T> Drop for Lease<T> {
-    fn drop(&mut self) {
-        if self.held {
-            let outcome = if std::thread::panicking() {
-                Outcome::Failed
-            } else {
-                Outcome::Ok
-            };
-            // An expired lease has been taken back already.
-            let _ = self.end(|_| outcome);
-        }
-    }
-}
-
-impl<T> Deref for Lease<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.payload
-    }
-}
-
-impl<T> fmt::Debug for Lease<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease")
-            .field("grant", &self.grant)
-            .finish_non_exhaustive()
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use core::num::NonZeroU32;
-    use core::sync::atomic::{AtomicU32, Ordering};
-    use leasehold_core::balance::Policy;
-    use leasehold_core::limit::{Anchor, SlidingLog};
-    use std::sync::mpsc;
-    use std::thread;
-
-    const LONG: Duration = Duration::from_secs(30);
-
-    fn pool(members: u32) -> SyncPool<u32> {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
-        for name in 0..members {
-            let member = Member::new(name).max_leases(NonZeroU32::MIN);
-            pool.add(member).expect("a small pool takes members");
-        }
-        pool
-    }
-
-    fn wait_until_parked(pool: &SyncPool<u32>, count: u32) {
-        while pool.stats().waiting.waiting < count {
-            thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn a_lease_goes_back_on_drop_and_on_panic() {
-        let pool = pool(1);
-        drop(pool.acquire().unwrap());
-        let theirs = pool.clone();
-        let panicked = thread::spawn(move || {
-            let _lease = theirs.acquire().unwrap();
-            panic!("a worker that dies");
-        });
-        assert!(panicked.join().is_err());
-        assert!(pool.try_acquire().is_ok());
-        let total = pool.stats().total;
-        assert_eq!((total.ok, total.failed), (2, 1));
-    }
-
-    #[test]
-    fn those_who_wait_are_served_in_order() {
-        let pool = pool(1);
-        let lease = pool.acquire().unwrap();
-        let (served, order) = mpsc::channel();
-        thread::scope(|scope| {
-            for name in 0..5 {
-                let (pool, served) = (&pool, served.clone());
-                scope.spawn(move || {
-                    let _lease = pool.acquire().unwrap();
-                    served.send(name).unwrap();
-                });
-                wait_until_parked(pool, name + 1);
-            }
-            drop(lease);
-        });
-        drop(served);
-        assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn one_keeper_of_time_lets_every_waiter_time_out() {
-        let pool = pool(1);
-        let _held = pool.acquire().unwrap();
-        thread::scope(|scope| {
-            for name in 0..8u64 {
-                let timeout = Duration::from_millis(20 + 10 * (7 - name));
-                let pool = &pool;
-                scope.spawn(move || {
-                    let refused = pool.acquire_timeout(timeout).unwrap_err();
-                    assert_eq!(refused, AcquireError::TimedOut);
-                });
-            }
-        });
-        assert_eq!(pool.stats().waiting.timed_out, 8);
-    }
-
-    #[test]
-    fn a_window_that_opens_wakes_who_waits_for_it() {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
-        let window = Duration::from_millis(50);
-        let limit = SlidingLog::new(NonZeroU32::MIN, window, Anchor::Completion).unwrap();
-        pool.add(Member::new("key").limit(limit)).unwrap();
-        let ends = AtomicU32::new(0);
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    pool.acquire_timeout(LONG).unwrap();
-                    ends.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        });
-        assert_eq!(ends.into_inner(), 4);
-        assert!(pool.stats().waiting.longest >= window * 2);
-    }
-
-    #[test]
-    fn a_deadline_before_any_window_opens_is_refused_at_once() {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
-        let limit = SlidingLog::new(NonZeroU32::MIN, LONG, Anchor::Grant).unwrap();
-        pool.add(Member::new("key").limit(limit)).unwrap();
-        drop(pool.acquire().unwrap());
-        let refused = pool.acquire_timeout(LONG / 2).unwrap_err();
-        assert!(
-            matches!(refused, AcquireError::DeadlineTooSoon { wait } if wait > LONG / 2),
-            "{refused:?}"
-        );
-    }
-
-    #[test]
-    fn close_wakes_all_and_leaves_held_leases_good() {
-        let pool = pool(1);
-        let held = pool.acquire().unwrap();
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed));
-            }
-            wait_until_parked(&pool, 4);
-            pool.close();
-        });
-        assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed);
-        assert_eq!(held.release(Outcome::Ok), Ok(()));
-    }
-
-    #[test]
-    fn a_forgotten_lease_comes_back_at_its_expiry() {
-        let ttl = Duration::from_millis(30);
-        let pool = SyncPool::new(Config::new(Policy::Fifo).lease_ttl(ttl).unwrap());
-        pool.add(Member::new(0).max_leases(NonZeroU32::MIN))
-            .unwrap();
-        core::mem::forget(pool.acquire().unwrap());
-        let late = pool.acquire_timeout(LONG).unwrap();
-        assert!(late.waited() >= ttl);
-        assert_eq!(pool.stats().total.expired, 1);
-    }
-
-    #[test]
-    fn a_member_added_later_serves_who_waits_already() {
-        let pool = pool(0);
-        thread::scope(|scope| {
-            let waiter = scope.spawn(|| *pool.acquire().unwrap());
-            wait_until_parked(&pool, 1);
-            pool.add(Member::new(7)).unwrap();
-            assert_eq!(waiter.join().unwrap(), 7);
-        });
-    }
-}
-
-/// What loom explores: every interleaving of the lock, the mail, the parked threads and the clock, which a
-/// test sets and then rings for those that sleep until then.
 #[cfg(all(test, loom))]
-mod loom_tests {
-    use super::*;
-    use core::num::NonZeroU32;
-    use leasehold_core::balance::Policy;
-    use leasehold_core::limit::{Anchor, SlidingLog};
-    use loom::thread;
-
-    const TEN: Duration = Duration::from_nanos(10);
-
-    fn pool() -> SyncPool<u32> {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
-        let member = Member::new(0).max_leases(NonZeroU32::MIN);
-        pool.add(member).expect("a small pool takes members");
-        pool
-    }
-
-    /// Whether a thread of its own got a lease, by a deadline if there is one.
-    fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool> {
-        let pool = pool.clone();
-        thread::spawn(move || {
-            let request = Request::new();
-            let request = match deadline {
-                Some(deadline) => request.deadline(Tick::from_nanos(deadline)),
-                None => request,
-            };
-            pool.acquire_by(|_| request).is_ok()
-        })
-    }
-
-    /// Lets time pass: whoever sleeps until then wakes.
-    fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
-        let now = Tick::from_nanos(nanos);
-        pool.shared.clock.set(now);
-        let parked: Vec<_> = lock(&pool.shared.state).parked.values().cloned().collect();
-        parked.iter().for_each(|parker| parker.ring(now));
-    }
-
-    #[test]
-    fn two_acquirers_share_one_permit() {
-        loom::model(|| {
-            let pool = pool();
-            let other = wait(&pool, None);
-            drop(pool.acquire().unwrap());
-            assert!(other.join().unwrap());
-            assert_eq!(pool.stats().total.ok, 2);
-        });
-    }
-
-    #[test]
-    fn close_never_strands_a_waiter() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let waiter = wait(&pool, None);
-            pool.close();
-            drop(held);
-            assert!(!waiter.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn a_release_against_a_close_decides_a_waiter_once() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let waiter = wait(&pool, None);
-            let closer = pool.clone();
-            let closer = thread::spawn(move || closer.close());
-            drop(held);
-            closer.join().unwrap();
-            let served = waiter.join().unwrap();
-            assert_eq!(pool.stats().total.ok, 1 + u64::from(served));
-        });
-    }
-
-    #[test]
-    fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let waiter = wait(&pool, Some(10));
-            let clock = pool.clone();
-            let clock = thread::spawn(move || set_clock(&clock, 10));
-            drop(held);
-            clock.join().unwrap();
-            let served = waiter.join().unwrap();
-            assert!(pool.try_acquire().is_ok());
-            assert_eq!(pool.stats().total.ok, 2 + u64::from(served));
-        });
-    }
-
-    #[test]
-    fn a_window_that_opens_wakes_who_waits_for_it() {
-        loom::model(|| {
-            let pool = SyncPool::new(Config::new(Policy::Fifo));
-            let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
-            pool.add(Member::new(0).limit(log)).unwrap();
-            let held = pool.acquire().unwrap();
-            let waiter = wait(&pool, None);
-            // The release is what sets the time that the waiter has to wake at.
-            drop(held);
-            set_clock(&pool, 10);
-            assert!(waiter.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
-        loom::model(|| {
-            let pool = SyncPool::new(Config::new(Policy::Fifo));
-            let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
-            pool.add(Member::new(0).limit(log)).unwrap();
-            let held = pool.acquire().unwrap();
-            let waiter = wait(&pool, Some(20));
-            drop(held);
-            set_clock(&pool, 10);
-            assert!(waiter.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn an_earlier_deadline_does_not_wait_for_a_later_one() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let late = wait(&pool, Some(20));
-            let soon = wait(&pool, Some(10));
-            set_clock(&pool, 10);
-            assert!(!soon.join().unwrap());
-            drop(held);
-            assert!(late.join().unwrap());
-        });
-    }
-
-    #[test]
-    fn a_timekeeper_that_leaves_strands_nobody() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let first = wait(&pool, Some(10));
-            let second = wait(&pool, Some(20));
-            set_clock(&pool, 10);
-            assert!(!first.join().unwrap());
-            set_clock(&pool, 20);
-            assert!(!second.join().unwrap());
-            drop(held);
-        });
-    }
-
-    #[test]
-    fn a_timekeeper_that_is_served_strands_nobody() {
-        loom::model(|| {
-            let pool = pool();
-            let held = pool.acquire().unwrap();
-            let one = wait(&pool, None);
-            let other = wait(&pool, Some(10));
-            drop(held);
-            set_clock(&pool, 10);
-            assert!(one.join().unwrap());
-            // It is served or refused, but it doesn't wait for ever.
-            let _ = other.join().unwrap();
-            assert!(pool.try_acquire().is_ok());
-        });
-    }
-}
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;

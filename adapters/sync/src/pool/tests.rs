@@ -1,0 +1,308 @@
+//! The pool under real threads and the real clock.
+
+use super::*;
+use crate::Notice;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::task::{Context, Poll, Waker};
+use leasehold_core::balance::Policy;
+use leasehold_core::health::HealthConfig;
+use leasehold_core::limit::{Anchor, SlidingLog};
+use leasehold_core::pool::{Condition, Outcome};
+use std::sync::mpsc;
+use std::task::Wake;
+use std::thread;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn pool(members: u32) -> SyncPool<u32> {
+    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    for name in 0..members {
+        let member = Member::new(name).max_leases(NonZeroU32::MIN);
+        pool.add(member).expect("a small pool takes members");
+    }
+    pool
+}
+
+fn wait_until_parked(pool: &SyncPool<u32>, count: u32) {
+    while pool.stats().waiting.waiting < count {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_lease_goes_back_on_drop_and_on_panic() {
+    let pool = pool(1);
+    drop(pool.acquire().unwrap());
+    let theirs = pool.clone();
+    let panicked = thread::spawn(move || {
+        let _lease = theirs.acquire().unwrap();
+        panic!("a worker that dies");
+    });
+    assert!(panicked.join().is_err());
+    assert!(pool.try_acquire().is_ok());
+    let total = pool.stats().total;
+    assert_eq!((total.ok, total.failed), (2, 1));
+}
+
+#[test]
+fn those_who_wait_are_served_in_order() {
+    let pool = pool(1);
+    let lease = pool.acquire().unwrap();
+    let (served, order) = mpsc::channel();
+    thread::scope(|scope| {
+        for name in 0..5 {
+            let (pool, served) = (&pool, served.clone());
+            scope.spawn(move || {
+                let _lease = pool.acquire().unwrap();
+                served.send(name).unwrap();
+            });
+            wait_until_parked(pool, name + 1);
+        }
+        drop(lease);
+    });
+    drop(served);
+    assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn one_keeper_of_time_lets_every_waiter_time_out() {
+    let pool = pool(1);
+    let _held = pool.acquire().unwrap();
+    thread::scope(|scope| {
+        for name in 0..8u64 {
+            let timeout = Duration::from_millis(20 + 10 * (7 - name));
+            let pool = &pool;
+            scope.spawn(move || {
+                let refused = pool.acquire_timeout(timeout).unwrap_err();
+                assert_eq!(refused, AcquireError::TimedOut);
+            });
+        }
+    });
+    assert_eq!(pool.stats().waiting.timed_out, 8);
+}
+
+#[test]
+fn a_window_that_opens_wakes_who_waits_for_it() {
+    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let window = Duration::from_millis(50);
+    let limit = SlidingLog::new(NonZeroU32::MIN, window, Anchor::Completion).unwrap();
+    pool.add(Member::new("key").limit(limit)).unwrap();
+    let ends = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                pool.acquire_timeout(LONG).unwrap();
+                ends.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    assert_eq!(ends.into_inner(), 4);
+    assert!(pool.stats().waiting.longest >= window * 2);
+}
+
+#[test]
+fn a_deadline_before_any_window_opens_is_refused_at_once() {
+    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let limit = SlidingLog::new(NonZeroU32::MIN, LONG, Anchor::Grant).unwrap();
+    pool.add(Member::new("key").limit(limit)).unwrap();
+    drop(pool.acquire().unwrap());
+    let refused = pool.acquire_timeout(LONG / 2).unwrap_err();
+    assert!(
+        matches!(refused, AcquireError::DeadlineTooSoon { wait } if wait > LONG / 2),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn close_wakes_all_and_leaves_held_leases_good() {
+    let pool = pool(1);
+    let held = pool.acquire().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed));
+        }
+        wait_until_parked(&pool, 4);
+        pool.close();
+    });
+    assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed);
+    assert_eq!(held.release(Outcome::Ok), Ok(()));
+}
+
+#[test]
+fn a_forgotten_lease_comes_back_at_its_expiry() {
+    let ttl = Duration::from_millis(30);
+    let pool = SyncPool::new(Config::new(Policy::Fifo).lease_ttl(ttl).unwrap());
+    pool.add(Member::new(0).max_leases(NonZeroU32::MIN))
+        .unwrap();
+    core::mem::forget(pool.acquire().unwrap());
+    let late = pool.acquire_timeout(LONG).unwrap();
+    assert!(late.waited() >= ttl);
+    assert_eq!(pool.stats().total.expired, 1);
+}
+
+#[test]
+fn a_member_added_later_serves_who_waits_already() {
+    let pool = pool(0);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| *pool.acquire().unwrap());
+        wait_until_parked(&pool, 1);
+        pool.add(Member::new(7)).unwrap();
+        assert_eq!(waiter.join().unwrap(), 7);
+    });
+}
+
+#[test]
+fn a_request_that_is_cancelled_in_time_is_told_so_and_the_next_is_served() {
+    for _ in 0..200 {
+        let pool = pool(1);
+        let held = pool.acquire().unwrap();
+        let ticket = pool.enqueue(Request::new()).unwrap();
+        let canceller = ticket.canceller();
+        let next = pool.enqueue(Request::new()).unwrap();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| ticket.wait().map(drop));
+            let cancel = scope.spawn(|| canceller.cancel());
+            drop(held);
+            let expected = match cancel.join().unwrap() {
+                true => Err(AcquireError::Cancelled),
+                false => Ok(()),
+            };
+            assert_eq!(waiter.join().unwrap(), expected);
+            assert!(next.wait().is_ok());
+        });
+        assert!(!canceller.cancel());
+    }
+}
+
+#[test]
+fn a_ticket_that_is_dropped_gives_everything_back() {
+    let pool = pool(1);
+    let granted = pool.enqueue(Request::new()).unwrap();
+    let waiting = pool.enqueue(Request::new()).unwrap();
+    let last = pool.enqueue(Request::new()).unwrap();
+    drop(waiting);
+    drop(granted);
+    // It was granted to the last, who has not looked yet.
+    drop(last);
+    assert!(pool.try_acquire().is_ok());
+    let stats = pool.stats();
+    assert_eq!((stats.total.not_sent, stats.waiting.cancelled), (2, 1));
+}
+
+struct Woken(AtomicU32);
+
+impl Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_task_and_a_thread_stand_in_one_line_and_the_task_is_woken_once() {
+    let pool = pool(1);
+    let held = pool.acquire().unwrap();
+    let mut task = pool.enqueue(Request::new()).unwrap();
+    let woken = std::sync::Arc::new(Woken(AtomicU32::new(0)));
+    let waker = Waker::from(std::sync::Arc::clone(&woken));
+    assert!(task.poll(&Context::from_waker(&waker)).0.is_pending());
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| pool.acquire().map(drop));
+        wait_until_parked(&pool, 2);
+        drop(held);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        let (Poll::Ready(Ok(lease)), None) = task.poll(&Context::from_waker(&waker)) else {
+            panic!("it was granted");
+        };
+        drop(lease);
+        assert!(thread.join().unwrap().is_ok());
+    });
+    let (again, _) = task.poll(&Context::from_waker(&waker));
+    assert!(matches!(again, Poll::Ready(Err(AcquireError::Cancelled))));
+}
+
+#[test]
+fn a_task_that_keeps_time_polls_again_when_its_deadline_comes() {
+    let clock = std::sync::Arc::new(core::sync::atomic::AtomicU64::new(0));
+    let shown = std::sync::Arc::clone(&clock);
+    let clock_of_pool = Clock::told_by(move || Tick::from_nanos(shown.load(Ordering::SeqCst)));
+    let pool: SyncPool<u32> = SyncPool::with_clock(Config::new(Policy::Fifo), clock_of_pool);
+    let deadline = Tick::from_nanos(10);
+    let mut ticket = pool.enqueue(Request::new().deadline(deadline)).unwrap();
+    let context = Context::from_waker(Waker::noop());
+    let (answer, alarm) = ticket.poll(&context);
+    assert!(answer.is_pending());
+    assert_eq!(alarm, Some(deadline));
+    clock.store(10, Ordering::SeqCst);
+    let (answer, _) = ticket.poll(&context);
+    assert!(matches!(answer, Poll::Ready(Err(AcquireError::TimedOut))));
+}
+
+#[test]
+fn a_listener_probes_members_and_hears_of_their_condition() {
+    let health = HealthConfig::new(Duration::from_millis(10), Duration::from_millis(5));
+    let health = health.unwrap().rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
+    let pool = SyncPool::new(Config::new(Policy::Fifo).health(health));
+    let mut notices = pool.notices(NonZeroUsize::MIN.saturating_add(7));
+    pool.add(Member::new(7)).unwrap();
+    let mut down = false;
+    while !down {
+        match notices.wait_timeout(LONG).unwrap() {
+            Notice::Probe { probe, payload, .. } => {
+                assert_eq!(*payload, 7);
+                // It may be late on a busy machine, and counts as failed then as well.
+                let _ = pool.answer_probe(probe, Probed::Down);
+            }
+            Notice::Changed { condition, .. } => down = condition == Condition::Down,
+            other @ (Notice::Expired { .. }
+            | Notice::Drained { .. }
+            | Notice::Removed { .. }
+            | Notice::Missed { .. }) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pool.try_acquire().unwrap_err(), AcquireError::NothingFree);
+    pool.close();
+    while notices.wait().is_some() {}
+}
+
+#[test]
+fn an_inbox_keeps_the_latest_and_tells_how_many_it_missed() {
+    let pool = pool(3);
+    let mut notices = pool.notices(NonZeroUsize::MIN);
+    let members = pool.members();
+    for (member, _) in &members {
+        pool.drain(*member).unwrap();
+    }
+    assert!(matches!(notices.take(), Some(Notice::Missed { count: 2 })));
+    let last = members.last().unwrap().0;
+    assert!(matches!(notices.take(), Some(Notice::Drained { member }) if member == last));
+    assert!(notices.wait_timeout(Duration::from_millis(1)).is_none());
+}
+
+#[test]
+fn a_pool_is_driven_in_full_from_threads() {
+    let pool = pool(2);
+    let [(first, _), (second, _)] = pool.members()[..] else {
+        panic!("it has two members");
+    };
+    pool.set_weight(first, 0).unwrap();
+    assert_eq!(pool.acquire().unwrap().member(), second);
+    pool.set_weight(first, 1).unwrap();
+    pool.disable(second).unwrap();
+    let lease = pool.acquire().unwrap();
+    assert_eq!(lease.renew(), Ok(None));
+    let reasons = pool.explain(&Request::new());
+    assert_eq!(reasons, [(first, Reason::Full), (second, Reason::Disabled)]);
+    assert_eq!(pool.estimate(&Request::new()).unwrap().ahead, 0);
+    assert!(pool.remove(first).unwrap().is_none());
+    assert!(pool.remove(first).is_err());
+    pool.observe(second, Unit::Requests, 0, LONG).unwrap();
+    pool.enable(second).unwrap();
+    assert!(pool.acquire_timeout(LONG / 2).is_err());
+    pool.set_limits(second, LimitSet::new()).unwrap();
+    let ticket = pool.enqueue(Request::new().pin(second)).unwrap();
+    assert_eq!(*ticket.wait().unwrap(), 1);
+    assert_eq!(*pool.remove(second).unwrap().unwrap(), 1);
+    drop(lease);
+    assert!(pool.members().is_empty());
+}
