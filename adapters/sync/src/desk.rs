@@ -55,6 +55,11 @@ impl<T> Desk<T> {
         }
     }
 
+    pub(crate) fn nobody_waits(&self) -> bool {
+        let last = self.parked.last_key_value();
+        !last.is_some_and(|(seat, _)| matches!(seat, Seat::Waiter(_)))
+    }
+
     /// Parks somebody, who keeps time if nobody does, and answers when it has to wake by itself.
     pub(crate) fn park(&mut self, seat: Seat, parker: &Arc<Parker<T>>) -> Option<Tick> {
         self.parked.insert(seat, Arc::clone(parker));

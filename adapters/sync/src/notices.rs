@@ -175,7 +175,7 @@ impl<T> Notices<T> {
         self.shared.under_lock(|desk, _| drop(desk.unpark(seat)));
     }
 
-    fn wait_until(&mut self, end: Option<Tick>) -> Option<Notice<T>> {
+    pub(crate) fn wait_until(&mut self, end: Option<Tick>) -> Option<Notice<T>> {
         loop {
             match self.take_or_park() {
                 Ok(taken) => return taken,

@@ -5,6 +5,8 @@
 
 use crate::clock::Clock;
 use crate::sync::{Arc, Condvar, Mutex, lock};
+#[cfg(not(all(test, loom)))]
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Waker};
 use leasehold_core::pool::Grant;
 use leasehold_core::time::Tick;
@@ -48,9 +50,17 @@ impl<T> Mail<T> {
     }
 }
 
+/// How often one who is next in line looks for mail before it sleeps: for some microseconds, in which
+/// it would not even have fallen asleep and been woken.
+#[cfg(not(all(test, loom)))]
+const LOOKS: u32 = 12;
+
 #[derive(Debug)]
 pub(crate) struct Parker<T> {
     mail: Mutex<Mail<T>>,
+    /// Whether something was ever put into the mail, for one who looks without the lock.
+    #[cfg(not(all(test, loom)))]
+    had_mail: AtomicBool,
     arrived: Condvar,
 }
 
@@ -64,6 +74,8 @@ impl<T> Parker<T> {
                 #[cfg(all(test, loom))]
                 alarm: None,
             }),
+            #[cfg(not(all(test, loom)))]
+            had_mail: AtomicBool::new(false),
             arrived: Condvar::new(),
         }
     }
@@ -71,6 +83,8 @@ impl<T> Parker<T> {
     /// Puts the decision into the mail. To be followed by [`call`](Self::call).
     pub(crate) fn decide(&self, fate: Fate<T>) {
         lock(&self.mail).fate = Some(fate);
+        #[cfg(not(all(test, loom)))]
+        self.had_mail.store(true, Ordering::Relaxed);
     }
 
     /// Puts into the mail that there is something to look at. To be followed by [`call`](Self::call).
@@ -104,6 +118,25 @@ impl<T> Parker<T> {
         }
         woken
     }
+
+    /// Looks for mail for a while.
+    #[cfg(not(all(test, loom)))]
+    pub(crate) fn look_out(&self) {
+        for look in 0..LOOKS {
+            if self.had_mail.load(Ordering::Relaxed) {
+                return;
+            }
+            if look < 7 {
+                (0..1 << look).for_each(|_| core::hint::spin_loop());
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Sleeping is all that loom tells apart.
+    #[cfg(all(test, loom))]
+    pub(crate) fn look_out(&self) {}
 
     /// Sleeps until mail comes, or until `alarm`.
     #[cfg(not(all(test, loom)))]

@@ -316,8 +316,9 @@ impl<T> SyncPool<T> {
             }
             Ok(Acquired::Waiting(waiter)) => {
                 let parker = Arc::new(Parker::new());
+                let is_next = desk.nobody_waits();
                 let alarm = desk.park(Seat::Waiter(waiter), &parker);
-                Ok(Ticket::waiting(shared, waiter, parker, alarm))
+                Ok(Ticket::waiting(shared, waiter, parker, alarm, is_next))
             }
             Err(refused) => Err(refusal(refused, now)),
         })

@@ -39,6 +39,8 @@ use leasehold_core::time::Tick;
 pub struct Ticket<T> {
     shared: Arc<Shared<T>>,
     stage: Stage<T>,
+    /// Whether nobody else waited when it came.
+    is_next: bool,
 }
 
 enum Stage<T> {
@@ -57,6 +59,7 @@ impl<T> Ticket<T> {
         Self {
             shared: Arc::clone(shared),
             stage: Stage::Granted(lease),
+            is_next: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl<T> Ticket<T> {
         waiter: WaiterId,
         parker: Arc<Parker<T>>,
         alarm: Option<Tick>,
+        is_next: bool,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -73,6 +77,7 @@ impl<T> Ticket<T> {
                 parker,
                 alarm,
             },
+            is_next,
         }
     }
 
@@ -81,6 +86,11 @@ impl<T> Ticket<T> {
     /// # Errors
     /// Where it timed out or was cancelled, its member was removed, or the pool was closed.
     pub fn wait(mut self) -> Result<Lease<T>, AcquireError> {
+        if let Stage::Waiting { parker, .. } = &self.stage
+            && self.is_next
+        {
+            parker.look_out();
+        }
         loop {
             let woken = match mem::replace(&mut self.stage, Stage::Over) {
                 Stage::Granted(lease) => return Ok(lease),

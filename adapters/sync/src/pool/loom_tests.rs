@@ -276,3 +276,23 @@ fn close_never_strands_a_listener() {
         assert!(listener.join().unwrap());
     });
 }
+
+#[test]
+fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
+    loom::model(|| {
+        let pool = pool();
+        let held = pool.acquire().unwrap();
+        let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
+        let listener = thread::spawn(move || {
+            let nothing = notices.wait_until(Some(Tick::from_nanos(10))).is_none();
+            (nothing, notices)
+        });
+        let waiter = wait(&pool, Some(20));
+        set_clock(&pool, 10);
+        set_clock(&pool, 30);
+        let (nothing, notices) = listener.join().unwrap();
+        assert!(nothing);
+        assert!(!waiter.join().unwrap());
+        drop((held, notices));
+    });
+}
