@@ -13,6 +13,9 @@ pub struct Clock(Source);
 enum Source {
     Since(std::time::Instant),
     Told(Box<dyn Fn() -> Tick + Send + Sync>),
+    /// What a test sets it to.
+    #[cfg(test)]
+    Set(core::sync::atomic::AtomicU64),
 }
 
 #[cfg(not(all(test, loom)))]
@@ -36,6 +39,23 @@ impl Clock {
         match &self.0 {
             Source::Since(epoch) => Tick::ZERO.saturating_add(epoch.elapsed()),
             Source::Told(now) => now(),
+            #[cfg(test)]
+            Source::Set(nanos) => {
+                Tick::from_nanos(nanos.load(core::sync::atomic::Ordering::SeqCst))
+            }
+        }
+    }
+
+    /// A clock that stands at [`Tick::ZERO`] until it is [set](Self::set).
+    #[cfg(test)]
+    pub(crate) fn stopped() -> Self {
+        Self(Source::Set(core::sync::atomic::AtomicU64::new(0)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set(&self, now: Tick) {
+        if let Source::Set(nanos) = &self.0 {
+            nanos.store(now.as_nanos(), core::sync::atomic::Ordering::SeqCst);
         }
     }
 
@@ -62,6 +82,10 @@ pub struct Clock {
 #[cfg(all(test, loom))]
 impl Clock {
     pub(crate) fn start() -> Self {
+        Self::stopped()
+    }
+
+    pub(crate) fn stopped() -> Self {
         Self {
             shows: loom::sync::atomic::AtomicU64::new(0),
         }

@@ -380,7 +380,7 @@ impl<T> fmt::Debug for SyncPool<T> {
     }
 }
 
-#[cfg(all(test, loom))]
-mod loom_tests;
+#[cfg(test)]
+mod races;
 #[cfg(all(test, not(loom)))]
 mod tests;

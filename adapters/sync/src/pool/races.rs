@@ -1,5 +1,6 @@
-//! What loom explores: every interleaving of the lock, the mail, the parked threads and the clock, which a
-//! test sets and then rings for those that sleep until then.
+//! What threads can do to each other. Under loom each test is every interleaving of the lock, the mail, the
+//! parked threads and the clock, which the test sets and then rings for those that sleep until then;
+//! elsewhere it is many runs with real threads.
 
 use super::*;
 use crate::Notice;
@@ -7,12 +8,34 @@ use core::num::NonZeroU32;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
 use leasehold_core::pool::Outcome;
-use loom::thread;
+#[cfg(loom)]
+use loom::{model, thread};
+#[cfg(not(loom))]
+use std::thread;
 
 const TEN: Duration = Duration::from_nanos(10);
 
+/// Runs a race again and again; one that never ends has stranded somebody.
+#[cfg(not(loom))]
+fn model(race: impl Fn() + Send + 'static) {
+    let (done, end) = std::sync::mpsc::channel();
+    let races = thread::spawn(move || {
+        (0..1_000).for_each(|_| race());
+        done.send(()).expect("the test waits");
+    });
+    let ended = end.recv_timeout(Duration::from_secs(120));
+    if ended.is_err() && races.is_finished() {
+        races.join().expect("a race went wrong");
+    }
+    ended.expect("somebody is stranded");
+}
+
+fn empty_pool(config: Config) -> SyncPool<u32> {
+    SyncPool::with_clock(config, Clock::stopped())
+}
+
 fn pool() -> SyncPool<u32> {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = empty_pool(Config::new(Policy::Fifo));
     let member = Member::new(0).max_leases(NonZeroU32::MIN);
     pool.add(member).expect("a small pool takes members");
     pool
@@ -35,13 +58,16 @@ fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool>
 fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
     let now = Tick::from_nanos(nanos);
     pool.shared.clock.set(now);
-    let parked: Vec<_> = lock(&pool.shared.desk).parked().cloned().collect();
-    parked.iter().for_each(|parker| parker.ring(now));
+    #[cfg(loom)]
+    {
+        let parked: Vec<_> = lock(&pool.shared.desk).parked().cloned().collect();
+        parked.iter().for_each(|parker| parker.ring(now));
+    }
 }
 
 #[test]
 fn two_acquirers_share_one_permit() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let other = wait(&pool, None);
         drop(pool.acquire().unwrap());
@@ -52,7 +78,7 @@ fn two_acquirers_share_one_permit() {
 
 #[test]
 fn close_never_strands_a_waiter() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let waiter = wait(&pool, None);
@@ -64,7 +90,7 @@ fn close_never_strands_a_waiter() {
 
 #[test]
 fn a_release_against_a_close_decides_a_waiter_once() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let waiter = wait(&pool, None);
@@ -79,7 +105,7 @@ fn a_release_against_a_close_decides_a_waiter_once() {
 
 #[test]
 fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let waiter = wait(&pool, Some(10));
@@ -95,8 +121,8 @@ fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
 
 #[test]
 fn a_window_that_opens_wakes_who_waits_for_it() {
-    loom::model(|| {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
+    model(|| {
+        let pool = empty_pool(Config::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
@@ -110,8 +136,8 @@ fn a_window_that_opens_wakes_who_waits_for_it() {
 
 #[test]
 fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
-    loom::model(|| {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
+    model(|| {
+        let pool = empty_pool(Config::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
@@ -124,7 +150,7 @@ fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
 
 #[test]
 fn an_earlier_deadline_does_not_wait_for_a_later_one() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let late = wait(&pool, Some(20));
@@ -138,7 +164,7 @@ fn an_earlier_deadline_does_not_wait_for_a_later_one() {
 
 #[test]
 fn a_timekeeper_that_leaves_strands_nobody() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = wait(&pool, Some(10));
@@ -153,7 +179,7 @@ fn a_timekeeper_that_leaves_strands_nobody() {
 
 #[test]
 fn a_timekeeper_that_is_served_strands_nobody() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let one = wait(&pool, None);
@@ -169,7 +195,7 @@ fn a_timekeeper_that_is_served_strands_nobody() {
 
 #[test]
 fn a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let ticket = pool.enqueue(Request::new()).unwrap();
@@ -186,7 +212,7 @@ fn a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit() {
 
 #[test]
 fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let ticket = pool.enqueue(Request::new()).unwrap();
@@ -201,9 +227,9 @@ fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
 
 #[test]
 fn a_release_against_an_expiry_ends_the_lease_once_and_serves_the_next() {
-    loom::model(|| {
+    model(|| {
         let config = Config::new(Policy::Fifo).lease_ttl(TEN).unwrap();
-        let pool = SyncPool::new(config);
+        let pool = empty_pool(config);
         let member = Member::new(0).max_leases(NonZeroU32::MIN);
         pool.add(member).unwrap();
         let held = pool.acquire().unwrap();
@@ -221,7 +247,7 @@ fn a_release_against_an_expiry_ends_the_lease_once_and_serves_the_next() {
 
 #[test]
 fn a_timekeeper_that_is_cancelled_strands_nobody() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = pool.enqueue(Request::new()).unwrap();
@@ -238,7 +264,7 @@ fn a_timekeeper_that_is_cancelled_strands_nobody() {
 
 #[test]
 fn a_timekeeper_that_is_dropped_strands_nobody() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = pool.enqueue(Request::new()).unwrap();
@@ -246,20 +272,20 @@ fn a_timekeeper_that_is_dropped_strands_nobody() {
         drop(first);
         set_clock(&pool, 10);
         assert!(!second.join().unwrap());
+        assert_eq!(pool.stats().waiting.cancelled, 1);
         drop(held);
     });
 }
 
 #[test]
 fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
-    loom::model(|| {
+    model(|| {
         let config = Config::new(Policy::Fifo).lease_ttl(TEN).unwrap();
-        let pool = SyncPool::new(config);
+        let pool = empty_pool(config);
         pool.add(Member::new(0)).unwrap();
         let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
         let listener = thread::spawn(move || notices.wait());
-        let mut held = pool.acquire().unwrap();
-        held.forget();
+        pool.acquire().unwrap().forget();
         set_clock(&pool, 10);
         let notice = listener.join().unwrap();
         assert!(matches!(notice, Some(Notice::Expired { .. })));
@@ -268,7 +294,7 @@ fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
 
 #[test]
 fn close_never_strands_a_listener() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
         let listener = thread::spawn(move || notices.wait().is_none());
@@ -279,7 +305,7 @@ fn close_never_strands_a_listener() {
 
 #[test]
 fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
-    loom::model(|| {
+    model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
