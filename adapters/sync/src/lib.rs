@@ -12,6 +12,7 @@
 mod clock;
 mod desk;
 mod lease;
+mod lookout;
 mod notices;
 mod parker;
 mod pool;

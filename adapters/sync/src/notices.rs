@@ -132,7 +132,7 @@ impl<T> Notices<T> {
         Self {
             shared: Arc::clone(shared),
             listener: lock(&shared.desk).subscribe(capacity.get()),
-            parker: Arc::new(Parker::new()),
+            parker: Arc::new(Parker::new(false)),
         }
     }
 

@@ -4,9 +4,8 @@
 //! already or not: it is put in first, and its owner called after that.
 
 use crate::clock::Clock;
+use crate::lookout::Lookout;
 use crate::sync::{Arc, Condvar, Mutex, lock};
-#[cfg(not(all(test, loom)))]
-use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Waker};
 use leasehold_core::pool::Grant;
 use leasehold_core::time::Tick;
@@ -50,22 +49,17 @@ impl<T> Mail<T> {
     }
 }
 
-/// How often one who is next in line looks for mail before it sleeps: for some microseconds, in which
-/// it would not even have fallen asleep and been woken.
-#[cfg(not(all(test, loom)))]
-const LOOKS: u32 = 12;
-
 #[derive(Debug)]
 pub(crate) struct Parker<T> {
     mail: Mutex<Mail<T>>,
-    /// Whether something was ever put into the mail, for one who looks without the lock.
-    #[cfg(not(all(test, loom)))]
-    had_mail: AtomicBool,
+    /// For a decision.
+    lookout: Lookout,
     arrived: Condvar,
 }
 
 impl<T> Parker<T> {
-    pub(crate) fn new() -> Self {
+    /// For one who is next in line, or isn't.
+    pub(crate) fn new(is_next: bool) -> Self {
         Self {
             mail: Mutex::new(Mail {
                 fate: None,
@@ -74,8 +68,7 @@ impl<T> Parker<T> {
                 #[cfg(all(test, loom))]
                 alarm: None,
             }),
-            #[cfg(not(all(test, loom)))]
-            had_mail: AtomicBool::new(false),
+            lookout: Lookout::new(is_next),
             arrived: Condvar::new(),
         }
     }
@@ -83,8 +76,7 @@ impl<T> Parker<T> {
     /// Puts the decision into the mail. To be followed by [`call`](Self::call).
     pub(crate) fn decide(&self, fate: Fate<T>) {
         lock(&self.mail).fate = Some(fate);
-        #[cfg(not(all(test, loom)))]
-        self.had_mail.store(true, Ordering::Relaxed);
+        self.lookout.call();
     }
 
     /// Puts into the mail that there is something to look at. To be followed by [`call`](Self::call).
@@ -119,29 +111,13 @@ impl<T> Parker<T> {
         woken
     }
 
-    /// Looks for mail for a while.
-    #[cfg(not(all(test, loom)))]
-    pub(crate) fn look_out(&self) {
-        for look in 0..LOOKS {
-            if self.had_mail.load(Ordering::Relaxed) {
-                return;
-            }
-            if look < 7 {
-                (0..1 << look).for_each(|_| core::hint::spin_loop());
-            } else {
-                std::thread::yield_now();
-            }
-        }
-    }
-
-    /// Sleeping is all that loom tells apart.
-    #[cfg(all(test, loom))]
-    pub(crate) fn look_out(&self) {}
-
     /// Sleeps until mail comes, or until `alarm`.
     #[cfg(not(all(test, loom)))]
     pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
+        self.lookout.look();
         let mut mail = lock(&self.mail);
+        // Whoever polled before doesn't any more.
+        mail.waker = None;
         loop {
             if let Some(woken) = mail.open() {
                 return woken;
@@ -164,6 +140,7 @@ impl<T> Parker<T> {
     /// The same where nothing times out by itself: whoever sets the clock [rings](Self::ring).
     #[cfg(all(test, loom))]
     pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
+        self.lookout.look();
         let mut mail = lock(&self.mail);
         loop {
             if let Some(woken) = mail.open() {

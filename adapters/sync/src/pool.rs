@@ -312,13 +312,12 @@ impl<T> SyncPool<T> {
                 let payload = desk.pool.payload(grant.member).map(Arc::clone);
                 let payload = payload.ok_or(AcquireError::NothingFree)?;
                 let lease = Lease::new(Arc::clone(shared), payload, grant);
-                Ok(Ticket::granted(shared, lease))
+                Ok(Ticket::granted(lease))
             }
             Ok(Acquired::Waiting(waiter)) => {
-                let parker = Arc::new(Parker::new());
-                let is_next = desk.nobody_waits();
+                let parker = Arc::new(Parker::new(desk.nobody_waits()));
                 let alarm = desk.park(Seat::Waiter(waiter), &parker);
-                Ok(Ticket::waiting(shared, waiter, parker, alarm, is_next))
+                Ok(Ticket::waiting(shared, waiter, parker, alarm))
             }
             Err(refused) => Err(refusal(refused, now)),
         })

@@ -36,31 +36,26 @@ use leasehold_core::time::Tick;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a ticket that is dropped leaves the line"]
-pub struct Ticket<T> {
-    shared: Arc<Shared<T>>,
-    stage: Stage<T>,
-    /// Whether nobody else waited when it came.
-    is_next: bool,
-}
+pub struct Ticket<T>(Stage<T>);
 
 enum Stage<T> {
     Granted(Lease<T>),
-    Waiting {
-        waiter: WaiterId,
-        parker: Arc<Parker<T>>,
-        /// When it has to wake by itself, because it keeps time.
-        alarm: Option<Tick>,
-    },
+    Waiting(Place<T>),
     Over,
 }
 
+/// A place in line.
+struct Place<T> {
+    shared: Arc<Shared<T>>,
+    waiter: WaiterId,
+    parker: Arc<Parker<T>>,
+    /// When it has to wake by itself, because it keeps time.
+    alarm: Option<Tick>,
+}
+
 impl<T> Ticket<T> {
-    pub(crate) fn granted(shared: &Arc<Shared<T>>, lease: Lease<T>) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            stage: Stage::Granted(lease),
-            is_next: false,
-        }
+    pub(crate) fn granted(lease: Lease<T>) -> Self {
+        Self(Stage::Granted(lease))
     }
 
     pub(crate) fn waiting(
@@ -68,17 +63,13 @@ impl<T> Ticket<T> {
         waiter: WaiterId,
         parker: Arc<Parker<T>>,
         alarm: Option<Tick>,
-        is_next: bool,
     ) -> Self {
-        Self {
+        Self(Stage::Waiting(Place {
             shared: Arc::clone(shared),
-            stage: Stage::Waiting {
-                waiter,
-                parker,
-                alarm,
-            },
-            is_next,
-        }
+            waiter,
+            parker,
+            alarm,
+        }))
     }
 
     /// Sleeps until the request is decided.
@@ -86,31 +77,15 @@ impl<T> Ticket<T> {
     /// # Errors
     /// Where it timed out or was cancelled, its member was removed, or the pool was closed.
     pub fn wait(mut self) -> Result<Lease<T>, AcquireError> {
-        if let Stage::Waiting { parker, .. } = &self.stage
-            && self.is_next
-        {
-            parker.look_out();
-        }
         loop {
-            let woken = match mem::replace(&mut self.stage, Stage::Over) {
-                Stage::Granted(lease) => return Ok(lease),
-                Stage::Over => return Err(AcquireError::Cancelled),
-                Stage::Waiting {
-                    waiter,
-                    parker,
-                    alarm,
-                } => {
-                    let woken = parker.park(alarm, &self.shared.clock);
-                    self.stage = Stage::Waiting {
-                        waiter,
-                        parker,
-                        alarm,
-                    };
-                    woken
+            match &mut self.0 {
+                Stage::Waiting(place) => {
+                    let woken = place.parker.park(place.alarm, &place.shared.clock);
+                    if let Some(decided) = self.look(woken) {
+                        return decided;
+                    }
                 }
-            };
-            if let Some(decided) = self.look(woken) {
-                return decided;
+                Stage::Granted(_) | Stage::Over => return self.take(),
             }
         }
     }
@@ -124,21 +99,13 @@ impl<T> Ticket<T> {
         context: &Context<'_>,
     ) -> (Poll<Result<Lease<T>, AcquireError>>, Option<Tick>) {
         loop {
-            let woken = match &self.stage {
-                Stage::Waiting { parker, alarm, .. } => match parker.poll(context) {
+            let woken = match &self.0 {
+                Stage::Waiting(place) => match place.parker.poll(context) {
                     Some(woken) => woken,
-                    None if alarm.is_some_and(|alarm| alarm <= self.shared.clock.now()) => {
-                        Woken::Nudged
-                    }
-                    None => return (Poll::Pending, *alarm),
+                    None if place.is_late() => Woken::Nudged,
+                    None => return (Poll::Pending, place.alarm),
                 },
-                Stage::Granted(_) | Stage::Over => {
-                    let decided = match mem::replace(&mut self.stage, Stage::Over) {
-                        Stage::Granted(lease) => Ok(lease),
-                        Stage::Waiting { .. } | Stage::Over => Err(AcquireError::Cancelled),
-                    };
-                    return (Poll::Ready(decided), None);
-                }
+                Stage::Granted(_) | Stage::Over => return (Poll::Ready(self.take()), None),
             };
             if let Some(decided) = self.look(woken) {
                 return (Poll::Ready(decided), None);
@@ -149,98 +116,108 @@ impl<T> Ticket<T> {
     /// What can take the request back from elsewhere.
     #[must_use]
     pub fn canceller(&self) -> Canceller<T> {
-        let waiter = match &self.stage {
-            Stage::Waiting { waiter, .. } => Some(*waiter),
+        Canceller(match &self.0 {
+            Stage::Waiting(place) => Some((Arc::clone(&place.shared), place.waiter)),
             Stage::Granted(_) | Stage::Over => None,
-        };
-        Canceller {
-            shared: Arc::clone(&self.shared),
-            waiter,
+        })
+    }
+
+    /// What was granted at once.
+    fn take(&mut self) -> Result<Lease<T>, AcquireError> {
+        match mem::replace(&mut self.0, Stage::Over) {
+            Stage::Granted(lease) => Ok(lease),
+            Stage::Waiting(_) | Stage::Over => Err(AcquireError::Cancelled),
         }
     }
 
     /// Does what it was woken for; the decision, if that is what it was.
     fn look(&mut self, woken: Woken<T>) -> Option<Result<Lease<T>, AcquireError>> {
-        match woken {
-            Woken::Decided(fate) => {
-                self.stage = Stage::Over;
-                Some(self.resolve(fate))
+        let Stage::Waiting(place) = &mut self.0 else {
+            return None;
+        };
+        let decided = match woken {
+            Woken::Decided(Fate::Granted(grant, payload)) => {
+                Ok(Lease::new(Arc::clone(&place.shared), payload, grant))
             }
+            Woken::Decided(Fate::TimedOut) => Err(AcquireError::TimedOut),
+            Woken::Decided(Fate::Closed) => Err(AcquireError::Closed),
+            Woken::Decided(Fate::PinRemoved) => Err(AcquireError::StalePin),
+            Woken::Decided(Fate::Cancelled) => Err(AcquireError::Cancelled),
             Woken::Nudged => {
-                if let Stage::Waiting { waiter, alarm, .. } = &mut self.stage {
-                    let seat = Seat::Waiter(*waiter);
-                    *alarm = self
-                        .shared
-                        .under_lock(|desk, now| desk.keep_time(seat, now));
-                }
-                None
+                place.keep_time();
+                return None;
             }
-        }
+        };
+        self.0 = Stage::Over;
+        Some(decided)
+    }
+}
+
+impl<T> Place<T> {
+    fn is_late(&self) -> bool {
+        self.alarm
+            .is_some_and(|alarm| alarm <= self.shared.clock.now())
     }
 
-    fn resolve(&self, fate: Fate<T>) -> Result<Lease<T>, AcquireError> {
-        match fate {
-            Fate::Granted(grant, payload) => {
-                Ok(Lease::new(Arc::clone(&self.shared), payload, grant))
+    fn keep_time(&mut self) {
+        let seat = Seat::Waiter(self.waiter);
+        self.alarm = self
+            .shared
+            .under_lock(|desk, now| desk.keep_time(seat, now));
+    }
+
+    /// Leaves the line, or gives back what was granted in the meantime.
+    fn leave(&self) {
+        self.shared.under_lock(|desk, now| {
+            desk.unpark(Seat::Waiter(self.waiter));
+            if desk.pool.cancel(now, self.waiter).is_err()
+                && let Some(Fate::Granted(grant, _)) = self.parker.take_fate()
+            {
+                // If the lease has expired since, it was taken back already.
+                let _ = desk.pool.release(now, grant.lease, Outcome::NotSent);
             }
-            Fate::TimedOut => Err(AcquireError::TimedOut),
-            Fate::Closed => Err(AcquireError::Closed),
-            Fate::PinRemoved => Err(AcquireError::StalePin),
-            Fate::Cancelled => Err(AcquireError::Cancelled),
-        }
+        });
     }
 }
 
 impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
-        if let Stage::Waiting { waiter, parker, .. } = &self.stage {
-            self.shared.under_lock(|desk, now| {
-                desk.unpark(Seat::Waiter(*waiter));
-                if desk.pool.cancel(now, *waiter).is_err()
-                    && let Some(Fate::Granted(grant, _)) = parker.take_fate()
-                {
-                    // If the lease has expired since, it was taken back already.
-                    let _ = desk.pool.release(now, grant.lease, Outcome::NotSent);
-                }
-            });
-        }
-        // A lease that was granted at once wasn't used either.
-        if let Stage::Granted(lease) = mem::replace(&mut self.stage, Stage::Over) {
-            let _ = lease.release(Outcome::NotSent);
+        match mem::replace(&mut self.0, Stage::Over) {
+            Stage::Waiting(place) => place.leave(),
+            Stage::Granted(lease) => {
+                // The same holds of it.
+                let _ = lease.release(Outcome::NotSent);
+            }
+            Stage::Over => {}
         }
     }
 }
 
 impl<T> fmt::Debug for Ticket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = match &self.stage {
+        let stage = match &self.0 {
             Stage::Granted(_) => "granted",
-            Stage::Waiting { .. } => "waiting",
+            Stage::Waiting(_) => "waiting",
             Stage::Over => "over",
         };
-        f.debug_struct("Ticket")
-            .field("stage", &stage)
-            .finish_non_exhaustive()
+        f.debug_tuple("Ticket").field(&stage).finish()
     }
 }
 
 /// Takes a request back from another thread or task than the one that waits.
-pub struct Canceller<T> {
-    shared: Arc<Shared<T>>,
-    waiter: Option<WaiterId>,
-}
+pub struct Canceller<T>(Option<(Arc<Shared<T>>, WaiterId)>);
 
 impl<T> Canceller<T> {
     /// Ends the wait with [`AcquireError::Cancelled`]; whether it was in time. A request that was decided
     /// before stays as it was.
     pub fn cancel(&self) -> bool {
-        let Some(waiter) = self.waiter else {
+        let Some((shared, waiter)) = &self.0 else {
             return false;
         };
-        self.shared.under_lock(|desk, now| {
-            let in_time = desk.pool.cancel(now, waiter).is_ok();
+        shared.under_lock(|desk, now| {
+            let in_time = desk.pool.cancel(now, *waiter).is_ok();
             if in_time {
-                desk.decide(waiter, Fate::Cancelled);
+                desk.decide(*waiter, Fate::Cancelled);
             }
             in_time
         })
@@ -249,10 +226,7 @@ impl<T> Canceller<T> {
 
 impl<T> Clone for Canceller<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            waiter: self.waiter,
-        }
+        Self(self.0.clone())
     }
 }
 

@@ -306,3 +306,18 @@ fn a_pool_is_driven_in_full_from_threads() {
     drop(lease);
     assert!(pool.members().is_empty());
 }
+
+#[test]
+fn a_ticket_that_was_polled_can_be_waited_for() {
+    let pool = pool(1);
+    let held = pool.acquire().unwrap();
+    let mut ticket = pool.enqueue(Request::new()).unwrap();
+    let context = Context::from_waker(Waker::noop());
+    assert!(ticket.poll(&context).0.is_pending());
+    let (served, news) = mpsc::channel();
+    thread::spawn(move || served.send(ticket.wait().is_ok()).unwrap());
+    // It has to be asleep for the call to matter; where it isn't yet, nothing is tested.
+    thread::sleep(Duration::from_millis(20));
+    drop(held);
+    assert_eq!(news.recv_timeout(LONG), Ok(true));
+}
