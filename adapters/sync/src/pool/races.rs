@@ -283,7 +283,7 @@ fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
         let config = Config::new(Policy::Fifo).lease_ttl(TEN).unwrap();
         let pool = empty_pool(config);
         pool.add(Member::new(0)).unwrap();
-        let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
+        let mut notices = pool.notices(NonZeroUsize::MIN);
         let listener = thread::spawn(move || notices.wait());
         pool.acquire().unwrap().forget();
         set_clock(&pool, 10);
@@ -296,7 +296,7 @@ fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
 fn close_never_strands_a_listener() {
     model(|| {
         let pool = pool();
-        let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
+        let mut notices = pool.notices(NonZeroUsize::MIN);
         let listener = thread::spawn(move || notices.wait().is_none());
         pool.close();
         assert!(listener.join().unwrap());
@@ -308,7 +308,7 @@ fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let mut notices = pool.notices(core::num::NonZeroUsize::MIN);
+        let mut notices = pool.notices(NonZeroUsize::MIN);
         let listener = thread::spawn(move || {
             let nothing = notices.wait_until(Some(Tick::from_nanos(10))).is_none();
             (nothing, notices)
@@ -320,5 +320,43 @@ fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
         assert!(nothing);
         assert!(!waiter.join().unwrap());
         drop((held, notices));
+    });
+}
+
+#[test]
+fn a_listener_that_was_told_and_does_not_come_back_strands_nobody() {
+    model(|| {
+        let pool = pool();
+        let held = pool.acquire().unwrap();
+        let mut notices = pool.notices(NonZeroUsize::MIN);
+        let listener = thread::spawn(move || {
+            let told = notices.wait().is_some();
+            (told, notices)
+        });
+        let waiter = wait(&pool, Some(10));
+        let other = pool.add(Member::new(1).weight(0)).unwrap();
+        pool.drain(other).unwrap();
+        let (told, notices) = listener.join().unwrap();
+        assert!(told);
+        set_clock(&pool, 10);
+        assert!(!waiter.join().unwrap());
+        drop((held, notices));
+    });
+}
+
+#[test]
+fn a_ticket_dropped_as_its_window_opens_gives_the_lease_back() {
+    model(|| {
+        let pool = empty_pool(Config::new(Policy::Fifo));
+        let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Grant).unwrap();
+        pool.add(Member::new(0).limit(log)).unwrap();
+        drop(pool.acquire().unwrap());
+        let first = pool.enqueue(Request::new()).unwrap();
+        let second = wait(&pool, None);
+        let clock = pool.clone();
+        let clock = thread::spawn(move || set_clock(&clock, 10));
+        drop(first);
+        clock.join().unwrap();
+        assert!(second.join().unwrap());
     });
 }
