@@ -39,7 +39,7 @@
 //! | a dropped ticket keeps what was granted to it | `a_ticket_dropped_as_it_is_granted_gives_the_lease_back` |
 //! | what is granted as its ticket leaves is kept | `a_ticket_dropped_as_its_window_opens_gives_the_lease_back` |
 //! | one who is cancelled isn't told | `a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit` |
-//! | a lease that is dropped isn't released | `two_acquirers_share_one_permit` |
+//! | a lease that is dropped isn't released | `a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit` |
 //! | listeners aren't told | `a_listener_sees_a_lease_expire_for_which_nobody_waits` |
 //! | a close doesn't wake listeners | `close_never_strands_a_listener` |
 //! | a listener that was told keeps the time | `a_listener_that_was_told_and_does_not_come_back_strands_nobody` |
