@@ -44,9 +44,15 @@
 //! | a close doesn't wake listeners | `close_never_strands_a_listener` |
 //! | a listener that was told keeps the time | `a_listener_that_was_told_and_does_not_come_back_strands_nobody` |
 
+mod atomic_gcra;
+mod atomic_window;
 mod clock;
 mod desk;
+mod keyed;
 mod lease;
+mod limiter;
+#[cfg(test)]
+mod limits_tests;
 mod lookout;
 mod notices;
 mod parker;
@@ -54,9 +60,13 @@ mod pool;
 mod sync;
 mod ticket;
 
+pub use atomic_gcra::AtomicGcra;
+pub use atomic_window::{AtomicWindow, WindowError};
 pub use clock::Clock;
+pub use keyed::{Each, KeyedError, KeyedLimiter, Rule};
 pub use lease::{Lease, LeaseExpired};
 pub use leasehold_core as core;
+pub use limiter::SyncLimiter;
 pub use notices::{Notice, Notices};
 pub use pool::{AcquireError, SyncPool};
 pub use ticket::{Canceller, Ticket};

@@ -1,5 +1,9 @@
-//! The lock types of this crate: those of `std`, or loom's where loom explores the interleavings.
+//! The locks and atomics of this crate: those of `std`, or loom's where loom explores the interleavings.
 
+#[cfg(not(all(test, loom)))]
+pub(crate) use core::sync::atomic::AtomicU64;
+#[cfg(all(test, loom))]
+pub(crate) use loom::sync::atomic::AtomicU64;
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[cfg(not(all(test, loom)))]

@@ -6,6 +6,7 @@
 
 mod bucketed_window;
 mod ceiling;
+mod cell_rate;
 mod concurrency;
 mod fixed_window;
 mod floor;
@@ -22,6 +23,7 @@ mod spec;
 mod token_bucket;
 
 pub use bucketed_window::BucketedWindow;
+pub use cell_rate::CellRate;
 pub use concurrency::Concurrency;
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
