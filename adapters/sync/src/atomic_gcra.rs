@@ -12,7 +12,7 @@
 //! `threads_that_race_never_take_a_unit_twice`.
 
 use crate::clock::Clock;
-use crate::sync::AtomicU64;
+use crate::sync::{Apart, AtomicU64};
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -39,7 +39,7 @@ use leasehold_core::time::Tick;
 #[derive(Debug)]
 pub struct AtomicGcra {
     rate: CellRate,
-    word: AtomicU64,
+    word: Apart<AtomicU64>,
     clock: Clock,
 }
 
@@ -62,7 +62,7 @@ impl AtomicGcra {
     pub fn with_clock(rate: CellRate, clock: Clock) -> Self {
         Self {
             rate,
-            word: AtomicU64::new(0),
+            word: Apart(AtomicU64::new(0)),
             clock,
         }
     }
@@ -89,11 +89,12 @@ impl AtomicGcra {
     /// As for [`try_acquire`](Self::try_acquire).
     #[inline]
     pub fn try_acquire_at(&self, now: Tick, cost: u32) -> Result<(), Wait> {
-        let mut word = self.word.load(Ordering::Relaxed);
+        let mut word = self.word.0.load(Ordering::Relaxed);
         loop {
             let next = self.rate.admit(word, now, cost)?;
             let changed =
                 self.word
+                    .0
                     .compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed);
             match changed {
                 Ok(_) => return Ok(()),
@@ -106,6 +107,6 @@ impl AtomicGcra {
     #[must_use]
     pub fn earliest(&self, now: Tick, cost: u32) -> Wait {
         self.rate
-            .earliest(self.word.load(Ordering::Relaxed), now, cost)
+            .earliest(self.word.0.load(Ordering::Relaxed), now, cost)
     }
 }

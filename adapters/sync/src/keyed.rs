@@ -9,7 +9,7 @@
 //! fails `two_that_meet_on_a_new_key_share_its_limit`.
 
 use crate::clock::Clock;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Apart, Mutex, lock};
 use core::borrow::Borrow;
 use core::fmt;
 use core::hash::{BuildHasher, Hash};
@@ -60,7 +60,7 @@ impl Rule for CellRate {
 
     #[inline]
     fn idle_from(&self, word: &u64, _now: Tick) -> Tick {
-        self.idle_at(*word).unwrap_or(Tick::MAX)
+        self.idle_at(*word)
     }
 }
 
@@ -129,9 +129,7 @@ pub struct KeyedLimiter<K, R: Rule = CellRate, S = RandomState> {
     clock: Clock,
 }
 
-/// In cache lines of its own, two of which are fetched at a time.
-#[repr(align(128))]
-struct Shard<K, V>(Mutex<Keys<K, V>>);
+type Shard<K, V> = Apart<Mutex<Keys<K, V>>>;
 
 struct Keys<K, V> {
     known: HashTable<(K, V)>,
@@ -157,7 +155,7 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
         let wanted = (capacity.get() / SHARD_KEYS).clamp(1, MAX_SHARDS);
         let shards = 1 << wanted.ilog2();
         let shard = |_| {
-            Shard(Mutex::new(Keys {
+            Apart(Mutex::new(Keys {
                 known: HashTable::new(),
                 cursor: 0,
                 full_until: Tick::ZERO,

@@ -12,7 +12,7 @@
 //! the lock is taken, or for a request of more than one unit, fails `a_sign_never_outlives_what_it_says`.
 
 use crate::clock::Clock;
-use crate::sync::{AtomicU64, Mutex, lock};
+use crate::sync::{Apart, AtomicU64, Mutex, lock};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use leasehold_core::limit::{Limit, Limiter, Wait};
@@ -41,7 +41,7 @@ const UNTIL_SETTLED: u64 = u64::MAX;
 /// ```
 pub struct SyncLimiter {
     blocked_until: AtomicU64,
-    limiter: Mutex<Limiter>,
+    limiter: Apart<Mutex<Limiter>>,
     clock: Clock,
 }
 
@@ -57,7 +57,7 @@ impl SyncLimiter {
     pub fn with_clock(limiter: impl Into<Limiter>, clock: Clock) -> Self {
         Self {
             blocked_until: AtomicU64::new(0),
-            limiter: Mutex::new(limiter.into()),
+            limiter: Apart(Mutex::new(limiter.into())),
             clock,
         }
     }
@@ -106,13 +106,13 @@ impl SyncLimiter {
 
     /// Does anything to the limiter, under the lock, such as giving it another limit.
     pub fn change<R>(&self, change: impl FnOnce(&mut Limiter, Tick) -> R) -> R {
-        let mut limiter = lock(&self.limiter);
+        let mut limiter = lock(&self.limiter.0);
         self.blocked_until.store(0, Ordering::Relaxed);
         change(&mut limiter, self.clock.now())
     }
 
     fn ask(&self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        let mut limiter = lock(&self.limiter);
+        let mut limiter = lock(&self.limiter.0);
         let asked = limiter.try_acquire(now, cost);
         if let (Err(wait), 1) = (asked, cost) {
             let sign = match wait {
@@ -129,7 +129,7 @@ impl SyncLimiter {
 impl fmt::Debug for SyncLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SyncLimiter")
-            .field("limiter", &*lock(&self.limiter))
+            .field("limiter", &*lock(&self.limiter.0))
             .finish_non_exhaustive()
     }
 }

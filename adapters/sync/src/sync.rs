@@ -15,3 +15,9 @@ use std::sync::PoisonError;
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// In cache lines of its own, two of which are fetched at a time, so that threads that change it don't slow down
+/// those that read what lies beside it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Apart<V>(pub(crate) V);

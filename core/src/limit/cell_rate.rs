@@ -32,7 +32,7 @@ const MAX_PARTS: u32 = 16;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// let word = rate.admit(0, at(5), 1).unwrap();
 /// assert_eq!(rate.admit(word, at(6), 1), Err(Wait::Until(at(25))));
-/// assert_eq!(rate.idle_at(word), Some(at(25)));
+/// assert_eq!(rate.idle_at(word), at(25));
 /// # Ok::<(), leasehold_core::limit::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,8 @@ impl CellRate {
         let parts = self.parts(now);
         match self.due_after(word, parts, cost) {
             Some(due) if due.saturating_sub(parts) <= self.tolerance => Ok(due),
-            Some(_) | None => Err(self.earliest(word, now, cost)),
+            Some(due) if cost <= self.burst.get() => Err(Wait::Until(self.opens(due))),
+            Some(_) | None => Err(Wait::Never),
         }
     }
 
@@ -93,19 +94,17 @@ impl CellRate {
         if cost > self.burst.get() {
             return Wait::Never;
         }
-        let due = self.due_after(word, self.parts(now), cost);
-        let opens = due.map(|due| due.saturating_sub(self.tolerance));
-        match opens.and_then(|opens| self.pace.nanos(opens.into())) {
+        match self.due_after(word, self.parts(now), cost) {
             _ if cost == 0 => Wait::Until(now),
-            Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
+            Some(due) => Wait::Until(now.max(self.opens(due))),
             None => Wait::Never,
         }
     }
 
-    /// From when on a word decides as zero does; `None` past the end of time.
+    /// From when on a word decides as zero does.
     #[must_use]
-    pub fn idle_at(&self, word: u64) -> Option<Tick> {
-        self.pace.nanos(word.into()).map(Tick::from_nanos)
+    pub fn idle_at(&self, word: u64) -> Tick {
+        self.tick(word)
     }
 
     /// The most units that are ever admitted in a half-open span of this length.
@@ -118,6 +117,21 @@ impl CellRate {
     fn parts(&self, tick: Tick) -> u64 {
         tick.as_nanos()
             .saturating_mul(self.pace.per_nano.get().into())
+    }
+
+    /// When a unit can come that is due then.
+    #[inline]
+    fn opens(&self, due: u64) -> Tick {
+        self.tick(due.saturating_sub(self.tolerance))
+    }
+
+    /// The first tick that is not before as many parts.
+    #[inline]
+    fn tick(&self, parts: u64) -> Tick {
+        Tick::from_nanos(match self.pace.per_nano {
+            NonZeroU32::MIN => parts,
+            per_nano => parts.div_ceil(per_nano.get().into()),
+        })
     }
 
     #[inline]
