@@ -159,13 +159,14 @@ fn keyed(c: &mut Criterion) {
     let capacity = NonZeroUsize::MIN.saturating_add(2 * KEYS as usize);
     for threads in [1, 2] {
         let mut group = c.benchmark_group(format!("keyed/{threads}"));
-        let rate = CellRate::new(count(1_000), Duration::from_micros(1), count(1_000_000));
-        let rate = rate.expect("it is a rate");
+        // No key is ever idle, as each is asked for more often than that, or at its limit.
+        let (each, burst) = (count(100), count(1_000_000));
+        let rate = CellRate::new(each, Duration::from_secs(1), burst).expect("it is a rate");
         let ours: KeyedLimiter<u64> =
             KeyedLimiter::with_clock(rate, capacity, RandomState::new(), Clock::start_counter());
-        let theirs = RateLimiter::dashmap(quota(true));
+        let theirs = RateLimiter::dashmap(Quota::per_second(each).allow_burst(burst));
         for key in 0..KEYS {
-            ours.try_acquire(&key, 1_000_000).expect("it is new");
+            ours.try_acquire(&key, 1).expect("it is new");
             theirs.check_key(&key).expect("it is new");
         }
         bench(&mut group, "leasehold", threads, |decision| {

@@ -154,6 +154,20 @@ fn a_stale_clock_books_no_earlier_than_what_made_room_for_it() {
 }
 
 #[test]
+fn a_bucket_that_is_written_over_gives_its_room_back_and_its_time() {
+    model(|| {
+        let limiter = window(3, 1);
+        limiter.try_acquire_at(seconds(5), 2).unwrap();
+        let other = Arc::clone(&limiter);
+        let stale = thread::spawn(move || other.try_acquire_at(seconds(12), 2));
+        limiter.try_acquire_at(seconds(25), 1).unwrap();
+        let stale = stale.join().unwrap();
+        assert!(stale.is_err() || stale == Ok(seconds(20)), "{stale:?}");
+        all_comes_back(&limiter, 3);
+    });
+}
+
+#[test]
 fn a_refund_against_an_admission_loses_no_unit_and_makes_none() {
     model(|| {
         let limiter = window(2, 1);
