@@ -10,6 +10,7 @@ mod lessons;
 mod limits;
 mod pool;
 mod quota;
+mod shared;
 
 use proptest::test_runner::Config;
 
