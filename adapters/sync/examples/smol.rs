@@ -1,0 +1,94 @@
+//! Under smol, for which there is no adapter: a ticket and a timer are all that it takes.
+
+use core::error::Error;
+use core::future::Future;
+use core::num::NonZeroU32;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use leasehold_sync::core::balance::Policy;
+use leasehold_sync::core::limit::{Anchor, SlidingLog};
+use leasehold_sync::core::pool::{Config, Member, Request};
+use leasehold_sync::{AcquireError, Lease, SyncPool, Ticket};
+use smol::{LocalExecutor, Timer};
+use std::time::Instant;
+
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// Waits in line, and meanwhile keeps the pool's time if nobody else does.
+struct Acquire<'a> {
+    pool: &'a SyncPool<&'static str>,
+    ticket: Ticket<&'static str>,
+    timer: Timer,
+}
+
+impl Future for Acquire<'_> {
+    type Output = Result<Lease<&'static str>, AcquireError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let (answer, alarm) = self.ticket.poll(context);
+            let Some(alarm) = alarm else { return answer };
+            let wait = alarm.since(self.pool.now());
+            self.timer.set_after(wait);
+            if Pin::new(&mut self.timer).poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+async fn acquire(
+    pool: &SyncPool<&'static str>,
+    request: Request,
+) -> Result<Lease<&'static str>, AcquireError> {
+    let (ticket, timer) = (pool.enqueue(request)?, Timer::never());
+    Acquire {
+        pool,
+        ticket,
+        timer,
+    }
+    .await
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it measures the pool by another clock"
+)]
+fn main() -> Result<(), Box<dyn Error>> {
+    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let two = NonZeroU32::MIN.saturating_add(1);
+    let limit = SlidingLog::new(two, WINDOW, Anchor::Completion)?;
+    pool.add(Member::new("sk-1").limit(limit))?;
+
+    let start = Instant::now();
+    let executor = LocalExecutor::new();
+    let tasks: Vec<_> = (0..6)
+        .map(|_| {
+            executor.spawn(async {
+                let lease = acquire(&pool, Request::new()).await?;
+                let sent = start.elapsed();
+                Timer::after(Duration::from_millis(5)).await;
+                drop(lease);
+                Ok::<_, AcquireError>(sent)
+            })
+        })
+        .collect();
+    let sent = smol::block_on(executor.run(async {
+        let mut sent = Vec::new();
+        for task in tasks {
+            sent.push(task.await?);
+        }
+        Ok::<_, AcquireError>(sent)
+    }))?;
+
+    assert!(sent.is_sorted(), "they are served in order: {sent:?}");
+    for three in sent.windows(3) {
+        assert!(three[2] - three[0] >= WINDOW, "{three:?}");
+    }
+    let soon = pool.now().saturating_add(WINDOW / 2);
+    let refused = smol::block_on(acquire(&pool, Request::new().deadline(soon)));
+    assert!(matches!(refused, Err(AcquireError::DeadlineTooSoon { .. })));
+    println!("6 calls, never three in {WINDOW:?}: {sent:?}");
+    Ok(())
+}

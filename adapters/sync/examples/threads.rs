@@ -1,0 +1,47 @@
+//! Under `std::thread`: twelve threads share three backends, each of which serves one caller at a time.
+
+use core::error::Error;
+use core::num::NonZeroU32;
+use core::time::Duration;
+use leasehold_sync::SyncPool;
+use leasehold_sync::core::balance::Policy;
+use leasehold_sync::core::pool::{Config, Member, Outcome};
+use std::sync::Mutex;
+use std::thread;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    for _ in 0..3 {
+        let backend = Mutex::new(0);
+        pool.add(Member::new(backend).max_leases(NonZeroU32::MIN))?;
+    }
+
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let backend = pool.acquire().expect("the pool stays open");
+                    let mut calls = backend.try_lock().expect("nobody else calls it");
+                    thread::sleep(Duration::from_millis(1));
+                    *calls += 1;
+                    drop(calls);
+                    let released = backend.release(Outcome::Ok);
+                    released.expect("leases don't expire here");
+                }
+            });
+        }
+    });
+
+    let members = pool.members();
+    let calls = members
+        .iter()
+        .map(|(_, calls)| *calls.lock().expect("nobody panicked"));
+    assert_eq!(calls.sum::<u32>(), 60);
+    let stats = pool.stats();
+    assert_eq!((stats.total.ok, stats.waiting.waiting), (60, 0));
+    println!(
+        "60 calls, one at a time on each of 3 backends; waited {:?} on average",
+        stats.mean_wait()
+    );
+    Ok(())
+}

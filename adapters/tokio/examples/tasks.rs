@@ -1,0 +1,73 @@
+//! Under tokio: tasks and a thread share two keys, each of which makes two calls in any 100 ms; some tasks
+//! give up while they wait, and a key that is taken out tells who looks after it.
+
+use core::error::Error;
+use core::num::{NonZeroU32, NonZeroUsize};
+use core::time::Duration;
+use leasehold_tokio::TokioPool;
+use leasehold_tokio::core::balance::Policy;
+use leasehold_tokio::core::limit::{Anchor, SlidingLog};
+use leasehold_tokio::core::pool::{Config, Member};
+use leasehold_tokio::sync::Notice;
+use std::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+const WINDOW: Duration = Duration::from_millis(100);
+
+/// When each call on a key was made.
+type Key = Mutex<Vec<Instant>>;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let pool: TokioPool<Key> = TokioPool::new(Config::new(Policy::Fifo));
+    let two = NonZeroU32::MIN.saturating_add(1);
+    for _ in 0..2 {
+        let limit = SlidingLog::new(two, WINDOW, Anchor::Completion)?;
+        pool.blocking()
+            .add(Member::new(Key::default()).limit(limit))?;
+    }
+    let mut notices = pool.notices(NonZeroUsize::MIN.saturating_add(7));
+
+    let call = |key: &Key| key.lock().expect("nobody panicked").push(Instant::now());
+    let mut tasks = JoinSet::new();
+    for _ in 0..9 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            let key = pool.acquire().await.expect("the pool stays open");
+            call(&key);
+            sleep(Duration::from_millis(5)).await;
+        });
+    }
+    let theirs = pool.clone();
+    tasks.spawn_blocking(move || call(&theirs.blocking().acquire().expect("the pool stays open")));
+    for patience in 1..6 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            // Whatever is granted as the time is up goes to the next.
+            let _ = timeout(Duration::from_millis(patience), pool.acquire()).await;
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done?;
+    }
+
+    let mut calls = 0;
+    for (_, key) in pool.blocking().members() {
+        let sent = key.lock().expect("nobody panicked");
+        calls += sent.len();
+        for three in sent.windows(3) {
+            assert!(three[2] - three[0] >= WINDOW, "{three:?}");
+        }
+    }
+    assert_eq!(calls, 10);
+    let stats = pool.blocking().stats();
+    assert!(stats.members.iter().all(|key| key.in_flight == 0));
+
+    let (key, _) = pool.blocking().members().remove(0);
+    pool.blocking().drain(key)?;
+    let told = notices.next().await;
+    assert!(matches!(told, Some(Notice::Drained { member }) if member == key));
+    println!("10 calls, never three in {WINDOW:?} on one key");
+    Ok(())
+}
