@@ -65,6 +65,9 @@ pub struct ProbeId {
 /// Failures that were quicker than a success and still count as leases, at most so many.
 const MAX_PHANTOMS: u32 = 65_536;
 
+/// Spans are entered in the members' histograms as soon as there are so many.
+const MAX_SPANS: usize = 64;
+
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Lease {
@@ -186,6 +189,10 @@ pub struct Pool<T> {
     waiting: Waiting,
     held: Histogram,
     waited: Histogram,
+    /// How long leases were held, by member, that are yet to be entered there. A member's histogram is far
+    /// from all else that a release looks at: one by one, each would be waited for; of many, the misses of
+    /// the cache overlap.
+    spans: Vec<(Handle, Duration)>,
 }
 
 impl<T> Pool<T> {
@@ -232,6 +239,7 @@ impl<T> Pool<T> {
             waiting: Waiting::default(),
             held: Histogram::default(),
             waited: Histogram::default(),
+            spans: Vec::new(),
             config,
         }
     }
@@ -710,14 +718,38 @@ impl<T> Pool<T> {
             members: self
                 .members
                 .iter()
-                .map(|(handle, entry)| MemberStats {
+                .zip(self.spans_held())
+                .map(|((handle, entry), (_, held))| MemberStats {
                     member: MemberId(handle),
-                    counts: entry.counts(),
+                    counts: entry.counts(&held),
                     in_flight: entry.in_flight,
-                    held: entry.held.sum(),
-                    histogram: entry.held.clone(),
+                    held: held.sum(),
+                    histogram: held,
                 })
                 .collect(),
+        }
+    }
+
+    /// How long leases were held on each member, in the order of their slots.
+    fn spans_held(&self) -> Vec<(Handle, Histogram)> {
+        let members = self.members.iter();
+        let mut held: Vec<_> = members
+            .map(|(one, entry)| (one, entry.held.clone()))
+            .collect();
+        for (member, span) in &self.spans {
+            let at = held.binary_search_by_key(member, |(one, _)| *one);
+            if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
+                histogram.record(*span);
+            }
+        }
+        held
+    }
+
+    fn enter_spans(&mut self) {
+        for (member, span) in self.spans.drain(..) {
+            if let Some(entry) = self.members.get_mut(member) {
+                entry.held.record(span);
+            }
         }
     }
 
@@ -1468,9 +1500,7 @@ impl<T> Pool<T> {
         let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
         entry.in_flight = entry.in_flight.saturating_sub(1);
         entry.stamp = stamp;
-        for histogram in [&mut entry.held, &mut self.held] {
-            histogram.record(held);
-        }
+        self.held.record(held);
         let (counter, missed) = match outcome {
             Some(Outcome::Ok) => (&mut self.total.ok, None),
             Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut entry.misses.failed)),
@@ -1569,6 +1599,10 @@ impl<T> Pool<T> {
         }
         self.settle_in(ended.member);
         self.reopen(group);
+        self.spans.push((ended.member, held));
+        if self.spans.len() >= MAX_SPANS {
+            self.enter_spans();
+        }
         self.see_off(ended.member);
         Ok(())
     }

@@ -132,7 +132,7 @@ pub(super) enum State {
     Removing,
 }
 
-/// In the order of use: a grant and a release look at the first four cache lines, and of a member that
+/// In the order of use: a grant and a release look at the first three cache lines, and of a member that
 /// comes up by chance each is a miss.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -157,7 +157,7 @@ pub(super) struct Entry<T> {
     /// Only where the pool watches anything.
     pub(super) watch: Option<Box<Watch>>,
     pub(super) limits: LimitSet,
-    /// How long leases were held.
+    /// How long leases were held, but for those that the pool hasn't entered yet.
     pub(super) held: Histogram,
     pub(super) misses: Misses,
     /// The jobs it said it had, if it ever did.
@@ -362,7 +362,7 @@ impl<T> Entry<T> {
     }
 
     /// Its leases by how they ended. Each that has ended is in `held`.
-    pub(super) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self, held: &Histogram) -> Counts {
         let Misses {
             failed,
             throttled,
@@ -370,7 +370,7 @@ impl<T> Entry<T> {
             expired,
         } = self.misses;
         let missed = failed.saturating_add(throttled).saturating_add(not_sent);
-        let ended = self.held.count();
+        let ended = held.count();
         Counts {
             granted: ended.saturating_add(self.in_flight.into()),
             ok: ended.saturating_sub(missed.saturating_add(expired)),

@@ -92,7 +92,11 @@ impl<T: Clone> Pool<T> {
             members: self
                 .members
                 .iter()
-                .map(|(_, entry)| entry.clone())
+                .zip(self.spans_held())
+                .map(|((_, entry), (_, held))| Entry {
+                    held,
+                    ..entry.clone()
+                })
                 .collect(),
             leases: leases.into_iter().map(|(_, held)| held).collect(),
             sessions: sessions
