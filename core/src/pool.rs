@@ -32,7 +32,7 @@ use crate::slab::{Handle, Slab};
 use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
 use crate::time::{Tick, earliest};
 use crate::waiters::Waiters;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 use lane::{Kind, Lane, Opening};
@@ -151,8 +151,8 @@ pub struct Pool<T> {
     general: Vec<u32>,
     /// Numbers of lanes that are no longer in use.
     vacant: Vec<u32>,
-    /// The lanes of requests that are pinned to a member, by its slot.
-    pins: BTreeSet<(u32, u32)>,
+    /// The lanes of requests that are pinned to a member, by its slot; none is empty.
+    pins: BTreeMap<u32, Vec<u32>>,
     /// Lanes in which somebody may be served.
     flagged: Vec<u32>,
     /// Lanes in which somebody waits.
@@ -211,7 +211,7 @@ impl<T> Pool<T> {
             kinds: BTreeMap::new(),
             general: Vec::new(),
             vacant: Vec::new(),
-            pins: BTreeSet::new(),
+            pins: BTreeMap::new(),
             flagged: Vec::new(),
             awaited: Vec::new(),
             leases: Slab::new(),
@@ -328,7 +328,7 @@ impl<T> Pool<T> {
         let entry = self.member_mut(member)?;
         entry.state = State::Removing;
         let idle = entry.in_flight == 0;
-        while let Some(lane) = self.next_pin(member.0.slot(), 0) {
+        for lane in self.pins.remove(&member.0.slot()).unwrap_or_default() {
             while let Some((waiter, _)) = self.waiters.pop(lane) {
                 self.waiting.refused = self.waiting.refused.saturating_add(1);
                 self.events.push_back(Event::PinRemoved {
@@ -1187,7 +1187,7 @@ impl<T> Pool<T> {
         self.kinds.insert(kind, index);
         match kind.pin {
             Some(pin) => {
-                self.pins.insert((pin.slot(), index));
+                self.pins.entry(pin.slot()).or_default().push(index);
                 self.place_in(index, pin.slot());
             }
             None => {
@@ -1247,8 +1247,13 @@ impl<T> Pool<T> {
         self.flagged.retain(|other| *other != lane);
         self.awaited.retain(|other| *other != lane);
         self.vacant.push(lane);
-        if let Some(pin) = gone.kind.pin {
-            self.pins.remove(&(pin.slot(), lane));
+        if let Some(pin) = gone.kind.pin
+            && let Some(lanes) = self.pins.get_mut(&pin.slot())
+        {
+            lanes.retain(|other| *other != lane);
+            if lanes.is_empty() {
+                self.pins.remove(&pin.slot());
+            }
         }
     }
 
@@ -1795,20 +1800,13 @@ impl<T> Pool<T> {
                 self.place_in(lane, member.slot());
             }
         }
-        let mut from = 0;
-        while let Some(lane) = self.next_pin(member.slot(), from) {
+        let mut at = 0;
+        while let Some(lanes) = self.pins.get(&member.slot())
+            && let Some(lane) = lanes.get(at).copied()
+        {
             self.place_in(lane, member.slot());
-            from = lane.saturating_add(1);
+            at = at.saturating_add(1);
         }
-    }
-
-    /// The first lane from one on of requests that are pinned to a member.
-    fn next_pin(&self, slot: u32, from: u32) -> Option<u32> {
-        if self.pins.is_empty() {
-            return None;
-        }
-        let mut lanes = self.pins.range((slot, from)..=(slot, u32::MAX));
-        lanes.next().map(|(_, lane)| *lane)
     }
 
     fn place_all(&mut self) {
