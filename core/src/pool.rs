@@ -23,11 +23,11 @@ pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
 use crate::balance::{Latency, Policy, mix, pass};
-use crate::breaker::{Breaker, BreakerState, Permit, Verdict};
-use crate::health::{self, Change, Health, ProbeAnswer, SlowStart};
+use crate::breaker::{BreakerState, Permit, Verdict};
+use crate::health::{self, Change, ProbeAnswer, SlowStart};
 use crate::heap::IndexedHeap;
 use crate::limit::{Booking, Cost, LimitSet, Unit, Wait};
-use crate::outlier::{Conduct, Outlier};
+use crate::outlier::Outlier;
 use crate::slab::{Handle, Slab};
 use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
 use crate::time::{Tick, earliest};
@@ -36,7 +36,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 use lane::{Kind, Lane, Opening};
-use member::{Entry, State, Surroundings};
+use member::{Entry, Misses, State, Surroundings, Watch};
 use service::ServiceTimes;
 
 /// Names a member of one pool.
@@ -64,6 +64,9 @@ pub struct ProbeId {
 
 /// Failures that were quicker than a success and still count as leases, at most so many.
 const MAX_PHANTOMS: u32 = 65_536;
+
+/// Spans are entered in the members' histograms as soon as there are so many.
+const MAX_SPANS: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -148,6 +151,8 @@ pub struct Pool<T> {
     general: Vec<u32>,
     /// Numbers of lanes that are no longer in use.
     vacant: Vec<u32>,
+    /// The lanes of requests that are pinned to a member, by its slot; none is empty.
+    pins: BTreeMap<u32, Vec<u32>>,
     /// Lanes in which somebody may be served.
     flagged: Vec<u32>,
     /// Lanes in which somebody waits.
@@ -184,6 +189,10 @@ pub struct Pool<T> {
     waiting: Waiting,
     held: Histogram,
     waited: Histogram,
+    /// How long leases were held, by member, that are yet to be entered there. A member's histogram is far
+    /// from all else that a release looks at: one by one, each would be waited for; of many, the misses of
+    /// the cache overlap.
+    spans: Vec<(Handle, Duration)>,
 }
 
 impl<T> Pool<T> {
@@ -202,6 +211,7 @@ impl<T> Pool<T> {
             kinds: BTreeMap::new(),
             general: Vec::new(),
             vacant: Vec::new(),
+            pins: BTreeMap::new(),
             flagged: Vec::new(),
             awaited: Vec::new(),
             leases: Slab::new(),
@@ -229,6 +239,7 @@ impl<T> Pool<T> {
             waiting: Waiting::default(),
             held: Histogram::default(),
             waited: Histogram::default(),
+            spans: Vec::new(),
             config,
         }
     }
@@ -261,39 +272,31 @@ impl<T> Pool<T> {
         slow_start.begin(self.now);
         let seed = self.config.seed.wrapping_add(self.added);
         self.added = self.added.wrapping_add(1);
-        let health = self.config.health.as_ref();
-        let health = health.map(|config| Health::new(config, self.now, seed));
         let entry = Entry {
-            payload: member.payload,
-            identity: 0,
+            state: State::Enabled,
+            tier: member.tier,
             weight: member.weight,
             max_leases: member.max_leases,
-            tier: member.tier,
-            labels: member.labels,
-            group: member.group.map(|group| group.0),
-            limits: member.limits,
-            state: State::Enabled,
             in_flight: 0,
             phantoms: 0,
+            rests_until: Tick::ZERO,
             pass: self.levels.get(&member.tier).copied().unwrap_or(0),
             stamp,
-            rests_until: Tick::ZERO,
-            breaker: Breaker::default(),
-            told_open: None,
-            health,
-            probe: None,
-            conduct: Conduct::default(),
-            slow_start,
-            depth: None,
             unseen: 0,
             unseen_by_probe: 0,
+            group: member.group.map(|group| group.0),
+            watch: Watch::new(&self.config, self.now, seed),
+            limits: member.limits,
+            held: Histogram::default(),
+            misses: Misses::default(),
+            depth: None,
             latency: half_life.map(Latency::new),
             service: ServiceTimes::default(),
-            counts: Counts::default(),
-            held: Duration::ZERO,
-            histogram: Histogram::default(),
-            pins: Vec::new(),
+            slow_start,
             counted: None,
+            labels: member.labels,
+            identity: 0,
+            payload: member.payload,
         };
         let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
         let slot = handle.slot();
@@ -325,8 +328,7 @@ impl<T> Pool<T> {
         let entry = self.member_mut(member)?;
         entry.state = State::Removing;
         let idle = entry.in_flight == 0;
-        let pins = core::mem::take(&mut entry.pins);
-        for lane in pins {
+        for lane in self.pins.remove(&member.0.slot()).unwrap_or_default() {
             while let Some((waiter, _)) = self.waiters.pop(lane) {
                 self.waiting.refused = self.waiting.refused.saturating_add(1);
                 self.events.push_back(Event::PinRemoved {
@@ -518,10 +520,11 @@ impl<T> Pool<T> {
     ) -> Result<(), StaleProbe> {
         self.advance(now);
         let entry = self.members.get_mut(probe.member).ok_or(StaleProbe)?;
-        if entry.probe != Some(probe.probe) {
+        let watch = entry.watch.as_mut().ok_or(StaleProbe)?;
+        if watch.probe != Some(probe.probe) {
             return Err(StaleProbe);
         }
-        entry.probe = None;
+        watch.probe = None;
         let answer = match answer {
             Probed::Up { depth, latency } => {
                 if let Some(depth) = depth {
@@ -535,7 +538,7 @@ impl<T> Pool<T> {
             }
             Probed::Down => ProbeAnswer::Down,
         };
-        if let (Some(health), Some(config)) = (&mut entry.health, &self.config.health) {
+        if let (Some(health), Some(config)) = (&mut watch.health, &self.config.health) {
             let change = health.answer(config, self.now, probe.probe, answer);
             self.changed(probe.member, change);
         }
@@ -715,14 +718,45 @@ impl<T> Pool<T> {
             members: self
                 .members
                 .iter()
-                .map(|(handle, entry)| MemberStats {
+                .zip(self.spans_held())
+                .map(|((handle, entry), (_, held))| MemberStats {
                     member: MemberId(handle),
-                    counts: entry.counts,
+                    counts: entry.counts(&held),
                     in_flight: entry.in_flight,
-                    held: entry.held,
-                    histogram: entry.histogram.clone(),
+                    held: held.sum(),
+                    histogram: held,
                 })
                 .collect(),
+        }
+    }
+
+    /// How long leases were held on each member, in the order of their slots.
+    fn spans_held(&self) -> Vec<(Handle, Histogram)> {
+        let members = self.members.iter();
+        let mut held: Vec<_> = members
+            .map(|(one, entry)| (one, entry.held.clone()))
+            .collect();
+        for (member, span) in &self.spans {
+            let at = held.binary_search_by_key(member, |(one, _)| *one);
+            if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
+                histogram.record(*span);
+            }
+        }
+        held
+    }
+
+    fn enter_spans(&mut self) {
+        // These reads don't wait for each other, and the writes no longer for memory.
+        let mut seen = 0u64;
+        for (member, _) in &self.spans {
+            let held = self.members.get(*member).map(|entry| &entry.held);
+            seen = seen.wrapping_add(held.map_or(0, Histogram::count));
+        }
+        core::hint::black_box(seen);
+        for (member, span) in self.spans.drain(..) {
+            if let Some(entry) = self.members.get_mut(member) {
+                entry.held.record(span);
+            }
         }
     }
 
@@ -792,14 +826,16 @@ impl<T> Pool<T> {
         let Some(entry) = self.members.get_mut(member) else {
             return;
         };
-        if let (Some(health), Some(config)) = (&mut entry.health, &self.config.health) {
+        if let Some(watch) = &mut entry.watch
+            && let (Some(health), Some(config)) = (&mut watch.health, &self.config.health)
+        {
             // A timer while a probe is out is that probe's.
             if health.poll_timeout().is_some_and(|due| due <= self.now) {
-                entry.probe = None;
+                watch.probe = None;
             }
             let change = health.handle_timeout(config, self.now);
             if let Some(probe) = health.begin_probe(config, self.now) {
-                entry.probe = Some(probe);
+                watch.probe = Some(probe);
                 entry.unseen_by_probe = 0;
                 self.events.push_back(Event::Probe {
                     member: MemberId(member),
@@ -808,12 +844,14 @@ impl<T> Pool<T> {
             }
             self.changed(member, change);
         }
-        if let Some(entry) = self.members.get_mut(member) {
-            if entry.conduct.take_end(self.now) {
+        if let Some(entry) = self.members.get_mut(member)
+            && let Some(watch) = &mut entry.watch
+        {
+            if watch.conduct.take_end(self.now) {
                 entry.slow_start.begin(self.now);
             }
             if let Some(config) = &self.config.breaker {
-                entry.breaker.handle_timeout(config, self.now);
+                watch.breaker.handle_timeout(config, self.now);
                 self.note_breaker(member);
             }
         }
@@ -831,7 +869,10 @@ impl<T> Pool<T> {
         }
         let members = self.members.iter_mut();
         let serving = members.filter(|(_, entry)| entry.counted.is_some());
-        let conducts = serving.map(|(member, entry)| (member, &mut entry.conduct));
+        let conducts = serving.filter_map(|(member, entry)| {
+            let watch = entry.watch.as_mut()?;
+            Some((member, &mut watch.conduct))
+        });
         for ejection in outlier.sweep(config, self.now, conducts) {
             let until = ejection.until;
             self.events.push_back(Event::Changed {
@@ -867,13 +908,16 @@ impl<T> Pool<T> {
         else {
             return;
         };
-        let condition = match entry.breaker.state(config, self.now) {
-            BreakerState::Open { until } if entry.told_open != Some(until) => {
-                entry.told_open = Some(until);
+        let Some(watch) = &mut entry.watch else {
+            return;
+        };
+        let condition = match watch.breaker.state(config, self.now) {
+            BreakerState::Open { until } if watch.told_open != Some(until) => {
+                watch.told_open = Some(until);
                 Condition::BreakerOpen { until }
             }
-            BreakerState::Closed if entry.told_open.is_some() => {
-                entry.told_open = None;
+            BreakerState::Closed if watch.told_open.is_some() => {
+                watch.told_open = None;
                 entry.slow_start.begin(self.now);
                 Condition::BreakerClosed
             }
@@ -1143,9 +1187,7 @@ impl<T> Pool<T> {
         self.kinds.insert(kind, index);
         match kind.pin {
             Some(pin) => {
-                if let Some(entry) = self.members.get_mut(pin) {
-                    entry.pins.push(index);
-                }
+                self.pins.entry(pin.slot()).or_default().push(index);
                 self.place_in(index, pin.slot());
             }
             None => {
@@ -1205,8 +1247,13 @@ impl<T> Pool<T> {
         self.flagged.retain(|other| *other != lane);
         self.awaited.retain(|other| *other != lane);
         self.vacant.push(lane);
-        if let Some(entry) = gone.kind.pin.and_then(|pin| self.members.get_mut(pin)) {
-            entry.pins.retain(|other| *other != lane);
+        if let Some(pin) = gone.kind.pin
+            && let Some(lanes) = self.pins.get_mut(&pin.slot())
+        {
+            lanes.retain(|other| *other != lane);
+            if lanes.is_empty() {
+                self.pins.remove(&pin.slot());
+            }
         }
     }
 
@@ -1298,7 +1345,9 @@ impl<T> Pool<T> {
         {
             return Some(member.slot());
         }
-        known.choose(request.key)
+        let slot = known.choose(request.key)?;
+        // What comes next needs it, and to ask for it here hides some of the wait for its memory.
+        self.members.at(slot).map(|_| slot)
     }
 
     /// Who served the request's session last.
@@ -1395,9 +1444,7 @@ impl<T> Pool<T> {
         entry.unseen = entry.unseen.saturating_add(1);
         entry.unseen_by_probe = entry.unseen_by_probe.saturating_add(1);
         entry.stamp = stamp;
-        for counts in [&mut entry.counts, &mut self.total] {
-            counts.granted = counts.granted.saturating_add(1);
-        }
+        self.total.granted = self.total.granted.saturating_add(1);
         let group = entry
             .group
             .and_then(|group| self.groups.get_mut(group as usize));
@@ -1407,8 +1454,10 @@ impl<T> Pool<T> {
             group: group.map(|group| group.limits.charge(now, class, cost)),
             pool: (!pool.is_empty()).then(|| pool.charge(now, class, cost)),
         };
-        let breaker = self.config.breaker.as_ref();
-        let permit = breaker.and_then(|config| entry.breaker.begin(config, now));
+        let permit = match (&self.config.breaker, &mut entry.watch) {
+            (Some(config), Some(watch)) => watch.breaker.begin(config, now),
+            (Some(_) | None, Some(_) | None) => None,
+        };
         let tier = entry.tier;
         let lease = self.leases.insert(Lease {
             member,
@@ -1465,17 +1514,17 @@ impl<T> Pool<T> {
         let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
         entry.in_flight = entry.in_flight.saturating_sub(1);
         entry.stamp = stamp;
-        entry.held = entry.held.saturating_add(held);
-        entry.histogram.record(held);
         self.held.record(held);
-        for counts in [&mut entry.counts, &mut self.total] {
-            let counter = match outcome {
-                Some(Outcome::Ok) => &mut counts.ok,
-                Some(Outcome::Failed) => &mut counts.failed,
-                Some(Outcome::Throttled { .. }) => &mut counts.throttled,
-                Some(Outcome::NotSent) => &mut counts.not_sent,
-                None => &mut counts.expired,
-            };
+        let (counter, missed) = match outcome {
+            Some(Outcome::Ok) => (&mut self.total.ok, None),
+            Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut entry.misses.failed)),
+            Some(Outcome::Throttled { .. }) => {
+                (&mut self.total.throttled, Some(&mut entry.misses.throttled))
+            }
+            Some(Outcome::NotSent) => (&mut self.total.not_sent, Some(&mut entry.misses.not_sent)),
+            None => (&mut self.total.expired, Some(&mut entry.misses.expired)),
+        };
+        for counter in [Some(counter), missed].into_iter().flatten() {
             *counter = counter.saturating_add(1);
         }
         let mut actual = cost.unwrap_or(ended.cost);
@@ -1483,7 +1532,9 @@ impl<T> Pool<T> {
         let mut first_served = false;
         let verdict = match outcome {
             Some(Outcome::Ok) => {
-                entry.service.observe(ended.class, latency);
+                if self.config.weighs_by_time() {
+                    entry.service.observe(ended.class, latency);
+                }
                 first_served = self.service.mean(ended.class).is_none();
                 self.service.observe(ended.class, latency);
                 for known in [&mut entry.latency, &mut self.latency]
@@ -1492,11 +1543,15 @@ impl<T> Pool<T> {
                 {
                     known.observe(now, latency);
                 }
-                entry.conduct.record(true);
+                if let Some(watch) = &mut entry.watch {
+                    watch.conduct.record(true);
+                }
                 Verdict::Ok
             }
             Some(Outcome::Failed) | None => {
-                entry.conduct.record(false);
+                if let Some(watch) = &mut entry.watch {
+                    watch.conduct.record(false);
+                }
                 quick = true;
                 Verdict::Failed
             }
@@ -1538,12 +1593,12 @@ impl<T> Pool<T> {
         if let Some(booked) = in_pool {
             self.limits.settle(now, booked, cost, actual);
         }
-        if let Some(config) = &self.config.breaker {
+        if let (Some(config), Some(watch)) = (&self.config.breaker, &mut entry.watch) {
             if let Some(permit) = ended.permit {
-                entry.breaker.end(config, now, permit, verdict);
+                watch.breaker.end(config, now, permit, verdict);
             }
             if let Some(Outcome::Throttled { until }) = outcome {
-                entry.breaker.trip(config, now, until);
+                watch.breaker.trip(config, now, until);
             }
             self.note_breaker(ended.member);
         }
@@ -1558,6 +1613,10 @@ impl<T> Pool<T> {
         }
         self.settle_in(ended.member);
         self.reopen(group);
+        self.spans.push((ended.member, held));
+        if self.spans.len() >= MAX_SPANS {
+            self.enter_spans();
+        }
         self.see_off(ended.member);
         Ok(())
     }
@@ -1742,8 +1801,8 @@ impl<T> Pool<T> {
             }
         }
         let mut at = 0;
-        while let Some(entry) = self.members.get(member)
-            && let Some(lane) = entry.pins.get(at).copied()
+        while let Some(lanes) = self.pins.get(&member.slot())
+            && let Some(lane) = lanes.get(at).copied()
         {
             self.place_in(lane, member.slot());
             at = at.saturating_add(1);

@@ -28,16 +28,14 @@ impl Handle {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Slot<V> {
-    generation: NonZeroU32,
-    value: Option<V>,
-}
-
 /// A vector of slots with a free list. Every operation is O(1), growth amortised.
+///
+/// Generations stand apart from the values, so that these keep the alignment they ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Slab<V> {
-    slots: Vec<Slot<V>>,
+    /// By slot, like `generations`.
+    values: Vec<Option<V>>,
+    generations: Vec<NonZeroU32>,
     free: Vec<u32>,
     len: u32,
     /// What a new slot begins with.
@@ -52,7 +50,8 @@ impl<V> Slab<V> {
     /// One whose handles are those of no slab in which each generation is below `first`.
     pub(crate) fn since(first: NonZeroU32) -> Self {
         Self {
-            slots: Vec::new(),
+            values: Vec::new(),
+            generations: Vec::new(),
             free: Vec::new(),
             len: 0,
             first,
@@ -62,7 +61,7 @@ impl<V> Slab<V> {
     /// A generation above that of each handle so far. O(slots).
     #[cfg(feature = "serde")]
     pub(crate) fn next_generation(&self) -> NonZeroU32 {
-        let newest = self.slots.iter().map(|slot| slot.generation).max();
+        let newest = self.generations.iter().max();
         newest.map_or(self.first, |newest| newest.saturating_add(1))
     }
 
@@ -72,46 +71,45 @@ impl<V> Slab<V> {
 
     /// How many slots there are, in use or not.
     pub(crate) fn slots(&self) -> u32 {
-        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.values.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether [`insert`](Self::insert) would succeed.
     pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.slots.len() < u32::MAX as usize
+        !self.free.is_empty() || self.values.len() < u32::MAX as usize
     }
 
     /// Stores a value; `None` once four billion slots are in use or spent.
     pub(crate) fn insert(&mut self, value: V) -> Option<Handle> {
         let slot = match self.free.pop() {
-            Some(slot) => slot,
+            Some(slot) => {
+                *self.values.get_mut(slot as usize)? = Some(value);
+                slot
+            }
             None => {
-                let slot = u32::try_from(self.slots.len())
+                let slot = u32::try_from(self.values.len())
                     .ok()
                     .filter(|slot| *slot < u32::MAX)?;
-                self.slots.push(Slot {
-                    generation: self.first,
-                    value: None,
-                });
+                self.values.push(Some(value));
+                self.generations.push(self.first);
                 slot
             }
         };
-        let entry = self.slots.get_mut(slot as usize)?;
-        entry.value = Some(value);
         self.len = self.len.saturating_add(1);
         Some(Handle {
             slot,
-            generation: entry.generation,
+            generation: *self.generations.get(slot as usize)?,
         })
     }
 
     pub(crate) fn remove(&mut self, handle: Handle) -> Option<V> {
-        let entry = self.slots.get_mut(handle.slot as usize)?;
-        if entry.generation != handle.generation {
+        let generation = self.generations.get_mut(handle.slot as usize)?;
+        if *generation != handle.generation {
             return None;
         }
-        let value = entry.value.take()?;
-        if let Some(next) = entry.generation.checked_add(1) {
-            entry.generation = next;
+        let value = self.values.get_mut(handle.slot as usize)?.take()?;
+        if let Some(next) = generation.checked_add(1) {
+            *generation = next;
             self.free.push(handle.slot);
         }
         self.len = self.len.saturating_sub(1);
@@ -119,52 +117,52 @@ impl<V> Slab<V> {
     }
 
     pub(crate) fn get(&self, handle: Handle) -> Option<&V> {
-        let entry = self.slots.get(handle.slot as usize)?;
-        entry
-            .value
-            .as_ref()
-            .filter(|_| entry.generation == handle.generation)
+        self.at(handle.slot).filter(|_| self.is_current(handle))
     }
 
     pub(crate) fn get_mut(&mut self, handle: Handle) -> Option<&mut V> {
-        let entry = self.slots.get_mut(handle.slot as usize)?;
-        entry
-            .value
-            .as_mut()
-            .filter(|_| entry.generation == handle.generation)
+        let is_current = self.is_current(handle);
+        let value = self.values.get_mut(handle.slot as usize)?;
+        value.as_mut().filter(|_| is_current)
+    }
+
+    fn is_current(&self, handle: Handle) -> bool {
+        self.generations.get(handle.slot as usize) == Some(&handle.generation)
     }
 
     /// The handle of what is in `slot` now.
     pub(crate) fn handle_at(&self, slot: u32) -> Option<Handle> {
-        let entry = self.slots.get(slot as usize)?;
-        entry.value.as_ref().map(|_| Handle {
+        self.at(slot)?;
+        Some(Handle {
             slot,
-            generation: entry.generation,
+            generation: *self.generations.get(slot as usize)?,
         })
     }
 
     /// What is in `slot` now.
     pub(crate) fn at(&self, slot: u32) -> Option<&V> {
-        self.slots.get(slot as usize)?.value.as_ref()
+        self.values.get(slot as usize)?.as_ref()
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut V)> {
-        (0u32..).zip(&mut self.slots).filter_map(|(slot, entry)| {
+        let slots = (0u32..).zip(&self.generations).zip(&mut self.values);
+        slots.filter_map(|((slot, generation), value)| {
             let handle = Handle {
                 slot,
-                generation: entry.generation,
+                generation: *generation,
             };
-            entry.value.as_mut().map(|value| (handle, value))
+            value.as_mut().map(|value| (handle, value))
         })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Handle, &V)> {
-        (0u32..).zip(&self.slots).filter_map(|(slot, entry)| {
+        let slots = (0u32..).zip(&self.generations).zip(&self.values);
+        slots.filter_map(|((slot, generation), value)| {
             let handle = Handle {
                 slot,
-                generation: entry.generation,
+                generation: *generation,
             };
-            entry.value.as_ref().map(|value| (handle, value))
+            value.as_ref().map(|value| (handle, value))
         })
     }
 }
@@ -190,7 +188,7 @@ mod tests {
     fn a_slot_whose_generations_are_spent_is_retired() {
         let mut slab = Slab::new();
         let first = slab.insert('a').unwrap();
-        slab.slots[0].generation = NonZeroU32::MAX;
+        slab.generations[0] = NonZeroU32::MAX;
         let last = slab.handle_at(0).unwrap();
         assert_eq!(slab.remove(last), Some('a'));
         assert_ne!(slab.insert('b').unwrap().slot(), first.slot());

@@ -6,10 +6,14 @@ use super::policy::{LoadFactor, TableSize};
 use super::ranked::{Rank, in_order, load_by_weight};
 use super::{Availability, Member, maglev::Maglev, mix, ring::Ring, trie::Trie};
 use crate::heap::IndexedHeap;
+use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 /// How many members are looked at for one key before the least loaded is taken.
 const ATTEMPTS: u64 = 16;
+
+/// A load by weight above all there are.
+const UNFILED: u64 = u64::MAX;
 
 /// What tells consecutive salts apart: 2^64 by the golden ratio.
 pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -18,13 +22,18 @@ pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// weight / total weight)`; after 16, the ready one with the least load for its weight, which is below
 /// its bound if none is busy. The totals are of those that are ready or busy.
 ///
-/// The order is that of all members, whatever they are. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam,
+/// The order is that of all members, whatever they are. The least loaded is wanted so seldom that members are
+/// filed in a heap where they stood once and never after where they stand: the choice that wants it pays
+/// for what has changed since the last one, O(log n) for each change. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam,
 /// "Consistent Hashing with Bounded Loads", 2018.
 #[derive(Clone, Debug)]
 pub(super) struct Hashed {
     table: Table,
     bound: LoadFactor,
-    /// The members that are ready.
+    /// By member.
+    identities: Vec<u64>,
+    /// Each member that is ready, at its place in the order of loads or before it, and others. Where one is
+    /// filed, its `extra` is its load by weight then, or [`UNFILED`], and its stamp then was no later.
     loads: IndexedHeap<Rank>,
     /// Of all members that have a weight and aren't out.
     load: u64,
@@ -55,40 +64,82 @@ impl Hashed {
         Self {
             table,
             bound,
+            identities: Vec::new(),
             loads: IndexedHeap::new(),
             load: 0,
             weight: 0,
         }
     }
 
+    /// Learns where a member that comes in belongs.
+    pub(super) fn insert(&mut self, id: u32, identity: u64) {
+        let slots = (id as usize).saturating_add(1);
+        if self.identities.len() < slots {
+            self.identities.resize(slots, 0);
+        }
+        if let Some(known) = self.identities.get_mut(id as usize) {
+            *known = identity;
+        }
+    }
+
     /// Takes note of a change from `before` to `after`; a weight of 0 is not there.
-    pub(super) fn update(&mut self, id: u32, before: &Member, after: &Member) {
+    pub(super) fn update(&mut self, id: u32, before: &Member, after: &mut Member) {
         if before.weight != after.weight {
-            let (identity, from, to) = (after.identity, before.weight, after.weight);
+            let (from, to) = (before.weight, after.weight);
             match &mut self.table {
-                Table::Rendezvous(trie) => trie.set_weight(identity, id, from, to),
-                Table::Ring(ring) => ring.set_weight(identity, id, from, to),
+                Table::Rendezvous(trie) => {
+                    let identity = self.identities.get(id as usize).copied();
+                    trie.set_weight(identity.unwrap_or(0), id, from, to);
+                }
+                Table::Ring(ring) => ring.set_weight(&self.identities, id, from, to),
                 Table::Maglev(maglev) => maglev.forget(),
             }
         }
         if before.availability() != Availability::Out {
-            self.load = self.load.saturating_sub(before.standing.load.into());
+            self.load = self.load.saturating_sub(before.load.into());
             self.weight = self.weight.saturating_sub(before.weight.into());
         }
-        if after.availability() != Availability::Out {
-            self.load = self.load.saturating_add(after.standing.load.into());
-            self.weight = self.weight.saturating_add(after.weight.into());
+        match after.availability() {
+            Availability::Out => {
+                self.loads.remove(id);
+                after.extra = UNFILED;
+                return;
+            }
+            Availability::Ready | Availability::Busy => {
+                self.load = self.load.saturating_add(after.load.into());
+                self.weight = self.weight.saturating_add(after.weight.into());
+            }
         }
-        if after.could_be_chosen() {
-            let load = load_by_weight(after.standing.load, after.weight);
-            self.loads.set(id, in_order(load, after.standing.stamp));
-        } else {
-            self.loads.remove(id);
+        let load = load_by_weight(after.load, after.weight);
+        if after.stamp < before.stamp || after.could_be_chosen() && load < after.extra {
+            self.loads.set(id, in_order(load, after.stamp));
+            after.extra = load;
         }
     }
 
-    pub(super) fn choose(&mut self, key: u64, members: &[Option<Member>]) -> Option<u32> {
-        let (_, least_loaded) = self.loads.peek()?;
+    /// The member that is ready with the least load for its weight, the longest idle of several.
+    fn least_loaded(&mut self, members: &mut [Option<Member>]) -> Option<u32> {
+        loop {
+            let (filed, id) = self.loads.peek()?;
+            let member = members.get_mut(id as usize).and_then(Option::as_mut);
+            let Some(member) = member.filter(|member| member.could_be_chosen()) else {
+                self.loads.remove(id);
+                if let Some(Some(member)) = members.get_mut(id as usize) {
+                    member.extra = UNFILED;
+                }
+                continue;
+            };
+            let load = load_by_weight(member.load, member.weight);
+            let now = in_order(load, member.stamp);
+            if filed == now {
+                return Some(id);
+            }
+            self.loads.set(id, now);
+            member.extra = load;
+        }
+    }
+
+    pub(super) fn choose(&mut self, key: u64, members: &mut [Option<Member>]) -> Option<u32> {
         let key = mix(key);
         let mut place = 0;
         for attempt in 0..ATTEMPTS {
@@ -106,7 +157,7 @@ impl Hashed {
                     };
                     ring.member_at(place)
                 }
-                Table::Maglev(maglev) => maglev.choose(salted, members),
+                Table::Maglev(maglev) => maglev.choose(salted, members, &self.identities),
             };
             let id = id?;
             if let Some(Some(member)) = members.get(id as usize)
@@ -116,7 +167,7 @@ impl Hashed {
                 return Some(id);
             }
         }
-        Some(least_loaded)
+        self.least_loaded(members)
     }
 
     fn has_room(&self, member: &Member) -> bool {
@@ -124,7 +175,7 @@ impl Hashed {
             return true;
         }
         // load < factor * (total load + 1) * weight / total weight, without dividing.
-        let load = u128::from(member.standing.load).saturating_mul(self.weight.into());
+        let load = u128::from(member.load).saturating_mul(self.weight.into());
         let share = u128::from(self.load.saturating_add(1)).saturating_mul(member.weight.into());
         load.saturating_mul(1_000) < share.saturating_mul(self.bound.permille().into())
     }

@@ -56,22 +56,9 @@ impl Lottery {
         let mut target = below(&mut self.random, total);
         let mut at = 0;
         for level in below_top.iter().rev() {
-            at *= WIDTH;
-            while let Some(sum) = level.get(at)
-                && *sum <= target
-            {
-                target -= sum;
-                at += 1;
-            }
+            at = descend(level, at, &mut target);
         }
-        at *= WIDTH;
-        while let Some(weight) = self.weights.get(at).map(|weight| u64::from(*weight))
-            && weight <= target
-        {
-            target -= weight;
-            at += 1;
-        }
-        u32::try_from(at).ok()
+        u32::try_from(descend(&self.weights, at, &mut target)).ok()
     }
 
     fn make_room(&mut self, slots: usize) {
@@ -88,6 +75,21 @@ impl Lottery {
             self.sums.push(above);
         }
     }
+}
+
+/// The place below `at` that has the target, which becomes what is left of it. It looks at all there are,
+/// since where to stop can't be foreseen, and a wrong guess costs more.
+fn descend<V: Copy + Into<u64>>(level: &[V], at: usize, target: &mut u64) -> usize {
+    let first = at * WIDTH;
+    let (mut place, mut sum, mut before) = (first, 0, 0);
+    for value in level.iter().skip(first).take(WIDTH) {
+        sum += (*value).into();
+        let is_past = sum <= *target;
+        place += usize::from(is_past);
+        before = if is_past { sum } else { before };
+    }
+    *target -= before;
+    place
 }
 
 /// Uniform in `0 .. values`, which is above zero; without bias. A number is drawn again with a chance of

@@ -47,21 +47,28 @@ impl Maglev {
         self.places.clear();
     }
 
-    pub(super) fn choose(&mut self, key: u64, members: &[Option<Member>]) -> Option<u32> {
+    pub(super) fn choose(
+        &mut self,
+        key: u64,
+        members: &[Option<Member>],
+        identities: &[u64],
+    ) -> Option<u32> {
         if self.places.is_empty() {
-            self.fill(members);
+            self.fill(members, identities);
         }
         let place = (u128::from(key) * u128::from(self.size)) >> 64;
         let id = *self.places.get(place as usize)?;
         (id != FREE).then_some(id)
     }
 
-    fn fill(&mut self, members: &[Option<Member>]) {
+    fn fill(&mut self, members: &[Option<Member>], identities: &[u64]) {
         let mut rows: Vec<Row> = (0u32..)
-            .zip(members)
-            .filter_map(|(id, member)| Some((id, member.as_ref()?)))
-            .filter(|(_, member)| member.weight > 0)
-            .map(|(id, member)| Row::new(id, member, self.size))
+            .zip(members.iter().zip(identities))
+            .filter_map(|(id, (member, identity))| {
+                let weight = member.as_ref().map(|member| member.weight);
+                let weight = weight.filter(|weight| *weight > 0)?;
+                Some(Row::new(id, *identity, weight, self.size))
+            })
             .collect();
         rows.sort_unstable_by_key(|row| (row.identity, row.id));
         let mut turns: BinaryHeap<Reverse<(u64, usize)>> = rows
@@ -104,13 +111,13 @@ struct Row {
 }
 
 impl Row {
-    fn new(id: u32, member: &Member, size: u32) -> Self {
-        let first = mix(member.identity ^ GOLDEN);
+    fn new(id: u32, identity: u64, weight: u32, size: u32) -> Self {
+        let first = mix(identity ^ GOLDEN);
         let second = mix(first.wrapping_add(GOLDEN));
         Self {
-            identity: member.identity,
+            identity,
             id,
-            weight: member.weight,
+            weight,
             place: (first % u64::from(size)) as u32,
             skip: (second % u64::from(size - 1)) as u32 + 1,
             turns: 0,

@@ -16,7 +16,6 @@ mod trie;
 
 pub use latency::Latency;
 pub use policy::{ConfigError, HalfLife, LoadFactor, Policy, TableSize};
-pub(crate) use ranked::{Rank, rank};
 
 use crate::backoff::SplitMix64;
 use crate::heap::IndexedHeap;
@@ -25,6 +24,7 @@ use alloc::vec::Vec;
 use fair::Fair;
 use hashed::Hashed;
 use lottery::Lottery;
+use ranked::{Rank, measure, rank};
 use rotation::Rotation;
 
 /// The greatest weight; a greater one counts as this.
@@ -110,12 +110,17 @@ pub struct Balancer {
     order: Order,
 }
 
+/// Half a cache line.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
 struct Member {
-    identity: u64,
+    /// Of a standing, what every policy goes by.
+    load: u32,
+    stamp: u64,
+    /// What one policy goes by besides: its [`measure`], or where a hash has filed the member.
+    extra: u64,
     weight: u32,
     availability: Availability,
-    standing: Standing,
 }
 
 /// What a policy keeps of the members that could be chosen.
@@ -205,15 +210,13 @@ impl Balancer {
         if self.members.len() < slots {
             self.members.resize(slots, None);
         }
-        self.members[id as usize] = Some(Member {
-            identity,
-            ..Member::default()
-        });
+        self.members[id as usize] = Some(Member::default());
         self.len = self.len.saturating_add(1);
         match &mut self.order {
             Order::Rotation(rotation) => rotation.insert(id),
             Order::Fair(fair) => fair.insert(id, weight.min(MAX_WEIGHT)),
-            Order::Ranked(_) | Order::One(_) | Order::BetterOfTwo(_) | Order::Hashed(..) => {}
+            Order::Hashed(hashed, _) => hashed.insert(id, identity),
+            Order::Ranked(_) | Order::One(_) | Order::BetterOfTwo(_) => {}
         }
         self.set_weight(id, weight);
     }
@@ -244,8 +247,13 @@ impl Balancer {
         {
             return;
         }
+        let policy = self.policy;
         self.change(id, |member| {
-            member.standing = *standing;
+            member.load = standing.load;
+            member.stamp = standing.stamp;
+            if let Some(measure) = measure(policy, standing) {
+                member.extra = measure;
+            }
             member.availability = availability;
         });
     }
@@ -264,7 +272,7 @@ impl Balancer {
                 let (one, other) = (lottery.draw()?, lottery.draw()?);
                 let rank = |id: u32| {
                     let member = self.members.get(id as usize)?.as_ref()?;
-                    Some(rank(self.policy, &member.standing, member.weight))
+                    Some(rank(self.policy, member))
                 };
                 Some(if rank(other) < rank(one) { other } else { one })
             }
@@ -273,7 +281,7 @@ impl Balancer {
                     return None;
                 }
                 let key = key.unwrap_or_else(|| random.next());
-                hashed.choose(key, &self.members)
+                hashed.choose(key, &mut self.members)
             }
         }
     }
@@ -306,7 +314,7 @@ impl Balancer {
         }
         match &mut self.order {
             Order::Ranked(heap) if ready => {
-                heap.set(id, rank(self.policy, &member.standing, member.weight));
+                heap.set(id, rank(self.policy, member));
             }
             Order::Ranked(heap) => drop(heap.remove(id)),
             Order::Rotation(rotation) => {

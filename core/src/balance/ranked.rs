@@ -5,10 +5,10 @@
 
 use super::log::log2;
 use super::policy::Policy;
-use super::{MAX_WEIGHT, Standing};
+use super::{MAX_WEIGHT, Member, Standing};
 
 /// The order among members that are ready; the least is chosen.
-pub(crate) type Rank = u128;
+pub(super) type Rank = u128;
 
 /// Bits behind the point of a load by weight.
 const LOAD_FRACTION: u32 = 40;
@@ -24,13 +24,31 @@ pub(super) fn load_by_weight(load: u32, weight: u32) -> u64 {
     load.checked_div(u64::from(weight)).unwrap_or(load)
 }
 
+/// What a policy goes by besides the load, if there is such a thing.
+pub(super) fn measure(policy: Policy, standing: &Standing) -> Option<u64> {
+    match policy {
+        Policy::LeastUsed => Some(standing.pass),
+        Policy::LeastQueue => Some(standing.work),
+        // What is above the greatest latency is the same, and nothing is unknown.
+        Policy::PeakEwma(_) => Some(standing.latency.map_or(0, |key| key.saturating_add(1))),
+        Policy::Fifo
+        | Policy::LeastConnections
+        | Policy::RoundRobin
+        | Policy::WeightedRoundRobin
+        | Policy::Random
+        | Policy::PowerOfTwoChoices
+        | Policy::Rendezvous(_)
+        | Policy::Ring { .. }
+        | Policy::Maglev { .. } => None,
+    }
+}
+
 /// The rank of a member under a policy that has one. Under the others, by load.
-pub(crate) fn rank(policy: Policy, standing: &Standing, weight: u32) -> Rank {
+pub(super) fn rank(policy: Policy, member: &Member) -> Rank {
     let first = match policy {
-        Policy::Fifo => u64::from(standing.load > 0),
-        Policy::LeastUsed => standing.pass,
-        Policy::LeastQueue => standing.work,
-        Policy::PeakEwma(_) => expected_latency(standing, weight),
+        Policy::Fifo => u64::from(member.load > 0),
+        Policy::LeastUsed | Policy::LeastQueue => member.extra,
+        Policy::PeakEwma(_) => expected_latency(member),
         Policy::LeastConnections
         | Policy::RoundRobin
         | Policy::WeightedRoundRobin
@@ -38,9 +56,9 @@ pub(crate) fn rank(policy: Policy, standing: &Standing, weight: u32) -> Rank {
         | Policy::PowerOfTwoChoices
         | Policy::Rendezvous(_)
         | Policy::Ring { .. }
-        | Policy::Maglev { .. } => load_by_weight(standing.load, weight),
+        | Policy::Maglev { .. } => load_by_weight(member.load, member.weight),
     };
-    in_order(first, standing.stamp)
+    in_order(first, member.stamp)
 }
 
 /// By `first`, and then by `second`.
@@ -52,14 +70,14 @@ pub(super) fn in_order(first: u64, second: u64) -> Rank {
 /// all members decay alike, so that their order stays as time goes by. Who has never been measured
 /// comes first while idle, so that it will be, and last while its first call is under way, so that
 /// nothing piles up on it.
-fn expected_latency(standing: &Standing, weight: u32) -> u64 {
-    match standing.latency {
+fn expected_latency(member: &Member) -> u64 {
+    match member.extra.checked_sub(1) {
         Some(key) => key
-            .saturating_add(log2(u64::from(standing.load).saturating_add(1)))
+            .saturating_add(log2(u64::from(member.load).saturating_add(1)))
             .saturating_add(log2(u64::from(MAX_WEIGHT)))
-            .saturating_sub(log2(u64::from(weight)))
+            .saturating_sub(log2(u64::from(member.weight)))
             .clamp(1, UNKNOWN - 1),
-        None if standing.load == 0 => 0,
-        None => UNKNOWN | load_by_weight(standing.load, weight) >> 1,
+        None if member.load == 0 => 0,
+        None => UNKNOWN | load_by_weight(member.load, member.weight) >> 1,
     }
 }

@@ -35,8 +35,6 @@ pub(super) struct Ring {
     slots: Vec<Slot>,
     capacity: usize,
     len: usize,
-    /// By member.
-    identities: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,25 +55,21 @@ impl Ring {
             slots: vec![GAP; MIN_CAPACITY],
             capacity: MIN_CAPACITY,
             len: 0,
-            identities: Vec::new(),
         }
     }
 
-    pub(super) fn set_weight(&mut self, identity: u64, id: u32, before: u32, after: u32) {
-        let wanted = id as usize + 1;
-        if self.identities.len() < wanted {
-            self.identities.resize(wanted, 0);
-        }
-        self.identities[id as usize] = identity;
+    /// Gives a member another weight, of those whose identities these are by member.
+    pub(super) fn set_weight(&mut self, identities: &[u64], id: u32, before: u32, after: u32) {
         let (from, to) = (self.points(before), self.points(after));
         self.resize(self.len + (to as usize).saturating_sub(from as usize));
+        let identity = identities.get(id as usize).copied().unwrap_or(0);
         let seed = mix(identity ^ GOLDEN);
         let slot = |nth: u32| Slot {
             point: mix(seed.wrapping_add(u64::from(nth).wrapping_mul(GOLDEN))),
             member: id,
         };
-        (from..to).for_each(|nth| self.insert(slot(nth)));
-        (to..from).for_each(|nth| self.remove(slot(nth)));
+        (from..to).for_each(|nth| self.insert(slot(nth), identities));
+        (to..from).for_each(|nth| self.remove(slot(nth), identities));
         self.resize(self.len);
     }
 
@@ -129,32 +123,20 @@ impl Ring {
             .unwrap_or(self.slots.len().saturating_sub(from))
     }
 
-    fn is_before(&self, a: Slot, b: Slot) -> bool {
-        if a.point != b.point {
-            return a.point < b.point;
-        }
-        let rank = |slot: Slot| {
-            let identity = self.identities.get(slot.member as usize).copied();
-            let draw = mix(slot.point ^ u64::from(slot.member));
-            (identity, draw, slot.member)
-        };
-        rank(a) < rank(b)
-    }
-
     /// Where `slot` is or belongs.
-    fn search(&self, slot: Slot) -> usize {
+    fn search(&self, slot: Slot, identities: &[u64]) -> usize {
         let mut place = self.own_place(slot.point);
         while let Some(there) = self.slots.get(place)
             && there.member != NOBODY
-            && self.is_before(*there, slot)
+            && is_before(*there, slot, identities)
         {
             place += 1;
         }
         place
     }
 
-    fn insert(&mut self, slot: Slot) {
-        let place = self.search(slot);
+    fn insert(&mut self, slot: Slot, identities: &[u64]) {
+        let place = self.search(slot, identities);
         let gap = self.next_gap(place);
         if gap == self.slots.len() {
             self.slots.push(GAP);
@@ -164,8 +146,8 @@ impl Ring {
         self.len += 1;
     }
 
-    fn remove(&mut self, slot: Slot) {
-        let place = self.search(slot);
+    fn remove(&mut self, slot: Slot, identities: &[u64]) {
+        let place = self.search(slot, identities);
         if self.member_at(place) != Some(slot.member) {
             return;
         }
@@ -208,4 +190,16 @@ impl Ring {
             end = place + 1;
         }
     }
+}
+
+fn is_before(a: Slot, b: Slot, identities: &[u64]) -> bool {
+    if a.point != b.point {
+        return a.point < b.point;
+    }
+    let rank = |slot: Slot| {
+        let identity = identities.get(slot.member as usize).copied();
+        let draw = mix(slot.point ^ u64::from(slot.member));
+        (identity, draw, slot.member)
+    };
+    rank(a) < rank(b)
 }

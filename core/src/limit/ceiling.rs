@@ -26,6 +26,7 @@ struct Report {
 
 impl Ceiling {
     pub(super) const MAX: usize = 8;
+    pub(super) const NONE: Self = Self(Vec::new());
 
     /// Learns that `remaining` more will be served until `reset`, in the report of this number, which is
     /// above that of each before it.

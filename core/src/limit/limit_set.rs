@@ -6,6 +6,7 @@
 use super::ceiling::Ceiling;
 use super::{Cost, Limit, Limiter, Unit, Wait, later};
 use crate::time::{Shift, Tick, earliest};
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -40,21 +41,39 @@ use core::ops::Bound;
 /// limits.settle(start, first, cost, Cost { requests: 1, tokens: 500 });
 /// # Ok::<(), leasehold_core::limit::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Snapshot", into = "Snapshot"))]
 pub struct LimitSet {
+    /// Most owners have one, and then nothing else is looked at.
+    first: Option<Rule>,
+    /// When something was last admitted, settled or observed.
+    latest: Tick,
+    /// Made when it is needed.
+    rest: Option<Box<Rest>>,
+}
+
+/// What a set needs beyond one rule for all classes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rest {
+    /// Those after the first.
     rules: Vec<Rule>,
     /// Each class's own counts, by class and rule.
     classes: BTreeMap<Place, Limiter>,
-    /// When something was last admitted, settled or observed.
-    latest: Tick,
     ceilings: [Ceiling; 2],
     /// Counts reports.
     reports: u64,
     /// The count that was looked at last.
     swept: Place,
 }
+
+static NO_REST: Rest = Rest {
+    rules: Vec::new(),
+    classes: BTreeMap::new(),
+    ceilings: [Ceiling::NONE, Ceiling::NONE],
+    reports: 0,
+    swept: (0, 0),
+};
 
 type Place = (u32, u32);
 
@@ -113,11 +132,16 @@ impl LimitSet {
     }
 
     fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
-        self.rules.push(Rule {
+        let rule = Rule {
             unit,
             each_class,
             limit,
-        });
+        };
+        if self.first.is_none() {
+            self.first = Some(rule);
+        } else {
+            self.rest_mut().rules.push(rule);
+        }
         self
     }
 
@@ -128,14 +152,21 @@ impl LimitSet {
     #[inline]
     pub fn try_acquire(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
         let now = now.max(self.latest);
-        match self.rules.as_mut_slice() {
-            [only] if !only.each_class && self.ceilings.iter().all(Ceiling::is_empty) => {
+        match self.only() {
+            Some(only) => {
                 only.limit.try_acquire(now, cost.of(only.unit))?;
                 self.latest = now;
                 Ok(self.booking(class))
             }
-            _ => self.acquire_of_all(now, class, cost),
+            None => self.acquire_of_all(now, class, cost),
         }
+    }
+
+    /// The one rule where there is nothing else.
+    #[inline]
+    fn only(&mut self) -> Option<&mut Rule> {
+        let only = self.first.as_mut().filter(|only| !only.each_class);
+        only.filter(|_| self.rest.is_none())
     }
 
     fn acquire_of_all(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
@@ -148,7 +179,7 @@ impl LimitSet {
     /// Whether it holds no limits, so that everything is admitted that no report forbids.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.first.is_none()
     }
 
     /// Whether a cost could ever be admitted.
@@ -164,13 +195,19 @@ impl LimitSet {
         let asked = now;
         let now = now.max(self.latest);
         let mut wait = Wait::Until(now);
-        for (ceiling, unit) in self.ceilings.iter().zip(Unit::ALL) {
-            if let Some(opens) = ceiling.opens(now, cost.of(unit)) {
-                wait = later(wait, Wait::Until(opens));
+        match (&self.first, &self.rest) {
+            (Some(only), None) => wait = later(wait, only.limit.earliest(now, cost.of(only.unit))),
+            (None, None) => {}
+            (_, Some(rest)) => {
+                for (ceiling, unit) in rest.ceilings.iter().zip(Unit::ALL) {
+                    if let Some(opens) = ceiling.opens(now, cost.of(unit)) {
+                        wait = later(wait, Wait::Until(opens));
+                    }
+                }
+                for (rule, limit) in self.limits(class) {
+                    wait = later(wait, limit.earliest(now, cost.of(rule.unit)));
+                }
             }
-        }
-        for (rule, limit) in self.limits(class) {
-            wait = later(wait, limit.earliest(now, cost.of(rule.unit)));
         }
         match wait {
             // It would be admitted at once.
@@ -182,45 +219,86 @@ impl LimitSet {
     /// Books a cost whether it fits or not.
     pub fn charge(&mut self, now: Tick, class: u32, cost: Cost) -> Booking {
         self.latest = self.latest.max(now);
-        for (index, rule) in (0u32..).zip(&mut self.rules) {
+        let latest = self.latest;
+        if let Some(only) = self.only() {
+            only.limit.charge(latest, cost.of(only.unit));
+        } else if self.first.is_some() || self.rest.is_some() {
+            self.charge_all(class, cost);
+        }
+        self.booking(class)
+    }
+
+    fn charge_all(&mut self, class: u32, cost: Cost) {
+        let Self {
+            first,
+            latest,
+            rest,
+        } = self;
+        let Rest {
+            rules,
+            classes,
+            ceilings,
+            ..
+        } = &mut **rest.get_or_insert_default();
+        for (index, rule) in (0u32..).zip(first.iter_mut().chain(rules)) {
             let limit = if rule.each_class {
                 let fresh = || rule.limit.clone();
-                self.classes.entry((class, index)).or_insert_with(fresh)
+                classes.entry((class, index)).or_insert_with(fresh)
             } else {
                 &mut rule.limit
             };
-            limit.charge(self.latest, cost.of(rule.unit));
+            limit.charge(*latest, cost.of(rule.unit));
         }
-        for (ceiling, unit) in self.ceilings.iter_mut().zip(Unit::ALL) {
-            ceiling.forget(self.latest);
+        for (ceiling, unit) in ceilings.iter_mut().zip(Unit::ALL) {
+            ceiling.forget(*latest);
             ceiling.take(cost.of(unit));
         }
         self.sweep();
-        self.booking(class)
     }
 
     /// Ends the use of what was booked: the `reserved` cost becomes the `actual` one, which may be more.
     pub fn settle(&mut self, now: Tick, booking: Booking, reserved: Cost, actual: Cost) {
         self.latest = self.latest.max(now);
-        for (index, rule) in (0u32..).zip(&mut self.rules) {
+        let latest = self.latest;
+        if let Some(only) = self.only() {
+            let (reserved, actual) = (reserved.of(only.unit), actual.of(only.unit));
+            only.limit.settle(latest, booking.at, reserved, actual);
+        } else if self.first.is_some() || self.rest.is_some() {
+            self.settle_all(booking, reserved, actual);
+        }
+    }
+
+    fn settle_all(&mut self, booking: Booking, reserved: Cost, actual: Cost) {
+        let Self {
+            first,
+            latest,
+            rest,
+        } = self;
+        let Rest {
+            rules,
+            classes,
+            ceilings,
+            ..
+        } = &mut **rest.get_or_insert_default();
+        for (index, rule) in (0u32..).zip(first.iter_mut().chain(rules)) {
             let (reserved, actual) = (reserved.of(rule.unit), actual.of(rule.unit));
             let limit = if rule.each_class {
                 let place = (booking.class, index);
                 // One that is no more held nothing of this, and only what was used above it is new.
                 if actual > reserved {
                     let fresh = || rule.limit.clone();
-                    Some(self.classes.entry(place).or_insert_with(fresh))
+                    Some(classes.entry(place).or_insert_with(fresh))
                 } else {
-                    self.classes.get_mut(&place)
+                    classes.get_mut(&place)
                 }
             } else {
                 Some(&mut rule.limit)
             };
             if let Some(limit) = limit {
-                limit.settle(self.latest, booking.at, reserved, actual);
+                limit.settle(*latest, booking.at, reserved, actual);
             }
         }
-        for (ceiling, unit) in self.ceilings.iter_mut().zip(Unit::ALL) {
+        for (ceiling, unit) in ceilings.iter_mut().zip(Unit::ALL) {
             ceiling.settle(booking.reports, reserved.of(unit), actual.of(unit));
         }
         self.sweep();
@@ -238,9 +316,11 @@ impl LimitSet {
     /// known.
     pub fn observe(&mut self, now: Tick, unit: Unit, remaining: u32, reset: Tick) {
         self.latest = self.latest.max(now);
-        self.reports = self.reports.saturating_add(1);
-        let ceiling = unit.of_mut(&mut self.ceilings);
-        ceiling.observe(self.latest, remaining, reset, self.reports);
+        let latest = self.latest;
+        let rest = self.rest_mut();
+        rest.reports = rest.reports.saturating_add(1);
+        let ceiling = unit.of_mut(&mut rest.ceilings);
+        ceiling.observe(latest, remaining, reset, rest.reports);
     }
 
     /// The largest cost of each unit by itself that would be admitted.
@@ -252,7 +332,7 @@ impl LimitSet {
             let least = limits.map(|(_, limit)| limit.available(now)).min();
             least.unwrap_or(u32::MAX).min(ceiling.left(now))
         };
-        let [requests, tokens] = &self.ceilings;
+        let [requests, tokens] = &self.rest().ceilings;
         Cost {
             requests: of(Unit::Requests, requests),
             tokens: of(Unit::Tokens, tokens),
@@ -264,7 +344,8 @@ impl LimitSet {
     pub fn next_change(&self, now: Tick, class: u32) -> Option<Tick> {
         let now = now.max(self.latest);
         let limits = self.limits(class).map(|(_, limit)| limit.next_change(now));
-        let ceilings = self.ceilings.iter().map(|one| one.next_change(now));
+        let ceilings = self.rest().ceilings.iter();
+        let ceilings = ceilings.map(|one| one.next_change(now));
         limits.chain(ceilings).fold(None, earliest)
     }
 
@@ -276,12 +357,17 @@ impl LimitSet {
         self.latest = self.latest.max(from);
         let (from, to) = (self.latest, to.saturating_add(self.latest.since(from)));
         let shift = Shift { from, to };
-        let shared = self.rules.iter_mut().map(|rule| &mut rule.limit);
-        for limit in shared.chain(self.classes.values_mut()) {
-            limit.rebase(from, to);
+        if let Some(first) = &mut self.first {
+            first.limit.rebase(from, to);
         }
-        for ceiling in &mut self.ceilings {
-            ceiling.rebase(shift);
+        if let Some(rest) = &mut self.rest {
+            let shared = rest.rules.iter_mut().map(|rule| &mut rule.limit);
+            for limit in shared.chain(rest.classes.values_mut()) {
+                limit.rebase(from, to);
+            }
+            for ceiling in &mut rest.ceilings {
+                ceiling.rebase(shift);
+            }
         }
         self.latest = to;
     }
@@ -289,16 +375,29 @@ impl LimitSet {
     fn booking(&self, class: u32) -> Booking {
         Booking {
             at: self.latest,
-            reports: self.reports,
+            reports: self.rest().reports,
             class,
         }
     }
 
+    #[inline]
+    fn rest(&self) -> &Rest {
+        self.rest.as_deref().unwrap_or(&NO_REST)
+    }
+
+    fn rest_mut(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.first.iter().chain(&self.rest().rules)
+    }
+
     /// Each rule and the limit that a class is held to by it.
     fn limits(&self, class: u32) -> impl Iterator<Item = (&Rule, &Limiter)> {
-        (0u32..).zip(&self.rules).map(move |(index, rule)| {
+        (0u32..).zip(self.rules()).map(move |(index, rule)| {
             let own = match rule.each_class {
-                true => self.classes.get(&(class, index)),
+                true => self.rest().classes.get(&(class, index)),
                 false => None,
             };
             (rule, own.unwrap_or(&rule.limit))
@@ -307,23 +406,32 @@ impl LimitSet {
 
     /// Looks at two counts for each that an operation can make, and drops them where they are idle.
     fn sweep(&mut self) {
-        if self.classes.is_empty() {
+        let Some(rest) = self.rest.as_mut().filter(|rest| !rest.classes.is_empty()) else {
             return;
-        }
-        for _ in 0..self.rules.len().saturating_mul(2) {
-            let after = (Bound::Excluded(self.swept), Bound::Unbounded);
-            let next = self.classes.range(after).next();
-            let next = next.or_else(|| self.classes.first_key_value());
+        };
+        for _ in 0..rest.rules.len().saturating_add(1).saturating_mul(2) {
+            let after = (Bound::Excluded(rest.swept), Bound::Unbounded);
+            let next = rest.classes.range(after).next();
+            let next = next.or_else(|| rest.classes.first_key_value());
             let Some((place, limit)) = next else {
                 return;
             };
-            self.swept = *place;
+            rest.swept = *place;
             if limit.is_idle(self.latest) {
-                self.classes.remove(&self.swept);
+                rest.classes.remove(&rest.swept);
             }
         }
     }
 }
+
+impl PartialEq for LimitSet {
+    fn eq(&self, other: &Self) -> bool {
+        let alike = self.first == other.first && self.latest == other.latest;
+        alike && self.rest() == other.rest()
+    }
+}
+
+impl Eq for LimitSet {}
 
 /// A set at rest: not every format has maps of such keys.
 #[cfg(feature = "serde")]
@@ -340,13 +448,14 @@ struct Snapshot {
 #[cfg(feature = "serde")]
 impl From<LimitSet> for Snapshot {
     fn from(set: LimitSet) -> Self {
+        let rest = set.rest.map(|rest| *rest).unwrap_or_default();
         Self {
-            rules: set.rules,
-            classes: set.classes.into_iter().collect(),
+            rules: set.first.into_iter().chain(rest.rules).collect(),
+            classes: rest.classes.into_iter().collect(),
             latest: set.latest,
-            ceilings: set.ceilings,
-            reports: set.reports,
-            swept: set.swept,
+            ceilings: rest.ceilings,
+            reports: rest.reports,
+            swept: rest.swept,
         }
     }
 }
@@ -354,13 +463,19 @@ impl From<LimitSet> for Snapshot {
 #[cfg(feature = "serde")]
 impl From<Snapshot> for LimitSet {
     fn from(read: Snapshot) -> Self {
-        Self {
-            rules: read.rules,
+        let mut rules = read.rules.into_iter();
+        let first = rules.next();
+        let rest = Rest {
+            rules: rules.collect(),
             classes: read.classes.into_iter().collect(),
-            latest: read.latest,
             ceilings: read.ceilings,
             reports: read.reports,
             swept: read.swept,
+        };
+        Self {
+            first,
+            latest: read.latest,
+            rest: (rest != NO_REST).then(|| Box::new(rest)),
         }
     }
 }
@@ -383,7 +498,7 @@ mod tests {
         for class in 0..1_000_000 {
             let now = Tick::from_nanos(class.into());
             set.try_acquire(now, class, one).unwrap();
-            assert!(set.classes.len() <= 202);
+            assert!(set.rest().classes.len() <= 202);
         }
     }
 }

@@ -1,18 +1,21 @@
 //! A queue in a ring of slots.
 //!
-//! Invariant: the number of slots is zero or a power of two; `head` and `tail` count what has ever left
-//! and come, wrapping, so that `tail - head` is how many there are and `head & (slots - 1)` is where the
-//! oldest stands.
+//! Invariant: the number of slots is a power of two; `head` and `tail` count what has ever left and come,
+//! wrapping, so that `tail - head` is how many there are and `head & (slots - 1)` is where the oldest
+//! stands. As long as there is one slot, it is `only`.
 
 use alloc::boxed::Box;
 use alloc::vec;
 use core::fmt;
 
 /// First in, first out, with no more arithmetic than a mask. What `alloc`'s queue does besides (wrapping
-/// by comparison, keeping a length) costs as much as all that a limiter decides.
+/// by comparison, keeping a length) costs as much as all that a limiter decides. The first slot takes no
+/// memory elsewhere, so that an owner who is seldom asked has all in one place.
 #[derive(Clone)]
 pub(super) struct Ring<V> {
+    /// None, or more than one.
     slots: Box<[V]>,
+    only: V,
     head: usize,
     tail: usize,
 }
@@ -21,6 +24,7 @@ impl<V: Copy + Default> Ring<V> {
     pub(super) fn new() -> Self {
         Self {
             slots: Box::default(),
+            only: V::default(),
             head: 0,
             tail: 0,
         }
@@ -34,12 +38,20 @@ impl<V: Copy + Default> Ring<V> {
     /// Whether one more needs more memory.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.len() == self.slots.len()
+        self.len() == self.slots.len().max(1)
+    }
+
+    /// The slot of a count. Where there is but one, no mask is needed: it is what isn't elsewhere.
+    #[inline]
+    fn slot(&self, count: usize) -> &V {
+        let slot = count & self.slots.len().wrapping_sub(1);
+        self.slots.get(slot).unwrap_or(&self.only)
     }
 
     #[inline]
-    fn slot(&self, count: usize) -> usize {
-        count & self.slots.len().wrapping_sub(1)
+    fn slot_mut(&mut self, count: usize) -> &mut V {
+        let slot = count & self.slots.len().wrapping_sub(1);
+        self.slots.get_mut(slot).unwrap_or(&mut self.only)
     }
 
     /// The one that is `index` places behind the oldest, if there are that many.
@@ -48,8 +60,7 @@ impl<V: Copy + Default> Ring<V> {
         if index >= self.len() {
             return None;
         }
-        let slot = self.slot(self.head.wrapping_add(index));
-        self.slots.get_mut(slot)
+        Some(self.slot_mut(self.head.wrapping_add(index)))
     }
 
     #[inline]
@@ -57,7 +68,7 @@ impl<V: Copy + Default> Ring<V> {
         if self.head == self.tail {
             return None;
         }
-        self.slots.get(self.slot(self.head)).copied()
+        Some(*self.slot(self.head))
     }
 
     pub(super) fn back_mut(&mut self) -> Option<&mut V> {
@@ -76,20 +87,14 @@ impl<V: Copy + Default> Ring<V> {
         if self.is_full() {
             self.grow();
         }
-        let slot = self.slot(self.tail);
-        if let Some(slot) = self.slots.get_mut(slot) {
-            *slot = value;
-        }
+        *self.slot_mut(self.tail) = value;
         self.tail = self.tail.wrapping_add(1);
     }
 
     /// Puts a value in and takes the oldest out, of which there must be one: else it is only put in.
     #[inline]
     pub(super) fn rotate(&mut self, value: V) {
-        let slot = self.slot(self.tail);
-        if let Some(slot) = self.slots.get_mut(slot) {
-            *slot = value;
-        }
+        *self.slot_mut(self.tail) = value;
         self.tail = self.tail.wrapping_add(1);
         self.head = self.head.wrapping_add(1);
     }
@@ -123,8 +128,7 @@ impl<V: Copy + Default> Ring<V> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = V> {
         let count = self.len();
-        let slots = (0..count).map(|index| self.slot(self.head.wrapping_add(index)));
-        slots.filter_map(|slot| self.slots.get(slot).copied())
+        (0..count).map(|index| *self.slot(self.head.wrapping_add(index)))
     }
 
     /// Puts one in before the one at `index`, or behind all. O(those behind it).
@@ -145,11 +149,7 @@ impl<V: Copy + Default> Ring<V> {
         let (mut least, mut most) = (0, self.len());
         while least < most {
             let middle = least.midpoint(most);
-            let slot = self.slot(self.head.wrapping_add(middle));
-            let Some(value) = self.slots.get(slot) else {
-                break;
-            };
-            let found = key(*value);
+            let found = key(*self.slot(self.head.wrapping_add(middle)));
             if found == *wanted {
                 return Ok(middle);
             }
@@ -203,13 +203,6 @@ impl<V: Copy + Default + Eq> Eq for Ring<V> {}
 impl<V: Copy + Default + fmt::Debug> fmt::Debug for Ring<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-#[cfg(feature = "serde")]
-impl<V: Copy + Default + serde::Serialize> serde::Serialize for Ring<V> {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.iter())
     }
 }
 

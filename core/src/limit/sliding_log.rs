@@ -1,7 +1,7 @@
 //! The exact sliding window: a log of what was admitted and when.
 //!
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
-//! `logged` is their sum; under the grant anchor nothing is in flight. Stamps that no longer count may still be there until their place is needed.
+//! `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
 use super::floor::Floor;
 use super::ring::Ring;
@@ -35,18 +35,25 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Snapshot", into = "Snapshot"))]
 pub struct SlidingLog {
     limit: NonZeroU32,
     /// Nanoseconds that an admission counts for.
     window: u64,
-    anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    unstamped: Unstamped,
     stamps: Ring<Stamp>,
     logged: u64,
-    in_flight: u64,
+}
+
+/// What is known besides the stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unstamped {
+    /// Under the grant anchor, which stamps can still be credited.
+    Credit(Floor),
+    /// Under the completion anchor, the units that will be stamped when they are settled.
+    InFlight(u64),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +61,13 @@ pub struct SlidingLog {
 struct Stamp {
     at: Tick,
     units: u32,
+}
+
+/// Whether time has passed since something was last admitted or settled, so that no stamp is of now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    Some,
+    None,
 }
 
 impl SlidingLog {
@@ -65,12 +79,13 @@ impl SlidingLog {
         Ok(Self {
             limit,
             window: window_nanos(window)?,
-            anchor,
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            unstamped: match anchor {
+                Anchor::Grant => Unstamped::Credit(Floor::default()),
+                Anchor::Completion => Unstamped::InFlight(0),
+            },
             stamps: Ring::new(),
             logged: 0,
-            in_flight: 0,
         })
     }
 
@@ -91,6 +106,14 @@ impl SlidingLog {
         self.limit = limit;
     }
 
+    #[inline]
+    fn in_flight(&self) -> u64 {
+        match self.unstamped {
+            Unstamped::Credit(_) => 0,
+            Unstamped::InFlight(units) => units,
+        }
+    }
+
     /// When a stamp no longer counts; `None` past the end of time.
     #[inline]
     fn leaves(&self, stamp: Stamp) -> Option<Tick> {
@@ -102,7 +125,7 @@ impl SlidingLog {
         let now = now.max(self.latest);
         let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
         let logged = self.stamps.iter().filter(counts);
-        logged.fold(self.in_flight, |sum, stamp| {
+        logged.fold(self.in_flight(), |sum, stamp| {
             sum.saturating_add(stamp.units.into())
         })
     }
@@ -111,32 +134,43 @@ impl SlidingLog {
     #[inline]
     fn excess(&self, cost: u32) -> u64 {
         self.logged
-            .saturating_add(self.in_flight)
+            .saturating_add(self.in_flight())
             .saturating_add(cost.into())
             .saturating_sub(self.limit.get().into())
     }
 
-    fn log(&mut self, units: u32) {
+    /// Makes it now, if it was earlier.
+    fn go_on(&mut self, now: Tick) -> Passed {
+        if now > self.latest {
+            self.latest = now;
+            Passed::Some
+        } else {
+            Passed::None
+        }
+    }
+
+    fn log(&mut self, passed: Passed, units: u32) {
         if units == 0 {
             return;
         }
         let at = self.latest;
         self.logged = self.logged.saturating_add(units.into());
-        match self.stamps.back_mut() {
-            Some(newest) if newest.at == at && newest.units <= u32::MAX.saturating_sub(units) => {
-                newest.units = newest.units.saturating_add(units);
-            }
-            Some(_) | None => {
-                self.make_room();
-                self.stamps.push_back(Stamp { at, units });
-            }
+        if passed == Passed::None
+            && let Some(newest) = self.stamps.back_mut()
+            && newest.at == at
+            && newest.units <= u32::MAX.saturating_sub(units)
+        {
+            newest.units = newest.units.saturating_add(units);
+            return;
         }
+        self.make_room();
+        self.stamps.push_back(Stamp { at, units });
     }
 
-    fn book(&mut self, cost: u32) {
-        match self.anchor {
-            Anchor::Grant => self.log(cost),
-            Anchor::Completion => self.in_flight = self.in_flight.saturating_add(cost.into()),
+    fn book(&mut self, passed: Passed, cost: u32) {
+        match &mut self.unstamped {
+            Unstamped::Credit(_) => self.log(passed, cost),
+            Unstamped::InFlight(units) => *units = units.saturating_add(cost.into()),
         }
     }
 
@@ -155,8 +189,8 @@ impl SlidingLog {
             self.logged = self.logged.saturating_sub(oldest.units.into());
             excess = excess.saturating_sub(oldest.units.into());
         }
-        self.latest = now;
-        self.book(cost);
+        let passed = self.go_on(now);
+        self.book(passed, cost);
         Ok(now)
     }
 
@@ -164,6 +198,15 @@ impl SlidingLog {
     #[inline]
     fn make_room(&mut self) {
         if self.stamps.is_full() {
+            self.forget();
+        }
+    }
+
+    /// Drops the stamps that no longer count, where `cost` more would be above the limit with them.
+    /// Below it nobody looks at a stamp.
+    #[inline]
+    fn make_way(&mut self, cost: u32) {
+        if self.excess(cost) > 0 {
             self.forget();
         }
     }
@@ -220,7 +263,7 @@ impl Limit for SlidingLog {
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         // A stamp of its own at a later time, under the anchor that stamps at once and leaves nothing in
         // flight, is the usual case.
-        if now <= self.latest || cost == 0 || self.anchor == Anchor::Completion {
+        if now <= self.latest || cost == 0 || matches!(self.unstamped, Unstamped::InFlight(_)) {
             return self.acquire_unusually(now, cost);
         }
         let stamp = Stamp {
@@ -277,24 +320,24 @@ impl Limit for SlidingLog {
     }
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
-        self.latest = self.latest.max(now);
-        self.forget();
-        self.book(cost);
+        let passed = self.go_on(now);
+        self.make_way(cost);
+        self.book(passed, cost);
         self.latest
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        self.latest = self.latest.max(now);
-        match self.anchor {
-            Anchor::Grant => {
+        let passed = self.go_on(now);
+        match &mut self.unstamped {
+            Unstamped::Credit(floor) => {
                 let booked = booked.min(self.latest);
-                let (less, more) = self.floor.change(booked, reserved, actual);
+                let (less, more) = floor.change(booked, reserved, actual);
                 self.correct(booked, less, more);
             }
-            Anchor::Completion => {
-                self.in_flight = self.in_flight.saturating_sub(reserved.into());
-                self.forget();
-                self.log(actual);
+            Unstamped::InFlight(units) => {
+                *units = units.saturating_sub(reserved.into());
+                self.make_way(actual);
+                self.log(passed, actual);
             }
         }
     }
@@ -314,7 +357,9 @@ impl Limit for SlidingLog {
         self.latest = shift.tick(self.latest);
         self.stamps
             .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
-        self.floor.rebase(shift);
+        if let Unstamped::Credit(floor) = &mut self.unstamped {
+            floor.rebase(shift);
+        }
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -325,7 +370,7 @@ impl Limit for SlidingLog {
 
 /// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
-#[derive(serde::Deserialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Snapshot {
     limit: NonZeroU32,
     window: u64,
@@ -334,6 +379,25 @@ struct Snapshot {
     floor: Floor,
     stamps: alloc::vec::Vec<Stamp>,
     in_flight: u64,
+}
+
+#[cfg(feature = "serde")]
+impl From<SlidingLog> for Snapshot {
+    fn from(log: SlidingLog) -> Self {
+        let (anchor, floor) = match log.unstamped {
+            Unstamped::Credit(floor) => (Anchor::Grant, floor),
+            Unstamped::InFlight(_) => (Anchor::Completion, Floor::default()),
+        };
+        Self {
+            limit: log.limit,
+            window: log.window,
+            anchor,
+            latest: log.latest,
+            floor,
+            stamps: log.stamps.iter().collect(),
+            in_flight: log.in_flight(),
+        }
+    }
 }
 
 #[cfg(feature = "serde")]
@@ -353,13 +417,15 @@ impl TryFrom<Snapshot> for SlidingLog {
             last = Some(stamp.at);
             log.logged = log.logged.saturating_add(stamp.units.into());
         }
-        if read.anchor == Anchor::Grant && read.in_flight > 0 {
-            return Err(super::SnapshotError::Contradiction);
-        }
+        log.unstamped = match read.anchor {
+            Anchor::Grant if read.in_flight > 0 => {
+                return Err(super::SnapshotError::Contradiction);
+            }
+            Anchor::Grant => Unstamped::Credit(read.floor),
+            Anchor::Completion => Unstamped::InFlight(read.in_flight),
+        };
         log.latest = read.latest;
-        log.floor = read.floor;
         log.stamps = read.stamps.into_iter().collect();
-        log.in_flight = read.in_flight;
         Ok(log)
     }
 }

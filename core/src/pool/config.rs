@@ -152,6 +152,11 @@ impl Config {
         self.weigh_by_time = true;
         self
     }
+
+    /// Whether it matters how long jobs take on a member.
+    pub(super) fn weighs_by_time(&self) -> bool {
+        self.weigh_by_time && self.policy.uses_work()
+    }
 }
 
 /// Why a [`Config`] was refused.

@@ -10,9 +10,8 @@ use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::outlier::Conduct;
 use crate::stats::{Counts, Histogram};
 use crate::time::{Tick, earliest};
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::num::NonZeroU32;
-use core::time::Duration;
 
 /// What comes after every time that is known.
 const UNKNOWN: u64 = 1 << 63;
@@ -133,52 +132,86 @@ pub(super) enum State {
     Removing,
 }
 
+/// In the order of use: a grant and a release look at the first three cache lines, and of a member that
+/// comes up by chance each is a miss.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Entry<T> {
-    pub(super) payload: T,
-    pub(super) identity: u64,
+    pub(super) state: State,
+    pub(super) tier: u8,
     pub(super) weight: u16,
     pub(super) max_leases: u32,
-    pub(super) tier: u8,
-    pub(super) labels: Labels,
-    pub(super) group: Option<u32>,
-    pub(super) limits: LimitSet,
-    pub(super) state: State,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) in_flight: u32,
     /// Failures that were quicker than a success, each counted as a lease until it no longer is.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) phantoms: u32,
+    pub(super) rests_until: Tick,
     pub(super) pass: u64,
     pub(super) stamp: u64,
-    pub(super) rests_until: Tick,
-    pub(super) breaker: Breaker,
-    /// Until when it was told that the breaker is open.
-    pub(super) told_open: Option<Tick>,
+    /// Leases granted since it told its depth, and since the probe under way began.
+    pub(super) unseen: u32,
+    pub(super) unseen_by_probe: u32,
+    pub(super) group: Option<u32>,
+    /// Only where the pool watches anything.
+    pub(super) watch: Option<Box<Watch>>,
+    pub(super) limits: LimitSet,
+    /// How long leases were held, but for those that the pool hasn't entered yet.
+    pub(super) held: Histogram,
+    pub(super) misses: Misses,
+    /// The jobs it said it had, if it ever did.
+    pub(super) depth: Option<u32>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) latency: Option<Latency>,
+    /// Only where work is weighed by time.
+    pub(super) service: ServiceTimes,
+    pub(super) slow_start: SlowStart,
+    /// Whether it counts as one that could serve but for its health, and as healthy.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) counted: Option<bool>,
+    pub(super) labels: Labels,
+    pub(super) identity: u64,
+    pub(super) payload: T,
+}
+
+/// What is watched of a member.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Watch {
     pub(super) health: Option<Health>,
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) probe: Option<health::ProbeId>,
     pub(super) conduct: Conduct,
-    pub(super) slow_start: SlowStart,
-    /// The jobs it said it had, if it ever did.
-    pub(super) depth: Option<u32>,
-    /// Leases granted since then, and since the probe under way began.
-    pub(super) unseen: u32,
-    pub(super) unseen_by_probe: u32,
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) latency: Option<Latency>,
-    pub(super) service: ServiceTimes,
-    pub(super) counts: Counts,
-    pub(super) held: Duration,
-    pub(super) histogram: Histogram,
-    /// The lanes of requests that are pinned to it.
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) pins: Vec<u32>,
-    /// Whether it counts as one that could serve but for its health, and as healthy.
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) counted: Option<bool>,
+    pub(super) breaker: Breaker,
+    /// Until when it was told that the breaker is open.
+    pub(super) told_open: Option<Tick>,
+}
+
+impl Watch {
+    /// Makes one where the pool watches anything.
+    pub(super) fn new(config: &Config, now: Tick, seed: u64) -> Option<Box<Self>> {
+        let watches =
+            config.health.is_some() || config.outlier.is_some() || config.breaker.is_some();
+        watches.then(|| {
+            let health = config.health.as_ref();
+            Box::new(Self {
+                health: health.map(|config| Health::new(config, now, seed)),
+                ..Self::default()
+            })
+        })
+    }
+}
+
+/// Leases that ended other than well.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Misses {
+    pub(super) failed: u64,
+    pub(super) throttled: u64,
+    pub(super) not_sent: u64,
+    pub(super) expired: u64,
 }
 
 /// What decides over a member besides itself.
@@ -222,17 +255,17 @@ impl<T> Entry<T> {
                 reason = why;
             }
         };
-        if let Some(until) = self.conduct.ejected(around.now).filter(|_| !around.panic) {
+        if let Some(until) = self.ejected(around.now).filter(|_| !around.panic) {
             hold(until, Reason::Ejected { until });
         }
         let until = self.rests_until;
         hold(until, Reason::Throttled { until });
-        if let Some(config) = around.breaker {
-            match self.breaker.state(config, around.now) {
+        if let (Some(config), Some(watch)) = (around.breaker, &self.watch) {
+            match watch.breaker.state(config, around.now) {
                 BreakerState::Closed => {}
                 BreakerState::Open { until } => hold(until, Reason::BreakerOpen { until }),
                 BreakerState::HalfOpen { .. } => {
-                    if self.breaker.earliest(config, around.now) == Wait::ForSettlement {
+                    if watch.breaker.earliest(config, around.now) == Wait::ForSettlement {
                         return Reason::Probing;
                     }
                 }
@@ -251,13 +284,19 @@ impl<T> Entry<T> {
 
     /// Whether its probes fail.
     pub(super) fn is_down(&self) -> bool {
-        self.health.as_ref().is_some_and(|health| !health.is_up())
+        let health = self.watch.as_ref().and_then(|watch| watch.health.as_ref());
+        health.is_some_and(|health| !health.is_up())
+    }
+
+    /// Until when it is ejected.
+    fn ejected(&self, now: Tick) -> Option<Tick> {
+        self.watch.as_ref()?.conduct.ejected(now)
     }
 
     /// Whether it would be healthy, if it were to count at all.
     pub(super) fn is_healthy(&self, now: Tick) -> Option<bool> {
         let counts = self.state == State::Enabled && self.weight > 0;
-        counts.then(|| !self.is_down() && self.conduct.ejected(now).is_none())
+        counts.then(|| !self.is_down() && self.ejected(now).is_none())
     }
 
     /// The weight that policies see. Hashes keep to the full one, so that no keys move.
@@ -310,13 +349,36 @@ impl<T> Entry<T> {
 
     /// When the pool has to look after it next.
     pub(super) fn next_timer(&self, config: &Config, now: Tick) -> Option<Tick> {
-        let health = self.health.as_ref().and_then(Health::poll_timeout);
         let ramp = config.slow_start.as_ref();
         let ramp = ramp.and_then(|ramp| self.slow_start.next_change(ramp, now));
+        let Some(watch) = &self.watch else {
+            return ramp;
+        };
+        let health = watch.health.as_ref().and_then(Health::poll_timeout);
         earliest(
-            earliest(health, self.breaker.poll_timeout()),
-            earliest(ramp, self.conduct.ejected(now)),
+            earliest(health, watch.breaker.poll_timeout()),
+            earliest(ramp, watch.conduct.ejected(now)),
         )
+    }
+
+    /// Its leases by how they ended. Each that has ended is in `held`.
+    pub(super) fn counts(&self, held: &Histogram) -> Counts {
+        let Misses {
+            failed,
+            throttled,
+            not_sent,
+            expired,
+        } = self.misses;
+        let missed = failed.saturating_add(throttled).saturating_add(not_sent);
+        let ended = held.count();
+        Counts {
+            granted: ended.saturating_add(self.in_flight.into()),
+            ok: ended.saturating_sub(missed.saturating_add(expired)),
+            failed,
+            throttled,
+            not_sent,
+            expired,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Config, Group, Lease, Pool, State};
 use crate::affinity;
 use crate::limit::{Cost, LimitSet};
-use crate::pool::member::Entry;
+use crate::pool::member::{Entry, Watch};
 use crate::pool::service::ServiceTimes;
 use crate::slab::Slab;
 use crate::stats::{Counts, Histogram, Waiting};
@@ -92,7 +92,11 @@ impl<T: Clone> Pool<T> {
             members: self
                 .members
                 .iter()
-                .map(|(_, entry)| entry.clone())
+                .zip(self.spans_held())
+                .map(|((_, entry), (_, held))| Entry {
+                    held,
+                    ..entry.clone()
+                })
                 .collect(),
             leases: leases.into_iter().map(|(_, held)| held).collect(),
             sessions: sessions
@@ -186,23 +190,26 @@ impl<T> Pool<T> {
             pool.sequence = pool.sequence.saturating_add(1);
             entry.stamp = order.get(&place).copied().unwrap_or(0);
             entry.limits.rebase(from, to);
-            entry.breaker.rebase(from, to);
-            entry.conduct.rebase(from, to);
             entry.slow_start.rebase(from, to);
-            if entry.conduct.take_end(to) {
-                entry.slow_start.begin(to);
-            }
             entry.rests_until = shift.tick(entry.rests_until);
-            entry.told_open = entry.told_open.map(|until| shift.tick(until));
-            entry.health = pool.config.health.as_ref().map(|config| {
-                entry.health.take().map_or_else(
-                    || crate::health::Health::new(config, to, place),
-                    |mut health| {
+            let known = entry.watch.take();
+            entry.watch = Watch::new(&pool.config, to, place);
+            if let Some(mut known) = known {
+                known.breaker.rebase(from, to);
+                known.conduct.rebase(from, to);
+                if known.conduct.take_end(to) {
+                    entry.slow_start.begin(to);
+                }
+                known.told_open = known.told_open.map(|until| shift.tick(until));
+                let new = entry.watch.take().and_then(|new| new.health);
+                known.health = new.map(|new| {
+                    known.health.take().map_or(new, |mut health| {
                         health.rebase(from, to);
                         health
-                    },
-                )
-            });
+                    })
+                });
+                entry.watch = Some(known);
+            }
             let half_life = pool.config.policy.half_life();
             entry.latency = half_life.map(crate::balance::Latency::new);
             let group = entry.group;
