@@ -170,6 +170,12 @@ impl Member {
         self.origin + (self.turns << 64) / u128::from(self.pace.max(1))
     }
 
+    /// Among those of its weight: by when its turn begins, as a fraction.
+    fn place(&self) -> (u128, u128, u32) {
+        let rest = (self.turns << 64) % u128::from(self.pace.max(1));
+        (self.start(), rest, self.id)
+    }
+
     fn deadline(&self) -> u128 {
         self.origin + ((self.turns + 1) << 64) / u128::from(self.pace.max(1))
     }
@@ -356,12 +362,15 @@ impl Oracle {
             }
             Policy::WeightedRoundRobin => {
                 let now = self.now();
-                let begun = self.ready().filter(|member| member.start() <= now);
-                let first = begun.min_by_key(|member| (member.deadline(), member.id));
-                let next = || {
-                    self.ready()
-                        .min_by_key(|member| (member.start(), member.id))
+                // Of those of one weight, whose turn begins first.
+                let is_first = |one: &&Member| {
+                    let mut peers = self.ready().filter(|other| other.pace == one.pace);
+                    peers.all(|other| one.place() <= other.place())
                 };
+                let firsts = || self.ready().filter(is_first);
+                let begun = firsts().filter(|member| member.start() <= now);
+                let first = begun.min_by_key(|member| (member.deadline(), member.id));
+                let next = || firsts().min_by_key(|member| (member.start(), member.id));
                 first.or_else(next).map(|member| member.id)
             }
             Policy::Random => self.draw().map(|member| member.id),

@@ -5,6 +5,7 @@
 mod fair;
 mod hashed;
 mod latency;
+mod line;
 mod log;
 mod lottery;
 mod maglev;
