@@ -241,6 +241,10 @@ async fn several_awaits<R>(request: R) -> Result<R, Infallible> {
     Ok(request)
 }
 
+async fn several_awaits_at(leased: Leased<u32, u32>) -> Result<u32, Infallible> {
+    several_awaits(leased.request + *leased.member).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_under_a_lease() {
     for place in PLACES {
@@ -248,13 +252,10 @@ async fn a_call_under_a_lease() {
         let polls = at_every_point(async |polls| {
             let pool = pool(1);
             let start = Instant::now();
-            let inner = service_fn(async |leased: Leased<u32, u32>| {
-                several_awaits(leased.request + *leased.member).await
-            });
             let layer = LeaseLayer::new(pool.clone(), |_: &u32| Request::new());
             let mut service = layer
                 .abandoned(Outcome::Failed)
-                .layer(SlowlyReady(inner, 0));
+                .layer(SlowlyReady(service_fn(several_awaits_at), 0));
             let mut held = Some(pool.acquire().await.unwrap());
             let mut notices = pool.notices(SOME);
             let listener = (place == Place::Listened)
