@@ -4,7 +4,7 @@ mod dropped;
 mod tower;
 
 use crate::TokioPool;
-use ::core::future::Future;
+use ::core::future::{Future, poll_fn};
 use ::core::num::{NonZeroU32, NonZeroUsize};
 use ::core::pin::pin;
 use ::core::task::Poll;
@@ -15,7 +15,7 @@ use leasehold_core::limit::{Anchor, SlidingLog};
 use leasehold_core::pool::{Condition, Config, Member, Outcome, Probed, Request};
 use leasehold_sync::{AcquireError, Notice};
 use std::sync::{Arc, Mutex};
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ async fn poll_times<F: Future>(
 ) -> Option<F::Output> {
     let mut future = pin!(future);
     for turn in 0..times {
-        let polled = ::core::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context)));
+        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context)));
         if let Poll::Ready(output) = polled.await {
             return Some(output);
         }
@@ -284,6 +284,24 @@ async fn who_is_served_at_once_each_time_lets_others_run() {
     yield_now().await;
     busy.abort();
     assert!(busy.await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
+async fn what_is_granted_to_a_task_without_budget_goes_back_unused_if_it_is_dropped() {
+    let pool = pool(1);
+    let mut acquire = pool.acquire();
+    poll_fn(|context| {
+        while let Poll::Ready(budget) = coop::poll_proceed(context) {
+            budget.made_progress();
+        }
+        assert!(pin!(&mut acquire).poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    assert!(pool.try_acquire().is_err());
+    drop(acquire);
+    assert!(pool.try_acquire().is_ok());
+    assert_eq!(pool.blocking().stats().total.not_sent, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -241,6 +241,10 @@ async fn several_awaits<R>(request: R) -> Result<R, Infallible> {
     Ok(request)
 }
 
+async fn several_awaits_at(leased: Leased<u32, u32>) -> Result<u32, Infallible> {
+    several_awaits(leased.request + *leased.member).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_under_a_lease() {
     for place in PLACES {
@@ -248,13 +252,10 @@ async fn a_call_under_a_lease() {
         let polls = at_every_point(async |polls| {
             let pool = pool(1);
             let start = Instant::now();
-            let inner = service_fn(async |leased: Leased<u32, u32>| {
-                several_awaits(leased.request + *leased.member).await
-            });
             let layer = LeaseLayer::new(pool.clone(), |_: &u32| Request::new());
             let mut service = layer
                 .abandoned(Outcome::Failed)
-                .layer(SlowlyReady(inner, 0));
+                .layer(SlowlyReady(service_fn(several_awaits_at), 0));
             let mut held = Some(pool.acquire().await.unwrap());
             let mut notices = pool.notices(SOME);
             let listener = (place == Place::Listened)
@@ -450,4 +451,59 @@ async fn a_notice() {
         });
         assert_eq!(polls.await, 7);
     }
+}
+
+/// Polls a future once here, then awaits it in a task of its own.
+async fn moved<F: Future<Output: Send + 'static> + Send + 'static>(
+    future: F,
+) -> JoinHandle<F::Output> {
+    let mut future = Box::pin(future);
+    let early = poll_times(&mut future, 1, async |_| settle().await).await;
+    assert!(early.is_none());
+    let task = tokio::spawn(future);
+    settle().await;
+    task
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_that_moves_wakes_the_task_that_has_it() {
+    let start = Instant::now();
+    let (keys, backends) = (key(1), pool(1));
+    let held = backends.acquire().await.unwrap();
+    drop(keys.acquire().await.unwrap());
+    let layer = RateLimitLayer::new(Concurrency::new(NonZeroU32::MIN));
+    let service = layer.layer(service_fn(several_awaits::<u32>));
+    let mut ready = service.clone();
+    ready.ready().await.unwrap();
+
+    let mut notices = backends.notices(SOME);
+    let tasks = [
+        moved(served_at(keys.acquire(), start)).await,
+        moved(served_at(backends.acquire(), start)).await,
+        moved(served_at(service.oneshot(1), start)).await,
+        moved(async move {
+            assert!(notices.next().await.is_none());
+            start.elapsed()
+        })
+        .await,
+    ];
+    pass(SECOND).await;
+    drop(held);
+    drop(ready);
+    pass(SECOND).await;
+    backends.blocking().close();
+    let mut ends = Vec::new();
+    for task in tasks {
+        ends.push(task.await.unwrap());
+    }
+    assert_eq!(ends, [60, 1, 3, 2].map(|secs| secs * SECOND));
+}
+
+/// Waits for what is granted, and answers when it was.
+async fn served_at<R, E: ::core::fmt::Debug>(
+    future: impl Future<Output = Result<R, E>>,
+    start: Instant,
+) -> Duration {
+    drop(future.await.expect("it is served"));
+    start.elapsed()
 }

@@ -22,7 +22,7 @@ async fn a_request_goes_to_the_member_it_is_classified_for() {
         Request::new().pin(members[*name].0)
     });
     let service = layer.layer(service_fn(
-        async |Leased { member, request }: Leased<u32, usize>| {
+        |Leased { member, request }: Leased<u32, usize>| async move {
             Ok::<_, Infallible>((*member, request))
         },
     ));
@@ -38,9 +38,11 @@ async fn a_request_goes_to_the_member_it_is_classified_for() {
 async fn a_lease_goes_back_as_the_answer_is_judged() {
     let pool = pool(1);
     let inner = || {
-        service_fn(async |leased: Leased<u32, bool>| match leased.request {
-            true => Ok(()),
-            false => Err("the upstream is down"),
+        service_fn(|leased: Leased<u32, bool>| async move {
+            match leased.request {
+                true => Ok(()),
+                false => Err("the upstream is down"),
+            }
         })
     };
     let plain = LeaseLayer::new(pool.clone(), any).layer(inner());
@@ -76,7 +78,7 @@ async fn a_refusal_of_the_pool_is_told() {
     let _held = pool.acquire().await.unwrap();
     let theirs = pool.clone();
     let now = move |_: &()| Request::new().deadline(theirs.blocking().now());
-    let service = LeaseLayer::new(pool, now).layer(service_fn(async |_: Leased<u32, ()>| {
+    let service = LeaseLayer::new(pool, now).layer(service_fn(|_: Leased<u32, ()>| async move {
         Err::<(), _>("it must not be called")
     }));
     let refused = service.oneshot(()).await;
@@ -140,7 +142,7 @@ async fn an_inner_service_is_made_ready_first_and_its_refusal_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_dropped_counts_as_told_and_one_that_panics_as_failed() {
     let pool = pool(1);
-    let hangs = service_fn(async |leased: Leased<u32, bool>| {
+    let hangs = service_fn(|leased: Leased<u32, bool>| async move {
         sleep(SECOND).await;
         assert!(leased.request, "a handler that dies");
         sleep(MINUTE).await;
@@ -256,9 +258,10 @@ async fn a_rate_limit_lets_exactly_so_many_through_in_each_window() {
 
 #[tokio::test(start_paused = true)]
 async fn a_window_of_instant_calls_is_used_to_the_full() {
-    let service = RateLimitLayer::new(per_minute(3)).layer(service_fn(async |start: Instant| {
-        Ok::<_, Infallible>(start.elapsed())
-    }));
+    let service =
+        RateLimitLayer::new(per_minute(3)).layer(service_fn(|start: Instant| async move {
+            Ok::<_, Infallible>(start.elapsed())
+        }));
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..9 {
@@ -303,7 +306,7 @@ async fn those_who_wait_for_a_rate_limit_are_served_in_order() {
 #[tokio::test(start_paused = true)]
 async fn nobody_gets_ahead_of_the_first_even_if_it_is_slow_to_ask_again() {
     let layer = RateLimitLayer::new(per_minute(1));
-    let service = layer.layer(service_fn(async |()| Ok::<_, Infallible>(())));
+    let service = layer.layer(service_fn(|()| async { Ok::<_, Infallible>(()) }));
     service.clone().oneshot(()).await.unwrap();
     let mut first = service.clone();
     assert!(poll_times(first.ready(), 1, async |_| ()).await.is_none());
@@ -316,7 +319,7 @@ async fn nobody_gets_ahead_of_the_first_even_if_it_is_slow_to_ask_again() {
 #[tokio::test(start_paused = true)]
 async fn readiness_lasts_is_asked_for_twice_and_is_not_cloned() {
     let layer = RateLimitLayer::new(per_minute(1));
-    let mut service = layer.layer(service_fn(async |()| Ok::<_, Infallible>(())));
+    let mut service = layer.layer(service_fn(|()| async { Ok::<_, Infallible>(()) }));
     service.ready().await.unwrap();
     sleep(MINUTE).await;
     service.ready().await.unwrap();
@@ -336,7 +339,7 @@ async fn stacks_are_built_of_leases_limits_and_tower_s_own_layers() {
         .layer(RateLimitLayer::new(per_minute(4)))
         .concurrency_limit(8)
         .timeout(SECOND)
-        .service(service_fn(async |leased: Leased<u32, u64>| {
+        .service(service_fn(|leased: Leased<u32, u64>| async move {
             sleep(Duration::from_millis(leased.request)).await;
             Ok::<_, BoxError>(*leased.member)
         }));
