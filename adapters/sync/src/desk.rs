@@ -27,19 +27,33 @@ struct Keeper {
     alarm: Option<Tick>,
 }
 
-/// Those to be called once the lock is free, so that who wakes doesn't run into it.
-pub(crate) type Calls<T> = Vec<Arc<Parker<T>>>;
+/// What is left to be done once the lock is free.
+pub(crate) struct Afterwards<T> {
+    /// Those to be called: who wakes doesn't run into the lock.
+    pub(crate) calls: Vec<Arc<Parker<T>>>,
+    /// What nobody will take any more: the payload in it may be the last of its kind, and using the pool is
+    /// nothing that its end may not do.
+    gone: Vec<Notice<T>>,
+}
 
 pub(crate) struct Desk<T> {
     pub(crate) pool: Pool<Arc<T>>,
     pub(crate) closed: bool,
     parked: BTreeMap<Seat, Arc<Parker<T>>>,
     keeper: Option<Keeper>,
-    /// Those who have mail and are to be woken.
-    calls: Calls<T>,
+    afterwards: Afterwards<T>,
     inboxes: BTreeMap<u64, Inbox<T>>,
     /// How many listeners there ever were.
     listeners: u64,
+}
+
+impl<T> Afterwards<T> {
+    fn new() -> Self {
+        Self {
+            calls: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
 }
 
 impl<T> Desk<T> {
@@ -49,7 +63,7 @@ impl<T> Desk<T> {
             closed: false,
             parked: BTreeMap::new(),
             keeper: None,
-            calls: Calls::new(),
+            afterwards: Afterwards::new(),
             inboxes: BTreeMap::new(),
             listeners: 0,
         }
@@ -109,9 +123,9 @@ impl<T> Desk<T> {
         listener
     }
 
-    pub(crate) fn unsubscribe(&mut self, listener: u64) {
+    pub(crate) fn unsubscribe(&mut self, listener: u64) -> Option<Inbox<T>> {
         self.unpark(Seat::Listener(listener));
-        self.inboxes.remove(&listener);
+        self.inboxes.remove(&listener)
     }
 
     pub(crate) fn next_notice(&mut self, listener: u64) -> Option<Notice<T>> {
@@ -121,7 +135,7 @@ impl<T> Desk<T> {
     /// Puts into everybody's mail what the last commands mean for them, and sees to it that one of those
     /// who are parked keeps time. To be called before the lock is freed.
     #[must_use]
-    pub(crate) fn deliver(&mut self) -> Calls<T> {
+    pub(crate) fn deliver(&mut self) -> Afterwards<T> {
         while let Some(event) = self.pool.poll_event() {
             match event {
                 Event::Granted { waiter, grant } => {
@@ -129,7 +143,7 @@ impl<T> Desk<T> {
                     let parker = self.unpark(Seat::Waiter(waiter));
                     if let (Some(payload), Some(parker)) = (payload, parker) {
                         parker.decide(Fate::Granted(grant, payload));
-                        self.calls.push(parker);
+                        self.afterwards.calls.push(parker);
                     } else {
                         // Whoever asked for it isn't here: the pool was taken over from elsewhere.
                         let unused = self.pool.release(Tick::ZERO, grant.lease, Outcome::NotSent);
@@ -144,7 +158,9 @@ impl<T> Desk<T> {
                 }
                 Event::Drained { member } => self.notify(&Notice::Drained { member }),
                 Event::Removed { member, payload } => {
-                    self.notify(&Notice::Removed { member, payload });
+                    let notice = Notice::Removed { member, payload };
+                    self.notify(&notice);
+                    self.afterwards.gone.push(notice);
                 }
                 Event::Probe { member, probe } => {
                     if let Some(payload) = self.pool.payload(member).map(Arc::clone) {
@@ -164,30 +180,31 @@ impl<T> Desk<T> {
         if self.closed {
             let listeners = self.parked.iter();
             let listeners = listeners.filter(|(seat, _)| matches!(seat, Seat::Listener(_)));
-            self.calls.extend(listeners.map(|(_, parker)| {
+            self.afterwards.calls.extend(listeners.map(|(_, parker)| {
                 parker.nudge();
                 Arc::clone(parker)
             }));
         }
         let keeper = self.appoint();
-        self.calls.extend(keeper);
-        core::mem::take(&mut self.calls)
+        self.afterwards.calls.extend(keeper);
+        core::mem::replace(&mut self.afterwards, Afterwards::new())
     }
 
     /// Tells the one whose request was decided.
     pub(crate) fn decide(&mut self, waiter: WaiterId, fate: Fate<T>) {
         if let Some(parker) = self.unpark(Seat::Waiter(waiter)) {
             parker.decide(fate);
-            self.calls.push(parker);
+            self.afterwards.calls.push(parker);
         }
     }
 
     fn notify(&mut self, notice: &Notice<T>) {
         for (listener, inbox) in &mut self.inboxes {
-            inbox.put(notice.clone());
+            let dropped = inbox.put(notice.clone());
+            self.afterwards.gone.extend(dropped);
             if let Some(parker) = self.parked.get(&Seat::Listener(*listener)) {
                 parker.nudge();
-                self.calls.push(Arc::clone(parker));
+                self.afterwards.calls.push(Arc::clone(parker));
             }
         }
     }

@@ -102,11 +102,15 @@ impl<T> Inbox<T> {
         }
     }
 
-    pub(crate) fn put(&mut self, notice: Notice<T>) {
-        if self.notices.len() >= self.capacity && self.notices.pop_front().is_some() {
-            self.missed = self.missed.saturating_add(1);
-        }
+    /// Takes a notice in, and the oldest out if there is no room.
+    pub(crate) fn put(&mut self, notice: Notice<T>) -> Option<Notice<T>> {
+        let oldest = match self.notices.len() >= self.capacity {
+            true => self.notices.pop_front(),
+            false => None,
+        };
+        self.missed = self.missed.saturating_add(oldest.is_some().into());
         self.notices.push_back(notice);
+        oldest
     }
 
     pub(crate) fn take(&mut self) -> Option<Notice<T>> {
@@ -209,8 +213,10 @@ impl<T> Notices<T> {
 
 impl<T> Drop for Notices<T> {
     fn drop(&mut self) {
-        self.shared
-            .under_lock(|desk, _| desk.unsubscribe(self.listener));
+        drop(
+            self.shared
+                .under_lock(|desk, _| desk.unsubscribe(self.listener)),
+        );
     }
 }
 

@@ -342,9 +342,9 @@ impl<T> Shared<T> {
     pub(crate) fn under_lock<R>(&self, command: impl FnOnce(&mut Desk<T>, Tick) -> R) -> R {
         let mut desk = lock(&self.desk);
         let answer = command(&mut desk, self.clock.now());
-        let calls = desk.deliver();
+        let afterwards = desk.deliver();
         drop(desk);
-        for parker in calls {
+        for parker in &afterwards.calls {
             parker.call();
         }
         answer

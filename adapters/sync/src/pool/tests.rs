@@ -321,3 +321,39 @@ fn a_ticket_that_was_polled_can_be_waited_for() {
     drop(held);
     assert_eq!(news.recv_timeout(LONG), Ok(true));
 }
+
+/// Uses the pool as it goes.
+struct Nosy(SyncPool<Self>);
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        let _ = self.0.stats();
+    }
+}
+
+#[test]
+fn what_a_member_carries_may_use_the_pool_as_it_goes() {
+    let (done, news) = mpsc::channel();
+    thread::spawn(move || {
+        let pool = SyncPool::new(Config::new(Policy::Fifo));
+        let add = || pool.add(Member::new(Nosy(pool.clone()))).unwrap();
+        // With its last lease, out of a full inbox, and with the inbox.
+        for capacity in [None, Some(1), Some(2)] {
+            let notices = capacity.map(|room| pool.notices(NonZeroUsize::new(room).unwrap()));
+            let [one, other] = [add(), add()];
+            let leases = [one, other].map(|member| {
+                let ticket = pool.enqueue(Request::new().pin(member)).unwrap();
+                ticket.wait().unwrap()
+            });
+            for member in [one, other] {
+                assert!(pool.remove(member).unwrap().is_none());
+            }
+            for lease in leases {
+                lease.release(Outcome::Ok).unwrap();
+            }
+            drop(notices);
+        }
+        done.send(()).unwrap();
+    });
+    assert_eq!(news.recv_timeout(LONG), Ok(()));
+}
