@@ -72,6 +72,9 @@ impl Line {
             Standing::Aside => drop(self.aside.remove(&place)),
             Standing::Queued => {
                 self.queued = self.queued.saturating_sub(1);
+                if self.queue.back() == Some(&place) {
+                    self.queue.pop_back();
+                }
                 if self.queue.front() == Some(&place) {
                     self.queue.pop_front();
                 }
