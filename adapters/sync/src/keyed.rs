@@ -1,12 +1,14 @@
 //! A limiter for each key, in bounded memory.
 //!
-//! Invariant: a key is forgotten only when what is remembered of it decides as nothing would; and a shard
-//! never holds more keys than its share. Both are decided under the shard's lock.
+//! Invariant: a key is forgotten only when what is remembered of it decides as nothing would, and from then on
+//! nobody is new at an earlier time; and a shard never holds more keys than its share. Both are decided
+//! under the shard's lock.
 //!
 //! # What loom finds
 //! Forgetting a key without looking whether it still counts fails
 //! `a_key_in_use_is_never_forgotten_for_another`; looking up a key and taking from it under two locks in turn
-//! fails `two_that_meet_on_a_new_key_share_its_limit`.
+//! fails `two_that_meet_on_a_new_key_share_its_limit`; taking a newcomer's clock at its word fails
+//! `a_stale_clock_takes_a_forgotten_key_no_earlier_than_it_was_forgotten`.
 
 use crate::clock::Clock;
 use crate::sync::{Apart, Mutex, lock};
@@ -137,6 +139,8 @@ struct Keys<K, V> {
     cursor: usize,
     /// Until when every key is known to count.
     full_until: Tick,
+    /// When a key was forgotten last.
+    forgotten: Tick,
 }
 
 impl<K: Eq + Hash, R: Rule> KeyedLimiter<K, R> {
@@ -159,6 +163,7 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
                 known: HashTable::new(),
                 cursor: 0,
                 full_until: Tick::ZERO,
+                forgotten: Tick::ZERO,
             }))
         };
         Self {
@@ -225,6 +230,8 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
             let asked = self.rule.try_acquire(state, now, cost);
             return asked.map_err(KeyedError::AtLimit);
         }
+        // It may be one of those forgotten, for whoever's clock was ahead of this.
+        let now = now.max(keys.forgotten);
         let mut state = self.rule.fresh();
         let asked = self.rule.try_acquire(&mut state, now, cost);
         asked.map_err(KeyedError::AtLimit)?;
@@ -262,6 +269,7 @@ impl<K, V> Keys<K, V> {
                 let idle = rule.idle_from(&entry.get().1, now);
                 if idle <= now {
                     entry.remove();
+                    self.forgotten = self.forgotten.max(now);
                 } else {
                     next = next.min(idle);
                 }

@@ -298,3 +298,35 @@ fn a_newcomer_is_told_at_once_while_all_others_count_and_let_in_when_one_does_no
         assert_eq!(limiter.len(), 2);
     });
 }
+
+#[test]
+fn a_stale_clock_gains_nothing_by_a_key_that_was_forgotten() {
+    model(|| {
+        let limiter = keyed(1);
+        limiter.try_acquire_at(seconds(5), &1, 1).unwrap();
+        let other = Arc::clone(&limiter);
+        let newcomer = thread::spawn(move || other.try_acquire_at(seconds(20), &2, 1));
+        let stale = limiter.try_acquire_at(seconds(12), &1, 1);
+        newcomer.join().unwrap().unwrap();
+        // Its first call was at 5, and counts for ten seconds; whoever came later has the only place.
+        assert!(stale.is_err(), "{stale:?}");
+        let late = limiter.try_acquire_at(seconds(12), &1, 1);
+        assert_eq!(late, Err(KeyedError::TooManyKeys));
+        // By the time at which the second is idle, the first is let in, and not for an earlier time.
+        limiter.try_acquire_at(seconds(30), &1, 1).unwrap();
+        assert!(limiter.try_acquire_at(seconds(12), &2, 1).is_err());
+    });
+}
+
+#[test]
+fn a_stale_clock_takes_a_forgotten_key_no_earlier_than_it_was_forgotten() {
+    model(|| {
+        let limiter = keyed(2);
+        limiter.try_acquire_at(seconds(5), &1, 1).unwrap();
+        // Idle keys are looked for by whoever is new.
+        limiter.try_acquire_at(seconds(20), &2, 1).unwrap();
+        let stale = limiter.try_acquire_at(seconds(12), &1, 1);
+        let again = limiter.try_acquire_at(seconds(24), &1, 1);
+        assert!(stale.is_err() || again.is_err(), "{stale:?} {again:?}");
+    });
+}
