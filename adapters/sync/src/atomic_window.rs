@@ -10,10 +10,21 @@
 //! made the room. The buckets themselves carry nothing but their own words.
 //!
 //! # What loom finds
-//! Taking room by a load and a store in place of the exchange, taking out a bucket that still counts, and taking
-//! room out of `total` before `newest` is moved on or without release, each fail
-//! `a_window_never_holds_more_than_the_limit`. Booking in the bucket of a stale clock fails
-//! `a_stale_clock_books_no_earlier_than_what_made_room_for_it`.
+//! | change | caught by |
+//! |---|---|
+//! | room is taken by a load and a store | `a_window_never_holds_more_than_the_limit` |
+//! | a bucket is swept that still counts, or taken out twice | `a_window_never_holds_more_than_the_limit` |
+//! | `newest` is set and not moved on | `a_window_never_holds_more_than_the_limit` |
+//! | what is swept is taken out without release, or room is taken without any acquire | `a_stale_clock_books_no_earlier_than_what_made_room_for_it` |
+//! | a stale clock's own tick is answered | `a_stale_clock_books_no_earlier_than_what_made_room_for_it` |
+//! | a bucket that is written over stays in the total | `a_bucket_that_is_written_over_gives_its_room_back_and_its_time` |
+//! | a bucket is booked in by a load and a store | `what_two_book_at_once_comes_back_in_full` |
+//! | a refund is a load and a store | `a_refund_against_an_admission_loses_no_unit_and_makes_none` |
+//!
+//! Not told apart there: the release by which a bucket that is written over is taken out, as the exchange that
+//! took the room before goes on releasing through it, unless it was another thread that moved `newest` on;
+//! and the acquire of the exchange, beside that of the load before it, unless the total
+//! came back to the same value in between. Both need more threads than can be explored.
 
 use crate::clock::Clock;
 use crate::sync::AtomicU64;
