@@ -8,8 +8,9 @@
 //! the lock. Whoever learns of a settlement from the thread that made it can't read an older sign.
 //!
 //! # What loom finds
-//! A settlement that leaves the sign up fails `a_settlement_takes_the_sign_down`. A sign that is put up before
-//! the lock is taken, or for a request of more than one unit, fails `a_sign_never_outlives_what_it_says`.
+//! A settlement that leaves the sign up, or takes it down before it has the lock, and a refusal that puts it up
+//! after the lock is free, each fail `a_settlement_takes_the_sign_down`. A sign for a request of more than one
+//! unit fails `a_sign_never_outlives_what_it_says`.
 
 use crate::clock::Clock;
 use crate::sync::{Apart, AtomicU64, Mutex, lock};
