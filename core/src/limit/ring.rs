@@ -2,29 +2,34 @@
 //!
 //! Invariant: the number of slots is a power of two; `head` and `tail` count what has ever left and come,
 //! wrapping, so that `tail - head` is how many there are and `head & (slots - 1)` is where the oldest
-//! stands. As long as there is one slot, it is `only`.
+//! stands. As long as there are no more than [`FEW`] slots, they are `few`.
 
 use alloc::boxed::Box;
 use alloc::vec;
 use core::fmt;
 
+/// Slots that take no memory elsewhere.
+const FEW: usize = 4;
+/// As many as there can be, which is what 32 bits can count and tests can fill.
+pub(super) const MAX: usize = if cfg!(test) { 1 << 12 } else { 1 << 31 };
+
 /// First in, first out, with no more arithmetic than a mask. What `alloc`'s queue does besides (wrapping
-/// by comparison, keeping a length) costs as much as all that a limiter decides. The first slot takes no
+/// by comparison, keeping a length) costs as much as all that a limiter decides. The first slots take no
 /// memory elsewhere, so that an owner who is seldom asked has all in one place.
 #[derive(Clone)]
 pub(super) struct Ring<V> {
-    /// None, or more than one.
+    /// None, or more than [`FEW`].
     slots: Box<[V]>,
-    only: V,
-    head: usize,
-    tail: usize,
+    few: [V; FEW],
+    head: u32,
+    tail: u32,
 }
 
 impl<V: Copy + Default> Ring<V> {
     pub(super) fn new() -> Self {
         Self {
             slots: Box::default(),
-            only: V::default(),
+            few: [V::default(); FEW],
             head: 0,
             tail: 0,
         }
@@ -32,26 +37,45 @@ impl<V: Copy + Default> Ring<V> {
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.tail.wrapping_sub(self.head)
+        self.tail.wrapping_sub(self.head) as usize
     }
 
-    /// Whether one more needs more memory.
+    /// Whether one more needs more memory. Where there are [`MAX`], there may be no more.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.len() == self.slots.len().max(1)
-    }
-
-    /// The slot of a count. Where there is but one, no mask is needed: it is what isn't elsewhere.
-    #[inline]
-    fn slot(&self, count: usize) -> &V {
-        let slot = count & self.slots.len().wrapping_sub(1);
-        self.slots.get(slot).unwrap_or(&self.only)
+        self.len() == self.slots.len().max(FEW)
     }
 
     #[inline]
-    fn slot_mut(&mut self, count: usize) -> &mut V {
-        let slot = count & self.slots.len().wrapping_sub(1);
-        self.slots.get_mut(slot).unwrap_or(&mut self.only)
+    fn slot(&self, count: u32) -> &V {
+        let slot = count as usize & self.slots.len().wrapping_sub(1);
+        if slot < self.slots.len() {
+            &self.slots[slot]
+        } else {
+            self.few_at(count)
+        }
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, count: u32) -> &mut V {
+        let slot = count as usize & self.slots.len().wrapping_sub(1);
+        if slot < self.slots.len() {
+            &mut self.slots[slot]
+        } else {
+            self.few_at_mut(count)
+        }
+    }
+
+    /// Cold, so that where there are more slots it takes a branch that is foreseen and no choice between
+    /// addresses.
+    #[cold]
+    fn few_at(&self, count: u32) -> &V {
+        &self.few[count as usize % FEW]
+    }
+
+    #[cold]
+    fn few_at_mut(&mut self, count: u32) -> &mut V {
+        &mut self.few[count as usize % FEW]
     }
 
     /// The one that is `index` places behind the oldest, if there are that many.
@@ -60,15 +84,15 @@ impl<V: Copy + Default> Ring<V> {
         if index >= self.len() {
             return None;
         }
-        Some(self.slot_mut(self.head.wrapping_add(index)))
+        Some(self.slot_mut(self.head.wrapping_add(index as u32)))
     }
 
     #[inline]
-    pub(super) fn front(&self) -> Option<V> {
+    pub(super) fn front(&self) -> Option<&V> {
         if self.head == self.tail {
             return None;
         }
-        Some(*self.slot(self.head))
+        Some(self.slot(self.head))
     }
 
     pub(super) fn back_mut(&mut self) -> Option<&mut V> {
@@ -77,7 +101,7 @@ impl<V: Copy + Default> Ring<V> {
 
     #[inline]
     pub(super) fn pop_front(&mut self) -> Option<V> {
-        let oldest = self.front()?;
+        let oldest = *self.front()?;
         self.head = self.head.wrapping_add(1);
         Some(oldest)
     }
@@ -128,7 +152,7 @@ impl<V: Copy + Default> Ring<V> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = V> {
         let count = self.len();
-        (0..count).map(|index| *self.slot(self.head.wrapping_add(index)))
+        (0..count).map(|index| *self.slot(self.head.wrapping_add(index as u32)))
     }
 
     /// Puts one in before the one at `index`, or behind all. O(those behind it).
@@ -149,7 +173,7 @@ impl<V: Copy + Default> Ring<V> {
         let (mut least, mut most) = (0, self.len());
         while least < most {
             let middle = least.midpoint(most);
-            let found = key(*self.slot(self.head.wrapping_add(middle)));
+            let found = key(*self.slot(self.head.wrapping_add(middle as u32)));
             if found == *wanted {
                 return Ok(middle);
             }
@@ -172,7 +196,7 @@ impl<V: Copy + Default> Ring<V> {
 
     #[cold]
     fn grow(&mut self) {
-        let wanted = self.slots.len().saturating_mul(2).max(4);
+        let wanted = self.slots.len().max(FEW).saturating_mul(2);
         let mut slots = vec![V::default(); wanted].into_boxed_slice();
         let count = self.len();
         for (slot, value) in slots.iter_mut().zip(self.iter()) {
@@ -180,7 +204,7 @@ impl<V: Copy + Default> Ring<V> {
         }
         self.slots = slots;
         self.head = 0;
-        self.tail = count;
+        self.tail = count as u32;
     }
 }
 
@@ -246,7 +270,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(ring.front(), oracle.front().copied());
+            assert_eq!(ring.front(), oracle.front());
             assert_eq!(ring.back_mut(), oracle.back_mut());
         }
         assert!(ring.iter().eq(oracle.iter().copied()));

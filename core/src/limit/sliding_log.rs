@@ -4,7 +4,7 @@
 //! `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
 use super::floor::Floor;
-use super::ring::Ring;
+use super::ring::{MAX, Ring};
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::NonZeroU32;
@@ -14,7 +14,8 @@ use core::time::Duration;
 ///
 /// Admission costs O(1) amortised, a refusal and [`earliest`](Limit::earliest) O(stamps that would
 /// have to leave), a settlement under [`Anchor::Grant`] O(log n) to find the stamp. Memory is 16 bytes
-/// for each request that counts, however many units it has, and as much again at the most.
+/// for each request that counts, however many units it has, and as much again at the most; four take none
+/// but the log's own. Of more than two billion, the oldest count for longer than they have to.
 ///
 /// Worst case over a span: the limit, once for each window begun in it.
 ///
@@ -116,14 +117,14 @@ impl SlidingLog {
 
     /// When a stamp no longer counts; `None` past the end of time.
     #[inline]
-    fn leaves(&self, stamp: Stamp) -> Option<Tick> {
-        stamp.at.checked_add_nanos(self.window)
+    fn leaves(&self, stamp: Tick) -> Option<Tick> {
+        stamp.checked_add_nanos(self.window)
     }
 
     /// What is in flight and what still counts at `now`.
     fn used_at(&self, now: Tick) -> u64 {
         let now = now.max(self.latest);
-        let counts = |stamp: &Stamp| self.leaves(*stamp).is_none_or(|leaves| leaves > now);
+        let counts = |stamp: &Stamp| self.leaves(stamp.at).is_none_or(|leaves| leaves > now);
         let logged = self.stamps.iter().filter(counts);
         logged.fold(self.in_flight(), |sum, stamp| {
             sum.saturating_add(stamp.units.into())
@@ -199,6 +200,21 @@ impl SlidingLog {
     fn make_room(&mut self) {
         if self.stamps.is_full() {
             self.forget();
+            if self.stamps.len() == MAX {
+                self.merge_oldest();
+            }
+        }
+    }
+
+    /// Lets the oldest stamp leave with the next.
+    #[cold]
+    fn merge_oldest(&mut self) {
+        let oldest = self.stamps.pop_front();
+        if let (Some(oldest), Some(next)) = (oldest, self.stamps.get_mut(0)) {
+            let before = next.units;
+            next.units = before.saturating_add(oldest.units);
+            let lost = before.wrapping_add(oldest.units).wrapping_sub(next.units);
+            self.logged = self.logged.saturating_sub(lost.into());
         }
     }
 
@@ -213,8 +229,8 @@ impl SlidingLog {
 
     /// Drops the stamps that no longer count.
     fn forget(&mut self) {
-        while let Some(oldest) = self.stamps.front()
-            && let Some(leaves) = self.leaves(oldest)
+        while let Some(oldest) = self.stamps.front().copied()
+            && let Some(leaves) = self.leaves(oldest.at)
             && leaves <= self.latest
         {
             self.stamps.pop_front();
@@ -249,7 +265,11 @@ impl SlidingLog {
                     at: booked,
                     units: more,
                 };
-                if more > 0 && self.leaves(stamp).is_none_or(|leaves| leaves > self.latest) {
+                if more > 0
+                    && self
+                        .leaves(stamp.at)
+                        .is_none_or(|leaves| leaves > self.latest)
+                {
                     self.stamps.insert(index, stamp);
                     self.logged = self.logged.saturating_add(more.into());
                 }
@@ -279,18 +299,20 @@ impl Limit for SlidingLog {
             self.logged = self.logged.wrapping_add(cost.into());
         } else {
             // Where requests cost about the same, one stamp makes room for the next.
-            let oldest = match self.stamps.front() {
-                Some(oldest) if u64::from(oldest.units) >= excess => oldest,
-                Some(_) | None => return self.acquire_unusually(now, cost),
+            let Some(&Stamp { at, units }) = self.stamps.front() else {
+                return self.acquire_unusually(now, cost);
             };
-            match self.leaves(oldest) {
+            if u64::from(units) < excess {
+                return self.acquire_unusually(now, cost);
+            }
+            match self.leaves(at) {
                 Some(leaves) if leaves <= now => {}
                 Some(leaves) => return Err(Wait::Until(leaves)),
                 None => return Err(Wait::Never),
             }
             self.stamps.rotate(stamp);
-            if oldest.units != cost {
-                let change = u64::from(cost).wrapping_sub(oldest.units.into());
+            if units != cost {
+                let change = u64::from(cost).wrapping_sub(units.into());
                 self.logged = self.logged.wrapping_add(change);
             }
         }
@@ -312,7 +334,7 @@ impl Limit for SlidingLog {
             excess = excess.saturating_sub(stamp.units.into());
             if excess == 0 {
                 return self
-                    .leaves(stamp)
+                    .leaves(stamp.at)
                     .map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
             }
         }
@@ -406,16 +428,16 @@ impl TryFrom<Snapshot> for SlidingLog {
 
     fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
         let mut log = Self::new(read.limit, Duration::from_nanos(read.window), read.anchor)?;
+        if read.stamps.len() > MAX {
+            return Err(super::SnapshotError::Contradiction);
+        }
         let mut last = None;
-        for stamp in &read.stamps {
-            if last.is_some_and(|last| last > stamp.at)
-                || stamp.at > read.latest
-                || stamp.units == 0
-            {
+        for &Stamp { at, units } in &read.stamps {
+            if last.is_some_and(|last| last > at) || at > read.latest || units == 0 {
                 return Err(super::SnapshotError::Contradiction);
             }
-            last = Some(stamp.at);
-            log.logged = log.logged.saturating_add(stamp.units.into());
+            last = Some(at);
+            log.logged = log.logged.saturating_add(units.into());
         }
         log.unstamped = match read.anchor {
             Anchor::Grant if read.in_flight > 0 => {
@@ -485,6 +507,21 @@ mod tests {
         }
         assert_eq!(log.stamps.len(), 100);
         assert_eq!(size_of::<Stamp>(), 16);
+    }
+
+    #[test]
+    fn more_requests_than_it_can_tell_apart_count_for_longer_and_all_of_them() {
+        let mut log = log(u32::MAX, 1_000_000, Anchor::Grant);
+        let requests = 3 * MAX as u64;
+        for now in 0..requests {
+            log.charge(tick(now), 1);
+            assert!(log.stamps.len() <= MAX);
+        }
+        let used = |now| u64::from(u32::MAX) - u64::from(log.available(tick(now)));
+        let leave = 1_000_000 + requests - MAX as u64;
+        assert_eq!(used(requests), requests);
+        assert_eq!(used(leave - 1), requests);
+        assert_eq!(used(leave), MAX as u64 - 1);
     }
 
     #[test]
