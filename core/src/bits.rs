@@ -53,6 +53,12 @@ impl BitSet {
         }
     }
 
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        let at = id as usize;
+        let word = self.levels.first().and_then(|level| level.get(at / 64));
+        word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+
     /// The least number in it.
     pub(crate) fn first(&self) -> Option<u32> {
         let mut at = 0;

@@ -150,6 +150,9 @@ struct Oracle {
     policy: Policy,
     members: Vec<Member>,
     random: u64,
+    /// Draws: the numbers that members ever had, and the greatest weight that one could be drawn with.
+    slots: u32,
+    greatest: u32,
     round: u64,
     /// Virtual time: when it began to count, how many turns since, each of which part.
     origin: u128,
@@ -204,8 +207,7 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The first of those with the least `-log2(draw / 2^64) / weight`; the logarithm goes straight between
-/// 256 steps.
+/// Who has the least `-log2(draw / 2^64) / weight`; the logarithm goes straight between 256 steps.
 fn race<T: Copy>(entries: impl Iterator<Item = (u64, u64, T)>) -> Option<T> {
     let mut best: Option<(f64, T)> = None;
     for (draw, weight, who) in entries {
@@ -223,17 +225,13 @@ fn race<T: Copy>(entries: impl Iterator<Item = (u64, u64, T)>) -> Option<T> {
     best.map(|(_, who)| who)
 }
 
-/// Rendezvous hashing among `members`, by name and slot, all of whose names agree in what `path` says.
+/// Rendezvous hashing among `members`, all of whose hashed names agree in what `path` says.
 fn rendezvous(members: &[Member], path: u64, depth: u32, key: u64) -> Option<u32> {
     let spot = |member: &Member| mix(member.identity ^ GOLDEN);
-    if members.len() <= 16 || depth == 16 {
-        let mut sorted = members.to_vec();
-        sorted.sort_by_key(|member| (spot(member), member.id));
-        return race(sorted.iter().enumerate().map(|(at, member)| {
-            let earlier = &sorted[..at];
-            let twins = earlier.iter().filter(|one| one.identity == member.identity);
-            let salt = (twins.count() as u64).wrapping_mul(GOLDEN);
-            let draw = mix(key ^ spot(member).wrapping_add(salt));
+    let first = members.first()?;
+    if members.iter().all(|one| one.identity == first.identity) {
+        return race((0u64..).zip(members).map(|(nth, member)| {
+            let draw = mix(key ^ spot(member).wrapping_add(nth.wrapping_mul(GOLDEN)));
             (draw, member.weight.into(), member.id)
         }));
     }
@@ -289,6 +287,7 @@ impl Oracle {
             pace: weight,
         });
         self.members.sort_by_key(|member| member.id);
+        self.slots = self.slots.max(id + 1);
     }
 
     /// Changes a member; in weighted round robin, it keeps the part of a turn that it is before or behind,
@@ -316,6 +315,10 @@ impl Oracle {
                 (member.origin, member.turns) = (earliest, 0);
             }
         }
+        if member.could_be_chosen() {
+            let weight = member.weight;
+            self.greatest = self.greatest.max(weight);
+        }
     }
 
     fn draw(&mut self) -> Option<Member> {
@@ -323,13 +326,19 @@ impl Oracle {
         if total == 0 {
             return None;
         }
-        let mut target = loop {
-            let product = u128::from(self.random()) * u128::from(total);
-            // Of 2^64 numbers, as many fall into each share but for the lowest few.
-            if product as u64 >= ((1u128 << 64) % u128::from(total)) as u64 {
-                break (product >> 64) as u64;
+        let column = u64::from(self.greatest.next_power_of_two());
+        let tickets = column * u64::from(self.slots);
+        if tickets <= 4 * total {
+            for _ in 0..8 {
+                let ticket = self.below(tickets);
+                let drawn = |member: &&Member| u64::from(member.id) == ticket / column;
+                let drawn = self.ready().find(drawn);
+                if let Some(member) = drawn.filter(|one| ticket % column < one.weight.into()) {
+                    return Some(*member);
+                }
             }
-        };
+        }
+        let mut target = self.below(total);
         for member in self.ready() {
             match target.checked_sub(member.weight.into()) {
                 Some(rest) => target = rest,
@@ -337,6 +346,16 @@ impl Oracle {
             }
         }
         None
+    }
+
+    fn below(&mut self, values: u64) -> u64 {
+        loop {
+            let product = u128::from(self.random()) * u128::from(values);
+            // Of 2^64 numbers, as many fall into each share but for the lowest few.
+            if product as u64 >= ((1u128 << 64) % u128::from(values)) as u64 {
+                return (product >> 64) as u64;
+            }
+        }
     }
 
     fn random(&mut self) -> u64 {
@@ -443,14 +462,14 @@ impl Oracle {
                 for member in weighted {
                     let mut state = mix(member.identity ^ GOLDEN);
                     for _ in 0..member.weight * u32::from(points.get()) {
-                        let point = mix(state);
+                        let point = mix(state) >> 32;
                         state = state.wrapping_add(GOLDEN);
-                        let tie = mix(point ^ u64::from(member.id));
+                        let tie = mix(point << 32 | u64::from(member.id));
                         ring.push((point, member.identity, tie, member.id));
                     }
                 }
                 ring.sort_unstable();
-                let first = ring.iter().position(|(point, ..)| *point >= key);
+                let first = ring.iter().position(|(point, ..)| *point >= key >> 32);
                 let at = (first.unwrap_or(0) + nth as usize).checked_rem(ring.len())?;
                 ring.get(at).map(|(_, _, _, id)| *id)
             }
@@ -615,6 +634,8 @@ pub fn run(case: &Case) {
             policy,
             members: Vec::new(),
             random: case.seed.into(),
+            slots: 0,
+            greatest: 0,
             round: 1,
             origin: 1 << 84,
             turns: 0,

@@ -5,6 +5,7 @@
 use super::policy::{LoadFactor, TableSize};
 use super::ranked::{Rank, in_order, load_by_weight};
 use super::{Availability, Member, maglev::Maglev, mix, ring::Ring, trie::Trie};
+use crate::bits::BitSet;
 use crate::heap::IndexedHeap;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
@@ -32,9 +33,15 @@ pub(super) struct Hashed {
     bound: LoadFactor,
     /// By member.
     identities: Vec<u64>,
-    /// Each member that is ready, at its place in the order of loads or before it, and others. Where one is
-    /// filed, its `extra` is its load by weight then, or [`UNFILED`], and its stamp then was no later.
+    /// Each member that is ready, at its place in the order of loads or before it, and others.
     loads: IndexedHeap<Rank>,
+    /// By member, the load by weight at which it is in `loads`, or [`UNFILED`]; its stamp there is no later
+    /// than its own.
+    filed: Vec<u64>,
+    /// Those of them filed at none, which is as low as can be: most, as a rule, and looked up much sooner.
+    lowest: BitSet,
+    /// Those that are ready and without load, which are below any bound.
+    idle: BitSet,
     /// Of all members that have a weight and aren't out.
     load: u64,
     weight: u64,
@@ -66,6 +73,9 @@ impl Hashed {
             bound,
             identities: Vec::new(),
             loads: IndexedHeap::new(),
+            filed: Vec::new(),
+            lowest: BitSet::new(),
+            idle: BitSet::new(),
             load: 0,
             weight: 0,
         }
@@ -76,6 +86,7 @@ impl Hashed {
         let slots = (id as usize).saturating_add(1);
         if self.identities.len() < slots {
             self.identities.resize(slots, 0);
+            self.filed.resize(slots, UNFILED);
         }
         if let Some(known) = self.identities.get_mut(id as usize) {
             *known = identity;
@@ -83,9 +94,9 @@ impl Hashed {
     }
 
     /// Takes note of a change from `before` to `after`; a weight of 0 is not there.
-    pub(super) fn update(&mut self, id: u32, before: &Member, after: &mut Member) {
-        if before.weight != after.weight {
-            let (from, to) = (before.weight, after.weight);
+    pub(super) fn update(&mut self, id: u32, before: &Member, after: &Member) {
+        if before.weight() != after.weight() {
+            let (from, to) = (before.weight(), after.weight());
             match &mut self.table {
                 Table::Rendezvous(trie) => {
                     let identity = self.identities.get(id as usize).copied();
@@ -97,49 +108,71 @@ impl Hashed {
         }
         if before.availability() != Availability::Out {
             self.load = self.load.saturating_sub(before.load.into());
-            self.weight = self.weight.saturating_sub(before.weight.into());
+            self.weight = self.weight.saturating_sub(before.weight().into());
+        }
+        if after.could_be_chosen() && after.load == 0 {
+            self.idle.insert(id);
+        } else {
+            self.idle.remove(id);
         }
         match after.availability() {
             Availability::Out => {
-                self.loads.remove(id);
-                after.extra = UNFILED;
+                self.unfile(id);
                 return;
             }
             Availability::Ready | Availability::Busy => {
                 self.load = self.load.saturating_add(after.load.into());
-                self.weight = self.weight.saturating_add(after.weight.into());
+                self.weight = self.weight.saturating_add(after.weight().into());
             }
         }
-        let load = load_by_weight(after.load, after.weight);
-        if after.stamp < before.stamp || after.could_be_chosen() && load < after.extra {
-            self.loads.set(id, in_order(load, after.stamp));
-            after.extra = load;
+        let load = load_by_weight(after.load, after.weight());
+        let is_lower = || {
+            let filed = self.filed.get(id as usize);
+            !self.lowest.contains(id) && filed.is_none_or(|filed| load < *filed)
+        };
+        if after.stamp < before.stamp || after.could_be_chosen() && is_lower() {
+            self.file(id, load, after.stamp);
         }
+    }
+
+    fn file(&mut self, id: u32, load: u64, stamp: u64) {
+        self.loads.set(id, in_order(load, stamp));
+        if let Some(filed) = self.filed.get_mut(id as usize) {
+            *filed = load;
+        }
+        if load == 0 {
+            self.lowest.insert(id);
+        } else {
+            self.lowest.remove(id);
+        }
+    }
+
+    fn unfile(&mut self, id: u32) {
+        self.loads.remove(id);
+        if let Some(filed) = self.filed.get_mut(id as usize) {
+            *filed = UNFILED;
+        }
+        self.lowest.remove(id);
     }
 
     /// The member that is ready with the least load for its weight, the longest idle of several.
-    fn least_loaded(&mut self, members: &mut [Option<Member>]) -> Option<u32> {
+    fn least_loaded(&mut self, members: &[Option<Member>]) -> Option<u32> {
         loop {
             let (filed, id) = self.loads.peek()?;
-            let member = members.get_mut(id as usize).and_then(Option::as_mut);
+            let member = members.get(id as usize).and_then(Option::as_ref);
             let Some(member) = member.filter(|member| member.could_be_chosen()) else {
-                self.loads.remove(id);
-                if let Some(Some(member)) = members.get_mut(id as usize) {
-                    member.extra = UNFILED;
-                }
+                self.unfile(id);
                 continue;
             };
-            let load = load_by_weight(member.load, member.weight);
-            let now = in_order(load, member.stamp);
-            if filed == now {
+            let load = load_by_weight(member.load, member.weight());
+            if filed == in_order(load, member.stamp) {
                 return Some(id);
             }
-            self.loads.set(id, now);
-            member.extra = load;
+            self.file(id, load, member.stamp);
         }
     }
 
-    pub(super) fn choose(&mut self, key: u64, members: &mut [Option<Member>]) -> Option<u32> {
+    pub(super) fn choose(&mut self, key: u64, members: &[Option<Member>]) -> Option<u32> {
         let key = mix(key);
         let mut place = 0;
         for attempt in 0..ATTEMPTS {
@@ -160,6 +193,9 @@ impl Hashed {
                 Table::Maglev(maglev) => maglev.choose(salted, members, &self.identities),
             };
             let id = id?;
+            if self.idle.contains(id) {
+                return Some(id);
+            }
             if let Some(Some(member)) = members.get(id as usize)
                 && member.could_be_chosen()
                 && self.has_room(member)
@@ -176,7 +212,7 @@ impl Hashed {
         }
         // load < factor * (total load + 1) * weight / total weight, without dividing.
         let load = u128::from(member.load).saturating_mul(self.weight.into());
-        let share = u128::from(self.load.saturating_add(1)).saturating_mul(member.weight.into());
+        let share = u128::from(self.load.saturating_add(1)).saturating_mul(member.weight().into());
         load.saturating_mul(1_000) < share.saturating_mul(self.bound.permille().into())
     }
 }

@@ -65,7 +65,7 @@ impl Maglev {
         let mut rows: Vec<Row> = (0u32..)
             .zip(members.iter().zip(identities))
             .filter_map(|(id, (member, identity))| {
-                let weight = member.as_ref().map(|member| member.weight);
+                let weight = member.as_ref().map(Member::weight);
                 let weight = weight.filter(|weight| *weight > 0)?;
                 Some(Row::new(id, *identity, weight, self.size))
             })

@@ -22,6 +22,8 @@ use crate::backoff::SplitMix64;
 use crate::heap::IndexedHeap;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hint::black_box;
+use core::num::NonZeroU32;
 use fair::Fair;
 use hashed::Hashed;
 use lottery::Lottery;
@@ -106,23 +108,25 @@ pub const fn pass(weight: u32) -> u64 {
 pub struct Balancer {
     policy: Policy,
     members: Vec<Option<Member>>,
+    /// By member, what one policy goes by besides; none under the others.
+    measures: Vec<u64>,
     len: u32,
     ready: u32,
     order: Order,
 }
 
-/// Half a cache line.
+/// Of a standing, what every policy goes by. Four to a cache line: one that comes up by chance is as a rule
+/// in none yet, and the more there are to a line the sooner it was.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(align(32))]
 struct Member {
-    /// Of a standing, what every policy goes by.
-    load: u32,
     stamp: u64,
-    /// What one policy goes by besides: its [`measure`], or where a hash has filed the member.
-    extra: u64,
-    weight: u32,
-    availability: Availability,
+    load: u32,
+    terms: Terms,
 }
+
+/// A weight of at most [`MAX_WEIGHT`] and an availability in one word that is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms(NonZeroU32);
 
 /// What a policy keeps of the members that could be chosen.
 #[derive(Clone, Debug)]
@@ -142,10 +146,46 @@ impl Member {
 
     /// Without weight it is out.
     fn availability(&self) -> Availability {
-        match self.weight {
+        match self.weight() {
             0 => Availability::Out,
-            _ => self.availability,
+            _ => self.terms.availability(),
         }
+    }
+
+    fn weight(&self) -> u32 {
+        self.terms.weight()
+    }
+}
+
+impl Terms {
+    /// Bits below those of the availability: a one, and the weight.
+    const AVAILABILITY: u32 = 24;
+
+    fn new(weight: u32, availability: Availability) -> Self {
+        let place = match availability {
+            Availability::Out => 0u32,
+            Availability::Busy => 1,
+            Availability::Ready => 2,
+        };
+        Self(NonZeroU32::MIN | place << Self::AVAILABILITY | weight.min(MAX_WEIGHT) << 1)
+    }
+
+    fn weight(self) -> u32 {
+        (self.0.get() >> 1) & ((1 << (Self::AVAILABILITY - 1)) - 1)
+    }
+
+    fn availability(self) -> Availability {
+        match self.0.get() >> Self::AVAILABILITY {
+            1 => Availability::Busy,
+            2 => Availability::Ready,
+            _ => Availability::Out,
+        }
+    }
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::new(0, Availability::Out)
     }
 }
 
@@ -171,6 +211,7 @@ impl Balancer {
         Self {
             policy,
             members: Vec::new(),
+            measures: Vec::new(),
             len: 0,
             ready: 0,
             order,
@@ -211,6 +252,10 @@ impl Balancer {
         if self.members.len() < slots {
             self.members.resize(slots, None);
         }
+        if measure(self.policy, &Standing::default()).is_some() {
+            self.measures.resize(self.members.len(), 0);
+            self.measures[id as usize] = 0;
+        }
         self.members[id as usize] = Some(Member::default());
         self.len = self.len.saturating_add(1);
         match &mut self.order {
@@ -224,11 +269,7 @@ impl Balancer {
 
     /// Takes a member out. As cheap as [`insert`](Self::insert).
     pub fn remove(&mut self, id: u32) {
-        let change = |member: &mut Member| {
-            member.weight = 0;
-            member.availability = Availability::Out;
-        };
-        if self.change(id, change) {
+        if self.change(id, |member| member.terms = Terms::default()) {
             self.members[id as usize] = None;
             self.len = self.len.saturating_sub(1);
         }
@@ -236,7 +277,9 @@ impl Balancer {
 
     /// Gives a member another weight; 0 means that it is never chosen.
     pub fn set_weight(&mut self, id: u32, weight: u32) {
-        self.change(id, |member| member.weight = weight.min(MAX_WEIGHT));
+        self.change(id, |member| {
+            member.terms = Terms::new(weight, member.terms.availability());
+        });
     }
 
     /// Says how a member stands and whether it could be chosen. O(log n); O(1) where the policy doesn't
@@ -244,18 +287,19 @@ impl Balancer {
     pub fn place(&mut self, id: u32, standing: &Standing, availability: Availability) {
         if let Order::Rotation(_) | Order::Fair(_) | Order::One(_) = self.order
             && let Some(Some(member)) = self.members.get(id as usize)
-            && member.availability == availability
+            && member.terms.availability() == availability
         {
             return;
         }
-        let policy = self.policy;
+        if let Some(measure) = measure(self.policy, standing)
+            && let Some(known) = self.measures.get_mut(id as usize)
+        {
+            *known = measure;
+        }
         self.change(id, |member| {
             member.load = standing.load;
             member.stamp = standing.stamp;
-            if let Some(measure) = measure(policy, standing) {
-                member.extra = measure;
-            }
-            member.availability = availability;
+            member.terms = Terms::new(member.weight(), availability);
         });
     }
 
@@ -264,7 +308,7 @@ impl Balancer {
     ///
     /// A hash policy goes by `key`, or by a number drawn if there is none; the others don't look at it.
     pub fn choose(&mut self, key: Option<u64>) -> Option<u32> {
-        match &mut self.order {
+        let id = match &mut self.order {
             Order::Ranked(heap) => heap.peek().map(|(_, id)| id),
             Order::Rotation(rotation) => rotation.choose(),
             Order::Fair(fair) => fair.choose(),
@@ -273,7 +317,7 @@ impl Balancer {
                 let (one, other) = (lottery.draw()?, lottery.draw()?);
                 let rank = |id: u32| {
                     let member = self.members.get(id as usize)?.as_ref()?;
-                    Some(rank(self.policy, member))
+                    Some(rank(self.policy, member, 0))
                 };
                 Some(if rank(other) < rank(one) { other } else { one })
             }
@@ -282,9 +326,13 @@ impl Balancer {
                     return None;
                 }
                 let key = key.unwrap_or_else(|| random.next());
-                hashed.choose(key, &mut self.members)
+                hashed.choose(key, &self.members)
             }
-        }
+        };
+        // What comes next needs it, and to ask for it here hides some of the wait for its memory.
+        let chosen = id.and_then(|id| self.members.get(id as usize)?.as_ref());
+        black_box(chosen.map(|member| member.stamp));
+        id
     }
 
     /// Says that a member was given out, whether it was chosen here or otherwise. To be told before its
@@ -315,7 +363,8 @@ impl Balancer {
         }
         match &mut self.order {
             Order::Ranked(heap) if ready => {
-                heap.set(id, rank(self.policy, member));
+                let measure = self.measures.get(id as usize).copied();
+                heap.set(id, rank(self.policy, member, measure.unwrap_or(0)));
             }
             Order::Ranked(heap) => drop(heap.remove(id)),
             Order::Rotation(rotation) => {
@@ -325,12 +374,12 @@ impl Balancer {
             }
             Order::Fair(fair) => {
                 let availability = member.availability();
-                if before.availability() != availability || before.weight != member.weight {
-                    fair.update(id, member.weight, availability);
+                if before.availability() != availability || before.weight() != member.weight() {
+                    fair.update(id, member.weight(), availability);
                 }
             }
             Order::One(lottery) | Order::BetterOfTwo(lottery) => {
-                lottery.set(id, if ready { member.weight } else { 0 });
+                lottery.set(id, if ready { member.weight() } else { 0 });
             }
             Order::Hashed(hashed, _) => hashed.update(id, &before, member),
         }

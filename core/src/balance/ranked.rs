@@ -43,12 +43,12 @@ pub(super) fn measure(policy: Policy, standing: &Standing) -> Option<u64> {
     }
 }
 
-/// The rank of a member under a policy that has one. Under the others, by load.
-pub(super) fn rank(policy: Policy, member: &Member) -> Rank {
+/// The rank of a member of this [`measure`] under a policy that has one. Under the others, by load.
+pub(super) fn rank(policy: Policy, member: &Member, measure: u64) -> Rank {
     let first = match policy {
         Policy::Fifo => u64::from(member.load > 0),
-        Policy::LeastUsed | Policy::LeastQueue => member.extra,
-        Policy::PeakEwma(_) => expected_latency(member),
+        Policy::LeastUsed | Policy::LeastQueue => measure,
+        Policy::PeakEwma(_) => expected_latency(member, measure),
         Policy::LeastConnections
         | Policy::RoundRobin
         | Policy::WeightedRoundRobin
@@ -56,7 +56,7 @@ pub(super) fn rank(policy: Policy, member: &Member) -> Rank {
         | Policy::PowerOfTwoChoices
         | Policy::Rendezvous(_)
         | Policy::Ring { .. }
-        | Policy::Maglev { .. } => load_by_weight(member.load, member.weight),
+        | Policy::Maglev { .. } => load_by_weight(member.load, member.weight()),
     };
     in_order(first, member.stamp)
 }
@@ -70,14 +70,14 @@ pub(super) fn in_order(first: u64, second: u64) -> Rank {
 /// all members decay alike, so that their order stays as time goes by. Who has never been measured
 /// comes first while idle, so that it will be, and last while its first call is under way, so that
 /// nothing piles up on it.
-fn expected_latency(member: &Member) -> u64 {
-    match member.extra.checked_sub(1) {
+fn expected_latency(member: &Member, measure: u64) -> u64 {
+    match measure.checked_sub(1) {
         Some(key) => key
             .saturating_add(log2(u64::from(member.load).saturating_add(1)))
             .saturating_add(log2(u64::from(MAX_WEIGHT)))
-            .saturating_sub(log2(u64::from(member.weight)))
+            .saturating_sub(log2(u64::from(member.weight())))
             .clamp(1, UNKNOWN - 1),
         None if member.load == 0 => 0,
-        None => UNKNOWN | load_by_weight(member.load, member.weight) >> 1,
+        None => UNKNOWN | load_by_weight(member.load, member.weight()) >> 1,
     }
 }

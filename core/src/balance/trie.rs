@@ -1,7 +1,8 @@
 //! Rendezvous hashing over a tree of the members, so that a choice needn't look at all.
 //!
-//! Invariant: the shape follows from the set of members alone: up to 16 are a leaf, more are divided by
-//! the next four bits of their hashed identities, until no bits are left.
+//! Invariant: who is chosen follows from the set of members alone: a group of them is divided by the next
+//! four bits of their hashed identities, for as long as these differ. How many of a group are kept together,
+//! undivided until they are looked at, changes nothing.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "at most 2^32 members of weight 2^20, and a depth of 16"
@@ -12,21 +13,25 @@ use super::log::{FINE, fine_log2};
 use super::mix;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hint::select_unpredictable;
 
-/// Children of a node, and members of a leaf.
+/// Parts of a group.
 const WIDTH: usize = 16;
-/// Nodes above a leaf: four bits of 64 each.
+/// Groups of more than `MOST` are kept in parts, until they have become as few as `FEW`.
+const MOST: usize = 32;
+const FEW: usize = 16;
+/// Bits of an identity by four.
 const DEPTH: u32 = 16;
 
-/// Weighted rendezvous hashing. At each node a key chooses among up to 16 children by the weight of
-/// all that is below them, and in the leaf among members.
+/// Weighted rendezvous hashing. In each group of members a key chooses among up to 16 parts by the weight
+/// of each, and goes on in that part.
 ///
-/// O(log n) to choose, add, remove and weigh; 24 bytes a member and some 200 for every 16. Up to 16
-/// members it is plain rendezvous hashing: removing one of n moves its own keys, 1/n of all, and no
-/// others. Of more, it moves up to one more such share for each level: less than `(1 + log16 n) / n`.
-/// Sources: D. Thaler, C. Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; W. Wang,
-/// C. Ravishankar, "Hash-Based Virtual Hierarchies for Scalable Location Service", 2009; the weights
-/// are those of J. Resch, "New Hashing Algorithms for Data Storage", 2015.
+/// O(log n) to choose, add, remove and weigh; 24 bytes a member and some 100 for every 16. Removing one of n
+/// equal members moves its own keys, 1/n of all, and up to one more such share for each group of several
+/// that it is in: less than `(1 + log16 n) / n` on average. Sources: D. Thaler, C. Ravishankar, "Using
+/// Name-Based Mappings to Increase Hit Rates", 1998; W. Wang, C. Ravishankar, "Hash-Based Virtual
+/// Hierarchies for Scalable Location Service", 2009; the weights are those of J. Resch, "New Hashing
+/// Algorithms for Data Storage", 2015.
 #[derive(Clone, Debug)]
 pub(super) struct Trie {
     root: Node,
@@ -72,77 +77,148 @@ impl Trie {
 
     pub(super) fn choose(&self, key: u64) -> Option<u32> {
         let mut node = &self.root;
-        // A one and the bits on the way here.
-        let mut path = 1u64;
+        let mut group = Group {
+            key,
+            path: 1,
+            depth: 0,
+        };
         loop {
             match node {
-                Node::Leaf(entries) => return choose_entry(entries, key),
+                Node::Leaf(entries) => return group.choose_entry(entries),
                 Node::Inner(inner) => {
-                    let salt = mix(key ^ mix(path));
-                    let mut race = Race::new();
-                    for (nibble, weight) in (1u64..).zip(inner.weights) {
-                        if weight > 0 {
-                            let draw = mix(salt.wrapping_add(nibble.wrapping_mul(GOLDEN)));
-                            race.enter(draw, weight, nibble - 1);
-                        }
+                    let mut draws = [0; WIDTH];
+                    let parts = draws.iter_mut().zip(inner.weights);
+                    for (nibble, (draw, weight)) in (0u64..).zip(parts) {
+                        *draw = select_unpredictable(weight > 0, group.draw(nibble), 0);
                     }
-                    let nibble = race.winner()?;
-                    path = path << 4 | nibble;
-                    node = inner.children.get(nibble as usize)?;
+                    let (nibble, _) = race(&mut draws, |nibble| inner.weights[nibble]);
+                    group.go_on(nibble as u64);
+                    node = inner.children.get(nibble)?;
                 }
             }
         }
     }
 }
 
-fn choose_entry(entries: &[Entry], key: u64) -> Option<u32> {
-    let mut race = Race::new();
-    let mut twins = 0u64;
-    let mut last = None;
-    for entry in entries {
-        // Members of the same identity need something to tell them apart.
-        twins = if last == Some(entry.spot) {
-            twins + 1
-        } else {
-            0
-        };
-        last = Some(entry.spot);
-        let spot = entry.spot.wrapping_add(twins.wrapping_mul(GOLDEN));
-        race.enter(mix(key ^ spot), entry.weight.into(), entry.id.into());
-    }
-    race.winner().and_then(|id| u32::try_from(id).ok())
+/// What a key is looking at.
+struct Group {
+    key: u64,
+    /// A one and the bits on the way here.
+    path: u64,
+    depth: u32,
 }
 
-/// Finds the least `-log2(draw / 2^64) / weight`, the first of several.
-struct Race {
-    /// Minus the logarithm, the weight, and whose they are.
-    best: Option<(u64, u64, u64)>,
-}
-
-impl Race {
-    fn new() -> Self {
-        Self { best: None }
+impl Group {
+    fn go_on(&mut self, nibble: u64) {
+        self.path = self.path << 4 | nibble;
+        self.depth += 1;
     }
 
-    fn enter(&mut self, draw: u64, weight: u64, who: u64) {
-        if let Some((least, its_weight, _)) = self.best {
-            let is_less = |time: u64| {
-                u128::from(time) * u128::from(its_weight) < u128::from(least) * u128::from(weight)
+    fn draw(&self, nibble: u64) -> u64 {
+        let salt = mix(self.key ^ mix(self.path));
+        mix(salt.wrapping_add((nibble + 1).wrapping_mul(GOLDEN)))
+    }
+
+    fn choose_entry(&mut self, mut entries: &[Entry]) -> Option<u32> {
+        while let [first, .., last] = entries
+            && first.spot != last.spot
+        {
+            let (mut draws, mut weights) = ([0; WIDTH], [0; WIDTH]);
+            let (mut nibbles, mut ends) = ([0; WIDTH], [0; WIDTH]);
+            let (mut parts, mut nibble, mut weight) = (0, WIDTH, 0);
+            for (end, entry) in (1..).zip(entries) {
+                // Without a branch, which nothing could foresee.
+                let next = entry.nibble(self.depth);
+                let is_new = next != nibble;
+                parts += usize::from(is_new);
+                nibble = next;
+                weight = u64::from(entry.weight) + select_unpredictable(is_new, 0, weight);
+                nibbles[parts - 1] = nibble as u64;
+                weights[parts - 1] = weight;
+                ends[parts - 1] = end;
+            }
+            for (draw, nibble) in draws.iter_mut().zip(nibbles).take(parts) {
+                *draw = self.draw(nibble);
+            }
+            let (part, _) = race(&mut draws[..parts], |part| weights[part]);
+            let start = part.checked_sub(1).map_or(0, |before| ends[before]);
+            entries = &entries[start..ends[part]];
+            self.go_on(nibbles[part]);
+        }
+        match entries {
+            [only] => Some(only.id),
+            twins => self.choose_twin(twins),
+        }
+    }
+
+    /// Chooses among members of the same identity.
+    #[cold]
+    fn choose_twin(&self, twins: &[Entry]) -> Option<u32> {
+        let mut best: Option<(Finish, u32)> = None;
+        for (nth, entry) in (0u64..).zip(twins) {
+            let spot = entry.spot.wrapping_add(nth.wrapping_mul(GOLDEN));
+            let finish = Finish {
+                time: time(mix(self.key ^ spot)),
+                weight: entry.weight.into(),
             };
-            // -log2(x) is at least (1 - x) / ln 2, and that is more than 1.4375 (1 - x).
-            let distance = !draw >> (64 - FINE);
-            if !is_less(distance + (distance >> 2) + (distance >> 3) + (distance >> 4))
-                || !is_less(time(draw))
-            {
-                return;
+            if best.is_none_or(|(best, _)| finish.is_before(best)) {
+                best = Some((finish, entry.id));
             }
         }
-        self.best = Some((time(draw), weight, who));
+        best.map(|(_, id)| id)
     }
+}
 
-    fn winner(self) -> Option<u64> {
-        self.best.map(|(_, _, who)| who)
+/// When a runner arrives: at `time / weight`.
+#[derive(Clone, Copy)]
+struct Finish {
+    time: u64,
+    weight: u64,
+}
+
+impl Finish {
+    #[inline(always)]
+    fn is_before(self, other: Self) -> bool {
+        let (time, weight) = (u128::from(self.time), u128::from(self.weight));
+        time * u128::from(other.weight) < u128::from(other.time) * weight
     }
+}
+
+/// The place of the least `-log2(draw / 2^64) / weight`, and what that is; of several, of the highest draw
+/// and then of the first. The highest draw runs first and leaves the others behind: that few of them are
+/// faster can be foreseen, and needs no logarithm.
+#[inline(always)]
+fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> (usize, Finish) {
+    let (mut highest, mut winner) = (0, 0);
+    for (place, draw) in draws.iter().enumerate() {
+        let is_higher = *draw > highest;
+        highest = select_unpredictable(is_higher, *draw, highest);
+        winner = select_unpredictable(is_higher, place, winner);
+    }
+    let mut least = Finish {
+        time: time(highest),
+        weight: weight(winner),
+    };
+    draws[winner] = 0;
+    for (place, draw) in draws.iter().enumerate() {
+        let weight = weight(place);
+        // -log2(x) is at least (1 - x) / ln 2, and that is more than 1.4375 (1 - x).
+        let distance = !draw >> (64 - FINE);
+        let bound = Finish {
+            time: distance + (distance >> 2) + (distance >> 3) + (distance >> 4),
+            weight,
+        };
+        if bound.is_before(least) {
+            let finish = Finish {
+                time: time(*draw),
+                weight,
+            };
+            if finish.is_before(least) {
+                (winner, least) = (place, finish);
+            }
+        }
+    }
+    (winner, least)
 }
 
 fn time(draw: u64) -> u64 {
@@ -171,7 +247,7 @@ impl Node {
                     Err(at) if entry.weight > 0 => entries.insert(at, entry),
                     Err(_) => {}
                 }
-                if entries.len() > WIDTH && depth < DEPTH {
+                if entries.len() > MOST && depth < DEPTH {
                     let mut inner = Inner::new();
                     for entry in entries.drain(..) {
                         inner.set(entry, 0, depth);
@@ -181,8 +257,8 @@ impl Node {
             }
             Self::Inner(inner) => {
                 inner.set(entry, before, depth);
-                if inner.len as usize <= WIDTH {
-                    let mut entries = Vec::with_capacity(WIDTH);
+                if inner.len as usize <= FEW {
+                    let mut entries = Vec::with_capacity(MOST);
                     for child in &mut inner.children {
                         // A child has no more than all, and is a leaf.
                         if let Self::Leaf(some) = child {
