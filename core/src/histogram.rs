@@ -110,6 +110,13 @@ impl Histogram {
         Some(Duration::from_nanos(nanos))
     }
 
+    /// How many spans were counted in the bucket of this one.
+    pub(crate) fn like(&self, span: Duration) -> u32 {
+        let (octave, sub) = place(saturating_nanos(span));
+        let at = index(octave.wrapping_sub(self.first.into()), sub);
+        self.counts.get(at).copied().unwrap_or(0)
+    }
+
     /// How many spans were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -34,6 +34,7 @@ use crate::time::{Tick, earliest};
 use crate::waiters::Waiters;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::time::Duration;
 use lane::{Kind, Lane, Opening};
 use member::{Entry, Misses, State, Surroundings, Watch};
@@ -747,12 +748,11 @@ impl<T> Pool<T> {
 
     fn enter_spans(&mut self) {
         // These reads don't wait for each other, and the writes no longer for memory.
-        let mut seen = 0u64;
-        for (member, _) in &self.spans {
-            let held = self.members.get(*member).map(|entry| &entry.held);
-            seen = seen.wrapping_add(held.map_or(0, Histogram::count));
-        }
-        core::hint::black_box(seen);
+        let alike = self.spans.iter().map(|(member, span)| {
+            let entry = self.members.get(*member);
+            entry.map_or(0, |entry| entry.held.like(*span))
+        });
+        black_box(alike.fold(0, u32::wrapping_add));
         for (member, span) in self.spans.drain(..) {
             if let Some(entry) = self.members.get_mut(member) {
                 entry.held.record(span);
@@ -1346,8 +1346,8 @@ impl<T> Pool<T> {
             return Some(member.slot());
         }
         let slot = known.choose(request.key)?;
-        // What comes next needs it, and to ask for it here hides some of the wait for its memory.
-        self.members.at(slot).map(|_| slot)
+        self.members.at(slot)?.preload();
+        Some(slot)
     }
 
     /// Who served the request's session last.

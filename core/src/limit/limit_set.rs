@@ -9,6 +9,7 @@ use crate::time::{Shift, Tick, earliest};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::ops::Bound;
 
 /// Several limits all or none, for one owner, such as a key: some shared by all classes, some counted for
@@ -370,6 +371,12 @@ impl LimitSet {
             }
         }
         self.latest = to;
+    }
+
+    /// Asks the memory for all that one rule by itself needs.
+    pub(crate) fn preload(&self) {
+        let each_class = self.first.as_ref().map(|first| first.each_class);
+        black_box((each_class, self.latest));
     }
 
     fn booking(&self, class: u32) -> Booking {

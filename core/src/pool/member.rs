@@ -11,6 +11,7 @@ use crate::outlier::Conduct;
 use crate::stats::{Counts, Histogram};
 use crate::time::{Tick, earliest};
 use alloc::boxed::Box;
+use core::hint::black_box;
 use core::num::NonZeroU32;
 
 /// What comes after every time that is known.
@@ -132,7 +133,7 @@ pub(super) enum State {
     Removing,
 }
 
-/// In the order of use: a grant and a release look at the first three cache lines, and of a member that
+/// In the order of use: a grant and a release look at the first five cache lines, and of a member that
 /// comes up by chance each is a miss.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -157,6 +158,7 @@ pub(super) struct Entry<T> {
     /// Only where the pool watches anything.
     pub(super) watch: Option<Box<Watch>>,
     pub(super) limits: LimitSet,
+    pub(super) slow_start: SlowStart,
     /// How long leases were held, but for those that the pool hasn't entered yet.
     pub(super) held: Histogram,
     pub(super) misses: Misses,
@@ -166,7 +168,6 @@ pub(super) struct Entry<T> {
     pub(super) latency: Option<Latency>,
     /// Only where work is weighed by time.
     pub(super) service: ServiceTimes,
-    pub(super) slow_start: SlowStart,
     /// Whether it counts as one that could serve but for its health, and as healthy.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) counted: Option<bool>,
@@ -282,6 +283,13 @@ impl<T> Entry<T> {
         reason
     }
 
+    /// Asks the memory for what a grant and a release will look at, in lines of the cache that are then
+    /// waited for together and not one after the other.
+    pub(super) fn preload(&self) {
+        black_box((self.stamp, self.held.count()));
+        self.limits.preload();
+    }
+
     /// Whether its probes fail.
     pub(super) fn is_down(&self) -> bool {
         let health = self.watch.as_ref().and_then(|watch| watch.health.as_ref());
@@ -320,7 +328,10 @@ impl<T> Entry<T> {
             } else {
                 0
             },
-            latency: self.latency.as_ref().and_then(Latency::key),
+            latency: match config.policy.half_life() {
+                Some(_) => self.latency.as_ref().and_then(Latency::key),
+                None => None,
+            },
         }
     }
 
