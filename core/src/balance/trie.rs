@@ -17,9 +17,9 @@ use core::hint::select_unpredictable;
 
 /// Parts of a group.
 const WIDTH: usize = 16;
-/// Groups of more than `MOST` are kept in parts, until they have become as few as `FEW`.
-const MOST: usize = 32;
-const FEW: usize = 16;
+/// Groups of more are kept in parts, until they have become half as few: sooner where all keys come by, and
+/// later where the memory of small parts would be far from each other.
+const MOST: [usize; 2] = [16, 32];
 /// Bits of an identity by four.
 const DEPTH: u32 = 16;
 
@@ -87,11 +87,12 @@ impl Trie {
                 Node::Leaf(entries) => return group.choose_entry(entries),
                 Node::Inner(inner) => {
                     let mut draws = [0; WIDTH];
+                    let salt = group.salt();
                     let parts = draws.iter_mut().zip(inner.weights);
-                    for (nibble, (draw, weight)) in (0u64..).zip(parts) {
-                        *draw = select_unpredictable(weight > 0, group.draw(nibble), 0);
+                    for (nibble, (drawn, weight)) in (0u64..).zip(parts) {
+                        *drawn = select_unpredictable(weight > 0, draw(salt, nibble), 0);
                     }
-                    let (nibble, _) = race(&mut draws, |nibble| inner.weights[nibble]);
+                    let nibble = race(&mut draws, |nibble| inner.weights[nibble]);
                     group.go_on(nibble as u64);
                     node = inner.children.get(nibble)?;
                 }
@@ -114,9 +115,8 @@ impl Group {
         self.depth += 1;
     }
 
-    fn draw(&self, nibble: u64) -> u64 {
-        let salt = mix(self.key ^ mix(self.path));
-        mix(salt.wrapping_add((nibble + 1).wrapping_mul(GOLDEN)))
+    fn salt(&self) -> u64 {
+        mix(self.key ^ mix(self.path))
     }
 
     fn choose_entry(&mut self, mut entries: &[Entry]) -> Option<u32> {
@@ -124,26 +124,27 @@ impl Group {
             && first.spot != last.spot
         {
             let (mut draws, mut weights) = ([0; WIDTH], [0; WIDTH]);
-            let (mut nibbles, mut ends) = ([0; WIDTH], [0; WIDTH]);
+            let (mut nibbles, mut ends) = ([0u8; WIDTH], [0u8; WIDTH]);
             let (mut parts, mut nibble, mut weight) = (0, WIDTH, 0);
-            for (end, entry) in (1..).zip(entries) {
+            for (end, entry) in (1u8..).zip(entries) {
                 // Without a branch, which nothing could foresee.
                 let next = entry.nibble(self.depth);
                 let is_new = next != nibble;
                 parts += usize::from(is_new);
                 nibble = next;
                 weight = u64::from(entry.weight) + select_unpredictable(is_new, 0, weight);
-                nibbles[parts - 1] = nibble as u64;
+                nibbles[parts - 1] = nibble as u8;
                 weights[parts - 1] = weight;
                 ends[parts - 1] = end;
             }
-            for (draw, nibble) in draws.iter_mut().zip(nibbles).take(parts) {
-                *draw = self.draw(nibble);
+            let salt = self.salt();
+            for (drawn, nibble) in draws.iter_mut().zip(nibbles).take(parts) {
+                *drawn = draw(salt, nibble.into());
             }
-            let (part, _) = race(&mut draws[..parts], |part| weights[part]);
+            let part = race(&mut draws[..parts], |part| weights[part]);
             let start = part.checked_sub(1).map_or(0, |before| ends[before]);
-            entries = &entries[start..ends[part]];
-            self.go_on(nibbles[part]);
+            entries = &entries[start.into()..ends[part].into()];
+            self.go_on(nibbles[part].into());
         }
         match entries {
             [only] => Some(only.id),
@@ -169,6 +170,16 @@ impl Group {
     }
 }
 
+/// What a part of a group draws.
+fn draw(salt: u64, nibble: u64) -> u64 {
+    mix(salt.wrapping_add((nibble + 1).wrapping_mul(GOLDEN)))
+}
+
+fn most(depth: u32) -> usize {
+    let [near, far] = MOST;
+    if depth < 2 { near } else { far }
+}
+
 /// When a runner arrives: at `time / weight`.
 #[derive(Clone, Copy)]
 struct Finish {
@@ -184,16 +195,20 @@ impl Finish {
     }
 }
 
-/// The place of the least `-log2(draw / 2^64) / weight`, and what that is; of several, of the highest draw
-/// and then of the first. The highest draw runs first and leaves the others behind: that few of them are
-/// faster can be foreseen, and needs no logarithm.
+/// The place of the least `-log2(draw / 2^64) / weight`; of several, of the highest draw and then of the first.
+/// The highest draw runs first. Where nobody has a greater weight either, it has won; else it leaves the
+/// others behind: that few of them are faster can be foreseen, and needs no logarithm.
 #[inline(always)]
-fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> (usize, Finish) {
-    let (mut highest, mut winner) = (0, 0);
+fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> usize {
+    let (mut highest, mut winner, mut heaviest) = (0, 0, 0);
     for (place, draw) in draws.iter().enumerate() {
         let is_higher = *draw > highest;
         highest = select_unpredictable(is_higher, *draw, highest);
         winner = select_unpredictable(is_higher, place, winner);
+        heaviest = weight(place).max(heaviest);
+    }
+    if weight(winner) == heaviest {
+        return winner;
     }
     let mut least = Finish {
         time: time(highest),
@@ -218,7 +233,7 @@ fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> (usize, Finish) {
             }
         }
     }
-    (winner, least)
+    winner
 }
 
 fn time(draw: u64) -> u64 {
@@ -247,7 +262,7 @@ impl Node {
                     Err(at) if entry.weight > 0 => entries.insert(at, entry),
                     Err(_) => {}
                 }
-                if entries.len() > MOST && depth < DEPTH {
+                if entries.len() > most(depth) && depth < DEPTH {
                     let mut inner = Inner::new();
                     for entry in entries.drain(..) {
                         inner.set(entry, 0, depth);
@@ -257,8 +272,8 @@ impl Node {
             }
             Self::Inner(inner) => {
                 inner.set(entry, before, depth);
-                if inner.len as usize <= FEW {
-                    let mut entries = Vec::with_capacity(MOST);
+                if inner.len as usize <= most(depth) / 2 {
+                    let mut entries = Vec::with_capacity(most(depth));
                     for child in &mut inner.children {
                         // A child has no more than all, and is a leaf.
                         if let Self::Leaf(some) = child {
