@@ -31,7 +31,6 @@ impl<K: Ord + Copy> IndexedHeap<K> {
     }
 
     /// Where `id` belongs, if it is in.
-    #[cfg(feature = "serde")]
     pub(crate) fn key(&self, id: u32) -> Option<K> {
         let at = self.position(id)?;
         self.entries.get(at).map(|(key, _)| *key)

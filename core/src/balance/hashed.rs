@@ -13,9 +13,6 @@ use core::num::NonZeroU16;
 /// How many members are looked at for one key before the least loaded is taken.
 const ATTEMPTS: u64 = 16;
 
-/// A load by weight above all there are.
-const UNFILED: u64 = u64::MAX;
-
 /// What tells consecutive salts apart: 2^64 by the golden ratio.
 pub(super) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -33,14 +30,12 @@ pub(super) struct Hashed {
     bound: LoadFactor,
     /// By member.
     identities: Vec<u64>,
-    /// Each member that is ready, at its place in the order of loads or before it, and others.
+    /// Each member that is ready, at its place in the order of loads by weight or before it, and others.
     loads: IndexedHeap<Rank>,
-    /// By member, the load by weight at which it is in `loads`, or [`UNFILED`]; its stamp there is no later
-    /// than its own.
-    filed: Vec<u64>,
-    /// Those of them filed at none, which is as low as can be: most, as a rule, and looked up much sooner.
+    /// Those of them at no load, which is as low as can be: most, as a rule, and looked up much sooner.
     lowest: BitSet,
-    /// Those that are ready and without load, which are below any bound.
+    /// Those that are ready and without load, which are below any bound: this is known sooner than what else
+    /// is known of a member.
     idle: BitSet,
     /// Of all members that have a weight and aren't out.
     load: u64,
@@ -73,7 +68,6 @@ impl Hashed {
             bound,
             identities: Vec::new(),
             loads: IndexedHeap::new(),
-            filed: Vec::new(),
             lowest: BitSet::new(),
             idle: BitSet::new(),
             load: 0,
@@ -86,7 +80,6 @@ impl Hashed {
         let slots = (id as usize).saturating_add(1);
         if self.identities.len() < slots {
             self.identities.resize(slots, 0);
-            self.filed.resize(slots, UNFILED);
         }
         if let Some(known) = self.identities.get_mut(id as usize) {
             *known = identity;
@@ -127,19 +120,18 @@ impl Hashed {
         }
         let load = load_by_weight(after.load, after.weight());
         let is_lower = || {
-            let filed = self.filed.get(id as usize);
-            !self.lowest.contains(id) && filed.is_none_or(|filed| load < *filed)
+            let filed = self.loads.key(id);
+            filed.is_none_or(|filed| in_order(load, u64::MAX) < filed)
         };
-        if after.stamp < before.stamp || after.could_be_chosen() && is_lower() {
+        if after.stamp < before.stamp
+            || after.could_be_chosen() && !self.lowest.contains(id) && is_lower()
+        {
             self.file(id, load, after.stamp);
         }
     }
 
     fn file(&mut self, id: u32, load: u64, stamp: u64) {
         self.loads.set(id, in_order(load, stamp));
-        if let Some(filed) = self.filed.get_mut(id as usize) {
-            *filed = load;
-        }
         if load == 0 {
             self.lowest.insert(id);
         } else {
@@ -149,9 +141,6 @@ impl Hashed {
 
     fn unfile(&mut self, id: u32) {
         self.loads.remove(id);
-        if let Some(filed) = self.filed.get_mut(id as usize) {
-            *filed = UNFILED;
-        }
         self.lowest.remove(id);
     }
 

@@ -27,8 +27,8 @@ const WORTH: u64 = 4;
 #[derive(Clone, Debug)]
 pub(super) struct Lottery {
     weights: Vec<u32>,
-    /// There never was a weight above two to the power of this.
-    bits: u32,
+    /// Of the greatest weight there ever was, rounded up.
+    greatest_log2: u32,
     /// The lowest level first: the sums of 16 weights each, then of 16 sums.
     sums: Vec<Vec<u64>>,
     random: SplitMix64,
@@ -38,7 +38,7 @@ impl Lottery {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             weights: Vec::new(),
-            bits: 0,
+            greatest_log2: 0,
             sums: vec![vec![0]],
             random: SplitMix64(seed),
         }
@@ -53,9 +53,8 @@ impl Lottery {
         if before == weight {
             return;
         }
-        self.bits = self
-            .bits
-            .max(u32::BITS - weight.saturating_sub(1).leading_zeros());
+        let log2 = u32::BITS - weight.saturating_sub(1).leading_zeros();
+        self.greatest_log2 = self.greatest_log2.max(log2);
         for level in &mut self.sums {
             at /= WIDTH;
             level[at] = level[at] + u64::from(weight) - u64::from(before);
@@ -68,13 +67,13 @@ impl Lottery {
         if total == 0 {
             return None;
         }
-        let tickets = (self.weights.len() as u64) << self.bits;
+        let tickets = (self.weights.len() as u64) << self.greatest_log2;
         if tickets <= total.saturating_mul(WORTH) {
             for _ in 0..ATTEMPTS {
                 let ticket = below(&mut self.random, tickets);
-                let slot = ticket >> self.bits;
+                let slot = ticket >> self.greatest_log2;
                 let weight = self.weights.get(slot as usize).copied().unwrap_or(0);
-                if ticket & ((1 << self.bits) - 1) < weight.into() {
+                if ticket & ((1 << self.greatest_log2) - 1) < weight.into() {
                     return u32::try_from(slot).ok();
                 }
             }

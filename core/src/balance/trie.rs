@@ -17,9 +17,6 @@ use core::hint::select_unpredictable;
 
 /// Parts of a group.
 const WIDTH: usize = 16;
-/// Groups of more are kept in parts, until they have become half as few: sooner where all keys come by, and
-/// later where the memory of small parts would be far from each other.
-const MOST: [usize; 2] = [16, 32];
 /// Bits of an identity by four.
 const DEPTH: u32 = 16;
 
@@ -175,9 +172,10 @@ fn draw(salt: u64, nibble: u64) -> u64 {
     mix(salt.wrapping_add((nibble + 1).wrapping_mul(GOLDEN)))
 }
 
+/// A group of more is kept in parts, until it has become half as few: sooner where all keys come by, and
+/// later where the memory of small parts would be far from each other.
 fn most(depth: u32) -> usize {
-    let [near, far] = MOST;
-    if depth < 2 { near } else { far }
+    if depth < 2 { 16 } else { 32 }
 }
 
 /// When a runner arrives: at `time / weight`.
@@ -195,8 +193,8 @@ impl Finish {
     }
 }
 
-/// The place of the least `-log2(draw / 2^64) / weight`; of several, of the highest draw and then of the first.
-/// The highest draw runs first. Where nobody has a greater weight either, it has won; else it leaves the
+/// The place of the least `-log2(draw / 2^64) / weight`; of several, of the highest draw and then of the
+/// first. The highest draw runs first. Where nobody has a greater weight either, it has won; else it leaves the
 /// others behind: that few of them are faster can be foreseen, and needs no logarithm.
 #[inline(always)]
 fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> usize {

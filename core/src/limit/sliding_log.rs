@@ -115,10 +115,10 @@ impl SlidingLog {
         }
     }
 
-    /// When a stamp no longer counts; `None` past the end of time.
+    /// When a stamp of a tick no longer counts; `None` past the end of time.
     #[inline]
-    fn leaves(&self, stamp: Tick) -> Option<Tick> {
-        stamp.checked_add_nanos(self.window)
+    fn leaves(&self, at: Tick) -> Option<Tick> {
+        at.checked_add_nanos(self.window)
     }
 
     /// What is in flight and what still counts at `now`.
@@ -267,7 +267,7 @@ impl SlidingLog {
                 };
                 if more > 0
                     && self
-                        .leaves(stamp.at)
+                        .leaves(booked)
                         .is_none_or(|leaves| leaves > self.latest)
                 {
                     self.stamps.insert(index, stamp);

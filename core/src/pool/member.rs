@@ -158,6 +158,7 @@ pub(super) struct Entry<T> {
     /// Only where the pool watches anything.
     pub(super) watch: Option<Box<Watch>>,
     pub(super) limits: LimitSet,
+    /// Before `held`, which begins a line of the cache by it.
     pub(super) slow_start: SlowStart,
     /// How long leases were held, but for those that the pool hasn't entered yet.
     pub(super) held: Histogram,
@@ -328,6 +329,7 @@ impl<T> Entry<T> {
             } else {
                 0
             },
+            // Under the others there is none, and its memory need not be waited for.
             latency: match config.policy.half_life() {
                 Some(_) => self.latency.as_ref().and_then(Latency::key),
                 None => None,
