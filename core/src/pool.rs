@@ -10,6 +10,7 @@ mod request;
 mod service;
 #[cfg(feature = "serde")]
 mod snapshot;
+mod spans;
 
 pub use config::{Config, ConfigError};
 pub use member::Member;
@@ -32,13 +33,16 @@ use crate::slab::{Handle, Slab};
 use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
 use crate::time::{Tick, earliest};
 use crate::waiters::Waiters;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::hint::black_box;
+use core::num::NonZeroU32;
 use core::time::Duration;
 use lane::{Kind, Lane, Opening};
-use member::{Entry, Misses, State, Surroundings, Watch};
+use member::{Details, Entry, Misses, State, Surroundings, Watch};
 use service::ServiceTimes;
+use spans::{Batch, Recent, enter};
 
 /// Names a member of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +58,14 @@ pub struct WaiterId(Handle);
 
 /// Names a group of members that share limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(u32);
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct GroupId(NonZeroU32);
+
+impl GroupId {
+    fn index(self) -> usize {
+        (self.0.get() as usize).saturating_sub(1)
+    }
+}
 
 /// Names a probe of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +77,7 @@ pub struct ProbeId {
 /// Failures that were quicker than a success and still count as leases, at most so many.
 const MAX_PHANTOMS: u32 = 65_536;
 
-/// Spans are entered in the members' histograms as soon as there are so many.
+/// Spans are entered in the members' histograms as soon as there are so many batches of them.
 const MAX_SPANS: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +204,7 @@ pub struct Pool<T> {
     /// How long leases were held, by member, that are yet to be entered there. A member's histogram is far
     /// from all else that a release looks at: one by one, each would be waited for; of many, the misses of
     /// the cache overlap.
-    spans: Vec<(Handle, Duration)>,
+    spans: Vec<(Handle, Batch)>,
 }
 
 impl<T> Pool<T> {
@@ -247,13 +258,15 @@ impl<T> Pool<T> {
 
     /// Makes a group of members that will share these limits besides their own.
     pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
-        let id = GroupId(u32::try_from(self.groups.len()).unwrap_or(u32::MAX));
         self.groups.push(Group {
             limits,
             members: Vec::new(),
             holds_back: false,
         });
-        id
+        let len = u32::try_from(self.groups.len())
+            .ok()
+            .and_then(NonZeroU32::new);
+        GroupId(len.unwrap_or(NonZeroU32::MAX))
     }
 
     /// Adds a member, last in line.
@@ -263,7 +276,7 @@ impl<T> Pool<T> {
     pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, AddError> {
         self.advance(now);
         if let Some(group) = member.group
-            && self.groups.len() <= group.0 as usize
+            && self.groups.get(group.index()).is_none()
         {
             return Err(AddError::NoSuchGroup(group));
         }
@@ -273,6 +286,20 @@ impl<T> Pool<T> {
         slow_start.begin(self.now);
         let seed = self.config.seed.wrapping_add(self.added);
         self.added = self.added.wrapping_add(1);
+        let details = Details {
+            held: Histogram::default(),
+            misses: Misses::default(),
+            slow_start,
+            pass: self.levels.get(&member.tier).copied().unwrap_or(0),
+            depth: None,
+            unseen: 0,
+            unseen_by_probe: 0,
+            latency: half_life.map(Latency::new),
+            service: ServiceTimes::default(),
+            labels: member.labels,
+            identity: 0,
+            payload: member.payload,
+        };
         let entry = Entry {
             state: State::Enabled,
             tier: member.tier,
@@ -281,34 +308,24 @@ impl<T> Pool<T> {
             in_flight: 0,
             phantoms: 0,
             rests_until: Tick::ZERO,
-            pass: self.levels.get(&member.tier).copied().unwrap_or(0),
             stamp,
-            unseen: 0,
-            unseen_by_probe: 0,
-            group: member.group.map(|group| group.0),
-            watch: Watch::new(&self.config, self.now, seed),
-            limits: member.limits,
-            held: Histogram::default(),
-            misses: Misses::default(),
-            depth: None,
-            latency: half_life.map(Latency::new),
-            service: ServiceTimes::default(),
-            slow_start,
+            group: member.group,
             counted: None,
-            labels: member.labels,
-            identity: 0,
-            payload: member.payload,
+            watch: Watch::new(&self.config, self.now, seed),
+            details: Box::new(details),
+            limits: member.limits,
+            recent: Recent::default(),
         };
         let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
         let slot = handle.slot();
         if let Some(group) = member
             .group
-            .and_then(|group| self.groups.get_mut(group.0 as usize))
+            .and_then(|group| self.groups.get_mut(group.index()))
         {
             group.members.push(slot);
         }
         if let Some(entry) = self.members.get_mut(handle) {
-            entry.identity = member.identity.unwrap_or_else(|| mix(u64::from(slot)));
+            entry.details.identity = member.identity.unwrap_or_else(|| mix(u64::from(slot)));
         }
         for lane in self.general.clone() {
             self.enroll(lane, slot);
@@ -529,10 +546,10 @@ impl<T> Pool<T> {
         let answer = match answer {
             Probed::Up { depth, latency } => {
                 if let Some(depth) = depth {
-                    entry.depth = Some(depth);
-                    entry.unseen = entry.unseen_by_probe;
+                    entry.details.depth = Some(depth);
+                    entry.details.unseen = entry.details.unseen_by_probe;
                 }
-                if let (Some(latency), Some(known)) = (latency, &mut entry.latency) {
+                if let (Some(latency), Some(known)) = (latency, &mut entry.details.latency) {
                     known.observe(self.now, latency);
                 }
                 ProbeAnswer::Up
@@ -560,9 +577,9 @@ impl<T> Pool<T> {
     ) -> Result<(), StaleMember> {
         self.advance(now);
         let entry = self.member_mut(member)?;
-        entry.depth = Some(depth);
-        entry.unseen = 0;
-        entry.unseen_by_probe = 0;
+        entry.details.depth = Some(depth);
+        entry.details.unseen = 0;
+        entry.details.unseen_by_probe = 0;
         self.place(member.0);
         self.serve();
         Ok(())
@@ -605,14 +622,16 @@ impl<T> Pool<T> {
     /// What a member carries, as long as it or a lease on it is there.
     #[must_use]
     pub fn payload(&self, member: MemberId) -> Option<&T> {
-        self.members.get(member.0).map(|entry| &entry.payload)
+        self.members
+            .get(member.0)
+            .map(|entry| &entry.details.payload)
     }
 
     /// The members there are, in the order of their slots.
     pub fn members(&self) -> impl Iterator<Item = (MemberId, &T)> {
         self.members
             .iter()
-            .map(|(handle, entry)| (MemberId(handle), &entry.payload))
+            .map(|(handle, entry)| (MemberId(handle), &entry.details.payload))
     }
 
     /// Whether each member could serve the request as of the last command, and if not, why not; in the
@@ -629,7 +648,7 @@ impl<T> Pool<T> {
         let reason = move |handle: Handle, entry: &Entry<T>| {
             if kind.pin.is_some_and(|pin| pin != handle) {
                 Reason::NotPinned
-            } else if !entry.labels.contains(kind.labels) {
+            } else if !entry.details.labels.contains(kind.labels) {
                 Reason::WrongLabels
             } else {
                 let own = entry.reason(
@@ -735,27 +754,32 @@ impl<T> Pool<T> {
     fn spans_held(&self) -> Vec<(Handle, Histogram)> {
         let members = self.members.iter();
         let mut held: Vec<_> = members
-            .map(|(one, entry)| (one, entry.held.clone()))
+            .map(|(one, entry)| (one, entry.details.held.clone()))
             .collect();
-        for (member, span) in &self.spans {
+        for (member, spans) in &self.spans {
             let at = held.binary_search_by_key(member, |(one, _)| *one);
             if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
-                histogram.record(*span);
+                enter(spans, histogram);
             }
+        }
+        for ((_, histogram), (_, entry)) in held.iter_mut().zip(self.members.iter()) {
+            enter(entry.recent.kept(), histogram);
         }
         held
     }
 
     fn enter_spans(&mut self) {
         // These reads don't wait for each other, and the writes no longer for memory.
-        let alike = self.spans.iter().map(|(member, span)| {
+        let alike = self.spans.iter().map(|(member, [first, ..])| {
             let entry = self.members.get(*member);
-            entry.map_or(0, |entry| entry.held.like(*span))
+            entry.map_or(0, |entry| {
+                entry.details.held.like(Duration::from_nanos(*first))
+            })
         });
         black_box(alike.fold(0, u32::wrapping_add));
-        for (member, span) in self.spans.drain(..) {
+        for (member, spans) in self.spans.drain(..) {
             if let Some(entry) = self.members.get_mut(member) {
-                entry.held.record(span);
+                enter(&spans, &mut entry.details.held);
             }
         }
     }
@@ -836,7 +860,7 @@ impl<T> Pool<T> {
             let change = health.handle_timeout(config, self.now);
             if let Some(probe) = health.begin_probe(config, self.now) {
                 watch.probe = Some(probe);
-                entry.unseen_by_probe = 0;
+                entry.details.unseen_by_probe = 0;
                 self.events.push_back(Event::Probe {
                     member: MemberId(member),
                     probe: ProbeId { member, probe },
@@ -848,7 +872,7 @@ impl<T> Pool<T> {
             && let Some(watch) = &mut entry.watch
         {
             if watch.conduct.take_end(self.now) {
-                entry.slow_start.begin(self.now);
+                entry.details.slow_start.begin(self.now);
             }
             if let Some(config) = &self.config.breaker {
                 watch.breaker.handle_timeout(config, self.now);
@@ -893,7 +917,7 @@ impl<T> Pool<T> {
         if let Some(entry) = self.members.get_mut(member)
             && condition == Condition::Up
         {
-            entry.slow_start.begin(self.now);
+            entry.details.slow_start.begin(self.now);
         }
         self.events.push_back(Event::Changed {
             member: MemberId(member),
@@ -918,7 +942,7 @@ impl<T> Pool<T> {
             }
             BreakerState::Closed if watch.told_open.is_some() => {
                 watch.told_open = None;
-                entry.slow_start.begin(self.now);
+                entry.details.slow_start.begin(self.now);
                 Condition::BreakerClosed
             }
             BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
@@ -1129,15 +1153,13 @@ impl<T> Pool<T> {
         let kind = Kind::of(request);
         let could_go = |(handle, entry): &(Handle, &Entry<T>)| match kind.pin {
             Some(pin) => pin == *handle,
-            None => entry.labels.contains(kind.labels),
+            None => entry.details.labels.contains(kind.labels),
         };
         let admits = |limits: &LimitSet| limits.fits(class, cost);
         let mut members = self.members.iter().filter(could_go).peekable();
         let nobody = members.peek().is_none();
         let fits = members.any(|(_, entry)| {
-            let group = entry
-                .group
-                .and_then(|group| self.groups.get(group as usize));
+            let group = entry.group.and_then(|group| self.groups.get(group.index()));
             admits(&entry.limits) && group.is_none_or(|group| admits(&group.limits))
         });
         (nobody || fits) && admits(&self.limits)
@@ -1264,13 +1286,15 @@ impl<T> Pool<T> {
         else {
             return;
         };
-        if entry.state == State::Removing || !entry.labels.contains(lane.kind.labels) {
+        if entry.state == State::Removing || !entry.details.labels.contains(lane.kind.labels) {
             return;
         }
         let policy = self.config.policy;
         let seed = mix(self.config.seed ^ u64::from(index) << 8 ^ u64::from(entry.tier));
         let weight = entry.weight_at(&self.config, self.now);
-        lane.insert(slot, entry.tier, entry.identity, weight, || (policy, seed));
+        lane.insert(slot, entry.tier, entry.details.identity, weight, || {
+            (policy, seed)
+        });
         self.place_in(index, slot);
     }
 
@@ -1435,19 +1459,22 @@ impl<T> Pool<T> {
         let now = self.now;
         let (class, cost) = (request.class, request.cost);
         let entry = self.members.get_mut(member)?;
-        let stride = pass(entry.weight_at(&self.config, now));
+        let mut stride = 0;
         if self.config.policy.uses_pass() {
-            self.levels.insert(entry.tier, entry.pass);
+            stride = pass(entry.weight_at(&self.config, now));
+            self.levels.insert(entry.tier, entry.details.pass);
+            entry.details.pass = entry.details.pass.saturating_add(stride);
         }
-        entry.pass = entry.pass.saturating_add(stride);
+        if self.config.policy.uses_work() {
+            entry.details.unseen = entry.details.unseen.saturating_add(1);
+            entry.details.unseen_by_probe = entry.details.unseen_by_probe.saturating_add(1);
+        }
         entry.in_flight = entry.in_flight.saturating_add(1);
-        entry.unseen = entry.unseen.saturating_add(1);
-        entry.unseen_by_probe = entry.unseen_by_probe.saturating_add(1);
         entry.stamp = stamp;
         self.total.granted = self.total.granted.saturating_add(1);
         let group = entry
             .group
-            .and_then(|group| self.groups.get_mut(group as usize));
+            .and_then(|group| self.groups.get_mut(group.index()));
         let pool = &mut self.limits;
         let booked = Bookings {
             member: entry.limits.charge(now, class, cost),
@@ -1515,14 +1542,15 @@ impl<T> Pool<T> {
         entry.in_flight = entry.in_flight.saturating_sub(1);
         entry.stamp = stamp;
         self.held.record(held);
+        let misses = &mut entry.details.misses;
         let (counter, missed) = match outcome {
             Some(Outcome::Ok) => (&mut self.total.ok, None),
-            Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut entry.misses.failed)),
+            Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut misses.failed)),
             Some(Outcome::Throttled { .. }) => {
-                (&mut self.total.throttled, Some(&mut entry.misses.throttled))
+                (&mut self.total.throttled, Some(&mut misses.throttled))
             }
-            Some(Outcome::NotSent) => (&mut self.total.not_sent, Some(&mut entry.misses.not_sent)),
-            None => (&mut self.total.expired, Some(&mut entry.misses.expired)),
+            Some(Outcome::NotSent) => (&mut self.total.not_sent, Some(&mut misses.not_sent)),
+            None => (&mut self.total.expired, Some(&mut misses.expired)),
         };
         for counter in [Some(counter), missed].into_iter().flatten() {
             *counter = counter.saturating_add(1);
@@ -1533,15 +1561,15 @@ impl<T> Pool<T> {
         let verdict = match outcome {
             Some(Outcome::Ok) => {
                 if self.config.weighs_by_time() {
-                    entry.service.observe(ended.class, latency);
+                    entry.details.service.observe(ended.class, latency);
                 }
                 first_served = self.service.mean(ended.class).is_none();
                 self.service.observe(ended.class, latency);
-                for known in [&mut entry.latency, &mut self.latency]
-                    .into_iter()
-                    .flatten()
-                {
-                    known.observe(now, latency);
+                if let Some(fleet) = &mut self.latency {
+                    fleet.observe(now, latency);
+                    if let Some(own) = &mut entry.details.latency {
+                        own.observe(now, latency);
+                    }
                 }
                 if let Some(watch) = &mut entry.watch {
                     watch.conduct.record(true);
@@ -1562,19 +1590,20 @@ impl<T> Pool<T> {
                 Verdict::Unused
             }
             Some(Outcome::NotSent) => {
-                entry.pass = entry.pass.saturating_sub(ended.stride);
-                entry.unseen = entry.unseen.saturating_sub(1);
-                entry.unseen_by_probe = entry.unseen_by_probe.saturating_sub(1);
+                entry.details.pass = entry.details.pass.saturating_sub(ended.stride);
+                entry.details.unseen = entry.details.unseen.saturating_sub(1);
+                entry.details.unseen_by_probe = entry.details.unseen_by_probe.saturating_sub(1);
                 actual = Cost::default();
                 Verdict::Unused
             }
         };
-        if quick && let Some(known) = &mut entry.latency {
+        if quick
+            && let Some(fleet) = &self.latency
+            && let Some(own) = &mut entry.details.latency
             // A failure is no quicker than a success, as far as that is known.
-            let fleet = self.latency.as_ref().and_then(|fleet| fleet.estimate(now));
-            if let Some(least) = known.estimate(now).max(fleet) {
-                known.observe(now, latency.max(least));
-            }
+            && let Some(least) = own.estimate(now).max(fleet.estimate(now))
+        {
+            own.observe(now, latency.max(least));
         }
         let Bookings {
             member: own,
@@ -1583,10 +1612,11 @@ impl<T> Pool<T> {
         } = ended.booked;
         let cost = ended.cost;
         entry.limits.settle(now, own, cost, actual);
+        let spans = entry.recent.push(held);
         let group = entry.group;
         if let (Some(booked), Some(group)) = (
             in_group,
-            group.and_then(|group| self.groups.get_mut(group as usize)),
+            group.and_then(|group| self.groups.get_mut(group.index())),
         ) {
             group.limits.settle(now, booked, cost, actual);
         }
@@ -1613,9 +1643,11 @@ impl<T> Pool<T> {
         }
         self.settle_in(ended.member);
         self.reopen(group);
-        self.spans.push((ended.member, held));
-        if self.spans.len() >= MAX_SPANS {
-            self.enter_spans();
+        if let Some(spans) = spans {
+            self.spans.push((ended.member, spans));
+            if self.spans.len() >= MAX_SPANS {
+                self.enter_spans();
+            }
         }
         self.see_off(ended.member);
         Ok(())
@@ -1688,8 +1720,8 @@ impl<T> Pool<T> {
     }
 
     /// Looks again at those whom the limits of a group held back.
-    fn reopen(&mut self, group: Option<u32>) {
-        if let Some(group) = group.and_then(|group| self.groups.get_mut(group as usize))
+    fn reopen(&mut self, group: Option<GroupId>) {
+        if let Some(group) = group.and_then(|group| self.groups.get_mut(group.index()))
             && core::mem::take(&mut group.holds_back)
         {
             for slot in group.members.clone() {
@@ -1755,12 +1787,12 @@ impl<T> Pool<T> {
         let gone = self.members.remove(member)?;
         if let Some(group) = gone
             .group
-            .and_then(|group| self.groups.get_mut(group as usize))
+            .and_then(|group| self.groups.get_mut(group.index()))
         {
             group.members.retain(|other| *other != slot);
         }
         self.timers.remove(slot);
-        Some(gone.payload)
+        Some(gone.details.payload)
     }
 
     fn set_state(&mut self, now: Tick, member: MemberId, state: State) -> Result<(), StaleMember> {
@@ -1851,7 +1883,7 @@ impl<T> Pool<T> {
             lane.defer(slot);
             if let Some(group) = entry
                 .group
-                .and_then(|group| self.groups.get_mut(group as usize))
+                .and_then(|group| self.groups.get_mut(group.index()))
             {
                 group.holds_back = true;
             }
@@ -1884,7 +1916,7 @@ fn surroundings<'a, T>(
     now: Tick,
     entry: &Entry<T>,
 ) -> Surroundings<'a> {
-    let group = entry.group.and_then(|group| groups.get(group as usize));
+    let group = entry.group.and_then(|group| groups.get(group.index()));
     Surroundings {
         group: group.map(|group| &group.limits),
         breaker: config.breaker.as_ref(),
@@ -1897,7 +1929,6 @@ fn surroundings<'a, T>(
 mod tests {
     use super::*;
     use crate::limit::{Anchor, SlidingLog};
-    use core::num::NonZeroU32;
 
     fn tick(nanos: u64) -> Tick {
         Tick::from_nanos(nanos)

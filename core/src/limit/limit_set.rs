@@ -46,18 +46,19 @@ use core::ops::Bound;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Snapshot", into = "Snapshot"))]
 pub struct LimitSet {
-    /// Most owners have one, and then nothing else is looked at.
-    first: Option<Rule>,
+    /// Of requests and shared by all classes. Most owners have one such limit, and then nothing else is
+    /// looked at.
+    first: Option<Limiter>,
     /// When something was last admitted, settled or observed.
     latest: Tick,
     /// Made when it is needed.
     rest: Option<Box<Rest>>,
 }
 
-/// What a set needs beyond one rule for all classes.
+/// What a set needs beyond one limit of requests that all classes share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rest {
-    /// Those after the first.
+    /// Those after `first`, if that is there, or else all.
     rules: Vec<Rule>,
     /// Each class's own counts, by class and rule.
     classes: BTreeMap<Place, Limiter>,
@@ -133,15 +134,14 @@ impl LimitSet {
     }
 
     fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
-        let rule = Rule {
-            unit,
-            each_class,
-            limit,
-        };
-        if self.first.is_none() {
-            self.first = Some(rule);
+        if self.is_empty() && unit == Unit::Requests && !each_class {
+            self.first = Some(limit);
         } else {
-            self.rest_mut().rules.push(rule);
+            self.rest_mut().rules.push(Rule {
+                unit,
+                each_class,
+                limit,
+            });
         }
         self
     }
@@ -155,7 +155,7 @@ impl LimitSet {
         let now = now.max(self.latest);
         match self.only() {
             Some(only) => {
-                only.limit.try_acquire(now, cost.of(only.unit))?;
+                only.try_acquire(now, cost.requests)?;
                 self.latest = now;
                 Ok(self.booking(class))
             }
@@ -163,11 +163,10 @@ impl LimitSet {
         }
     }
 
-    /// The one rule where there is nothing else.
+    /// The first limit where there is nothing else.
     #[inline]
-    fn only(&mut self) -> Option<&mut Rule> {
-        let only = self.first.as_mut().filter(|only| !only.each_class);
-        only.filter(|_| self.rest.is_none())
+    fn only(&mut self) -> Option<&mut Limiter> {
+        self.first.as_mut().filter(|_| self.rest.is_none())
     }
 
     fn acquire_of_all(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
@@ -180,7 +179,7 @@ impl LimitSet {
     /// Whether it holds no limits, so that everything is admitted that no report forbids.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.first.is_none() && self.rest().rules.is_empty()
     }
 
     /// Whether a cost could ever be admitted.
@@ -197,7 +196,7 @@ impl LimitSet {
         let now = now.max(self.latest);
         let mut wait = Wait::Until(now);
         match (&self.first, &self.rest) {
-            (Some(only), None) => wait = later(wait, only.limit.earliest(now, cost.of(only.unit))),
+            (Some(only), None) => wait = later(wait, only.earliest(now, cost.requests)),
             (None, None) => {}
             (_, Some(rest)) => {
                 for (ceiling, unit) in rest.ceilings.iter().zip(Unit::ALL) {
@@ -205,8 +204,8 @@ impl LimitSet {
                         wait = later(wait, Wait::Until(opens));
                     }
                 }
-                for (rule, limit) in self.limits(class) {
-                    wait = later(wait, limit.earliest(now, cost.of(rule.unit)));
+                for (unit, limit) in self.limits(class) {
+                    wait = later(wait, limit.earliest(now, cost.of(unit)));
                 }
             }
         }
@@ -222,8 +221,8 @@ impl LimitSet {
         self.latest = self.latest.max(now);
         let latest = self.latest;
         if let Some(only) = self.only() {
-            only.limit.charge(latest, cost.of(only.unit));
-        } else if self.first.is_some() || self.rest.is_some() {
+            only.charge(latest, cost.requests);
+        } else if self.rest.is_some() {
             self.charge_all(class, cost);
         }
         self.booking(class)
@@ -241,14 +240,14 @@ impl LimitSet {
             ceilings,
             ..
         } = &mut **rest.get_or_insert_default();
-        for (index, rule) in (0u32..).zip(first.iter_mut().chain(rules)) {
-            let limit = if rule.each_class {
-                let fresh = || rule.limit.clone();
+        for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, rules)) {
+            let limit = if each_class {
+                let fresh = || limit.clone();
                 classes.entry((class, index)).or_insert_with(fresh)
             } else {
-                &mut rule.limit
+                limit
             };
-            limit.charge(*latest, cost.of(rule.unit));
+            limit.charge(*latest, cost.of(unit));
         }
         for (ceiling, unit) in ceilings.iter_mut().zip(Unit::ALL) {
             ceiling.forget(*latest);
@@ -262,9 +261,8 @@ impl LimitSet {
         self.latest = self.latest.max(now);
         let latest = self.latest;
         if let Some(only) = self.only() {
-            let (reserved, actual) = (reserved.of(only.unit), actual.of(only.unit));
-            only.limit.settle(latest, booking.at, reserved, actual);
-        } else if self.first.is_some() || self.rest.is_some() {
+            only.settle(latest, booking.at, reserved.requests, actual.requests);
+        } else if self.rest.is_some() {
             self.settle_all(booking, reserved, actual);
         }
     }
@@ -281,19 +279,19 @@ impl LimitSet {
             ceilings,
             ..
         } = &mut **rest.get_or_insert_default();
-        for (index, rule) in (0u32..).zip(first.iter_mut().chain(rules)) {
-            let (reserved, actual) = (reserved.of(rule.unit), actual.of(rule.unit));
-            let limit = if rule.each_class {
+        for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, rules)) {
+            let (reserved, actual) = (reserved.of(unit), actual.of(unit));
+            let limit = if each_class {
                 let place = (booking.class, index);
                 // One that is no more held nothing of this, and only what was used above it is new.
                 if actual > reserved {
-                    let fresh = || rule.limit.clone();
+                    let fresh = || limit.clone();
                     Some(classes.entry(place).or_insert_with(fresh))
                 } else {
                     classes.get_mut(&place)
                 }
             } else {
-                Some(&mut rule.limit)
+                Some(limit)
             };
             if let Some(limit) = limit {
                 limit.settle(*latest, booking.at, reserved, actual);
@@ -329,7 +327,7 @@ impl LimitSet {
     pub fn available(&self, now: Tick, class: u32) -> Cost {
         let now = now.max(self.latest);
         let of = |unit: Unit, ceiling: &Ceiling| {
-            let limits = self.limits(class).filter(|(rule, _)| rule.unit == unit);
+            let limits = self.limits(class).filter(|(counts, _)| *counts == unit);
             let least = limits.map(|(_, limit)| limit.available(now)).min();
             least.unwrap_or(u32::MAX).min(ceiling.left(now))
         };
@@ -359,7 +357,7 @@ impl LimitSet {
         let (from, to) = (self.latest, to.saturating_add(self.latest.since(from)));
         let shift = Shift { from, to };
         if let Some(first) = &mut self.first {
-            first.limit.rebase(from, to);
+            first.rebase(from, to);
         }
         if let Some(rest) = &mut self.rest {
             let shared = rest.rules.iter_mut().map(|rule| &mut rule.limit);
@@ -373,10 +371,12 @@ impl LimitSet {
         self.latest = to;
     }
 
-    /// Asks the memory for all that one rule by itself needs.
+    /// Asks the memory for all that the first limit by itself needs.
     pub(crate) fn preload(&self) {
-        let each_class = self.first.as_ref().map(|first| first.each_class);
-        black_box((each_class, self.latest));
+        black_box((self.first.is_some(), self.latest));
+        if let Some(Limiter::SlidingLog(log)) = &self.first {
+            log.preload();
+        }
     }
 
     fn booking(&self, class: u32) -> Booking {
@@ -396,19 +396,19 @@ impl LimitSet {
         self.rest.get_or_insert_default()
     }
 
-    fn rules(&self) -> impl Iterator<Item = &Rule> {
-        self.first.iter().chain(&self.rest().rules)
-    }
-
-    /// Each rule and the limit that a class is held to by it.
-    fn limits(&self, class: u32) -> impl Iterator<Item = (&Rule, &Limiter)> {
-        (0u32..).zip(self.rules()).map(move |(index, rule)| {
+    /// What a class is held to, and in which unit.
+    fn limits(&self, class: u32) -> impl Iterator<Item = (Unit, &Limiter)> {
+        let rest = self.rest();
+        let first = self.first.iter().map(|limit| (Unit::Requests, limit));
+        let index = self.first.iter().len() as u32;
+        let others = (index..).zip(&rest.rules).map(move |(index, rule)| {
             let own = match rule.each_class {
-                true => self.rest().classes.get(&(class, index)),
+                true => rest.classes.get(&(class, index)),
                 false => None,
             };
-            (rule, own.unwrap_or(&rule.limit))
-        })
+            (rule.unit, own.unwrap_or(&rule.limit))
+        });
+        first.chain(others)
     }
 
     /// Looks at two counts for each that an operation can make, and drops them where they are idle.
@@ -429,6 +429,19 @@ impl LimitSet {
             }
         }
     }
+}
+
+/// Each rule's unit, whether it counts each class by itself, and its limit.
+fn all<'a>(
+    first: &'a mut Option<Limiter>,
+    rules: &'a mut [Rule],
+) -> impl Iterator<Item = (Unit, bool, &'a mut Limiter)> {
+    let first = first.iter_mut().map(|limit| (Unit::Requests, false, limit));
+    first.chain(
+        rules
+            .iter_mut()
+            .map(|rule| (rule.unit, rule.each_class, &mut rule.limit)),
+    )
 }
 
 impl PartialEq for LimitSet {
@@ -456,8 +469,13 @@ struct Snapshot {
 impl From<LimitSet> for Snapshot {
     fn from(set: LimitSet) -> Self {
         let rest = set.rest.map(|rest| *rest).unwrap_or_default();
+        let first = set.first.map(|limit| Rule {
+            unit: Unit::Requests,
+            each_class: false,
+            limit,
+        });
         Self {
-            rules: set.first.into_iter().chain(rest.rules).collect(),
+            rules: first.into_iter().chain(rest.rules).collect(),
             classes: rest.classes.into_iter().collect(),
             latest: set.latest,
             ceilings: rest.ceilings,
@@ -470,20 +488,22 @@ impl From<LimitSet> for Snapshot {
 #[cfg(feature = "serde")]
 impl From<Snapshot> for LimitSet {
     fn from(read: Snapshot) -> Self {
-        let mut rules = read.rules.into_iter();
-        let first = rules.next();
         let rest = Rest {
-            rules: rules.collect(),
+            rules: Vec::new(),
             classes: read.classes.into_iter().collect(),
             ceilings: read.ceilings,
             reports: read.reports,
             swept: read.swept,
         };
-        Self {
-            first,
+        let set = Self {
+            first: None,
             latest: read.latest,
             rest: (rest != NO_REST).then(|| Box::new(rest)),
-        }
+        };
+        let rules = read.rules.into_iter();
+        rules.fold(set, |set, rule| {
+            set.push(rule.unit, rule.each_class, rule.limit)
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::lane::Opening;
 use super::service::ServiceTimes;
+use super::spans::Recent;
 use super::{Config, GroupId, Labels, Reason};
 use crate::balance::{Latency, Standing, stable_hash};
 use crate::breaker::{Breaker, BreakerConfig, BreakerState};
@@ -133,8 +134,8 @@ pub(super) enum State {
     Removing,
 }
 
-/// In the order of use: a grant and a release look at the first five cache lines, and of a member that
-/// comes up by chance each is a miss.
+/// What a grant and a release look at: four cache lines, each of them a miss where a member comes up by
+/// chance.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -149,29 +150,39 @@ pub(super) struct Entry<T> {
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) phantoms: u32,
     pub(super) rests_until: Tick,
-    pub(super) pass: u64,
     pub(super) stamp: u64,
-    /// Leases granted since it told its depth, and since the probe under way began.
-    pub(super) unseen: u32,
-    pub(super) unseen_by_probe: u32,
-    pub(super) group: Option<u32>,
+    pub(super) group: Option<GroupId>,
+    /// Whether it counts as one that could serve but for its health, and as healthy.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) counted: Option<bool>,
     /// Only where the pool watches anything.
     pub(super) watch: Option<Box<Watch>>,
+    pub(super) details: Box<Details<T>>,
     pub(super) limits: LimitSet,
-    /// Before `held`, which begins a line of the cache by it.
-    pub(super) slow_start: SlowStart,
-    /// How long leases were held, but for those that the pool hasn't entered yet.
+    /// How long leases were held, but for what was entered in the histogram or the pool is about to.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) recent: Recent,
+}
+
+/// What most grants and releases don't look at.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Details<T> {
     pub(super) held: Histogram,
     pub(super) misses: Misses,
+    pub(super) slow_start: SlowStart,
+    /// Only where the policy goes by it.
+    pub(super) pass: u64,
     /// The jobs it said it had, if it ever did.
     pub(super) depth: Option<u32>,
+    /// Leases granted since it told its depth, and since the probe under way began; only where the policy
+    /// goes by work.
+    pub(super) unseen: u32,
+    pub(super) unseen_by_probe: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) latency: Option<Latency>,
     /// Only where work is weighed by time.
     pub(super) service: ServiceTimes,
-    /// Whether it counts as one that could serve but for its health, and as healthy.
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) counted: Option<bool>,
     pub(super) labels: Labels,
     pub(super) identity: u64,
     pub(super) payload: T,
@@ -287,7 +298,7 @@ impl<T> Entry<T> {
     /// Asks the memory for what a grant and a release will look at, in lines of the cache that are then
     /// waited for together and not one after the other.
     pub(super) fn preload(&self) {
-        black_box((self.stamp, self.held.count()));
+        black_box((self.stamp, self.recent.kept().len()));
         self.limits.preload();
     }
 
@@ -313,7 +324,7 @@ impl<T> Entry<T> {
         let full = u32::from(self.weight);
         match &config.slow_start {
             _ if config.policy.uses_key() => full,
-            Some(ramp) => self.slow_start.weight_at(ramp, now, full),
+            Some(ramp) => self.details.slow_start.weight_at(ramp, now, full),
             None => full.saturating_mul(SlowStart::SCALE),
         }
     }
@@ -322,27 +333,39 @@ impl<T> Entry<T> {
     pub(super) fn standing(&self, config: &Config, class: u32, now: Tick) -> Standing {
         Standing {
             load: self.in_flight.saturating_add(self.phantoms),
-            pass: self.pass,
             stamp: self.stamp,
+            // What the policy doesn't go by is further away, and its memory need not be waited for.
+            pass: if config.policy.uses_pass() {
+                self.pass()
+            } else {
+                0
+            },
             work: if config.policy.uses_work() {
                 self.work(config, class, now)
             } else {
                 0
             },
-            // Under the others there is none, and its memory need not be waited for.
             latency: match config.policy.half_life() {
-                Some(_) => self.latency.as_ref().and_then(Latency::key),
+                Some(_) => self.details.latency.as_ref().and_then(Latency::key),
                 None => None,
             },
         }
     }
 
+    /// In a function of its own, since a compiler that sees only a field may read it in any case.
+    #[inline(never)]
+    fn pass(&self) -> u64 {
+        self.details.pass
+    }
+
     /// The jobs ahead of the next one, by weight; or the time until that would be done, where it is known
     /// how long one takes. Who has never been measured comes first while idle and last while at work.
     fn work(&self, config: &Config, class: u32, now: Tick) -> u64 {
-        let jobs = match self.depth {
+        let jobs = match self.details.depth {
             // A failure since the report is among both.
-            Some(depth) => u64::from(depth).saturating_add(self.unseen.max(self.phantoms).into()),
+            Some(depth) => {
+                u64::from(depth).saturating_add(self.details.unseen.max(self.phantoms).into())
+            }
             None => u64::from(self.in_flight.saturating_add(self.phantoms)),
         };
         if !config.weigh_by_time {
@@ -350,7 +373,7 @@ impl<T> Entry<T> {
             let weight = u64::from(self.weight_at(config, now));
             return scaled.checked_div(weight).unwrap_or(scaled);
         }
-        match self.service.mean(class) {
+        match self.details.service.mean(class) {
             Some(nanos) => {
                 let known = jobs.saturating_add(1).saturating_mul(nanos);
                 known.clamp(1, UNKNOWN.saturating_sub(1))
@@ -363,7 +386,7 @@ impl<T> Entry<T> {
     /// When the pool has to look after it next.
     pub(super) fn next_timer(&self, config: &Config, now: Tick) -> Option<Tick> {
         let ramp = config.slow_start.as_ref();
-        let ramp = ramp.and_then(|ramp| self.slow_start.next_change(ramp, now));
+        let ramp = ramp.and_then(|ramp| self.details.slow_start.next_change(ramp, now));
         let Some(watch) = &self.watch else {
             return ramp;
         };
@@ -381,7 +404,7 @@ impl<T> Entry<T> {
             throttled,
             not_sent,
             expired,
-        } = self.misses;
+        } = self.details.misses;
         let missed = failed.saturating_add(throttled).saturating_add(not_sent);
         let ended = held.count();
         Counts {

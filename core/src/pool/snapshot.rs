@@ -8,6 +8,7 @@ use crate::affinity;
 use crate::limit::{Cost, LimitSet};
 use crate::pool::member::{Entry, Watch};
 use crate::pool::service::ServiceTimes;
+use crate::pool::spans::Recent;
 use crate::slab::Slab;
 use crate::stats::{Counts, Histogram, Waiting};
 use crate::time::{Shift, Tick};
@@ -93,9 +94,11 @@ impl<T: Clone> Pool<T> {
                 .members
                 .iter()
                 .zip(self.spans_held())
-                .map(|((_, entry), (_, held))| Entry {
-                    held,
-                    ..entry.clone()
+                .map(|((_, entry), (_, held))| {
+                    let mut entry = entry.clone();
+                    entry.details.held = held;
+                    entry.recent = Recent::default();
+                    entry
                 })
                 .collect(),
             leases: leases.into_iter().map(|(_, held)| held).collect(),
@@ -190,7 +193,7 @@ impl<T> Pool<T> {
             pool.sequence = pool.sequence.saturating_add(1);
             entry.stamp = order.get(&place).copied().unwrap_or(0);
             entry.limits.rebase(from, to);
-            entry.slow_start.rebase(from, to);
+            entry.details.slow_start.rebase(from, to);
             entry.rests_until = shift.tick(entry.rests_until);
             let known = entry.watch.take();
             entry.watch = Watch::new(&pool.config, to, place);
@@ -198,7 +201,7 @@ impl<T> Pool<T> {
                 known.breaker.rebase(from, to);
                 known.conduct.rebase(from, to);
                 if known.conduct.take_end(to) {
-                    entry.slow_start.begin(to);
+                    entry.details.slow_start.begin(to);
                 }
                 known.told_open = known.told_open.map(|until| shift.tick(until));
                 let new = entry.watch.take().and_then(|new| new.health);
@@ -211,11 +214,11 @@ impl<T> Pool<T> {
                 entry.watch = Some(known);
             }
             let half_life = pool.config.policy.half_life();
-            entry.latency = half_life.map(crate::balance::Latency::new);
+            entry.details.latency = half_life.map(crate::balance::Latency::new);
             let group = entry.group;
             let handle = pool.members.insert(entry).ok_or(RestoreError)?;
             if let Some(group) = group {
-                let group = pool.groups.get_mut(group as usize).ok_or(RestoreError)?;
+                let group = pool.groups.get_mut(group.index()).ok_or(RestoreError)?;
                 group.members.push(handle.slot());
             }
             handles.push(handle);
