@@ -94,12 +94,7 @@ impl<T: Clone> Pool<T> {
                 .members
                 .iter()
                 .zip(self.spans_held())
-                .map(|((_, entry), (_, held))| {
-                    let mut entry = entry.clone();
-                    entry.details.held = held;
-                    entry.recent = Recent::default();
-                    entry
-                })
+                .map(|((_, entry), (_, held))| at_rest(entry, held))
                 .collect(),
             leases: leases.into_iter().map(|(_, held)| held).collect(),
             sessions: sessions
@@ -133,6 +128,23 @@ impl<T: Clone> Pool<T> {
             ],
         }
     }
+}
+
+/// Without what is not saved, so that it is the same whether the snapshot is written and read or not.
+fn at_rest<T: Clone>(entry: &Entry<T>, held: Histogram) -> Entry<T> {
+    let mut entry = Entry {
+        in_flight: 0,
+        phantoms: 0,
+        counted: None,
+        recent: Recent::default(),
+        ..entry.clone()
+    };
+    entry.details.held = held;
+    entry.details.latency = None;
+    if let Some(watch) = &mut entry.watch {
+        watch.probe = None;
+    }
+    entry
 }
 
 impl<T> Pool<T> {
