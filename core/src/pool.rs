@@ -3,7 +3,9 @@
 //! Invariant: after each command, no lane has both somebody who waits and a member that could serve
 //! whose turn it is, unless the pool's own limits forbid it.
 
+mod choice;
 mod config;
+mod ending;
 mod lane;
 mod member;
 mod request;
@@ -23,8 +25,8 @@ pub use request::{
 pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
-use crate::balance::{Latency, Policy, mix, pass};
-use crate::breaker::{BreakerState, Permit, Verdict};
+use crate::balance::{Latency, mix, pass};
+use crate::breaker::{BreakerState, Permit};
 use crate::health::{self, Change, ProbeAnswer, SlowStart};
 use crate::heap::IndexedHeap;
 use crate::limit::{Booking, Cost, LimitSet, Unit, Wait};
@@ -36,13 +38,13 @@ use crate::waiters::Waiters;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
+use ending::{Ending, Phantom};
 use lane::{Kind, Lane, Opening};
 use member::{Details, Entry, Misses, State, Surroundings, Watch};
 use service::ServiceTimes;
-use spans::{Batch, Recent, enter};
+use spans::{Batch, Recent};
 
 /// Names a member of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,12 +76,6 @@ pub struct ProbeId {
     probe: health::ProbeId,
 }
 
-/// Failures that were quicker than a success and still count as leases, at most so many.
-const MAX_PHANTOMS: u32 = 65_536;
-
-/// Spans are entered in the members' histograms as soon as there are so many batches of them.
-const MAX_SPANS: usize = 64;
-
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Lease {
@@ -91,14 +87,6 @@ struct Lease {
     stride: u64,
     booked: Bookings,
     permit: Option<Permit>,
-}
-
-/// A failure that still counts as a lease.
-#[derive(Clone, Copy, Debug)]
-struct Phantom {
-    member: Handle,
-    granted: Tick,
-    class: u32,
 }
 
 /// Where a lease's cost is booked.
@@ -750,40 +738,6 @@ impl<T> Pool<T> {
         }
     }
 
-    /// How long leases were held on each member, in the order of their slots.
-    fn spans_held(&self) -> Vec<(Handle, Histogram)> {
-        let members = self.members.iter();
-        let mut held: Vec<_> = members
-            .map(|(one, entry)| (one, entry.details.held.clone()))
-            .collect();
-        for (member, spans) in &self.spans {
-            let at = held.binary_search_by_key(member, |(one, _)| *one);
-            if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
-                enter(spans, histogram);
-            }
-        }
-        for ((_, histogram), (_, entry)) in held.iter_mut().zip(self.members.iter()) {
-            enter(entry.recent.kept(), histogram);
-        }
-        held
-    }
-
-    fn enter_spans(&mut self) {
-        // These reads don't wait for each other, and the writes no longer for memory.
-        let alike = self.spans.iter().map(|(member, [first, ..])| {
-            let entry = self.members.get(*member);
-            entry.map_or(0, |entry| {
-                entry.details.held.like(Duration::from_nanos(*first))
-            })
-        });
-        black_box(alike.fold(0, u32::wrapping_add));
-        for (member, spans) in self.spans.drain(..) {
-            if let Some(entry) = self.members.get_mut(member) {
-                enter(&spans, &mut entry.details.held);
-            }
-        }
-    }
-
     /// Does what has become due since the last command. What concerns the members' health is as of now,
     /// since nobody can have probed them before. All else is done in order of time, so that a command that
     /// comes late costs nobody their turn; what is granted is granted now, whenever it could have been.
@@ -1165,293 +1119,6 @@ impl<T> Pool<T> {
         (nobody || fits) && admits(&self.limits)
     }
 
-    /// The lane of a request, made if there is none yet, in place of an idle one if there are as many as
-    /// may be. O(members) then.
-    fn lane_of(&mut self, request: &Request) -> Result<u32, AcquireError> {
-        let kind = Kind::of(request);
-        self.asked = self.asked.saturating_add(1);
-        let used = self.asked;
-        let first = self.lanes.first_mut().and_then(Option::as_mut);
-        if let Some(first) = first
-            && first.kind == kind
-        {
-            first.used = used;
-            return Ok(0);
-        }
-        if let Some(lane) = self.kinds.get(&kind) {
-            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize) {
-                lane.used = used;
-            }
-            return Ok(*lane);
-        }
-        if let Some(pin) = kind.pin
-            && self.member(MemberId(pin)).is_none()
-        {
-            return Err(AcquireError::StalePin);
-        }
-        if self.kinds.len() >= self.config.max_lanes as usize && !self.retire_lane() {
-            return Err(AcquireError::TooManyLanes);
-        }
-        let index = match self.vacant.pop() {
-            Some(index) => index,
-            None => {
-                let index = u32::try_from(self.lanes.len());
-                self.lanes.push(None);
-                index.map_err(|_| AcquireError::TooManyLanes)?
-            }
-        };
-        let alike = self.alike(kind);
-        if let Some(place) = self.lanes.get_mut(index as usize) {
-            let mut lane = alike.clone().unwrap_or_else(|| Lane::new(kind));
-            lane.used = used;
-            *place = Some(lane);
-        }
-        self.kinds.insert(kind, index);
-        match kind.pin {
-            Some(pin) => {
-                self.pins.entry(pin.slot()).or_default().push(index);
-                self.place_in(index, pin.slot());
-            }
-            None => {
-                self.general.push(index);
-                let slots: Vec<u32> = self.members.iter().map(|(one, _)| one.slot()).collect();
-                for slot in slots {
-                    if alike.is_some() {
-                        self.place_in(index, slot);
-                    } else {
-                        self.enroll(index, slot);
-                    }
-                }
-            }
-        }
-        Ok(index)
-    }
-
-    /// A new lane made after one with the same members, so that it goes on with whose turn it is.
-    fn alike(&self, kind: Kind) -> Option<Lane> {
-        let mut lanes = self.general.iter().filter_map(|lane| {
-            let lane = self.lanes.get(*lane as usize)?.as_ref()?;
-            (lane.kind.labels == kind.labels && kind.pin.is_none()).then_some(lane)
-        });
-        lanes.next().map(|lane| lane.for_class(kind.class))
-    }
-
-    /// Drops the lane that was asked for nothing the longest, if there is one in which nobody waits.
-    fn retire_lane(&mut self) -> bool {
-        let idle = self.general.iter().filter_map(|index| {
-            let lane = self.lanes.get(*index as usize)?.as_ref()?;
-            (self.waiters.len_of(*index) == 0).then_some((lane.used, *index))
-        });
-        match idle.min() {
-            Some((_, index)) => {
-                self.drop_lane(index);
-                self.general.retain(|other| *other != index);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Takes a lane away that was for one pinned request or a few, once none of them waits.
-    fn drop_if_pinned(&mut self, lane: u32) {
-        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        let pinned = known.is_some_and(|known| known.kind.pin.is_some());
-        if pinned && self.waiters.len_of(lane) == 0 {
-            self.drop_lane(lane);
-        }
-    }
-
-    fn drop_lane(&mut self, lane: u32) {
-        let Some(gone) = self.lanes.get_mut(lane as usize).and_then(Option::take) else {
-            return;
-        };
-        self.kinds.remove(&gone.kind);
-        self.flagged.retain(|other| *other != lane);
-        self.awaited.retain(|other| *other != lane);
-        self.vacant.push(lane);
-        if let Some(pin) = gone.kind.pin
-            && let Some(lanes) = self.pins.get_mut(&pin.slot())
-        {
-            lanes.retain(|other| *other != lane);
-            if lanes.is_empty() {
-                self.pins.remove(&pin.slot());
-            }
-        }
-    }
-
-    /// Takes a member into a lane, if it can do what is asked for there.
-    fn enroll(&mut self, index: u32, slot: u32) {
-        let (Some(entry), Some(Some(lane))) =
-            (self.members.at(slot), self.lanes.get_mut(index as usize))
-        else {
-            return;
-        };
-        if entry.state == State::Removing || !entry.details.labels.contains(lane.kind.labels) {
-            return;
-        }
-        let policy = self.config.policy;
-        let seed = mix(self.config.seed ^ u64::from(index) << 8 ^ u64::from(entry.tier));
-        let weight = entry.weight_at(&self.config, self.now);
-        lane.insert(slot, entry.tier, entry.details.identity, weight, || {
-            (policy, seed)
-        });
-        self.place_in(index, slot);
-    }
-
-    /// A member that could serve the request now and whose turn it is; or when there will be one.
-    fn candidate(&mut self, lane: u32, request: &Request) -> Result<u32, Opening> {
-        if let Some(Some(known)) = self.lanes.get_mut(lane as usize) {
-            known.gate = None;
-            if known.wanted != request.cost && known.aim(request.cost) {
-                let mut again = Vec::new();
-                while let Some(slot) = known.pop_deferred() {
-                    again.push(slot);
-                }
-                for slot in again {
-                    self.place_in(lane, slot);
-                }
-            }
-        }
-        loop {
-            while let Some((opens, slot)) = self.next_opening(lane)
-                && opens <= self.as_of
-            {
-                self.place_in(lane, slot);
-            }
-            while let Some(slot) = self.pick(lane, request) {
-                if !self.is_certain(lane) && self.opening_of(lane, slot) != Opening::Now {
-                    self.place_in(lane, slot);
-                    continue;
-                }
-                let limits = &self.limits;
-                let wait = limits.earliest(self.as_of, request.class, request.cost);
-                let opening = match wait {
-                    Wait::Until(at) if at <= self.as_of => return Ok(slot),
-                    Wait::Until(at) => Opening::At(at),
-                    Wait::ForSettlement => Opening::AnyTime,
-                    Wait::Never => Opening::Unknown,
-                };
-                if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-                    lane.gate = Some(wait);
-                }
-                return Err(opening);
-            }
-            // These may have been looked at for a lower cost, or before others took what they share.
-            let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
-            let occupied = known.and_then(Lane::occupied);
-            let next = known.and_then(Lane::next_opening);
-            if let Some(slot) = occupied
-                && !matches!(
-                    self.opening_of(lane, slot),
-                    Opening::AnyTime | Opening::Recovered
-                )
-            {
-                self.place_in(lane, slot);
-            } else if let Some((opens, slot)) = next
-                && self.opening_of(lane, slot) != Opening::At(opens)
-            {
-                self.place_in(lane, slot);
-            } else if occupied.is_some() {
-                return Err(Opening::AnyTime);
-            } else {
-                return Err(next.map_or(Opening::Unknown, |(tick, _)| Opening::At(tick)));
-            }
-        }
-    }
-
-    /// The member of the request's session if it is ready, or else the one whose turn it is.
-    fn pick(&mut self, lane: u32, request: &Request) -> Option<u32> {
-        let sticky = self.sticky(request);
-        let known = self.lanes.get_mut(lane as usize)?.as_mut()?;
-        if let Some(member) = sticky
-            && let Some(entry) = self.members.get(member)
-            && known.may_choose(member.slot(), entry.tier)
-        {
-            return Some(member.slot());
-        }
-        let slot = known.choose(request.key)?;
-        self.members.at(slot)?.preload();
-        Some(slot)
-    }
-
-    /// Who served the request's session last.
-    fn sticky(&self, request: &Request) -> Option<Handle> {
-        let affinity = self.affinity.as_ref()?;
-        affinity.holder(self.now, request.session?)
-    }
-
-    /// Remembers who serves a session. A member that could serve again soon keeps it.
-    fn stick(&mut self, lane: u32, request: &Request, mut chosen: Handle) {
-        let Some(session) = request.session.filter(|_| request.pin.is_none()) else {
-            return;
-        };
-        if let Some(held) = self.sticky(request).filter(|held| *held != chosen)
-            && let (Some(known), Some(new)) = (self.members.get(held), self.members.get(chosen))
-            && known.tier <= new.tier
-            && let Some(Some(lane)) = self.lanes.get(lane as usize)
-            && lane.contains(held.slot())
-        {
-            let around = surroundings(&self.groups, &self.config, self.panic, self.now, known);
-            match known.reason(self.as_of, request.class, request.cost, around) {
-                Reason::Full
-                | Reason::Throttled { .. }
-                | Reason::AtLimit { .. }
-                | Reason::InFlight
-                | Reason::Probing
-                | Reason::LowerTier
-                | Reason::InLine
-                | Reason::Ready => chosen = held,
-                Reason::WrongLabels
-                | Reason::NotPinned
-                | Reason::Removed
-                | Reason::Disabled
-                | Reason::Draining
-                | Reason::Unhealthy
-                | Reason::Ejected { .. }
-                | Reason::BreakerOpen { .. }
-                | Reason::NeverFits => {}
-            }
-        }
-        if let Some(affinity) = &mut self.affinity {
-            affinity.assign(self.now, session, chosen);
-        }
-    }
-
-    /// Whether every member that is ready in a lane could serve: none was looked at for a lower cost, or
-    /// before others took what it shares with them.
-    fn is_certain(&self, lane: u32) -> bool {
-        let known = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        self.groups.is_empty() && known.is_some_and(|lane| lane.is_uniform)
-    }
-
-    /// When a member could serve what is wanted in a lane.
-    fn opening_of(&self, lane: u32, slot: u32) -> Opening {
-        let lane = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        let (Some(lane), Some(entry)) = (lane, self.members.at(slot)) else {
-            return Opening::Unknown;
-        };
-        let around = surroundings(&self.groups, &self.config, self.panic, self.now, entry);
-        entry
-            .reason(self.as_of, lane.kind.class, lane.wanted, around)
-            .opening()
-    }
-
-    fn next_opening(&self, lane: u32) -> Option<(Tick, u32)> {
-        let lane = self.lanes.get(lane as usize)?.as_ref()?;
-        lane.next_opening()
-    }
-
-    /// When somebody who waits in a lane could be served, as far as is known, if that isn't at once.
-    fn opens(&self, lane: u32) -> Option<Tick> {
-        let known = self.lanes.get(lane as usize)?.as_ref()?;
-        match known.gate {
-            _ if known.flagged => None,
-            Some(Wait::Until(tick)) => Some(tick),
-            Some(Wait::ForSettlement | Wait::Never) => None,
-            None => known.next_opening().map(|(tick, _)| tick),
-        }
-    }
-
     /// Makes the lease on a candidate.
     fn grant(&mut self, lane: u32, slot: u32, request: &Request, since: Tick) -> Option<Grant> {
         let member = self.members.handle_at(slot)?;
@@ -1527,211 +1194,6 @@ impl<T> Pool<T> {
         Some(expires)
     }
 
-    fn end(&mut self, lease: LeaseId, ending: Ending) -> Result<(), StaleLease> {
-        let ended = self.leases.remove(lease.0).ok_or(StaleLease)?;
-        self.expiries.remove(lease.0.slot());
-        let stamp = self.next_stamp();
-        let now = self.now;
-        let held = now.since(ended.granted);
-        let (outcome, cost, latency) = match ending {
-            Ending::Released(release) => (Some(release.outcome), release.cost, release.latency),
-            Ending::Expired => (None, None, None),
-        };
-        let latency = latency.unwrap_or(held);
-        let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
-        entry.in_flight = entry.in_flight.saturating_sub(1);
-        entry.stamp = stamp;
-        self.held.record(held);
-        let misses = &mut entry.details.misses;
-        let (counter, missed) = match outcome {
-            Some(Outcome::Ok) => (&mut self.total.ok, None),
-            Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut misses.failed)),
-            Some(Outcome::Throttled { .. }) => {
-                (&mut self.total.throttled, Some(&mut misses.throttled))
-            }
-            Some(Outcome::NotSent) => (&mut self.total.not_sent, Some(&mut misses.not_sent)),
-            None => (&mut self.total.expired, Some(&mut misses.expired)),
-        };
-        for counter in [Some(counter), missed].into_iter().flatten() {
-            *counter = counter.saturating_add(1);
-        }
-        let mut actual = cost.unwrap_or(ended.cost);
-        let mut quick = false;
-        let mut first_served = false;
-        let verdict = match outcome {
-            Some(Outcome::Ok) => {
-                if self.config.weighs_by_time() {
-                    entry.details.service.observe(ended.class, latency);
-                }
-                first_served = self.service.mean(ended.class).is_none();
-                self.service.observe(ended.class, latency);
-                if let Some(fleet) = &mut self.latency {
-                    fleet.observe(now, latency);
-                    if let Some(own) = &mut entry.details.latency {
-                        own.observe(now, latency);
-                    }
-                }
-                if let Some(watch) = &mut entry.watch {
-                    watch.conduct.record(true);
-                }
-                Verdict::Ok
-            }
-            Some(Outcome::Failed) | None => {
-                if let Some(watch) = &mut entry.watch {
-                    watch.conduct.record(false);
-                }
-                quick = true;
-                Verdict::Failed
-            }
-            Some(Outcome::Throttled { until }) => {
-                quick = true;
-                entry.rests_until = entry.rests_until.max(until);
-                entry.limits.observe(now, Unit::Requests, 0, until);
-                Verdict::Unused
-            }
-            Some(Outcome::NotSent) => {
-                entry.details.pass = entry.details.pass.saturating_sub(ended.stride);
-                entry.details.unseen = entry.details.unseen.saturating_sub(1);
-                entry.details.unseen_by_probe = entry.details.unseen_by_probe.saturating_sub(1);
-                actual = Cost::default();
-                Verdict::Unused
-            }
-        };
-        if quick
-            && let Some(fleet) = &self.latency
-            && let Some(own) = &mut entry.details.latency
-            // A failure is no quicker than a success, as far as that is known.
-            && let Some(least) = own.estimate(now).max(fleet.estimate(now))
-        {
-            own.observe(now, latency.max(least));
-        }
-        let Bookings {
-            member: own,
-            group: in_group,
-            pool: in_pool,
-        } = ended.booked;
-        let cost = ended.cost;
-        entry.limits.settle(now, own, cost, actual);
-        let spans = entry.recent.push(held);
-        let group = entry.group;
-        if let (Some(booked), Some(group)) = (
-            in_group,
-            group.and_then(|group| self.groups.get_mut(group.index())),
-        ) {
-            group.limits.settle(now, booked, cost, actual);
-        }
-        if let Some(booked) = in_pool {
-            self.limits.settle(now, booked, cost, actual);
-        }
-        if let (Some(config), Some(watch)) = (&self.config.breaker, &mut entry.watch) {
-            if let Some(permit) = ended.permit {
-                watch.breaker.end(config, now, permit, verdict);
-            }
-            if let Some(Outcome::Throttled { until }) = outcome {
-                watch.breaker.trip(config, now, until);
-            }
-            self.note_breaker(ended.member);
-        }
-        if first_served {
-            self.date_phantoms(ended.class);
-        }
-        if quick {
-            self.leave_phantom(&ended);
-        }
-        if ended.cost != Cost::REQUEST {
-            self.estimated = self.estimated.saturating_sub(1);
-        }
-        self.settle_in(ended.member);
-        self.reopen(group);
-        if let Some(spans) = spans {
-            self.spans.push((ended.member, spans));
-            if self.spans.len() >= MAX_SPANS {
-                self.enter_spans();
-            }
-        }
-        self.see_off(ended.member);
-        Ok(())
-    }
-
-    /// Lets a failure that was quicker than a success go on counting as a lease until a success would have
-    /// ended, so that who fails fast isn't given more for being idle. Until it is known how long one takes,
-    /// there is no end to it.
-    fn leave_phantom(&mut self, ended: &Lease) {
-        let policy = self.config.policy;
-        let counts = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
-        if !counts || self.phantoms.len() >= MAX_PHANTOMS {
-            return;
-        }
-        let phantom = Phantom {
-            member: ended.member,
-            granted: ended.granted,
-            class: ended.class,
-        };
-        let end = self.end_of(&phantom);
-        if end <= self.as_of {
-            return;
-        }
-        if let Some(handle) = self.phantoms.insert(phantom)
-            && let Some(entry) = self.members.get_mut(ended.member)
-        {
-            entry.phantoms = entry.phantoms.saturating_add(1);
-            let stamp = self.next_stamp();
-            self.phantom_ends.set(handle.slot(), (end, stamp));
-        }
-    }
-
-    /// When a success would have ended.
-    fn end_of(&self, phantom: &Phantom) -> Tick {
-        let usual = self.service.mean(phantom.class);
-        usual.map_or(Tick::MAX, |usual| {
-            phantom.granted.saturating_add(Duration::from_nanos(usual))
-        })
-    }
-
-    /// Gives an end to the failures of a class whose first success has told how long one takes.
-    fn date_phantoms(&mut self, class: u32) {
-        let dated: Vec<_> = self
-            .phantoms
-            .iter()
-            .filter(|(_, phantom)| phantom.class == class)
-            .map(|(handle, phantom)| (handle.slot(), self.end_of(phantom)))
-            .collect();
-        for (slot, end) in dated {
-            let stamp = self.next_stamp();
-            self.phantom_ends.set(slot, (end, stamp));
-        }
-        self.end_phantoms();
-    }
-
-    fn end_phantoms(&mut self) {
-        while let Some(((end, _), slot)) = self.phantom_ends.peek()
-            && end <= self.as_of
-        {
-            self.phantom_ends.remove(slot);
-            let phantom = self.phantoms.handle_at(slot);
-            let Some(phantom) = phantom.and_then(|phantom| self.phantoms.remove(phantom)) else {
-                continue;
-            };
-            if let Some(entry) = self.members.get_mut(phantom.member) {
-                entry.phantoms = entry.phantoms.saturating_sub(1);
-                self.place(phantom.member);
-            }
-        }
-    }
-
-    /// Looks again at those whom the limits of a group held back.
-    fn reopen(&mut self, group: Option<GroupId>) {
-        if let Some(group) = group.and_then(|group| self.groups.get_mut(group.index()))
-            && core::mem::take(&mut group.holds_back)
-        {
-            for slot in group.members.clone() {
-                if let Some(member) = self.members.handle_at(slot) {
-                    self.place(member);
-                }
-            }
-        }
-    }
-
     /// Looks again at all lanes in which somebody waits, if there are limits that members share: what one
     /// of them takes or gives back changes when others open.
     fn recheck(&mut self) {
@@ -1743,56 +1205,6 @@ impl<T> Pool<T> {
                 self.flag(lane);
             }
         }
-    }
-
-    /// Tells of a member that was only waiting for its last lease.
-    fn see_off(&mut self, handle: Handle) {
-        let Some(entry) = self.members.get(handle) else {
-            return;
-        };
-        if entry.in_flight > 0 {
-            return;
-        }
-        let member = MemberId(handle);
-        match entry.state {
-            State::Enabled | State::Disabled => {}
-            State::Draining => self.events.push_back(Event::Drained { member }),
-            State::Removing => {
-                if let Some(payload) = self.forget(handle) {
-                    self.events.push_back(Event::Removed { member, payload });
-                }
-            }
-        }
-    }
-
-    /// Takes a member that serves no more out of the lanes, so that another of its name can take its place.
-    fn leave_lanes(&mut self, member: Handle) {
-        let Some(entry) = self.members.get(member) else {
-            return;
-        };
-        let (slot, tier) = (member.slot(), entry.tier);
-        for lane in &self.general {
-            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
-                && lane.contains(slot)
-            {
-                lane.remove(slot, tier);
-            }
-        }
-    }
-
-    /// Takes a member out of everything it is in.
-    fn forget(&mut self, member: Handle) -> Option<T> {
-        self.leave_lanes(member);
-        let slot = member.slot();
-        let gone = self.members.remove(member)?;
-        if let Some(group) = gone
-            .group
-            .and_then(|group| self.groups.get_mut(group.index()))
-        {
-            group.members.retain(|other| *other != slot);
-        }
-        self.timers.remove(slot);
-        Some(gone.details.payload)
     }
 
     fn set_state(&mut self, now: Tick, member: MemberId, state: State) -> Result<(), StaleMember> {
@@ -1816,96 +1228,10 @@ impl<T> Pool<T> {
             .ok_or(StaleMember)
     }
 
-    /// Enters a grant or release in the member's places, and in its timer where the breaker has one.
-    fn settle_in(&mut self, member: Handle) {
-        if self.config.breaker.is_some() {
-            self.look_after(member);
-        } else {
-            self.place(member);
-        }
-    }
-
-    /// Puts a member where it belongs now in all its lanes.
-    fn place(&mut self, member: Handle) {
-        for at in 0..self.general.len() {
-            if let Some(lane) = self.general.get(at).copied() {
-                self.place_in(lane, member.slot());
-            }
-        }
-        let mut at = 0;
-        while let Some(lanes) = self.pins.get(&member.slot())
-            && let Some(lane) = lanes.get(at).copied()
-        {
-            self.place_in(lane, member.slot());
-            at = at.saturating_add(1);
-        }
-    }
-
-    fn place_all(&mut self) {
-        let members: Vec<Handle> = self.members.iter().map(|(member, _)| member).collect();
-        for member in members {
-            self.place(member);
-        }
-    }
-
-    /// Puts a member where it belongs now in one lane.
-    fn place_in(&mut self, index: u32, slot: u32) {
-        let (Some(entry), Some(Some(lane))) =
-            (self.members.at(slot), self.lanes.get_mut(index as usize))
-        else {
-            return;
-        };
-        if !lane.contains(slot) {
-            return;
-        }
-        let class = lane.kind.class;
-        let around = surroundings(&self.groups, &self.config, self.panic, self.now, entry);
-        let reason = entry.reason(self.as_of, class, lane.wanted, around);
-        let opening = reason.opening();
-        let by_limit = match reason {
-            Reason::AtLimit { .. } | Reason::InFlight | Reason::NeverFits => true,
-            Reason::Ready
-            | Reason::LowerTier
-            | Reason::InLine
-            | Reason::WrongLabels
-            | Reason::NotPinned
-            | Reason::Removed
-            | Reason::Disabled
-            | Reason::Draining
-            | Reason::Unhealthy
-            | Reason::Ejected { .. }
-            | Reason::BreakerOpen { .. }
-            | Reason::Probing
-            | Reason::Full
-            | Reason::Throttled { .. } => false,
-        };
-        if by_limit {
-            lane.defer(slot);
-            if let Some(group) = entry
-                .group
-                .and_then(|group| self.groups.get_mut(group.index()))
-            {
-                group.holds_back = true;
-            }
-        }
-        let standing = entry.standing(&self.config, class, self.now);
-        lane.set(slot, entry.tier, &standing, opening);
-        if opening == Opening::Now && !lane.flagged && self.waiters.len_of(index) > 0 {
-            lane.flagged = true;
-            self.flagged.push(index);
-        }
-    }
-
     fn next_stamp(&mut self) -> u64 {
         self.sequence = self.sequence.saturating_add(1);
         self.sequence
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Ending {
-    Released(Release),
-    Expired,
 }
 
 /// What decides over a member besides itself.
@@ -1928,6 +1254,7 @@ fn surroundings<'a, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::Policy;
     use crate::limit::{Anchor, SlidingLog};
 
     fn tick(nanos: u64) -> Tick {

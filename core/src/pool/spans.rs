@@ -1,11 +1,17 @@
-//! Spans of time on their way into a histogram.
+//! How long leases were held, on the way into their members' histograms.
 
+use super::Pool;
+use crate::slab::Handle;
 use crate::stats::Histogram;
 use crate::time::saturating_nanos;
+use alloc::vec::Vec;
+use core::hint::black_box;
 use core::time::Duration;
 
 /// Spans that leave together.
 const BATCH: usize = 4;
+/// Batches are entered as soon as there are so many.
+const MAX_BATCHES: usize = 64;
 
 /// Nanoseconds.
 pub(super) type Batch = [u64; BATCH];
@@ -20,7 +26,7 @@ pub(super) struct Recent {
 
 impl Recent {
     /// Keeps a span; where there is no more room, it leaves at once and all others with it.
-    pub(super) fn push(&mut self, span: Duration) -> Option<Batch> {
+    fn push(&mut self, span: Duration) -> Option<Batch> {
         let nanos = saturating_nanos(span);
         if let Some(free) = self.nanos.get_mut(usize::from(self.len)) {
             *free = nanos;
@@ -40,8 +46,56 @@ impl Recent {
 }
 
 /// Enters spans in a histogram.
-pub(super) fn enter(spans: &[u64], histogram: &mut Histogram) {
+fn enter(spans: &[u64], histogram: &mut Histogram) {
     for nanos in spans {
         histogram.record(Duration::from_nanos(*nanos));
+    }
+}
+
+impl<T> Pool<T> {
+    /// How long leases were held on each member, in the order of their slots.
+    pub(super) fn spans_held(&self) -> Vec<(Handle, Histogram)> {
+        let members = self.members.iter();
+        let mut held: Vec<_> = members
+            .map(|(one, entry)| (one, entry.details.held.clone()))
+            .collect();
+        for (member, spans) in &self.spans {
+            let at = held.binary_search_by_key(member, |(one, _)| *one);
+            if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
+                enter(spans, histogram);
+            }
+        }
+        for ((_, histogram), (_, entry)) in held.iter_mut().zip(self.members.iter()) {
+            enter(entry.recent.kept(), histogram);
+        }
+        held
+    }
+
+    /// Notes how long a lease on a member was held.
+    #[inline]
+    pub(super) fn keep_span(&mut self, member: Handle, span: Duration) {
+        let entry = self.members.get_mut(member);
+        if let Some(batch) = entry.and_then(|entry| entry.recent.push(span)) {
+            self.spans.push((member, batch));
+            if self.spans.len() >= MAX_BATCHES {
+                self.enter_spans();
+            }
+        }
+    }
+
+    fn enter_spans(&mut self) {
+        // These reads don't wait for each other, and the writes no longer for memory.
+        let alike = self.spans.iter().map(|(member, [first, ..])| {
+            let entry = self.members.get(*member);
+            entry.map_or(0, |entry| {
+                entry.details.held.like(Duration::from_nanos(*first))
+            })
+        });
+        black_box(alike.fold(0, u32::wrapping_add));
+        for (member, spans) in self.spans.drain(..) {
+            if let Some(entry) = self.members.get_mut(member) {
+                enter(&spans, &mut entry.details.held);
+            }
+        }
     }
 }
