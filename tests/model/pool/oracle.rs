@@ -1,0 +1,1398 @@
+//! The pool by plain vectors.
+
+use super::CLASSES;
+use super::case::{Ask, Choice, End, Found, Management, MemberSetup, Watch, nanos};
+use crate::limits;
+use leasehold_core::affinity::Affinity;
+use leasehold_core::balance::{Availability, Balancer, Latency, Policy, Standing, pass};
+use leasehold_core::breaker::{Breaker, BreakerState, Permit, Verdict};
+use leasehold_core::health::{Change, Health, ProbeAnswer, ProbeId, SlowStart};
+use leasehold_core::limit::{Cost, Wait};
+use leasehold_core::outlier::{Conduct, Outlier};
+use leasehold_core::pool::{AcquireError, Condition, MemberId, Reason};
+use leasehold_core::time::Tick;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The limits of one owner, by brute force, taken as one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owner {
+    pub(super) requests: Option<limits::Oracle>,
+    pub(super) tokens: Option<[limits::Oracle; CLASSES as usize]>,
+    pub(super) latest: u64,
+    /// Until when the upstream serves no more requests.
+    pub(super) turned_away: u64,
+}
+
+/// Which uses of an owner's limits are of one lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Uses {
+    pub(super) requests: usize,
+    pub(super) tokens: usize,
+}
+
+impl Owner {
+    fn earliest(&self, asked: u64, class: u32, cost: Cost) -> Wait {
+        let now = asked.max(self.latest);
+        let mut wait = Wait::Until(Tick::from_nanos(asked));
+        if cost.requests > 0 && self.turned_away > now {
+            wait = Wait::Until(Tick::from_nanos(self.turned_away));
+        }
+        let tokens = self
+            .tokens
+            .as_ref()
+            .map(|by_class| &by_class[class as usize]);
+        let rules = [
+            (self.requests.as_ref(), cost.requests),
+            (tokens, cost.tokens),
+        ];
+        for (limit, units) in rules {
+            let Some(limit) = limit else { continue };
+            let units = u64::from(units);
+            let own = match limit.earliest(now, units) {
+                Some(at) if at <= now => continue,
+                Some(at) => Wait::Until(Tick::from_nanos(at)),
+                None if limit.waits_for_settlement(units) => Wait::ForSettlement,
+                None => Wait::Never,
+            };
+            wait = match (wait, own) {
+                (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
+                (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
+                (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
+            };
+        }
+        wait
+    }
+
+    fn charge(&mut self, now: u64, class: u32, cost: Cost) -> Uses {
+        self.latest = self.latest.max(now);
+        let mut uses = Uses::default();
+        if let Some(limit) = &mut self.requests {
+            limit.charge(now, cost.requests.into());
+            uses.requests = limit.uses.len() - 1;
+        }
+        if let Some(by_class) = &mut self.tokens {
+            let limit = &mut by_class[class as usize];
+            limit.charge(now, cost.tokens.into());
+            uses.tokens = limit.uses.len() - 1;
+        }
+        uses
+    }
+
+    fn settle(&mut self, now: u64, class: u32, uses: Uses, actual: Cost) {
+        self.latest = self.latest.max(now);
+        if let Some(limit) = &mut self.requests {
+            limit.settle(now, uses.requests, actual.requests.into());
+        }
+        if let Some(by_class) = &mut self.tokens {
+            by_class[class as usize].settle(now, uses.tokens, actual.tokens.into());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Enabled,
+    Disabled,
+    Draining,
+    Removing,
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct OracleMember {
+    /// What the machine calls it; in the order of slots.
+    pub(super) id: MemberId,
+    pub(super) setup: MemberSetup,
+    pub(super) weight: u16,
+    pub(super) owner: Owner,
+    pub(super) state: State,
+    pub(super) in_flight: u32,
+    pub(super) pass: u64,
+    pub(super) stamp: u64,
+    pub(super) rests_until: u64,
+    pub(super) calls: u64,
+    pub(super) breaker: Breaker,
+    pub(super) health: Option<Health>,
+    pub(super) probe: Option<ProbeId>,
+    pub(super) conduct: Conduct,
+    pub(super) slow_start: SlowStart,
+    pub(super) depth: Option<u32>,
+    pub(super) unseen: u32,
+    pub(super) unseen_by_probe: u32,
+    pub(super) latency: Option<Latency>,
+    pub(super) service: BTreeMap<u32, u64>,
+    pub(super) told_open: Option<Tick>,
+    /// The end of an ejection, until it has been looked after.
+    pub(super) ejected_until: Option<Tick>,
+    /// Whether its limits were never set anew.
+    pub(super) judged: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct OracleLease {
+    pub(super) member: usize,
+    pub(super) granted: u64,
+    pub(super) class: u32,
+    pub(super) cost: Cost,
+    pub(super) stride: u64,
+    pub(super) own: Uses,
+    pub(super) grouped: Uses,
+    pub(super) shared: Uses,
+    pub(super) permit: Option<Permit>,
+    pub(super) expires: Option<(u64, u64)>,
+    pub(super) live: bool,
+    /// Whether somebody holds it, which nobody does after a restart.
+    pub(super) held: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OracleWaiter {
+    pub(super) since: u64,
+    pub(super) ask: Ask,
+    pub(super) kind: Kind,
+    pub(super) deadline: Option<u64>,
+    pub(super) waiting: bool,
+}
+
+/// A class with a set of labels, or a pinned member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    pub(super) class: u32,
+    pub(super) labels: u64,
+    pub(super) pin: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OracleGrant {
+    pub(super) lease: usize,
+    pub(super) member: usize,
+    pub(super) waited: u64,
+    pub(super) expires: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OracleEvent {
+    Granted(usize, OracleGrant),
+    TimedOut(usize),
+    Closed(usize),
+    PinRemoved(usize),
+    Expired(usize),
+    Drained(usize),
+    Removed(usize),
+    Probe(usize),
+    Changed(usize, Condition),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Granted(OracleGrant),
+    Waiting(usize),
+    Refused(AcquireError),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) granted: u64,
+    pub(super) released: u64,
+    pub(super) expired: u64,
+    pub(super) refused: u64,
+    pub(super) timed_out: u64,
+    pub(super) cancelled: u64,
+    pub(super) waited: u64,
+}
+
+pub(super) struct Oracle {
+    pub(super) choice: Choice,
+    pub(super) watch: Watch,
+    pub(super) ttl: Option<u64>,
+    pub(super) max_waiters: usize,
+    pub(super) max_lanes: usize,
+    pub(super) now: u64,
+    /// Up to when time has been replayed.
+    pub(super) as_of: u64,
+    pub(super) closed: bool,
+    pub(super) shared: Owner,
+    pub(super) has_shared: bool,
+    pub(super) groups: [Owner; 2],
+    pub(super) members: Vec<OracleMember>,
+    pub(super) leases: Vec<OracleLease>,
+    pub(super) waiters: Vec<OracleWaiter>,
+    /// Failures that count as leases until a success would have ended.
+    pub(super) phantoms: Vec<Phantom>,
+    /// Lanes of classes and labels, and when each was last asked for.
+    pub(super) kinds: BTreeMap<Kind, u64>,
+    pub(super) asked: u64,
+    /// By priority and flow, when those that wait had their last turn, or joined.
+    pub(super) turns: BTreeMap<(u8, u64), u64>,
+    pub(super) turn: u64,
+    pub(super) outlier: Option<Outlier>,
+    pub(super) affinity: Option<Affinity<usize>>,
+    pub(super) service: BTreeMap<u32, u64>,
+    pub(super) latency: Option<Latency>,
+    pub(super) panic: bool,
+    pub(super) events: Vec<OracleEvent>,
+    pub(super) order: u64,
+    pub(super) levels: BTreeMap<u8, u64>,
+    pub(super) tally: Tally,
+    /// Whom the machine granted leases on; where the policy isn't settled, the oracle follows.
+    pub(super) hints: VecDeque<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Phantom {
+    pub(super) member: usize,
+    pub(super) granted: u64,
+    pub(super) class: u32,
+    /// How long a success of its class took then, or took first.
+    pub(super) usual: Option<u64>,
+}
+
+impl Phantom {
+    fn end(&self) -> Option<u64> {
+        Some(self.granted.saturating_add(self.usual?))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    Now,
+    At(u64),
+    AnyTime,
+    Unknown,
+}
+
+pub(super) fn opening_of(reason: Reason) -> Opening {
+    match reason {
+        Reason::Ready | Reason::LowerTier | Reason::InLine => Opening::Now,
+        Reason::Ejected { until }
+        | Reason::BreakerOpen { until }
+        | Reason::Throttled { until }
+        | Reason::AtLimit { until } => Opening::At(until.as_nanos()),
+        Reason::Full | Reason::Probing | Reason::InFlight | Reason::Unhealthy => Opening::AnyTime,
+        Reason::WrongLabels
+        | Reason::NotPinned
+        | Reason::Removed
+        | Reason::Disabled
+        | Reason::Draining
+        | Reason::NeverFits => Opening::Unknown,
+    }
+}
+
+pub(super) fn observe(service: &mut BTreeMap<u32, u64>, class: u32, took: u64) {
+    service
+        .entry(class)
+        .and_modify(|mean| *mean = *mean - *mean / 8 + took / 8)
+        .or_insert(took);
+}
+
+impl Oracle {
+    fn stamp(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::from_nanos(self.now)
+    }
+
+    pub(super) fn add(&mut self, now: u64, id: MemberId, setup: MemberSetup) {
+        self.advance(now);
+        let stamp = self.stamp();
+        let mut slow_start = SlowStart::default();
+        slow_start.begin(self.tick());
+        let health = self.watch.health();
+        let seed = self.members.len() as u64;
+        let half_life = self.choice.policy().half_life();
+        self.members.push(OracleMember {
+            id,
+            setup,
+            weight: setup.weight(),
+            owner: setup.owner(),
+            state: State::Enabled,
+            in_flight: 0,
+            pass: self.levels.get(&setup.tier()).copied().unwrap_or(0),
+            stamp,
+            rests_until: 0,
+            calls: 0,
+            breaker: Breaker::new(),
+            health: health.map(|config| Health::new(&config, self.tick(), seed)),
+            probe: None,
+            conduct: Conduct::default(),
+            slow_start,
+            depth: None,
+            unseen: 0,
+            unseen_by_probe: 0,
+            latency: half_life.map(Latency::new),
+            service: BTreeMap::new(),
+            told_open: None,
+            ejected_until: None,
+            judged: true,
+        });
+        self.look_around();
+        self.serve();
+    }
+
+    pub(super) fn acquire(
+        &mut self,
+        now: u64,
+        ask: Ask,
+        pin: Option<usize>,
+        deadline: Option<u64>,
+    ) -> Answer {
+        self.advance(now);
+        let answer = self.answer(ask, pin, deadline);
+        if matches!(answer, Answer::Refused(_)) {
+            self.tally.refused += 1;
+        }
+        self.serve();
+        answer
+    }
+
+    /// The lane of a request, which may be one too many.
+    pub(super) fn kind(&mut self, ask: Ask, pin: Option<usize>) -> Result<Kind, AcquireError> {
+        let kind = Kind {
+            class: ask.class(),
+            labels: if pin.is_some() { 0 } else { ask.labels() },
+            pin,
+        };
+        self.asked += 1;
+        if let Some(pin) = pin {
+            if self.next(kind).is_some() {
+                return Ok(kind);
+            }
+            if matches!(self.members[pin].state, State::Removing | State::Gone) {
+                return Err(AcquireError::StalePin);
+            }
+            return self.make_room().map(|()| kind);
+        }
+        if !self.kinds.contains_key(&kind) {
+            self.make_room()?;
+        }
+        self.kinds.insert(kind, self.asked);
+        Ok(kind)
+    }
+
+    /// Gives up the lane that was unused longest, if there are as many as may be.
+    fn make_room(&mut self) -> Result<(), AcquireError> {
+        let mut pinned: Vec<Kind> = self.waiting().map(|(_, waiter)| waiter.kind).collect();
+        pinned.retain(|kind| kind.pin.is_some());
+        pinned.sort_unstable();
+        pinned.dedup();
+        if self.kinds.len() + pinned.len() < self.max_lanes {
+            return Ok(());
+        }
+        let kinds = self.kinds.iter();
+        let idle = kinds.filter(|(kind, _)| self.next(**kind).is_none());
+        let oldest = idle.min_by_key(|(_, asked)| **asked).map(|(kind, _)| *kind);
+        let oldest = oldest.ok_or(AcquireError::TooManyLanes)?;
+        self.kinds.remove(&oldest);
+        Ok(())
+    }
+
+    fn answer(&mut self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Answer {
+        if self.closed {
+            return Answer::Refused(AcquireError::Closed);
+        }
+        let kind = match self.kind(ask, pin) {
+            Ok(kind) => kind,
+            Err(error) => return Answer::Refused(error),
+        };
+        let newcomer = self.waiters.len();
+        let turn = self.turn(ask, newcomer);
+        let next = self.next(kind).map(|(turn, _)| turn);
+        let mut opening = Opening::AnyTime;
+        if next.is_none_or(|next| turn < next) {
+            opening = self.lane_opening(kind, ask.cost());
+            if opening == Opening::Now {
+                if next.is_some() {
+                    self.had_its_turn(ask);
+                }
+                return Answer::Granted(self.grant(kind, ask, self.now));
+            }
+        }
+        if ask.cost() != Cost::REQUEST && !self.fits(kind, ask.cost()) {
+            return Answer::Refused(AcquireError::NeverFits);
+        }
+        if let Some(deadline) = deadline {
+            if deadline <= self.now {
+                return Answer::Refused(AcquireError::NothingFree);
+            }
+            let mut live = self.leases.iter().filter(|one| one.live);
+            if let Opening::At(at) = opening
+                && at >= deadline
+                && live.all(|one| one.cost == Cost::REQUEST)
+            {
+                let at = Tick::from_nanos(at);
+                return Answer::Refused(AcquireError::DeadlineTooSoon { at });
+            }
+        }
+        if self.waiting().count() >= self.max_waiters {
+            return Answer::Refused(AcquireError::QueueFull);
+        }
+        let flow = (ask.priority(), ask.flow());
+        self.turns.entry(flow).or_insert(self.turn);
+        self.turn += 1;
+        self.waiters.push(OracleWaiter {
+            since: self.now,
+            ask,
+            kind,
+            deadline,
+            waiting: true,
+        });
+        Answer::Waiting(newcomer)
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, &OracleWaiter)> {
+        let all = self.waiters.iter().enumerate();
+        all.filter(|(_, waiter)| waiter.waiting)
+    }
+
+    fn turn(&self, ask: Ask, arrival: usize) -> (u8, u64, usize) {
+        let known = self.turns.get(&(ask.priority(), ask.flow()));
+        let turn = known.copied().unwrap_or(self.turn);
+        (ask.priority(), turn, arrival)
+    }
+
+    /// Whose turn it is in a lane.
+    pub(super) fn next(&self, kind: Kind) -> Option<((u8, u64, usize), usize)> {
+        let in_lane = self.waiting().filter(|(_, waiter)| waiter.kind == kind);
+        let turns = in_lane.map(|(name, waiter)| (self.turn(waiter.ask, name), name));
+        turns.min()
+    }
+
+    fn had_its_turn(&mut self, ask: Ask) {
+        self.turns.insert((ask.priority(), ask.flow()), self.turn);
+        self.turn += 1;
+        self.forget_turns();
+    }
+
+    /// Flows of which nobody waits begin anew.
+    fn forget_turns(&mut self) {
+        let waiting: Vec<_> = self
+            .waiting()
+            .map(|(_, waiter)| (waiter.ask.priority(), waiter.ask.flow()))
+            .collect();
+        self.turns.retain(|flow, _| waiting.contains(flow));
+    }
+
+    fn could_go(&self, kind: Kind, member: usize) -> bool {
+        match kind.pin {
+            Some(pin) => pin == member,
+            None => self.members[member].setup.labels() & kind.labels == kind.labels,
+        }
+    }
+
+    fn fits(&self, kind: Kind, cost: Cost) -> bool {
+        let admits = |owner: &Owner| owner.earliest(self.now, kind.class, cost) != Wait::Never;
+        let mut nobody = true;
+        let mut fits = false;
+        for (name, member) in self.members.iter().enumerate() {
+            if member.state != State::Gone && self.could_go(kind, name) {
+                nobody = false;
+                let group = member.setup.group();
+                fits |= admits(&member.owner) && group.is_none_or(|at| admits(&self.groups[at]));
+            }
+        }
+        (nobody || fits) && admits(&self.shared)
+    }
+
+    fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Reason {
+        let at = self.as_of;
+        let group = self.members[member].setup.group();
+        let phantoms = self.phantoms_of(member);
+        let member = &self.members[member];
+        match member.state {
+            State::Removing | State::Gone => return Reason::Removed,
+            State::Disabled => return Reason::Disabled,
+            State::Draining => return Reason::Draining,
+            State::Enabled if member.weight == 0 => return Reason::Draining,
+            State::Enabled => {}
+        }
+        if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
+            return Reason::Unhealthy;
+        }
+        if member.in_flight.saturating_add(phantoms) >= member.setup.max_leases() {
+            return Reason::Full;
+        }
+        let mut holds = vec![(at, 0, Reason::Ready)];
+        if let Some(until) = member.conduct.ejected(self.tick())
+            && !self.panic
+        {
+            holds.push((until.as_nanos(), 1, Reason::Ejected { until }));
+        }
+        let until = Tick::from_nanos(member.rests_until);
+        holds.push((member.rests_until, 2, Reason::Throttled { until }));
+        if let Some(config) = self.watch.breaker() {
+            match member.breaker.state(&config, self.tick()) {
+                BreakerState::Open { until } => {
+                    holds.push((until.as_nanos(), 3, Reason::BreakerOpen { until }));
+                }
+                BreakerState::HalfOpen { probes: 1.., .. } => return Reason::Probing,
+                BreakerState::HalfOpen { .. } | BreakerState::Closed => {}
+            }
+        }
+        let owners = [Some(&member.owner), group.map(|group| &self.groups[group])];
+        for owner in owners.into_iter().flatten() {
+            match owner.earliest(at, kind.class, cost) {
+                Wait::Until(until) => holds.push((until.as_nanos(), 4, Reason::AtLimit { until })),
+                Wait::ForSettlement => return Reason::InFlight,
+                Wait::Never => return Reason::NeverFits,
+            }
+        }
+        let latest = holds.iter().map(|(until, ..)| *until).max().unwrap_or(at);
+        let mut longest = holds.into_iter().filter(|(until, ..)| *until == latest);
+        longest.next().map_or(Reason::Ready, |(.., reason)| reason)
+    }
+
+    /// When the first member of a lane opens; the pool's own limits count if one is open.
+    pub(super) fn lane_opening(&self, kind: Kind, cost: Cost) -> Opening {
+        let openings: Vec<_> = (0..self.members.len())
+            .filter(|member| self.could_go(kind, *member))
+            .map(|member| opening_of(self.reason(member, kind, cost)))
+            .collect();
+        if openings.contains(&Opening::Now) {
+            return match self.shared.earliest(self.as_of, kind.class, cost) {
+                Wait::Until(at) if at.as_nanos() <= self.as_of => Opening::Now,
+                Wait::Until(at) => Opening::At(at.as_nanos()),
+                Wait::ForSettlement => Opening::AnyTime,
+                Wait::Never => Opening::Unknown,
+            };
+        }
+        if openings.contains(&Opening::AnyTime) {
+            return Opening::AnyTime;
+        }
+        self.first_tick(kind, cost)
+            .map_or(Opening::Unknown, Opening::At)
+    }
+
+    /// The first tick at which a member of a lane is known to open.
+    fn first_tick(&self, kind: Kind, cost: Cost) -> Option<u64> {
+        let members = (0..self.members.len()).filter(|member| self.could_go(kind, *member));
+        let openings = members.map(|member| opening_of(self.reason(member, kind, cost)));
+        openings
+            .filter_map(|opening| match opening {
+                Opening::At(at) => Some(at),
+                Opening::Now | Opening::AnyTime | Opening::Unknown => None,
+            })
+            .min()
+    }
+
+    fn phantoms_of(&self, member: usize) -> u32 {
+        let its = self.phantoms.iter().filter(|one| one.member == member);
+        let alive = its.filter(|one| one.end().is_none_or(|end| end > self.as_of));
+        alive.count() as u32
+    }
+
+    fn standing(&self, name: usize, class: u32) -> Standing {
+        let member = &self.members[name];
+        let phantoms = self.phantoms_of(name);
+        let jobs = u64::from(match member.depth {
+            Some(depth) => depth + member.unseen.max(phantoms),
+            None => member.in_flight + phantoms,
+        });
+        let work = if self.choice == Choice::LeastTime {
+            match member.service.get(&class) {
+                Some(mean) => ((jobs + 1) * mean).max(1),
+                None if jobs == 0 => 0,
+                None => u64::MAX / 2 + jobs,
+            }
+        } else {
+            let scaled = jobs << 20;
+            scaled
+                .checked_div(self.weight(name).into())
+                .unwrap_or(scaled)
+        };
+        Standing {
+            load: member.in_flight + phantoms,
+            pass: member.pass,
+            stamp: member.stamp,
+            work,
+            latency: member.latency.as_ref().and_then(Latency::key),
+        }
+    }
+
+    fn weight(&self, name: usize) -> u32 {
+        let member = &self.members[name];
+        match self.watch.slow_start() {
+            _ if self.choice.policy().uses_key() => member.weight.into(),
+            Some(ramp) => member
+                .slow_start
+                .weight_at(&ramp, self.tick(), member.weight.into()),
+            None => u32::from(member.weight) * SlowStart::SCALE,
+        }
+    }
+
+    /// The member of the session, or the one that the policy chooses, of the nearest tier that has one.
+    fn choose(&mut self, kind: Kind, ask: Ask) -> usize {
+        let hint = self.hints.pop_front();
+        let hint = hint.expect("the machine grants as much as the oracle");
+        let ready: Vec<usize> = (0..self.members.len())
+            .filter(|one| self.could_go(kind, *one))
+            .filter(|one| self.reason(*one, kind, ask.cost()) == Reason::Ready)
+            .collect();
+        let tier = |name: usize| self.members[name].setup.tier();
+        let nearest = ready.iter().map(|one| tier(*one)).min();
+        let nearest = nearest.expect("a member is ready");
+        let ready: Vec<usize> = ready
+            .into_iter()
+            .filter(|one| tier(*one) == nearest)
+            .collect();
+        if kind.pin.is_none()
+            && let Some(held) = self.held(ask)
+            && ready.contains(&held)
+        {
+            return held;
+        }
+        if kind.pin.is_some() {
+            return ready[0];
+        }
+        if !self.choice.is_settled(&ask) {
+            assert!(ready.contains(&hint), "{hint} of {ready:?}");
+            return hint;
+        }
+        let mut balancer = Balancer::new(self.choice.policy(), 0);
+        for name in 0..self.members.len() {
+            if tier(name) == nearest
+                && self.could_go(kind, name)
+                && !matches!(self.members[name].state, State::Removing | State::Gone)
+            {
+                let identity = leasehold_core::balance::stable_hash(name.to_string().as_bytes());
+                let standing = self.standing(name, kind.class);
+                balancer.insert(name as u32, identity, self.weight(name));
+                let availability = match self.reason(name, kind, ask.cost()) {
+                    Reason::Ready => Availability::Ready,
+                    Reason::Ejected { .. }
+                    | Reason::BreakerOpen { .. }
+                    | Reason::Probing
+                    | Reason::Full
+                    | Reason::Throttled { .. }
+                    | Reason::AtLimit { .. }
+                    | Reason::InFlight
+                    | Reason::NeverFits => Availability::Busy,
+                    Reason::LowerTier
+                    | Reason::InLine
+                    | Reason::WrongLabels
+                    | Reason::NotPinned
+                    | Reason::Removed
+                    | Reason::Disabled
+                    | Reason::Draining
+                    | Reason::Unhealthy => Availability::Out,
+                };
+                balancer.place(name as u32, &standing, availability);
+            }
+        }
+        balancer.choose(ask.key()).expect("a member is ready") as usize
+    }
+
+    /// Who served the session last.
+    fn held(&self, ask: Ask) -> Option<usize> {
+        let held = self
+            .affinity
+            .as_ref()?
+            .holder(self.tick(), ask.session()?)?;
+        (self.members[held].state != State::Gone).then_some(held)
+    }
+
+    fn stick(&mut self, kind: Kind, ask: Ask, mut chosen: usize) {
+        let Some(session) = ask.session().filter(|_| kind.pin.is_none()) else {
+            return;
+        };
+        let tier = |oracle: &Self, name: usize| oracle.members[name].setup.tier();
+        if let Some(held) = self.held(ask)
+            && held != chosen
+            && tier(self, held) <= tier(self, chosen)
+            && self.could_go(kind, held)
+            && matches!(
+                self.reason(held, kind, ask.cost()),
+                Reason::Full
+                    | Reason::Throttled { .. }
+                    | Reason::AtLimit { .. }
+                    | Reason::InFlight
+                    | Reason::Probing
+                    | Reason::Ready
+            )
+        {
+            chosen = held;
+        }
+        let now = self.tick();
+        if let Some(affinity) = &mut self.affinity {
+            affinity.assign(now, session, chosen);
+        }
+    }
+
+    fn grant(&mut self, kind: Kind, ask: Ask, since: u64) -> OracleGrant {
+        let name = self.choose(kind, ask);
+        let stamp = self.stamp();
+        let now = self.now;
+        let tick = self.tick();
+        let (class, cost) = (kind.class, ask.cost());
+        let breaker = self.watch.breaker();
+        let stride = pass(self.weight(name));
+        let chosen = &mut self.members[name];
+        if self.choice == Choice::LeastUsed {
+            self.levels.insert(chosen.setup.tier(), chosen.pass);
+        }
+        chosen.pass += stride;
+        chosen.calls += 1;
+        chosen.in_flight += 1;
+        chosen.unseen += 1;
+        chosen.unseen_by_probe += 1;
+        chosen.stamp = stamp;
+        assert!(
+            chosen.in_flight <= chosen.setup.max_leases(),
+            "two leases on one permit"
+        );
+        let own = chosen.owner.charge(now, class, cost);
+        let group = chosen.setup.group();
+        let permit = breaker.and_then(|config| chosen.breaker.begin(&config, tick));
+        let grouped = group.map(|group| self.groups[group].charge(now, class, cost));
+        let shared = self
+            .has_shared
+            .then(|| self.shared.charge(now, class, cost));
+        self.leases.push(OracleLease {
+            member: name,
+            granted: now,
+            class,
+            cost,
+            stride,
+            own,
+            grouped: grouped.unwrap_or_default(),
+            shared: shared.unwrap_or_default(),
+            permit,
+            expires: None,
+            live: true,
+            held: true,
+        });
+        self.stick(kind, ask, name);
+        let lease = self.leases.len() - 1;
+        self.set_expiry(lease);
+        self.look_around();
+        self.tally.granted += 1;
+        self.tally.waited += now - since;
+        OracleGrant {
+            lease,
+            member: name,
+            waited: now - since,
+            expires: self.leases[lease].expires.map(|(tick, _)| tick),
+        }
+    }
+
+    fn set_expiry(&mut self, lease: usize) {
+        if let Some(ttl) = self.ttl {
+            let stamp = self.stamp();
+            self.leases[lease].expires = Some((self.now.saturating_add(ttl), stamp));
+        }
+    }
+
+    pub(super) fn release(
+        &mut self,
+        now: u64,
+        lease: usize,
+        end: End,
+        tokens: Option<u32>,
+        latency: Option<u64>,
+    ) -> bool {
+        self.advance(now);
+        let live = self.leases[lease].live && self.leases[lease].held;
+        if live {
+            self.tally.released += 1;
+            self.end(lease, Some(end), tokens, latency);
+            self.serve();
+        }
+        live
+    }
+
+    pub(super) fn renew(&mut self, now: u64, lease: usize) -> bool {
+        self.advance(now);
+        let live = self.leases[lease].live && self.leases[lease].held;
+        if live {
+            self.set_expiry(lease);
+        }
+        live
+    }
+
+    pub(super) fn cancel(&mut self, now: u64, waiter: usize) -> bool {
+        self.advance(now);
+        let waited = core::mem::take(&mut self.waiters[waiter].waiting);
+        self.tally.cancelled += u64::from(waited);
+        self.forget_turns();
+        self.serve();
+        waited
+    }
+
+    /// Whether the member was there, and whether it left at once.
+    pub(super) fn manage(&mut self, now: u64, member: usize, what: Management) -> (bool, bool) {
+        self.advance(now);
+        if matches!(self.members[member].state, State::Removing | State::Gone) {
+            return (false, false);
+        }
+        let idle = self.members[member].in_flight == 0;
+        let (state, leaves) = match what {
+            Management::Remove if idle => (State::Gone, true),
+            Management::Remove => (State::Removing, false),
+            Management::Drain => (State::Draining, false),
+            Management::Disable => (State::Disabled, false),
+            Management::Enable => (State::Enabled, false),
+            Management::Weigh(weight) => {
+                self.members[member].weight = u16::from(weight % 4);
+                (self.members[member].state, false)
+            }
+            Management::Limit(setup) => {
+                self.set_limit(member, setup);
+                (self.members[member].state, false)
+            }
+        };
+        self.members[member].state = state;
+        if matches!(what, Management::Remove) {
+            let pinned: Vec<_> = self
+                .waiting()
+                .filter(|(_, waiter)| waiter.kind.pin == Some(member))
+                .map(|(name, waiter)| (waiter.kind.class, self.turn(waiter.ask, name), name))
+                .collect();
+            self.send_away(
+                member,
+                pinned.into_iter().map(|(class, ..)| class).collect(),
+            );
+        }
+        self.look_around();
+        self.serve();
+        if idle && state == State::Draining && matches!(what, Management::Drain) {
+            self.events.push(OracleEvent::Drained(member));
+        }
+        (true, leaves)
+    }
+
+    fn set_limit(&mut self, name: usize, setup: limits::Setup) {
+        let member = &mut self.members[name];
+        member.judged = false;
+        member.owner = Owner {
+            requests: Some(setup.anchored().oracle()),
+            ..Owner::default()
+        };
+        for lease in &mut self.leases {
+            if lease.live && lease.member == name {
+                lease.own = member.owner.charge(self.now, lease.class, lease.cost);
+            }
+        }
+    }
+
+    /// Those that are pinned to a member that is no more, lane by lane as these were made, in turn.
+    fn send_away(&mut self, member: usize, mut classes: Vec<u32>) {
+        classes.dedup();
+        let mut lanes: Vec<u32> = Vec::new();
+        for class in classes {
+            if !lanes.contains(&class) {
+                lanes.push(class);
+            }
+        }
+        for class in lanes {
+            let kind = Kind {
+                class,
+                labels: 0,
+                pin: Some(member),
+            };
+            while let Some((_, name)) = self.next(kind) {
+                let ask = self.waiters[name].ask;
+                self.had_its_turn(ask);
+                self.waiters[name].waiting = false;
+                self.forget_turns();
+                self.tally.refused += 1;
+                self.events.push(OracleEvent::PinRemoved(name));
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, now: u64) {
+        self.advance(now);
+        self.closed = true;
+        for (name, waiter) in self.waiters.iter_mut().enumerate() {
+            if core::mem::take(&mut waiter.waiting) {
+                self.tally.cancelled += 1;
+                self.events.push(OracleEvent::Closed(name));
+            }
+        }
+        self.turns.clear();
+    }
+
+    /// Forgets what no snapshot holds. `leases` are those that are live, in the order in which they end.
+    pub(super) fn restart(&mut self, now: u64, leases: &[usize]) {
+        self.now = self.now.max(now);
+        self.as_of = self.now;
+        self.closed = false;
+        for waiter in &mut self.waiters {
+            self.tally.cancelled += u64::from(core::mem::take(&mut waiter.waiting));
+        }
+        self.turns.clear();
+        self.kinds.clear();
+        self.phantoms.clear();
+        self.outlier = self
+            .watch
+            .outlier()
+            .map(|one| Outlier::new(&one, self.tick()));
+        let half_life = self.choice.policy().half_life();
+        self.latency = half_life.map(Latency::new);
+        for member in &mut self.members {
+            member.probe = None;
+            member.latency = half_life.map(Latency::new);
+            let now = Tick::from_nanos(self.now);
+            member.ejected_until = member.ejected_until.filter(|until| *until > now);
+            if member.conduct.take_end(now) {
+                member.slow_start.begin(now);
+            }
+        }
+        for lease in leases {
+            let stamp = self.stamp();
+            let now = self.now;
+            let ends = &mut self.leases[*lease];
+            ends.held = false;
+            ends.expires = Some((ends.expires.map_or(now, |(tick, _)| tick), stamp));
+        }
+        self.look_around();
+    }
+
+    pub(super) fn handle_probe(
+        &mut self,
+        now: u64,
+        member: usize,
+        probe: ProbeId,
+        found: Found,
+    ) -> bool {
+        self.advance(now);
+        let tick = self.tick();
+        let one = &mut self.members[member];
+        if one.state == State::Gone || one.probe != Some(probe) {
+            return false;
+        }
+        one.probe = None;
+        let answer = match found {
+            Found::Up(depth, latency) => {
+                if let Some(depth) = depth {
+                    one.depth = Some(depth.into());
+                    one.unseen = one.unseen_by_probe;
+                }
+                if let (Some(took), Some(latency)) = (latency, &mut one.latency) {
+                    latency.observe(tick, nanos(took.into()));
+                }
+                ProbeAnswer::Up
+            }
+            Found::Down => ProbeAnswer::Down,
+        };
+        let config = self.watch.health().expect("there was a probe");
+        let health = one.health.as_mut().expect("there was a probe");
+        let change = health.answer(&config, tick, probe, answer);
+        self.changed(member, change);
+        self.look_around();
+        self.serve();
+        true
+    }
+
+    fn changed(&mut self, member: usize, change: Option<Change>) {
+        let condition = match change {
+            None => return,
+            Some(Change::WentDown) => Condition::Down,
+            Some(Change::WentUp) => {
+                self.members[member]
+                    .slow_start
+                    .begin(Tick::from_nanos(self.now));
+                Condition::Up
+            }
+        };
+        self.events.push(OracleEvent::Changed(member, condition));
+    }
+
+    pub(super) fn observe_depth(&mut self, now: u64, member: usize, depth: u8) -> bool {
+        self.advance(now);
+        let one = &mut self.members[member];
+        let there = !matches!(one.state, State::Removing | State::Gone);
+        if there {
+            one.depth = Some(depth.into());
+            one.unseen = 0;
+            one.unseen_by_probe = 0;
+        }
+        there
+    }
+
+    /// Replays time from one thing that is due to the next.
+    pub(super) fn advance(&mut self, now: u64) {
+        self.now = self.now.max(now);
+        while let Some((tick, member)) = self.first_timer()
+            && tick <= self.now
+        {
+            self.watch_over(member);
+        }
+        self.sweep();
+        self.look_around();
+        self.serve();
+        while let Some(due) = self.poll_timeout().map(Tick::as_nanos)
+            && due <= self.now
+        {
+            self.as_of = self.as_of.max(due);
+            self.replay();
+        }
+        self.as_of = self.now;
+        self.serve();
+    }
+
+    fn replay(&mut self) {
+        let live = self.leases.iter().enumerate().filter(|(_, one)| one.live);
+        let mut due: Vec<_> = live
+            .filter_map(|(name, one)| one.expires.map(|expires| (expires, name)))
+            .filter(|((tick, _), _)| *tick <= self.as_of)
+            .collect();
+        due.sort_unstable();
+        for (_, lease) in due {
+            self.tally.expired += 1;
+            self.events.push(OracleEvent::Expired(lease));
+            self.end(lease, None, None, None);
+        }
+        let mut due: Vec<_> = self
+            .waiting()
+            .filter_map(|(name, one)| one.deadline.map(|deadline| (deadline, name)))
+            .filter(|(tick, _)| *tick <= self.as_of)
+            .collect();
+        due.sort_unstable();
+        for (_, waiter) in due {
+            self.tally.timed_out += 1;
+            self.waiters[waiter].waiting = false;
+            self.events.push(OracleEvent::TimedOut(waiter));
+        }
+        self.forget_turns();
+        self.serve();
+    }
+
+    fn timer(&self, member: &OracleMember) -> Option<u64> {
+        if member.state == State::Gone {
+            return None;
+        }
+        let now = self.tick();
+        let ramp = self.watch.slow_start();
+        let timers = [
+            member.health.as_ref().and_then(Health::poll_timeout),
+            member.breaker.poll_timeout(),
+            ramp.and_then(|ramp| member.slow_start.next_change(&ramp, now)),
+            member.ejected_until,
+        ];
+        timers.into_iter().flatten().map(Tick::as_nanos).min()
+    }
+
+    /// The member that is to be looked after first; of several, the one of the lowest slot.
+    fn first_timer(&self) -> Option<(u64, usize)> {
+        let members = self.members.iter().enumerate();
+        let timers = members
+            .filter_map(|(name, member)| self.timer(member).map(|tick| (tick, member.id, name)));
+        timers.min().map(|(tick, _, name)| (tick, name))
+    }
+
+    fn watch_over(&mut self, name: usize) {
+        let tick = self.tick();
+        if let Some(config) = self.watch.health() {
+            let member = &mut self.members[name];
+            let health = member.health.as_mut().expect("members are probed");
+            if health.poll_timeout().is_some_and(|due| due <= tick) {
+                member.probe = None;
+            }
+            let change = health.handle_timeout(&config, tick);
+            if let Some(probe) = health.begin_probe(&config, tick) {
+                member.probe = Some(probe);
+                member.unseen_by_probe = 0;
+                self.events.push(OracleEvent::Probe(name));
+            }
+            self.changed(name, change);
+        }
+        let member = &mut self.members[name];
+        member.ejected_until = member.ejected_until.filter(|until| *until > tick);
+        if member.conduct.take_end(tick) {
+            member.slow_start.begin(tick);
+        }
+        if let Some(config) = self.watch.breaker() {
+            member.breaker.handle_timeout(&config, tick);
+            self.note_breaker(name);
+        }
+        self.look_around();
+    }
+
+    fn note_breaker(&mut self, name: usize) {
+        let Some(config) = self.watch.breaker() else {
+            return;
+        };
+        let tick = self.tick();
+        let member = &mut self.members[name];
+        let condition = match member.breaker.state(&config, tick) {
+            BreakerState::Open { until } if member.told_open != Some(until) => {
+                member.told_open = Some(until);
+                Condition::BreakerOpen { until }
+            }
+            BreakerState::Closed if member.told_open.is_some() => {
+                member.told_open = None;
+                member.slow_start.begin(tick);
+                Condition::BreakerClosed
+            }
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
+                return;
+            }
+        };
+        self.events.push(OracleEvent::Changed(name, condition));
+    }
+
+    fn sweep(&mut self) {
+        let (Some(outlier), Some(config)) = (&mut self.outlier, self.watch.outlier()) else {
+            return;
+        };
+        if outlier
+            .poll_timeout()
+            .is_none_or(|due| due.as_nanos() > self.now)
+        {
+            return;
+        }
+        let members = self.members.iter_mut().enumerate();
+        let there =
+            members.filter(|(_, member)| member.state == State::Enabled && member.weight > 0);
+        let mut there: Vec<_> = there.collect();
+        there.sort_by_key(|(_, member)| member.id);
+        let conducts = there
+            .into_iter()
+            .map(|(name, member)| (name, &mut member.conduct));
+        let mut ejected = Vec::new();
+        for ejection in outlier.sweep(&config, Tick::from_nanos(self.now), conducts) {
+            let until = ejection.until;
+            ejected.push((ejection.member, until));
+            let condition = Condition::Ejected { until };
+            self.events
+                .push(OracleEvent::Changed(ejection.member, condition));
+        }
+        for (member, until) in ejected {
+            self.members[member].ejected_until = Some(until);
+        }
+        self.look_around();
+    }
+
+    /// Counts the healthy.
+    fn look_around(&mut self) {
+        let now = self.tick();
+        let members = self.members.iter();
+        let counted: Vec<bool> = members
+            .filter(|member| member.state == State::Enabled && member.weight > 0)
+            .map(|member| {
+                let up = member.health.as_ref().is_none_or(Health::is_up);
+                up && member.conduct.ejected(now).is_none()
+            })
+            .collect();
+        let healthy = counted.iter().filter(|healthy| **healthy).count();
+        let panic = self.watch.panic();
+        self.panic = panic.in_panic(healthy as u32, counted.len() as u32);
+    }
+
+    fn serve(&mut self) {
+        loop {
+            let kinds: Vec<Kind> = self.waiting().map(|(_, waiter)| waiter.kind).collect();
+            let mut turns: Vec<_> = kinds
+                .into_iter()
+                .filter_map(|kind| self.next(kind))
+                .collect();
+            turns.sort_unstable();
+            let servable = turns.into_iter().find(|(_, name)| {
+                let waiter = &self.waiters[*name];
+                self.lane_opening(waiter.kind, waiter.ask.cost()) == Opening::Now
+            });
+            let Some((_, name)) = servable else { return };
+            let OracleWaiter {
+                since, ask, kind, ..
+            } = self.waiters[name];
+            self.had_its_turn(ask);
+            self.waiters[name].waiting = false;
+            self.forget_turns();
+            let grant = self.grant(kind, ask, since);
+            self.events.push(OracleEvent::Granted(name, grant));
+        }
+    }
+
+    fn end(&mut self, lease: usize, end: Option<End>, tokens: Option<u32>, latency: Option<u64>) {
+        let stamp = self.stamp();
+        let now = self.now;
+        let tick = self.tick();
+        self.leases[lease].live = false;
+        let ended = self.leases[lease].clone();
+        let name = ended.member;
+        let usual = self.service.get(&ended.class).copied();
+        let fleet = self.latency.as_ref().and_then(|one| one.estimate(tick));
+        let took = latency.unwrap_or(now - ended.granted);
+        let member = &mut self.members[name];
+        member.in_flight -= 1;
+        member.stamp = stamp;
+        let mut actual = Cost {
+            requests: 1,
+            tokens: tokens.unwrap_or(ended.cost.tokens),
+        };
+        let mut quick = false;
+        let verdict = match end {
+            Some(End::Ok) => {
+                observe(&mut member.service, ended.class, took);
+                observe(&mut self.service, ended.class, took);
+                for latency in [&mut member.latency, &mut self.latency]
+                    .into_iter()
+                    .flatten()
+                {
+                    latency.observe(tick, nanos(took));
+                }
+                member.conduct.record(true);
+                Verdict::Ok
+            }
+            Some(End::Failed) | None => {
+                quick = true;
+                member.conduct.record(false);
+                Verdict::Failed
+            }
+            Some(End::Throttled(pause)) => {
+                let until = now.saturating_add(u64::from(pause % 64));
+                member.rests_until = member.rests_until.max(until);
+                member.owner.latest = member.owner.latest.max(now);
+                member.owner.turned_away = member.owner.turned_away.max(until);
+                quick = true;
+                Verdict::Unused
+            }
+            Some(End::NotSent) => {
+                actual = Cost::default();
+                member.pass -= ended.stride;
+                member.calls -= 1;
+                member.unseen = member.unseen.saturating_sub(1);
+                member.unseen_by_probe = member.unseen_by_probe.saturating_sub(1);
+                Verdict::Unused
+            }
+        };
+        if quick
+            && let Some(latency) = &mut member.latency
+            && let Some(least) = latency.estimate(tick).max(fleet)
+        {
+            latency.observe(tick, nanos(took).max(least));
+        }
+        member.owner.settle(now, ended.class, ended.own, actual);
+        if let Some(group) = member.setup.group() {
+            self.groups[group].settle(now, ended.class, ended.grouped, actual);
+        }
+        if self.has_shared {
+            self.shared.settle(now, ended.class, ended.shared, actual);
+        }
+        if let Some(config) = self.watch.breaker() {
+            let breaker = &mut self.members[name].breaker;
+            if let Some(permit) = ended.permit {
+                breaker.end(&config, tick, permit, verdict);
+            }
+            if let Some(End::Throttled(pause)) = end {
+                let until = now.saturating_add(u64::from(pause % 64));
+                breaker.trip(&config, tick, Tick::from_nanos(until));
+            }
+            self.note_breaker(name);
+        }
+        for phantom in &mut self.phantoms {
+            if phantom.class == ended.class && phantom.usual.is_none() {
+                phantom.usual = self.service.get(&ended.class).copied();
+            }
+        }
+        let policy = self.choice.policy();
+        let weighs_load = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
+        if quick && weighs_load {
+            self.phantoms.push(Phantom {
+                member: name,
+                granted: ended.granted,
+                class: ended.class,
+                usual,
+            });
+        }
+        self.look_around();
+        let member = &mut self.members[name];
+        if member.in_flight == 0 {
+            match member.state {
+                State::Enabled | State::Disabled | State::Gone => {}
+                State::Draining => self.events.push(OracleEvent::Drained(name)),
+                State::Removing => {
+                    member.state = State::Gone;
+                    self.events.push(OracleEvent::Removed(name));
+                }
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Tick> {
+        let live = self.leases.iter().filter(|one| one.live);
+        let expiries = live.filter_map(|one| one.expires.map(|(tick, _)| tick));
+        let deadlines = self.waiting().filter_map(|(_, one)| one.deadline);
+        let heads = self.waiting().filter_map(|(_, one)| self.next(one.kind));
+        let openings = heads.filter_map(|(_, name)| {
+            let waiter = &self.waiters[name];
+            match self.lane_opening(waiter.kind, waiter.ask.cost()) {
+                Opening::At(at) => Some(at),
+                // What is in flight may yet take longer than that.
+                Opening::AnyTime if !self.is_open(waiter) => {
+                    self.first_tick(waiter.kind, waiter.ask.cost())
+                }
+                Opening::Now | Opening::AnyTime | Opening::Unknown => None,
+            }
+        });
+        let timers = self.first_timer().map(|(tick, _)| tick);
+        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let phantoms = self.phantoms.iter().filter_map(Phantom::end);
+        let phantoms = phantoms.filter(|end| *end > self.as_of && self.waiting().next().is_some());
+        let first = phantoms
+            .chain(expiries)
+            .chain(deadlines)
+            .chain(openings)
+            .chain(timers);
+        let first = first.chain(sweep.map(Tick::as_nanos)).min();
+        first.map(Tick::from_nanos)
+    }
+
+    /// Whether a member could serve, were it not for the pool's own limits.
+    fn is_open(&self, waiter: &OracleWaiter) -> bool {
+        (0..self.members.len())
+            .filter(|one| self.could_go(waiter.kind, *one))
+            .any(|one| self.reason(one, waiter.kind, waiter.ask.cost()) == Reason::Ready)
+    }
+
+    /// Why each member that is there could serve a request or not.
+    pub(super) fn explain(&self, ask: Ask, pin: Option<usize>) -> Vec<(usize, Reason)> {
+        let kind = Kind {
+            class: ask.class(),
+            labels: ask.labels(),
+            pin,
+        };
+        let shared = match self.shared.earliest(self.now, kind.class, ask.cost()) {
+            Wait::Until(until) if until.as_nanos() <= self.now => None,
+            Wait::Until(until) => Some(Reason::AtLimit { until }),
+            Wait::ForSettlement => Some(Reason::InFlight),
+            Wait::Never => Some(Reason::NeverFits),
+        };
+        let there = (0..self.members.len()).filter(|one| self.members[*one].state != State::Gone);
+        let mut reasons: Vec<_> = there
+            .map(|name| {
+                let reason = if pin.is_some_and(|pin| pin != name) {
+                    Reason::NotPinned
+                } else if !self.could_go(kind, name) {
+                    Reason::WrongLabels
+                } else {
+                    match (self.reason(name, kind, ask.cost()), shared) {
+                        (Reason::Ready, Some(shared)) => shared,
+                        (reason, _) => reason,
+                    }
+                };
+                (name, reason)
+            })
+            .collect();
+        let ready = reasons.iter().filter(|(_, one)| *one == Reason::Ready);
+        let tier = |name: usize| self.members[name].setup.tier();
+        let nearest = ready.map(|(name, _)| tier(*name)).min();
+        let kind = Kind {
+            labels: if pin.is_some() { 0 } else { kind.labels },
+            ..kind
+        };
+        let next = self.next(kind).map(|(turn, _)| turn);
+        let in_line = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
+        for (name, reason) in &mut reasons {
+            if *reason == Reason::Ready && nearest.is_some_and(|nearest| nearest < tier(*name)) {
+                *reason = Reason::LowerTier;
+            } else if *reason == Reason::Ready && in_line {
+                *reason = Reason::InLine;
+            }
+        }
+        reasons
+    }
+}
