@@ -438,3 +438,15 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn what_a_lease_looks_at_takes_four_cache_lines_whatever_the_payload() {
+        assert_eq!(size_of::<Option<Entry<()>>>(), 256);
+        assert_eq!(size_of::<Option<Entry<[u64; 100]>>>(), 256);
+    }
+}

@@ -55,18 +55,17 @@ fn enter(spans: &[u64], histogram: &mut Histogram) {
 impl<T> Pool<T> {
     /// How long leases were held on each member, in the order of their slots.
     pub(super) fn spans_held(&self) -> Vec<(Handle, Histogram)> {
-        let members = self.members.iter();
-        let mut held: Vec<_> = members
-            .map(|(one, entry)| (one, entry.details.held.clone()))
-            .collect();
+        let kept = self.members.iter().map(|(one, entry)| {
+            let mut held = entry.details.held.clone();
+            enter(entry.recent.kept(), &mut held);
+            (one, held)
+        });
+        let mut held: Vec<_> = kept.collect();
         for (member, spans) in &self.spans {
             let at = held.binary_search_by_key(member, |(one, _)| *one);
             if let Some((_, histogram)) = at.ok().and_then(|at| held.get_mut(at)) {
                 enter(spans, histogram);
             }
-        }
-        for ((_, histogram), (_, entry)) in held.iter_mut().zip(self.members.iter()) {
-            enter(entry.recent.kept(), histogram);
         }
         held
     }
