@@ -15,18 +15,15 @@ use crate::limits;
 use case::{IN_RANGE, machine_of, nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::affinity::Affinity;
-use leasehold_core::balance::Latency;
 use leasehold_core::health::ProbeId;
 use leasehold_core::limit::{Cost, Limit};
-use leasehold_core::outlier::Outlier;
 use leasehold_core::pool::{
     self, Acquired, Config, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, Probed,
     Release, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
-use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, Owner, State, Tally};
-use std::collections::{BTreeMap, VecDeque};
+use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, State, Tally};
+use std::collections::VecDeque;
 
 const CLASSES: u32 = 2;
 
@@ -100,53 +97,13 @@ pub(crate) fn pool(case: &Case) -> Pool<usize> {
 /// # Panics
 /// Where they differ.
 pub fn run(case: &Case) {
-    let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
-    let max_lanes = u32::from(case.max_lanes % 6) + 1;
     let mut machine = Pool::new(config(case));
     let groups = case
         .groups
         .map(|setup| machine.add_group(machine_of(setup, None)));
-    let owner = |setup: Option<limits::Setup>| Owner {
-        requests: setup.map(|setup| setup.anchored().oracle()),
-        ..Owner::default()
-    };
-    let affinity = case.watch.affinity();
     let mut pair = Pair {
         machine,
-        oracle: Oracle {
-            choice: case.policy,
-            watch: case.watch,
-            ttl,
-            max_waiters: usize::from(case.max_waiters % 16),
-            max_lanes: max_lanes as usize,
-            now: 0,
-            as_of: 0,
-            closed: false,
-            shared: owner(case.shared),
-            has_shared: case.shared.is_some(),
-            groups: case.groups.map(owner),
-            members: Vec::new(),
-            leases: Vec::new(),
-            waiters: Vec::new(),
-            phantoms: Vec::new(),
-            kinds: BTreeMap::new(),
-            asked: 0,
-            turns: BTreeMap::new(),
-            turn: 0,
-            outlier: case
-                .watch
-                .outlier()
-                .map(|one| Outlier::new(&one, Tick::ZERO)),
-            affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
-            service: BTreeMap::new(),
-            latency: case.policy.policy().half_life().map(Latency::new),
-            panic: false,
-            events: Vec::new(),
-            order: 0,
-            levels: BTreeMap::new(),
-            tally: Tally::default(),
-            hints: VecDeque::new(),
-        },
+        oracle: Oracle::new(case),
         groups: groups.to_vec(),
         members: Vec::new(),
         leases: Vec::new(),

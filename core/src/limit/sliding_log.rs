@@ -7,7 +7,6 @@ use super::floor::Floor;
 use super::ring::{MAX, Ring};
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
-use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -106,11 +105,6 @@ impl SlidingLog {
     /// of the two limits.
     pub fn set_limit(&mut self, limit: NonZeroU32) {
         self.limit = limit;
-    }
-
-    /// Asks the memory for what decides.
-    pub(super) fn preload(&self) {
-        black_box(self.latest);
     }
 
     #[inline]

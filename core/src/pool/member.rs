@@ -336,7 +336,7 @@ impl<T> Entry<T> {
             stamp: self.stamp,
             // What the policy doesn't go by is further away, and its memory need not be waited for.
             pass: if config.policy.uses_pass() {
-                self.pass()
+                self.details.pass
             } else {
                 0
             },
@@ -350,12 +350,6 @@ impl<T> Entry<T> {
                 None => None,
             },
         }
-    }
-
-    /// In a function of its own, since a compiler that sees only a field may read it in any case.
-    #[inline(never)]
-    fn pass(&self) -> u64 {
-        self.details.pass
     }
 
     /// The jobs ahead of the next one, by weight; or the time until that would be done, where it is known

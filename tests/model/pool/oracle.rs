@@ -1,7 +1,7 @@
 //! The pool by plain vectors.
 
 use super::CLASSES;
-use super::case::{Ask, Choice, End, Found, Management, MemberSetup, Watch, nanos};
+use super::case::{Ask, Case, Choice, End, Found, IN_RANGE, Management, MemberSetup, Watch, nanos};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{Availability, Balancer, Latency, Policy, Standing, pass};
@@ -26,8 +26,8 @@ pub(super) struct Owner {
 /// Which uses of an owner's limits are of one lease.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Uses {
-    pub(super) requests: usize,
-    pub(super) tokens: usize,
+    requests: usize,
+    tokens: usize,
 }
 
 impl Owner {
@@ -103,27 +103,27 @@ pub(super) struct OracleMember {
     /// What the machine calls it; in the order of slots.
     pub(super) id: MemberId,
     pub(super) setup: MemberSetup,
-    pub(super) weight: u16,
+    weight: u16,
     pub(super) owner: Owner,
     pub(super) state: State,
     pub(super) in_flight: u32,
-    pub(super) pass: u64,
-    pub(super) stamp: u64,
-    pub(super) rests_until: u64,
+    pass: u64,
+    stamp: u64,
+    rests_until: u64,
     pub(super) calls: u64,
-    pub(super) breaker: Breaker,
-    pub(super) health: Option<Health>,
+    breaker: Breaker,
+    health: Option<Health>,
     pub(super) probe: Option<ProbeId>,
-    pub(super) conduct: Conduct,
-    pub(super) slow_start: SlowStart,
-    pub(super) depth: Option<u32>,
-    pub(super) unseen: u32,
-    pub(super) unseen_by_probe: u32,
-    pub(super) latency: Option<Latency>,
-    pub(super) service: BTreeMap<u32, u64>,
-    pub(super) told_open: Option<Tick>,
+    conduct: Conduct,
+    slow_start: SlowStart,
+    depth: Option<u32>,
+    unseen: u32,
+    unseen_by_probe: u32,
+    latency: Option<Latency>,
+    service: BTreeMap<u32, u64>,
+    told_open: Option<Tick>,
     /// The end of an ejection, until it has been looked after.
-    pub(super) ejected_until: Option<Tick>,
+    ejected_until: Option<Tick>,
     /// Whether its limits were never set anew.
     pub(super) judged: bool,
 }
@@ -131,35 +131,35 @@ pub(super) struct OracleMember {
 #[derive(Clone, Debug)]
 pub(super) struct OracleLease {
     pub(super) member: usize,
-    pub(super) granted: u64,
-    pub(super) class: u32,
+    granted: u64,
+    class: u32,
     pub(super) cost: Cost,
-    pub(super) stride: u64,
-    pub(super) own: Uses,
-    pub(super) grouped: Uses,
-    pub(super) shared: Uses,
-    pub(super) permit: Option<Permit>,
+    stride: u64,
+    own: Uses,
+    grouped: Uses,
+    shared: Uses,
+    permit: Option<Permit>,
     pub(super) expires: Option<(u64, u64)>,
     pub(super) live: bool,
     /// Whether somebody holds it, which nobody does after a restart.
-    pub(super) held: bool,
+    held: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OracleWaiter {
-    pub(super) since: u64,
-    pub(super) ask: Ask,
-    pub(super) kind: Kind,
-    pub(super) deadline: Option<u64>,
-    pub(super) waiting: bool,
+    since: u64,
+    ask: Ask,
+    kind: Kind,
+    deadline: Option<u64>,
+    waiting: bool,
 }
 
 /// A class with a set of labels, or a pinned member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
-    pub(super) class: u32,
-    pub(super) labels: u64,
-    pub(super) pin: Option<usize>,
+    class: u32,
+    labels: u64,
+    pin: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,37 +202,37 @@ pub(super) struct Tally {
 }
 
 pub(super) struct Oracle {
-    pub(super) choice: Choice,
-    pub(super) watch: Watch,
-    pub(super) ttl: Option<u64>,
-    pub(super) max_waiters: usize,
-    pub(super) max_lanes: usize,
+    choice: Choice,
+    watch: Watch,
+    ttl: Option<u64>,
+    max_waiters: usize,
+    max_lanes: usize,
     pub(super) now: u64,
     /// Up to when time has been replayed.
-    pub(super) as_of: u64,
-    pub(super) closed: bool,
+    as_of: u64,
+    closed: bool,
     pub(super) shared: Owner,
-    pub(super) has_shared: bool,
+    has_shared: bool,
     pub(super) groups: [Owner; 2],
     pub(super) members: Vec<OracleMember>,
     pub(super) leases: Vec<OracleLease>,
-    pub(super) waiters: Vec<OracleWaiter>,
+    waiters: Vec<OracleWaiter>,
     /// Failures that count as leases until a success would have ended.
-    pub(super) phantoms: Vec<Phantom>,
+    phantoms: Vec<Phantom>,
     /// Lanes of classes and labels, and when each was last asked for.
-    pub(super) kinds: BTreeMap<Kind, u64>,
-    pub(super) asked: u64,
+    kinds: BTreeMap<Kind, u64>,
+    asked: u64,
     /// By priority and flow, when those that wait had their last turn, or joined.
-    pub(super) turns: BTreeMap<(u8, u64), u64>,
-    pub(super) turn: u64,
-    pub(super) outlier: Option<Outlier>,
-    pub(super) affinity: Option<Affinity<usize>>,
-    pub(super) service: BTreeMap<u32, u64>,
-    pub(super) latency: Option<Latency>,
-    pub(super) panic: bool,
+    turns: BTreeMap<(u8, u64), u64>,
+    turn: u64,
+    outlier: Option<Outlier>,
+    affinity: Option<Affinity<usize>>,
+    service: BTreeMap<u32, u64>,
+    latency: Option<Latency>,
+    panic: bool,
     pub(super) events: Vec<OracleEvent>,
-    pub(super) order: u64,
-    pub(super) levels: BTreeMap<u8, u64>,
+    order: u64,
+    levels: BTreeMap<u8, u64>,
     pub(super) tally: Tally,
     /// Whom the machine granted leases on; where the policy isn't settled, the oracle follows.
     pub(super) hints: VecDeque<usize>,
@@ -240,11 +240,11 @@ pub(super) struct Oracle {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Phantom {
-    pub(super) member: usize,
-    pub(super) granted: u64,
-    pub(super) class: u32,
+    member: usize,
+    granted: u64,
+    class: u32,
     /// How long a success of its class took then, or took first.
-    pub(super) usual: Option<u64>,
+    usual: Option<u64>,
 }
 
 impl Phantom {
@@ -286,6 +286,50 @@ pub(super) fn observe(service: &mut BTreeMap<u32, u64>, class: u32, took: u64) {
 }
 
 impl Oracle {
+    /// Of the pool of a case, before its first member.
+    pub(super) fn new(case: &Case) -> Self {
+        let owner = |setup: Option<limits::Setup>| Owner {
+            requests: setup.map(|setup| setup.anchored().oracle()),
+            ..Owner::default()
+        };
+        let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
+        let affinity = case.watch.affinity();
+        Self {
+            choice: case.policy,
+            watch: case.watch,
+            ttl,
+            max_waiters: usize::from(case.max_waiters % 16),
+            max_lanes: usize::from(case.max_lanes % 6) + 1,
+            now: 0,
+            as_of: 0,
+            closed: false,
+            shared: owner(case.shared),
+            has_shared: case.shared.is_some(),
+            groups: case.groups.map(owner),
+            members: Vec::new(),
+            leases: Vec::new(),
+            waiters: Vec::new(),
+            phantoms: Vec::new(),
+            kinds: BTreeMap::new(),
+            asked: 0,
+            turns: BTreeMap::new(),
+            turn: 0,
+            outlier: case
+                .watch
+                .outlier()
+                .map(|one| Outlier::new(&one, Tick::ZERO)),
+            affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
+            service: BTreeMap::new(),
+            latency: case.policy.policy().half_life().map(Latency::new),
+            panic: false,
+            events: Vec::new(),
+            order: 0,
+            levels: BTreeMap::new(),
+            tally: Tally::default(),
+            hints: VecDeque::new(),
+        }
+    }
+
     fn stamp(&mut self) -> u64 {
         self.order += 1;
         self.order
