@@ -38,6 +38,7 @@ const OCTAVES: usize = 61;
 /// assert_eq!(histogram.max(), Some(Duration::from_millis(100)));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[repr(align(64))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Option<Seen>", into = "Option<Seen>"))]
 pub struct Histogram {
@@ -45,11 +46,16 @@ pub struct Histogram {
     sum: u128,
     min: u64,
     max: u64,
-    /// Those of whole octaves, empty while there is no value.
-    counts: Box<[u32]>,
-    /// The octave that `counts` begins with.
+    /// Empty while there is no value.
+    octaves: Box<[Octave]>,
+    /// Which one `octaves` begins with.
     first: u8,
 }
+
+/// The counts of one octave's buckets: a cache line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(align(64))]
+struct Octave([u32; SUB]);
 
 impl Histogram {
     /// One without values.
@@ -69,15 +75,13 @@ impl Histogram {
         self.sum = self.sum.saturating_add(nanos.into());
         self.min = self.min.min(nanos);
         self.max = self.max.max(nanos);
-        let at = index(octave.wrapping_sub(self.first.into()), sub);
-        if let Some(count) = self.counts.get_mut(at) {
-            *count = count.saturating_add(1);
-        } else {
+        if self.row(octave) >= self.octaves.len() {
             self.cover(octave, octave);
-            let at = index(octave.saturating_sub(self.first.into()), sub);
-            if let Some(count) = self.counts.get_mut(at) {
-                *count = 1;
-            }
+        }
+        let row = self.row(octave);
+        let row = self.octaves.get_mut(row);
+        if let Some(count) = row.and_then(|Octave(counts)| counts.get_mut(sub)) {
+            *count = count.saturating_add(1);
         }
     }
 
@@ -89,7 +93,7 @@ impl Histogram {
         if self.count == 0 {
             return None;
         }
-        let counts = || self.counts.iter().map(|count| u128::from(*count));
+        let counts = || self.counts().map(u128::from);
         let total = counts().fold(0, u128::saturating_add);
         let rank = total
             .saturating_mul(permille.min(1_000).into())
@@ -104,7 +108,8 @@ impl Histogram {
                 below = below.saturating_add(count);
                 below >= rank
             })?;
-            let middle = middle(index(self.first.into(), at));
+            let before = usize::from(self.first).saturating_mul(SUB);
+            let middle = middle(before.saturating_add(at));
             middle.clamp(self.min, self.max)
         };
         Some(Duration::from_nanos(nanos))
@@ -113,8 +118,9 @@ impl Histogram {
     /// How many spans were counted in the bucket of this one.
     pub(crate) fn like(&self, span: Duration) -> u32 {
         let (octave, sub) = place(saturating_nanos(span));
-        let at = index(octave.wrapping_sub(self.first.into()), sub);
-        self.counts.get(at).copied().unwrap_or(0)
+        let row = self.octaves.get(self.row(octave));
+        let count = row.and_then(|Octave(counts)| counts.get(sub));
+        count.copied().unwrap_or(0)
     }
 
     /// How many spans were counted.
@@ -167,37 +173,45 @@ impl Histogram {
         self.sum = self.sum.saturating_add(other.sum);
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
-        let from = index(
-            usize::from(other.first).saturating_sub(self.first.into()),
-            0,
-        );
-        for (count, more) in self.counts.iter_mut().skip(from).zip(&other.counts) {
-            *count = count.saturating_add(*more);
+        let from = self.row(other.first.into());
+        for (row, more) in self.octaves.iter_mut().skip(from).zip(&other.octaves) {
+            for (count, more) in row.0.iter_mut().zip(more.0) {
+                *count = count.saturating_add(more);
+            }
         }
+    }
+
+    /// Of all buckets, from the first to the last.
+    fn counts(&self) -> impl Iterator<Item = u32> {
+        self.octaves.iter().flat_map(|Octave(counts)| *counts)
+    }
+
+    /// Where an octave is if it is covered; else past all of them.
+    fn row(&self, octave: usize) -> usize {
+        octave.wrapping_sub(self.first.into())
     }
 
     /// The last octave covered.
     fn last(&self) -> usize {
-        let octaves = self.counts.len() / SUB;
         usize::from(self.first)
-            .saturating_add(octaves)
+            .saturating_add(self.octaves.len())
             .saturating_sub(1)
     }
 
     /// Makes room for the values from one octave to another.
     #[cold]
     fn cover(&mut self, from: usize, to: usize) {
-        let (first, last) = match self.counts.is_empty() {
+        let (first, last) = match self.octaves.is_empty() {
             true => (from, to),
             false => (from.min(self.first.into()), to.max(self.last())),
         };
-        let octaves = last.saturating_sub(first).saturating_add(1);
-        let mut counts = vec![0; index(octaves, 0)].into_boxed_slice();
+        let wanted = last.saturating_sub(first).saturating_add(1);
+        let mut octaves = vec![Octave::default(); wanted].into_boxed_slice();
         let before = usize::from(self.first).saturating_sub(first);
-        for (count, known) in counts.iter_mut().skip(index(before, 0)).zip(&self.counts) {
-            *count = *known;
+        for (row, known) in octaves.iter_mut().skip(before).zip(&self.octaves) {
+            *row = *known;
         }
-        self.counts = counts;
+        self.octaves = octaves;
         self.first = u8::try_from(first).unwrap_or(u8::MAX);
     }
 }
@@ -210,12 +224,7 @@ fn place(nanos: u64) -> (usize, usize) {
     (octave as usize, top % SUB)
 }
 
-/// The place in a row of buckets that begins at octave 0.
-fn index(octave: usize, sub: usize) -> usize {
-    octave.saturating_mul(SUB).saturating_add(sub)
-}
-
-/// The middle of a bucket.
+/// The middle of a bucket, of all that there are.
 fn middle(index: usize) -> u64 {
     let (octave, sub) = (index / SUB, (index % SUB) as u64);
     let Some(bits) = octave.checked_sub(1) else {
@@ -248,7 +257,7 @@ impl From<Histogram> for Option<Seen> {
             min: known.min,
             max: known.max,
             first: known.first,
-            counts: known.counts,
+            counts: known.counts().collect(),
         })
     }
 }
@@ -262,7 +271,14 @@ impl From<Option<Seen>> for Histogram {
             min: seen.min,
             max: seen.max,
             first: seen.first,
-            counts: seen.counts,
+            octaves: seen
+                .counts
+                .as_chunks()
+                .0
+                .iter()
+                .copied()
+                .map(Octave)
+                .collect(),
         })
     }
 }
@@ -352,7 +368,7 @@ mod tests {
         ] {
             histogram.record(span);
         }
-        assert_eq!(histogram.counts.len(), OCTAVES * SUB);
+        assert_eq!(histogram.octaves.len(), OCTAVES);
         assert_eq!(histogram.quantile(0), Some(Duration::ZERO));
         assert_eq!(
             histogram.quantile(1_000),
