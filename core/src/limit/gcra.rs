@@ -3,9 +3,7 @@
 //! Invariant: `due` is the theoretical arrival time of the next unit, in parts of a nanosecond.
 
 use super::floor::Floor;
-#[cfg(feature = "serde")]
-use super::pace::halves;
-use super::pace::{Pace, carry_over};
+use super::pace::{Pace, Parts, carry_over};
 use super::{ConfigError, Limit, Wait};
 use crate::time::{Shift, Tick};
 use core::num::NonZeroU32;
@@ -39,9 +37,8 @@ pub struct Gcra {
     burst: NonZeroU32,
     /// `burst` in parts.
     #[cfg_attr(feature = "serde", serde(skip))]
-    tolerance: u128,
-    #[cfg_attr(feature = "serde", serde(with = "halves"))]
-    due: u128,
+    tolerance: Parts,
+    due: Parts,
     /// When something was last admitted or settled.
     latest: Tick,
     floor: Floor,
@@ -64,8 +61,8 @@ impl Gcra {
         Self {
             pace,
             burst,
-            tolerance: pace.cost(burst.get()),
-            due: 0,
+            tolerance: Parts(pace.cost(burst.get())),
+            due: Parts(0),
             latest: Tick::ZERO,
             floor: Floor::default(),
         }
@@ -90,9 +87,9 @@ impl Gcra {
             return Ok(());
         }
         let now = now.max(self.latest);
-        let early = self.due.saturating_sub(self.parts(now));
+        let early = self.due.0.saturating_sub(self.parts(now));
         let early = carry_over(early, (self.pace, self.burst), (changed.pace, burst));
-        changed.due = changed.parts(now).saturating_add(early);
+        changed.due.0 = changed.parts(now).saturating_add(early);
         changed.latest = now;
         changed.floor = self.floor.above(now);
         *self = changed;
@@ -107,7 +104,7 @@ impl Gcra {
     /// When the next unit would be due if `cost` were taken at `now`.
     #[inline]
     fn due_after(&self, now: u128, cost: u32) -> u128 {
-        self.due.max(now).saturating_add(self.pace.cost(cost))
+        self.due.0.max(now).saturating_add(self.pace.cost(cost))
     }
 }
 
@@ -120,10 +117,10 @@ impl Limit for Gcra {
         if cost == 0 {
             return Ok(self.charge(now, 0));
         }
-        if due.saturating_sub(parts) > self.tolerance {
+        if due.saturating_sub(parts) > self.tolerance.0 {
             return Err(self.earliest(now, cost));
         }
-        self.due = due;
+        self.due.0 = due;
         self.latest = now;
         Ok(now)
     }
@@ -135,7 +132,7 @@ impl Limit for Gcra {
             return Wait::Never;
         }
         let due = self.due_after(self.parts(now), cost);
-        match self.pace.nanos(due.saturating_sub(self.tolerance)) {
+        match self.pace.nanos(due.saturating_sub(self.tolerance.0)) {
             _ if cost == 0 => Wait::Until(now),
             Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
             None => Wait::Never,
@@ -144,7 +141,7 @@ impl Limit for Gcra {
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
         self.latest = self.latest.max(now);
-        self.due = self.due_after(self.parts(self.latest), cost);
+        self.due.0 = self.due_after(self.parts(self.latest), cost);
         self.latest
     }
 
@@ -152,10 +149,10 @@ impl Limit for Gcra {
         let alone = booked == self.latest && self.floor.is_known(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
-            Some(more) => self.due = self.due_after(self.parts(self.latest), more),
+            Some(more) => self.due.0 = self.due_after(self.parts(self.latest), more),
             None if alone => {
                 let less = self.pace.cost(reserved.saturating_sub(actual));
-                self.due = self.due.saturating_sub(less);
+                self.due.0 = self.due.0.saturating_sub(less);
             }
             None => {}
         }
@@ -163,19 +160,22 @@ impl Limit for Gcra {
 
     fn available(&self, now: Tick) -> u32 {
         let now = self.parts(now.max(self.latest));
-        let free = self.tolerance.saturating_sub(self.due.saturating_sub(now));
+        let free = self
+            .tolerance
+            .0
+            .saturating_sub(self.due.0.saturating_sub(now));
         u32::try_from(self.pace.units(free)).unwrap_or(u32::MAX)
     }
 
     fn is_idle(&self, now: Tick) -> bool {
-        self.due <= self.parts(now.max(self.latest))
+        self.due.0 <= self.parts(now.max(self.latest))
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
-        self.due = self.pace.rebase(self.due, from, to);
+        self.due.0 = self.pace.rebase(self.due.0, from, to);
         self.floor.rebase(shift);
     }
 
@@ -190,8 +190,7 @@ impl Limit for Gcra {
 struct Snapshot {
     pace: Pace,
     burst: NonZeroU32,
-    #[serde(with = "halves")]
-    due: u128,
+    due: Parts,
     latest: Tick,
     floor: Floor,
 }

@@ -374,6 +374,9 @@ impl LimitSet {
     /// Asks the memory for all that the first limit by itself needs.
     pub(crate) fn preload(&self) {
         black_box((self.first.is_some(), self.latest));
+        if let Some(Limiter::SlidingLog(log)) = &self.first {
+            log.preload();
+        }
     }
 
     fn booking(&self, class: u32) -> Booking {

@@ -114,24 +114,23 @@ impl TryFrom<(NonZeroU32, NonZeroU64)> for Pace {
     }
 }
 
-/// Parts in halves, upper first, as not every format has numbers of 128 bits.
-#[cfg(feature = "serde")]
-pub(super) mod halves {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+/// Parts at rest, no more aligned than a word, so that a limiter is no larger than what it holds. In
+/// halves, upper first, where they are written, as not every format has numbers of 128 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "(u64, u64)", into = "(u64, u64)"))]
+#[repr(Rust, packed(8))]
+pub(super) struct Parts(pub(super) u128);
 
-    pub(in super::super) fn serialize<S: Serializer>(
-        parts: &u128,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let lower = *parts & u128::from(u64::MAX);
-        ((*parts >> 64) as u64, lower as u64).serialize(to)
+impl From<(u64, u64)> for Parts {
+    fn from((upper, lower): (u64, u64)) -> Self {
+        Self(u128::from(upper) << 64 | u128::from(lower))
     }
+}
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<u128, D::Error> {
-        let (upper, lower) = <(u64, u64)>::deserialize(from)?;
-        Ok(u128::from(upper) << 64 | u128::from(lower))
+impl From<Parts> for (u64, u64) {
+    fn from(Parts(parts): Parts) -> Self {
+        ((parts >> 64) as u64, parts as u64)
     }
 }
 

@@ -3,9 +3,7 @@
 //! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
 
 use super::floor::Floor;
-use super::pace::Pace;
-#[cfg(feature = "serde")]
-use super::pace::halves;
+use super::pace::{Pace, Parts};
 use super::{ConfigError, Limit, Wait};
 use crate::time::{Shift, Tick, saturating_nanos};
 use core::num::NonZeroU32;
@@ -37,8 +35,7 @@ use core::time::Duration;
 pub struct Pacing {
     limit: NonZeroU32,
     pace: Pace,
-    #[cfg_attr(feature = "serde", serde(with = "halves"))]
-    due: u128,
+    due: Parts,
     /// When something was last admitted or settled.
     latest: Tick,
     floor: Floor,
@@ -53,7 +50,7 @@ impl Pacing {
         Ok(Self {
             limit,
             pace: Pace::new(limit, window)?,
-            due: 0,
+            due: Parts(0),
             latest: Tick::ZERO,
             floor: Floor::default(),
         })
@@ -73,10 +70,10 @@ impl Pacing {
         }
         if changed.pace.is_slower_than(self.pace) {
             let larger = limit.get().saturating_sub(self.limit.get());
-            self.due = self.due.saturating_add(self.pace.cost(larger));
+            self.due.0 = self.due.0.saturating_add(self.pace.cost(larger));
         }
-        let whole = self.due.div_ceil(self.pace.per_nano.get().into());
-        changed.due = whole.saturating_mul(changed.pace.per_nano.get().into());
+        let whole = self.due.0.div_ceil(self.pace.per_nano.get().into());
+        changed.due.0 = whole.saturating_mul(changed.pace.per_nano.get().into());
         changed.latest = self.latest;
         changed.floor = self.floor.above(self.latest);
         *self = changed;
@@ -86,7 +83,7 @@ impl Pacing {
     /// Whether the next was due a nanosecond ago or more.
     #[inline]
     fn is_late(&self, now: Tick) -> bool {
-        let since = self.pace.worth(now.as_nanos()).saturating_sub(self.due);
+        let since = self.pace.worth(now.as_nanos()).saturating_sub(self.due.0);
         since >= self.pace.per_nano.get().into()
     }
 
@@ -97,7 +94,7 @@ impl Pacing {
         let from = if self.is_late(now) {
             self.pace.worth(now.as_nanos())
         } else {
-            self.due
+            self.due.0
         };
         from.saturating_add(self.pace.cost(cost))
     }
@@ -110,10 +107,10 @@ impl Limit for Pacing {
         if cost == 0 {
             return Ok(self.charge(now, 0));
         }
-        if self.due > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
+        if self.due.0 > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
             return Err(self.earliest(now, cost));
         }
-        self.due = self.due_after(now, cost);
+        self.due.0 = self.due_after(now, cost);
         self.latest = now;
         Ok(now)
     }
@@ -123,7 +120,7 @@ impl Limit for Pacing {
         if cost > self.limit.get() {
             return Wait::Never;
         }
-        match self.pace.nanos(self.due) {
+        match self.pace.nanos(self.due.0) {
             _ if cost == 0 => Wait::Until(now),
             Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
             None => Wait::Never,
@@ -132,7 +129,7 @@ impl Limit for Pacing {
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
         self.latest = self.latest.max(now);
-        self.due = self.due_after(self.latest, cost);
+        self.due.0 = self.due_after(self.latest, cost);
         self.latest
     }
 
@@ -141,10 +138,10 @@ impl Limit for Pacing {
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(0) => {}
-            Some(more) => self.due = self.due_after(self.latest, more),
+            Some(more) => self.due.0 = self.due_after(self.latest, more),
             None if alone => {
                 let less = self.pace.cost(reserved.saturating_sub(actual));
-                self.due = self.due.saturating_sub(less);
+                self.due.0 = self.due.0.saturating_sub(less);
             }
             None => {}
         }
@@ -158,14 +155,14 @@ impl Limit for Pacing {
     }
 
     fn is_idle(&self, now: Tick) -> bool {
-        self.due == 0 || self.is_late(now.max(self.latest))
+        self.due.0 == 0 || self.is_late(now.max(self.latest))
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
         let shift = Shift { from, to };
         self.latest = shift.tick(self.latest);
-        self.due = self.pace.rebase(self.due, from, to);
+        self.due.0 = self.pace.rebase(self.due.0, from, to);
         self.floor.rebase(shift);
     }
 

@@ -7,6 +7,7 @@ use super::floor::Floor;
 use super::ring::{MAX, Ring};
 use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
 use crate::time::{Shift, Tick, saturating_nanos};
+use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -14,7 +15,7 @@ use core::time::Duration;
 ///
 /// Admission costs O(1) amortised, a refusal and [`earliest`](Limit::earliest) O(stamps that would
 /// have to leave), a settlement under [`Anchor::Grant`] O(log n) to find the stamp. Memory is 16 bytes
-/// for each request that counts, however many units it has, and as much again at the most; four take none
+/// for each request that counts, however many units it has, and as much again at the most; three take none
 /// but the log's own. Of more than two billion, the oldest count for longer than they have to.
 ///
 /// Worst case over a span: the limit, once for each window begun in it.
@@ -138,6 +139,11 @@ impl SlidingLog {
             .saturating_add(self.in_flight())
             .saturating_add(cost.into())
             .saturating_sub(self.limit.get().into())
+    }
+
+    /// Asks the memory for the ends of the log.
+    pub(super) fn preload(&self) {
+        black_box(self.stamps.len());
     }
 
     /// Makes it now, if it was earlier.
