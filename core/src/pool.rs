@@ -274,9 +274,12 @@ impl<T> Pool<T> {
         slow_start.begin(self.now);
         let seed = self.config.seed.wrapping_add(self.added);
         self.added = self.added.wrapping_add(1);
+        let watch = Watch::new(&self.config, self.now, seed);
+        let is_watched = watch.is_some();
         let details = Details {
             held: Histogram::default(),
             misses: Misses::default(),
+            watch,
             slow_start,
             pass: self.levels.get(&member.tier).copied().unwrap_or(0),
             depth: None,
@@ -295,11 +298,10 @@ impl<T> Pool<T> {
             max_leases: member.max_leases,
             in_flight: 0,
             phantoms: 0,
-            rests_until: Tick::ZERO,
             stamp,
             group: member.group,
             counted: None,
-            watch: Watch::new(&self.config, self.now, seed),
+            is_watched,
             details: Box::new(details),
             limits: member.limits,
             recent: Recent::default(),
@@ -526,7 +528,7 @@ impl<T> Pool<T> {
     ) -> Result<(), StaleProbe> {
         self.advance(now);
         let entry = self.members.get_mut(probe.member).ok_or(StaleProbe)?;
-        let watch = entry.watch.as_mut().ok_or(StaleProbe)?;
+        let watch = entry.details.watch.as_mut().ok_or(StaleProbe)?;
         if watch.probe != Some(probe.probe) {
             return Err(StaleProbe);
         }
@@ -804,7 +806,7 @@ impl<T> Pool<T> {
         let Some(entry) = self.members.get_mut(member) else {
             return;
         };
-        if let Some(watch) = &mut entry.watch
+        if let Some(watch) = &mut entry.details.watch
             && let (Some(health), Some(config)) = (&mut watch.health, &self.config.health)
         {
             // A timer while a probe is out is that probe's.
@@ -823,7 +825,7 @@ impl<T> Pool<T> {
             self.changed(member, change);
         }
         if let Some(entry) = self.members.get_mut(member)
-            && let Some(watch) = &mut entry.watch
+            && let Some(watch) = &mut entry.details.watch
         {
             if watch.conduct.take_end(self.now) {
                 entry.details.slow_start.begin(self.now);
@@ -848,7 +850,7 @@ impl<T> Pool<T> {
         let members = self.members.iter_mut();
         let serving = members.filter(|(_, entry)| entry.counted.is_some());
         let conducts = serving.filter_map(|(member, entry)| {
-            let watch = entry.watch.as_mut()?;
+            let watch = entry.details.watch.as_mut()?;
             Some((member, &mut watch.conduct))
         });
         for ejection in outlier.sweep(config, self.now, conducts) {
@@ -886,7 +888,7 @@ impl<T> Pool<T> {
         else {
             return;
         };
-        let Some(watch) = &mut entry.watch else {
+        let Some(watch) = &mut entry.details.watch else {
             return;
         };
         let condition = match watch.breaker.state(config, self.now) {
@@ -1148,7 +1150,7 @@ impl<T> Pool<T> {
             group: group.map(|group| group.limits.charge(now, class, cost)),
             pool: (!pool.is_empty()).then(|| pool.charge(now, class, cost)),
         };
-        let permit = match (&self.config.breaker, &mut entry.watch) {
+        let permit = match (&self.config.breaker, entry.watch_mut()) {
             (Some(config), Some(watch)) => watch.breaker.begin(config, now),
             (Some(_) | None, Some(_) | None) => None,
         };

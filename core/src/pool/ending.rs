@@ -73,13 +73,13 @@ impl<T> Pool<T> {
                         own.observe(now, latency);
                     }
                 }
-                if let Some(watch) = &mut entry.watch {
+                if let Some(watch) = entry.watch_mut() {
                     watch.conduct.record(true);
                 }
                 Verdict::Ok
             }
             Some(Outcome::Failed) | None => {
-                if let Some(watch) = &mut entry.watch {
+                if let Some(watch) = entry.watch_mut() {
                     watch.conduct.record(false);
                 }
                 quick = true;
@@ -87,7 +87,7 @@ impl<T> Pool<T> {
             }
             Some(Outcome::Throttled { until }) => {
                 quick = true;
-                entry.rests_until = entry.rests_until.max(until);
+                entry.rest(until);
                 entry.limits.observe(now, Unit::Requests, 0, until);
                 Verdict::Unused
             }
@@ -124,7 +124,7 @@ impl<T> Pool<T> {
         if let Some(booked) = in_pool {
             self.limits.settle(now, booked, cost, actual);
         }
-        if let (Some(config), Some(watch)) = (&self.config.breaker, &mut entry.watch) {
+        if let (Some(config), Some(watch)) = (&self.config.breaker, entry.watch_mut()) {
             if let Some(permit) = ended.permit {
                 watch.breaker.end(config, now, permit, verdict);
             }

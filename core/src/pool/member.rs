@@ -134,7 +134,7 @@ pub(super) enum State {
     Removing,
 }
 
-/// What a grant and a release look at: four cache lines, each of them a miss where a member comes up by
+/// What a grant and a release look at: three cache lines, each of them a miss where a member comes up by
 /// chance.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -149,14 +149,14 @@ pub(super) struct Entry<T> {
     /// Failures that were quicker than a success, each counted as a lease until it no longer is.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) phantoms: u32,
-    pub(super) rests_until: Tick,
     pub(super) stamp: u64,
     pub(super) group: Option<GroupId>,
     /// Whether it counts as one that could serve but for its health, and as healthy.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) counted: Option<bool>,
-    /// Only where the pool watches anything.
-    pub(super) watch: Option<Box<Watch>>,
+    /// Whether the details have a watch.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) is_watched: bool,
     pub(super) details: Box<Details<T>>,
     pub(super) limits: LimitSet,
     /// How long leases were held, but for what was entered in the histogram or the pool is about to.
@@ -170,6 +170,9 @@ pub(super) struct Entry<T> {
 pub(super) struct Details<T> {
     pub(super) held: Histogram,
     pub(super) misses: Misses,
+    /// At once where the pool watches anything, or else once there is anything to remember. Who has one is
+    /// marked as watched.
+    pub(super) watch: Option<Box<Watch>>,
     pub(super) slow_start: SlowStart,
     /// Only where the policy goes by it.
     pub(super) pass: u64,
@@ -192,6 +195,8 @@ pub(super) struct Details<T> {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Watch {
+    /// Until when it was told to rest.
+    pub(super) rests_until: Tick,
     pub(super) health: Option<Health>,
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -271,9 +276,11 @@ impl<T> Entry<T> {
         if let Some(until) = self.ejected(around.now).filter(|_| !around.panic) {
             hold(until, Reason::Ejected { until });
         }
-        let until = self.rests_until;
-        hold(until, Reason::Throttled { until });
-        if let (Some(config), Some(watch)) = (around.breaker, &self.watch) {
+        if let Some(watch) = self.watch() {
+            let until = watch.rests_until;
+            hold(until, Reason::Throttled { until });
+        }
+        if let (Some(config), Some(watch)) = (around.breaker, self.watch()) {
             match watch.breaker.state(config, around.now) {
                 BreakerState::Closed => {}
                 BreakerState::Open { until } => hold(until, Reason::BreakerOpen { until }),
@@ -295,22 +302,51 @@ impl<T> Entry<T> {
         reason
     }
 
+    /// What is watched of it, without a look at the details where nothing is.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        if self.is_watched {
+            self.details.watch.as_deref()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn watch_mut(&mut self) -> Option<&mut Watch> {
+        if self.is_watched {
+            self.details.watch.as_deref_mut()
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn set_watch(&mut self, watch: Option<Box<Watch>>) {
+        self.is_watched = watch.is_some();
+        self.details.watch = watch;
+    }
+
+    /// Lets it rest until then, if it doesn't for longer.
+    pub(super) fn rest(&mut self, until: Tick) {
+        self.is_watched = true;
+        let watch = self.details.watch.get_or_insert_default();
+        watch.rests_until = watch.rests_until.max(until);
+    }
+
     /// Asks the memory for what a grant and a release will look at, in lines of the cache that are then
     /// waited for together and not one after the other.
     pub(super) fn preload(&self) {
-        black_box((self.stamp, self.recent.kept().len()));
+        black_box((self.stamp, self.recent.len()));
         self.limits.preload();
     }
 
     /// Whether its probes fail.
     pub(super) fn is_down(&self) -> bool {
-        let health = self.watch.as_ref().and_then(|watch| watch.health.as_ref());
+        let health = self.watch().and_then(|watch| watch.health.as_ref());
         health.is_some_and(|health| !health.is_up())
     }
 
     /// Until when it is ejected.
     fn ejected(&self, now: Tick) -> Option<Tick> {
-        self.watch.as_ref()?.conduct.ejected(now)
+        self.watch()?.conduct.ejected(now)
     }
 
     /// Whether it would be healthy, if it were to count at all.
@@ -381,7 +417,7 @@ impl<T> Entry<T> {
     pub(super) fn next_timer(&self, config: &Config, now: Tick) -> Option<Tick> {
         let ramp = config.slow_start.as_ref();
         let ramp = ramp.and_then(|ramp| self.details.slow_start.next_change(ramp, now));
-        let Some(watch) = &self.watch else {
+        let Some(watch) = self.watch() else {
             return ramp;
         };
         let health = watch.health.as_ref().and_then(Health::poll_timeout);
@@ -439,8 +475,8 @@ mod tests {
 
     #[test]
     #[cfg(target_pointer_width = "64")]
-    fn what_a_lease_looks_at_takes_four_cache_lines_whatever_the_payload() {
-        assert_eq!(size_of::<Option<Entry<()>>>(), 256);
-        assert_eq!(size_of::<Option<Entry<[u64; 100]>>>(), 256);
+    fn what_a_lease_looks_at_takes_three_cache_lines_whatever_the_payload() {
+        assert_eq!(size_of::<Option<Entry<()>>>(), 192);
+        assert_eq!(size_of::<Option<Entry<[u64; 100]>>>(), 192);
     }
 }

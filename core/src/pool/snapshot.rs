@@ -141,7 +141,7 @@ fn at_rest<T: Clone>(entry: &Entry<T>, held: Histogram) -> Entry<T> {
     };
     entry.details.held = held;
     entry.details.latency = None;
-    if let Some(watch) = &mut entry.watch {
+    if let Some(watch) = &mut entry.details.watch {
         watch.probe = None;
     }
     entry
@@ -206,25 +206,25 @@ impl<T> Pool<T> {
             entry.stamp = order.get(&place).copied().unwrap_or(0);
             entry.limits.rebase(from, to);
             entry.details.slow_start.rebase(from, to);
-            entry.rests_until = shift.tick(entry.rests_until);
-            let known = entry.watch.take();
-            entry.watch = Watch::new(&pool.config, to, place);
-            if let Some(mut known) = known {
+            let mut watch = Watch::new(&pool.config, to, place);
+            if let Some(mut known) = entry.details.watch.take() {
+                known.rests_until = shift.tick(known.rests_until);
                 known.breaker.rebase(from, to);
                 known.conduct.rebase(from, to);
                 if known.conduct.take_end(to) {
                     entry.details.slow_start.begin(to);
                 }
                 known.told_open = known.told_open.map(|until| shift.tick(until));
-                let new = entry.watch.take().and_then(|new| new.health);
+                let new = watch.and_then(|new| new.health);
                 known.health = new.map(|new| {
                     known.health.take().map_or(new, |mut health| {
                         health.rebase(from, to);
                         health
                     })
                 });
-                entry.watch = Some(known);
+                watch = Some(known);
             }
+            entry.set_watch(watch);
             let half_life = pool.config.policy.half_life();
             entry.details.latency = half_life.map(crate::balance::Latency::new);
             let group = entry.group;
