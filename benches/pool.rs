@@ -1,5 +1,5 @@
 //! What a lease costs at any number of members: acquire and release under every policy, with a limit on
-//! every member.
+//! every member; and how much of that is memory's.
 
 mod policies;
 
@@ -57,5 +57,36 @@ fn acquire_and_release(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, acquire_and_release);
+/// Cache lines that a lease looks at of its member.
+const LINES: usize = 3;
+/// Steps that wait for each other: together about what a lease takes among ten members.
+const STEPS: u32 = 120;
+
+/// As much work as a lease, and one look at a member that comes up by chance: the least that a choice by
+/// chance or by key can grow by.
+fn look_at_one_by_chance(c: &mut Criterion) {
+    #[derive(Clone)]
+    #[repr(align(64))]
+    struct Line([u64; 8]);
+
+    let step = |x: u64| (x ^ (x >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let mut group = c.benchmark_group("one_look");
+    for members in [10, 1_000, 100_000] {
+        let mut memory = vec![[const { Line([1; 8]) }; LINES]; members];
+        let mut state = 1u64;
+        group.bench_function(BenchmarkId::from_parameter(members), |b| {
+            b.iter(|| {
+                state = (0..STEPS).fold(state, |state, _| step(state | 1));
+                let member = (u128::from(state) * members as u128) >> 64;
+                for Line(words) in &mut memory[member as usize] {
+                    words[1] = words[1].wrapping_add(1);
+                    state ^= words[0];
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, acquire_and_release, look_at_one_by_chance);
 criterion_main!(benches);

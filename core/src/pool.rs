@@ -274,12 +274,10 @@ impl<T> Pool<T> {
         slow_start.begin(self.now);
         let seed = self.config.seed.wrapping_add(self.added);
         self.added = self.added.wrapping_add(1);
-        let watch = Watch::new(&self.config, self.now, seed);
-        let is_watched = watch.is_some();
         let details = Details {
             held: Histogram::default(),
             misses: Misses::default(),
-            watch,
+            watch: None,
             slow_start,
             pass: self.levels.get(&member.tier).copied().unwrap_or(0),
             depth: None,
@@ -291,7 +289,7 @@ impl<T> Pool<T> {
             identity: 0,
             payload: member.payload,
         };
-        let entry = Entry {
+        let mut entry = Entry {
             state: State::Enabled,
             tier: member.tier,
             weight: member.weight,
@@ -301,11 +299,12 @@ impl<T> Pool<T> {
             stamp,
             group: member.group,
             counted: None,
-            is_watched,
+            is_watched: false,
             details: Box::new(details),
             limits: member.limits,
             recent: Recent::default(),
         };
+        entry.set_watch(Watch::new(&self.config, self.now, seed));
         let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
         let slot = handle.slot();
         if let Some(group) = member
