@@ -41,7 +41,7 @@ fn trace() -> Vec<(u64, u64)> {
 fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration) {
     let mut balancer = Balancer::new(policy, SEED);
     let half_life = policy.half_life().unwrap_or_default();
-    let mut latencies = [Latency::new(half_life); MEMBERS];
+    let mut latencies = [Latency::new(half_life, Tick::ZERO); MEMBERS];
     let mut standings = [Standing::default(); MEMBERS];
     let mut held = vec![[0.0; MEMBERS]; STEPS];
     let mut took = Vec::new();

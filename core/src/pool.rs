@@ -228,7 +228,7 @@ impl<T> Pool<T> {
             healthy: 0,
             panic: false,
             service: ServiceTimes::default(),
-            latency: config.policy.half_life().map(Latency::new),
+            latency: Self::fleet(&config, Tick::ZERO),
             added: 0,
             asked: 0,
             sequence: 0,
@@ -242,6 +242,12 @@ impl<T> Pool<T> {
             spans: Vec::new(),
             config,
         }
+    }
+
+    /// What is known of the latency of all members: nothing yet.
+    fn fleet(config: &Config, now: Tick) -> Option<Latency> {
+        let half_life = config.policy.half_life()?;
+        Some(Latency::new(half_life, now))
     }
 
     /// Makes a group of members that will share these limits besides their own.
@@ -269,7 +275,6 @@ impl<T> Pool<T> {
             return Err(AddError::NoSuchGroup(group));
         }
         let stamp = self.next_stamp();
-        let half_life = self.config.policy.half_life();
         let mut slow_start = SlowStart::default();
         slow_start.begin(self.now);
         let seed = self.config.seed.wrapping_add(self.added);
@@ -283,7 +288,7 @@ impl<T> Pool<T> {
             depth: None,
             unseen: 0,
             unseen_by_probe: 0,
-            latency: half_life.map(Latency::new),
+            latency: self.latency.as_ref().map(Latency::another),
             service: ServiceTimes::default(),
             labels: member.labels,
             identity: 0,

@@ -563,7 +563,7 @@ impl Pair {
     fn place(&mut self, id: u32, load: u32, figure: u8, availability: Availability) {
         self.stamp += 1;
         let latency = (figure > 0).then(|| 1_000 * u64::from(figure / 32 + 1));
-        let mut known = Latency::new(half_life());
+        let mut known = Latency::new(half_life(), Tick::ZERO);
         if let Some(latency) = latency {
             known.observe(Tick::ZERO, Duration::from_nanos(latency));
         }

@@ -605,7 +605,7 @@ fn one_that_is_away_gets_its_own_keys_back_and_the_others_keep_theirs() {
 fn a_peak_counts_at_once_and_is_forgotten_by_halves() {
     let half_life = HalfLife::new(Duration::from_secs(1)).unwrap();
     let mut balancer = Balancer::new(Policy::PeakEwma(half_life), 1);
-    let mut latencies = [Latency::new(half_life); 2];
+    let mut latencies = [Latency::new(half_life, Tick::ZERO); 2];
     let at = |millis: u64| Tick::from_nanos(millis * 1_000_000);
     let observe = |latency: &mut Latency, now, millis| {
         latency.observe(at(now), Duration::from_millis(millis));

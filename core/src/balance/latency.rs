@@ -4,7 +4,7 @@
 
 use super::log::{COARSE, decay, log2};
 use super::policy::HalfLife;
-use crate::time::Tick;
+use crate::time::{Tick, saturating_nanos};
 use core::time::Duration;
 
 /// A member's latency: a peak raises the estimate at once, and all else fades by half in a half-life.
@@ -17,7 +17,7 @@ use core::time::Duration;
 /// use leasehold_core::balance::{HalfLife, Latency};
 /// use leasehold_core::time::Tick;
 ///
-/// let mut latency = Latency::new(HalfLife::new(Duration::from_secs(1))?);
+/// let mut latency = Latency::new(HalfLife::new(Duration::from_secs(1))?, Tick::ZERO);
 /// let at = |seconds: u64| Tick::from_nanos(seconds * 1_000_000_000);
 /// latency.observe(at(0), Duration::from_millis(10));
 /// latency.observe(at(0), Duration::from_millis(80));
@@ -29,20 +29,29 @@ use core::time::Duration;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Latency {
     half_life: HalfLife,
+    epoch: Tick,
     /// Nanoseconds as of `at`; `None` until a call was observed.
     estimate: Option<u64>,
     at: Tick,
 }
 
 impl Latency {
-    /// One of which nothing is known yet.
+    /// One of which nothing is known yet, on a clock that shows this now. Only those of one half-life and
+    /// epoch have [`key`](Self::key)s in order.
     #[must_use]
-    pub const fn new(half_life: HalfLife) -> Self {
+    pub const fn new(half_life: HalfLife, epoch: Tick) -> Self {
         Self {
             half_life,
+            epoch,
             estimate: None,
-            at: Tick::ZERO,
+            at: epoch,
         }
+    }
+
+    /// One of which nothing is known yet, with keys in order with those of this one.
+    #[must_use]
+    pub const fn another(&self) -> Self {
+        Self::new(self.half_life, self.epoch)
     }
 
     /// Takes note of a call that ended now. Time that runs backwards stands still.
@@ -73,7 +82,9 @@ impl Latency {
     #[must_use]
     pub fn key(&self) -> Option<u64> {
         let half_life = u128::from(self.half_life.as_nanos());
-        let halvings = (u128::from(self.at.as_nanos()) << COARSE).checked_div(half_life)?;
+        // Since the epoch, so that it is rounded alike on any clock.
+        let since = saturating_nanos(self.at.since(self.epoch));
+        let halvings = (u128::from(since) << COARSE).checked_div(half_life)?;
         let halvings = u64::try_from(halvings).unwrap_or(u64::MAX);
         Some(log2(self.estimate?).saturating_add(halvings))
     }
@@ -85,5 +96,27 @@ impl Latency {
     fn fade(&self, value: u64, now: Tick) -> u64 {
         let elapsed = now.as_nanos().saturating_sub(self.at.as_nanos());
         decay(value, elapsed, self.half_life.as_nanos())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_on_any_clock_that_shows_its_epoch() {
+        let half_life = HalfLife::new(Duration::from_secs(1)).unwrap();
+        let key = |epoch: u64, after: u64| {
+            let at = |nanos: u64| Tick::from_nanos(epoch + nanos);
+            let mut latency = Latency::new(half_life, at(0)).another();
+            latency.observe(at(after), Duration::from_nanos(100));
+            latency.observe(at(2 * after), Duration::from_nanos(60));
+            latency.key()
+        };
+        for after in (0..2_000).map(|nth| nth * 999_331) {
+            for epoch in [1, 7, 3_680_270_050] {
+                assert_eq!(key(epoch, after), key(0, after), "{after} {epoch}");
+            }
+        }
     }
 }

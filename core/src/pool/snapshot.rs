@@ -5,6 +5,7 @@
 
 use super::{Config, Group, Lease, Pool, State};
 use crate::affinity;
+use crate::balance::Latency;
 use crate::limit::{Cost, LimitSet};
 use crate::pool::member::{Entry, Watch};
 use crate::pool::service::ServiceTimes;
@@ -174,6 +175,7 @@ impl<T> Pool<T> {
         if let (Some(outlier), Some(config)) = (&mut pool.outlier, &pool.config.outlier) {
             *outlier = crate::outlier::Outlier::new(config, to);
         }
+        pool.latency = Self::fleet(&pool.config, to);
         pool.service = snapshot.service;
         pool.added = snapshot.added;
         pool.levels = snapshot.levels;
@@ -225,8 +227,7 @@ impl<T> Pool<T> {
                 watch = Some(known);
             }
             entry.set_watch(watch);
-            let half_life = pool.config.policy.half_life();
-            entry.details.latency = half_life.map(crate::balance::Latency::new);
+            entry.details.latency = pool.latency.as_ref().map(Latency::another);
             let group = entry.group;
             let handle = pool.members.insert(entry).ok_or(RestoreError)?;
             if let Some(group) = group {

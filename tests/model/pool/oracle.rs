@@ -320,7 +320,7 @@ impl Oracle {
                 .map(|one| Outlier::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
-            latency: case.policy.policy().half_life().map(Latency::new),
+            latency: fleet(case.policy.policy(), Tick::ZERO),
             panic: false,
             events: Vec::new(),
             order: 0,
@@ -346,7 +346,6 @@ impl Oracle {
         slow_start.begin(self.tick());
         let health = self.watch.health();
         let seed = self.members.len() as u64;
-        let half_life = self.choice.policy().half_life();
         self.members.push(OracleMember {
             id,
             setup,
@@ -366,7 +365,7 @@ impl Oracle {
             depth: None,
             unseen: 0,
             unseen_by_probe: 0,
-            latency: half_life.map(Latency::new),
+            latency: self.latency.as_ref().map(Latency::another),
             service: BTreeMap::new(),
             told_open: None,
             ejected_until: None,
@@ -973,11 +972,10 @@ impl Oracle {
             .watch
             .outlier()
             .map(|one| Outlier::new(&one, self.tick()));
-        let half_life = self.choice.policy().half_life();
-        self.latency = half_life.map(Latency::new);
+        self.latency = fleet(self.choice.policy(), self.tick());
         for member in &mut self.members {
             member.probe = None;
-            member.latency = half_life.map(Latency::new);
+            member.latency = self.latency.as_ref().map(Latency::another);
             let now = Tick::from_nanos(self.now);
             member.ejected_until = member.ejected_until.filter(|until| *until > now);
             if member.conduct.take_end(now) {
@@ -1439,4 +1437,10 @@ impl Oracle {
         }
         reasons
     }
+}
+
+/// What is known of the latency of all members: nothing yet.
+fn fleet(policy: Policy, now: Tick) -> Option<Latency> {
+    let half_life = policy.half_life()?;
+    Some(Latency::new(half_life, now))
 }
