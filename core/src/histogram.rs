@@ -349,9 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_is_as_small_as_a_cache_line_and_says_nothing() {
+    fn an_empty_one_is_a_cache_line_as_an_octave_is_and_says_nothing() {
         let histogram = Histogram::new();
-        assert_eq!(size_of_val(&histogram), 64);
+        assert_eq!(
+            (size_of_val(&histogram), align_of_val(&histogram)),
+            (64, 64)
+        );
+        assert_eq!((size_of::<Octave>(), align_of::<Octave>()), (64, 64));
         assert_eq!(histogram.count(), 0);
         assert_eq!((histogram.min(), histogram.max()), (None, None));
         assert_eq!((histogram.mean(), histogram.quantile(500)), (None, None));

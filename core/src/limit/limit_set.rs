@@ -371,7 +371,7 @@ impl LimitSet {
         self.latest = to;
     }
 
-    /// Asks the memory for all that the first limit by itself needs.
+    /// Asks the memory for all that the first limit by itself needs. An exact log has its ends farther in.
     pub(crate) fn preload(&self) {
         black_box((self.first.is_some(), self.latest));
         if let Some(Limiter::SlidingLog(log)) = &self.first {
