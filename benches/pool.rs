@@ -6,6 +6,7 @@ mod policies;
 use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
+use criterion::measurement::{Measurement, WallTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
@@ -59,8 +60,24 @@ fn acquire_and_release(c: &mut Criterion) {
 
 /// Cache lines that a lease looks at of its member.
 const LINES: usize = 3;
-/// Steps that wait for each other: together about what a lease takes among ten members.
-const STEPS: u32 = 120;
+/// Leases and steps by which the work of a lease is measured.
+const MEASURED: u32 = 1_000_000;
+
+fn step(state: u64) -> u64 {
+    (state ^ (state >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb) | 1
+}
+
+/// How many steps that wait for each other take as long as a lease among ten members.
+fn steps_of_a_lease() -> u64 {
+    let mut pool = pool(Policy::MAGLEV, 10);
+    let begun = WallTime.start();
+    (1..=u64::from(MEASURED)).for_each(|nth| lease(&mut pool, nth * 1_000_000));
+    let leases = WallTime.end(begun);
+    let begun = WallTime.start();
+    black_box((0..MEASURED).fold(1, |state, _| step(state)));
+    let steps = WallTime.end(begun).max(Duration::from_nanos(1));
+    (leases.as_nanos() / steps.as_nanos()) as u64
+}
 
 /// As much work as a lease, and one look at a member that comes up by chance: the least that a choice by
 /// chance or by key can grow by.
@@ -69,14 +86,14 @@ fn look_at_one_by_chance(c: &mut Criterion) {
     #[repr(align(64))]
     struct Line([u64; 8]);
 
-    let step = |x: u64| (x ^ (x >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let steps = steps_of_a_lease();
     let mut group = c.benchmark_group("one_look");
     for members in [10, 1_000, 100_000] {
         let mut memory = vec![[const { Line([1; 8]) }; LINES]; members];
         let mut state = 1u64;
         group.bench_function(BenchmarkId::from_parameter(members), |b| {
             b.iter(|| {
-                state = (0..STEPS).fold(state, |state, _| step(state | 1));
+                state = (0..steps).fold(state, |state, _| step(state));
                 let member = (u128::from(state) * members as u128) >> 64;
                 for Line(words) in &mut memory[member as usize] {
                     words[1] = words[1].wrapping_add(1);
