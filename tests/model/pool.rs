@@ -8,6 +8,7 @@
 
 mod case;
 mod oracle;
+mod owner;
 
 pub use case::{Ask, Case, Choice, End, Found, Management, MemberSetup, Op, Watch};
 

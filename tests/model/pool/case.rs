@@ -1,7 +1,7 @@
 //! A pool and what is done with it.
 
 use super::CLASSES;
-use super::oracle::Owner;
+use super::owner::Owner;
 use crate::limits;
 use arbitrary::Arbitrary;
 use core::num::{NonZeroU16, NonZeroU32};

@@ -1,7 +1,7 @@
 //! The pool by plain vectors.
 
-use super::CLASSES;
 use super::case::{Ask, Case, Choice, End, Found, IN_RANGE, Management, MemberSetup, Watch, nanos};
+use super::owner::{Owner, Uses};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{Availability, Balancer, Latency, Policy, Standing, pass};
@@ -12,82 +12,6 @@ use leasehold_core::outlier::{Conduct, Outlier};
 use leasehold_core::pool::{AcquireError, Condition, MemberId, Reason};
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, VecDeque};
-
-/// The limits of one owner, by brute force, taken as one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Owner {
-    pub(super) requests: Option<limits::Oracle>,
-    pub(super) tokens: Option<[limits::Oracle; CLASSES as usize]>,
-    pub(super) latest: u64,
-    /// Until when the upstream serves no more requests.
-    pub(super) turned_away: u64,
-}
-
-/// Which uses of an owner's limits are of one lease.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Uses {
-    requests: usize,
-    tokens: usize,
-}
-
-impl Owner {
-    fn earliest(&self, asked: u64, class: u32, cost: Cost) -> Wait {
-        let now = asked.max(self.latest);
-        let mut wait = Wait::Until(Tick::from_nanos(asked));
-        if cost.requests > 0 && self.turned_away > now {
-            wait = Wait::Until(Tick::from_nanos(self.turned_away));
-        }
-        let tokens = self
-            .tokens
-            .as_ref()
-            .map(|by_class| &by_class[class as usize]);
-        let rules = [
-            (self.requests.as_ref(), cost.requests),
-            (tokens, cost.tokens),
-        ];
-        for (limit, units) in rules {
-            let Some(limit) = limit else { continue };
-            let units = u64::from(units);
-            let own = match limit.earliest(now, units) {
-                Some(at) if at <= now => continue,
-                Some(at) => Wait::Until(Tick::from_nanos(at)),
-                None if limit.waits_for_settlement(units) => Wait::ForSettlement,
-                None => Wait::Never,
-            };
-            wait = match (wait, own) {
-                (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
-                (Wait::ForSettlement, _) | (_, Wait::ForSettlement) => Wait::ForSettlement,
-                (Wait::Until(a), Wait::Until(b)) => Wait::Until(a.max(b)),
-            };
-        }
-        wait
-    }
-
-    fn charge(&mut self, now: u64, class: u32, cost: Cost) -> Uses {
-        self.latest = self.latest.max(now);
-        let mut uses = Uses::default();
-        if let Some(limit) = &mut self.requests {
-            limit.charge(now, cost.requests.into());
-            uses.requests = limit.uses.len() - 1;
-        }
-        if let Some(by_class) = &mut self.tokens {
-            let limit = &mut by_class[class as usize];
-            limit.charge(now, cost.tokens.into());
-            uses.tokens = limit.uses.len() - 1;
-        }
-        uses
-    }
-
-    fn settle(&mut self, now: u64, class: u32, uses: Uses, actual: Cost) {
-        self.latest = self.latest.max(now);
-        if let Some(limit) = &mut self.requests {
-            limit.settle(now, uses.requests, actual.requests.into());
-        }
-        if let Some(by_class) = &mut self.tokens {
-            by_class[class as usize].settle(now, uses.tokens, actual.tokens.into());
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -294,6 +218,7 @@ impl Oracle {
         };
         let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
         let affinity = case.watch.affinity();
+        let half_life = case.policy.policy().half_life();
         Self {
             choice: case.policy,
             watch: case.watch,
@@ -320,7 +245,7 @@ impl Oracle {
                 .map(|one| Outlier::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
-            latency: fleet(case.policy.policy(), Tick::ZERO),
+            latency: half_life.map(|half_life| Latency::new(half_life, Tick::ZERO)),
             panic: false,
             events: Vec::new(),
             order: 0,
@@ -972,7 +897,8 @@ impl Oracle {
             .watch
             .outlier()
             .map(|one| Outlier::new(&one, self.tick()));
-        self.latency = fleet(self.choice.policy(), self.tick());
+        let half_life = self.choice.policy().half_life();
+        self.latency = half_life.map(|half_life| Latency::new(half_life, self.tick()));
         for member in &mut self.members {
             member.probe = None;
             member.latency = self.latency.as_ref().map(Latency::another);
@@ -1437,10 +1363,4 @@ impl Oracle {
         }
         reasons
     }
-}
-
-/// What is known of the latency of all members: nothing yet.
-fn fleet(policy: Policy, now: Tick) -> Option<Latency> {
-    let half_life = policy.half_life()?;
-    Some(Latency::new(half_life, now))
 }
