@@ -13,6 +13,7 @@ mod service;
 #[cfg(feature = "serde")]
 mod snapshot;
 mod spans;
+mod watching;
 
 pub use config::{Config, ConfigError};
 pub use member::Member;
@@ -26,8 +27,8 @@ pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
 use crate::balance::{Latency, mix, pass};
-use crate::breaker::{BreakerState, Permit};
-use crate::health::{self, Change, ProbeAnswer, SlowStart};
+use crate::breaker::Permit;
+use crate::health::{self, ProbeAnswer, SlowStart};
 use crate::heap::IndexedHeap;
 use crate::limit::{Booking, Cost, LimitSet, Unit, Wait};
 use crate::outlier::Outlier;
@@ -199,6 +200,7 @@ impl<T> Pool<T> {
     /// A pool without members.
     #[must_use]
     pub fn new(mut config: Config) -> Self {
+        let half_life = config.policy.half_life();
         Self {
             affinity: config.affinity.take(),
             limits: core::mem::take(&mut config.limits),
@@ -228,7 +230,7 @@ impl<T> Pool<T> {
             healthy: 0,
             panic: false,
             service: ServiceTimes::default(),
-            latency: Self::fleet(&config, Tick::ZERO),
+            latency: half_life.map(|half_life| Latency::new(half_life, Tick::ZERO)),
             added: 0,
             asked: 0,
             sequence: 0,
@@ -242,12 +244,6 @@ impl<T> Pool<T> {
             spans: Vec::new(),
             config,
         }
-    }
-
-    /// What is known of the latency of all members: nothing yet.
-    fn fleet(config: &Config, now: Tick) -> Option<Latency> {
-        let half_life = config.policy.half_life()?;
-        Some(Latency::new(half_life, now))
     }
 
     /// Makes a group of members that will share these limits besides their own.
@@ -803,162 +799,6 @@ impl<T> Pool<T> {
         self.leases
             .handle_at(slot)
             .filter(|_| deadline <= self.as_of)
-    }
-
-    /// Looks after what a member is waiting for itself: its probes, breaker, ramp or ejection.
-    fn handle_timer(&mut self, member: Handle) {
-        let Some(entry) = self.members.get_mut(member) else {
-            return;
-        };
-        if let Some(watch) = &mut entry.details.watch
-            && let (Some(health), Some(config)) = (&mut watch.health, &self.config.health)
-        {
-            // A timer while a probe is out is that probe's.
-            if health.poll_timeout().is_some_and(|due| due <= self.now) {
-                watch.probe = None;
-            }
-            let change = health.handle_timeout(config, self.now);
-            if let Some(probe) = health.begin_probe(config, self.now) {
-                watch.probe = Some(probe);
-                entry.details.unseen_by_probe = 0;
-                self.events.push_back(Event::Probe {
-                    member: MemberId(member),
-                    probe: ProbeId { member, probe },
-                });
-            }
-            self.changed(member, change);
-        }
-        if let Some(entry) = self.members.get_mut(member)
-            && let Some(watch) = &mut entry.details.watch
-        {
-            if watch.conduct.take_end(self.now) {
-                entry.details.slow_start.begin(self.now);
-            }
-            if let Some(config) = &self.config.breaker {
-                watch.breaker.handle_timeout(config, self.now);
-                self.note_breaker(member);
-            }
-        }
-        self.reweigh(member);
-        self.look_after(member);
-    }
-
-    /// Compares the members, if that is due.
-    fn sweep(&mut self) {
-        let (Some(outlier), Some(config)) = (&mut self.outlier, &self.config.outlier) else {
-            return;
-        };
-        if outlier.poll_timeout().is_none_or(|due| due > self.now) {
-            return;
-        }
-        let members = self.members.iter_mut();
-        let serving = members.filter(|(_, entry)| entry.counted.is_some());
-        let conducts = serving.filter_map(|(member, entry)| {
-            let watch = entry.details.watch.as_mut()?;
-            Some((member, &mut watch.conduct))
-        });
-        for ejection in outlier.sweep(config, self.now, conducts) {
-            let until = ejection.until;
-            self.events.push_back(Event::Changed {
-                member: MemberId(ejection.member),
-                condition: Condition::Ejected { until },
-            });
-            self.look_after(ejection.member);
-        }
-    }
-
-    /// Tells of a member whose probes have turned.
-    fn changed(&mut self, member: Handle, change: Option<Change>) {
-        let condition = match change {
-            None => return,
-            Some(Change::WentDown) => Condition::Down,
-            Some(Change::WentUp) => Condition::Up,
-        };
-        if let Some(entry) = self.members.get_mut(member)
-            && condition == Condition::Up
-        {
-            entry.details.slow_start.begin(self.now);
-        }
-        self.events.push_back(Event::Changed {
-            member: MemberId(member),
-            condition,
-        });
-        self.reweigh(member);
-    }
-
-    /// Tells of a breaker that has opened, for another time or for longer, or closed.
-    fn note_breaker(&mut self, member: Handle) {
-        let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker)
-        else {
-            return;
-        };
-        let Some(watch) = &mut entry.details.watch else {
-            return;
-        };
-        let condition = match watch.breaker.state(config, self.now) {
-            BreakerState::Open { until } if watch.told_open != Some(until) => {
-                watch.told_open = Some(until);
-                Condition::BreakerOpen { until }
-            }
-            BreakerState::Closed if watch.told_open.is_some() => {
-                watch.told_open = None;
-                entry.details.slow_start.begin(self.now);
-                Condition::BreakerClosed
-            }
-            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
-                return;
-            }
-        };
-        self.events.push_back(Event::Changed {
-            member: MemberId(member),
-            condition,
-        });
-        self.reweigh(member);
-    }
-
-    /// Enters a change of a member everywhere: the count of the healthy, its timer and its places.
-    fn look_after(&mut self, member: Handle) {
-        let now = self.now;
-        let Some(entry) = self.members.get_mut(member) else {
-            return;
-        };
-        let counted = entry.is_healthy(now);
-        let before = core::mem::replace(&mut entry.counted, counted);
-        match entry.next_timer(&self.config, now) {
-            Some(tick) => self.timers.set(member.slot(), tick),
-            None => drop(self.timers.remove(member.slot())),
-        }
-        let count = |counted: Option<bool>| {
-            let enabled = u32::from(counted.is_some());
-            (enabled, u32::from(counted == Some(true)))
-        };
-        let ((was_enabled, was_healthy), (enabled, healthy)) = (count(before), count(counted));
-        let adjust = |sum: u32, was: u32, is: u32| sum.saturating_sub(was).saturating_add(is);
-        self.enabled = adjust(self.enabled, was_enabled, enabled);
-        self.healthy = adjust(self.healthy, was_healthy, healthy);
-        let panic = self.config.panic_threshold;
-        let panic = panic.in_panic(self.healthy, self.enabled);
-        if core::mem::replace(&mut self.panic, panic) == panic {
-            self.place(member);
-        } else {
-            self.place_all();
-        }
-    }
-
-    /// Tells the lanes what a member weighs now.
-    fn reweigh(&mut self, member: Handle) {
-        let Some(entry) = self.members.get(member) else {
-            return;
-        };
-        let weight = entry.weight_at(&self.config, self.now);
-        let (slot, tier) = (member.slot(), entry.tier);
-        for lane in &self.general {
-            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
-                && lane.contains(slot)
-            {
-                lane.set_weight(slot, tier, weight);
-            }
-        }
     }
 
     /// Grants to those who wait while a member is ready.

@@ -175,7 +175,8 @@ impl<T> Pool<T> {
         if let (Some(outlier), Some(config)) = (&mut pool.outlier, &pool.config.outlier) {
             *outlier = crate::outlier::Outlier::new(config, to);
         }
-        pool.latency = Self::fleet(&pool.config, to);
+        let half_life = pool.config.policy.half_life();
+        pool.latency = half_life.map(|half_life| Latency::new(half_life, to));
         pool.service = snapshot.service;
         pool.added = snapshot.added;
         pool.levels = snapshot.levels;
