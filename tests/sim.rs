@@ -6,6 +6,8 @@
 
 #[path = "sim/fairness.rs"]
 mod fairness;
+#[path = "sim/settings.rs"]
+mod settings;
 #[path = "sim/upstream.rs"]
 mod upstream;
 #[path = "sim/world.rs"]
@@ -14,8 +16,9 @@ mod world;
 use core::time::Duration;
 use fairness::FastFailure;
 use leasehold_core::balance::{LoadFactor, Policy, TableSize};
+use settings::Plan;
 use upstream::SEC;
-use world::{Plan, Summary, play};
+use world::{Summary, play};
 
 /// The seed of a test: the one that is wanted, or else its own. It is printed if the test fails.
 struct Seed(u64);
