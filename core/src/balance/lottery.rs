@@ -10,6 +10,7 @@
 use crate::backoff::SplitMix64;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::array;
 
 /// Two cache lines of sums.
 const WIDTH: usize = 16;
@@ -32,6 +33,8 @@ pub(super) struct Lottery {
     /// The lowest level first: the sums of 16 weights each, then of 16 sums.
     sums: Vec<Vec<u64>>,
     random: SplitMix64,
+    /// How many of the next draws were foreseen.
+    foreseen: usize,
 }
 
 impl Lottery {
@@ -41,6 +44,7 @@ impl Lottery {
             greatest_log2: 0,
             sums: vec![vec![0]],
             random: SplitMix64(seed),
+            foreseen: 0,
         }
     }
 
@@ -62,6 +66,28 @@ impl Lottery {
     }
 
     pub(super) fn draw(&mut self) -> Option<u32> {
+        self.foreseen = self.foreseen.saturating_sub(1);
+        let mut random = self.random.clone();
+        let drawn = self.draw_by(&mut random);
+        self.random = random;
+        drawn
+    }
+
+    /// What the next choices of so many draws each will draw if no weight changes, unless some were foreseen
+    /// that are yet to come.
+    pub(super) fn foresee<const DRAWS: usize, const CHOICES: usize>(
+        &mut self,
+    ) -> Option<[[Option<u32>; DRAWS]; CHOICES]> {
+        if self.foreseen > 0 {
+            return None;
+        }
+        self.foreseen = DRAWS * CHOICES;
+        let mut random = self.random.clone();
+        let mut draw = |_| self.draw_by(&mut random);
+        Some(array::from_fn(|_| array::from_fn(&mut draw)))
+    }
+
+    fn draw_by(&self, random: &mut SplitMix64) -> Option<u32> {
         let (top, below_top) = self.sums.split_last()?;
         let total = *top.first()?;
         if total == 0 {
@@ -70,7 +96,7 @@ impl Lottery {
         let tickets = (self.weights.len() as u64) << self.greatest_log2;
         if tickets <= total.saturating_mul(WORTH) {
             for _ in 0..ATTEMPTS {
-                let ticket = below(&mut self.random, tickets);
+                let ticket = below(random, tickets);
                 let slot = ticket >> self.greatest_log2;
                 let weight = self.weights.get(slot as usize).copied().unwrap_or(0);
                 if ticket & ((1 << self.greatest_log2) - 1) < weight.into() {
@@ -78,7 +104,7 @@ impl Lottery {
                 }
             }
         }
-        let mut target = below(&mut self.random, total);
+        let mut target = below(random, total);
         let mut at = 0;
         for level in below_top.iter().rev() {
             at = descend(level, at, &mut target);

@@ -36,6 +36,11 @@ pub const MAX_WEIGHT: u32 = 1 << 20;
 /// The pass of one call at a weight of 1.
 const PASS: u64 = 1 << 32;
 
+/// Choices that are foreseen together: about as many waits for memory as a processor can have at once.
+const AHEAD: usize = 16;
+/// What fewer members take is in a cache as a rule.
+const MANY: u32 = 1 << 14;
+
 /// What a policy knows of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -315,11 +320,7 @@ impl Balancer {
             Order::One(lottery) => lottery.draw(),
             Order::BetterOfTwo(lottery) => {
                 let (one, other) = (lottery.draw()?, lottery.draw()?);
-                let rank = |id: u32| {
-                    let member = self.members.get(id as usize)?.as_ref()?;
-                    Some(rank(self.policy, member, 0))
-                };
-                Some(if rank(other) < rank(one) { other } else { one })
+                Some(self.better(one, other))
             }
             Order::Hashed(hashed, random) => {
                 if self.ready == 0 {
@@ -333,6 +334,45 @@ impl Balancer {
         let chosen = id.and_then(|id| self.members.get(id as usize)?.as_ref());
         black_box(chosen.map(|member| member.stamp));
         id
+    }
+
+    /// Shows who will be chosen next if nothing changes, under a policy that draws and among many members;
+    /// once for several choices. What comes up by chance is in no cache, and of looks at several the waits
+    /// for memory overlap. O(1) for each choice.
+    #[inline]
+    pub(crate) fn foresee(&mut self, look: impl FnMut(u32)) {
+        if self.len >= MANY {
+            self.foresee_some(look);
+        }
+    }
+
+    #[inline(never)]
+    fn foresee_some(&mut self, look: impl FnMut(u32)) {
+        let choices: Option<[Option<u32>; AHEAD]> = match &mut self.order {
+            Order::One(lottery) => lottery.foresee().map(|drawn| drawn.map(|[one]| one)),
+            Order::BetterOfTwo(lottery) => lottery.foresee().map(|drawn| {
+                for id in drawn.into_iter().flatten().flatten() {
+                    black_box(self.rank_of(id));
+                }
+                drawn.map(|[one, other]| Some(self.better(one?, other?)))
+            }),
+            Order::Ranked(_) | Order::Rotation(_) | Order::Fair(_) | Order::Hashed(..) => None,
+        };
+        choices.into_iter().flatten().flatten().for_each(look);
+    }
+
+    /// The one of two that ranks first.
+    fn better(&self, one: u32, other: u32) -> u32 {
+        if self.rank_of(other) < self.rank_of(one) {
+            other
+        } else {
+            one
+        }
+    }
+
+    fn rank_of(&self, id: u32) -> Option<Rank> {
+        let member = self.members.get(id as usize)?.as_ref()?;
+        Some(rank(self.policy, member, 0))
     }
 
     /// Says that a member was given out, whether it was chosen here or otherwise. To be told before its
@@ -410,6 +450,40 @@ pub(crate) const fn mix(mut x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_foreseen_is_what_is_chosen_while_nothing_changes() {
+        for (policy, weights) in [
+            (Policy::Random, [1, 1, 1, 1]),
+            (Policy::Random, [0, 1, 2, 100]),
+            (Policy::PowerOfTwoChoices, [1, 1, 1, 1]),
+            (Policy::PowerOfTwoChoices, [0, 1, 2, 100]),
+        ] {
+            let mut balancer = Balancer::new(policy, 1);
+            for (id, weight) in (0..MANY).zip(weights.into_iter().cycle()) {
+                balancer.insert(id, 0, weight);
+                let standing = Standing {
+                    load: id % 7,
+                    stamp: id.into(),
+                    ..Standing::default()
+                };
+                balancer.place(id, &standing, Availability::Ready);
+            }
+            let foresee = |balancer: &mut Balancer| {
+                let mut foreseen = Vec::new();
+                balancer.foresee(|id| foreseen.push(id));
+                foreseen
+            };
+            for _ in 0..3 {
+                let foreseen = foresee(&mut balancer);
+                assert_eq!(foreseen.len(), AHEAD);
+                for id in foreseen {
+                    assert!(foresee(&mut balancer).is_empty());
+                    assert_eq!(balancer.choose(None), Some(id));
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_hash_of_a_name_is_the_same_for_ever() {

@@ -230,7 +230,13 @@ impl<T> Pool<T> {
             return Some(member.slot());
         }
         let slot = known.choose(request.key)?;
-        self.members.at(slot)?.preload();
+        let members = &self.members;
+        known.foresee(|next| {
+            if let Some(entry) = members.at(next) {
+                entry.preload();
+            }
+        });
+        members.at(slot)?.preload();
         Some(slot)
     }
 

@@ -258,6 +258,16 @@ impl Lane {
         }
     }
 
+    /// Shows who will be chosen next if nothing changes, as far as that is known and wasn't shown before.
+    #[inline]
+    pub(super) fn foresee(&mut self, mut look: impl FnMut(u32)) {
+        if let Members::Many { tiers, .. } = &mut self.members {
+            for (_, tier) in tiers {
+                tier.foresee(&mut look);
+            }
+        }
+    }
+
     /// Whether a member is ready and no nearer tier has one that is.
     pub(super) fn may_choose(&self, slot: u32, tier: u8) -> bool {
         match &self.members {
