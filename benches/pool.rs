@@ -79,8 +79,8 @@ fn steps_of_a_lease() -> u64 {
     (leases.as_nanos() / steps.as_nanos()) as u64
 }
 
-/// As much work as a lease, and one look at a member that comes up by chance: the least that a choice by
-/// chance or by key can grow by.
+/// As much work as a lease, and one look at a member that comes up by chance and wasn't foreseen: the least that
+/// a choice by key can grow by.
 fn look_at_one_by_chance(c: &mut Criterion) {
     #[derive(Clone)]
     #[repr(align(64))]
