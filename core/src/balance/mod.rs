@@ -38,8 +38,6 @@ const PASS: u64 = 1 << 32;
 
 /// Choices that are foreseen together: about as many waits for memory as a processor can have at once.
 const AHEAD: usize = 16;
-/// What fewer members take is in a cache as a rule.
-const MANY: u32 = 1 << 14;
 
 /// What a policy knows of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -336,18 +334,11 @@ impl Balancer {
         id
     }
 
-    /// Shows who will be chosen next if nothing changes, under a policy that draws and among many members;
-    /// once for several choices. What comes up by chance is in no cache, and of looks at several the waits
-    /// for memory overlap. O(1) for each choice.
-    #[inline]
+    /// Shows who will be chosen next if nothing changes, under a policy that draws; once for several choices.
+    /// Of many members, those who come up by chance are in no cache, and of looks at several the waits for
+    /// memory overlap. O(1) for each choice.
+    #[cold]
     pub(crate) fn foresee(&mut self, look: impl FnMut(u32)) {
-        if self.len >= MANY {
-            self.foresee_some(look);
-        }
-    }
-
-    #[inline(never)]
-    fn foresee_some(&mut self, look: impl FnMut(u32)) {
         let choices: Option<[Option<u32>; AHEAD]> = match &mut self.order {
             Order::One(lottery) => lottery.foresee().map(|drawn| drawn.map(|[one]| one)),
             Order::BetterOfTwo(lottery) => lottery.foresee().map(|drawn| {
@@ -460,7 +451,7 @@ mod tests {
             (Policy::PowerOfTwoChoices, [0, 1, 2, 100]),
         ] {
             let mut balancer = Balancer::new(policy, 1);
-            for (id, weight) in (0..MANY).zip(weights.into_iter().cycle()) {
+            for (id, weight) in (0..1_000).zip(weights.into_iter().cycle()) {
                 balancer.insert(id, 0, weight);
                 let standing = Standing {
                     load: id % 7,

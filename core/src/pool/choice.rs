@@ -230,14 +230,23 @@ impl<T> Pool<T> {
             return Some(member.slot());
         }
         let slot = known.choose(request.key)?;
-        let members = &self.members;
-        known.foresee(|next| {
-            if let Some(entry) = members.at(next) {
-                entry.preload();
-            }
-        });
-        members.at(slot)?.preload();
+        if known.has_many() {
+            self.look_ahead(lane);
+        }
+        self.members.at(slot)?.preload();
         Some(slot)
+    }
+
+    /// Looks at those who will be chosen next, as far as that is known.
+    #[cold]
+    fn look_ahead(&mut self, lane: u32) {
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            lane.foresee(|next| {
+                if let Some(entry) = self.members.at(next) {
+                    entry.preload();
+                }
+            });
+        }
     }
 
     /// Who served the request's session last.

@@ -53,6 +53,9 @@ pub(super) enum Opening {
     Unknown,
 }
 
+/// What fewer members take is in a cache as a rule.
+const MANY: usize = 1 << 14;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Absent,
@@ -258,8 +261,16 @@ impl Lane {
         }
     }
 
-    /// Shows who will be chosen next if nothing changes, as far as that is known and wasn't shown before.
+    /// Whether it has places for more members than a cache holds.
     #[inline]
+    pub(super) fn has_many(&self) -> bool {
+        match &self.members {
+            Members::One { .. } => false,
+            Members::Many { places, .. } => places.len() >= MANY,
+        }
+    }
+
+    /// Shows who will be chosen next if nothing changes, as far as that is known and wasn't shown before.
     pub(super) fn foresee(&mut self, mut look: impl FnMut(u32)) {
         if let Members::Many { tiers, .. } = &mut self.members {
             for (_, tier) in tiers {
