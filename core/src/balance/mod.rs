@@ -336,7 +336,7 @@ impl Balancer {
 
     /// Shows who will be chosen next if nothing changes, under a policy that draws; once for several choices.
     /// Of many members, those who come up by chance are in no cache, and of looks at several the waits for
-    /// memory overlap. O(1) for each choice.
+    /// memory overlap. Each costs what the choice will.
     #[cold]
     pub(crate) fn foresee(&mut self, look: impl FnMut(u32)) {
         let choices: Option<[Option<u32>; AHEAD]> = match &mut self.order {

@@ -87,6 +87,11 @@ impl Policy {
         )
     }
 
+    /// Whether members are drawn, whatever the request.
+    pub(crate) const fn draws(self) -> bool {
+        matches!(self, Self::Random | Self::PowerOfTwoChoices)
+    }
+
     /// Whether [`Standing::load`](super::Standing::load) plays a part.
     #[must_use]
     pub const fn uses_load(self) -> bool {

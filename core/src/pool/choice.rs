@@ -230,7 +230,7 @@ impl<T> Pool<T> {
             return Some(member.slot());
         }
         let slot = known.choose(request.key)?;
-        if known.has_many() {
+        if self.config.policy.draws() && known.outgrows_caches() {
             self.look_ahead(lane);
         }
         self.members.at(slot)?.preload();
@@ -406,6 +406,46 @@ impl<T> Pool<T> {
         if opening == Opening::Now && !lane.flagged && self.waiters.len_of(index) > 0 {
             lane.flagged = true;
             self.flagged.push(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lane::CACHED;
+    use super::super::{Acquired, Config, Member};
+    use super::*;
+    use crate::balance::{Availability, Balancer, Policy, Standing};
+    use crate::health::SlowStart;
+
+    #[test]
+    fn who_draws_among_many_chooses_as_a_balancer_by_itself() {
+        for policy in [Policy::Random, Policy::PowerOfTwoChoices] {
+            let mut pool = Pool::new(Config::new(policy));
+            let mut balancer = Balancer::new(policy, mix(pool.config.seed));
+            let mut standings = Vec::new();
+            for id in 0..=CACHED as u32 {
+                pool.add(Tick::ZERO, Member::new(id)).unwrap();
+                balancer.insert(id, 0, SlowStart::SCALE);
+                let stamp = u64::from(id) + 1;
+                let standing = Standing {
+                    stamp,
+                    ..Standing::default()
+                };
+                balancer.place(id, &standing, Availability::Ready);
+                standings.push(standing);
+            }
+            for stamp in (standings.len() as u64 + 1..).take(1_000) {
+                let id = balancer.choose(None).unwrap();
+                let Ok(Acquired::Granted(grant)) = pool.acquire(Tick::ZERO, Request::new()) else {
+                    panic!("members take any number of leases");
+                };
+                assert_eq!(grant.member.0.slot(), id);
+                let standing = &mut standings[id as usize];
+                standing.load += 1;
+                standing.stamp = stamp;
+                balancer.place(id, standing, Availability::Ready);
+            }
         }
     }
 }

@@ -53,8 +53,8 @@ pub(super) enum Opening {
     Unknown,
 }
 
-/// What fewer members take is in a cache as a rule.
-const MANY: usize = 1 << 14;
+/// As many members as are in a cache as a rule.
+pub(super) const CACHED: usize = 1 << 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -261,12 +261,11 @@ impl Lane {
         }
     }
 
-    /// Whether it has places for more members than a cache holds.
     #[inline]
-    pub(super) fn has_many(&self) -> bool {
+    pub(super) fn outgrows_caches(&self) -> bool {
         match &self.members {
             Members::One { .. } => false,
-            Members::Many { places, .. } => places.len() >= MANY,
+            Members::Many { places, .. } => places.len() > CACHED,
         }
     }
 
