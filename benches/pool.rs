@@ -60,6 +60,8 @@ fn acquire_and_release(c: &mut Criterion) {
 
 /// Cache lines that a lease looks at of its member.
 const LINES: usize = 3;
+/// Places on a ring for each member of 160 points.
+const PLACES: usize = 256;
 /// Leases and steps by which the work of a lease is measured.
 const MEASURED: u32 = 1_000_000;
 
@@ -80,29 +82,37 @@ fn steps_of_a_lease() -> u64 {
 }
 
 /// As much work as a lease, and one look at a member that comes up by chance and wasn't foreseen: the least that
-/// a choice by key can grow by.
+/// a choice by key can grow by. And the same where a place on a ring has to say first which member it is.
 fn look_at_one_by_chance(c: &mut Criterion) {
     #[derive(Clone)]
     #[repr(align(64))]
     struct Line([u64; 8]);
 
-    let steps = steps_of_a_lease();
-    let mut group = c.benchmark_group("one_look");
-    for members in [10, 1_000, 100_000] {
-        let mut memory = vec![[const { Line([1; 8]) }; LINES]; members];
-        let mut state = 1u64;
-        group.bench_function(BenchmarkId::from_parameter(members), |b| {
-            b.iter(|| {
-                state = (0..steps).fold(state, |state, _| step(state));
-                let member = (u128::from(state) * members as u128) >> 64;
-                for Line(words) in &mut memory[member as usize] {
-                    words[1] = words[1].wrapping_add(1);
-                    state ^= words[0];
-                }
-            });
-        });
+    fn below(state: u64, end: usize) -> usize {
+        ((u128::from(state) * end as u128) >> 64) as usize
     }
-    group.finish();
+
+    let steps = steps_of_a_lease();
+    for (name, places_of_one) in [("one_look", 0), ("two_looks", PLACES)] {
+        let mut group = c.benchmark_group(name);
+        for members in [10, 1_000, 100_000] {
+            let mut memory = vec![[const { Line([1; 8]) }; LINES]; members];
+            let places: Vec<u64> = (0..(places_of_one * members) as u64).map(step).collect();
+            let mut state = 1u64;
+            group.bench_function(BenchmarkId::from_parameter(members), |b| {
+                b.iter(|| {
+                    state = (0..steps).fold(state, |state, _| step(state));
+                    let place = places.get(below(state, places.len())).copied();
+                    let member = below(state ^ place.unwrap_or(0), members);
+                    for Line(words) in &mut memory[member] {
+                        words[1] = words[1].wrapping_add(1);
+                        state ^= words[0];
+                    }
+                });
+            });
+        }
+        group.finish();
+    }
 }
 
 criterion_group!(benches, acquire_and_release, look_at_one_by_chance);
