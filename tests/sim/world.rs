@@ -3,22 +3,26 @@
 //!
 //! The world keeps its own books of everything, and panics where the pool's differ or a promise is broken.
 
+mod books;
+mod faults;
+mod operators;
+
 use crate::settings::{
-    BREAKER_CAP, BREAKER_PROBE_TIMEOUT, BREAKER_PROBES, BUDGET_PER_SECOND, BUDGET_PERMILLE,
-    BUDGET_RESERVE, CALL_TIMEOUT, EJECTION_CAP, FALL, GROUPS, IN_RANGE, MEMBERS, NEAREST, OF_GROUP,
-    OF_POOL, PANIC_PERMILLE, PROBE_TIMEOUT, Plan, RECOVERY, RISE, TOKENS, TTL, WINDOW, config,
-    count, group, has_token_limit, labels, log, max_leases, of_member, span, tick, weight,
+    BREAKER_CAP, BREAKER_PROBES, BUDGET_PER_SECOND, BUDGET_PERMILLE, BUDGET_RESERVE, CALL_TIMEOUT,
+    EJECTION_CAP, FALL, GROUPS, MEMBERS, NEAREST, OF_GROUP, OF_POOL, PROBE_TIMEOUT, Plan, RECOVERY,
+    RISE, TOKENS, TTL, WINDOW, config, group, has_token_limit, log, max_leases, of_member, span,
+    tick, weight,
 };
-use crate::upstream::{Answer, Fault, Judge, MS, Nanos, SEC, Upstream};
+use crate::upstream::{Answer, Judge, MS, Nanos, SEC, Upstream};
 use core::cmp::{Ordering, Reverse};
 use core::hash::{Hash, Hasher};
 use core::num::NonZeroU32;
 use fastrand::Rng;
 use leasehold_core::backoff::{Backoff, RetryBudget, Setback, Tries};
-use leasehold_core::limit::{Anchor, BucketedWindow, Cost, LimitSet, Unit};
+use leasehold_core::limit::{Cost, LimitSet, Unit};
 use leasehold_core::pool::{
-    AcquireError, Acquired, Condition, Event, Grant, GroupId, Labels, LeaseId, Member, MemberId,
-    Outcome, Pool, ProbeId, Probed, Reason, Release, Request, WaiterId,
+    Acquired, Condition, Event, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, ProbeId,
+    Probed, Release, Request, WaiterId,
 };
 use leasehold_core::stats::Counts;
 use leasehold_core::time::Tick;
@@ -501,25 +505,6 @@ impl World {
         }
     }
 
-    fn judge_refusal(&self, number: u32, error: AcquireError) {
-        let task = &self.tasks[number as usize];
-        match error {
-            AcquireError::DeadlineTooSoon { at } => {
-                assert!(at >= tick(task.deadline), "{at:?} is soon enough");
-                for (member, reason) in self.pool.explain(&task.request) {
-                    let ready = matches!(reason, Reason::Ready | Reason::LowerTier);
-                    assert!(!ready, "{member:?} could serve at once");
-                }
-            }
-            AcquireError::QueueFull => assert_eq!(self.waiting.len(), 3_000),
-            AcquireError::StalePin => {}
-            AcquireError::Closed
-            | AcquireError::NothingFree
-            | AcquireError::NeverFits
-            | AcquireError::TooManyLanes => panic!("{error} for {task:?}"),
-        }
-    }
-
     fn call(&mut self, number: u32, grant: Grant) {
         let (now, lease) = (self.now, grant.lease);
         let at = self.index(grant.member);
@@ -567,31 +552,6 @@ impl World {
         } else if !lost {
             self.after(way, Happening::Answer(lease));
         }
-    }
-
-    fn judge_grant(&self, number: u32, at: usize, grant: Grant) {
-        let (now, known) = (self.now, &self.members[at]);
-        assert_eq!(known.place, Place::In(grant.member), "{at} was removed");
-        assert!(known.enabled && known.weight > 0, "{at} is out of service");
-        assert_eq!(grant.expires, Some(tick(now + TTL)));
-        let needed = self.tasks[number as usize].labels;
-        assert_eq!(labels(at) & needed, needed, "{at} can't do {number}");
-        assert!(known.rests_until <= now, "{at} was throttled");
-        assert!(known.open_until <= now, "{at} has an open breaker");
-        if known.down || known.ejected_until > now {
-            assert!(self.is_panic(), "{at} is left out");
-        }
-    }
-
-    /// Whether so few members are healthy that health is ignored.
-    fn is_panic(&self) -> bool {
-        let enabled = self.members.iter().filter(|known| {
-            matches!(known.place, Place::In(_)) && known.enabled && known.weight > 0
-        });
-        let healthy = enabled
-            .clone()
-            .filter(|known| !known.down && known.ejected_until <= self.now);
-        healthy.count() * 1_000 < enabled.count() * usize::from(PANIC_PERMILLE)
     }
 
     fn arrive(&mut self, lease: LeaseId) {
@@ -850,266 +810,6 @@ impl World {
         }
         self.in_panic = in_panic;
         self.note(("changed", at, core::mem::discriminant(&condition)));
-    }
-
-    // What goes wrong.
-
-    fn strike(&mut self) {
-        let gap = self.rng.u64(5 * SEC..20 * SEC);
-        self.after(gap, Happening::Strike);
-        let at = self.rng.usize(..MEMBERS);
-        let faulty = |known: &&Known| known.upstream.fault.is_some();
-        if self.members[at].upstream.fault.is_some()
-            || self.members.iter().filter(faulty).count() >= 8
-        {
-            return;
-        }
-        let (fault, lasts) = match self.rng.u32(..4) {
-            0 => (Fault::Crash, self.rng.u64(20 * SEC..60 * SEC)),
-            1 => (Fault::Slow, self.rng.u64(20 * SEC..60 * SEC)),
-            2 => (Fault::Flap { down: false }, 60 * SEC),
-            _ => (Fault::Storm, self.rng.u64(10 * SEC..30 * SEC)),
-        };
-        self.members[at].upstream.fault = Some(fault);
-        self.note((at, "breaks"));
-        if matches!(fault, Fault::Flap { .. }) {
-            self.after(SEC, Happening::Flap(at));
-        }
-        self.after(lasts, Happening::Mend(at));
-    }
-
-    fn flap(&mut self, at: usize) {
-        if let Some(Fault::Flap { down }) = &mut self.members[at].upstream.fault {
-            *down = !*down;
-            let gap = self.rng.u64(SEC..5 * SEC);
-            self.after(gap, Happening::Flap(at));
-        }
-    }
-
-    fn mend(&mut self, at: usize) {
-        let known = &mut self.members[at];
-        known.upstream.fault = None;
-        known.up_by = known.up_by.max(self.now + RECOVERY);
-        known.excused = known.excused.max(known.up_by);
-        self.note((at, "is mended"));
-    }
-
-    fn outage(&mut self) {
-        for at in 0..MEMBERS {
-            if at % 4 < 3 && self.members[at].upstream.fault.is_none() {
-                self.members[at].upstream.fault = Some(Fault::Crash);
-                self.after(60 * SEC, Happening::Mend(at));
-            }
-        }
-    }
-
-    // Operators.
-
-    fn add(&mut self, at: usize) {
-        let mut limits = if at.is_multiple_of(2) {
-            let window = BucketedWindow::new(
-                count(of_member(at)),
-                span(WINDOW),
-                count(10),
-                Anchor::Completion,
-            );
-            LimitSet::new().with(Unit::Requests, window.expect(IN_RANGE))
-        } else {
-            LimitSet::new().with(Unit::Requests, log(of_member(at)))
-        };
-        if has_token_limit(at) {
-            limits = limits.with_each_class(Unit::Tokens, log(TOKENS));
-        }
-        let mut member = Member::new(at)
-            .name(&at.to_string())
-            .weight(weight(at))
-            .max_leases(count(max_leases(at)))
-            .tier(u8::from(at >= NEAREST))
-            .labels(Labels::from_bits(labels(at)))
-            .limits(limits);
-        if let Some(group) = group(at) {
-            member = member.group(self.groups[group]);
-        }
-        let added = self.pool.add(tick(self.now), member);
-        let member = added.expect("the group is known");
-        self.names.insert(member, at);
-        let known = &mut self.members[at];
-        known.place = Place::In(member);
-        known.enabled = true;
-        known.draining = false;
-        known.weight = weight(at);
-        known.granted = 0;
-        known.rests_until = 0;
-        known.down = false;
-        (known.bad_probes, known.good_probes) = (0, 0);
-        (known.open_until, known.ejected_until) = (0, 0);
-        known.half_open = false;
-        known.epoch += 1;
-        known.trying = 0;
-        known.excused = known.excused.max(self.now);
-    }
-
-    fn operate(&mut self) {
-        let gap = self.rng.u64(5 * SEC..30 * SEC);
-        self.after(gap, Happening::Operate);
-        let at = self.rng.usize(..MEMBERS);
-        let now = tick(self.now);
-        let Place::In(member) = self.members[at].place else {
-            return;
-        };
-        let known = &mut self.members[at];
-        if core::mem::replace(&mut known.busy, true) {
-            return;
-        }
-        let act = self.rng.u32(..5);
-        self.note((at, "is managed", act));
-        let known = &mut self.members[at];
-        match act {
-            0 => {
-                known.enabled = false;
-                self.pool.disable(now, member).expect("it is in");
-            }
-            1 => {
-                known.enabled = false;
-                known.draining = true;
-                self.pool.drain(now, member).expect("it is in");
-            }
-            2 => {
-                known.place = Place::Leaving(member);
-                if let Some(payload) = self.pool.remove(now, member).expect("it is in") {
-                    assert_eq!((payload, known.live), (at, 0));
-                    known.place = Place::Out;
-                }
-            }
-            act => {
-                known.weight = if act == 3 { 0 } else { self.rng.u16(1..=8) };
-                self.pool
-                    .set_weight(now, member, known.weight)
-                    .expect("it is in");
-            }
-        }
-        let lasts = self.rng.u64(5 * SEC..40 * SEC);
-        self.after(lasts, Happening::Restore(at));
-    }
-
-    /// A member that was removed is added again only when no window remembers it, as its limits begin
-    /// anew.
-    fn restore(&mut self, at: usize) {
-        let now = tick(self.now);
-        match self.members[at].place {
-            Place::Leaving(_) => {
-                self.after(WINDOW, Happening::Restore(at));
-                return;
-            }
-            Place::Out if self.members[at].last_grant + CALL_TIMEOUT + WINDOW > self.now => {
-                self.after(WINDOW, Happening::Restore(at));
-                return;
-            }
-            Place::Out => self.add(at),
-            Place::In(member) => {
-                let known = &mut self.members[at];
-                known.enabled = true;
-                known.draining = false;
-                known.weight = weight(at);
-                known.excused = known.excused.max(self.now);
-                self.pool.enable(now, member).expect("it is in");
-                let weighed = self.pool.set_weight(now, member, weight(at));
-                weighed.expect("it is in");
-            }
-        }
-        self.members[at].busy = false;
-        self.note((at, "is restored"));
-    }
-
-    // The books.
-
-    fn check(&mut self) {
-        self.after(SEC, Happening::Check);
-        let now = self.now;
-        assert!(
-            now <= self.plan.span + 300 * SEC,
-            "tasks or leases are left"
-        );
-        self.reopen();
-        for at in 0..MEMBERS {
-            let known = &mut self.members[at];
-            let out = !matches!(known.place, Place::In(_)) || !known.enabled || known.weight == 0;
-            assert!(
-                !known.draining || known.live > 0,
-                "{at} is drained, and nobody told"
-            );
-            if known.upstream.fault.is_some() {
-                known.excused = known.excused.max(now);
-                continue;
-            }
-            assert!(
-                out || !known.down || now <= known.up_by,
-                "{at} is well again since {} and not up",
-                known.up_by
-            );
-            if out {
-                known.excused = known.excused.max(now);
-            } else if at < NEAREST && now <= self.plan.span {
-                let idle = now.saturating_sub(known.last_grant.max(known.excused));
-                self.sum.longest_idle = self.sum.longest_idle.max(idle);
-                assert!(idle <= self.plan.idle, "{at} is starved at {now}");
-            }
-        }
-        for number in self.waiting.values().take(3) {
-            let task = &self.tasks[*number as usize];
-            // In a lane where costs differ, who comes first may cost more.
-            if task.tokens == 0 {
-                let mut reasons = self.pool.explain(&task.request);
-                let could = reasons.find(|(_, reason)| *reason == Reason::Ready);
-                assert_eq!(could, None, "{task:?} waits for nothing");
-            }
-        }
-        if now.is_multiple_of(10 * SEC) {
-            self.compare();
-        }
-    }
-
-    /// Notes the breakers that have opened because a call that tried them had no answer in time, of which
-    /// the pool doesn't tell: see `a_breaker_that_a_silent_probe_opens_is_told_of`.
-    fn reopen(&mut self) {
-        for call in self.calls.values() {
-            let known = &mut self.members[call.at];
-            let deadline = call.granted + BREAKER_PROBE_TIMEOUT;
-            if call.epoch == Some(known.epoch) && deadline <= self.now {
-                known.excused = known.excused.max(deadline + BREAKER_CAP);
-                known.epoch += 1;
-                known.trying = 0;
-            }
-        }
-    }
-
-    /// Holds the pool's figures against those of the world.
-    fn compare(&self) {
-        let stats = self.pool.stats();
-        let (ours, theirs) = (self.sum.counts, stats.total);
-        assert_eq!(ours, theirs);
-        let live = self.calls.len() as u64;
-        let ended = ours.ok + ours.failed + ours.throttled + ours.not_sent + ours.expired;
-        assert_eq!(theirs.granted, ended + live, "granted = ended + live");
-        let waiting = &stats.waiting;
-        assert_eq!(waiting.waiting as usize, self.waiting.len());
-        assert_eq!(waiting.refused, self.waiting_refused);
-        assert_eq!(waiting.cancelled, self.waiting_cancelled);
-        assert_eq!(waiting.timed_out, self.waiting_timed_out);
-        for member in &stats.members {
-            let known = &self.members[self.index(member.member)];
-            assert_eq!(member.in_flight, known.live);
-            assert_eq!(member.counts.granted, known.granted);
-        }
-        assert_eq!(
-            self.sum.queued,
-            self.granted_waiting
-                + waiting.cancelled
-                + waiting.timed_out
-                + self.pins_removed
-                + u64::from(waiting.waiting),
-            "queued = granted + cancelled + timed out + refused + waiting"
-        );
     }
 
     fn finish(mut self) -> Summary {
