@@ -60,7 +60,7 @@ fn acquire_and_release(c: &mut Criterion) {
 
 /// Cache lines that a lease looks at of its member.
 const LINES: usize = 3;
-/// Places on a ring for each member of 160 points.
+/// Places on a ring for each member of 160 points: about what a ring takes that grows by quarters.
 const PLACES: usize = 256;
 /// Leases and steps by which the work of a lease is measured.
 const MEASURED: u32 = 1_000_000;
@@ -81,8 +81,9 @@ fn steps_of_a_lease() -> u64 {
     (leases.as_nanos() / steps.as_nanos()) as u64
 }
 
-/// As much work as a lease, and one look at a member that comes up by chance and wasn't foreseen: the least that
-/// a choice by key can grow by. And the same where a place on a ring has to say first which member it is.
+/// As much work as a lease, and one look at a member that comes up by chance and wasn't foreseen: what a choice by
+/// key grows by if it waits for memory once. And the same where a place on a ring has to say first which member it
+/// is, so that it waits twice.
 fn look_at_one_by_chance(c: &mut Criterion) {
     #[derive(Clone)]
     #[repr(align(64))]
