@@ -6,37 +6,24 @@ use crate::stats::Histogram;
 use crate::time::saturating_nanos;
 use alloc::vec::Vec;
 use core::hint::black_box;
+use core::iter;
 use core::time::Duration;
 
-/// Spans that leave together, or fewer with a long one.
-const BATCH: usize = 4;
+/// Bytes for the latest spans of one owner.
+const ROOM: usize = 15;
+/// What a byte holds besides 7 bits of a number: that the number goes on.
+const MORE: u8 = 1 << 7;
 /// Batches are entered as soon as there are so many.
 const MAX_BATCHES: usize = 64;
 
-/// The latest spans of one owner. They take a quarter of a cache line, beside whatever else is in use of
-/// the owner, and its histogram is wanted once for every four of them.
+/// The latest spans of one owner, in a quarter of a cache line, beside whatever else is in use of the owner:
+/// its histogram is wanted once for many of them. The shorter the leases, the more what they cost matters,
+/// and the more of their spans there is room for: each takes a byte for every 7 bits of its nanoseconds,
+/// the least first, the last without the highest bit (LEB128).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Recent {
-    kept: [Short; BATCH - 1],
-    len: u8,
-}
-
-/// Nanoseconds of less than 18 minutes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Short([u8; 5]);
-
-impl Short {
-    fn new(nanos: u64) -> Option<Self> {
-        match nanos.to_le_bytes() {
-            [a, b, c, d, e, 0, 0, 0] => Some(Self([a, b, c, d, e])),
-            _ => None,
-        }
-    }
-
-    fn nanos(self) -> u64 {
-        let Self([a, b, c, d, e]) = self;
-        u64::from_le_bytes([a, b, c, d, e, 0, 0, 0])
-    }
+    kept: [u8; ROOM],
+    used: u8,
 }
 
 /// Spans of one owner on their way.
@@ -53,15 +40,22 @@ impl Batch {
 }
 
 impl Recent {
-    /// Keeps a span. One that is long or for which there is no room leaves, and all others with it.
+    /// Keeps a span, or lets it leave with all others where there is no room for it.
+    #[inline]
     fn push(&mut self, span: Duration) -> Option<Batch> {
         let nanos = saturating_nanos(span);
-        if let Some(short) = Short::new(nanos)
-            && let Some(free) = self.kept.get_mut(usize::from(self.len))
-        {
-            *free = short;
-            self.len = self.len.saturating_add(1);
-            return None;
+        let mut rest = nanos;
+        let mut used = self.used;
+        while let Some(byte) = self.kept.get_mut(usize::from(used)) {
+            used = used.wrapping_add(1);
+            let low = rest as u8 & !MORE;
+            rest >>= 7;
+            if rest == 0 {
+                *byte = low;
+                self.used = used;
+                return None;
+            }
+            *byte = low | MORE;
         }
         Some(Batch {
             earlier: core::mem::take(self),
@@ -70,13 +64,22 @@ impl Recent {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len.into()
+        self.used.into()
     }
 
     /// Those that are kept.
     pub(super) fn kept(&self) -> impl Iterator<Item = u64> {
-        let kept = self.kept.iter().take(self.len.into());
-        kept.map(|short| short.nanos())
+        let mut bytes = self.kept.iter().take(self.used.into());
+        iter::from_fn(move || {
+            let mut nanos = 0;
+            for (byte, shift) in bytes.by_ref().zip((0..).step_by(7)) {
+                nanos |= u64::from(byte & !MORE) << shift;
+                if byte & MORE == 0 {
+                    return Some(nanos);
+                }
+            }
+            None
+        })
     }
 }
 
@@ -140,18 +143,40 @@ mod tests {
 
     #[test]
     fn every_span_leaves_once_in_its_turn_and_as_it_was() {
-        let short = (1 << 40) - 1;
-        let spans = [0, short, 1, 2, short + 1, u64::MAX, 3, 4, short + 1, 5];
+        let mut spans: Vec<u64> = (0..=ROOM as u64).collect();
+        for bits in 0..=64 {
+            let power = 1u128 << bits;
+            let around = [power - 1, power, power + 1];
+            spans.extend(around.map(|nanos| u64::try_from(nanos).unwrap_or(u64::MAX)));
+        }
         let mut recent = Recent::default();
         let mut left = Vec::new();
-        for span in spans {
-            if let Some(batch) = recent.push(Duration::from_nanos(span)) {
+        for span in &spans {
+            if let Some(batch) = recent.push(Duration::from_nanos(*span)) {
                 left.extend(batch.nanos());
-                assert_eq!(recent.len(), 0);
+                assert_eq!(recent.kept().count(), 0);
             }
         }
         left.extend(recent.kept());
         assert_eq!(left, spans);
-        assert_eq!(recent.len(), 1);
+    }
+
+    #[test]
+    fn of_short_spans_more_find_room() {
+        let kept = |span: u64| {
+            let mut recent = Recent::default();
+            let fits = |_: &u32| recent.push(Duration::from_nanos(span)).is_none();
+            (0..100).take_while(fits).count()
+        };
+        let spans = [
+            0,
+            127,
+            128,
+            2_000_000,
+            250_000_000,
+            30_000_000_000,
+            u64::MAX,
+        ];
+        assert_eq!(spans.map(kept), [15, 15, 7, 5, 3, 3, 1]);
     }
 }
