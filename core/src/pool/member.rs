@@ -334,7 +334,7 @@ impl<T> Entry<T> {
     /// Asks the memory for what a grant and a release will look at, in lines of the cache that are then
     /// waited for together and not one after the other.
     pub(super) fn preload(&self) {
-        black_box((self.stamp, self.recent.len()));
+        black_box((self.stamp, self.recent.used()));
         self.limits.preload();
     }
 

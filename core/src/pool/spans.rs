@@ -63,8 +63,9 @@ impl Recent {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.used.into()
+    /// Bytes in use.
+    pub(super) fn used(&self) -> u8 {
+        self.used
     }
 
     /// Those that are kept.
