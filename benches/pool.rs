@@ -27,8 +27,8 @@ fn pool(policy: Policy, members: u32) -> Pool<u32> {
     pool
 }
 
-/// Takes a lease and gives it back half a millisecond later: of none at all the end would be noted more cheaply
-/// than that of any real call.
+/// Takes a lease and gives it back half a millisecond later: how long leases were held takes the less memory the
+/// shorter that was, and nobody holds one for no time.
 fn lease(pool: &mut Pool<u32>, now: u64) {
     let acquired = pool.acquire(Tick::from_nanos(now), Request::new().key(now));
     let Ok(Acquired::Granted(grant)) = black_box(acquired) else {
@@ -98,8 +98,8 @@ fn steps_of_a_lease() -> u64 {
 }
 
 /// As much work as a lease, and one look at a member that comes up by chance and wasn't foreseen: what a choice by
-/// key grows by if it waits for memory once. And the same where a place on a ring has to say first which member it
-/// is, so that it waits twice.
+/// key grows by if it waits for memory once. And the same where a place on a ring, or in a table as large, has to say
+/// first which member it is, so that it waits twice.
 fn look_at_one_by_chance(c: &mut Criterion) {
     #[derive(Clone)]
     #[repr(align(64))]
