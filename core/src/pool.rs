@@ -3,12 +3,14 @@
 //! Invariant: after each command, no lane has both somebody who waits and a member that could serve
 //! whose turn it is, unless the pool's own limits forbid it.
 
+mod answers;
 mod choice;
 mod config;
 mod ending;
 mod lane;
 mod member;
 mod request;
+mod roster;
 mod service;
 #[cfg(feature = "serde")]
 mod snapshot;
@@ -26,26 +28,24 @@ pub use request::{
 pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
-use crate::balance::{Latency, mix, pass};
+use crate::balance::{Latency, pass};
 use crate::breaker::Permit;
-use crate::health::{self, ProbeAnswer, SlowStart};
+use crate::health::{self, ProbeAnswer};
 use crate::heap::IndexedHeap;
-use crate::limit::{Booking, Cost, LimitSet, Unit, Wait};
+use crate::limit::{Booking, Cost, LimitSet};
 use crate::outlier::Outlier;
 use crate::slab::{Handle, Slab};
-use crate::stats::{Counts, Histogram, MemberStats, Stats, Waiting};
+use crate::stats::{Counts, Histogram, Waiting};
 use crate::time::{Tick, earliest};
 use crate::waiters::Waiters;
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
-use core::time::Duration;
 use ending::{Ending, Phantom};
 use lane::{Kind, Lane, Opening};
-use member::{Details, Entry, Misses, State, Surroundings, Watch};
+use member::{Entry, State, Surroundings};
 use service::ServiceTimes;
-use spans::{Batch, Recent};
+use spans::Batch;
 
 /// Names a member of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -246,208 +246,6 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Makes a group of members that will share these limits besides their own.
-    pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
-        self.groups.push(Group {
-            limits,
-            members: Vec::new(),
-            holds_back: false,
-        });
-        let len = u32::try_from(self.groups.len())
-            .ok()
-            .and_then(NonZeroU32::new);
-        GroupId(len.unwrap_or(NonZeroU32::MAX))
-    }
-
-    /// Adds a member, last in line.
-    ///
-    /// # Errors
-    /// Where the pool has had four billion members at once, or the member's group is unknown.
-    pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, AddError> {
-        self.advance(now);
-        if let Some(group) = member.group
-            && self.groups.get(group.index()).is_none()
-        {
-            return Err(AddError::NoSuchGroup(group));
-        }
-        let stamp = self.next_stamp();
-        let mut slow_start = SlowStart::default();
-        slow_start.begin(self.now);
-        let seed = self.config.seed.wrapping_add(self.added);
-        self.added = self.added.wrapping_add(1);
-        let details = Details {
-            held: Histogram::default(),
-            misses: Misses::default(),
-            watch: None,
-            slow_start,
-            pass: self.levels.get(&member.tier).copied().unwrap_or(0),
-            depth: None,
-            unseen: 0,
-            unseen_by_probe: 0,
-            latency: self.latency.as_ref().map(Latency::another),
-            service: ServiceTimes::default(),
-            labels: member.labels,
-            identity: 0,
-            payload: member.payload,
-        };
-        let mut entry = Entry {
-            state: State::Enabled,
-            tier: member.tier,
-            weight: member.weight,
-            max_leases: member.max_leases,
-            in_flight: 0,
-            phantoms: 0,
-            stamp,
-            group: member.group,
-            counted: None,
-            is_watched: false,
-            details: Box::new(details),
-            limits: member.limits,
-            recent: Recent::default(),
-        };
-        entry.set_watch(Watch::new(&self.config, self.now, seed));
-        let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
-        let slot = handle.slot();
-        if let Some(group) = member
-            .group
-            .and_then(|group| self.groups.get_mut(group.index()))
-        {
-            group.members.push(slot);
-        }
-        if let Some(entry) = self.members.get_mut(handle) {
-            entry.details.identity = member.identity.unwrap_or_else(|| mix(u64::from(slot)));
-        }
-        for lane in self.general.clone() {
-            self.enroll(lane, slot);
-        }
-        self.look_after(handle);
-        self.serve();
-        Ok(MemberId(handle))
-    }
-
-    /// Takes a member out. Its payload comes back at once if no lease is held on it; otherwise no more
-    /// are granted, and an [`Event::Removed`] brings it with the last release or expiry. Requests that
-    /// are pinned to it are told by an [`Event::PinRemoved`].
-    ///
-    /// # Errors
-    /// Where it was removed before.
-    pub fn remove(&mut self, now: Tick, member: MemberId) -> Result<Option<T>, StaleMember> {
-        self.advance(now);
-        let entry = self.member_mut(member)?;
-        entry.state = State::Removing;
-        let idle = entry.in_flight == 0;
-        for lane in self.pins.remove(&member.0.slot()).unwrap_or_default() {
-            while let Some((waiter, _)) = self.waiters.pop(lane) {
-                self.waiting.refused = self.waiting.refused.saturating_add(1);
-                self.events.push_back(Event::PinRemoved {
-                    waiter: WaiterId(waiter),
-                });
-            }
-            self.drop_lane(lane);
-        }
-        self.look_after(member.0);
-        self.leave_lanes(member.0);
-        let gone = if idle { self.forget(member.0) } else { None };
-        self.serve();
-        Ok(gone)
-    }
-
-    /// Grants no more leases on a member, and tells by an [`Event::Drained`] when none is held on it.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn drain(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Draining)?;
-        self.see_off(member.0);
-        Ok(())
-    }
-
-    /// Grants no more leases on a member until it is enabled.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn disable(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Disabled)
-    }
-
-    /// Grants leases on a member that was drained or disabled.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn enable(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Enabled)
-    }
-
-    /// Gives a member another share of the calls; 0 drains it, without telling when that is done. What it
-    /// has served and holds counts as before.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn set_weight(
-        &mut self,
-        now: Tick,
-        member: MemberId,
-        weight: u16,
-    ) -> Result<(), StaleMember> {
-        self.advance(now);
-        self.member_mut(member)?.weight = weight;
-        self.reweigh(member.0);
-        self.look_after(member.0);
-        self.serve();
-        Ok(())
-    }
-
-    /// Gives a member other limits. The leases that are held on it count in them as if they had been granted
-    /// now; what has ended before doesn't. O(leases).
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn set_limits(
-        &mut self,
-        now: Tick,
-        member: MemberId,
-        limits: LimitSet,
-    ) -> Result<(), StaleMember> {
-        self.advance(now);
-        let now = self.now;
-        let entry = self
-            .members
-            .get_mut(member.0)
-            .filter(|entry| entry.state != State::Removing)
-            .ok_or(StaleMember)?;
-        entry.limits = limits;
-        for (_, lease) in self.leases.iter_mut() {
-            if lease.member == member.0 {
-                lease.booked.member = entry.limits.charge(now, lease.class, lease.cost);
-            }
-        }
-        self.place(member.0);
-        self.serve();
-        Ok(())
-    }
-
-    /// Learns that a member's upstream will serve only `remaining` more of a unit until `reset`, besides
-    /// what is in flight. That tightens the member's limits and never loosens them.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn observe(
-        &mut self,
-        now: Tick,
-        member: MemberId,
-        unit: Unit,
-        remaining: u32,
-        reset: Tick,
-    ) -> Result<(), StaleMember> {
-        self.advance(now);
-        let now = self.now;
-        let entry = self.member_mut(member)?;
-        entry.limits.observe(now, unit, remaining, reset);
-        self.place(member.0);
-        self.serve();
-        Ok(())
-    }
-
     /// Asks for a lease.
     ///
     /// # Errors
@@ -607,137 +405,6 @@ impl<T> Pool<T> {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event<T>> {
         self.events.pop_front()
-    }
-
-    /// What a member carries, as long as it or a lease on it is there.
-    #[must_use]
-    pub fn payload(&self, member: MemberId) -> Option<&T> {
-        self.members
-            .get(member.0)
-            .map(|entry| &entry.details.payload)
-    }
-
-    /// The members there are, in the order of their slots.
-    pub fn members(&self) -> impl Iterator<Item = (MemberId, &T)> {
-        self.members
-            .iter()
-            .map(|(handle, entry)| (MemberId(handle), &entry.details.payload))
-    }
-
-    /// Whether each member could serve the request as of the last command, and if not, why not; in the
-    /// order of their slots. O(members).
-    pub fn explain(&self, request: &Request) -> impl Iterator<Item = (MemberId, Reason)> {
-        let kind = Kind::of(request);
-        let (class, cost) = (request.class, request.cost);
-        let held_back = match self.limits.earliest(self.now, class, cost) {
-            Wait::Until(until) if until <= self.now => None,
-            Wait::Until(until) => Some(Reason::AtLimit { until }),
-            Wait::ForSettlement => Some(Reason::InFlight),
-            Wait::Never => Some(Reason::NeverFits),
-        };
-        let reason = move |handle: Handle, entry: &Entry<T>| {
-            if kind.pin.is_some_and(|pin| pin != handle) {
-                Reason::NotPinned
-            } else if !entry.details.labels.contains(kind.labels) {
-                Reason::WrongLabels
-            } else {
-                let own = entry.reason(
-                    self.now,
-                    class,
-                    cost,
-                    surroundings(&self.groups, &self.config, self.panic, self.now, entry),
-                );
-                match (own, held_back) {
-                    (Reason::Ready, Some(reason)) => reason,
-                    (own, _) => own,
-                }
-            }
-        };
-        let ready = self
-            .members
-            .iter()
-            .filter(|(handle, entry)| reason(*handle, entry) == Reason::Ready);
-        let nearest = ready.map(|(_, entry)| entry.tier).min();
-        let lane = self.kinds.get(&kind);
-        let next = lane.and_then(|lane| self.waiters.next(*lane));
-        let in_line = next.is_some_and(|(turn, _)| turn < self.waiters.turn_of(request));
-        self.members.iter().map(move |(handle, entry)| {
-            let mut reason = reason(handle, entry);
-            if reason == Reason::Ready {
-                if nearest.is_some_and(|tier| tier < entry.tier) {
-                    reason = Reason::LowerTier;
-                } else if in_line {
-                    reason = Reason::InLine;
-                }
-            }
-            (MemberId(handle), reason)
-        })
-    }
-
-    /// What a request would meet if it came now. The wait is a guess: those ahead, at the pace at which
-    /// the lane was served of late.
-    ///
-    /// # Errors
-    /// Where the request would be refused whatever its deadline.
-    pub fn estimate(&mut self, now: Tick, request: &Request) -> Result<Estimate, AcquireError> {
-        self.advance(now);
-        let lane = self.lane_of(request)?;
-        let ahead = self.waiters.ahead_of(lane, request);
-        let opening = if ahead > 0 {
-            Opening::AnyTime
-        } else {
-            match self.candidate(lane, request) {
-                Ok(_) => Opening::Now,
-                Err(opening) => opening,
-            }
-        };
-        let first = match opening {
-            Opening::Now => Some(Duration::ZERO),
-            Opening::At(tick) => Some(tick.since(self.now)),
-            Opening::AnyTime | Opening::Recovered | Opening::ForLess | Opening::Unknown => {
-                self.opens(lane).map(|tick| tick.since(self.now))
-            }
-        };
-        let pace = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        let paced = pace
-            .and_then(|lane| lane.pace)
-            .map(|pace| pace.saturating_mul(ahead.saturating_add(1)));
-        let wait = match (opening, first, paced) {
-            (Opening::Now | Opening::At(_), Some(first), _) => Some(first),
-            (_, Some(first), Some(paced)) => Some(first.max(paced)),
-            (_, first, paced) => paced.or(first),
-        };
-        // The candidates were those for this request's cost.
-        self.flag(lane);
-        self.serve();
-        self.drop_if_pinned(lane);
-        Ok(Estimate { ahead, wait })
-    }
-
-    /// The figures so far. O(members).
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        Stats {
-            total: self.total,
-            waiting: Waiting {
-                waiting: self.waiters.len(),
-                ..self.waiting
-            },
-            held: self.held.clone(),
-            waited: self.waited.clone(),
-            members: self
-                .members
-                .iter()
-                .zip(self.spans_held())
-                .map(|((handle, entry), (_, held))| MemberStats {
-                    member: MemberId(handle),
-                    counts: entry.counts(&held),
-                    in_flight: entry.in_flight,
-                    held: held.sum(),
-                    histogram: held,
-                })
-                .collect(),
-        }
     }
 
     /// Does what has become due since the last command. What concerns the members' health is as of now,
@@ -1053,27 +720,6 @@ impl<T> Pool<T> {
         }
     }
 
-    fn set_state(&mut self, now: Tick, member: MemberId, state: State) -> Result<(), StaleMember> {
-        self.advance(now);
-        self.member_mut(member)?.state = state;
-        self.look_after(member.0);
-        self.serve();
-        Ok(())
-    }
-
-    fn member(&self, member: MemberId) -> Option<&Entry<T>> {
-        self.members
-            .get(member.0)
-            .filter(|entry| entry.state != State::Removing)
-    }
-
-    fn member_mut(&mut self, member: MemberId) -> Result<&mut Entry<T>, StaleMember> {
-        self.members
-            .get_mut(member.0)
-            .filter(|entry| entry.state != State::Removing)
-            .ok_or(StaleMember)
-    }
-
     fn next_stamp(&mut self) -> u64 {
         self.sequence = self.sequence.saturating_add(1);
         self.sequence
@@ -1102,6 +748,7 @@ mod tests {
     use super::*;
     use crate::balance::Policy;
     use crate::limit::{Anchor, SlidingLog};
+    use core::time::Duration;
 
     fn tick(nanos: u64) -> Tick {
         Tick::from_nanos(nanos)
