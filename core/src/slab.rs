@@ -69,11 +69,6 @@ impl<V> Slab<V> {
         self.len
     }
 
-    /// How many slots there are, in use or not.
-    pub(crate) fn slots(&self) -> u32 {
-        u32::try_from(self.values.len()).unwrap_or(u32::MAX)
-    }
-
     /// Whether [`insert`](Self::insert) would succeed.
     pub(crate) fn has_room(&self) -> bool {
         !self.free.is_empty() || self.values.len() < u32::MAX as usize

@@ -15,7 +15,6 @@ pub mod limits;
 pub mod outlier;
 pub mod pool;
 pub mod pool_snapshot;
-pub mod quota;
 pub mod reports;
 pub mod snapshot;
 

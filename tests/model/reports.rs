@@ -1,7 +1,7 @@
 //! What upstreams said that they will still serve, by the statement: at any time, at most `remaining`
 //! units beyond those in flight at a report are admitted before its reset.
 
-use leasehold_core::limit::Quota;
+use leasehold_core::limit::LimitSet;
 
 /// All reports and all that was ever admitted.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +54,7 @@ impl Reports {
         until: u64,
     ) -> bool {
         let live = |one: &&Report| (one.member, one.unit) == (member, unit) && one.until > now;
-        if self.said.iter().filter(live).count() >= Quota::REPORTS {
+        if self.said.iter().filter(live).count() >= LimitSet::REPORTS {
             return false;
         }
         let made = self.uses.len();

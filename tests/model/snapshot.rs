@@ -3,7 +3,7 @@
 use crate::limits;
 use arbitrary::Arbitrary;
 use core::time::Duration;
-use leasehold_core::limit::{Claim, Cost, Limit, Limiter, Quota, Rule, Scope, Unit};
+use leasehold_core::limit::{Cost, Limit, LimitSet, Limiter, Unit, Wait};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
@@ -34,37 +34,34 @@ pub enum Character {
     None,
 }
 
-/// Restores a limit, and a quota of it, from edited snapshots and from raw bytes. What can be restored
-/// keeps its own promises from then on.
+/// Restores a limit, and a limit set of it, from edited snapshots and from raw bytes. What can be
+/// restored keeps its own promises from then on.
 ///
 /// # Panics
 /// Where it doesn't.
 pub fn run(case: &Case) {
     let mut machine = case.setup.machine();
-    let rule = Rule::new(Scope::Member, Unit::Tokens, machine.clone());
-    let quota = Quota::new([rule], Duration::from_nanos(20));
-    let mut quota = quota.expect("the time to live is above zero");
+    let mut limits = LimitSet::new().with_each_class(Unit::Tokens, machine.clone());
     let mut now = 0;
     for (pause, cost) in &case.before {
         now += u64::from(pause % 16);
         let (tick, cost) = (Tick::from_nanos(now), u32::from(cost % 8));
         // Whether it fits makes no difference here.
         let _ = machine.try_acquire(tick, cost);
-        let _ = quota.try_acquire(tick, claim(cost));
+        let _ = limits.try_acquire(tick, 0, tokens(cost));
     }
     let limit = serde_json::to_vec(&machine).expect("a limit can be saved");
-    let quota = serde_json::to_vec(&quota.snapshot()).expect("a quota can be saved");
+    let set = serde_json::to_vec(&limits).expect("a limit set can be saved");
     for snapshot in [
         edit(limit, &case.edits),
-        edit(quota, &case.edits),
+        edit(set, &case.edits),
         case.raw.clone(),
     ] {
         if let Ok(machine) = serde_json::from_slice(&snapshot) {
             use_limit(machine, now, &case.after);
         }
-        let quota = serde_json::from_slice(&snapshot).ok().map(Quota::restore);
-        if let Some(Ok(quota)) = quota {
-            use_quota(quota, now, &case.after);
+        if let Ok(limits) = serde_json::from_slice(&snapshot) {
+            use_limit_set(limits, now, &case.after);
         }
     }
 }
@@ -89,14 +86,10 @@ pub(crate) fn edit(mut snapshot: Vec<u8>, edits: &[(u16, Character)]) -> Vec<u8>
     snapshot
 }
 
-fn claim(tokens: u32) -> Claim {
-    let cost = Cost {
+fn tokens(tokens: u32) -> Cost {
+    Cost {
         requests: 1,
         tokens,
-    };
-    Claim {
-        cost,
-        ..Claim::default()
     }
 }
 
@@ -125,20 +118,15 @@ fn use_limit(mut machine: Limiter, mut now: u64, asks: &[(u8, u8)]) {
     }
 }
 
-/// A quota promises nothing beyond its limits, but neither panics nor waits for what won't come.
-fn use_quota(mut quota: Quota, mut now: u64, asks: &[(u8, u8)]) {
+/// Uses a restored set, which neither panics nor refuses without a later tick at which it admits.
+fn use_limit_set(mut limits: LimitSet, mut now: u64, asks: &[(u8, u8)]) {
     for (pause, cost) in asks {
         now = now.saturating_add(u64::from(*pause));
-        let claim = claim(u32::from(*cost));
-        if let Ok(reserved) = quota.try_acquire(Tick::from_nanos(now), claim) {
-            // It may have expired at once.
-            let _ = quota.settle(Tick::from_nanos(now), reserved, claim.cost);
+        let (tick, cost) = (Tick::from_nanos(now), tokens(u32::from(*cost)));
+        match limits.try_acquire(tick, 0, cost) {
+            Ok(booked) => limits.settle(tick, booked, cost, cost),
+            Err(Wait::Until(at)) => assert!(at > tick, "{at:?} at {tick:?}"),
+            Err(Wait::ForSettlement | Wait::Never) => {}
         }
-        quota.handle_timeout(Tick::from_nanos(now));
-        let due = quota.poll_timeout();
-        assert!(
-            due.is_none_or(|due| due.as_nanos() > now),
-            "{due:?} at {now}"
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
 
 use leasehold_tests::{
-    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, quota, snapshot,
+    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -55,11 +55,6 @@ fn pool_snapshot_corpus() {
     replay("pool_snapshot", |bytes| {
         decode(bytes).map(|case| pool_snapshot::run(&case))
     });
-}
-
-#[test]
-fn quota_corpus() {
-    replay("quota", |bytes| decode(bytes).map(|case| quota::run(&case)));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::limit::{
-    Anchor, BucketedWindow, Claim, Cost, FixedWindow, Gcra, Limit, Limiter, Pacing, Quota, Rule,
-    Scope, SlidingCounter, SlidingLog, TokenBucket, Unit, Wait,
+    Anchor, BucketedWindow, Cost, FixedWindow, Gcra, Limit, LimitSet, Limiter, Pacing,
+    SlidingCounter, SlidingLog, TokenBucket, Unit, Wait,
 };
 use leasehold_core::time::Tick;
 use leasehold_tests::limits::{Case, Kind, Setup, run};
@@ -148,24 +148,16 @@ fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
         .into_iter()
         .chain(levels(40, second, 40))
     {
-        let rule = Rule::new(Scope::Pool, Unit::Tokens, limit.clone());
-        let mut quota = Quota::new([rule], second).expect("the time to live is above zero");
+        let mut limits = LimitSet::new().with(Unit::Tokens, limit.clone());
         let cost = |tokens| Cost {
             requests: 0,
             tokens,
         };
         for call in 0..1_000 {
-            let began = tick(call * 50_000_000);
-            let claim = Claim {
-                cost: cost(10),
-                ..Claim::default()
-            };
-            let reserved = quota.try_acquire(began, claim);
-            let reserved =
-                reserved.unwrap_or_else(|wait| panic!("call {call}: {wait:?} by {limit:?}"));
-            quota
-                .settle(tick((call + 1) * 50_000_000), reserved, cost(1))
-                .expect("it has not expired");
+            let booked = limits
+                .try_acquire(tick(call * 50_000_000), 0, cost(10))
+                .unwrap_or_else(|wait| panic!("call {call}: {wait:?} by {limit:?}"));
+            limits.settle(tick((call + 1) * 50_000_000), booked, cost(10), cost(1));
         }
     }
 }

@@ -7,9 +7,9 @@ mod failure;
 mod grammar;
 mod histogram;
 mod lessons;
+mod limit_set;
 mod limits;
 mod pool;
-mod quota;
 mod shared;
 
 use proptest::test_runner::Config;

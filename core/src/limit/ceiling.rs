@@ -75,10 +75,6 @@ impl Ceiling {
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// When the last of the reports resets that leave less than `cost`; `None` where none does that
     /// still holds.
     pub(super) fn opens(&self, now: Tick, cost: u32) -> Option<Tick> {

@@ -17,7 +17,7 @@ use core::ops::Bound;
 ///
 /// What is admitted is settled as each algorithm's own [`settle`](Limit::settle) says: by windows exactly,
 /// by levels (token bucket, GCRA, pacing) in full where more was used, and where less was used only if
-/// nothing came in between. A [`Quota`](super::Quota) settles levels exactly, and has more than one owner.
+/// nothing came in between.
 ///
 /// Each operation costs O(limits) of what their algorithms do, and where classes are counted O(log n) in
 /// the counts. A class takes memory only from its first use until it has been idle for a while: there are
@@ -115,6 +115,9 @@ impl Booking {
 }
 
 impl LimitSet {
+    /// The most reports of an upstream that are kept apart for each unit.
+    pub const REPORTS: usize = Ceiling::MAX;
+
     /// No limits yet: everything is admitted.
     #[must_use]
     pub fn new() -> Self {

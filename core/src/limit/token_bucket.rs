@@ -18,8 +18,7 @@ use core::time::Duration;
 /// Worst case over a span: the burst, and what flows in between its first and its last nanosecond.
 ///
 /// A settlement below the reservation is credited in full only if nothing has been admitted or settled
-/// in between; otherwise not at all, because the bucket may have been full since. Where costs are settled
-/// later, a [`Quota`](super::Quota) keeps what is needed to do it exactly.
+/// in between; otherwise not at all, because the bucket may have been full since.
 ///
 /// ```
 /// use core::num::NonZeroU32;

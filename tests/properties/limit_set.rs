@@ -1,15 +1,10 @@
-//! What a quota promises, and limits that are restored.
+//! Limit sets against their oracle, and limits restored from damaged snapshots.
 
-use leasehold_tests::{limit_set, quota, snapshot};
+use leasehold_tests::{limit_set, snapshot};
 use proptest::prelude::*;
 
 proptest! {
     #![proptest_config(crate::cases())]
-
-    #[test]
-    fn a_quota_agrees_with_its_oracle(case: quota::Case) {
-        quota::run(&case);
-    }
 
     #[test]
     fn a_set_of_limits_agrees_with_each_of_them(case: limit_set::Case) {
