@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Config, Member};
+use leasehold_core::pool::{Member, PoolConfig};
 use leasehold_core::time::Tick;
 use leasehold_sync::{Clock, Lease, SyncPool};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
@@ -103,7 +103,7 @@ impl Permits for SyncPool<u32> {
     type Lease<'a> = Lease<u32>;
 
     fn new(permits: u32) -> Self {
-        let pool = Self::new(Config::new(Policy::Fifo));
+        let pool = Self::new(PoolConfig::new(Policy::Fifo));
         for permit in 0..permits {
             let member = Member::new(permit).max_leases(NonZeroU32::MIN);
             pool.add(member).expect("a small pool takes members");
@@ -243,7 +243,7 @@ fn switches<P: Permits>(threads: usize, leases: u64) -> f64 {
 /// The share of one CPU that so many waiters use who wait for a window to open.
 fn idle_waiters(waiters: usize) -> f64 {
     const SPAN: Duration = Duration::from_secs(5);
-    let pool = SyncPool::<u32>::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::<u32>::new(PoolConfig::new(Policy::Fifo));
     let hour = Duration::from_secs(3_600);
     let log = SlidingLog::new(NonZeroU32::MIN, hour, Anchor::Grant).expect("an hour is a window");
     let key = pool.add(Member::new(0).limit(log));

@@ -16,7 +16,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use governor::clock::FakeRelativeClock;
 use governor::{Quota, RateLimiter};
-use leasehold_core::limit::{Anchor, CellRate, SlidingLog};
+use leasehold_core::limit::{Anchor, GcraWord, SlidingLog};
 use leasehold_core::time::Tick;
 use leasehold_sync::{AtomicGcra, AtomicWindow, Clock, KeyedError, KeyedLimiter, SyncLimiter};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -38,15 +38,15 @@ fn count(count: u32) -> NonZeroU32 {
 }
 
 /// A unit each nanosecond, which is more than anybody asks for, or one an hour.
-fn rate(admits: bool) -> CellRate {
+fn rate(admits: bool) -> GcraWord {
     let rate = if admits {
-        CellRate::new(
+        GcraWord::new(
             count(1_000_000_000),
             Duration::from_secs(1),
             count(1_000_000),
         )
     } else {
-        CellRate::new(count(1), HOUR, count(1))
+        GcraWord::new(count(1), HOUR, count(1))
     };
     rate.expect("it is a rate")
 }
@@ -161,7 +161,7 @@ fn keyed(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("keyed/{threads}"));
         // No key is ever idle, as each is asked for more often than that, or at its limit.
         let (each, burst) = (count(100), count(1_000_000));
-        let rate = CellRate::new(each, Duration::from_secs(1), burst).expect("it is a rate");
+        let rate = GcraWord::new(each, Duration::from_secs(1), burst).expect("it is a rate");
         let ours: KeyedLimiter<u64> =
             KeyedLimiter::with_clock(rate, capacity, RandomState::new(), Clock::start_counter());
         let theirs = RateLimiter::dashmap(Quota::per_second(each).allow_burst(burst));
@@ -183,7 +183,7 @@ fn keyed(c: &mut Criterion) {
 fn soak(_: &mut Criterion) {
     const ALL: u64 = 10_000_000;
     let capacity = NonZeroUsize::MIN.saturating_add(KEYS as usize - 1);
-    let rate = CellRate::new(count(1), Duration::from_millis(1), count(1)).expect("it is a rate");
+    let rate = GcraWord::new(count(1), Duration::from_millis(1), count(1)).expect("it is a rate");
     let limiter: KeyedLimiter<u64> = KeyedLimiter::new(rate, capacity);
     let region = Region::new(ALLOCATOR);
     let bytes = || {

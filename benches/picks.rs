@@ -1,11 +1,11 @@
 //! A balancer in use: what both benchmarks of selection measure.
 
-use leasehold_core::balance::{Availability, Balancer, Policy, Standing, pass, stable_hash};
+use leasehold_core::balance::{Availability, Balancer, MemberLoad, Policy, pass, stable_hash};
 
 /// Members that are all ready, of weights from 1 up in turn, and what a pool would tell of them.
 pub(crate) struct Picks {
     balancer: Balancer,
-    standings: Vec<Standing>,
+    standings: Vec<MemberLoad>,
     weights: Vec<u32>,
     stamp: u64,
     random: u64,
@@ -16,7 +16,7 @@ impl Picks {
     pub(crate) fn new(policy: Policy, members: u32, heaviest: u32) -> Self {
         let mut picks = Self {
             balancer: Balancer::new(policy, 1),
-            standings: vec![Standing::default(); members as usize],
+            standings: vec![MemberLoad::default(); members as usize],
             weights: (0..members).map(|id| 1 + id % heaviest).collect(),
             stamp: 0,
             random: 1,
@@ -53,12 +53,12 @@ impl Picks {
     fn place(&mut self, id: u32) {
         self.stamp += 1;
         let drawn = self.random();
-        let standing = &mut self.standings[id as usize];
-        standing.stamp = self.stamp;
-        standing.pass += pass(self.weights[id as usize]);
-        standing.work = drawn % 1_000;
-        standing.latency = Some((20 << 18) + drawn % (3 << 18));
-        self.balancer.place(id, standing, Availability::Ready);
+        let member_load = &mut self.standings[id as usize];
+        member_load.stamp = self.stamp;
+        member_load.pass += pass(self.weights[id as usize]);
+        member_load.work = drawn % 1_000;
+        member_load.latency = Some((20 << 18) + drawn % (3 << 18));
+        self.balancer.place(id, member_load, Availability::Ready);
     }
 
     fn random(&mut self) -> u64 {

@@ -10,12 +10,12 @@ use criterion::measurement::{Measurement, WallTime};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use leasehold_core::balance::{LoadFactor, Policy, TableSize};
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Acquired, Config, Member, Outcome, Pool, Request};
+use leasehold_core::pool::{Acquired, Member, Outcome, Pool, PoolConfig, Request};
 use leasehold_core::time::Tick;
 
 /// Each member takes 1,000 calls a second, one at a time.
 fn pool(policy: Policy, members: u32) -> Pool<u32> {
-    let mut pool = Pool::new(Config::new(policy));
+    let mut pool = Pool::new(PoolConfig::new(policy));
     let limit = NonZeroU32::MIN.saturating_add(999);
     for name in 0..members {
         let log = SlidingLog::new(limit, Duration::from_secs(1), Anchor::Completion)

@@ -5,7 +5,7 @@ use core::cmp::Reverse;
 use core::fmt::Write;
 use core::time::Duration;
 use fastrand::Rng;
-use leasehold_core::balance::{Availability, Balancer, HalfLife, Latency, Policy, Standing};
+use leasehold_core::balance::{Availability, Balancer, HalfLife, MemberLoad, PeakEwma, Policy};
 use leasehold_core::time::Tick;
 use std::collections::BinaryHeap;
 use std::path::Path;
@@ -41,20 +41,20 @@ fn trace() -> Vec<(u64, u64)> {
 fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration) {
     let mut balancer = Balancer::new(policy, SEED);
     let half_life = policy.half_life().unwrap_or_default();
-    let mut latencies = [Latency::new(half_life, Tick::ZERO); MEMBERS];
-    let mut standings = [Standing::default(); MEMBERS];
+    let mut latencies = [PeakEwma::new(half_life, Tick::ZERO); MEMBERS];
+    let mut standings = [MemberLoad::default(); MEMBERS];
     let mut held = vec![[0.0; MEMBERS]; STEPS];
     let mut took = Vec::new();
     let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
-    for (id, standing) in (0u32..).zip(&standings) {
+    for (id, member_load) in (0u32..).zip(&standings) {
         balancer.insert(id, id.into(), 1);
-        balancer.place(id, standing, Availability::Ready);
+        balancer.place(id, member_load, Availability::Ready);
     }
     let mut stamp = 0;
-    let mut told = |balancer: &mut Balancer, id: usize, standing: &mut Standing| {
+    let mut told = |balancer: &mut Balancer, id: usize, member_load: &mut MemberLoad| {
         stamp += 1;
-        standing.stamp = stamp;
-        balancer.place(id as u32, standing, Availability::Ready);
+        member_load.stamp = stamp;
+        balancer.place(id as u32, member_load, Availability::Ready);
     };
     for &(now, service) in calls {
         while let Some(&Reverse((end, began, id))) = running.peek()

@@ -3,7 +3,7 @@
 //! Invariant: `index` and `order` name each other's entries, one for one; `order` is by last use, so that
 //! its first has been unused the longest; and none has been unused for a time to live as of `latest`.
 
-use crate::time::{Shift, Tick, saturating_nanos};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::num::{NonZeroU32, NonZeroU64};
@@ -36,7 +36,7 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 /// assert_eq!(table.lookup(at(3_600), 2, |_| true), None);
 /// assert_eq!(table.lookup(at(3_601), 1, |member| member != 'a'), None);
 /// assert!(table.is_empty());
-/// # Ok::<(), leasehold_core::affinity::EmptyTtl>(())
+/// # Ok::<(), leasehold_core::affinity::AffinityConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Affinity<V> {
@@ -60,7 +60,7 @@ struct Held<V> {
 /// A time to live of no length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an affinity needs a time to live above zero")]
-pub struct EmptyTtl;
+pub struct AffinityConfigError;
 
 /// What a table holds under one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +79,10 @@ impl<V: Copy + Eq> Affinity<V> {
     ///
     /// # Errors
     /// Where `ttl` is zero.
-    pub fn new(capacity: NonZeroU32, ttl: Duration) -> Result<Self, EmptyTtl> {
+    pub fn new(capacity: NonZeroU32, ttl: Duration) -> Result<Self, AffinityConfigError> {
         Ok(Self {
             capacity,
-            ttl: NonZeroU64::new(saturating_nanos(ttl)).ok_or(EmptyTtl)?,
+            ttl: NonZeroU64::new(saturating_nanos(ttl)).ok_or(AffinityConfigError)?,
             latest: Tick::ZERO,
             turn: 0,
             index: BTreeMap::new(),
@@ -167,7 +167,7 @@ impl<V: Copy + Eq> Affinity<V> {
 
     /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. O(n).
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
         for held in self.index.values_mut() {
             held.used = shift.tick(held.used);

@@ -21,12 +21,12 @@
 //! - A [`limit`] never admits more than its [`worst_case`](limit::Limit::worst_case).
 //! - A [`pool`] never has two leases on one permit, never forgets a waiter, and grants by priority, in
 //!   turn between flows, and in order of arrival.
-//! - A [`breaker`] lets out no more probes than it may, and no answer of an earlier epoch moves it.
-//! - [`health`] turns on exactly so many contrary answers in a row, and probes don't align.
-//! - An [`outlier`] sweep never takes those ejected above their share.
+//! - A [breaker](health::Breaker) lets out no more probes than it may, and no answer of an earlier epoch moves it.
+//! - [Probes](health::Health) turn a member on exactly so many contrary answers in a row, and probes don't align.
+//! - An [outlier](health::Outlier) sweep never takes those ejected above their share.
 //! - An [`affinity`] table never holds more than it may, and forgets what was unused the longest.
-//! - A [retry budget](backoff::RetryBudget) never allows more retries than it states for any span.
-//! - A [histogram](stats::Histogram)'s quantiles are within 1/32 of the true ones.
+//! - A [retry budget](retry::RetryBudget) never allows more retries than it states for any span.
+//! - A [histogram](pool::stats::Histogram)'s quantiles are within 1/32 of the true ones.
 //!
 //! Each is a property in the `tests` package, held against a plain oracle.
 
@@ -36,17 +36,11 @@
 extern crate alloc;
 
 pub mod affinity;
-pub mod backoff;
 pub mod balance;
-mod bits;
-pub mod breaker;
 pub mod health;
-mod heap;
-mod histogram;
 pub mod limit;
-pub mod outlier;
 pub mod pool;
-mod slab;
-pub mod stats;
+mod random;
+pub mod retry;
 pub mod time;
-mod waiters;
+mod util;

@@ -97,12 +97,12 @@ pub fn earliest(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
 
 /// From one clock to another that shows a different time at the same moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shift {
+pub(crate) struct ClockOffset {
     pub(crate) from: Tick,
     pub(crate) to: Tick,
 }
 
-impl Shift {
+impl ClockOffset {
     /// What the other clock shows at `tick`, or the nearest that it can.
     pub(crate) fn tick(self, tick: Tick) -> Tick {
         let (from, to) = (self.from.0, self.to.0);

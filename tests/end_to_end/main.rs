@@ -5,7 +5,7 @@ use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use leasehold_core::balance::Policy;
-use leasehold_core::pool::{Config, Member, Outcome};
+use leasehold_core::pool::{Member, Outcome, PoolConfig};
 use leasehold_http::{ApiKey, ChatRequest, Client, ClientConfig, Endpoint};
 use leasehold_sync::SyncPool;
 use leasehold_testbed::{OpenAi, OpenAiConfig};
@@ -55,7 +55,7 @@ fn one_at_a_time(
     count: usize,
     latency: RangeInclusive<Duration>,
 ) -> (Vec<OpenAi>, SyncPool<Endpoint>) {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     let servers = (0..count).map(|_| {
         let server = OpenAi::start(OpenAiConfig {
             latency: latency.clone(),
@@ -106,7 +106,7 @@ fn pooled(calls: usize, threads: usize, reuse: f64) {
         ..OpenAiConfig::default()
     });
     let server = server.expect("a free port");
-    let pool = SyncPool::new(Config::new(Policy::LeastUsed));
+    let pool = SyncPool::new(PoolConfig::new(Policy::LeastUsed));
     for key in &keys {
         let member = Member::new(endpoint(&server, key));
         pool.add(member).expect("a small pool takes members");

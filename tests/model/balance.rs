@@ -5,7 +5,7 @@ use arbitrary::Arbitrary;
 use core::num::NonZeroU16;
 use core::time::Duration;
 use leasehold_core::balance::{
-    Availability, Balancer, HalfLife, Latency, LoadFactor, Policy, Standing, TableSize,
+    Availability, Balancer, HalfLife, LoadFactor, MemberLoad, PeakEwma, Policy, TableSize,
 };
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
@@ -133,8 +133,8 @@ struct Member {
     identity: u64,
     weight: u32,
     availability: Availability,
-    standing: Standing,
-    /// What its latency was observed to be, in nanoseconds at the epoch; as the standing's key says.
+    member_load: MemberLoad,
+    /// What its latency was observed to be, in nanoseconds at the epoch; as the member_load's key says.
     latency: Option<u64>,
     /// Round robin: the latest round whose turn it had.
     served: u64,
@@ -186,16 +186,16 @@ impl Member {
     /// Load by weight, to be compared as fractions.
     fn is_less_loaded_than(&self, other: &Self) -> bool {
         let capped = |load: u32| u64::from(load.min((1 << 24) - 1));
-        let one = capped(self.standing.load) * u64::from(other.weight);
-        let two = capped(other.standing.load) * u64::from(self.weight);
-        (one, self.standing.stamp) < (two, other.standing.stamp)
+        let one = capped(self.member_load.load) * u64::from(other.weight);
+        let two = capped(other.member_load.load) * u64::from(self.weight);
+        (one, self.member_load.stamp) < (two, other.member_load.stamp)
     }
 
     fn expected_latency(&self) -> f64 {
-        let load = f64::from(self.standing.load);
+        let load = f64::from(self.member_load.load);
         match self.latency {
             Some(latency) => latency as f64 * (load + 1.0) / f64::from(self.weight),
-            None if self.standing.load == 0 => 0.0,
+            None if self.member_load.load == 0 => 0.0,
             None => 1e30 * (1.0 + load / f64::from(self.weight)),
         }
     }
@@ -279,7 +279,7 @@ impl Oracle {
             identity,
             weight,
             availability: Availability::Out,
-            standing: Standing::default(),
+            member_load: MemberLoad::default(),
             latency: None,
             served: self.round,
             origin: self.now(),
@@ -369,9 +369,11 @@ impl Oracle {
             ranks.min().map(|(_, id)| id)
         };
         match self.policy {
-            Policy::Fifo => least(|one| (u64::from(one.standing.load > 0), one.standing.stamp)),
-            Policy::LeastUsed => least(|one| (one.standing.pass, one.standing.stamp)),
-            Policy::LeastQueue => least(|one| (one.standing.work, one.standing.stamp)),
+            Policy::Fifo => {
+                least(|one| (u64::from(one.member_load.load > 0), one.member_load.stamp))
+            }
+            Policy::LeastUsed => least(|one| (one.member_load.pass, one.member_load.stamp)),
+            Policy::LeastQueue => least(|one| (one.member_load.work, one.member_load.stamp)),
             Policy::LeastConnections => self.least_loaded(),
             Policy::RoundRobin => {
                 // Who is owed two turns, then who is owed one, then who isn't.
@@ -401,7 +403,7 @@ impl Oracle {
             Policy::PeakEwma(_) => {
                 let compare = |a: &&Member, b: &&Member| {
                     let by_latency = a.expected_latency().total_cmp(&b.expected_latency());
-                    by_latency.then(a.standing.stamp.cmp(&b.standing.stamp))
+                    by_latency.then(a.member_load.stamp.cmp(&b.member_load.stamp))
                 };
                 self.ready().min_by(compare).map(|member| member.id)
             }
@@ -428,7 +430,7 @@ impl Oracle {
         });
         let load: u128 = self
             .sharers()
-            .map(|one| u128::from(one.standing.load))
+            .map(|one| u128::from(one.member_load.load))
             .sum();
         let weight: u128 = self.sharers().map(|one| u128::from(one.weight)).sum();
         let order: Vec<u32> = (0..16).map_while(|nth| self.in_order(key, nth)).collect();
@@ -437,7 +439,7 @@ impl Oracle {
             let share = (load + 1) * u128::from(member.weight) * u128::from(bound.permille());
             let ceiling = share.div_ceil(1_000 * weight);
             let has_room =
-                u128::from(member.standing.load) < ceiling || bound == LoadFactor::UNBOUNDED;
+                u128::from(member.member_load.load) < ceiling || bound == LoadFactor::UNBOUNDED;
             if member.could_be_chosen() && has_room {
                 return Some(id);
             }
@@ -563,20 +565,20 @@ impl Pair {
     fn place(&mut self, id: u32, load: u32, figure: u8, availability: Availability) {
         self.stamp += 1;
         let latency = (figure > 0).then(|| 1_000 * u64::from(figure / 32 + 1));
-        let mut known = Latency::new(half_life(), Tick::ZERO);
+        let mut known = PeakEwma::new(half_life(), Tick::ZERO);
         if let Some(latency) = latency {
             known.observe(Tick::ZERO, Duration::from_nanos(latency));
         }
-        let standing = Standing {
+        let member_load = MemberLoad {
             load,
             pass: (figure / 32).into(),
             stamp: self.stamp,
             work: (figure / 32).into(),
             latency: known.key(),
         };
-        self.machine.place(id, &standing, availability);
+        self.machine.place(id, &member_load, availability);
         self.oracle.change(id, |member| {
-            (member.standing, member.latency) = (standing, latency);
+            (member.member_load, member.latency) = (member_load, latency);
             member.availability = availability;
         });
     }
@@ -586,13 +588,13 @@ impl Pair {
         let Some(member) = self.oracle.member(id).copied() else {
             return;
         };
-        let standing = Standing {
-            load: member.standing.load.saturating_add(more),
-            ..member.standing
+        let member_load = MemberLoad {
+            load: member.member_load.load.saturating_add(more),
+            ..member.member_load
         };
-        self.machine.place(id, &standing, availability);
+        self.machine.place(id, &member_load, availability);
         self.oracle.change(id, |member| {
-            (member.standing, member.availability) = (standing, availability);
+            (member.member_load, member.availability) = (member_load, availability);
         });
     }
 

@@ -4,7 +4,7 @@
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::breaker::{Breaker, BreakerConfig, BreakerState, Permit, Verdict};
+use leasehold_core::health::{Breaker, BreakerConfig, BreakerState, CallResult, Permit};
 use leasehold_core::limit::Wait;
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
@@ -151,7 +151,7 @@ enum Phase {
 struct Call {
     period: usize,
     began: u64,
-    ended: Option<(u64, Verdict)>,
+    ended: Option<(u64, CallResult)>,
 }
 
 #[derive(Clone, Debug)]
@@ -202,8 +202,8 @@ impl Oracle {
     fn outcomes(&self) -> Vec<(u64, bool)> {
         let mut calls: Vec<_> = self.calls(true).filter_map(|call| call.ended).collect();
         calls.sort_by_key(|(at, _)| *at);
-        let used = calls.iter().filter(|(_, how)| *how != Verdict::Unused);
-        used.map(|(at, how)| (*at, *how == Verdict::Failed))
+        let used = calls.iter().filter(|(_, how)| *how != CallResult::Unused);
+        used.map(|(at, how)| (*at, *how == CallResult::Failed))
             .collect()
     }
 
@@ -297,17 +297,17 @@ impl Oracle {
         may
     }
 
-    fn end(&mut self, now: u64, which: usize, verdict: Verdict, order: &mut Vec<(usize, bool)>) {
+    fn end(&mut self, now: u64, which: usize, verdict: CallResult, order: &mut Vec<(usize, bool)>) {
         self.advance(now);
         let (period, since, phase) = self.present();
         if self.calls[which].period != period {
             return;
         }
         self.calls[which].ended = Some((self.latest, verdict));
-        if verdict == Verdict::Unused {
+        if verdict == CallResult::Unused {
             return;
         }
-        order.push((period, verdict == Verdict::Failed));
+        order.push((period, verdict == CallResult::Failed));
         let of_now: Vec<_> = order
             .iter()
             .filter(|(of, _)| *of == period)
@@ -334,7 +334,7 @@ impl Oracle {
                 }
             }
             Phase::HalfOpen => {
-                if verdict == Verdict::Failed {
+                if verdict == CallResult::Failed {
                     self.fail(self.latest);
                 } else if self.row(false, &of_now) >= self.setup.successes() {
                     self.leave(self.latest, Phase::Closed, false);
@@ -363,7 +363,7 @@ impl Oracle {
             },
             Phase::HalfOpen => {
                 let ok = self.calls(true);
-                let ok = ok.filter(|call| matches!(call.ended, Some((_, Verdict::Ok))));
+                let ok = ok.filter(|call| matches!(call.ended, Some((_, CallResult::Ok))));
                 BreakerState::HalfOpen {
                     probes: self.calls(false).count() as u32,
                     successes: ok.count() as u32,
@@ -373,11 +373,11 @@ impl Oracle {
     }
 }
 
-fn verdict(how: u8) -> Verdict {
+fn verdict(how: u8) -> CallResult {
     match how % 8 {
-        0..=2 => Verdict::Ok,
-        3 => Verdict::Unused,
-        _ => Verdict::Failed,
+        0..=2 => CallResult::Ok,
+        3 => CallResult::Unused,
+        _ => CallResult::Failed,
     }
 }
 

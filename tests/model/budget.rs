@@ -2,7 +2,7 @@
 //! every span.
 
 use arbitrary::Arbitrary;
-use leasehold_core::backoff::RetryBudget;
+use leasehold_core::retry::RetryBudget;
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 

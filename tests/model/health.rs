@@ -3,7 +3,7 @@
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::health::{Change, Health, HealthConfig, ProbeAnswer, ProbeId};
+use leasehold_core::health::{Health, HealthConfig, ProbeAnswer, ProbeId, Transition};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
@@ -170,7 +170,7 @@ impl Oracle {
         *due = polled;
     }
 
-    fn settle(&mut self, round: u128, up: bool) -> Option<Change> {
+    fn settle(&mut self, round: u128, up: bool) -> Option<Transition> {
         self.next = Next::Probe { round, due: None };
         self.answers.push(up);
         let contrary = self.answers.iter().rev().take_while(|one| **one != self.up);
@@ -185,13 +185,13 @@ impl Oracle {
         self.answers.clear();
         self.up = !self.up;
         Some(if self.up {
-            Change::WentUp
+            Transition::WentUp
         } else {
-            Change::WentDown
+            Transition::WentDown
         })
     }
 
-    fn handle_timeout(&mut self, now: u64) -> Option<Change> {
+    fn handle_timeout(&mut self, now: u64) -> Option<Transition> {
         self.latest = self.latest.max(now);
         match self.next {
             Next::Timeout { round, at } if at <= self.latest => self.settle(round, false),
@@ -219,7 +219,7 @@ impl Oracle {
         true
     }
 
-    fn answer(&mut self, now: u64, which: usize, up: bool) -> Option<Change> {
+    fn answer(&mut self, now: u64, which: usize, up: bool) -> Option<Transition> {
         let change = self.handle_timeout(now);
         match self.next {
             Next::Timeout { round, .. } if which + 1 == self.probes => self.settle(round, up),

@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use core::cmp::Reverse;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::outlier::{Conduct, Ejection, Outlier, OutlierConfig};
+use leasehold_core::health::{Ejection, OutcomeWindow, Outlier, OutlierConfig};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
@@ -129,7 +129,7 @@ struct Member {
 pub fn run(case: &Case) {
     let (setup, config) = (case.setup, case.setup.config());
     let mut machine = Outlier::new(&config, Tick::ZERO);
-    let mut conducts = [Conduct::default(); MEMBERS];
+    let mut windows = [OutcomeWindow::default(); MEMBERS];
     let mut oracle = [Member::default(); MEMBERS];
     let mut outcomes = [(0_u32, 0_u32); MEMBERS];
     let (mut now, mut due) = (0_u64, INTERVAL);
@@ -138,7 +138,7 @@ pub fn run(case: &Case) {
         for (index, (ok, failed)) in round.outcomes.iter().take(shown).enumerate() {
             for (count, good) in [(ok % 16, true), (failed % 16, false)] {
                 for _ in 0..count {
-                    conducts[index].record(good);
+                    windows[index].record(good);
                 }
             }
             outcomes[index].0 += u32::from(ok % 16);
@@ -146,7 +146,7 @@ pub fn run(case: &Case) {
         }
         if let Some(member) = round.readmit {
             let member = usize::from(member) % MEMBERS;
-            conducts[member].readmit();
+            windows[member].readmit();
             oracle[member].until = 0;
         }
         now += u64::from(round.after % 32);
@@ -156,7 +156,7 @@ pub fn run(case: &Case) {
             .take(shown)
             .filter(|one| one.until > now)
             .count();
-        let shown_members = conducts.iter_mut().take(shown).enumerate();
+        let shown_members = windows.iter_mut().take(shown).enumerate();
         let ejected = machine.sweep(&config, tick, shown_members);
         if now < due {
             assert!(ejected.is_empty());
@@ -173,9 +173,9 @@ pub fn run(case: &Case) {
             assert!(after <= allowance.max(before), "{after} of {shown}");
         }
         assert_eq!(machine.poll_timeout(), Some(Tick::from_nanos(due)));
-        for (conduct, member) in conducts.iter().zip(&oracle) {
+        for (outcomes, member) in windows.iter().zip(&oracle) {
             let until = Some(Tick::from_nanos(member.until)).filter(|until| *until > tick);
-            assert_eq!(conduct.ejected(tick), until);
+            assert_eq!(outcomes.ejected(tick), until);
         }
     }
 }

@@ -19,8 +19,8 @@ use core::time::Duration;
 use leasehold_core::health::ProbeId;
 use leasehold_core::limit::{Cost, Limit};
 use leasehold_core::pool::{
-    self, Acquired, Config, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, Probed,
-    Release, Request, WaiterId,
+    self, Acquired, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, PoolConfig,
+    ProbeResult, Release, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
 use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, State, Tally};
@@ -39,7 +39,7 @@ struct Pair {
     /// Each with its member and what the oracle calls it.
     probes: Vec<(pool::ProbeId, usize, Option<ProbeId>)>,
     asked: Option<(Ask, Option<usize>)>,
-    config: Config,
+    config: PoolConfig,
     /// Leases of before a restart, in the order in which they end.
     orphans: VecDeque<usize>,
     /// What the machine has told and nobody compared.
@@ -47,10 +47,10 @@ struct Pair {
 }
 
 /// How the pool of a case behaves.
-pub(crate) fn config(case: &Case) -> Config {
+pub(crate) fn config(case: &Case) -> PoolConfig {
     let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
     let max_lanes = NonZeroU32::MIN.saturating_add(u32::from(case.max_lanes % 6));
-    let mut config = Config::new(case.policy.policy())
+    let mut config = PoolConfig::new(case.policy.policy())
         .max_waiters(u32::from(case.max_waiters % 16))
         .max_lanes(max_lanes)
         .limits(machine_of(case.shared, None))
@@ -382,11 +382,11 @@ impl Pair {
     fn answer(&mut self, now: u64, at: usize, found: Found) {
         let (probe, member, known) = self.probes[at];
         let answer = match found {
-            Found::Up(depth, latency) => Probed::Up {
+            Found::Up(depth, latency) => ProbeResult::Up {
                 depth: depth.map(u32::from),
                 latency: latency.map(|took| nanos(took.into())),
             },
-            Found::Down => Probed::Down,
+            Found::Down => ProbeResult::Down,
         };
         let got = self
             .machine
@@ -489,7 +489,9 @@ impl Pair {
                 }
                 pool::Event::TimedOut { waiter } => OracleEvent::TimedOut(self.waiter(waiter)),
                 pool::Event::Closed { waiter } => OracleEvent::Closed(self.waiter(waiter)),
-                pool::Event::PinRemoved { waiter } => OracleEvent::PinRemoved(self.waiter(waiter)),
+                pool::Event::PinnedMemberRemoved { waiter } => {
+                    OracleEvent::PinnedMemberRemoved(self.waiter(waiter))
+                }
                 pool::Event::Expired { lease, member } => {
                     let name = self.leases.iter().position(|one| *one == lease);
                     let name = name.or_else(|| self.orphans.pop_front());
@@ -573,7 +575,7 @@ fn by_member(mut events: Vec<OracleEvent>) -> Vec<OracleEvent> {
         OracleEvent::Granted(..)
         | OracleEvent::TimedOut(_)
         | OracleEvent::Closed(_)
-        | OracleEvent::PinRemoved(_)
+        | OracleEvent::PinnedMemberRemoved(_)
         | OracleEvent::Expired(_)
         | OracleEvent::Drained(_)
         | OracleEvent::Removed(_) => None,

@@ -174,7 +174,7 @@ impl User {
                 | Event::Changed { member, .. } => self.see(self.pool.payload(member).copied()),
                 Event::TimedOut { .. }
                 | Event::Closed { .. }
-                | Event::PinRemoved { .. }
+                | Event::PinnedMemberRemoved { .. }
                 | Event::Drained { .. }
                 | Event::Removed { .. } => {}
             }

@@ -4,7 +4,7 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 use leasehold_core::balance::{
     Availability::{self, Busy, Out, Ready},
-    Balancer, HalfLife, Latency, LoadFactor, Policy, Standing, TableSize, pass, stable_hash,
+    Balancer, HalfLife, LoadFactor, MemberLoad, PeakEwma, Policy, TableSize, pass, stable_hash,
 };
 use leasehold_core::time::Tick;
 use leasehold_tests::balance::{Case, run};
@@ -30,7 +30,7 @@ const ALL: [Policy; 12] = [
 struct Bench {
     balancer: Balancer,
     weights: Vec<u32>,
-    standings: Vec<Standing>,
+    standings: Vec<MemberLoad>,
     calls: Vec<u64>,
     stamp: u64,
 }
@@ -40,7 +40,7 @@ impl Bench {
         let mut bench = Self {
             balancer: Balancer::new(policy, 7),
             weights: weights.to_vec(),
-            standings: vec![Standing::default(); weights.len()],
+            standings: vec![MemberLoad::default(); weights.len()],
             calls: vec![0; weights.len()],
             stamp: 0,
         };
@@ -75,10 +75,10 @@ impl Bench {
         let id = self.balancer.choose(key).expect("somebody is ready");
         self.balancer.chosen(id);
         self.calls[id as usize] += 1;
-        let standing = &mut self.standings[id as usize];
-        standing.load += 1;
-        standing.work += 1;
-        standing.pass += pass(self.weights[id as usize]);
+        let member_load = &mut self.standings[id as usize];
+        member_load.load += 1;
+        member_load.work += 1;
+        member_load.pass += pass(self.weights[id as usize]);
         self.place(id, Ready);
         id
     }
@@ -377,10 +377,10 @@ fn one_that_a_request_was_too_large_for_neither_loses_nor_gains_a_turn() {
         for key in 0..60 {
             let before = bench.clone();
             let first = bench.balancer.choose(Some(key)).unwrap();
-            let standing = bench.standings[first as usize];
-            bench.balancer.place(first, &standing, Busy);
+            let member_load = bench.standings[first as usize];
+            bench.balancer.place(first, &member_load, Busy);
             assert_ne!(bench.balancer.choose(Some(key)), Some(first));
-            bench.balancer.place(first, &standing, Ready);
+            bench.balancer.place(first, &member_load, Ready);
             if !matches!(policy, Policy::Random | Policy::PowerOfTwoChoices) {
                 assert_eq!(bench.balancer.choose(Some(key)), Some(first));
                 bench = before;
@@ -393,10 +393,10 @@ fn one_that_a_request_was_too_large_for_neither_loses_nor_gains_a_turn() {
         let mut bench = Bench::new(policy, &[1; 7]);
         for _ in 0..60 {
             let first = bench.balancer.choose(None).unwrap();
-            let standing = bench.standings[first as usize];
-            bench.balancer.place(first, &standing, Busy);
+            let member_load = bench.standings[first as usize];
+            bench.balancer.place(first, &member_load, Busy);
             bench.call(None);
-            bench.balancer.place(first, &standing, Ready);
+            bench.balancer.place(first, &member_load, Ready);
             assert_eq!(bench.balancer.choose(None), Some(first), "{policy:?}");
             bench.call(None);
         }
@@ -605,9 +605,9 @@ fn one_that_is_away_gets_its_own_keys_back_and_the_others_keep_theirs() {
 fn a_peak_counts_at_once_and_is_forgotten_by_halves() {
     let half_life = HalfLife::new(Duration::from_secs(1)).unwrap();
     let mut balancer = Balancer::new(Policy::PeakEwma(half_life), 1);
-    let mut latencies = [Latency::new(half_life, Tick::ZERO); 2];
+    let mut latencies = [PeakEwma::new(half_life, Tick::ZERO); 2];
     let at = |millis: u64| Tick::from_nanos(millis * 1_000_000);
-    let observe = |latency: &mut Latency, now, millis| {
+    let observe = |latency: &mut PeakEwma, now, millis| {
         latency.observe(at(now), Duration::from_millis(millis));
     };
     observe(&mut latencies[0], 0, 10);
@@ -615,14 +615,14 @@ fn a_peak_counts_at_once_and_is_forgotten_by_halves() {
     for id in [0, 1] {
         balancer.insert(id, id.into(), 1);
     }
-    let mut first = |latencies: &[Latency; 2]| {
+    let mut first = |latencies: &[PeakEwma; 2]| {
         for (id, latency) in (0..).zip(latencies) {
-            let standing = Standing {
+            let member_load = MemberLoad {
                 stamp: id.into(),
                 latency: latency.key(),
-                ..Standing::default()
+                ..MemberLoad::default()
             };
-            balancer.place(id, &standing, Ready);
+            balancer.place(id, &member_load, Ready);
         }
         balancer.choose(None)
     };

@@ -2,8 +2,8 @@
 
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::backoff::RetryBudget;
 use leasehold_core::health::{Health, HealthConfig, ProbeAnswer, SlowStart, SlowStartConfig};
+use leasehold_core::retry::RetryBudget;
 use leasehold_core::time::Tick;
 use leasehold_tests::{affinity, breaker, budget, health, outlier};
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! What a histogram promises.
 
 use core::time::Duration;
-use leasehold_core::stats::Histogram;
+use leasehold_core::pool::stats::Histogram;
 use proptest::prelude::*;
 
 /// Spans of every order of magnitude, and such as lie together.

@@ -3,11 +3,11 @@
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::{LoadFactor, Policy, TableSize};
-use leasehold_core::breaker::BreakerConfig;
+use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
 use leasehold_core::pool::{
-    Acquired, Condition, Config, Event, Grant, Member, MemberId, Outcome, Pool, ProbeId, Probed,
-    Request, WaiterId,
+    Acquired, Event, Grant, HealthChange, Member, MemberId, Outcome, Pool, PoolConfig, ProbeId,
+    ProbeResult, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(config: Config, members: impl IntoIterator<Item = Member<()>>) -> Self {
+    fn new(config: PoolConfig, members: impl IntoIterator<Item = Member<()>>) -> Self {
         let mut bench = Self {
             pool: Pool::new(config),
             members: Vec::new(),
@@ -176,7 +176,7 @@ proptest! {
         ]),
     ) {
         let policy = if weighted { Policy::WeightedRoundRobin } else { Policy::RoundRobin };
-        let mut bench = Bench::new(Config::new(policy), some(members));
+        let mut bench = Bench::new(PoolConfig::new(policy), some(members));
         let mut calls = vec![0_u64; members];
         let mut there = true;
         for turn in 0..60 * members {
@@ -220,7 +220,7 @@ proptest! {
     ) {
         let ramp = 10_000;
         let config = SlowStartConfig::new(nanos(ramp), count(steps)).expect("it has a length");
-        let config = Config::new(Policy::WeightedRoundRobin).slow_start(config);
+        let config = PoolConfig::new(Policy::WeightedRoundRobin).slow_start(config);
         let members = weights.iter().map(|weight| Member::new(()).weight(*weight));
         let mut bench = Bench::new(config, members);
         bench.now = ramp;
@@ -241,7 +241,7 @@ proptest! {
 
     #[test]
     fn a_member_without_weight_drains(policy in any_policy(), members in 2_usize..8, seed: u64) {
-        let mut bench = Bench::new(Config::new(policy).seed(seed), some(members));
+        let mut bench = Bench::new(PoolConfig::new(policy).seed(seed), some(members));
         let held: Vec<_> = (0..4 * members).map(|_| bench.take(Request::new())).collect();
         bench.set_weight(0, 0);
         for (key, (grant, _)) in (0..).zip(held) {
@@ -268,7 +268,7 @@ proptest! {
         let health = HealthConfig::new(nanos(100), nanos(50)).expect("it is in range");
         let health = health.fall(count(1)).rise(count(1));
         let threshold = PanicThreshold::new(permille).expect("it is in range");
-        let config = Config::new(Policy::Fifo).health(health).panic_threshold(threshold);
+        let config = PoolConfig::new(Policy::Fifo).health(health).panic_threshold(threshold);
         let mut bench = Bench::new(config, some(members));
         let mut told = vec![false; members];
         while told.iter().any(|told| !told) {
@@ -277,8 +277,8 @@ proptest! {
             bench.pool.handle_timeout(due);
             while let Some((number, probe)) = next_probe(&mut bench) {
                 told[number] = true;
-                let up = Probed::Up { depth: None, latency: None };
-                let answer = if number < down { Probed::Down } else { up };
+                let up = ProbeResult::Up { depth: None, latency: None };
+                let answer = if number < down { ProbeResult::Down } else { up };
                 prop_assert_eq!(bench.pool.handle_probe(due, probe, answer), Ok(()));
             }
         }
@@ -303,7 +303,7 @@ proptest! {
             Member::new(()).max_leases(count(1)).tier(u8::from(number >= near))
         };
         let members = (0..near + far).map(member);
-        let mut bench = Bench::new(Config::new(policy).seed(seed), members);
+        let mut bench = Bench::new(PoolConfig::new(policy).seed(seed), members);
         let mut held = Vec::new();
         for turn in 0..near + far {
             let (grant, number) = bench.take(Request::new().key(turn as u64));
@@ -334,7 +334,7 @@ proptest! {
     fn a_session_stays_and_moves_when_its_member_goes_and_back_to_the_nearer_tier(
         policy in any_policy(), near in 1_usize..5, session: u64, seed: u64,
     ) {
-        let config = Config::new(policy).seed(seed).affinity(count(4), nanos(1_000_000));
+        let config = PoolConfig::new(policy).seed(seed).affinity(count(4), nanos(1_000_000));
         let members = (0..near + 2).map(|number| Member::new(()).tier(u8::from(number >= near)));
         let mut bench = Bench::new(config.expect("it has a time to live"), members);
         let request = Request::new().session(session);
@@ -378,7 +378,7 @@ proptest! {
     fn requests_between_two_polls_fill_the_shortest_queues_evenly(
         depths in prop::collection::vec(0_u32..40, 1..12), requests in 0_usize..150,
     ) {
-        let mut bench = Bench::new(Config::new(Policy::LeastQueue), some(depths.len()));
+        let mut bench = Bench::new(PoolConfig::new(Policy::LeastQueue), some(depths.len()));
         for (number, depth) in depths.iter().enumerate() {
             let (now, member) = (bench.now(), bench.members[number]);
             bench.pool.observe_depth(now, member, *depth).expect("it is in");
@@ -397,7 +397,7 @@ proptest! {
         lines in prop::collection::vec((0_u8..3, 0_u64..4), 1..60),
     ) {
         let one = Member::new(()).max_leases(count(1));
-        let mut bench = Bench::new(Config::new(Policy::Fifo), [one]);
+        let mut bench = Bench::new(PoolConfig::new(Policy::Fifo), [one]);
         let (mut held, _) = bench.take(Request::new());
         let mut waiting = BTreeMap::new();
         let mut left: BTreeMap<(u8, u64), u32> = BTreeMap::new();
@@ -434,7 +434,7 @@ proptest! {
         others in prop::collection::vec(any::<bool>(), 200),
     ) {
         let policy = if longest_idle { Policy::Fifo } else { Policy::RoundRobin };
-        let mut bench = Bench::new(Config::new(policy), some(members));
+        let mut bench = Bench::new(PoolConfig::new(policy), some(members));
         let mut calls = vec![0_u64; members];
         for second_class in others.into_iter().take(picks) {
             // Requests of one lane and of one more, so that either sees what the other has taken.
@@ -450,7 +450,7 @@ proptest! {
         weights in prop::collection::vec(1_u16..30, 1..12), picks in 1_u64..300,
     ) {
         let members = weights.iter().map(|weight| Member::new(()).weight(*weight));
-        let mut bench = Bench::new(Config::new(Policy::WeightedRoundRobin), members);
+        let mut bench = Bench::new(PoolConfig::new(Policy::WeightedRoundRobin), members);
         let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let mut calls = vec![0_u64; weights.len()];
         for prefix in 1..=picks {
@@ -475,7 +475,7 @@ fn next_probe(bench: &mut Bench) -> Option<(usize, ProbeId)> {
 /// Holds two pools against each other whose members were added in order and in another.
 fn same_members(policy: Policy, order: &[usize], weights: &[u16], keys: &[u64], seed: u64) {
     let build = |order: &[usize], seed: u64| {
-        let mut pool = Pool::new(Config::new(policy).seed(seed));
+        let mut pool = Pool::new(PoolConfig::new(policy).seed(seed));
         for number in order {
             let name = format!("http://10.0.0.{number}:8000");
             let member = Member::new(*number).name(&name).weight(weights[*number]);
@@ -503,7 +503,7 @@ fn same_members(policy: Policy, order: &[usize], weights: &[u16], keys: &[u64], 
 #[test]
 fn a_job_of_ten_thousand_tasks_doesnt_starve_one_of_ten() {
     let members = (0..3).map(|_| Member::new(()).max_leases(count(1)));
-    let mut bench = Bench::new(Config::new(Policy::Fifo), members);
+    let mut bench = Bench::new(PoolConfig::new(Policy::Fifo), members);
     let mut held: Vec<_> = (0..3)
         .map(|_| bench.take(Request::new().flow(1)).0)
         .collect();
@@ -530,7 +530,7 @@ fn a_breaker_that_a_silent_probe_opens_is_told_of() {
     let breaker = BreakerConfig::new(nanos(10), nanos(100)).expect("it is in range");
     let breaker = breaker.consecutive_failures(count(1));
     let breaker = breaker.probe_timeout(nanos(5)).expect("it is above zero");
-    let config = Config::new(Policy::Fifo).breaker(breaker);
+    let config = PoolConfig::new(Policy::Fifo).breaker(breaker);
     let mut bench = Bench::new(config, some(1));
     let told = |bench: &mut Bench| match bench.pool.poll_event() {
         Some(Event::Changed { condition, .. }) => Some(condition),
@@ -540,10 +540,10 @@ fn a_breaker_that_a_silent_probe_opens_is_told_of() {
     let failed = bench.pool.release(tick(0), grant.lease, Outcome::Failed);
     assert_eq!(failed, Ok(()));
     let until = tick(10);
-    assert_eq!(told(&mut bench), Some(Condition::BreakerOpen { until }));
+    assert_eq!(told(&mut bench), Some(HealthChange::BreakerOpen { until }));
     bench.now = 10;
     bench.take(Request::new());
     bench.pool.handle_timeout(tick(15));
     let until = tick(35);
-    assert_eq!(told(&mut bench), Some(Condition::BreakerOpen { until }));
+    assert_eq!(told(&mut bench), Some(HealthChange::BreakerOpen { until }));
 }

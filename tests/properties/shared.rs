@@ -3,7 +3,7 @@
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::{
-    Anchor, BucketedWindow, CellRate, Concurrency, Gcra, Limit, Limiter, SlidingLog, Wait,
+    Anchor, BucketedWindow, Concurrency, Gcra, GcraWord, Limit, Limiter, SlidingLog, Wait,
 };
 use leasehold_core::time::Tick;
 use leasehold_sync::{
@@ -38,7 +38,7 @@ proptest! {
     ) {
         let (limit, window, burst) = (count(limit), Duration::from_nanos(window), count(burst));
         let mut oracle = Gcra::new(limit, window, burst).unwrap();
-        let rate = CellRate::new(limit, window, burst).unwrap();
+        let rate = GcraWord::new(limit, window, burst).unwrap();
         let atomic = AtomicGcra::with_clock(rate, Clock::start());
         // Where a unit takes no whole sixteenths of a nanosecond, it takes less than one more.
         let exact = (1..=16).any(|parts| (window.as_nanos() * parts).is_multiple_of(limit.get().into()));
@@ -61,7 +61,7 @@ proptest! {
         calls in proptest::collection::vec((0..600u64, 1..3u32), 1..80)
     ) {
         let (limit, window, burst) = (count(limit), Duration::from_nanos(window), count(burst));
-        let rate = CellRate::new(limit, window, burst).unwrap();
+        let rate = GcraWord::new(limit, window, burst).unwrap();
         let mut word = 0;
         let mut admitted = Vec::new();
         for (at, cost) in calls {
@@ -138,7 +138,7 @@ proptest! {
     fn keys_are_limited_as_if_none_were_ever_forgotten(
         capacity in 1..6usize, steps in steps(60), keys in proptest::collection::vec(0..8u8, 60)
     ) {
-        let rate = CellRate::new(count(1), Duration::from_nanos(20), count(3)).unwrap();
+        let rate = GcraWord::new(count(1), Duration::from_nanos(20), count(3)).unwrap();
         let log = SlidingLog::new(count(3), Duration::from_nanos(50), Anchor::Grant).unwrap();
         forgets_nothing(rate, capacity, &steps, &keys)?;
         forgets_nothing(Each(log), capacity, &steps, &keys)?;
@@ -184,7 +184,7 @@ fn forgets_nothing<R: Rule + Clone>(
 fn a_rate_of_any_size_is_never_faster_than_it_should_be() {
     for (limit, nanos) in [(997, 1_000_000_000), (3, 10), (999_983, 1_000_000_007)] {
         let window = Duration::from_nanos(nanos);
-        let rate = CellRate::new(count(limit), window, count(1)).unwrap();
+        let rate = GcraWord::new(count(limit), window, count(1)).unwrap();
         let units = rate.worst_case(window);
         assert!(units <= u64::from(limit), "{units} of {limit}");
         let slack = Duration::from_nanos(nanos + nanos / 8);

@@ -5,7 +5,7 @@ use crate::settings::{
     BREAKER_CAP, BREAKER_PROBE_TIMEOUT, MEMBERS, NEAREST, PANIC_PERMILLE, TTL, labels, tick,
 };
 use crate::upstream::SEC;
-use leasehold_core::pool::{AcquireError, Grant, Reason};
+use leasehold_core::pool::{AcquireError, Eligibility, Grant};
 
 impl World {
     pub(super) fn judge_refusal(&self, number: u32, error: AcquireError) {
@@ -14,12 +14,12 @@ impl World {
             AcquireError::DeadlineTooSoon { at } => {
                 assert!(at >= tick(task.deadline), "{at:?} is soon enough");
                 for (member, reason) in self.pool.explain(&task.request) {
-                    let ready = matches!(reason, Reason::Ready | Reason::LowerTier);
+                    let ready = matches!(reason, Eligibility::Ready | Eligibility::LowerTier);
                     assert!(!ready, "{member:?} could serve at once");
                 }
             }
             AcquireError::QueueFull => assert_eq!(self.waiting.len(), 3_000),
-            AcquireError::StalePin => {}
+            AcquireError::PinnedMemberRemoved => {}
             AcquireError::Closed
             | AcquireError::NothingFree
             | AcquireError::NeverFits
@@ -89,7 +89,7 @@ impl World {
             // In a lane where costs differ, who comes first may cost more.
             if task.tokens == 0 {
                 let mut reasons = self.pool.explain(&task.request);
-                let could = reasons.find(|(_, reason)| *reason == Reason::Ready);
+                let could = reasons.find(|(_, reason)| *reason == Eligibility::Ready);
                 assert_eq!(could, None, "{task:?} waits for nothing");
             }
         }

@@ -6,7 +6,7 @@ use core::num::NonZeroU32;
 use fastrand::Rng;
 use leasehold_core::balance::Policy;
 use leasehold_core::pool::{
-    Acquired, Config, Event, Grant, LeaseId, Member, Outcome, Pool, Request, WaiterId,
+    Acquired, Event, Grant, LeaseId, Member, Outcome, Pool, PoolConfig, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -43,7 +43,7 @@ impl FastFailure {
             Depths,
         }
         let mut rng = Rng::with_seed(self.seed);
-        let mut pool = Pool::new(Config::new(self.policy).seed(self.seed));
+        let mut pool = Pool::new(PoolConfig::new(self.policy).seed(self.seed));
         let max = NonZeroU32::new(self.max_leases).expect("it is above zero");
         let add = |at: usize| pool.add(Tick::ZERO, Member::new(at).max_leases(max));
         let members: Vec<_> = (0..MEMBERS)
@@ -124,7 +124,7 @@ impl FastFailure {
 /// many grants any two have differed at most, since any moment from which both waited all along.
 pub(crate) fn flows(policy: Policy, seed: u64) -> i64 {
     let mut rng = Rng::with_seed(seed);
-    let mut pool: Pool<()> = Pool::new(Config::new(policy).seed(seed));
+    let mut pool: Pool<()> = Pool::new(PoolConfig::new(policy).seed(seed));
     let two = NonZeroU32::MIN.saturating_add(1);
     for _ in 0..4 {
         pool.add(Tick::ZERO, Member::new(()).max_leases(two))

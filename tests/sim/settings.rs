@@ -4,11 +4,11 @@ use crate::upstream::{Nanos, SEC};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::Policy;
-use leasehold_core::breaker::BreakerConfig;
+use leasehold_core::health::BreakerConfig;
+use leasehold_core::health::OutlierConfig;
 use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
 use leasehold_core::limit::{Anchor, LimitSet, SlidingLog, Unit};
-use leasehold_core::outlier::OutlierConfig;
-use leasehold_core::pool::Config;
+use leasehold_core::pool::PoolConfig;
 use leasehold_core::time::Tick;
 
 pub(crate) const MEMBERS: usize = 40;
@@ -69,7 +69,7 @@ pub(crate) fn log(limit: u32) -> SlidingLog {
     SlidingLog::new(count(limit), span(WINDOW), Anchor::Completion).expect(IN_RANGE)
 }
 
-pub(crate) fn config(plan: Plan) -> Config {
+pub(crate) fn config(plan: Plan) -> PoolConfig {
     let breaker = BreakerConfig::new(span(2 * SEC), span(BREAKER_CAP))
         .expect(IN_RANGE)
         .consecutive_failures(count(5))
@@ -89,7 +89,7 @@ pub(crate) fn config(plan: Plan) -> Config {
         .volume(count(10), count(5));
     let slow_start = SlowStartConfig::new(span(10 * SEC), count(10));
     let limits = LimitSet::new().with(Unit::Requests, log(OF_POOL));
-    Config::new(plan.policy)
+    PoolConfig::new(plan.policy)
         .seed(plan.seed)
         .lease_ttl(span(TTL))
         .expect(IN_RANGE)

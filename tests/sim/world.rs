@@ -18,13 +18,13 @@ use core::cmp::{Ordering, Reverse};
 use core::hash::{Hash, Hasher};
 use core::num::NonZeroU32;
 use fastrand::Rng;
-use leasehold_core::backoff::{Backoff, RetryBudget, Setback, Tries};
 use leasehold_core::limit::{Cost, LimitSet, Unit};
+use leasehold_core::pool::stats::LeaseCounts;
 use leasehold_core::pool::{
-    Acquired, Condition, Event, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, ProbeId,
-    Probed, Release, Request, WaiterId,
+    Acquired, Event, Grant, GroupId, HealthChange, Labels, LeaseId, MemberId, Outcome, Pool,
+    ProbeId, ProbeResult, Release, Request, WaiterId,
 };
-use leasehold_core::stats::Counts;
+use leasehold_core::retry::{AttemptFailure, Backoff, RetryBudget, RetryState};
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::DefaultHasher;
@@ -37,7 +37,7 @@ pub(crate) struct Summary {
     pub(crate) refused: u64,
     pub(crate) timed_out: u64,
     pub(crate) cancelled: u64,
-    pub(crate) counts: Counts,
+    pub(crate) counts: LeaseCounts,
     pub(crate) queued: u64,
     pub(crate) retries: u64,
     pub(crate) events: u64,
@@ -75,7 +75,7 @@ enum Happening {
     /// A backoff ends.
     Retry(u32),
     Cancel(u32),
-    Probed {
+    ProbeResult {
         member: MemberId,
         probe: ProbeId,
         up: bool,
@@ -172,7 +172,7 @@ struct Task {
     class: u32,
     labels: u64,
     deadline: Nanos,
-    tries: Tries,
+    tries: RetryState,
     stage: Stage,
     /// Whether the retry it waits for is out of the budget already.
     paid: bool,
@@ -356,7 +356,7 @@ impl World {
             Happening::Renewal(lease) => self.renew(lease),
             Happening::Retry(task) => self.retry(task),
             Happening::Cancel(task) => self.cancel(task),
-            Happening::Probed { member, probe, up } => self.probed(member, probe, up),
+            Happening::ProbeResult { member, probe, up } => self.probed(member, probe, up),
             Happening::Strike => self.strike(),
             Happening::Flap(at) => self.flap(at),
             Happening::Mend(at) => self.mend(at),
@@ -384,7 +384,7 @@ impl World {
                     assert_eq!(self.now, self.tasks[task as usize].deadline);
                     self.end(task, End::TimedOut);
                 }
-                Event::PinRemoved { waiter } => {
+                Event::PinnedMemberRemoved { waiter } => {
                     let task = self.waiting.remove(&waiter).expect("it waited");
                     self.waiting_refused += 1;
                     self.pins_removed += 1;
@@ -476,7 +476,7 @@ impl World {
             class,
             labels: if pinned { 0 } else { labels },
             deadline,
-            tries: Tries::new(NonZeroU32::MAX, u32::MAX, backoff),
+            tries: RetryState::new(NonZeroU32::MAX, u32::MAX, backoff),
             stage: Stage::BackingOff,
             paid: false,
             cancelled: false,
@@ -603,7 +603,7 @@ impl World {
             None => {
                 assert!(!call.sent);
                 counts.not_sent += 1;
-                (Outcome::NotSent, Some(Setback::Misdirected))
+                (Outcome::NotSent, Some(AttemptFailure::Misdirected))
             }
             Some((_, Answer::Served)) => {
                 counts.ok += 1;
@@ -611,14 +611,17 @@ impl World {
             }
             Some((_, Answer::Broken)) => {
                 counts.failed += 1;
-                (Outcome::Failed, Some(Setback::Failed))
+                (Outcome::Failed, Some(AttemptFailure::Failed))
             }
             Some((_, Answer::TooMany { retry_after })) => {
                 counts.throttled += 1;
                 known.rests_until = known.rests_until.max(now + retry_after);
                 known.excused = known.excused.max(known.rests_until);
                 let until = tick(now + retry_after);
-                (Outcome::Throttled { until }, Some(Setback::Throttled))
+                (
+                    Outcome::Throttled { until },
+                    Some(AttemptFailure::Throttled),
+                )
             }
         };
         self.note(("answered", call.task, setback.is_none()));
@@ -657,13 +660,13 @@ impl World {
         if self.tasks[call.task as usize].cancelled {
             self.end(call.task, End::Cancelled);
         } else {
-            self.set_back(call.task, Setback::Failed);
+            self.set_back(call.task, AttemptFailure::Failed);
         }
     }
 
     /// Has a task tried again later. A failure takes a retry out of the budget; while that is empty, the
     /// task goes on backing off.
-    fn set_back(&mut self, number: u32, setback: Setback) {
+    fn set_back(&mut self, number: u32, setback: AttemptFailure) {
         let now = self.now;
         let task = &mut self.tasks[number as usize];
         if now >= task.deadline {
@@ -671,8 +674,8 @@ impl World {
             return;
         }
         let delay = task.tries.after(setback).expect("tries don't run out");
-        task.paid = setback != Setback::Failed || self.budget.try_retry(tick(now)).is_ok();
-        if setback == Setback::Failed && task.paid {
+        task.paid = setback != AttemptFailure::Failed || self.budget.try_retry(tick(now)).is_ok();
+        if setback == AttemptFailure::Failed && task.paid {
             self.sum.retries += 1;
         }
         task.stage = Stage::BackingOff;
@@ -692,7 +695,7 @@ impl World {
         } else if task.paid {
             self.attempt(number);
         } else {
-            self.set_back(number, Setback::Failed);
+            self.set_back(number, AttemptFailure::Failed);
         }
     }
 
@@ -742,7 +745,7 @@ impl World {
         }
         let took = known.upstream.probe(&mut self.rng);
         let up = took.is_some();
-        let probed = Happening::Probed { member, probe, up };
+        let probed = Happening::ProbeResult { member, probe, up };
         self.after(took.unwrap_or(MS), probed);
     }
 
@@ -752,9 +755,9 @@ impl World {
         let depth = Some(known.upstream.depth(self.now));
         let latency = None;
         let answer = if up {
-            Probed::Up { depth, latency }
+            ProbeResult::Up { depth, latency }
         } else {
-            Probed::Down
+            ProbeResult::Down
         };
         let there = [Place::In(member), Place::Leaving(member)].contains(&known.place);
         if there {
@@ -767,28 +770,28 @@ impl World {
         assert_eq!(taken.is_ok(), there, "the probe of {at}");
     }
 
-    fn changed(&mut self, member: MemberId, condition: Condition) {
+    fn changed(&mut self, member: MemberId, condition: HealthChange) {
         let (now, at) = (self.now, self.index(member));
         let known = &mut self.members[at];
         match condition {
-            Condition::Down => {
+            HealthChange::Down => {
                 assert!(known.bad_probes >= FALL, "{at} answers its probes");
                 assert!(!known.down);
                 known.down = true;
                 self.sum.downs += 1;
             }
-            Condition::Up => {
+            HealthChange::Up => {
                 assert!(known.good_probes >= RISE, "{at} doesn't answer its probes");
                 assert!(known.down);
                 known.down = false;
             }
-            Condition::Ejected { until } => {
+            HealthChange::Ejected { until } => {
                 known.ejected_until = until.as_nanos();
                 assert!(known.ejected_until <= now + EJECTION_CAP);
                 known.excused = known.excused.max(known.ejected_until);
                 self.sum.ejections += 1;
             }
-            Condition::BreakerOpen { until } => {
+            HealthChange::BreakerOpen { until } => {
                 known.open_until = until.as_nanos();
                 assert!(known.open_until <= now + BREAKER_CAP);
                 known.excused = known.excused.max(known.open_until);
@@ -797,7 +800,7 @@ impl World {
                 known.trying = 0;
                 self.sum.trips += 1;
             }
-            Condition::BreakerClosed => {
+            HealthChange::BreakerClosed => {
                 assert!(known.half_open && known.open_until <= now);
                 known.half_open = false;
                 known.epoch += 1;

@@ -4,7 +4,7 @@
 //! when there is nothing left that could be put back.
 
 use core::time::Duration;
-use leasehold_core::backoff::Tries;
+use leasehold_core::retry::RetryState;
 use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +15,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub(crate) struct Task {
     pub(crate) item: usize,
     pub(crate) model: usize,
-    pub(crate) tries: Tries,
+    pub(crate) tries: RetryState,
 }
 
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use core::fmt;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use leasehold_core::backoff::{Backoff, Setback, Tries};
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, Cost, Rate, SlidingLog};
-use leasehold_core::pool::{Config, Member, Outcome, Release};
-use leasehold_core::stats::Stats;
+use leasehold_core::pool::stats::Stats;
+use leasehold_core::pool::{Member, Outcome, PoolConfig, Release};
+use leasehold_core::retry::{AttemptFailure, Backoff, RetryState};
 use leasehold_core::time::Tick;
 use leasehold_http::{
     ApiKey, CallError, ChatCompletion, ChatRequest, Client, ClientConfig, ClientStats, Endpoint,
@@ -129,12 +129,12 @@ impl Batch {
             queue: &queue,
             store: Mutex::new(store),
             counter: Counter::new(progress, count),
-            condemned: self
+            rejected: self
                 .endpoints
                 .iter()
                 .map(|_| AtomicBool::new(false))
                 .collect(),
-            last_words: Mutex::new(None),
+            last_key_error: Mutex::new(None),
             broken: Mutex::new(None),
         };
         thread::scope(|scope| {
@@ -173,7 +173,7 @@ impl Batch {
     /// A pool whose members are the places of the endpoints in their list.
     fn pool(&self) -> Result<SyncPool<usize>, BatchError> {
         let mut seen = HashSet::new();
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
+        let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             let label = endpoint.key();
             if !seen.insert(Self::name(endpoint)) {
@@ -206,7 +206,7 @@ impl Batch {
                 if !store.has(fields, name) {
                     let seed = self.seed.wrapping_add(tasks.len() as u64);
                     let backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed);
-                    let tries = Tries::new(self.tries, throttles, backoff);
+                    let tries = RetryState::new(self.tries, throttles, backoff);
                     tasks.push(Task { item, model, tries });
                 }
             }
@@ -290,7 +290,7 @@ pub struct KeySummary {
     /// Calls made with it.
     pub calls: u64,
     /// Whether the upstream refused the key itself.
-    pub condemned: bool,
+    pub rejected: bool,
 }
 
 struct Run<'a> {
@@ -301,9 +301,9 @@ struct Run<'a> {
     store: Mutex<Store>,
     counter: Counter,
     /// Which keys the upstream doesn't accept.
-    condemned: Vec<AtomicBool>,
-    /// What was said of the key that was the last to be condemned.
-    last_words: Mutex<Option<String>>,
+    rejected: Vec<AtomicBool>,
+    /// What was said of the key that was the last to be rejected.
+    last_key_error: Mutex<Option<String>>,
     /// Why results can't be kept any more.
     broken: Mutex<Option<BatchError>>,
 }
@@ -348,16 +348,16 @@ impl Run<'_> {
     }
 
     /// Tells the pool what became of the call, and what that means for its task.
-    fn give_back(&self, lease: Lease<usize>, error: &CallError) -> Setback {
-        let setback = if error.condemns_key() {
+    fn give_back(&self, lease: Lease<usize>, error: &CallError) -> AttemptFailure {
+        let setback = if error.rejects_key() {
             self.condemn(&lease, error);
-            Setback::Misdirected
+            AttemptFailure::Misdirected
         } else if error.is_throttled() {
-            Setback::Throttled
-        } else if error.is_retryable() || error.may_suit_another_key() {
-            Setback::Failed
+            AttemptFailure::Throttled
+        } else if error.is_retryable() || error.is_forbidden() {
+            AttemptFailure::Failed
         } else {
-            Setback::Hopeless
+            AttemptFailure::Hopeless
         };
         // Without a time to live a lease can't expire.
         let _ = if error.is_throttled() {
@@ -373,11 +373,11 @@ impl Run<'_> {
 
     /// Takes a key out of service that the upstream doesn't accept. With the last one the batch ends.
     fn condemn(&self, lease: &Lease<usize>, error: &CallError) {
-        self.condemned[**lease].store(true, Ordering::SeqCst);
+        self.rejected[**lease].store(true, Ordering::SeqCst);
         // A member that is leased is there.
         let _ = self.pool.disable(lease.member());
-        if self.condemned.iter().all(|one| one.load(Ordering::SeqCst)) {
-            *lock(&self.last_words) = Some(error.to_string());
+        if self.rejected.iter().all(|one| one.load(Ordering::SeqCst)) {
+            *lock(&self.last_key_error) = Some(error.to_string());
             self.close();
         }
     }
@@ -388,10 +388,12 @@ impl Run<'_> {
         self.pool.close();
     }
 
-    fn try_again(&self, mut task: Task, setback: Setback, error: &CallError) {
+    fn try_again(&self, mut task: Task, setback: AttemptFailure, error: &CallError) {
         match task.tries.after(setback) {
             Some(delay) => {
-                let asked = error.retry_after().filter(|_| setback == Setback::Failed);
+                let asked = error
+                    .retry_after()
+                    .filter(|_| setback == AttemptFailure::Failed);
                 self.queue
                     .put_back(task, delay.max(asked.unwrap_or_default()));
             }
@@ -415,7 +417,7 @@ impl Run<'_> {
 
     fn finish(self, earlier: usize, elapsed: Duration) -> Result<Summary, BatchError> {
         let left = self.queue.drain();
-        if let Some(words) = &*lock(&self.last_words) {
+        if let Some(words) = &*lock(&self.last_key_error) {
             for task in &left {
                 self.fail(
                     task,
@@ -441,7 +443,7 @@ impl Run<'_> {
             .endpoints
             .iter()
             .zip(&pool.members)
-            .zip(&self.condemned);
+            .zip(&self.rejected);
         Ok(Summary {
             tasks,
             earlier,
@@ -453,10 +455,10 @@ impl Run<'_> {
                 .saturating_sub(failed),
             elapsed,
             keys: keys
-                .map(|((endpoint, member), condemned)| KeySummary {
+                .map(|((endpoint, member), rejected)| KeySummary {
                     key: endpoint.key().to_string(),
                     calls: member.counts.calls(),
-                    condemned: condemned.load(Ordering::SeqCst),
+                    rejected: rejected.load(Ordering::SeqCst),
                 })
                 .collect(),
             pool,

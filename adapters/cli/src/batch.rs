@@ -1,6 +1,6 @@
 //! `leasehold batch`: a file of items through models, within the limits of the keys.
 
-use crate::{Failure, keys, print, tell};
+use crate::{CliError, keys, print, tell};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, Template, read_items};
@@ -71,7 +71,7 @@ enum AnchorName {
     Grant,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let template = arguments
         .template
         .as_deref()
@@ -117,25 +117,25 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn models(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+fn models(arguments: &Arguments) -> Result<Vec<String>, CliError> {
     let models = &arguments.model;
     for (place, model) in models.iter().enumerate() {
         if model.trim().is_empty() {
-            return Err(Failure::usage("--model: a model needs a name"));
+            return Err(CliError::usage("--model: a model needs a name"));
         }
         if models[..place].contains(model) {
-            return Err(Failure::usage(format!("--model {model} is given twice")));
+            return Err(CliError::usage(format!("--model {model} is given twice")));
         }
     }
     Ok(models.clone())
 }
 
-fn endpoints(arguments: &Arguments, keys: &[ApiKey]) -> Result<Vec<Endpoint>, Failure> {
+fn endpoints(arguments: &Arguments, keys: &[ApiKey]) -> Result<Vec<Endpoint>, CliError> {
     let mut endpoints = Vec::new();
     for url in &arguments.url {
         for key in keys {
             let endpoint = Endpoint::new(url, key.clone());
-            let endpoint = endpoint.map_err(|error| Failure::usage(format!("--url: {error}")))?;
+            let endpoint = endpoint.map_err(|error| CliError::usage(format!("--url: {error}")))?;
             endpoints.push(endpoint);
         }
     }
@@ -143,7 +143,7 @@ fn endpoints(arguments: &Arguments, keys: &[ApiKey]) -> Result<Vec<Endpoint>, Fa
 }
 
 /// Ends the batch in good order at the first interrupt, and the process at the second.
-fn stop_on_interrupt() -> Result<Stop, Failure> {
+fn stop_on_interrupt() -> Result<Stop, CliError> {
     let stop = Stop::default();
     let theirs = stop.clone();
     ctrlc::set_handler(move || {
@@ -153,7 +153,7 @@ fn stop_on_interrupt() -> Result<Stop, Failure> {
         theirs.stop();
         tell("stopping: waiting for the calls under way; interrupt again to quit at once");
     })
-    .map_err(Failure::system)?;
+    .map_err(CliError::system)?;
     Ok(stop)
 }
 
@@ -172,7 +172,7 @@ fn report(arguments: &Arguments, summary: &Summary) {
          {:.1} s; results are in {output}",
         summary.elapsed.as_secs_f64()
     ));
-    for key in summary.keys.iter().filter(|key| key.condemned) {
+    for key in summary.keys.iter().filter(|key| key.rejected) {
         tell(format_args!(
             "the service refuses the key {}; remove or renew it",
             key.key
@@ -192,7 +192,7 @@ fn report(arguments: &Arguments, summary: &Summary) {
 fn as_json(summary: &Summary) -> serde_json::Value {
     let keys = summary.keys.iter();
     let per_key: Vec<_> = keys
-        .map(|key| json!({"key": key.key, "calls": key.calls, "refused": key.condemned}))
+        .map(|key| json!({"key": key.key, "calls": key.calls, "refused": key.rejected}))
         .collect();
     json!({
         "tasks": summary.tasks,

@@ -6,7 +6,7 @@
 //! the `q`-th shortest of the drawn latencies. So `optimum = m * w + (q-th shortest latency)`, whatever
 //! the order of calls and the number of threads.
 
-use crate::{Failure, print, tell, testbed};
+use crate::{CliError, print, tell, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, read_items};
@@ -44,7 +44,7 @@ struct Findings {
     optimum: Duration,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let keys = testbed::numbered(KEYS);
     let server = OpenAi::start(OpenAiConfig {
         keys: keys.clone(),
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         latency: LATENCY.0..=LATENCY.1,
         ..OpenAiConfig::default()
     })
-    .map_err(Failure::system)?;
+    .map_err(CliError::system)?;
     if !arguments.json {
         tell(format_args!(
             "{ITEMS} items x {} models over {KEYS} keys at {RATE} each, calls of {} to {} ms",
@@ -62,17 +62,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             LATENCY.1.as_millis()
         ));
     }
-    let folder = tempfile::tempdir().map_err(Failure::system)?;
+    let folder = tempfile::tempdir().map_err(CliError::system)?;
     let (input, output) = (
         folder.path().join("items.jsonl"),
         folder.path().join("results.jsonl"),
     );
-    write_items(&input).map_err(Failure::system)?;
+    write_items(&input).map_err(CliError::system)?;
     let endpoints = keys.iter().map(|key| {
-        let key = ApiKey::new(key).map_err(Failure::system)?;
-        Endpoint::new(&server.url(), key).map_err(Failure::system)
+        let key = ApiKey::new(key).map_err(CliError::system)?;
+        Endpoint::new(&server.url(), key).map_err(CliError::system)
     });
-    let endpoints = endpoints.collect::<Result<_, Failure>>()?;
+    let endpoints = endpoints.collect::<Result<_, CliError>>()?;
     let models = MODELS.map(str::to_owned).to_vec();
     let mut batch = Batch::new(read_items(&input, None)?, models, endpoints);
     batch.rate = Some(RATE);
@@ -108,8 +108,8 @@ fn write_items(path: &Path) -> std::io::Result<()> {
 }
 
 /// Counts the tasks of which the output says neither an answer to their question nor a failure.
-fn count_lost(output: &Path, summary: &Summary) -> Result<usize, Failure> {
-    let text = fs::read_to_string(output).map_err(Failure::system)?;
+fn count_lost(output: &Path, summary: &Summary) -> Result<usize, CliError> {
+    let text = fs::read_to_string(output).map_err(CliError::system)?;
     let mut found = summary.failed;
     for line in text.lines() {
         let item: Value = serde_json::from_str(line)?;

@@ -1,6 +1,6 @@
 //! API keys, from a file or the environment and never from the command line, where others see them.
 
-use crate::Failure;
+use crate::CliError;
 use leasehold_http::ApiKey;
 use std::collections::HashMap;
 use std::env::{self, VarError};
@@ -8,11 +8,11 @@ use std::fs;
 use std::path::Path;
 
 /// Reads a key a line; blank lines and those that begin with `#` are passed over.
-pub(crate) fn from_file(path: &Path) -> Result<Vec<ApiKey>, Failure> {
+pub(crate) fn from_file(path: &Path) -> Result<Vec<ApiKey>, CliError> {
     let text = fs::read_to_string(path);
     let text = text.map_err(|error| {
         let name = name(&path.to_string_lossy());
-        Failure::usage(format!(
+        CliError::usage(format!(
             "cannot read the keys in {name}: {error}; give a file with a key a line, or put the keys \
              into an environment variable and name it with --keys-env"
         ))
@@ -23,14 +23,14 @@ pub(crate) fn from_file(path: &Path) -> Result<Vec<ApiKey>, Failure> {
 }
 
 /// Reads keys that stand between commas or white space.
-pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, Failure> {
+pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, CliError> {
     let text = env::var(name).map_err(|error| {
         let problem = match error {
             VarError::NotPresent => "is not set",
             VarError::NotUnicode(_) => "is not text",
         };
         let name = self::name(name);
-        Failure::usage(format!(
+        CliError::usage(format!(
             "the environment variable {name} {problem}; put the keys into it, or name a file of keys \
              with --keys"
         ))
@@ -53,15 +53,15 @@ fn name(source: &str) -> String {
 fn read<'a>(
     texts: impl Iterator<Item = (usize, &'a str)>,
     place: impl Fn(usize) -> String,
-) -> Result<Vec<ApiKey>, Failure> {
+) -> Result<Vec<ApiKey>, CliError> {
     let mut keys = Vec::new();
     let mut seen = HashMap::new();
     for (number, text) in texts {
         let key = ApiKey::new(text)
-            .map_err(|error| Failure::usage(format!("{}: {error}", place(number))))?;
+            .map_err(|error| CliError::usage(format!("{}: {error}", place(number))))?;
         if let Some(first) = seen.insert(key.clone(), number) {
             let (here, there) = (place(number), place(first));
-            return Err(Failure::usage(format!(
+            return Err(CliError::usage(format!(
                 "{here}: the key {key} is the same as {there}; its limit would be counted twice"
             )));
         }
@@ -69,7 +69,7 @@ fn read<'a>(
     }
     if keys.is_empty() {
         let source = place(1);
-        return Err(Failure::usage(format!("{source}: there is no key")));
+        return Err(CliError::usage(format!("{source}: there is no key")));
     }
     Ok(keys)
 }

@@ -75,12 +75,12 @@ fn tell(line: impl Display) {
 
 /// Why a command could not do what it was asked for.
 #[derive(Debug)]
-struct Failure {
+struct CliError {
     message: String,
     code: u8,
 }
 
-impl Failure {
+impl CliError {
     /// The arguments or what they name are wrong.
     fn usage(message: impl ToString) -> Self {
         Self {
@@ -98,7 +98,7 @@ impl Failure {
     }
 }
 
-impl From<leasehold_batch::BatchError> for Failure {
+impl From<leasehold_batch::BatchError> for CliError {
     fn from(error: leasehold_batch::BatchError) -> Self {
         if error.is_usage() {
             Self::usage(error)
@@ -108,7 +108,7 @@ impl From<leasehold_batch::BatchError> for Failure {
     }
 }
 
-impl From<serde_json::Error> for Failure {
+impl From<serde_json::Error> for CliError {
     fn from(error: serde_json::Error) -> Self {
         Self::system(error)
     }

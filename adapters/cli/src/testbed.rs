@@ -1,7 +1,7 @@
 //! `leasehold testbed`: upstreams to test against.
 
 use crate::latency::parse_latency;
-use crate::{Failure, keys, print};
+use crate::{CliError, keys, print};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
@@ -60,7 +60,7 @@ pub(crate) struct OpenAiArguments {
     seed: u64,
 }
 
-pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: &Command) -> Result<ExitCode, CliError> {
     let Command::OpenAi(arguments) = command;
     let mut config = OpenAiConfig {
         keys: test_keys(arguments.keys.as_deref())?,
@@ -83,10 +83,10 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
         // Nobody listens once the first has come.
         let _ = interrupt.send(());
     })
-    .map_err(Failure::system)?;
+    .map_err(CliError::system)?;
     let server = OpenAi::start(config).map_err(|error| {
         let cause = core::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        Failure::usage(format!("{error}{}", cause.unwrap_or_default()))
+        CliError::usage(format!("{error}{}", cause.unwrap_or_default()))
     })?;
     print(format_args!("listening on {}", server.url()));
     // It is asked to stop, or can't be any more.
@@ -95,13 +95,13 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn test_keys(source: Option<&str>) -> Result<Vec<String>, Failure> {
+fn test_keys(source: Option<&str>) -> Result<Vec<String>, CliError> {
     let Some(source) = source else {
         return Ok(Vec::new());
     };
     match source.parse::<u32>() {
-        Ok(0) => Err(Failure::usage("--keys 0: there is no key")),
-        Ok(count) if count > 9_999 => Err(Failure::usage("--keys: at most 9999 keys can be made")),
+        Ok(0) => Err(CliError::usage("--keys 0: there is no key")),
+        Ok(count) if count > 9_999 => Err(CliError::usage("--keys: at most 9999 keys can be made")),
         Ok(count) => Ok(numbered(count)),
         Err(_) => {
             let keys = keys::from_file(&PathBuf::from(source))?;

@@ -144,7 +144,7 @@ impl ChatCompletion {
         let message = body.pointer_mut("/choices/0/message");
         let Some(Value::Object(message)) = message else {
             // Some services report a failure under status 200.
-            let said = Said::from_body_value(&body).message;
+            let said = ErrorBody::from_body_value(&body).message;
             return Err(format!("no choices; {said}"));
         };
         match message.remove("content") {
@@ -162,13 +162,13 @@ impl ChatCompletion {
 
 /// What a service says when it refuses.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct ErrorBody {
     pub(crate) message: String,
     pub(crate) code: Option<String>,
     pub(crate) kind: Option<String>,
 }
 
-impl Said {
+impl ErrorBody {
     /// Reads `{"error": {"message", "code", "type"}}` and its common variations, else takes the body as
     /// it is.
     pub(crate) fn from_body(body: &[u8]) -> Self {
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_read_in_whatever_form_it_comes() {
-        let said = |message: &str, code: Option<&str>, kind: Option<&str>| Said {
+        let said = |message: &str, code: Option<&str>, kind: Option<&str>| ErrorBody {
             message: message.to_owned(),
             code: code.map(str::to_owned),
             kind: kind.map(str::to_owned),
@@ -333,7 +333,7 @@ mod tests {
             ("<html>", said("<html>", None, None)),
             ("", said("", None, None)),
         ] {
-            assert_eq!(Said::from_body(body.as_bytes()), expected, "{body}");
+            assert_eq!(ErrorBody::from_body(body.as_bytes()), expected, "{body}");
         }
     }
 }

@@ -4,10 +4,10 @@
 //! closed. No lock is held during a call.
 
 use crate::agents::Agents;
-use crate::chat::{ChatCompletion, ChatRequest, Said};
+use crate::chat::{ChatCompletion, ChatRequest, ErrorBody};
 use crate::connect::MarkingConnector;
 use crate::endpoint::Endpoint;
-use crate::error::{CallError, Failure, Refusal};
+use crate::error::{CallError, CallErrorKind, ErrorResponse};
 use crate::resolver::CachedResolver;
 use crate::retry::{RetryPolicy, retry_after};
 use crate::{clock, lock};
@@ -179,7 +179,7 @@ impl Client {
         let body = match request.to_json() {
             Ok(body) => body,
             Err(reason) => {
-                let failure = Failure::Unsendable { reason };
+                let failure = CallErrorKind::Unsendable { reason };
                 return Err(CallError::new(endpoint, trace_id, failure));
             }
         };
@@ -209,11 +209,12 @@ impl Client {
         body: &[u8],
         trace_id: &str,
         timeout: Option<Duration>,
-    ) -> Result<ChatCompletion, Failure> {
+    ) -> Result<ChatCompletion, CallErrorKind> {
         let bearer = format!("Bearer {}", endpoint.key().expose());
-        let mut bearer = HeaderValue::try_from(bearer).map_err(|error| Failure::Unsendable {
-            reason: error.to_string(),
-        })?;
+        let mut bearer =
+            HeaderValue::try_from(bearer).map_err(|error| CallErrorKind::Unsendable {
+                reason: error.to_string(),
+            })?;
         bearer.set_sensitive(true);
         let request = self
             .agent(endpoint)
@@ -230,32 +231,32 @@ impl Client {
         };
         let response = request
             .send(body)
-            .map_err(|error| Failure::from_ureq(&error))?;
+            .map_err(|error| CallErrorKind::from_ureq(&error))?;
         let (head, mut body) = response.into_parts();
         if !head.status.is_success() {
             let refusal = self.refusal(head.status.as_u16(), &head.headers, &mut body);
-            return Err(Failure::Refused(refusal));
+            return Err(CallErrorKind::Refused(refusal));
         }
         let limit = self.config.max_answer_bytes;
         let bytes = read_up_to(&mut body, limit.saturating_add(1))
-            .map_err(|error| Failure::from_ureq(&error))?;
+            .map_err(|error| CallErrorKind::from_ureq(&error))?;
         if bytes.len() as u64 > limit {
-            return Err(Failure::TooLarge { limit });
+            return Err(CallErrorKind::TooLarge { limit });
         }
-        let mut answer =
-            ChatCompletion::from_json(&bytes).map_err(|reason| Failure::Unreadable { reason })?;
+        let mut answer = ChatCompletion::from_json(&bytes)
+            .map_err(|reason| CallErrorKind::Unreadable { reason })?;
         if let Some(id) = request_id(&head.headers) {
             answer.request_id = id;
         }
         Ok(answer)
     }
 
-    fn refusal(&self, status: u16, headers: &HeaderMap, body: &mut Body) -> Refusal {
+    fn refusal(&self, status: u16, headers: &HeaderMap, body: &mut Body) -> ErrorResponse {
         let limit = MAX_REFUSAL_BYTES.min(self.config.max_answer_bytes);
         // The status says more than the loss of its explanation.
         let bytes = read_up_to(body, limit.saturating_add(1)).unwrap_or_default();
-        let said = Said::from_body(&bytes);
-        Refusal {
+        let said = ErrorBody::from_body(&bytes);
+        ErrorResponse {
             status,
             code: said.code,
             kind: said.kind,

@@ -21,12 +21,12 @@ struct Detail {
     url: String,
     key: String,
     trace_id: String,
-    failure: Failure,
+    failure: CallErrorKind,
 }
 
 /// What went wrong with a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum CallErrorKind {
     /// The request contradicts itself or can't be written.
     #[error("the request could not be built: {reason}")]
     Unsendable {
@@ -53,7 +53,7 @@ pub enum Failure {
     },
     /// The service answered with a status other than success.
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(ErrorResponse),
     /// The service reported success, but its answer could not be understood.
     #[error("the answer could not be understood: {reason}")]
     Unreadable {
@@ -70,7 +70,7 @@ pub enum Failure {
 
 /// What a service said as it refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// The HTTP status. A redirect is one too: none is followed, lest the key be sent elsewhere.
     pub status: u16,
     /// The service's own code, such as `rate_limit_exceeded`.
@@ -85,14 +85,14 @@ pub struct Refusal {
     pub request_id: Option<String>,
 }
 
-impl Refusal {
+impl ErrorResponse {
     fn is_out_of_quota(&self) -> bool {
         let quota = Some("insufficient_quota");
         self.status == 429 && (self.code.as_deref() == quota || self.kind.as_deref() == quota)
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "status {}", self.status)?;
         if let Some(name) = self.code.as_ref().or(self.kind.as_ref()) {
@@ -107,7 +107,7 @@ impl fmt::Display for Refusal {
 }
 
 impl CallError {
-    pub(crate) fn new(endpoint: &Endpoint, trace_id: String, failure: Failure) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint, trace_id: String, failure: CallErrorKind) -> Self {
         let key = endpoint.key();
         Self(Box::new(Detail {
             url: tidy(endpoint.url(), key),
@@ -119,21 +119,21 @@ impl CallError {
 
     /// What went wrong.
     #[must_use]
-    pub fn failure(&self) -> &Failure {
+    pub fn failure(&self) -> &CallErrorKind {
         &self.0.failure
     }
 
     /// What the service said, if it refused.
     #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub fn refusal(&self) -> Option<&ErrorResponse> {
         match self.failure() {
-            Failure::Refused(refusal) => Some(refusal),
-            Failure::Unsendable { .. }
-            | Failure::NotConnected { .. }
-            | Failure::TimedOut { .. }
-            | Failure::Lost { .. }
-            | Failure::Unreadable { .. }
-            | Failure::TooLarge { .. } => None,
+            CallErrorKind::Refused(refusal) => Some(refusal),
+            CallErrorKind::Unsendable { .. }
+            | CallErrorKind::NotConnected { .. }
+            | CallErrorKind::TimedOut { .. }
+            | CallErrorKind::Lost { .. }
+            | CallErrorKind::Unreadable { .. }
+            | CallErrorKind::TooLarge { .. } => None,
         }
     }
 
@@ -161,14 +161,16 @@ impl CallError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.failure() {
-            Failure::NotConnected { .. } | Failure::TimedOut { .. } | Failure::Lost { .. } => true,
-            Failure::Refused(refusal) => {
+            CallErrorKind::NotConnected { .. }
+            | CallErrorKind::TimedOut { .. }
+            | CallErrorKind::Lost { .. } => true,
+            CallErrorKind::Refused(refusal) => {
                 matches!(refusal.status, 408 | 409 | 425 | 429 | 500..=599)
                     && !refusal.is_out_of_quota()
             }
-            Failure::Unsendable { .. } | Failure::Unreadable { .. } | Failure::TooLarge { .. } => {
-                false
-            }
+            CallErrorKind::Unsendable { .. }
+            | CallErrorKind::Unreadable { .. }
+            | CallErrorKind::TooLarge { .. } => false,
         }
     }
 
@@ -178,7 +180,7 @@ impl CallError {
     pub fn was_sent(&self) -> bool {
         !matches!(
             self.failure(),
-            Failure::Unsendable { .. } | Failure::NotConnected { .. }
+            CallErrorKind::Unsendable { .. } | CallErrorKind::NotConnected { .. }
         )
     }
 
@@ -202,7 +204,7 @@ impl CallError {
     /// Whether the key won't work again without somebody's help: 401, 402, or 429 with the quota used
     /// up.
     #[must_use]
-    pub fn condemns_key(&self) -> bool {
+    pub fn rejects_key(&self) -> bool {
         self.refusal()
             .is_some_and(|refusal| matches!(refusal.status, 401 | 402) || refusal.is_out_of_quota())
     }
@@ -210,7 +212,7 @@ impl CallError {
     /// Whether the same call may succeed with another key: 403, which services answer both to a key
     /// that may not use a model and to a prompt that nobody may send.
     #[must_use]
-    pub fn may_suit_another_key(&self) -> bool {
+    pub fn is_forbidden(&self) -> bool {
         self.refusal().is_some_and(|refusal| refusal.status == 403)
     }
 }
@@ -229,7 +231,7 @@ impl fmt::Display for CallError {
 
 impl core::error::Error for CallError {}
 
-impl Failure {
+impl CallErrorKind {
     /// Sorts what ureq reports.
     pub(crate) fn from_ureq(error: &ureq::Error) -> Self {
         use ureq::Error;
@@ -264,7 +266,7 @@ impl Failure {
             Self::Lost { reason } => Self::Lost {
                 reason: tidy(reason),
             },
-            Self::Refused(refusal) => Self::Refused(Refusal {
+            Self::Refused(refusal) => Self::Refused(ErrorResponse {
                 status: refusal.status,
                 code: refusal.code.map(tidy),
                 kind: refusal.kind.map(tidy),
@@ -295,18 +297,18 @@ fn tidy(text: &str, key: &ApiKey) -> String {
 mod tests {
     use super::*;
 
-    fn error(failure: Failure) -> CallError {
+    fn error(failure: CallErrorKind) -> CallError {
         let key = ApiKey::new("sk-secret-12345678").unwrap();
         let endpoint = Endpoint::new("http://h:1/sk-secret-12345678", key).unwrap();
         CallError::new(&endpoint, "trace".to_owned(), failure)
     }
 
     fn refused(status: u16, code: Option<&str>, retry_after: Option<Duration>) -> CallError {
-        error(Failure::Refused(Refusal {
+        error(CallErrorKind::Refused(ErrorResponse {
             status,
             code: code.map(str::to_owned),
             retry_after,
-            ..Refusal::default()
+            ..ErrorResponse::default()
         }))
     }
 
@@ -337,31 +339,31 @@ mod tests {
             let error = refused(status, code, wait);
             assert_eq!(error.is_retryable(), retryable, "{error}");
             assert_eq!(error.is_throttled(), throttled, "{error}");
-            assert_eq!(error.condemns_key(), condemned, "{error}");
+            assert_eq!(error.rejects_key(), condemned, "{error}");
             assert!(error.was_sent());
         }
     }
 
     #[test]
     fn used_up_quota_may_be_named_as_kind() {
-        let refusal = Refusal {
+        let refusal = ErrorResponse {
             status: 429,
             kind: Some("insufficient_quota".to_owned()),
-            ..Refusal::default()
+            ..ErrorResponse::default()
         };
-        assert!(error(Failure::Refused(refusal)).condemns_key());
+        assert!(error(CallErrorKind::Refused(refusal)).rejects_key());
     }
 
     #[test]
     fn no_error_shows_the_key_whoever_wrote_it() {
         let text = || "a\nsk-secret-12345678 b".to_owned();
         let failures = [
-            Failure::Unsendable { reason: text() },
-            Failure::NotConnected { reason: text() },
-            Failure::TimedOut { phase: text() },
-            Failure::Lost { reason: text() },
-            Failure::Unreadable { reason: text() },
-            Failure::Refused(Refusal {
+            CallErrorKind::Unsendable { reason: text() },
+            CallErrorKind::NotConnected { reason: text() },
+            CallErrorKind::TimedOut { phase: text() },
+            CallErrorKind::Lost { reason: text() },
+            CallErrorKind::Unreadable { reason: text() },
+            CallErrorKind::Refused(ErrorResponse {
                 status: 401,
                 code: Some(text()),
                 kind: Some(text()),

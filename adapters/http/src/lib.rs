@@ -37,7 +37,7 @@ mod tests;
 pub use chat::{ChatCompletion, ChatRequest, Message, Role};
 pub use client::{Client, ClientConfig, ClientStats};
 pub use endpoint::{Endpoint, EndpointError};
-pub use error::{CallError, Failure, Refusal};
+pub use error::{CallError, CallErrorKind, ErrorResponse};
 pub use retry::RetryPolicy;
 pub use secret::{ApiKey, ApiKeyError};
 

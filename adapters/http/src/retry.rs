@@ -4,7 +4,7 @@
 //! [`MAX_RETRY_AFTER`] on its account.
 
 use core::time::Duration;
-use leasehold_core::backoff::Backoff;
+use leasehold_core::retry::Backoff;
 use std::time::SystemTime;
 use ureq::http::HeaderMap;
 

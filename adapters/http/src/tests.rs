@@ -1,7 +1,7 @@
 //! Holds the client against a server on a real socket that does what a script says.
 
 use crate::{
-    ApiKey, CallError, ChatCompletion, ChatRequest, Client, ClientConfig, Endpoint, Failure,
+    ApiKey, CallError, CallErrorKind, ChatCompletion, ChatRequest, Client, ClientConfig, Endpoint,
     RetryPolicy, clock, lock,
 };
 use core::net::SocketAddr;
@@ -289,7 +289,7 @@ fn a_refused_connection_was_not_sent_to() {
     let error = client().chat(&endpoint(&format!("http://{unused}")), &question());
     let error = error.unwrap_err();
     assert!(
-        matches!(error.failure(), Failure::NotConnected { .. }),
+        matches!(error.failure(), CallErrorKind::NotConnected { .. }),
         "{error}"
     );
     assert!(error.is_retryable() && !error.was_sent());
@@ -302,7 +302,7 @@ fn an_unknown_host_was_not_sent_to_and_is_looked_up_again() {
         let error = client.chat(&endpoint("http://nowhere.invalid"), &question());
         let error = error.unwrap_err();
         assert!(
-            matches!(error.failure(), Failure::NotConnected { .. }),
+            matches!(error.failure(), CallErrorKind::NotConnected { .. }),
             "{error}"
         );
         assert!(error.is_retryable() && !error.was_sent());
@@ -340,7 +340,7 @@ fn a_handshake_that_fails_was_not_sent() {
     let error = client().chat(&endpoint(&format!("https://{plain}")), &question());
     let error = error.unwrap_err();
     assert!(
-        matches!(error.failure(), Failure::NotConnected { .. }),
+        matches!(error.failure(), CallErrorKind::NotConnected { .. }),
         "{error}"
     );
 
@@ -351,7 +351,7 @@ fn a_handshake_that_fails_was_not_sent() {
     };
     let error = Client::new(config).chat(&secure, &question()).unwrap_err();
     assert!(
-        matches!(error.failure(), Failure::NotConnected { .. }),
+        matches!(error.failure(), CallErrorKind::NotConnected { .. }),
         "{error}"
     );
     assert!(!error.was_sent());
@@ -362,7 +362,10 @@ fn a_connection_that_ends_without_an_answer_is_lost() {
     let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned();
     for bytes in [String::new(), "HTTP/1.1 2".to_owned(), cut] {
         let error = ask(Reply::SendAndClose(bytes)).unwrap_err();
-        assert!(matches!(error.failure(), Failure::Lost { .. }), "{error}");
+        assert!(
+            matches!(error.failure(), CallErrorKind::Lost { .. }),
+            "{error}"
+        );
         assert!(error.is_retryable() && error.was_sent());
     }
 }
@@ -377,7 +380,7 @@ fn a_service_that_never_answers_times_out() {
         let error = error.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(5));
         assert!(
-            matches!(error.failure(), Failure::TimedOut { .. }),
+            matches!(error.failure(), CallErrorKind::TimedOut { .. }),
             "{error}"
         );
         assert!(error.is_retryable() && error.was_sent());
@@ -447,7 +450,7 @@ fn what_is_no_answer_is_unreadable() {
     ] {
         let error = ask(bad).unwrap_err();
         assert!(
-            matches!(error.failure(), Failure::Unreadable { .. }),
+            matches!(error.failure(), CallErrorKind::Unreadable { .. }),
             "{error}"
         );
         assert!(!error.is_retryable() && error.was_sent());
@@ -473,7 +476,10 @@ fn an_answer_is_accepted_up_to_its_greatest_length() {
     let client = limited(limit - 1);
     for _ in 0..2 {
         let error = client.chat(&server.endpoint(), &question()).unwrap_err();
-        assert_eq!(error.failure(), &Failure::TooLarge { limit: limit - 1 });
+        assert_eq!(
+            error.failure(),
+            &CallErrorKind::TooLarge { limit: limit - 1 }
+        );
         assert!(!error.is_retryable() && error.was_sent());
     }
     assert_eq!(server.connections(), 3);
@@ -499,7 +505,7 @@ fn a_request_that_contradicts_itself_is_not_sent() {
     request.extra.insert("stream".to_owned(), true.into());
     let error = client.chat(&server.endpoint(), &request).unwrap_err();
     assert!(
-        matches!(error.failure(), Failure::Unsendable { .. }),
+        matches!(error.failure(), CallErrorKind::Unsendable { .. }),
         "{error}"
     );
     assert!(!error.is_retryable() && !error.was_sent());
@@ -529,7 +535,10 @@ fn a_request_on_a_reused_connection_is_sent_once() {
     let client = client();
     client.chat(&server.endpoint(), &question()).unwrap();
     let error = client.chat(&server.endpoint(), &question()).unwrap_err();
-    assert!(matches!(error.failure(), Failure::Lost { .. }), "{error}");
+    assert!(
+        matches!(error.failure(), CallErrorKind::Lost { .. }),
+        "{error}"
+    );
     assert_eq!((server.requests(), server.connections()), (2, 1));
 }
 
@@ -619,7 +628,7 @@ fn all_attempts_together_keep_within_the_timeout() {
     let error = client.chat_with_retries(&server.endpoint(), &question(), &quick());
     let (error, took) = (error.unwrap_err(), began.elapsed());
     assert!(
-        matches!(error.failure(), Failure::TimedOut { .. }),
+        matches!(error.failure(), CallErrorKind::TimedOut { .. }),
         "{error}"
     );
     assert!((1_000..1_600).contains(&took.as_millis()), "{took:?}");

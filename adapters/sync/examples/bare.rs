@@ -7,7 +7,7 @@ use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Acquired, Config, Event, Grant, Member, Outcome, Pool, Request};
+use leasehold_core::pool::{Acquired, Event, Grant, Member, Outcome, Pool, PoolConfig, Request};
 use leasehold_core::time::{Tick, earliest};
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let end = Tick::ZERO.saturating_add(Duration::from_secs(3600));
     let three = NonZeroU32::MIN.saturating_add(2);
     let limit = SlidingLog::new(three, WINDOW, Anchor::Completion)?;
-    let mut pool = Pool::new(Config::new(Policy::Fifo));
+    let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
     pool.add(Tick::ZERO, Member::new("sk-1").limit(limit))?;
 
     let mut now = Tick::ZERO;

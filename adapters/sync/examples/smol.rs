@@ -1,4 +1,4 @@
-//! Under smol, for which there is no adapter: a ticket and a timer are all that it takes.
+//! Under smol, for which there is no adapter: a pending and a timer are all that it takes.
 
 use core::error::Error;
 use core::future::Future;
@@ -8,8 +8,8 @@ use core::task::{Context, Poll};
 use core::time::Duration;
 use leasehold_sync::core::balance::Policy;
 use leasehold_sync::core::limit::{Anchor, SlidingLog};
-use leasehold_sync::core::pool::{Config, Member, Request};
-use leasehold_sync::{AcquireError, Lease, SyncPool, Ticket};
+use leasehold_sync::core::pool::{Member, PoolConfig, Request};
+use leasehold_sync::{AcquireError, Lease, PendingLease, SyncPool};
 use smol::{LocalExecutor, Timer};
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// Waits in line, and meanwhile keeps the pool's time if nobody else does.
 struct Acquire<'a> {
     pool: &'a SyncPool<&'static str>,
-    ticket: Ticket<&'static str>,
+    pending: PendingLease<&'static str>,
     timer: Timer,
 }
 
@@ -27,7 +27,7 @@ impl Future for Acquire<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let (answer, alarm) = self.ticket.poll(context);
+            let (answer, alarm) = self.pending.poll(context);
             let Some(alarm) = alarm else { return answer };
             let wait = alarm.since(self.pool.now());
             self.timer.set_after(wait);
@@ -42,10 +42,10 @@ async fn acquire(
     pool: &SyncPool<&'static str>,
     request: Request,
 ) -> Result<Lease<&'static str>, AcquireError> {
-    let (ticket, timer) = (pool.enqueue(request)?, Timer::never());
+    let (pending, timer) = (pool.enqueue(request)?, Timer::never());
     Acquire {
         pool,
-        ticket,
+        pending,
         timer,
     }
     .await
@@ -56,7 +56,7 @@ async fn acquire(
     reason = "it measures the pool by another clock"
 )]
 fn main() -> Result<(), Box<dyn Error>> {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     let two = NonZeroU32::MIN.saturating_add(1);
     let limit = SlidingLog::new(two, WINDOW, Anchor::Completion)?;
     pool.add(Member::new("sk-1").limit(limit))?;

@@ -5,12 +5,12 @@ use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_sync::SyncPool;
 use leasehold_sync::core::balance::Policy;
-use leasehold_sync::core::pool::{Config, Member, Outcome};
+use leasehold_sync::core::pool::{Member, Outcome, PoolConfig};
 use std::sync::Mutex;
 use std::thread;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     for _ in 0..3 {
         let backend = Mutex::new(0);
         pool.add(Member::new(backend).max_leases(NonZeroU32::MIN))?;

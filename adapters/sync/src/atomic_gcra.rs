@@ -1,22 +1,22 @@
 //! The generic cell rate algorithm on one atomic word.
 //!
-//! Invariant: each change of the word is one that [`CellRate::admit`] has made of the word it replaces.
+//! Invariant: each change of the word is one that [`GcraWord::admit`] has made of the word it replaces.
 //!
 //! # Ordering
 //! All accesses are relaxed: nothing is published through the word but itself, and that two threads never
 //! take the same unit follows from the one order in which all threads see its changes. Two threads whose
-//! clocks disagree admit no more between them than one would, as `CellRate` says of calls in any order.
+//! clocks disagree admit no more between them than one would, as `GcraWord` says of calls in any order.
 //!
 //! # What loom finds
 //! A store in place of the exchange, and an exchange that is not tried again but taken for done, each fail
 //! `threads_that_race_never_take_a_unit_twice`.
 
 use crate::clock::Clock;
-use crate::sync::{Apart, AtomicU64};
+use crate::sync::{AtomicU64, CachePadded};
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use leasehold_core::limit::{CellRate, ConfigError, Wait};
+use leasehold_core::limit::{GcraWord, LimitConfigError, Wait};
 use leasehold_core::time::Tick;
 
 /// A limiter that threads share without a lock: one unit is due each `window / limit`, and up to `burst`
@@ -34,12 +34,12 @@ use leasehold_core::time::Tick;
 /// let limiter = AtomicGcra::new(hundred, Duration::from_secs(60), hundred)?;
 /// assert!(limiter.try_acquire(100).is_ok());
 /// assert!(limiter.try_acquire(1).is_err());
-/// # Ok::<(), leasehold_sync::core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_sync::core::limit::LimitConfigError>(())
 /// ```
 #[derive(Debug)]
 pub struct AtomicGcra {
-    rate: CellRate,
-    word: Apart<AtomicU64>,
+    rate: GcraWord,
+    word: CachePadded<AtomicU64>,
     clock: Clock,
 }
 
@@ -47,22 +47,22 @@ impl AtomicGcra {
     /// A limiter that a whole burst can be taken from at once; its clock starts now.
     ///
     /// # Errors
-    /// As for [`CellRate::new`].
+    /// As for [`GcraWord::new`].
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
-    ) -> Result<Self, ConfigError> {
-        let rate = CellRate::new(limit, window, burst)?;
+    ) -> Result<Self, LimitConfigError> {
+        let rate = GcraWord::new(limit, window, burst)?;
         Ok(Self::with_clock(rate, Clock::start()))
     }
 
     /// A limiter that goes by this clock.
     #[must_use]
-    pub fn with_clock(rate: CellRate, clock: Clock) -> Self {
+    pub fn with_clock(rate: GcraWord, clock: Clock) -> Self {
         Self {
             rate,
-            word: Apart(AtomicU64::new(0)),
+            word: CachePadded(AtomicU64::new(0)),
             clock,
         }
     }

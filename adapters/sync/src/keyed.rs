@@ -11,13 +11,13 @@
 //! `a_stale_clock_takes_a_forgotten_key_no_earlier_than_it_was_forgotten`.
 
 use crate::clock::Clock;
-use crate::sync::{Apart, Mutex, lock};
+use crate::sync::{CachePadded, Mutex, lock};
 use core::borrow::Borrow;
 use core::fmt;
 use core::hash::{BuildHasher, Hash};
 use core::num::NonZeroUsize;
 use hashbrown::HashTable;
-use leasehold_core::limit::{CellRate, Limit, Wait};
+use leasehold_core::limit::{GcraWord, Limit, Wait};
 use leasehold_core::time::Tick;
 use std::hash::RandomState;
 
@@ -47,7 +47,7 @@ pub trait Rule {
 }
 
 /// One word for each key.
-impl Rule for CellRate {
+impl Rule for GcraWord {
     type State = u64;
 
     fn fresh(&self) -> u64 {
@@ -111,17 +111,17 @@ pub enum KeyedError {
 /// use core::num::{NonZeroU32, NonZeroUsize};
 /// use core::time::Duration;
 /// use leasehold_sync::KeyedLimiter;
-/// use leasehold_sync::core::limit::CellRate;
+/// use leasehold_sync::core::limit::GcraWord;
 ///
 /// let three = NonZeroU32::new(3).unwrap();
-/// let rate = CellRate::new(three, Duration::from_secs(60), three)?;
+/// let rate = GcraWord::new(three, Duration::from_secs(60), three)?;
 /// let limiter: KeyedLimiter<String> = KeyedLimiter::new(rate, NonZeroUsize::new(100_000).unwrap());
 /// assert!(limiter.try_acquire("10.0.0.1", 3).is_ok());
 /// assert!(limiter.try_acquire("10.0.0.1", 1).is_err());
 /// assert!(limiter.try_acquire("10.0.0.2", 1).is_ok());
-/// # Ok::<(), leasehold_sync::core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_sync::core::limit::LimitConfigError>(())
 /// ```
-pub struct KeyedLimiter<K, R: Rule = CellRate, S = RandomState> {
+pub struct KeyedLimiter<K, R: Rule = GcraWord, S = RandomState> {
     rule: R,
     hasher: S,
     /// As many as a power of two.
@@ -131,7 +131,7 @@ pub struct KeyedLimiter<K, R: Rule = CellRate, S = RandomState> {
     clock: Clock,
 }
 
-type Shard<K, V> = Apart<Mutex<Keys<K, V>>>;
+type Shard<K, V> = CachePadded<Mutex<Keys<K, V>>>;
 
 struct Keys<K, V> {
     known: HashTable<(K, V)>,
@@ -159,7 +159,7 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
         let wanted = (capacity.get() / SHARD_KEYS).clamp(1, MAX_SHARDS);
         let shards = 1 << wanted.ilog2();
         let shard = |_| {
-            Apart(Mutex::new(Keys {
+            CachePadded(Mutex::new(Keys {
                 known: HashTable::new(),
                 cursor: 0,
                 full_until: Tick::ZERO,

@@ -56,8 +56,8 @@ impl<T> Lease<T> {
     /// Where it has expired.
     pub fn renew(&self) -> Result<Option<Duration>, LeaseExpired> {
         let lease = self.grant.lease;
-        self.shared.under_lock(|desk, now| {
-            let expires = desk.pool.renew(now, lease).map_err(|_| LeaseExpired)?;
+        self.shared.under_lock(|state, now| {
+            let expires = state.pool.renew(now, lease).map_err(|_| LeaseExpired)?;
             Ok(expires.map(|expires| expires.since(now)))
         })
     }
@@ -90,7 +90,7 @@ impl<T> Lease<T> {
         let lease = self.grant.lease;
         let ended = self
             .shared
-            .under_lock(|desk, now| desk.pool.release(now, lease, release));
+            .under_lock(|state, now| state.pool.release(now, lease, release));
         ended.map_err(|_| LeaseExpired)
     }
 }

@@ -13,7 +13,7 @@
 //! unit fails `a_sign_never_outlives_what_it_says`.
 
 use crate::clock::Clock;
-use crate::sync::{Apart, AtomicU64, Mutex, lock};
+use crate::sync::{AtomicU64, CachePadded, Mutex, lock};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use leasehold_core::limit::{Limit, Limiter, Wait};
@@ -38,11 +38,11 @@ const UNTIL_SETTLED: u64 = u64::MAX;
 /// assert_eq!(limiter.try_acquire(1), Err(Wait::ForSettlement));
 /// limiter.settle(booked, 1, 0);
 /// assert!(limiter.try_acquire(1).is_ok());
-/// # Ok::<(), leasehold_sync::core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_sync::core::limit::LimitConfigError>(())
 /// ```
 pub struct SyncLimiter {
     blocked_until: AtomicU64,
-    limiter: Apart<Mutex<Limiter>>,
+    limiter: CachePadded<Mutex<Limiter>>,
     clock: Clock,
 }
 
@@ -58,7 +58,7 @@ impl SyncLimiter {
     pub fn with_clock(limiter: impl Into<Limiter>, clock: Clock) -> Self {
         Self {
             blocked_until: AtomicU64::new(0),
-            limiter: Apart(Mutex::new(limiter.into())),
+            limiter: CachePadded(Mutex::new(limiter.into())),
             clock,
         }
     }

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::{AtomicGcra, AtomicWindow, KeyedError, KeyedLimiter, SyncLimiter};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
-use leasehold_core::limit::{Anchor, CellRate, Concurrency, SlidingLog, Wait};
+use leasehold_core::limit::{Anchor, Concurrency, GcraWord, SlidingLog, Wait};
 use leasehold_core::time::Tick;
 #[cfg(loom)]
 use loom::{model, sync::Arc, thread};
@@ -70,7 +70,7 @@ fn most(got: &[Tick], window: Duration) -> usize {
 }
 
 fn gcra(limit: u32, burst: u32) -> Arc<AtomicGcra> {
-    let rate = CellRate::new(count(limit), span(10), count(burst));
+    let rate = GcraWord::new(count(limit), span(10), count(burst));
     let rate = rate.expect("it is a rate");
     Arc::new(AtomicGcra::with_clock(rate, Clock::stopped()))
 }
@@ -79,7 +79,7 @@ fn gcra(limit: u32, burst: u32) -> Arc<AtomicGcra> {
 fn threads_that_race_never_take_a_unit_twice() {
     model(|| {
         let got = race(&gcra(1, 2), &[50, 50, 50], take);
-        let rate = CellRate::new(count(1), span(10), count(2)).unwrap();
+        let rate = GcraWord::new(count(1), span(10), count(2)).unwrap();
         assert!(most(&got, span(1)) <= 2, "{got:?}");
         assert!(got.len() as u64 <= rate.worst_case(span(ASKS)), "{got:?}");
         assert!(got.len() >= 2, "{got:?}");
@@ -90,7 +90,7 @@ fn threads_that_race_never_take_a_unit_twice() {
 fn clocks_that_disagree_take_no_more_than_one_would() {
     model(|| {
         let got = race(&gcra(1, 2), &[50, 40], take);
-        let rate = CellRate::new(count(1), span(10), count(2)).unwrap();
+        let rate = GcraWord::new(count(1), span(10), count(2)).unwrap();
         for length in 1..60 {
             let worst = rate.worst_case(span(length));
             assert!(most(&got, span(length)) as u64 <= worst, "{got:?}");
@@ -236,8 +236,8 @@ fn a_sign_is_exact_to_the_tick_and_is_not_asked_for_more_than_one_unit() {
 /// Loom needs a hash that is the same each time.
 type Hasher = core::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
-fn keyed(capacity: usize) -> Arc<KeyedLimiter<u32, CellRate, Hasher>> {
-    let rate = CellRate::new(count(1), span(10), count(1)).unwrap();
+fn keyed(capacity: usize) -> Arc<KeyedLimiter<u32, GcraWord, Hasher>> {
+    let rate = GcraWord::new(count(1), span(10), count(1)).unwrap();
     let capacity = NonZeroUsize::new(capacity).unwrap();
     let limiter = KeyedLimiter::with_clock(rate, capacity, Hasher::default(), Clock::stopped());
     Arc::new(limiter)

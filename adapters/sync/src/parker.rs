@@ -4,7 +4,7 @@
 //! already or not: it is put in first, and its owner called after that.
 
 use crate::clock::Clock;
-use crate::lookout::Lookout;
+use crate::spin::Spin;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 use core::task::{Context, Waker};
 use leasehold_core::pool::Grant;
@@ -13,26 +13,26 @@ use std::sync::PoisonError;
 
 /// What became of a request that waited.
 #[derive(Debug)]
-pub(crate) enum Fate<T> {
+pub(crate) enum Decision<T> {
     Granted(Grant, Arc<T>),
     TimedOut,
     Closed,
-    PinRemoved,
+    PinnedMemberRemoved,
     Cancelled,
 }
 
 /// Why its owner woke.
 #[derive(Debug)]
-pub(crate) enum Woken<T> {
+pub(crate) enum WakeReason<T> {
     /// Its request was decided.
-    Decided(Fate<T>),
+    Decided(Decision<T>),
     /// It was asked to look up, or slept for as long as it wanted to.
     Nudged,
 }
 
 #[derive(Debug)]
-struct Mail<T> {
-    fate: Option<Fate<T>>,
+struct Slot<T> {
+    decision: Option<Decision<T>>,
     nudged: bool,
     /// Of the task that sleeps here, if it isn't a thread.
     waker: Option<Waker>,
@@ -41,19 +41,19 @@ struct Mail<T> {
     alarm: Option<Tick>,
 }
 
-impl<T> Mail<T> {
-    fn open(&mut self) -> Option<Woken<T>> {
+impl<T> Slot<T> {
+    fn open(&mut self) -> Option<WakeReason<T>> {
         let nudged = core::mem::take(&mut self.nudged);
-        let decided = self.fate.take().map(Woken::Decided);
-        decided.or_else(|| nudged.then_some(Woken::Nudged))
+        let decided = self.decision.take().map(WakeReason::Decided);
+        decided.or_else(|| nudged.then_some(WakeReason::Nudged))
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Parker<T> {
-    mail: Mutex<Mail<T>>,
+    mail: Mutex<Slot<T>>,
     /// For a decision.
-    lookout: Lookout,
+    spin: Spin,
     arrived: Condvar,
 }
 
@@ -61,22 +61,22 @@ impl<T> Parker<T> {
     /// For one who is next in line, or isn't.
     pub(crate) fn new(is_next: bool) -> Self {
         Self {
-            mail: Mutex::new(Mail {
-                fate: None,
+            mail: Mutex::new(Slot {
+                decision: None,
                 nudged: false,
                 waker: None,
                 #[cfg(all(test, loom))]
                 alarm: None,
             }),
-            lookout: Lookout::new(is_next),
+            spin: Spin::new(is_next),
             arrived: Condvar::new(),
         }
     }
 
     /// Puts the decision into the mail. To be followed by [`call`](Self::call).
-    pub(crate) fn decide(&self, fate: Fate<T>) {
-        lock(&self.mail).fate = Some(fate);
-        self.lookout.call();
+    pub(crate) fn decide(&self, decision: Decision<T>) {
+        lock(&self.mail).decision = Some(decision);
+        self.spin.call();
     }
 
     /// Puts into the mail that there is something to look at. To be followed by [`call`](Self::call).
@@ -94,12 +94,12 @@ impl<T> Parker<T> {
     }
 
     /// Takes a decision out of the mail of one who won't sleep here again.
-    pub(crate) fn take_fate(&self) -> Option<Fate<T>> {
-        lock(&self.mail).fate.take()
+    pub(crate) fn take_fate(&self) -> Option<Decision<T>> {
+        lock(&self.mail).decision.take()
     }
 
     /// Takes what is in the mail, or leaves word for whom to call when something comes.
-    pub(crate) fn poll(&self, context: &Context<'_>) -> Option<Woken<T>> {
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Option<WakeReason<T>> {
         let mut mail = lock(&self.mail);
         let woken = mail.open();
         if woken.is_none() {
@@ -113,8 +113,8 @@ impl<T> Parker<T> {
 
     /// Sleeps until mail comes, or until `alarm`.
     #[cfg(not(all(test, loom)))]
-    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
-        self.lookout.look();
+    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> WakeReason<T> {
+        self.spin.look();
         let mut mail = lock(&self.mail);
         // Whoever polled before doesn't any more.
         mail.waker = None;
@@ -139,15 +139,15 @@ impl<T> Parker<T> {
 
     /// The same where nothing times out by itself: whoever sets the clock [rings](Self::ring).
     #[cfg(all(test, loom))]
-    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> Woken<T> {
-        self.lookout.look();
+    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> WakeReason<T> {
+        self.spin.look();
         let mut mail = lock(&self.mail);
         loop {
             if let Some(woken) = mail.open() {
                 return woken;
             }
             if alarm.is_some_and(|alarm| alarm <= clock.now()) {
-                return Woken::Nudged;
+                return WakeReason::Nudged;
             }
             mail.alarm = alarm;
             let woken = self.arrived.wait(mail);

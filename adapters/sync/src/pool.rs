@@ -3,21 +3,21 @@
 //! Invariant: no guard is held while anybody is woken, sleeps or does I/O.
 
 use crate::clock::Clock;
-use crate::desk::{Desk, Seat};
+use crate::events::Subscription;
 use crate::lease::Lease;
-use crate::notices::Notices;
 use crate::parker::Parker;
+use crate::pending::PendingLease;
+use crate::state::{ParkKey, State};
 use crate::sync::{Arc, Mutex, lock};
-use crate::ticket::Ticket;
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use leasehold_core::limit::{LimitSet, Unit};
+use leasehold_core::pool::stats::Stats;
 use leasehold_core::pool::{
-    self, Acquired, AddError, Config, Estimate, GroupId, Member, MemberId, Pool, ProbeId, Probed,
-    Reason, Request, StaleMember, StaleProbe,
+    self, Acquired, AddError, Eligibility, Estimate, GroupId, Member, MemberId, Pool, PoolConfig,
+    ProbeId, ProbeResult, Request, StaleMember, StaleProbe,
 };
-use leasehold_core::stats::Stats;
 use leasehold_core::time::Tick;
 
 /// Why no lease was granted.
@@ -46,7 +46,7 @@ pub enum AcquireError {
     NeverFits,
     /// The member it is pinned to was removed, before or while it waited.
     #[error("the member that the request names was removed")]
-    StalePin,
+    PinnedMemberRemoved,
     /// There are as many kinds of request as the pool keeps lanes for.
     #[error("the pool has no lane left for another class or set of labels")]
     TooManyLanes,
@@ -61,9 +61,9 @@ pub enum AcquireError {
 /// use core::num::NonZeroU32;
 /// use leasehold_sync::SyncPool;
 /// use leasehold_sync::core::balance::Policy;
-/// use leasehold_sync::core::pool::{Config, Member, Outcome};
+/// use leasehold_sync::core::pool::{PoolConfig, Member, Outcome};
 ///
-/// let pool = SyncPool::new(Config::new(Policy::Fifo));
+/// let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
 /// pool.add(Member::new("127.0.0.1:8001").max_leases(NonZeroU32::MIN))?;
 /// let lease = pool.acquire()?;
 /// assert_eq!(*lease, "127.0.0.1:8001");
@@ -78,19 +78,19 @@ pub struct SyncPool<T> {
 
 pub(crate) struct Shared<T> {
     pub(crate) clock: Clock,
-    pub(crate) desk: Mutex<Desk<T>>,
+    pub(crate) state: Mutex<State<T>>,
 }
 
 impl<T> SyncPool<T> {
     /// A pool without members; its clock starts now.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: PoolConfig) -> Self {
         Self::with_clock(config, Clock::start())
     }
 
     /// A pool without members that goes by this clock.
     #[must_use]
-    pub fn with_clock(config: Config, clock: Clock) -> Self {
+    pub fn with_clock(config: PoolConfig, clock: Clock) -> Self {
         Self::from_core(Pool::new(config), clock)
     }
 
@@ -99,9 +99,9 @@ impl<T> SyncPool<T> {
     /// nothing.
     #[must_use]
     pub fn from_core(pool: Pool<Arc<T>>, clock: Clock) -> Self {
-        let desk = Mutex::new(Desk::new(pool));
+        let state = Mutex::new(State::new(pool));
         Self {
-            shared: Arc::new(Shared { clock, desk }),
+            shared: Arc::new(Shared { clock, state }),
         }
     }
 
@@ -141,7 +141,7 @@ impl<T> SyncPool<T> {
     ///
     /// # Errors
     /// Where the request is refused at once.
-    pub fn enqueue(&self, request: Request) -> Result<Ticket<T>, AcquireError> {
+    pub fn enqueue(&self, request: Request) -> Result<PendingLease<T>, AcquireError> {
         self.enqueue_by(|_| request)
     }
 
@@ -150,18 +150,18 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// Where the request would be refused whatever its deadline.
     pub fn estimate(&self, request: &Request) -> Result<Estimate, AcquireError> {
-        self.shared.under_lock(|desk, now| {
-            let estimate = desk.pool.estimate(now, request);
+        self.shared.under_lock(|state, now| {
+            let estimate = state.pool.estimate(now, request);
             estimate.map_err(|refused| refusal(refused, now))
         })
     }
 
     /// Whether each member could serve the request, and if not, why not. O(members), under the lock.
     #[must_use]
-    pub fn explain(&self, request: &Request) -> Vec<(MemberId, Reason)> {
-        self.shared.under_lock(|desk, now| {
-            desk.pool.handle_timeout(now);
-            desk.pool.explain(request).collect()
+    pub fn explain(&self, request: &Request) -> Vec<(MemberId, Eligibility)> {
+        self.shared.under_lock(|state, now| {
+            state.pool.handle_timeout(now);
+            state.pool.explain(request).collect()
         })
     }
 
@@ -172,14 +172,14 @@ impl<T> SyncPool<T> {
     pub fn add(&self, member: Member<T>) -> Result<MemberId, AddError> {
         let member = member.map(Arc::new);
         self.shared
-            .under_lock(|desk, now| desk.pool.add(now, member))
+            .under_lock(|state, now| state.pool.add(now, member))
     }
 
     /// Makes a group of members that will share these limits besides their own.
     #[must_use]
     pub fn add_group(&self, limits: LimitSet) -> GroupId {
         self.shared
-            .under_lock(|desk, _| desk.pool.add_group(limits))
+            .under_lock(|state, _| state.pool.add_group(limits))
     }
 
     /// Takes a member out; leases that are held on it stay good until they are released. What it carries
@@ -189,16 +189,16 @@ impl<T> SyncPool<T> {
     /// Where it was removed before.
     pub fn remove(&self, member: MemberId) -> Result<Option<Arc<T>>, StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.remove(now, member))
+            .under_lock(|state, now| state.pool.remove(now, member))
     }
 
-    /// Grants no more leases on a member; a [`Notice`](crate::Notice) tells when none is held on it.
+    /// Grants no more leases on a member; a [`PoolEvent`](crate::PoolEvent) tells when none is held on it.
     ///
     /// # Errors
     /// Where it was removed.
     pub fn drain(&self, member: MemberId) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.drain(now, member))
+            .under_lock(|state, now| state.pool.drain(now, member))
     }
 
     /// Grants no more leases on a member.
@@ -207,7 +207,7 @@ impl<T> SyncPool<T> {
     /// Where it was removed.
     pub fn disable(&self, member: MemberId) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.disable(now, member))
+            .under_lock(|state, now| state.pool.disable(now, member))
     }
 
     /// Grants leases on a member again.
@@ -216,7 +216,7 @@ impl<T> SyncPool<T> {
     /// Where it was removed.
     pub fn enable(&self, member: MemberId) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.enable(now, member))
+            .under_lock(|state, now| state.pool.enable(now, member))
     }
 
     /// Gives a member another share of the calls; 0 drains it.
@@ -225,7 +225,7 @@ impl<T> SyncPool<T> {
     /// Where it was removed.
     pub fn set_weight(&self, member: MemberId, weight: u16) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.set_weight(now, member, weight))
+            .under_lock(|state, now| state.pool.set_weight(now, member, weight))
     }
 
     /// Gives a member other limits, in which what is held on it counts.
@@ -234,7 +234,7 @@ impl<T> SyncPool<T> {
     /// Where it was removed.
     pub fn set_limits(&self, member: MemberId, limits: LimitSet) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.set_limits(now, member, limits))
+            .under_lock(|state, now| state.pool.set_limits(now, member, limits))
     }
 
     /// Learns that a member's upstream will serve only `remaining` more of a unit for as long as `reset`
@@ -249,9 +249,9 @@ impl<T> SyncPool<T> {
         remaining: u32,
         reset: Duration,
     ) -> Result<(), StaleMember> {
-        self.shared.under_lock(|desk, now| {
+        self.shared.under_lock(|state, now| {
             let reset = now.saturating_add(reset);
-            desk.pool.observe(now, member, unit, remaining, reset)
+            state.pool.observe(now, member, unit, remaining, reset)
         })
     }
 
@@ -261,63 +261,66 @@ impl<T> SyncPool<T> {
     /// Where it was removed.
     pub fn observe_depth(&self, member: MemberId, depth: u32) -> Result<(), StaleMember> {
         self.shared
-            .under_lock(|desk, now| desk.pool.observe_depth(now, member, depth))
+            .under_lock(|state, now| state.pool.observe_depth(now, member, depth))
     }
 
-    /// Takes the answer to a probe that a [`Notice`](crate::Notice) has asked for.
+    /// Takes the answer to a probe that a [`PoolEvent`](crate::PoolEvent) has asked for.
     ///
     /// # Errors
     /// Where the probe is over or its member gone.
-    pub fn answer_probe(&self, probe: ProbeId, answer: Probed) -> Result<(), StaleProbe> {
+    pub fn answer_probe(&self, probe: ProbeId, answer: ProbeResult) -> Result<(), StaleProbe> {
         self.shared
-            .under_lock(|desk, now| desk.pool.handle_probe(now, probe, answer))
+            .under_lock(|state, now| state.pool.handle_probe(now, probe, answer))
     }
 
     /// The members there are. O(members), under the lock.
     #[must_use]
     pub fn members(&self) -> Vec<(MemberId, Arc<T>)> {
-        let desk = lock(&self.shared.desk);
-        let members = desk.pool.members();
+        let state = lock(&self.shared.state);
+        let members = state.pool.members();
         members
             .map(|(member, payload)| (member, Arc::clone(payload)))
             .collect()
     }
 
-    /// What happens from now on that no command asks for. At most `capacity` notices are kept until they
+    /// What happens from now on that no command asks for. At most `capacity` events are kept until they
     /// are taken; of more, the latest.
     #[must_use]
-    pub fn notices(&self, capacity: NonZeroUsize) -> Notices<T> {
-        Notices::new(&self.shared, capacity)
+    pub fn events(&self, capacity: NonZeroUsize) -> Subscription<T> {
+        Subscription::new(&self.shared, capacity)
     }
 
     /// Refuses every request from now on, and wakes those that wait. Leases that are held stay good.
     pub fn close(&self) {
-        self.shared.under_lock(|desk, now| {
-            desk.closed = true;
-            desk.pool.close(now);
+        self.shared.under_lock(|state, now| {
+            state.closed = true;
+            state.pool.close(now);
         });
     }
 
     /// The figures so far. O(members), under the lock.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        lock(&self.shared.desk).pool.stats()
+        lock(&self.shared.state).pool.stats()
     }
 
-    fn enqueue_by(&self, request: impl FnOnce(Tick) -> Request) -> Result<Ticket<T>, AcquireError> {
+    fn enqueue_by(
+        &self,
+        request: impl FnOnce(Tick) -> Request,
+    ) -> Result<PendingLease<T>, AcquireError> {
         let shared = &self.shared;
-        shared.under_lock(|desk, now| match desk.pool.acquire(now, request(now)) {
+        shared.under_lock(|state, now| match state.pool.acquire(now, request(now)) {
             Ok(Acquired::Granted(grant)) => {
                 // A member outlives the leases on it.
-                let payload = desk.pool.payload(grant.member).map(Arc::clone);
+                let payload = state.pool.payload(grant.member).map(Arc::clone);
                 let payload = payload.ok_or(AcquireError::NothingFree)?;
                 let lease = Lease::new(Arc::clone(shared), payload, grant);
-                Ok(Ticket::granted(lease))
+                Ok(PendingLease::granted(lease))
             }
             Ok(Acquired::Waiting(waiter)) => {
-                let parker = Arc::new(Parker::new(desk.nobody_waits()));
-                let alarm = desk.park(Seat::Waiter(waiter), &parker);
-                Ok(Ticket::waiting(shared, waiter, parker, alarm))
+                let parker = Arc::new(Parker::new(state.nobody_waits()));
+                let alarm = state.park(ParkKey::Waiter(waiter), &parker);
+                Ok(PendingLease::waiting(shared, waiter, parker, alarm))
             }
             Err(refused) => Err(refusal(refused, now)),
         })
@@ -330,20 +333,20 @@ impl<T> SyncPool<T> {
     /// lock.
     #[must_use]
     pub fn snapshot(&self) -> (pool::PoolSnapshot<Arc<T>>, Tick) {
-        self.shared.under_lock(|desk, now| {
-            desk.pool.handle_timeout(now);
-            (desk.pool.snapshot(), now)
+        self.shared.under_lock(|state, now| {
+            state.pool.handle_timeout(now);
+            (state.pool.snapshot(), now)
         })
     }
 }
 
 impl<T> Shared<T> {
     /// Gives a command, and calls those whom it concerns once the lock is free.
-    pub(crate) fn under_lock<R>(&self, command: impl FnOnce(&mut Desk<T>, Tick) -> R) -> R {
-        let mut desk = lock(&self.desk);
-        let answer = command(&mut desk, self.clock.now());
-        let afterwards = desk.deliver();
-        drop(desk);
+    pub(crate) fn under_lock<R>(&self, command: impl FnOnce(&mut State<T>, Tick) -> R) -> R {
+        let mut state = lock(&self.state);
+        let answer = command(&mut state, self.clock.now());
+        let afterwards = state.deliver();
+        drop(state);
         for parker in &afterwards.calls {
             parker.call();
         }
@@ -360,7 +363,7 @@ fn refusal(error: pool::AcquireError, now: Tick) -> AcquireError {
             wait: at.since(now),
         },
         pool::AcquireError::NeverFits => AcquireError::NeverFits,
-        pool::AcquireError::StalePin => AcquireError::StalePin,
+        pool::AcquireError::PinnedMemberRemoved => AcquireError::PinnedMemberRemoved,
         pool::AcquireError::TooManyLanes => AcquireError::TooManyLanes,
     }
 }

@@ -20,4 +20,4 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// those that read what lies beside it.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Apart<V>(pub(crate) V);
+pub(crate) struct CachePadded<V>(pub(crate) V);

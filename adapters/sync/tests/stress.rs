@@ -10,10 +10,10 @@ use core::time::Duration;
 use fastrand::Rng;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Config, Member, Outcome, Request};
-use leasehold_core::stats::Stats;
+use leasehold_core::pool::stats::Stats;
+use leasehold_core::pool::{Member, Outcome, PoolConfig, Request};
 use leasehold_core::time::Tick;
-use leasehold_sync::{AcquireError, Canceller, Clock, Lease, SyncPool, Ticket};
+use leasehold_sync::{AcquireError, CancelHandle, Clock, Lease, PendingLease, SyncPool};
 use std::panic::{catch_unwind, panic_any};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -63,7 +63,7 @@ struct Log {
 struct World {
     clock: Clock,
     pool: SyncPool<u32>,
-    cancellers: Mutex<Vec<Canceller<u32>>>,
+    cancellers: Mutex<Vec<CancelHandle<u32>>>,
     cancels: AtomicU64,
 }
 
@@ -74,7 +74,7 @@ struct Worker<'a> {
 }
 
 fn new_world() -> World {
-    let config = Config::new(Policy::Fifo).lease_ttl(TTL);
+    let config = PoolConfig::new(Policy::Fifo).lease_ttl(TTL);
     let pool = SyncPool::new(config.expect("a lease lives for some time"));
     let limit = NonZeroU32::new(LIMIT).expect("the limit is not zero");
     let at_once = NonZeroU32::new(AT_ONCE).expect("it takes some at once");
@@ -118,7 +118,7 @@ impl Worker<'_> {
                 Err(
                     refused @ (AcquireError::QueueFull
                     | AcquireError::NeverFits
-                    | AcquireError::StalePin
+                    | AcquireError::PinnedMemberRemoved
                     | AcquireError::TooManyLanes),
                 ) => panic!("{refused}"),
             }
@@ -132,19 +132,19 @@ impl Worker<'_> {
 
     /// Leaves the line, at once or as somebody gives a lease back; the answer is that of another request.
     fn drop_ticket(&mut self) -> Result<Lease<u32>, AcquireError> {
-        let ticket = self.world.pool.enqueue(Request::new())?;
+        let pending = self.world.pool.enqueue(Request::new())?;
         self.pause();
-        drop(ticket);
+        drop(pending);
         self.log.dropped += 1;
         self.world.pool.try_acquire()
     }
 
     fn open_to_cancel(&mut self) -> Result<Lease<u32>, AcquireError> {
-        let ticket = self.world.pool.enqueue(Request::new())?;
+        let pending = self.world.pool.enqueue(Request::new())?;
         let mut cancellers = self.world.cancellers.lock().expect("nobody panics in it");
-        cancellers.push(ticket.canceller());
+        cancellers.push(pending.cancel_handle());
         drop(cancellers);
-        Ticket::wait(ticket)
+        PendingLease::wait(pending)
     }
 
     fn cancel_somebody(&mut self) {
@@ -152,7 +152,7 @@ impl Worker<'_> {
         let mut cancellers = self.world.cancellers.lock().expect("nobody panics in it");
         let some = cancellers.pop();
         drop(cancellers);
-        if some.is_some_and(|canceller| canceller.cancel()) {
+        if some.is_some_and(|cancel_handle| cancel_handle.cancel()) {
             self.world.cancels.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -258,7 +258,7 @@ fn judge(log: &Log, stats: &Stats, cancels: u64) {
     // None lost: each lease ended once, as the thread says that held it.
     assert_eq!(total.ok, count(Ended::Ok));
     assert_eq!(total.throttled, count(Ended::Throttled));
-    // What was granted to a ticket that was dropped goes back, or expires where that takes too long.
+    // What was granted to a pending that was dropped goes back, or expires where that takes too long.
     let dropped = total.granted - log.calls.len() as u64;
     assert!(dropped <= log.dropped, "{dropped} of {}", log.dropped);
     let panicked = count(Ended::Panicked);

@@ -7,8 +7,8 @@ use core::time::Duration;
 use leasehold_tokio::TokioPool;
 use leasehold_tokio::core::balance::Policy;
 use leasehold_tokio::core::limit::{Anchor, SlidingLog};
-use leasehold_tokio::core::pool::{Config, Member};
-use leasehold_tokio::sync::Notice;
+use leasehold_tokio::core::pool::{Member, PoolConfig};
+use leasehold_tokio::sync::PoolEvent;
 use std::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,14 +20,14 @@ type Key = Mutex<Vec<Instant>>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let pool: TokioPool<Key> = TokioPool::new(Config::new(Policy::Fifo));
+    let pool: TokioPool<Key> = TokioPool::new(PoolConfig::new(Policy::Fifo));
     let two = NonZeroU32::MIN.saturating_add(1);
     for _ in 0..2 {
         let limit = SlidingLog::new(two, WINDOW, Anchor::Completion)?;
         pool.blocking()
             .add(Member::new(Key::default()).limit(limit))?;
     }
-    let mut notices = pool.notices(NonZeroUsize::MIN.saturating_add(7));
+    let mut events = pool.events(NonZeroUsize::MIN.saturating_add(7));
 
     let call = |key: &Key| key.lock().expect("nobody panicked").push(Instant::now());
     let mut tasks = JoinSet::new();
@@ -66,8 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (key, _) = pool.blocking().members().remove(0);
     pool.blocking().drain(key)?;
-    let told = notices.next().await;
-    assert!(matches!(told, Some(Notice::Drained { member }) if member == key));
+    let told = events.next().await;
+    assert!(matches!(told, Some(PoolEvent::Drained { member }) if member == key));
     println!("10 calls, never three in {WINDOW:?} on one key");
     Ok(())
 }

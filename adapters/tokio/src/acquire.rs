@@ -9,7 +9,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use leasehold_core::pool::Request;
-use leasehold_sync::{AcquireError, Lease, SyncPool, Ticket};
+use leasehold_sync::{AcquireError, Lease, PendingLease, SyncPool};
 use tokio::task::coop;
 
 /// Becomes a lease.
@@ -23,11 +23,11 @@ use tokio::task::coop;
 /// use core::num::NonZeroU32;
 /// use leasehold_tokio::TokioPool;
 /// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{Config, Member};
+/// use leasehold_tokio::core::pool::{PoolConfig, Member};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pool = TokioPool::new(Config::new(Policy::Fifo));
+/// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
 /// pool.blocking().add(Member::new("127.0.0.1:8001").max_leases(NonZeroU32::MIN))?;
 /// let held = pool.acquire().await?;
 /// tokio::select! {
@@ -49,7 +49,7 @@ pub struct Acquire<T> {
 enum Stage<T> {
     Asking(SyncPool<T>, Asked),
     Refused(AcquireError),
-    InLine(Ticket<T>),
+    InLine(PendingLease<T>),
     Over,
 }
 
@@ -76,7 +76,7 @@ impl Asked {
             Self::Within(timeout) => Request::new().deadline(pool.now().saturating_add(timeout)),
         };
         match pool.enqueue(request) {
-            Ok(ticket) => Stage::InLine(ticket),
+            Ok(pending) => Stage::InLine(pending),
             Err(refused) => Stage::Refused(refused),
         }
     }
@@ -92,7 +92,7 @@ impl<T> Future for Acquire<T> {
         }
         let budget = ready!(coop::poll_proceed(context));
         let answer = match stage {
-            Stage::InLine(ticket) => ready!(alarm.poll(context, |context| ticket.poll(context))),
+            Stage::InLine(pending) => ready!(alarm.poll(context, |context| pending.poll(context))),
             Stage::Refused(refused) => Err(*refused),
             Stage::Asking(..) | Stage::Over => Err(AcquireError::Cancelled),
         };

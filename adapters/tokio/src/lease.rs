@@ -42,12 +42,12 @@ pub enum LeaseError<E> {
 /// ```
 /// use core::time::Duration;
 /// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{Config, Outcome, Release, Request};
+/// use leasehold_tokio::core::pool::{PoolConfig, Outcome, Release, Request};
 /// use leasehold_tokio::{LeaseLayer, TokioPool};
 ///
 /// struct Busy(Duration);
 ///
-/// let pool: TokioPool<&str> = TokioPool::new(Config::new(Policy::Fifo));
+/// let pool: TokioPool<&str> = TokioPool::new(PoolConfig::new(Policy::Fifo));
 /// let clock = pool.blocking().clone();
 /// let layer = LeaseLayer::new(pool, |_: &String| Request::new());
 /// let layer = layer.judge(move |answer: &Result<String, Busy>| match answer {
@@ -55,12 +55,12 @@ pub enum LeaseError<E> {
 ///     Err(Busy(pause)) => Outcome::Throttled { until: clock.now().saturating_add(*pause) }.into(),
 /// });
 /// ```
-pub trait Judge<Response, Error> {
+pub trait Classify<Response, Error> {
     /// How the lease is given back.
     fn judge(&self, answer: &Result<Response, Error>) -> Release;
 }
 
-impl<F, Response, Error> Judge<Response, Error> for F
+impl<F, Response, Error> Classify<Response, Error> for F
 where
     F: Fn(&Result<Response, Error>) -> Release,
 {
@@ -71,9 +71,9 @@ where
 
 /// Takes any response for [`Outcome::Ok`] and any error for [`Outcome::Failed`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ByResult;
+pub struct ClassifyByResult;
 
-impl<Response, Error> Judge<Response, Error> for ByResult {
+impl<Response, Error> Classify<Response, Error> for ClassifyByResult {
     fn judge(&self, answer: &Result<Response, Error>) -> Release {
         let outcome = match answer {
             Ok(_) => Outcome::Ok,
@@ -89,13 +89,13 @@ impl<Response, Error> Judge<Response, Error> for ByResult {
 /// use core::convert::Infallible;
 /// use core::num::NonZeroU32;
 /// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{Config, Member, Request};
+/// use leasehold_tokio::core::pool::{PoolConfig, Member, Request};
 /// use leasehold_tokio::{LeaseLayer, Leased, TokioPool};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pool = TokioPool::new(Config::new(Policy::Fifo));
+/// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
 /// pool.blocking().add(Member::new("127.0.0.1:8001").max_leases(NonZeroU32::MIN))?;
 /// let service = ServiceBuilder::new()
 ///     .layer(LeaseLayer::new(pool.clone(), |_: &String| Request::new()))
@@ -107,7 +107,7 @@ impl<Response, Error> Judge<Response, Error> for ByResult {
 /// # Ok(())
 /// # }
 /// ```
-pub struct LeaseLayer<T, C, J = ByResult> {
+pub struct LeaseLayer<T, C, J = ClassifyByResult> {
     terms: Terms<T, C, J>,
 }
 
@@ -117,7 +117,7 @@ pub struct LeaseLayer<T, C, J = ByResult> {
 /// The lease is held until the inner service's future is ready or dropped; what is streamed after that is
 /// not under the lease. A future that is dropped before the inner service was called gives its lease back
 /// as not sent.
-pub struct LeaseService<S, T, C, J = ByResult> {
+pub struct LeaseService<S, T, C, J = ClassifyByResult> {
     inner: S,
     terms: Terms<T, C, J>,
 }
@@ -137,7 +137,7 @@ impl<T, C> LeaseLayer<T, C> {
             terms: Terms {
                 pool,
                 classify,
-                judge: ByResult,
+                judge: ClassifyByResult,
                 abandoned: Outcome::Ok.into(),
             },
         }
@@ -145,7 +145,7 @@ impl<T, C> LeaseLayer<T, C> {
 }
 
 impl<T, C, J> LeaseLayer<T, C, J> {
-    /// Gives leases back as this [`Judge`] says.
+    /// Gives leases back as this [`Classify`] says.
     pub fn judge<K>(self, judge: K) -> LeaseLayer<T, C, K> {
         let Terms {
             pool,
@@ -187,7 +187,7 @@ impl<S, T, C, J, R> Service<R> for LeaseService<S, T, C, J>
 where
     S: Service<Leased<T, R>> + Clone,
     C: Fn(&R) -> Request,
-    J: Judge<S::Response, S::Error> + Clone,
+    J: Classify<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
     type Error = LeaseError<S::Error>;
@@ -236,7 +236,7 @@ pin_project! {
 impl<S, T, R, J> Future for LeaseFuture<S, T, R, J>
 where
     S: Service<Leased<T, R>>,
-    J: Judge<S::Response, S::Error>,
+    J: Classify<S::Response, S::Error>,
 {
     type Output = Result<S::Response, LeaseError<S::Error>>;
 

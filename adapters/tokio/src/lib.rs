@@ -19,17 +19,19 @@
 
 mod acquire;
 mod clock;
+mod events;
 mod lease;
-mod notices;
 mod pool;
 mod rate_limit;
 #[cfg(test)]
 mod tests;
 
 pub use acquire::Acquire;
-pub use lease::{ByResult, Judge, LeaseError, LeaseFuture, LeaseLayer, LeaseService, Leased};
+pub use events::Subscription;
+pub use lease::{
+    Classify, ClassifyByResult, LeaseError, LeaseFuture, LeaseLayer, LeaseService, Leased,
+};
 pub use leasehold_core as core;
 pub use leasehold_sync as sync;
-pub use notices::Notices;
 pub use pool::TokioPool;
 pub use rate_limit::{RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};

@@ -2,11 +2,11 @@
 
 use crate::acquire::{Acquire, Asked};
 use crate::clock::Ticks;
-use crate::notices::Notices;
+use crate::events::Subscription;
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use leasehold_core::pool::{Config, Pool, Request};
+use leasehold_core::pool::{Pool, PoolConfig, Request};
 use leasehold_sync::{AcquireError, Lease, SyncPool};
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use std::sync::Arc;
 /// use leasehold_tokio::TokioPool;
 /// use leasehold_tokio::core::balance::Policy;
 /// use leasehold_tokio::core::limit::{Anchor, SlidingLog};
-/// use leasehold_tokio::core::pool::{Config, Member, Outcome};
+/// use leasehold_tokio::core::pool::{PoolConfig, Member, Outcome};
 /// use leasehold_tokio::sync::AcquireError;
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let pool = TokioPool::new(Config::new(Policy::Fifo));
+/// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
 /// let limit = SlidingLog::new(NonZeroU32::MIN, Duration::from_secs(60), Anchor::Completion)?;
 /// pool.blocking().add(Member::new("sk-1").limit(limit))?;
 /// pool.acquire().await?.release(Outcome::Ok)?;
@@ -44,7 +44,7 @@ pub struct TokioPool<T> {
 impl<T> TokioPool<T> {
     /// A pool without members; its clock starts now.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: PoolConfig) -> Self {
         Self::from_core(Pool::new(config))
     }
 
@@ -90,11 +90,11 @@ impl<T> TokioPool<T> {
         self.pool.try_acquire()
     }
 
-    /// What happens from now on that no command asks for. At most `capacity` notices are kept until they
+    /// What happens from now on that no command asks for. At most `capacity` events are kept until they
     /// are taken; of more, the latest.
     #[must_use]
-    pub fn notices(&self, capacity: NonZeroUsize) -> Notices<T> {
-        Notices::new(self.pool.notices(capacity), self.ticks)
+    pub fn events(&self, capacity: NonZeroUsize) -> Subscription<T> {
+        Subscription::new(self.pool.events(capacity), self.ticks)
     }
 }
 

@@ -12,8 +12,8 @@ use ::core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::HealthConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Condition, Config, Member, Outcome, Probed, Request};
-use leasehold_sync::{AcquireError, Notice};
+use leasehold_core::pool::{HealthChange, Member, Outcome, PoolConfig, ProbeResult, Request};
+use leasehold_sync::{AcquireError, PoolEvent};
 use std::sync::{Arc, Mutex};
 use tokio::task::{JoinSet, coop, yield_now};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,7 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SOME: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
 
 fn pool(members: u32) -> TokioPool<u32> {
-    let pool = TokioPool::new(Config::new(Policy::Fifo));
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
     for name in 0..members {
         let member = Member::new(name).max_leases(NonZeroU32::MIN);
         pool.blocking()
@@ -39,7 +39,7 @@ fn per_minute(limit: u32) -> SlidingLog {
 }
 
 fn key(limit: u32) -> TokioPool<u32> {
-    let pool = TokioPool::new(Config::new(Policy::Fifo));
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
     let member = Member::new(0).limit(per_minute(limit));
     pool.blocking()
         .add(member)
@@ -172,7 +172,7 @@ async fn a_release_that_moves_the_opening_moves_the_alarm_of_who_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_lease_comes_back_at_its_expiry() {
-    let config = Config::new(Policy::Fifo).lease_ttl(MINUTE).unwrap();
+    let config = PoolConfig::new(Policy::Fifo).lease_ttl(MINUTE).unwrap();
     let pool = TokioPool::new(config);
     let member = Member::new(0).max_leases(NonZeroU32::MIN);
     pool.blocking().add(member).unwrap();
@@ -194,7 +194,7 @@ async fn close_wakes_all_and_leaves_held_leases_good() {
         tasks.spawn(async move { pool.acquire().await.unwrap_err() });
     }
     let theirs = pool.clone();
-    let listener = tokio::spawn(async move { theirs.notices(SOME).next().await.is_none() });
+    let listener = tokio::spawn(async move { theirs.events(SOME).next().await.is_none() });
     settle().await;
     pool.blocking().close();
     assert_eq!(tasks.join_all().await, [AcquireError::Closed; 4]);
@@ -222,33 +222,33 @@ async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
     let health = HealthConfig::new(MINUTE, SECOND).unwrap();
     let health = health.jitter(0).unwrap();
     let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
-    let pool = TokioPool::new(Config::new(Policy::Fifo).health(health));
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo).health(health));
     pool.blocking().add(Member::new(7)).unwrap();
-    let mut notices = pool.notices(SOME);
+    let mut events = pool.events(SOME);
     let mut probed = Vec::new();
     let mut conditions = Vec::new();
     while conditions.len() < 2 {
-        match notices.next().await.unwrap() {
-            Notice::Probe { probe, payload, .. } => {
+        match events.next().await.unwrap() {
+            PoolEvent::Probe { probe, payload, .. } => {
                 assert_eq!(*payload, 7);
                 probed.push(Instant::now());
                 // The second is not answered in time, and counts as failed.
                 if probed.len() != 2 {
-                    let up = Probed::Up {
+                    let up = ProbeResult::Up {
                         depth: None,
                         latency: None,
                     };
                     pool.blocking().answer_probe(probe, up).unwrap();
                 }
             }
-            Notice::Changed { condition, .. } => conditions.push(condition),
-            other @ (Notice::Expired { .. }
-            | Notice::Drained { .. }
-            | Notice::Removed { .. }
-            | Notice::Missed { .. }) => panic!("{other:?}"),
+            PoolEvent::Changed { condition, .. } => conditions.push(condition),
+            other @ (PoolEvent::Expired { .. }
+            | PoolEvent::Drained { .. }
+            | PoolEvent::Removed { .. }
+            | PoolEvent::Missed { .. }) => panic!("{other:?}"),
         }
     }
-    assert_eq!(conditions, [Condition::Down, Condition::Up]);
+    assert_eq!(conditions, [HealthChange::Down, HealthChange::Up]);
     let gaps: Vec<_> = probed.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(
         gaps.iter()
@@ -260,7 +260,7 @@ async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
 #[tokio::test(start_paused = true)]
 async fn a_listener_that_rests_leaves_the_time_to_who_waits() {
     let pool = key(1);
-    let mut notices = pool.notices(SOME);
+    let mut events = pool.events(SOME);
     drop(pool.acquire().await.unwrap());
     let theirs = pool.clone();
     let start = Instant::now();
@@ -269,7 +269,7 @@ async fn a_listener_that_rests_leaves_the_time_to_who_waits() {
         start.elapsed()
     });
     settle().await;
-    assert!(timeout(SECOND, notices.next()).await.is_err());
+    assert!(timeout(SECOND, events.next()).await.is_err());
     assert_eq!(waiter.await.unwrap(), MINUTE);
 }
 
@@ -355,7 +355,7 @@ async fn threads_and_tasks_share_one_pool_and_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_opens_for_tasks_and_threads_alike() {
     const WINDOW: Duration = Duration::from_millis(40);
-    let pool = TokioPool::new(Config::new(Policy::Fifo));
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
     let limit = SlidingLog::new(NonZeroU32::MIN, WINDOW, Anchor::Grant).unwrap();
     pool.blocking().add(Member::new(0).limit(limit)).unwrap();
     let start = Instant::now();
@@ -378,5 +378,5 @@ fn futures_go_where_their_payload_may() {
     let pool = pool(0);
     is_send_and_sync(&pool);
     is_send(&pool.acquire());
-    is_send_and_sync(&pool.notices(SOME));
+    is_send_and_sync(&pool.events(SOME));
 }

@@ -6,9 +6,9 @@
     reason = "a table has less than 2^24 places, and steps stay below twice that"
 )]
 
-use super::hashed::GOLDEN;
+use super::Member;
 use super::policy::TableSize;
-use super::{Member, mix};
+use crate::random::{GOLDEN, mix};
 use alloc::collections::BinaryHeap;
 use alloc::collections::binary_heap::PeekMut;
 use alloc::vec;

@@ -92,7 +92,7 @@ impl Policy {
         matches!(self, Self::Random | Self::PowerOfTwoChoices)
     }
 
-    /// Whether [`Standing::load`](super::Standing::load) plays a part.
+    /// Whether [`MemberLoad::load`](super::MemberLoad::load) plays a part.
     #[must_use]
     pub const fn uses_load(self) -> bool {
         matches!(
@@ -101,19 +101,19 @@ impl Policy {
         ) || self.uses_key()
     }
 
-    /// Whether [`Standing::pass`](super::Standing::pass) plays a part.
+    /// Whether [`MemberLoad::pass`](super::MemberLoad::pass) plays a part.
     #[must_use]
     pub const fn uses_pass(self) -> bool {
         matches!(self, Self::LeastUsed)
     }
 
-    /// Whether [`Standing::work`](super::Standing::work) plays a part.
+    /// Whether [`MemberLoad::work`](super::MemberLoad::work) plays a part.
     #[must_use]
     pub const fn uses_work(self) -> bool {
         matches!(self, Self::LeastQueue)
     }
 
-    /// The half-life of the latencies in [`Standing::latency`](super::Standing::latency), if they play
+    /// The half-life of the latencies in [`MemberLoad::latency`](super::MemberLoad::latency), if they play
     /// a part.
     #[must_use]
     pub const fn half_life(self) -> Option<HalfLife> {
@@ -127,7 +127,7 @@ impl Policy {
 
 /// Why what a policy was told was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum PolicyConfigError {
     /// Not everybody can be below the average.
     #[error("a load factor must be at least 1000 permille")]
     FactorBelowOne,
@@ -158,9 +158,9 @@ impl LoadFactor {
     ///
     /// # Errors
     /// Below 1,000.
-    pub const fn from_permille(permille: u32) -> Result<Self, ConfigError> {
+    pub const fn from_permille(permille: u32) -> Result<Self, PolicyConfigError> {
         if permille < 1_000 {
-            return Err(ConfigError::FactorBelowOne);
+            return Err(PolicyConfigError::FactorBelowOne);
         }
         Ok(Self(permille))
     }
@@ -179,9 +179,9 @@ impl Default for LoadFactor {
 }
 
 impl TryFrom<u32> for LoadFactor {
-    type Error = ConfigError;
+    type Error = PolicyConfigError;
 
-    fn try_from(permille: u32) -> Result<Self, ConfigError> {
+    fn try_from(permille: u32) -> Result<Self, PolicyConfigError> {
         Self::from_permille(permille)
     }
 }
@@ -206,10 +206,10 @@ impl HalfLife {
     ///
     /// # Errors
     /// Where it is outside of that.
-    pub const fn new(half_life: Duration) -> Result<Self, ConfigError> {
+    pub const fn new(half_life: Duration) -> Result<Self, PolicyConfigError> {
         let nanos = half_life.as_nanos();
         if nanos < 1_000_000 || nanos > 86_400_000_000_000 {
-            return Err(ConfigError::HalfLifeOutOfRange);
+            return Err(PolicyConfigError::HalfLifeOutOfRange);
         }
         Ok(Self(nanos as u64))
     }
@@ -228,9 +228,9 @@ impl Default for HalfLife {
 }
 
 impl TryFrom<Duration> for HalfLife {
-    type Error = ConfigError;
+    type Error = PolicyConfigError;
 
-    fn try_from(half_life: Duration) -> Result<Self, ConfigError> {
+    fn try_from(half_life: Duration) -> Result<Self, PolicyConfigError> {
         Self::new(half_life)
     }
 }
@@ -256,14 +256,14 @@ impl TableSize {
     ///
     /// # Errors
     /// Where that is no prime, or not from 3 to 16,777,213.
-    pub const fn new(places: u32) -> Result<Self, ConfigError> {
+    pub const fn new(places: u32) -> Result<Self, PolicyConfigError> {
         if places < 3 || places > 16_777_213 || places.is_multiple_of(2) {
-            return Err(ConfigError::TableNotPrime);
+            return Err(PolicyConfigError::TableNotPrime);
         }
         let mut divisor = 3u32;
         while divisor.saturating_mul(divisor) <= places {
             if places.is_multiple_of(divisor) {
-                return Err(ConfigError::TableNotPrime);
+                return Err(PolicyConfigError::TableNotPrime);
             }
             divisor = divisor.saturating_add(2);
         }
@@ -284,9 +284,9 @@ impl Default for TableSize {
 }
 
 impl TryFrom<u32> for TableSize {
-    type Error = ConfigError;
+    type Error = PolicyConfigError;
 
-    fn try_from(places: u32) -> Result<Self, ConfigError> {
+    fn try_from(places: u32) -> Result<Self, PolicyConfigError> {
         Self::new(places)
     }
 }
@@ -305,14 +305,17 @@ mod tests {
     fn what_no_policy_could_use_is_refused() {
         assert_eq!(
             LoadFactor::from_permille(999),
-            Err(ConfigError::FactorBelowOne)
+            Err(PolicyConfigError::FactorBelowOne)
         );
         assert_eq!(
             HalfLife::new(Duration::from_micros(999)),
-            Err(ConfigError::HalfLifeOutOfRange)
+            Err(PolicyConfigError::HalfLifeOutOfRange)
         );
         for places in [0, 1, 2, 9, 65_535, 65_539 * 3, u32::MAX] {
-            assert_eq!(TableSize::new(places), Err(ConfigError::TableNotPrime));
+            assert_eq!(
+                TableSize::new(places),
+                Err(PolicyConfigError::TableNotPrime)
+            );
         }
         for places in [3, 5, 7, 251, 65_537, 16_777_213] {
             assert_eq!(TableSize::new(places).map(TableSize::places), Ok(places));

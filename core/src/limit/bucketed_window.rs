@@ -4,9 +4,9 @@
 //! ring) hold those before it, and `counted` is their sum. One bucket more is kept than the window has,
 //! because a window that doesn't begin at a bucket's edge touches one more. `start` is that of `latest`.
 
-use super::floor::Floor;
-use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Shift, Tick, saturating_nanos};
+use super::refund_cutoff::RefundCutoff;
+use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::boxed::Box;
 use alloc::vec;
 use core::num::{NonZeroU32, NonZeroU64};
@@ -34,7 +34,7 @@ use core::time::Duration;
 /// assert_eq!(window.try_acquire(at(5), 3), Ok(at(5)));
 /// assert_eq!(window.try_acquire(at(65), 1), Err(Wait::Until(at(70))));
 /// assert_eq!(window.try_acquire(at(70), 3), Ok(at(70)));
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -45,7 +45,7 @@ pub struct BucketedWindow<C = Box<[u32]>> {
     anchor: Anchor,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     counts: C,
     start: u64,
     slot: usize,
@@ -64,7 +64,7 @@ impl BucketedWindow {
         window: Duration,
         buckets: NonZeroU32,
         anchor: Anchor,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, LimitConfigError> {
         let kept = (buckets.get() as usize).saturating_add(1);
         let counts = vec![0; kept].into_boxed_slice();
         Self::with_counts(limit, window, anchor, counts)
@@ -75,12 +75,12 @@ impl BucketedWindow {
     ///
     /// # Errors
     /// Where the window becomes longer than 584 years.
-    pub fn skew(mut self, skew: Duration) -> Result<Self, ConfigError> {
+    pub fn skew(mut self, skew: Duration) -> Result<Self, LimitConfigError> {
         let more = skew.as_nanos().div_ceil(self.width.get().into());
-        let more = usize::try_from(more).map_err(|_| ConfigError::WindowTooLong)?;
+        let more = usize::try_from(more).map_err(|_| LimitConfigError::WindowTooLong)?;
         let buckets = (self.counts.len() as u64).saturating_add(more as u64);
         if buckets.checked_mul(self.width.get()).is_none() {
-            return Err(ConfigError::WindowTooLong);
+            return Err(LimitConfigError::WindowTooLong);
         }
         let mut counts = self.counts.into_vec();
         let oldest = self.slot.saturating_add(1);
@@ -100,7 +100,7 @@ impl<const KEPT: usize> BucketedWindow<[u32; KEPT]> {
         limit: NonZeroU32,
         window: Duration,
         anchor: Anchor,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, LimitConfigError> {
         Self::with_counts(limit, window, anchor, [0; KEPT])
     }
 }
@@ -111,20 +111,20 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         window: Duration,
         anchor: Anchor,
         counts: C,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, LimitConfigError> {
         let window = window_nanos(window)?;
         let buckets = (counts.as_ref().len() as u64).saturating_sub(1);
         let width = window.checked_div(buckets).and_then(NonZeroU64::new);
-        let width = width.ok_or(ConfigError::UnevenBuckets)?;
+        let width = width.ok_or(LimitConfigError::UnevenBuckets)?;
         if !window.is_multiple_of(buckets) {
-            return Err(ConfigError::UnevenBuckets);
+            return Err(LimitConfigError::UnevenBuckets);
         }
         Ok(Self {
             limit,
             width,
             anchor,
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
             counts,
             start: 0,
             slot: 0,
@@ -307,7 +307,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         match self.anchor {
             Anchor::Grant => {
                 if let Some(slot) = self.slot_of(booked) {
-                    let (less, more) = self.floor.change(booked, reserved, actual);
+                    let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
                     self.correct(slot, less, more);
                 }
             }
@@ -328,10 +328,10 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.floor.rebase(shift);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -353,7 +353,7 @@ struct Snapshot {
     width: NonZeroU64,
     anchor: Anchor,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     counts: alloc::vec::Vec<u32>,
     start: u64,
     slot: usize,
@@ -381,7 +381,7 @@ where
         let mut restored =
             Self::with_counts(read.limit, window, read.anchor, counts).map_err(D::Error::custom)?;
         restored.latest = read.latest;
-        restored.floor = read.floor;
+        restored.refund_cutoff = read.refund_cutoff;
         restored.start = read.start;
         restored.slot = read.slot;
         let counts = restored.counts.as_ref().iter();
@@ -446,8 +446,8 @@ mod tests {
     fn uneven_buckets_are_refused() {
         let (limit, seven) = (NonZeroU32::MIN, NonZeroU32::new(7).unwrap());
         let made = BucketedWindow::new(limit, Duration::from_secs(1), seven, Anchor::Grant);
-        assert_eq!(made, Err(ConfigError::UnevenBuckets));
+        assert_eq!(made, Err(LimitConfigError::UnevenBuckets));
         let none = BucketedWindow::<[u32; 1]>::inline(limit, Duration::from_secs(1), Anchor::Grant);
-        assert_eq!(none, Err(ConfigError::UnevenBuckets));
+        assert_eq!(none, Err(LimitConfigError::UnevenBuckets));
     }
 }

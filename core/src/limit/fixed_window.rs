@@ -3,9 +3,9 @@
 //! Invariant: `counted` is what was admitted in the window that begins at `start`, which is that of
 //! `latest`.
 
-use super::floor::Floor;
-use super::{ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Shift, Tick, saturating_nanos};
+use super::refund_cutoff::RefundCutoff;
+use super::{Limit, LimitConfigError, Wait, window_nanos};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -27,7 +27,7 @@ use core::time::Duration;
 /// assert_eq!(window.try_acquire(at(59), 3), Ok(at(59)));
 /// assert_eq!(window.try_acquire(at(59), 1), Err(Wait::Until(at(60))));
 /// assert_eq!(window.worst_case(Duration::from_secs(60)), 6);
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -37,7 +37,7 @@ pub struct FixedWindow {
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     start: u64,
     counted: u32,
 }
@@ -47,12 +47,12 @@ impl FixedWindow {
     ///
     /// # Errors
     /// Where the window is zero or longer than 584 years.
-    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
+    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         Ok(Self {
             limit,
-            width: NonZeroU64::new(window_nanos(window)?).ok_or(ConfigError::EmptyWindow)?,
+            width: NonZeroU64::new(window_nanos(window)?).ok_or(LimitConfigError::EmptyWindow)?,
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
             start: 0,
             counted: 0,
         })
@@ -125,7 +125,7 @@ impl Limit for FixedWindow {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.advance(now);
         if booked.as_nanos() >= self.start {
-            let (less, more) = self.floor.change(booked, reserved, actual);
+            let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
             self.counted = self.counted.saturating_sub(less).saturating_add(more);
         }
     }
@@ -141,10 +141,10 @@ impl Limit for FixedWindow {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.floor.rebase(shift);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -163,7 +163,7 @@ struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     start: u64,
     counted: u32,
 }
@@ -178,7 +178,7 @@ impl TryFrom<Snapshot> for FixedWindow {
             limit: read.limit,
             width: read.width,
             latest: read.latest,
-            floor: read.floor,
+            refund_cutoff: read.refund_cutoff,
             start: read.start,
             counted: read.counted,
         })

@@ -2,10 +2,10 @@
 //!
 //! Invariant: `due` is the theoretical arrival time of the next unit, in parts of a nanosecond.
 
-use super::floor::Floor;
-use super::pace::{Pace, Parts, carry_over};
-use super::{ConfigError, Limit, Wait};
-use crate::time::{Shift, Tick};
+use super::rate_ratio::{Parts, RateRatio, carry_over};
+use super::refund_cutoff::RefundCutoff;
+use super::{Limit, LimitConfigError, Wait};
+use crate::time::{ClockOffset, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -27,13 +27,13 @@ use core::time::Duration;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// assert_eq!(gcra.try_acquire(at(5), 1), Ok(at(5)));
 /// assert_eq!(gcra.try_acquire(at(6), 1), Err(Wait::Until(at(25))));
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Snapshot"))]
 pub struct Gcra {
-    pace: Pace,
+    ratio: RateRatio,
     burst: NonZeroU32,
     /// `burst` in parts.
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -41,7 +41,7 @@ pub struct Gcra {
     due: Parts,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
 }
 
 impl Gcra {
@@ -53,18 +53,18 @@ impl Gcra {
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
-    ) -> Result<Self, ConfigError> {
-        Ok(Self::with_pace(Pace::new(limit, window)?, burst))
+    ) -> Result<Self, LimitConfigError> {
+        Ok(Self::with_pace(RateRatio::new(limit, window)?, burst))
     }
 
-    fn with_pace(pace: Pace, burst: NonZeroU32) -> Self {
+    fn with_pace(ratio: RateRatio, burst: NonZeroU32) -> Self {
         Self {
-            pace,
+            ratio,
             burst,
-            tolerance: Parts(pace.cost(burst.get())),
+            tolerance: Parts(ratio.cost(burst.get())),
             due: Parts(0),
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
         }
     }
 
@@ -81,30 +81,30 @@ impl Gcra {
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<(), LimitConfigError> {
         let mut changed = Self::new(limit, window, burst)?;
-        if (changed.pace, changed.burst) == (self.pace, self.burst) {
+        if (changed.ratio, changed.burst) == (self.ratio, self.burst) {
             return Ok(());
         }
         let now = now.max(self.latest);
         let early = self.due.0.saturating_sub(self.parts(now));
-        let early = carry_over(early, (self.pace, self.burst), (changed.pace, burst));
+        let early = carry_over(early, (self.ratio, self.burst), (changed.ratio, burst));
         changed.due.0 = changed.parts(now).saturating_add(early);
         changed.latest = now;
-        changed.floor = self.floor.above(now);
+        changed.refund_cutoff = self.refund_cutoff.above(now);
         *self = changed;
         Ok(())
     }
 
     #[inline]
     fn parts(&self, tick: Tick) -> u128 {
-        self.pace.worth(tick.as_nanos())
+        self.ratio.worth(tick.as_nanos())
     }
 
     /// When the next unit would be due if `cost` were taken at `now`.
     #[inline]
     fn due_after(&self, now: u128, cost: u32) -> u128 {
-        self.due.0.max(now).saturating_add(self.pace.cost(cost))
+        self.due.0.max(now).saturating_add(self.ratio.cost(cost))
     }
 }
 
@@ -132,7 +132,7 @@ impl Limit for Gcra {
             return Wait::Never;
         }
         let due = self.due_after(self.parts(now), cost);
-        match self.pace.nanos(due.saturating_sub(self.tolerance.0)) {
+        match self.ratio.nanos(due.saturating_sub(self.tolerance.0)) {
             _ if cost == 0 => Wait::Until(now),
             Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
             None => Wait::Never,
@@ -146,12 +146,12 @@ impl Limit for Gcra {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest && self.floor.is_known(booked);
+        let alone = booked == self.latest && self.refund_cutoff.is_known(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(more) => self.due.0 = self.due_after(self.parts(self.latest), more),
             None if alone => {
-                let less = self.pace.cost(reserved.saturating_sub(actual));
+                let less = self.ratio.cost(reserved.saturating_sub(actual));
                 self.due.0 = self.due.0.saturating_sub(less);
             }
             None => {}
@@ -164,7 +164,7 @@ impl Limit for Gcra {
             .tolerance
             .0
             .saturating_sub(self.due.0.saturating_sub(now));
-        u32::try_from(self.pace.units(free)).unwrap_or(u32::MAX)
+        u32::try_from(self.ratio.units(free)).unwrap_or(u32::MAX)
     }
 
     fn is_idle(&self, now: Tick) -> bool {
@@ -173,14 +173,14 @@ impl Limit for Gcra {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
-        self.due.0 = self.pace.rebase(self.due.0, from, to);
-        self.floor.rebase(shift);
+        self.due.0 = self.ratio.rebase(self.due.0, from, to);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
-        self.pace.worst_case(self.burst, span)
+        self.ratio.worst_case(self.burst, span)
     }
 }
 
@@ -188,20 +188,20 @@ impl Limit for Gcra {
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 struct Snapshot {
-    pace: Pace,
+    ratio: RateRatio,
     burst: NonZeroU32,
     due: Parts,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
 }
 
 #[cfg(feature = "serde")]
 impl From<Snapshot> for Gcra {
     fn from(read: Snapshot) -> Self {
-        let mut gcra = Self::with_pace(read.pace, read.burst);
+        let mut gcra = Self::with_pace(read.ratio, read.burst);
         gcra.due = read.due;
         gcra.latest = read.latest;
-        gcra.floor = read.floor;
+        gcra.refund_cutoff = read.refund_cutoff;
         gcra
     }
 }

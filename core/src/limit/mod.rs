@@ -5,32 +5,32 @@
 //! window. Where time runs backwards, it is taken to stand at the latest admission or settlement.
 
 mod bucketed_window;
-mod ceiling;
-mod cell_rate;
 mod concurrency;
 mod cost;
 mod fixed_window;
-mod floor;
 mod gcra;
-mod limit_set;
-mod pace;
+mod gcra_word;
 mod pacing;
 mod rate;
-mod ring;
+mod rate_ratio;
+mod refund_cutoff;
+mod reported_quota;
+mod ring_buffer;
+mod set;
 mod sliding_counter;
 mod sliding_log;
 mod spec;
 mod token_bucket;
 
 pub use bucketed_window::BucketedWindow;
-pub use cell_rate::CellRate;
 pub use concurrency::Concurrency;
 pub use cost::Cost;
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
-pub use limit_set::{Booking, LimitSet};
+pub use gcra_word::GcraWord;
 pub use pacing::Pacing;
 pub use rate::Rate;
+pub use set::{Booking, LimitSet};
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
 pub use spec::{ParseSpecError, ParseSpecErrorKind, Spec, Specs, SpecsError, Unit};
@@ -69,7 +69,7 @@ pub enum Wait {
 
 /// Why a limit could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum LimitConfigError {
     /// The window has no length.
     #[error("a window needs a length above zero")]
     EmptyWindow,
@@ -90,7 +90,7 @@ pub enum ConfigError {
 pub enum SnapshotError {
     /// No limit has such a configuration.
     #[error("the snapshot's configuration is wrong: {0}")]
-    Config(#[from] ConfigError),
+    Config(#[from] LimitConfigError),
     /// No limit can be in such a state.
     #[error("the snapshot contradicts itself")]
     Contradiction,
@@ -243,10 +243,10 @@ fn check_start(
 }
 
 /// The nanoseconds of a window that an algorithm can work with.
-fn window_nanos(window: Duration) -> Result<u64, ConfigError> {
+fn window_nanos(window: Duration) -> Result<u64, LimitConfigError> {
     match u64::try_from(window.as_nanos()) {
-        Ok(0) => Err(ConfigError::EmptyWindow),
+        Ok(0) => Err(LimitConfigError::EmptyWindow),
         Ok(nanos) => Ok(nanos),
-        Err(_) => Err(ConfigError::WindowTooLong),
+        Err(_) => Err(LimitConfigError::WindowTooLong),
     }
 }

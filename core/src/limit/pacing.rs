@@ -2,10 +2,10 @@
 //!
 //! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
 
-use super::floor::Floor;
-use super::pace::{Pace, Parts};
-use super::{ConfigError, Limit, Wait};
-use crate::time::{Shift, Tick, saturating_nanos};
+use super::rate_ratio::{Parts, RateRatio};
+use super::refund_cutoff::RefundCutoff;
+use super::{Limit, LimitConfigError, Wait};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -28,17 +28,17 @@ use core::time::Duration;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// assert_eq!(pacing.try_acquire(at(5), 1), Ok(at(5)));
 /// assert_eq!(pacing.try_acquire(at(6), 1), Err(Wait::Until(at(25))));
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pacing {
     limit: NonZeroU32,
-    pace: Pace,
+    ratio: RateRatio,
     due: Parts,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
 }
 
 impl Pacing {
@@ -46,13 +46,13 @@ impl Pacing {
     ///
     /// # Errors
     /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
-    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
+    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         Ok(Self {
             limit,
-            pace: Pace::new(limit, window)?,
+            ratio: RateRatio::new(limit, window)?,
             due: Parts(0),
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
         })
     }
 
@@ -63,19 +63,23 @@ impl Pacing {
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
-    pub fn set_limit(&mut self, limit: NonZeroU32, window: Duration) -> Result<(), ConfigError> {
+    pub fn set_limit(
+        &mut self,
+        limit: NonZeroU32,
+        window: Duration,
+    ) -> Result<(), LimitConfigError> {
         let mut changed = Self::new(limit, window)?;
-        if (changed.pace, changed.limit) == (self.pace, self.limit) {
+        if (changed.ratio, changed.limit) == (self.ratio, self.limit) {
             return Ok(());
         }
-        if changed.pace.is_slower_than(self.pace) {
+        if changed.ratio.is_slower_than(self.ratio) {
             let larger = limit.get().saturating_sub(self.limit.get());
-            self.due.0 = self.due.0.saturating_add(self.pace.cost(larger));
+            self.due.0 = self.due.0.saturating_add(self.ratio.cost(larger));
         }
-        let whole = self.due.0.div_ceil(self.pace.per_nano.get().into());
-        changed.due.0 = whole.saturating_mul(changed.pace.per_nano.get().into());
+        let whole = self.due.0.div_ceil(self.ratio.per_nano.get().into());
+        changed.due.0 = whole.saturating_mul(changed.ratio.per_nano.get().into());
         changed.latest = self.latest;
-        changed.floor = self.floor.above(self.latest);
+        changed.refund_cutoff = self.refund_cutoff.above(self.latest);
         *self = changed;
         Ok(())
     }
@@ -83,8 +87,8 @@ impl Pacing {
     /// Whether the next was due a nanosecond ago or more.
     #[inline]
     fn is_late(&self, now: Tick) -> bool {
-        let since = self.pace.worth(now.as_nanos()).saturating_sub(self.due.0);
-        since >= self.pace.per_nano.get().into()
+        let since = self.ratio.worth(now.as_nanos()).saturating_sub(self.due.0);
+        since >= self.ratio.per_nano.get().into()
     }
 
     /// When the next may come, if `cost` units are admitted at `now`: counted from when they were due
@@ -92,11 +96,11 @@ impl Pacing {
     #[inline]
     fn due_after(&self, now: Tick, cost: u32) -> u128 {
         let from = if self.is_late(now) {
-            self.pace.worth(now.as_nanos())
+            self.ratio.worth(now.as_nanos())
         } else {
             self.due.0
         };
-        from.saturating_add(self.pace.cost(cost))
+        from.saturating_add(self.ratio.cost(cost))
     }
 }
 
@@ -107,7 +111,7 @@ impl Limit for Pacing {
         if cost == 0 {
             return Ok(self.charge(now, 0));
         }
-        if self.due.0 > self.pace.worth(now.as_nanos()) || cost > self.limit.get() {
+        if self.due.0 > self.ratio.worth(now.as_nanos()) || cost > self.limit.get() {
             return Err(self.earliest(now, cost));
         }
         self.due.0 = self.due_after(now, cost);
@@ -120,7 +124,7 @@ impl Limit for Pacing {
         if cost > self.limit.get() {
             return Wait::Never;
         }
-        match self.pace.nanos(self.due.0) {
+        match self.ratio.nanos(self.due.0) {
             _ if cost == 0 => Wait::Until(now),
             Some(nanos) => Wait::Until(now.max(Tick::from_nanos(nanos))),
             None => Wait::Never,
@@ -134,13 +138,13 @@ impl Limit for Pacing {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest && self.floor.is_known(booked);
+        let alone = booked == self.latest && self.refund_cutoff.is_known(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(0) => {}
             Some(more) => self.due.0 = self.due_after(self.latest, more),
             None if alone => {
-                let less = self.pace.cost(reserved.saturating_sub(actual));
+                let less = self.ratio.cost(reserved.saturating_sub(actual));
                 self.due.0 = self.due.0.saturating_sub(less);
             }
             None => {}
@@ -160,16 +164,16 @@ impl Limit for Pacing {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
-        self.due.0 = self.pace.rebase(self.due.0, from, to);
-        self.floor.rebase(shift);
+        self.due.0 = self.ratio.rebase(self.due.0, from, to);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
         // Units at their distances fill the span; the last admission takes the limit in place of one.
-        let parts = self.pace.worth(saturating_nanos(span));
-        let units = parts.div_ceil(self.pace.per_unit.get().into());
+        let parts = self.ratio.worth(saturating_nanos(span));
+        let units = parts.div_ceil(self.ratio.per_unit.get().into());
         let last = u128::from(self.limit.get()).saturating_sub(1);
         match units {
             0 => 0,

@@ -3,9 +3,9 @@
 //! Invariant: `current` was admitted in the window that begins at `start`, which is that of `latest`,
 //! and `previous` in the one before.
 
-use super::floor::Floor;
-use super::{ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Shift, Tick, saturating_nanos};
+use super::refund_cutoff::RefundCutoff;
+use super::{Limit, LimitConfigError, Wait, window_nanos};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -32,7 +32,7 @@ use core::time::Duration;
 /// // A third of the three has faded after 20 s of the next window.
 /// assert_eq!(counter.try_acquire(at(61), 1), Err(Wait::Until(at(80))));
 /// assert_eq!(counter.worst_case(Duration::from_secs(60)), 5);
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -42,7 +42,7 @@ pub struct SlidingCounter {
     width: NonZeroU64,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     start: u64,
     previous: u32,
     current: u32,
@@ -53,16 +53,16 @@ impl SlidingCounter {
     ///
     /// # Errors
     /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
-    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, ConfigError> {
-        let width = NonZeroU64::new(window_nanos(window)?).ok_or(ConfigError::EmptyWindow)?;
+    pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
+        let width = NonZeroU64::new(window_nanos(window)?).ok_or(LimitConfigError::EmptyWindow)?;
         if u64::from(limit.get()) > width.get() {
-            return Err(ConfigError::TooFine);
+            return Err(LimitConfigError::TooFine);
         }
         Ok(Self {
             limit,
             width,
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
             start: 0,
             previous: 0,
             current: 0,
@@ -73,9 +73,9 @@ impl SlidingCounter {
     ///
     /// # Errors
     /// Where the window has less than a nanosecond for each unit; then nothing is changed.
-    pub fn set_limit(&mut self, limit: NonZeroU32) -> Result<(), ConfigError> {
+    pub fn set_limit(&mut self, limit: NonZeroU32) -> Result<(), LimitConfigError> {
         if u64::from(limit.get()) > self.width.get() {
-            return Err(ConfigError::TooFine);
+            return Err(LimitConfigError::TooFine);
         }
         self.limit = limit;
         Ok(())
@@ -190,7 +190,7 @@ impl Limit for SlidingCounter {
         } else {
             return;
         };
-        let (less, more) = self.floor.change(booked, reserved, actual);
+        let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
         *count = count.saturating_sub(less).saturating_add(more);
     }
 
@@ -207,10 +207,10 @@ impl Limit for SlidingCounter {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
         self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.floor.rebase(shift);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -243,7 +243,7 @@ struct Snapshot {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     start: u64,
     previous: u32,
     current: u32,
@@ -258,7 +258,7 @@ impl TryFrom<Snapshot> for SlidingCounter {
         let mut counter = Self::new(read.limit, width)?;
         super::check_start(read.start, read.latest, read.width)?;
         counter.latest = read.latest;
-        counter.floor = read.floor;
+        counter.refund_cutoff = read.refund_cutoff;
         counter.start = read.start;
         counter.previous = read.previous;
         counter.current = read.current;

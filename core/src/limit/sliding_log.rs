@@ -3,10 +3,10 @@
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
 //! `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
 
-use super::floor::Floor;
-use super::ring::{MAX, Ring};
-use super::{Anchor, ConfigError, Limit, Wait, window_nanos};
-use crate::time::{Shift, Tick, saturating_nanos};
+use super::refund_cutoff::RefundCutoff;
+use super::ring_buffer::{MAX, RingBuffer};
+use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
+use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::hint::black_box;
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -33,7 +33,7 @@ use core::time::Duration;
 /// assert_eq!(log.try_acquire(at(10), 1), Ok(at(10)));
 /// assert_eq!(log.try_acquire(at(20), 1), Err(Wait::Until(at(60))));
 /// assert_eq!(log.try_acquire(at(60), 1), Ok(at(60)));
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -45,7 +45,7 @@ pub struct SlidingLog {
     /// When something was last admitted or settled.
     latest: Tick,
     unstamped: Unstamped,
-    stamps: Ring<Stamp>,
+    stamps: RingBuffer<Stamp>,
     logged: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct SlidingLog {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unstamped {
     /// Under the grant anchor, which stamps can still be credited.
-    Credit(Floor),
+    Credit(RefundCutoff),
     /// Under the completion anchor, the units that will be stamped when they are settled.
     InFlight(u64),
 }
@@ -77,16 +77,20 @@ impl SlidingLog {
     ///
     /// # Errors
     /// Where the window is zero or longer than 584 years.
-    pub fn new(limit: NonZeroU32, window: Duration, anchor: Anchor) -> Result<Self, ConfigError> {
+    pub fn new(
+        limit: NonZeroU32,
+        window: Duration,
+        anchor: Anchor,
+    ) -> Result<Self, LimitConfigError> {
         Ok(Self {
             limit,
             window: window_nanos(window)?,
             latest: Tick::ZERO,
             unstamped: match anchor {
-                Anchor::Grant => Unstamped::Credit(Floor::default()),
+                Anchor::Grant => Unstamped::Credit(RefundCutoff::default()),
                 Anchor::Completion => Unstamped::InFlight(0),
             },
-            stamps: Ring::new(),
+            stamps: RingBuffer::new(),
             logged: 0,
         })
     }
@@ -96,7 +100,7 @@ impl SlidingLog {
     ///
     /// # Errors
     /// Where the window becomes longer than 584 years.
-    pub fn skew(mut self, skew: Duration) -> Result<Self, ConfigError> {
+    pub fn skew(mut self, skew: Duration) -> Result<Self, LimitConfigError> {
         let window = Duration::from_nanos(self.window).saturating_add(skew);
         self.window = window_nanos(window)?;
         Ok(self)
@@ -357,9 +361,9 @@ impl Limit for SlidingLog {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         let passed = self.go_on(now);
         match &mut self.unstamped {
-            Unstamped::Credit(floor) => {
+            Unstamped::Credit(refund_cutoff) => {
                 let booked = booked.min(self.latest);
-                let (less, more) = floor.change(booked, reserved, actual);
+                let (less, more) = refund_cutoff.change(booked, reserved, actual);
                 self.correct(booked, less, more);
             }
             Unstamped::InFlight(units) => {
@@ -381,12 +385,12 @@ impl Limit for SlidingLog {
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
         self.forget();
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
         self.stamps
             .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
-        if let Unstamped::Credit(floor) = &mut self.unstamped {
-            floor.rebase(shift);
+        if let Unstamped::Credit(refund_cutoff) = &mut self.unstamped {
+            refund_cutoff.rebase(shift);
         }
     }
 
@@ -404,7 +408,7 @@ struct Snapshot {
     window: u64,
     anchor: Anchor,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
     stamps: alloc::vec::Vec<Stamp>,
     in_flight: u64,
 }
@@ -412,16 +416,16 @@ struct Snapshot {
 #[cfg(feature = "serde")]
 impl From<SlidingLog> for Snapshot {
     fn from(log: SlidingLog) -> Self {
-        let (anchor, floor) = match log.unstamped {
-            Unstamped::Credit(floor) => (Anchor::Grant, floor),
-            Unstamped::InFlight(_) => (Anchor::Completion, Floor::default()),
+        let (anchor, refund_cutoff) = match log.unstamped {
+            Unstamped::Credit(refund_cutoff) => (Anchor::Grant, refund_cutoff),
+            Unstamped::InFlight(_) => (Anchor::Completion, RefundCutoff::default()),
         };
         Self {
             limit: log.limit,
             window: log.window,
             anchor,
             latest: log.latest,
-            floor,
+            refund_cutoff,
             stamps: log.stamps.iter().collect(),
             in_flight: log.in_flight(),
         }
@@ -449,7 +453,7 @@ impl TryFrom<Snapshot> for SlidingLog {
             Anchor::Grant if read.in_flight > 0 => {
                 return Err(super::SnapshotError::Contradiction);
             }
-            Anchor::Grant => Unstamped::Credit(read.floor),
+            Anchor::Grant => Unstamped::Credit(read.refund_cutoff),
             Anchor::Completion => Unstamped::InFlight(read.in_flight),
         };
         log.latest = read.latest;

@@ -3,10 +3,10 @@
 //! Invariant: `used` is what was missing from the full bucket at `latest`, in parts of a token; above
 //! the capacity only where more was charged or settled than was free.
 
-use super::floor::Floor;
-use super::pace::{Pace, carry_over};
-use super::{ConfigError, Limit, Wait};
-use crate::time::{Shift, Tick};
+use super::rate_ratio::{RateRatio, carry_over};
+use super::refund_cutoff::RefundCutoff;
+use super::{Limit, LimitConfigError, Wait};
+use crate::time::{ClockOffset, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
@@ -31,13 +31,13 @@ use core::time::Duration;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// assert_eq!(bucket.try_acquire(at(0), 3), Ok(at(0)));
 /// assert_eq!(bucket.try_acquire(at(1), 1), Err(Wait::Until(at(20))));
-/// # Ok::<(), leasehold_core::limit::ConfigError>(())
+/// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
 pub struct TokenBucket {
-    pace: Pace,
+    ratio: RateRatio,
     burst: NonZeroU32,
     /// `burst` in parts.
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -45,7 +45,7 @@ pub struct TokenBucket {
     used: u64,
     /// When something was last admitted or settled.
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
 }
 
 impl TokenBucket {
@@ -58,19 +58,19 @@ impl TokenBucket {
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
-    ) -> Result<Self, ConfigError> {
-        Self::with_pace(Pace::new(limit, window)?, burst)
+    ) -> Result<Self, LimitConfigError> {
+        Self::with_pace(RateRatio::new(limit, window)?, burst)
     }
 
-    fn with_pace(pace: Pace, burst: NonZeroU32) -> Result<Self, ConfigError> {
-        let capacity = u64::try_from(pace.cost(burst.get()));
+    fn with_pace(ratio: RateRatio, burst: NonZeroU32) -> Result<Self, LimitConfigError> {
+        let capacity = u64::try_from(ratio.cost(burst.get()));
         Ok(Self {
-            pace,
+            ratio,
             burst,
-            capacity: capacity.map_err(|_| ConfigError::TooFine)?,
+            capacity: capacity.map_err(|_| LimitConfigError::TooFine)?,
             used: 0,
             latest: Tick::ZERO,
-            floor: Floor::default(),
+            refund_cutoff: RefundCutoff::default(),
         })
     }
 
@@ -87,17 +87,17 @@ impl TokenBucket {
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<(), LimitConfigError> {
         let mut changed = Self::new(limit, window, burst)?;
-        if (changed.pace, changed.burst) == (self.pace, self.burst) {
+        if (changed.ratio, changed.burst) == (self.ratio, self.burst) {
             return Ok(());
         }
         let now = now.max(self.latest);
-        let (before, after) = ((self.pace, self.burst), (changed.pace, burst));
+        let (before, after) = ((self.ratio, self.burst), (changed.ratio, burst));
         let missing = carry_over(self.used_at(now).into(), before, after);
         changed.used = u64::try_from(missing).unwrap_or(u64::MAX);
         changed.latest = now;
-        changed.floor = self.floor.above(now);
+        changed.refund_cutoff = self.refund_cutoff.above(now);
         *self = changed;
         Ok(())
     }
@@ -106,13 +106,13 @@ impl TokenBucket {
     fn used_at(&self, now: Tick) -> u64 {
         let elapsed = now.as_nanos().saturating_sub(self.latest.as_nanos());
         self.used
-            .saturating_sub(elapsed.saturating_mul(self.pace.per_nano.get().into()))
+            .saturating_sub(elapsed.saturating_mul(self.ratio.per_nano.get().into()))
     }
 
     #[inline]
     fn cost(&self, units: u32) -> u64 {
         // A cost up to the burst fits, as the capacity does.
-        self.pace.per_unit.get().saturating_mul(units.into())
+        self.ratio.per_unit.get().saturating_mul(units.into())
     }
 }
 
@@ -138,12 +138,12 @@ impl Limit for TokenBucket {
         if cost > self.burst.get() {
             return Wait::Never;
         }
-        let used = u128::from(self.used_at(now)).saturating_add(self.pace.cost(cost));
+        let used = u128::from(self.used_at(now)).saturating_add(self.ratio.cost(cost));
         let excess = used.saturating_sub(self.capacity.into());
         if cost == 0 || excess == 0 {
             return Wait::Until(now);
         }
-        let nanos = self.pace.nanos(excess);
+        let nanos = self.ratio.nanos(excess);
         let then = nanos.and_then(|nanos| now.checked_add_nanos(nanos));
         then.map_or(Wait::Never, Wait::Until)
     }
@@ -156,7 +156,7 @@ impl Limit for TokenBucket {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest && self.floor.is_known(booked);
+        let alone = booked == self.latest && self.refund_cutoff.is_known(booked);
         let now = now.max(self.latest);
         let used = self.used_at(now);
         self.used = match actual.checked_sub(reserved) {
@@ -171,7 +171,7 @@ impl Limit for TokenBucket {
         let free = self
             .capacity
             .saturating_sub(self.used_at(now.max(self.latest)));
-        u32::try_from(self.pace.units(free.into())).unwrap_or(u32::MAX)
+        u32::try_from(self.ratio.units(free.into())).unwrap_or(u32::MAX)
     }
 
     fn is_idle(&self, now: Tick) -> bool {
@@ -180,13 +180,13 @@ impl Limit for TokenBucket {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.charge(from, 0);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         self.latest = shift.tick(self.latest);
-        self.floor.rebase(shift);
+        self.refund_cutoff.rebase(shift);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
-        self.pace.worst_case(self.burst, span)
+        self.ratio.worst_case(self.burst, span)
     }
 }
 
@@ -194,11 +194,11 @@ impl Limit for TokenBucket {
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 struct Snapshot {
-    pace: Pace,
+    ratio: RateRatio,
     burst: NonZeroU32,
     used: u64,
     latest: Tick,
-    floor: Floor,
+    refund_cutoff: RefundCutoff,
 }
 
 #[cfg(feature = "serde")]
@@ -206,10 +206,10 @@ impl TryFrom<Snapshot> for TokenBucket {
     type Error = super::SnapshotError;
 
     fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
-        let mut bucket = Self::with_pace(read.pace, read.burst)?;
+        let mut bucket = Self::with_pace(read.ratio, read.burst)?;
         bucket.used = read.used;
         bucket.latest = read.latest;
-        bucket.floor = read.floor;
+        bucket.refund_cutoff = read.refund_cutoff;
         Ok(bucket)
     }
 }

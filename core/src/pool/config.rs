@@ -1,18 +1,18 @@
 //! How a pool behaves.
 
-use crate::affinity::{Affinity, EmptyTtl};
+use crate::affinity::{Affinity, AffinityConfigError};
 use crate::balance::Policy;
-use crate::breaker::BreakerConfig;
+use crate::health::BreakerConfig;
+use crate::health::OutlierConfig;
 use crate::health::{HealthConfig, PanicThreshold, SlowStartConfig};
 use crate::limit::LimitSet;
-use crate::outlier::OutlierConfig;
-use crate::slab::Handle;
+use crate::util::slab::Handle;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
 /// How a pool behaves.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct PoolConfig {
     pub(super) policy: Policy,
     pub(super) seed: u64,
     pub(super) lease_ttl: Option<Duration>,
@@ -28,7 +28,7 @@ pub struct Config {
     pub(super) weigh_by_time: bool,
 }
 
-impl Config {
+impl PoolConfig {
     /// A pool that chooses by `policy`, whose leases don't expire, in whose line any number waits, and
     /// which has no limits of its own and no view of its members' health.
     #[must_use]
@@ -63,9 +63,9 @@ impl Config {
     ///
     /// # Errors
     /// Where `ttl` is zero.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Result<Self, ConfigError> {
+    pub fn lease_ttl(mut self, ttl: Duration) -> Result<Self, PoolConfigError> {
         if ttl.is_zero() {
-            return Err(ConfigError::EmptyLease);
+            return Err(PoolConfigError::EmptyLease);
         }
         self.lease_ttl = Some(ttl);
         Ok(self)
@@ -139,9 +139,13 @@ impl Config {
     ///
     /// # Errors
     /// Where `ttl` is zero.
-    pub fn affinity(mut self, capacity: NonZeroU32, ttl: Duration) -> Result<Self, ConfigError> {
+    pub fn affinity(
+        mut self,
+        capacity: NonZeroU32,
+        ttl: Duration,
+    ) -> Result<Self, PoolConfigError> {
         let table = Affinity::new(capacity, ttl);
-        self.affinity = Some(table.map_err(|EmptyTtl| ConfigError::EmptyAffinity)?);
+        self.affinity = Some(table.map_err(|AffinityConfigError| PoolConfigError::EmptyAffinity)?);
         Ok(self)
     }
 
@@ -159,9 +163,9 @@ impl Config {
     }
 }
 
-/// Why a [`Config`] was refused.
+/// Why a [`PoolConfig`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum PoolConfigError {
     /// A lease would have ended as it was granted.
     #[error("a lease needs a time to live above zero")]
     EmptyLease,

@@ -6,12 +6,12 @@
 //! not ready for the wanted cost but might be for a lower one are in `deferred`.
 
 use super::{Labels, Request};
-use crate::balance::{Availability, Balancer, Policy, Standing};
-use crate::bits::BitSet;
-use crate::heap::IndexedHeap;
+use crate::balance::{Availability, Balancer, MemberLoad, Policy};
 use crate::limit::{Cost, Wait};
-use crate::slab::Handle;
 use crate::time::Tick;
+use crate::util::bits::BitSet;
+use crate::util::heap::IndexedHeap;
+use crate::util::slab::Handle;
 use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
@@ -168,7 +168,7 @@ impl Lane {
     }
 
     pub(super) fn remove(&mut self, slot: u32, tier: u8) {
-        self.set(slot, tier, &Standing::default(), Opening::Unknown);
+        self.set(slot, tier, &MemberLoad::default(), Opening::Unknown);
         self.deferred.remove(slot);
         match &mut self.members {
             Members::One { .. } => {}
@@ -201,7 +201,7 @@ impl Lane {
     }
 
     /// Puts a member where it belongs.
-    pub(super) fn set(&mut self, slot: u32, tier: u8, standing: &Standing, opening: Opening) {
+    pub(super) fn set(&mut self, slot: u32, tier: u8, member_load: &MemberLoad, opening: Opening) {
         let (tiers, places, resting, occupied) = match &mut self.members {
             Members::One { opening: one, .. } => {
                 *one = opening;
@@ -230,7 +230,7 @@ impl Lane {
                 Opening::At(_) | Opening::AnyTime | Opening::ForLess => Availability::Busy,
                 Opening::Recovered | Opening::Unknown => Availability::Out,
             };
-            balancer.place(slot, standing, availability);
+            balancer.place(slot, member_load, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
@@ -273,7 +273,7 @@ impl Lane {
     pub(super) fn foresee(&mut self, mut look: impl FnMut(u32)) {
         if let Members::Many { tiers, .. } = &mut self.members {
             for (_, tier) in tiers {
-                tier.foresee(&mut look);
+                tier.prefetch_next(&mut look);
             }
         }
     }

@@ -1,15 +1,15 @@
 //! What a member is, what a pool knows of it, and whether it could serve.
 
+use super::hold_times::Recent;
 use super::lane::Opening;
-use super::service::ServiceTimes;
-use super::spans::Recent;
-use super::{Config, GroupId, Labels, Reason};
-use crate::balance::{Latency, Standing, stable_hash};
-use crate::breaker::{Breaker, BreakerConfig, BreakerState};
+use super::service_times::ServiceTimes;
+use super::{Eligibility, GroupId, Labels, PoolConfig};
+use crate::balance::{MemberLoad, PeakEwma, stable_hash};
+use crate::health::OutcomeWindow;
 use crate::health::{self, Health, SlowStart};
+use crate::health::{Breaker, BreakerConfig, BreakerState};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
-use crate::outlier::Conduct;
-use crate::stats::{Counts, Histogram};
+use crate::pool::stats::{Histogram, LeaseCounts};
 use crate::time::{Tick, earliest};
 use alloc::boxed::Box;
 use core::hint::black_box;
@@ -169,7 +169,7 @@ pub(super) struct Entry<T> {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Details<T> {
     pub(super) held: Histogram,
-    pub(super) misses: Misses,
+    pub(super) failure_counts: FailureCounts,
     /// At once where the pool watches anything, or else once there is anything to remember. Who has one is
     /// marked as watched.
     pub(super) watch: Option<Box<Watch>>,
@@ -183,7 +183,7 @@ pub(super) struct Details<T> {
     pub(super) unseen: u32,
     pub(super) unseen_by_probe: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) latency: Option<Latency>,
+    pub(super) latency: Option<PeakEwma>,
     /// Only where work is weighed by time.
     pub(super) service: ServiceTimes,
     pub(super) labels: Labels,
@@ -201,7 +201,7 @@ pub(super) struct Watch {
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) probe: Option<health::ProbeId>,
-    pub(super) conduct: Conduct,
+    pub(super) outcomes: OutcomeWindow,
     pub(super) breaker: Breaker,
     /// Until when it was told that the breaker is open.
     pub(super) told_open: Option<Tick>,
@@ -209,7 +209,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Makes one where the pool watches anything.
-    pub(super) fn new(config: &Config, now: Tick, seed: u64) -> Option<Box<Self>> {
+    pub(super) fn new(config: &PoolConfig, now: Tick, seed: u64) -> Option<Box<Self>> {
         let watches =
             config.health.is_some() || config.outlier.is_some() || config.breaker.is_some();
         watches.then(|| {
@@ -225,7 +225,7 @@ impl Watch {
 /// Leases that ended other than well.
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub(super) struct Misses {
+pub(super) struct FailureCounts {
     pub(super) failed: u64,
     pub(super) throttled: u64,
     pub(super) not_sent: u64,
@@ -251,42 +251,42 @@ impl<T> Entry<T> {
         class: u32,
         cost: Cost,
         around: Surroundings<'_>,
-    ) -> Reason {
+    ) -> Eligibility {
         match self.state {
-            State::Removing => return Reason::Removed,
-            State::Disabled => return Reason::Disabled,
-            State::Draining => return Reason::Draining,
-            State::Enabled if self.weight == 0 => return Reason::Draining,
+            State::Removing => return Eligibility::Removed,
+            State::Disabled => return Eligibility::Disabled,
+            State::Draining => return Eligibility::Draining,
+            State::Enabled if self.weight == 0 => return Eligibility::Draining,
             State::Enabled => {}
         }
         if !around.panic && self.is_down() {
-            return Reason::Unhealthy;
+            return Eligibility::Unhealthy;
         }
         if self.in_flight.saturating_add(self.phantoms) >= self.max_leases {
-            return Reason::Full;
+            return Eligibility::Full;
         }
         let mut latest = at;
-        let mut reason = Reason::Ready;
-        let mut hold = |until: Tick, why: Reason| {
+        let mut reason = Eligibility::Ready;
+        let mut hold = |until: Tick, why: Eligibility| {
             if until > latest {
                 latest = until;
                 reason = why;
             }
         };
         if let Some(until) = self.ejected(around.now).filter(|_| !around.panic) {
-            hold(until, Reason::Ejected { until });
+            hold(until, Eligibility::Ejected { until });
         }
         if let Some(watch) = self.watch() {
             let until = watch.rests_until;
-            hold(until, Reason::Throttled { until });
+            hold(until, Eligibility::Throttled { until });
         }
         if let (Some(config), Some(watch)) = (around.breaker, self.watch()) {
             match watch.breaker.state(config, around.now) {
                 BreakerState::Closed => {}
-                BreakerState::Open { until } => hold(until, Reason::BreakerOpen { until }),
+                BreakerState::Open { until } => hold(until, Eligibility::BreakerOpen { until }),
                 BreakerState::HalfOpen { .. } => {
                     if watch.breaker.earliest(config, around.now) == Wait::ForSettlement {
-                        return Reason::Probing;
+                        return Eligibility::Probing;
                     }
                 }
             }
@@ -294,9 +294,9 @@ impl<T> Entry<T> {
         let limits = [Some(&self.limits), around.group];
         for limits in limits.into_iter().flatten() {
             match limits.earliest(at, class, cost) {
-                Wait::Until(until) => hold(until, Reason::AtLimit { until }),
-                Wait::ForSettlement => return Reason::InFlight,
-                Wait::Never => return Reason::NeverFits,
+                Wait::Until(until) => hold(until, Eligibility::AtLimit { until }),
+                Wait::ForSettlement => return Eligibility::InFlight,
+                Wait::Never => return Eligibility::NeverFits,
             }
         }
         reason
@@ -346,7 +346,7 @@ impl<T> Entry<T> {
 
     /// Until when it is ejected.
     fn ejected(&self, now: Tick) -> Option<Tick> {
-        self.watch()?.conduct.ejected(now)
+        self.watch()?.outcomes.ejected(now)
     }
 
     /// Whether it would be healthy, if it were to count at all.
@@ -356,7 +356,7 @@ impl<T> Entry<T> {
     }
 
     /// The weight that policies see. Hashes keep to the full one, so that no keys move.
-    pub(super) fn weight_at(&self, config: &Config, now: Tick) -> u32 {
+    pub(super) fn weight_at(&self, config: &PoolConfig, now: Tick) -> u32 {
         let full = u32::from(self.weight);
         match &config.slow_start {
             _ if config.policy.uses_key() => full,
@@ -366,8 +366,8 @@ impl<T> Entry<T> {
     }
 
     /// How it stands for calls of a class.
-    pub(super) fn standing(&self, config: &Config, class: u32, now: Tick) -> Standing {
-        Standing {
+    pub(super) fn member_load(&self, config: &PoolConfig, class: u32, now: Tick) -> MemberLoad {
+        MemberLoad {
             load: self.in_flight.saturating_add(self.phantoms),
             stamp: self.stamp,
             // What the policy doesn't go by is further away, and its memory need not be waited for.
@@ -382,7 +382,7 @@ impl<T> Entry<T> {
                 0
             },
             latency: match config.policy.half_life() {
-                Some(_) => self.details.latency.as_ref().and_then(Latency::key),
+                Some(_) => self.details.latency.as_ref().and_then(PeakEwma::key),
                 None => None,
             },
         }
@@ -390,7 +390,7 @@ impl<T> Entry<T> {
 
     /// The jobs ahead of the next one, by weight; or the time until that would be done, where it is known
     /// how long one takes. Who has never been measured comes first while idle and last while at work.
-    fn work(&self, config: &Config, class: u32, now: Tick) -> u64 {
+    fn work(&self, config: &PoolConfig, class: u32, now: Tick) -> u64 {
         let jobs = match self.details.depth {
             // A failure since the report is among both.
             Some(depth) => {
@@ -414,7 +414,7 @@ impl<T> Entry<T> {
     }
 
     /// When the pool has to look after it next.
-    pub(super) fn next_timer(&self, config: &Config, now: Tick) -> Option<Tick> {
+    pub(super) fn next_timer(&self, config: &PoolConfig, now: Tick) -> Option<Tick> {
         let ramp = config.slow_start.as_ref();
         let ramp = ramp.and_then(|ramp| self.details.slow_start.next_change(ramp, now));
         let Some(watch) = self.watch() else {
@@ -423,21 +423,21 @@ impl<T> Entry<T> {
         let health = watch.health.as_ref().and_then(Health::poll_timeout);
         earliest(
             earliest(health, watch.breaker.poll_timeout()),
-            earliest(ramp, watch.conduct.ejected(now)),
+            earliest(ramp, watch.outcomes.ejected(now)),
         )
     }
 
     /// Its leases by how they ended. Each that has ended is in `held`.
-    pub(super) fn counts(&self, held: &Histogram) -> Counts {
-        let Misses {
+    pub(super) fn counts(&self, held: &Histogram) -> LeaseCounts {
+        let FailureCounts {
             failed,
             throttled,
             not_sent,
             expired,
-        } = self.details.misses;
+        } = self.details.failure_counts;
         let missed = failed.saturating_add(throttled).saturating_add(not_sent);
         let ended = held.count();
-        Counts {
+        LeaseCounts {
             granted: ended.saturating_add(self.in_flight.into()),
             ok: ended.saturating_sub(missed.saturating_add(expired)),
             failed,
@@ -448,7 +448,7 @@ impl<T> Entry<T> {
     }
 }
 
-impl Reason {
+impl Eligibility {
     /// When a member that is held back so opens.
     pub(super) fn opening(self) -> Opening {
         match self {

@@ -79,7 +79,7 @@ impl Request {
         self
     }
 
-    /// Counts against the limits of its class, such as a model.
+    /// LeaseCounts against the limits of its class, such as a model.
     #[must_use]
     pub const fn class(mut self, class: u32) -> Self {
         self.class = class;
@@ -125,7 +125,7 @@ impl Request {
     }
 
     /// Goes to the member that served this session last, where the pool keeps
-    /// [affinity](super::Config::affinity). A member at its limit is passed over for once; one that is
+    /// [affinity](super::PoolConfig::affinity). A member at its limit is passed over for once; one that is
     /// gone, or farther than another that could serve, loses the session.
     #[must_use]
     pub const fn session(mut self, session: u64) -> Self {
@@ -188,7 +188,7 @@ pub enum AcquireError {
     NeverFits,
     /// The member it is pinned to was removed.
     #[error("the member that the request names was removed")]
-    StalePin,
+    PinnedMemberRemoved,
     /// There are as many kinds of request as the pool keeps lanes for.
     #[error("the pool has no lane left for another class or set of labels")]
     TooManyLanes,
@@ -206,7 +206,7 @@ pub struct Estimate {
 
 /// Whether a member could serve a request, and if not, why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum Eligibility {
     /// It could, now.
     Ready,
     /// It could, but a nearer tier can.
@@ -311,7 +311,7 @@ impl Release {
 
 /// The answer to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeResult {
     /// The member is well.
     Up {
         /// How many jobs it has in line or at work, where it says so.
@@ -325,7 +325,7 @@ pub enum Probed {
 
 /// How a member's condition has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum HealthChange {
     /// Its probes succeed again.
     Up,
     /// Its probes fail.
@@ -365,7 +365,7 @@ pub enum Event<T> {
         waiter: WaiterId,
     },
     /// A request was pinned to a member that was removed.
-    PinRemoved {
+    PinnedMemberRemoved {
         /// Which one.
         waiter: WaiterId,
     },
@@ -400,7 +400,7 @@ pub enum Event<T> {
         /// Which one.
         member: MemberId,
         /// To what.
-        condition: Condition,
+        condition: HealthChange,
     },
 }
 

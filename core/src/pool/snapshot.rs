@@ -3,16 +3,16 @@
 //! Invariant: what is restored admits no more than the pool would have that was saved. Leases come back
 //! without holders, and are taken back at their deadlines.
 
-use super::{Config, Group, Lease, Pool, State};
+use super::{Group, Lease, Pool, PoolConfig, State};
 use crate::affinity;
-use crate::balance::Latency;
+use crate::balance::PeakEwma;
 use crate::limit::{Cost, LimitSet};
+use crate::pool::hold_times::Recent;
 use crate::pool::member::{Entry, Watch};
-use crate::pool::service::ServiceTimes;
-use crate::pool::spans::Recent;
-use crate::slab::Slab;
-use crate::stats::{Counts, Histogram, Waiting};
-use crate::time::{Shift, Tick};
+use crate::pool::service_times::ServiceTimes;
+use crate::pool::stats::{Histogram, LeaseCounts, QueueStats};
+use crate::time::{ClockOffset, Tick};
+use crate::util::slab::Slab;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -32,8 +32,8 @@ pub struct PoolSnapshot<T> {
     service: ServiceTimes,
     added: u64,
     levels: BTreeMap<u8, u64>,
-    total: Counts,
-    waiting: Waiting,
+    total: LeaseCounts,
+    waiting: QueueStats,
     held: Histogram,
     waited: Histogram,
     /// Handles of the pool that was saved are of earlier generations: of members, leases and waiters.
@@ -111,7 +111,7 @@ impl<T: Clone> Pool<T> {
             added: self.added,
             levels: self.levels.clone(),
             total: self.total,
-            waiting: Waiting {
+            waiting: QueueStats {
                 waiting: 0,
                 // Who was in line has to come again.
                 cancelled: self
@@ -158,25 +158,25 @@ impl<T> Pool<T> {
     /// # Errors
     /// [`RestoreError`] where the snapshot contradicts itself.
     pub fn restore(
-        config: Config,
+        config: PoolConfig,
         snapshot: PoolSnapshot<T>,
         from: Tick,
         to: Tick,
     ) -> Result<Self, RestoreError> {
         let from = from.max(snapshot.now);
-        let shift = Shift { from, to };
+        let shift = ClockOffset { from, to };
         let [members, leases, waiters] = snapshot.generations;
         let mut pool = Self::new(config);
-        pool.members = Slab::since(members);
-        pool.leases = Slab::since(leases);
+        pool.members = Slab::starting_at_generation(members);
+        pool.leases = Slab::starting_at_generation(leases);
         pool.waiters.begin_at(waiters);
         pool.now = to;
         pool.as_of = to;
         if let (Some(outlier), Some(config)) = (&mut pool.outlier, &pool.config.outlier) {
-            *outlier = crate::outlier::Outlier::new(config, to);
+            *outlier = crate::health::Outlier::new(config, to);
         }
         let half_life = pool.config.policy.half_life();
-        pool.latency = half_life.map(|half_life| Latency::new(half_life, to));
+        pool.latency = half_life.map(|half_life| PeakEwma::new(half_life, to));
         pool.service = snapshot.service;
         pool.added = snapshot.added;
         pool.levels = snapshot.levels;
@@ -213,8 +213,8 @@ impl<T> Pool<T> {
             if let Some(mut known) = entry.details.watch.take() {
                 known.rests_until = shift.tick(known.rests_until);
                 known.breaker.rebase(from, to);
-                known.conduct.rebase(from, to);
-                if known.conduct.take_end(to) {
+                known.outcomes.rebase(from, to);
+                if known.outcomes.take_end(to) {
                     entry.details.slow_start.begin(to);
                 }
                 known.told_open = known.told_open.map(|until| shift.tick(until));
@@ -228,7 +228,7 @@ impl<T> Pool<T> {
                 watch = Some(known);
             }
             entry.set_watch(watch);
-            entry.details.latency = pool.latency.as_ref().map(Latency::another);
+            entry.details.latency = pool.latency.as_ref().map(PeakEwma::another);
             let group = entry.group;
             let handle = pool.members.insert(entry).ok_or(RestoreError)?;
             if let Some(group) = group {

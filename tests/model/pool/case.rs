@@ -7,10 +7,10 @@ use arbitrary::Arbitrary;
 use core::num::{NonZeroU16, NonZeroU32};
 use core::time::Duration;
 use leasehold_core::balance::{LoadFactor, Policy, TableSize};
-use leasehold_core::breaker::BreakerConfig;
+use leasehold_core::health::BreakerConfig;
+use leasehold_core::health::OutlierConfig;
 use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
 use leasehold_core::limit::{Cost, LimitSet, Unit};
-use leasehold_core::outlier::OutlierConfig;
 use leasehold_core::pool::{GroupId, Labels, Member};
 use proptest_derive::Arbitrary as Strategy;
 

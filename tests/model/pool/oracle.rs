@@ -1,19 +1,19 @@
 //! The pool by plain vectors.
 
-mod choosing;
-mod roster;
-mod watching;
+mod member_health;
+mod membership;
+mod select;
 
 use super::case::{Ask, Case, Choice, End, IN_RANGE, MemberSetup, Watch, nanos};
 use super::owner::{Owner, Uses};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
-use leasehold_core::balance::{Latency, Policy, pass};
-use leasehold_core::breaker::{Breaker, Permit, Verdict};
+use leasehold_core::balance::{PeakEwma, Policy, pass};
+use leasehold_core::health::{Breaker, CallResult, Permit};
 use leasehold_core::health::{Health, ProbeId, SlowStart};
+use leasehold_core::health::{OutcomeWindow, Outlier};
 use leasehold_core::limit::Cost;
-use leasehold_core::outlier::{Conduct, Outlier};
-use leasehold_core::pool::{AcquireError, Condition, MemberId, Reason};
+use leasehold_core::pool::{AcquireError, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,12 +42,12 @@ pub(super) struct OracleMember {
     breaker: Breaker,
     health: Option<Health>,
     pub(super) probe: Option<ProbeId>,
-    conduct: Conduct,
+    outcomes: OutcomeWindow,
     slow_start: SlowStart,
     depth: Option<u32>,
     unseen: u32,
     unseen_by_probe: u32,
-    latency: Option<Latency>,
+    latency: Option<PeakEwma>,
     service: BTreeMap<u32, u64>,
     told_open: Option<Tick>,
     /// The end of an ejection, until it has been looked after.
@@ -103,12 +103,12 @@ pub(super) enum OracleEvent {
     Granted(usize, OracleGrant),
     TimedOut(usize),
     Closed(usize),
-    PinRemoved(usize),
+    PinnedMemberRemoved(usize),
     Expired(usize),
     Drained(usize),
     Removed(usize),
     Probe(usize),
-    Changed(usize, Condition),
+    Changed(usize, HealthChange),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub(super) struct Oracle {
     outlier: Option<Outlier>,
     affinity: Option<Affinity<usize>>,
     service: BTreeMap<u32, u64>,
-    latency: Option<Latency>,
+    latency: Option<PeakEwma>,
     panic: bool,
     pub(super) events: Vec<OracleEvent>,
     order: u64,
@@ -189,20 +189,23 @@ pub(super) enum Opening {
     Unknown,
 }
 
-pub(super) fn opening_of(reason: Reason) -> Opening {
+pub(super) fn opening_of(reason: Eligibility) -> Opening {
     match reason {
-        Reason::Ready | Reason::LowerTier | Reason::InLine => Opening::Now,
-        Reason::Ejected { until }
-        | Reason::BreakerOpen { until }
-        | Reason::Throttled { until }
-        | Reason::AtLimit { until } => Opening::At(until.as_nanos()),
-        Reason::Full | Reason::Probing | Reason::InFlight | Reason::Unhealthy => Opening::AnyTime,
-        Reason::WrongLabels
-        | Reason::NotPinned
-        | Reason::Removed
-        | Reason::Disabled
-        | Reason::Draining
-        | Reason::NeverFits => Opening::Unknown,
+        Eligibility::Ready | Eligibility::LowerTier | Eligibility::InLine => Opening::Now,
+        Eligibility::Ejected { until }
+        | Eligibility::BreakerOpen { until }
+        | Eligibility::Throttled { until }
+        | Eligibility::AtLimit { until } => Opening::At(until.as_nanos()),
+        Eligibility::Full
+        | Eligibility::Probing
+        | Eligibility::InFlight
+        | Eligibility::Unhealthy => Opening::AnyTime,
+        Eligibility::WrongLabels
+        | Eligibility::NotPinned
+        | Eligibility::Removed
+        | Eligibility::Disabled
+        | Eligibility::Draining
+        | Eligibility::NeverFits => Opening::Unknown,
     }
 }
 
@@ -249,7 +252,7 @@ impl Oracle {
                 .map(|one| Outlier::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
-            latency: half_life.map(|half_life| Latency::new(half_life, Tick::ZERO)),
+            latency: half_life.map(|half_life| PeakEwma::new(half_life, Tick::ZERO)),
             panic: false,
             events: Vec::new(),
             order: 0,
@@ -297,7 +300,7 @@ impl Oracle {
                 return Ok(kind);
             }
             if matches!(self.members[pin].state, State::Removing | State::Gone) {
-                return Err(AcquireError::StalePin);
+                return Err(AcquireError::PinnedMemberRemoved);
             }
             return self.make_room().map(|()| kind);
         }
@@ -611,13 +614,13 @@ impl Oracle {
                 {
                     latency.observe(tick, nanos(took));
                 }
-                member.conduct.record(true);
-                Verdict::Ok
+                member.outcomes.record(true);
+                CallResult::Ok
             }
             Some(End::Failed) | None => {
                 quick = true;
-                member.conduct.record(false);
-                Verdict::Failed
+                member.outcomes.record(false);
+                CallResult::Failed
             }
             Some(End::Throttled(pause)) => {
                 let until = now.saturating_add(u64::from(pause % 64));
@@ -625,7 +628,7 @@ impl Oracle {
                 member.owner.latest = member.owner.latest.max(now);
                 member.owner.turned_away = member.owner.turned_away.max(until);
                 quick = true;
-                Verdict::Unused
+                CallResult::Unused
             }
             Some(End::NotSent) => {
                 actual = Cost::default();
@@ -633,7 +636,7 @@ impl Oracle {
                 member.calls -= 1;
                 member.unseen = member.unseen.saturating_sub(1);
                 member.unseen_by_probe = member.unseen_by_probe.saturating_sub(1);
-                Verdict::Unused
+                CallResult::Unused
             }
         };
         if quick
@@ -722,6 +725,6 @@ impl Oracle {
     fn is_open(&self, waiter: &OracleWaiter) -> bool {
         (0..self.members.len())
             .filter(|one| self.could_go(waiter.kind, *one))
-            .any(|one| self.reason(one, waiter.kind, waiter.ask.cost()) == Reason::Ready)
+            .any(|one| self.reason(one, waiter.kind, waiter.ask.cost()) == Eligibility::Ready)
     }
 }

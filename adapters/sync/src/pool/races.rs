@@ -3,7 +3,7 @@
 //! elsewhere it is many runs with real threads.
 
 use super::*;
-use crate::Notice;
+use crate::PoolEvent;
 use core::num::NonZeroU32;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
@@ -30,12 +30,12 @@ fn model(race: impl Fn() + Send + 'static) {
     ended.expect("somebody is stranded");
 }
 
-fn empty_pool(config: Config) -> SyncPool<u32> {
+fn empty_pool(config: PoolConfig) -> SyncPool<u32> {
     SyncPool::with_clock(config, Clock::stopped())
 }
 
 fn pool() -> SyncPool<u32> {
-    let pool = empty_pool(Config::new(Policy::Fifo));
+    let pool = empty_pool(PoolConfig::new(Policy::Fifo));
     let member = Member::new(0).max_leases(NonZeroU32::MIN);
     pool.add(member).expect("a small pool takes members");
     pool
@@ -50,7 +50,7 @@ fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool>
             Some(deadline) => request.deadline(Tick::from_nanos(deadline)),
             None => request,
         };
-        pool.enqueue(request).and_then(Ticket::wait).is_ok()
+        pool.enqueue(request).and_then(PendingLease::wait).is_ok()
     })
 }
 
@@ -60,7 +60,7 @@ fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
     pool.shared.clock.set(now);
     #[cfg(loom)]
     {
-        let parked: Vec<_> = lock(&pool.shared.desk).parked().cloned().collect();
+        let parked: Vec<_> = lock(&pool.shared.state).parked().cloned().collect();
         parked.iter().for_each(|parker| parker.ring(now));
     }
 }
@@ -122,7 +122,7 @@ fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
 #[test]
 fn a_window_that_opens_wakes_who_waits_for_it() {
     model(|| {
-        let pool = empty_pool(Config::new(Policy::Fifo));
+        let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
@@ -137,7 +137,7 @@ fn a_window_that_opens_wakes_who_waits_for_it() {
 #[test]
 fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
     model(|| {
-        let pool = empty_pool(Config::new(Policy::Fifo));
+        let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
@@ -198,10 +198,10 @@ fn a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let ticket = pool.enqueue(Request::new()).unwrap();
-        let canceller = ticket.canceller();
-        let waiter = thread::spawn(move || ticket.wait().is_ok());
-        let cancel = thread::spawn(move || canceller.cancel());
+        let pending = pool.enqueue(Request::new()).unwrap();
+        let cancel_handle = pending.cancel_handle();
+        let waiter = thread::spawn(move || pending.wait().is_ok());
+        let cancel = thread::spawn(move || cancel_handle.cancel());
         drop(held);
         let (served, cancelled) = (waiter.join().unwrap(), cancel.join().unwrap());
         assert_ne!(served, cancelled);
@@ -215,8 +215,8 @@ fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let ticket = pool.enqueue(Request::new()).unwrap();
-        let leaver = thread::spawn(move || drop(ticket));
+        let pending = pool.enqueue(Request::new()).unwrap();
+        let leaver = thread::spawn(move || drop(pending));
         drop(held);
         leaver.join().unwrap();
         assert!(pool.try_acquire().is_ok());
@@ -228,7 +228,7 @@ fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
 #[test]
 fn a_release_against_an_expiry_ends_the_lease_once_and_serves_the_next() {
     model(|| {
-        let config = Config::new(Policy::Fifo).lease_ttl(TEN).unwrap();
+        let config = PoolConfig::new(Policy::Fifo).lease_ttl(TEN).unwrap();
         let pool = empty_pool(config);
         let member = Member::new(0).max_leases(NonZeroU32::MIN);
         pool.add(member).unwrap();
@@ -251,10 +251,10 @@ fn a_timekeeper_that_is_cancelled_strands_nobody() {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = pool.enqueue(Request::new()).unwrap();
-        let canceller = first.canceller();
+        let cancel_handle = first.cancel_handle();
         let second = wait(&pool, Some(10));
         let first = thread::spawn(move || first.wait().is_ok());
-        assert!(canceller.cancel());
+        assert!(cancel_handle.cancel());
         set_clock(&pool, 10);
         assert!(!first.join().unwrap());
         assert!(!second.join().unwrap());
@@ -280,15 +280,15 @@ fn a_timekeeper_that_is_dropped_strands_nobody() {
 #[test]
 fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
     model(|| {
-        let config = Config::new(Policy::Fifo).lease_ttl(TEN).unwrap();
+        let config = PoolConfig::new(Policy::Fifo).lease_ttl(TEN).unwrap();
         let pool = empty_pool(config);
         pool.add(Member::new(0)).unwrap();
-        let mut notices = pool.notices(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || notices.wait());
+        let mut events = pool.events(NonZeroUsize::MIN);
+        let listener = thread::spawn(move || events.wait());
         pool.acquire().unwrap().forget();
         set_clock(&pool, 10);
-        let notice = listener.join().unwrap();
-        assert!(matches!(notice, Some(Notice::Expired { .. })));
+        let event = listener.join().unwrap();
+        assert!(matches!(event, Some(PoolEvent::Expired { .. })));
     });
 }
 
@@ -296,8 +296,8 @@ fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
 fn close_never_strands_a_listener() {
     model(|| {
         let pool = pool();
-        let mut notices = pool.notices(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || notices.wait().is_none());
+        let mut events = pool.events(NonZeroUsize::MIN);
+        let listener = thread::spawn(move || events.wait().is_none());
         pool.close();
         assert!(listener.join().unwrap());
     });
@@ -308,18 +308,18 @@ fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let mut notices = pool.notices(NonZeroUsize::MIN);
+        let mut events = pool.events(NonZeroUsize::MIN);
         let listener = thread::spawn(move || {
-            let nothing = notices.wait_until(Some(Tick::from_nanos(10))).is_none();
-            (nothing, notices)
+            let nothing = events.wait_until(Some(Tick::from_nanos(10))).is_none();
+            (nothing, events)
         });
         let waiter = wait(&pool, Some(20));
         set_clock(&pool, 10);
         set_clock(&pool, 30);
-        let (nothing, notices) = listener.join().unwrap();
+        let (nothing, events) = listener.join().unwrap();
         assert!(nothing);
         assert!(!waiter.join().unwrap());
-        drop((held, notices));
+        drop((held, events));
     });
 }
 
@@ -328,26 +328,26 @@ fn a_listener_that_was_told_and_does_not_come_back_strands_nobody() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let mut notices = pool.notices(NonZeroUsize::MIN);
+        let mut events = pool.events(NonZeroUsize::MIN);
         let listener = thread::spawn(move || {
-            let told = notices.wait().is_some();
-            (told, notices)
+            let told = events.wait().is_some();
+            (told, events)
         });
         let waiter = wait(&pool, Some(10));
         let other = pool.add(Member::new(1).weight(0)).unwrap();
         pool.drain(other).unwrap();
-        let (told, notices) = listener.join().unwrap();
+        let (told, events) = listener.join().unwrap();
         assert!(told);
         set_clock(&pool, 10);
         assert!(!waiter.join().unwrap());
-        drop((held, notices));
+        drop((held, events));
     });
 }
 
 #[test]
 fn a_ticket_dropped_as_its_window_opens_gives_the_lease_back() {
     model(|| {
-        let pool = empty_pool(Config::new(Policy::Fifo));
+        let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Grant).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         drop(pool.acquire().unwrap());

@@ -1,14 +1,14 @@
 //! The pool under real threads and the real clock.
 
 use super::*;
-use crate::Notice;
+use crate::PoolEvent;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::HealthConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{Condition, Outcome};
+use leasehold_core::pool::{HealthChange, Outcome};
 use std::sync::mpsc;
 use std::task::Wake;
 use std::thread;
@@ -16,7 +16,7 @@ use std::thread;
 const LONG: Duration = Duration::from_secs(30);
 
 fn pool(members: u32) -> SyncPool<u32> {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     for name in 0..members {
         let member = Member::new(name).max_leases(NonZeroU32::MIN);
         pool.add(member).expect("a small pool takes members");
@@ -84,7 +84,7 @@ fn one_keeper_of_time_lets_every_waiter_time_out() {
 
 #[test]
 fn a_window_that_opens_wakes_who_waits_for_it() {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     let window = Duration::from_millis(50);
     let limit = SlidingLog::new(NonZeroU32::MIN, window, Anchor::Completion).unwrap();
     pool.add(Member::new("key").limit(limit)).unwrap();
@@ -103,7 +103,7 @@ fn a_window_that_opens_wakes_who_waits_for_it() {
 
 #[test]
 fn a_deadline_before_any_window_opens_is_refused_at_once() {
-    let pool = SyncPool::new(Config::new(Policy::Fifo));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     let limit = SlidingLog::new(NonZeroU32::MIN, LONG, Anchor::Grant).unwrap();
     pool.add(Member::new("key").limit(limit)).unwrap();
     drop(pool.acquire().unwrap());
@@ -132,7 +132,7 @@ fn close_wakes_all_and_leaves_held_leases_good() {
 #[test]
 fn a_forgotten_lease_comes_back_at_its_expiry() {
     let ttl = Duration::from_millis(30);
-    let pool = SyncPool::new(Config::new(Policy::Fifo).lease_ttl(ttl).unwrap());
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).lease_ttl(ttl).unwrap());
     pool.add(Member::new(0).max_leases(NonZeroU32::MIN))
         .unwrap();
     core::mem::forget(pool.acquire().unwrap());
@@ -157,12 +157,12 @@ fn a_request_that_is_cancelled_in_time_is_told_so_and_the_next_is_served() {
     for _ in 0..200 {
         let pool = pool(1);
         let held = pool.acquire().unwrap();
-        let ticket = pool.enqueue(Request::new()).unwrap();
-        let canceller = ticket.canceller();
+        let pending = pool.enqueue(Request::new()).unwrap();
+        let cancel_handle = pending.cancel_handle();
         let next = pool.enqueue(Request::new()).unwrap();
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| ticket.wait().map(drop));
-            let cancel = scope.spawn(|| canceller.cancel());
+            let waiter = scope.spawn(|| pending.wait().map(drop));
+            let cancel = scope.spawn(|| cancel_handle.cancel());
             drop(held);
             let expected = match cancel.join().unwrap() {
                 true => Err(AcquireError::Cancelled),
@@ -171,7 +171,7 @@ fn a_request_that_is_cancelled_in_time_is_told_so_and_the_next_is_served() {
             assert_eq!(waiter.join().unwrap(), expected);
             assert!(next.wait().is_ok());
         });
-        assert!(!canceller.cancel());
+        assert!(!cancel_handle.cancel());
     }
 }
 
@@ -190,9 +190,9 @@ fn a_ticket_that_is_dropped_gives_everything_back() {
     assert_eq!((stats.total.not_sent, stats.waiting.cancelled), (2, 1));
 }
 
-struct Woken(AtomicU32);
+struct WakeReason(AtomicU32);
 
-impl Wake for Woken {
+impl Wake for WakeReason {
     fn wake(self: std::sync::Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -203,7 +203,7 @@ fn a_task_and_a_thread_stand_in_one_line_and_the_task_is_woken_once() {
     let pool = pool(1);
     let held = pool.acquire().unwrap();
     let mut task = pool.enqueue(Request::new()).unwrap();
-    let woken = std::sync::Arc::new(Woken(AtomicU32::new(0)));
+    let woken = std::sync::Arc::new(WakeReason(AtomicU32::new(0)));
     let waker = Waker::from(std::sync::Arc::clone(&woken));
     assert!(task.poll(&Context::from_waker(&waker)).0.is_pending());
     thread::scope(|scope| {
@@ -226,15 +226,15 @@ fn a_task_that_keeps_time_polls_again_when_its_deadline_comes() {
     let clock = std::sync::Arc::new(core::sync::atomic::AtomicU64::new(0));
     let shown = std::sync::Arc::clone(&clock);
     let clock_of_pool = Clock::told_by(move || Tick::from_nanos(shown.load(Ordering::SeqCst)));
-    let pool: SyncPool<u32> = SyncPool::with_clock(Config::new(Policy::Fifo), clock_of_pool);
+    let pool: SyncPool<u32> = SyncPool::with_clock(PoolConfig::new(Policy::Fifo), clock_of_pool);
     let deadline = Tick::from_nanos(10);
-    let mut ticket = pool.enqueue(Request::new().deadline(deadline)).unwrap();
+    let mut pending = pool.enqueue(Request::new().deadline(deadline)).unwrap();
     let context = Context::from_waker(Waker::noop());
-    let (answer, alarm) = ticket.poll(&context);
+    let (answer, alarm) = pending.poll(&context);
     assert!(answer.is_pending());
     assert_eq!(alarm, Some(deadline));
     clock.store(10, Ordering::SeqCst);
-    let (answer, _) = ticket.poll(&context);
+    let (answer, _) = pending.poll(&context);
     assert!(matches!(answer, Poll::Ready(Err(AcquireError::TimedOut))));
 }
 
@@ -242,41 +242,44 @@ fn a_task_that_keeps_time_polls_again_when_its_deadline_comes() {
 fn a_listener_probes_members_and_hears_of_their_condition() {
     let health = HealthConfig::new(Duration::from_millis(10), Duration::from_millis(5));
     let health = health.unwrap().rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
-    let pool = SyncPool::new(Config::new(Policy::Fifo).health(health));
-    let mut notices = pool.notices(NonZeroUsize::MIN.saturating_add(7));
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).health(health));
+    let mut events = pool.events(NonZeroUsize::MIN.saturating_add(7));
     pool.add(Member::new(7)).unwrap();
     let mut down = false;
     while !down {
-        match notices.wait_timeout(LONG).unwrap() {
-            Notice::Probe { probe, payload, .. } => {
+        match events.wait_timeout(LONG).unwrap() {
+            PoolEvent::Probe { probe, payload, .. } => {
                 assert_eq!(*payload, 7);
                 // It may be late on a busy machine, and counts as failed then as well.
-                let _ = pool.answer_probe(probe, Probed::Down);
+                let _ = pool.answer_probe(probe, ProbeResult::Down);
             }
-            Notice::Changed { condition, .. } => down = condition == Condition::Down,
-            other @ (Notice::Expired { .. }
-            | Notice::Drained { .. }
-            | Notice::Removed { .. }
-            | Notice::Missed { .. }) => panic!("{other:?}"),
+            PoolEvent::Changed { condition, .. } => down = condition == HealthChange::Down,
+            other @ (PoolEvent::Expired { .. }
+            | PoolEvent::Drained { .. }
+            | PoolEvent::Removed { .. }
+            | PoolEvent::Missed { .. }) => panic!("{other:?}"),
         }
     }
     assert_eq!(pool.try_acquire().unwrap_err(), AcquireError::NothingFree);
     pool.close();
-    while notices.wait().is_some() {}
+    while events.wait().is_some() {}
 }
 
 #[test]
 fn an_inbox_keeps_the_latest_and_tells_how_many_it_missed() {
     let pool = pool(3);
-    let mut notices = pool.notices(NonZeroUsize::MIN);
+    let mut events = pool.events(NonZeroUsize::MIN);
     let members = pool.members();
     for (member, _) in &members {
         pool.drain(*member).unwrap();
     }
-    assert!(matches!(notices.take(), Some(Notice::Missed { count: 2 })));
+    assert!(matches!(
+        events.take(),
+        Some(PoolEvent::Missed { count: 2 })
+    ));
     let last = members.last().unwrap().0;
-    assert!(matches!(notices.take(), Some(Notice::Drained { member }) if member == last));
-    assert!(notices.wait_timeout(Duration::from_millis(1)).is_none());
+    assert!(matches!(events.take(), Some(PoolEvent::Drained { member }) if member == last));
+    assert!(events.wait_timeout(Duration::from_millis(1)).is_none());
 }
 
 #[test]
@@ -292,7 +295,10 @@ fn a_pool_is_driven_in_full_from_threads() {
     let lease = pool.acquire().unwrap();
     assert_eq!(lease.renew(), Ok(None));
     let reasons = pool.explain(&Request::new());
-    assert_eq!(reasons, [(first, Reason::Full), (second, Reason::Disabled)]);
+    assert_eq!(
+        reasons,
+        [(first, Eligibility::Full), (second, Eligibility::Disabled)]
+    );
     assert_eq!(pool.estimate(&Request::new()).unwrap().ahead, 0);
     assert!(pool.remove(first).unwrap().is_none());
     assert!(pool.remove(first).is_err());
@@ -300,8 +306,8 @@ fn a_pool_is_driven_in_full_from_threads() {
     pool.enable(second).unwrap();
     assert!(pool.acquire_timeout(LONG / 2).is_err());
     pool.set_limits(second, LimitSet::new()).unwrap();
-    let ticket = pool.enqueue(Request::new().pin(second)).unwrap();
-    assert_eq!(*ticket.wait().unwrap(), 1);
+    let pending = pool.enqueue(Request::new().pin(second)).unwrap();
+    assert_eq!(*pending.wait().unwrap(), 1);
     assert_eq!(*pool.remove(second).unwrap().unwrap(), 1);
     drop(lease);
     assert!(pool.members().is_empty());
@@ -311,11 +317,11 @@ fn a_pool_is_driven_in_full_from_threads() {
 fn a_ticket_that_was_polled_can_be_waited_for() {
     let pool = pool(1);
     let held = pool.acquire().unwrap();
-    let mut ticket = pool.enqueue(Request::new()).unwrap();
+    let mut pending = pool.enqueue(Request::new()).unwrap();
     let context = Context::from_waker(Waker::noop());
-    assert!(ticket.poll(&context).0.is_pending());
+    assert!(pending.poll(&context).0.is_pending());
     let (served, news) = mpsc::channel();
-    thread::spawn(move || served.send(ticket.wait().is_ok()).unwrap());
+    thread::spawn(move || served.send(pending.wait().is_ok()).unwrap());
     // It has to be asleep for the call to matter; where it isn't yet, nothing is tested.
     thread::sleep(Duration::from_millis(20));
     drop(held);
@@ -335,15 +341,15 @@ impl Drop for Nosy {
 fn what_a_member_carries_may_use_the_pool_as_it_goes() {
     let (done, news) = mpsc::channel();
     thread::spawn(move || {
-        let pool = SyncPool::new(Config::new(Policy::Fifo));
+        let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
         let add = || pool.add(Member::new(Nosy(pool.clone()))).unwrap();
         // With its last lease, out of a full inbox, and with the inbox.
         for capacity in [None, Some(1), Some(2)] {
-            let notices = capacity.map(|room| pool.notices(NonZeroUsize::new(room).unwrap()));
+            let events = capacity.map(|room| pool.events(NonZeroUsize::new(room).unwrap()));
             let [one, other] = [add(), add()];
             let leases = [one, other].map(|member| {
-                let ticket = pool.enqueue(Request::new().pin(member)).unwrap();
-                ticket.wait().unwrap()
+                let pending = pool.enqueue(Request::new().pin(member)).unwrap();
+                pending.wait().unwrap()
             });
             for member in [one, other] {
                 assert!(pool.remove(member).unwrap().is_none());
@@ -351,7 +357,7 @@ fn what_a_member_carries_may_use_the_pool_as_it_goes() {
             for lease in leases {
                 lease.release(Outcome::Ok).unwrap();
             }
-            drop(notices);
+            drop(events);
         }
         done.send(()).unwrap();
     });

@@ -81,9 +81,9 @@ async fn an_acquisition_that_waits_for_a_window() {
                     let pool = key(1);
                     let start = Instant::now();
                     drop(pool.acquire().await.unwrap());
-                    let mut notices = pool.notices(SOME);
+                    let mut events = pool.events(SOME);
                     let listener = (place == Place::Listened)
-                        .then(|| tokio::spawn(async move { notices.next().await.is_none() }));
+                        .then(|| tokio::spawn(async move { events.next().await.is_none() }));
                     let before = match place {
                         Place::First => None,
                         Place::Middle | Place::Listened => Some(waiter(&pool, start).await),
@@ -141,9 +141,9 @@ async fn an_acquisition_that_waits_for_a_release() {
             let pool = pool(1);
             let start = Instant::now();
             let mut held = Some(pool.acquire().await.unwrap());
-            let mut notices = pool.notices(SOME);
+            let mut events = pool.events(SOME);
             let listener = (place == Place::Listened)
-                .then(|| tokio::spawn(async move { notices.next().await.is_none() }));
+                .then(|| tokio::spawn(async move { events.next().await.is_none() }));
             let before = match place {
                 Place::First => None,
                 Place::Middle | Place::Listened => Some(waiter(&pool, start).await),
@@ -257,9 +257,9 @@ async fn a_call_under_a_lease() {
                 .abandoned(Outcome::Failed)
                 .layer(SlowlyReady(service_fn(several_awaits_at), 0));
             let mut held = Some(pool.acquire().await.unwrap());
-            let mut notices = pool.notices(SOME);
+            let mut events = pool.events(SOME);
             let listener = (place == Place::Listened)
-                .then(|| tokio::spawn(async move { notices.next().await.is_none() }));
+                .then(|| tokio::spawn(async move { events.next().await.is_none() }));
             let before = match place {
                 Place::First => None,
                 Place::Middle | Place::Listened => Some(waiter(&pool, start).await),
@@ -417,14 +417,14 @@ async fn an_admission_that_was_not_used_is_the_next_one_s_at_once() {
 async fn a_notice() {
     for is_alone in [true, false] {
         let polls = at_every_point(async |polls| {
-            let config = Config::new(Policy::Fifo).lease_ttl(5 * SECOND).unwrap();
+            let config = PoolConfig::new(Policy::Fifo).lease_ttl(5 * SECOND).unwrap();
             let pool = TokioPool::new(config);
             let member = Member::new(0).max_leases(NonZeroU32::MIN);
             pool.blocking().add(member).unwrap();
             let start = Instant::now();
-            let mut notices = pool.notices(SOME);
+            let mut events = pool.events(SOME);
             ::core::mem::forget(pool.acquire().await.unwrap());
-            let mut next = Box::pin(notices.next());
+            let mut next = Box::pin(events.next());
             let first = poll_times(&mut next, polls.min(1), async |_| ()).await;
             assert!(first.is_none());
             let waiting = match is_alone {
@@ -441,10 +441,13 @@ async fn a_notice() {
             let is_told = told.is_some();
             let again = match told {
                 Some(told) => told,
-                None => notices.next().await,
+                None => events.next().await,
             };
-            assert!(matches!(again, Some(Notice::Expired { .. })), "{again:?}");
-            assert!(notices.take().is_none());
+            assert!(
+                matches!(again, Some(PoolEvent::Expired { .. })),
+                "{again:?}"
+            );
+            assert!(events.take().is_none());
             assert!(pool.try_acquire().is_ok());
             assert_nothing_is_lost(&pool);
             is_told
@@ -476,13 +479,13 @@ async fn a_future_that_moves_wakes_the_task_that_has_it() {
     let mut ready = service.clone();
     ready.ready().await.unwrap();
 
-    let mut notices = backends.notices(SOME);
+    let mut events = backends.events(SOME);
     let tasks = [
         moved(served_at(keys.acquire(), start)).await,
         moved(served_at(backends.acquire(), start)).await,
         moved(served_at(service.oneshot(1), start)).await,
         moved(async move {
-            assert!(notices.next().await.is_none());
+            assert!(events.next().await.is_none());
             start.elapsed()
         })
         .await,

@@ -1,0 +1,57 @@
+//! The share of healthy members below which health is ignored.
+
+/// The share of healthy members below which health is ignored, because those left would be crushed.
+///
+/// ```
+/// use leasehold_core::health::PanicThreshold;
+///
+/// let half = PanicThreshold::new(500)?;
+/// assert!(half.in_panic(4, 10));
+/// assert!(!half.in_panic(5, 10));
+/// # Ok::<(), leasehold_core::health::PanicThresholdError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PanicThreshold(u16);
+
+/// A share above the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a panic threshold may be at most 1000 permille")]
+pub struct PanicThresholdError;
+
+impl PanicThreshold {
+    /// No share is below this one.
+    pub const NEVER: Self = Self(0);
+
+    /// A share in a thousand.
+    ///
+    /// # Errors
+    /// Where it is above 1,000.
+    pub const fn new(permille: u16) -> Result<Self, PanicThresholdError> {
+        if permille > 1_000 {
+            return Err(PanicThresholdError);
+        }
+        Ok(Self(permille))
+    }
+
+    /// Whether `healthy` of `total` are too few: less than the threshold, so that exactly as many are
+    /// enough. Nobody panics over no members.
+    #[must_use]
+    pub fn in_panic(self, healthy: u32, total: u32) -> bool {
+        u64::from(healthy).saturating_mul(1_000) < u64::from(total).saturating_mul(self.0.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panic_threshold_itself_is_enough() {
+        let third = PanicThreshold::new(333).unwrap();
+        assert!(third.in_panic(332, 1_000) && !third.in_panic(333, 1_000));
+        assert!(!PanicThreshold::NEVER.in_panic(0, 10));
+        assert!(PanicThreshold::new(1_001).is_err());
+        let all = PanicThreshold::new(1_000).unwrap();
+        assert!(all.in_panic(u32::MAX - 1, u32::MAX) && !all.in_panic(0, 0));
+    }
+}

@@ -1,0 +1,194 @@
+//! What is watched of members: probes, breakers, outliers and what is due of them.
+
+use super::super::case::{Found, nanos};
+use super::{Oracle, OracleEvent, OracleMember, State};
+use leasehold_core::health::BreakerState;
+use leasehold_core::health::{Health, ProbeAnswer, ProbeId, Transition};
+use leasehold_core::pool::HealthChange;
+use leasehold_core::time::Tick;
+
+impl Oracle {
+    pub(crate) fn handle_probe(
+        &mut self,
+        now: u64,
+        member: usize,
+        probe: ProbeId,
+        found: Found,
+    ) -> bool {
+        self.advance(now);
+        let tick = self.tick();
+        let one = &mut self.members[member];
+        if one.state == State::Gone || one.probe != Some(probe) {
+            return false;
+        }
+        one.probe = None;
+        let answer = match found {
+            Found::Up(depth, latency) => {
+                if let Some(depth) = depth {
+                    one.depth = Some(depth.into());
+                    one.unseen = one.unseen_by_probe;
+                }
+                if let (Some(took), Some(latency)) = (latency, &mut one.latency) {
+                    latency.observe(tick, nanos(took.into()));
+                }
+                ProbeAnswer::Up
+            }
+            Found::Down => ProbeAnswer::Down,
+        };
+        let config = self.watch.health().expect("there was a probe");
+        let health = one.health.as_mut().expect("there was a probe");
+        let change = health.answer(&config, tick, probe, answer);
+        self.changed(member, change);
+        self.look_around();
+        self.serve();
+        true
+    }
+
+    fn changed(&mut self, member: usize, change: Option<Transition>) {
+        let condition = match change {
+            None => return,
+            Some(Transition::WentDown) => HealthChange::Down,
+            Some(Transition::WentUp) => {
+                self.members[member]
+                    .slow_start
+                    .begin(Tick::from_nanos(self.now));
+                HealthChange::Up
+            }
+        };
+        self.events.push(OracleEvent::Changed(member, condition));
+    }
+
+    pub(crate) fn observe_depth(&mut self, now: u64, member: usize, depth: u8) -> bool {
+        self.advance(now);
+        let one = &mut self.members[member];
+        let there = !matches!(one.state, State::Removing | State::Gone);
+        if there {
+            one.depth = Some(depth.into());
+            one.unseen = 0;
+            one.unseen_by_probe = 0;
+        }
+        there
+    }
+
+    fn timer(&self, member: &OracleMember) -> Option<u64> {
+        if member.state == State::Gone {
+            return None;
+        }
+        let now = self.tick();
+        let ramp = self.watch.slow_start();
+        let timers = [
+            member.health.as_ref().and_then(Health::poll_timeout),
+            member.breaker.poll_timeout(),
+            ramp.and_then(|ramp| member.slow_start.next_change(&ramp, now)),
+            member.ejected_until,
+        ];
+        timers.into_iter().flatten().map(Tick::as_nanos).min()
+    }
+
+    /// The member that is to be looked after first; of several, the one of the lowest slot.
+    pub(super) fn first_timer(&self) -> Option<(u64, usize)> {
+        let members = self.members.iter().enumerate();
+        let timers = members
+            .filter_map(|(name, member)| self.timer(member).map(|tick| (tick, member.id, name)));
+        timers.min().map(|(tick, _, name)| (tick, name))
+    }
+
+    pub(super) fn watch_over(&mut self, name: usize) {
+        let tick = self.tick();
+        if let Some(config) = self.watch.health() {
+            let member = &mut self.members[name];
+            let health = member.health.as_mut().expect("members are probed");
+            if health.poll_timeout().is_some_and(|due| due <= tick) {
+                member.probe = None;
+            }
+            let change = health.handle_timeout(&config, tick);
+            if let Some(probe) = health.begin_probe(&config, tick) {
+                member.probe = Some(probe);
+                member.unseen_by_probe = 0;
+                self.events.push(OracleEvent::Probe(name));
+            }
+            self.changed(name, change);
+        }
+        let member = &mut self.members[name];
+        member.ejected_until = member.ejected_until.filter(|until| *until > tick);
+        if member.outcomes.take_end(tick) {
+            member.slow_start.begin(tick);
+        }
+        if let Some(config) = self.watch.breaker() {
+            member.breaker.handle_timeout(&config, tick);
+            self.note_breaker(name);
+        }
+        self.look_around();
+    }
+
+    pub(super) fn note_breaker(&mut self, name: usize) {
+        let Some(config) = self.watch.breaker() else {
+            return;
+        };
+        let tick = self.tick();
+        let member = &mut self.members[name];
+        let condition = match member.breaker.state(&config, tick) {
+            BreakerState::Open { until } if member.told_open != Some(until) => {
+                member.told_open = Some(until);
+                HealthChange::BreakerOpen { until }
+            }
+            BreakerState::Closed if member.told_open.is_some() => {
+                member.told_open = None;
+                member.slow_start.begin(tick);
+                HealthChange::BreakerClosed
+            }
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
+                return;
+            }
+        };
+        self.events.push(OracleEvent::Changed(name, condition));
+    }
+
+    pub(super) fn sweep(&mut self) {
+        let (Some(outlier), Some(config)) = (&mut self.outlier, self.watch.outlier()) else {
+            return;
+        };
+        if outlier
+            .poll_timeout()
+            .is_none_or(|due| due.as_nanos() > self.now)
+        {
+            return;
+        }
+        let members = self.members.iter_mut().enumerate();
+        let there =
+            members.filter(|(_, member)| member.state == State::Enabled && member.weight > 0);
+        let mut there: Vec<_> = there.collect();
+        there.sort_by_key(|(_, member)| member.id);
+        let windows = there
+            .into_iter()
+            .map(|(name, member)| (name, &mut member.outcomes));
+        let mut ejected = Vec::new();
+        for ejection in outlier.sweep(&config, Tick::from_nanos(self.now), windows) {
+            let until = ejection.until;
+            ejected.push((ejection.member, until));
+            let condition = HealthChange::Ejected { until };
+            self.events
+                .push(OracleEvent::Changed(ejection.member, condition));
+        }
+        for (member, until) in ejected {
+            self.members[member].ejected_until = Some(until);
+        }
+        self.look_around();
+    }
+
+    /// LeaseCounts the healthy.
+    pub(super) fn look_around(&mut self) {
+        let now = self.tick();
+        let members = self.members.iter();
+        let counted: Vec<bool> = members
+            .filter(|member| member.state == State::Enabled && member.weight > 0)
+            .map(|member| {
+                let up = member.health.as_ref().is_none_or(Health::is_up);
+                up && member.outcomes.ejected(now).is_none()
+            })
+            .collect();
+        let healthy = counted.iter().filter(|healthy| **healthy).count();
+        let panic = self.watch.panic();
+        self.panic = panic.in_panic(healthy as u32, counted.len() as u32);
+    }
+}

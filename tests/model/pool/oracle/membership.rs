@@ -1,0 +1,181 @@
+//! Who comes and goes, and what operators change.
+
+use super::super::case::{Management, MemberSetup};
+use super::super::owner::Owner;
+use super::{Kind, Oracle, OracleEvent, OracleMember, State};
+use crate::limits;
+use leasehold_core::balance::PeakEwma;
+use leasehold_core::health::Breaker;
+use leasehold_core::health::{Health, SlowStart};
+use leasehold_core::health::{OutcomeWindow, Outlier};
+use leasehold_core::pool::MemberId;
+use leasehold_core::time::Tick;
+use std::collections::BTreeMap;
+
+impl Oracle {
+    pub(crate) fn add(&mut self, now: u64, id: MemberId, setup: MemberSetup) {
+        self.advance(now);
+        let stamp = self.stamp();
+        let mut slow_start = SlowStart::default();
+        slow_start.begin(self.tick());
+        let health = self.watch.health();
+        let seed = self.members.len() as u64;
+        self.members.push(OracleMember {
+            id,
+            setup,
+            weight: setup.weight(),
+            owner: setup.owner(),
+            state: State::Enabled,
+            in_flight: 0,
+            pass: self.levels.get(&setup.tier()).copied().unwrap_or(0),
+            stamp,
+            rests_until: 0,
+            calls: 0,
+            breaker: Breaker::new(),
+            health: health.map(|config| Health::new(&config, self.tick(), seed)),
+            probe: None,
+            outcomes: OutcomeWindow::default(),
+            slow_start,
+            depth: None,
+            unseen: 0,
+            unseen_by_probe: 0,
+            latency: self.latency.as_ref().map(PeakEwma::another),
+            service: BTreeMap::new(),
+            told_open: None,
+            ejected_until: None,
+            judged: true,
+        });
+        self.look_around();
+        self.serve();
+    }
+
+    /// Whether the member was there, and whether it left at once.
+    pub(crate) fn manage(&mut self, now: u64, member: usize, what: Management) -> (bool, bool) {
+        self.advance(now);
+        if matches!(self.members[member].state, State::Removing | State::Gone) {
+            return (false, false);
+        }
+        let idle = self.members[member].in_flight == 0;
+        let (state, leaves) = match what {
+            Management::Remove if idle => (State::Gone, true),
+            Management::Remove => (State::Removing, false),
+            Management::Drain => (State::Draining, false),
+            Management::Disable => (State::Disabled, false),
+            Management::Enable => (State::Enabled, false),
+            Management::Weigh(weight) => {
+                self.members[member].weight = u16::from(weight % 4);
+                (self.members[member].state, false)
+            }
+            Management::Limit(setup) => {
+                self.set_limit(member, setup);
+                (self.members[member].state, false)
+            }
+        };
+        self.members[member].state = state;
+        if matches!(what, Management::Remove) {
+            let pinned: Vec<_> = self
+                .waiting()
+                .filter(|(_, waiter)| waiter.kind.pin == Some(member))
+                .map(|(name, waiter)| (waiter.kind.class, self.turn(waiter.ask, name), name))
+                .collect();
+            self.send_away(
+                member,
+                pinned.into_iter().map(|(class, ..)| class).collect(),
+            );
+        }
+        self.look_around();
+        self.serve();
+        if idle && state == State::Draining && matches!(what, Management::Drain) {
+            self.events.push(OracleEvent::Drained(member));
+        }
+        (true, leaves)
+    }
+
+    fn set_limit(&mut self, name: usize, setup: limits::Setup) {
+        let member = &mut self.members[name];
+        member.judged = false;
+        member.owner = Owner {
+            requests: Some(setup.anchored().oracle()),
+            ..Owner::default()
+        };
+        for lease in &mut self.leases {
+            if lease.live && lease.member == name {
+                lease.own = member.owner.charge(self.now, lease.class, lease.cost);
+            }
+        }
+    }
+
+    /// Those that are pinned to a member that is no more, lane by lane as these were made, in turn.
+    fn send_away(&mut self, member: usize, mut classes: Vec<u32>) {
+        classes.dedup();
+        let mut lanes: Vec<u32> = Vec::new();
+        for class in classes {
+            if !lanes.contains(&class) {
+                lanes.push(class);
+            }
+        }
+        for class in lanes {
+            let kind = Kind {
+                class,
+                labels: 0,
+                pin: Some(member),
+            };
+            while let Some((_, name)) = self.next(kind) {
+                let ask = self.waiters[name].ask;
+                self.had_its_turn(ask);
+                self.waiters[name].waiting = false;
+                self.forget_turns();
+                self.tally.refused += 1;
+                self.events.push(OracleEvent::PinnedMemberRemoved(name));
+            }
+        }
+    }
+
+    pub(crate) fn close(&mut self, now: u64) {
+        self.advance(now);
+        self.closed = true;
+        for (name, waiter) in self.waiters.iter_mut().enumerate() {
+            if core::mem::take(&mut waiter.waiting) {
+                self.tally.cancelled += 1;
+                self.events.push(OracleEvent::Closed(name));
+            }
+        }
+        self.turns.clear();
+    }
+
+    /// Forgets what no snapshot holds. `leases` are those that are live, in the order in which they end.
+    pub(crate) fn restart(&mut self, now: u64, leases: &[usize]) {
+        self.now = self.now.max(now);
+        self.as_of = self.now;
+        self.closed = false;
+        for waiter in &mut self.waiters {
+            self.tally.cancelled += u64::from(core::mem::take(&mut waiter.waiting));
+        }
+        self.turns.clear();
+        self.kinds.clear();
+        self.phantoms.clear();
+        self.outlier = self
+            .watch
+            .outlier()
+            .map(|one| Outlier::new(&one, self.tick()));
+        let half_life = self.choice.policy().half_life();
+        self.latency = half_life.map(|half_life| PeakEwma::new(half_life, self.tick()));
+        for member in &mut self.members {
+            member.probe = None;
+            member.latency = self.latency.as_ref().map(PeakEwma::another);
+            let now = Tick::from_nanos(self.now);
+            member.ejected_until = member.ejected_until.filter(|until| *until > now);
+            if member.outcomes.take_end(now) {
+                member.slow_start.begin(now);
+            }
+        }
+        for lease in leases {
+            let stamp = self.stamp();
+            let now = self.now;
+            let ends = &mut self.leases[*lease];
+            ends.held = false;
+            ends.expires = Some((ends.expires.map_or(now, |(tick, _)| tick), stamp));
+        }
+        self.look_around();
+    }
+}

@@ -1,0 +1,311 @@
+//! Who could serve a request, who does, and why the others don't.
+
+use super::super::case::{Ask, Choice};
+use super::super::owner::Owner;
+use super::{Kind, Opening, Oracle, State, opening_of};
+use leasehold_core::balance::{Availability, Balancer, MemberLoad, PeakEwma};
+use leasehold_core::health::BreakerState;
+use leasehold_core::health::SlowStart;
+use leasehold_core::limit::{Cost, Wait};
+use leasehold_core::pool::Eligibility;
+use leasehold_core::time::Tick;
+
+impl Oracle {
+    pub(super) fn could_go(&self, kind: Kind, member: usize) -> bool {
+        match kind.pin {
+            Some(pin) => pin == member,
+            None => self.members[member].setup.labels() & kind.labels == kind.labels,
+        }
+    }
+
+    pub(super) fn fits(&self, kind: Kind, cost: Cost) -> bool {
+        let admits = |owner: &Owner| owner.earliest(self.now, kind.class, cost) != Wait::Never;
+        let mut nobody = true;
+        let mut fits = false;
+        for (name, member) in self.members.iter().enumerate() {
+            if member.state != State::Gone && self.could_go(kind, name) {
+                nobody = false;
+                let group = member.setup.group();
+                fits |= admits(&member.owner) && group.is_none_or(|at| admits(&self.groups[at]));
+            }
+        }
+        (nobody || fits) && admits(&self.shared)
+    }
+
+    pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
+        let at = self.as_of;
+        let group = self.members[member].setup.group();
+        let phantoms = self.phantoms_of(member);
+        let member = &self.members[member];
+        match member.state {
+            State::Removing | State::Gone => return Eligibility::Removed,
+            State::Disabled => return Eligibility::Disabled,
+            State::Draining => return Eligibility::Draining,
+            State::Enabled if member.weight == 0 => return Eligibility::Draining,
+            State::Enabled => {}
+        }
+        if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
+            return Eligibility::Unhealthy;
+        }
+        if member.in_flight.saturating_add(phantoms) >= member.setup.max_leases() {
+            return Eligibility::Full;
+        }
+        let mut holds = vec![(at, 0, Eligibility::Ready)];
+        if let Some(until) = member.outcomes.ejected(self.tick())
+            && !self.panic
+        {
+            holds.push((until.as_nanos(), 1, Eligibility::Ejected { until }));
+        }
+        let until = Tick::from_nanos(member.rests_until);
+        holds.push((member.rests_until, 2, Eligibility::Throttled { until }));
+        if let Some(config) = self.watch.breaker() {
+            match member.breaker.state(&config, self.tick()) {
+                BreakerState::Open { until } => {
+                    holds.push((until.as_nanos(), 3, Eligibility::BreakerOpen { until }));
+                }
+                BreakerState::HalfOpen { probes: 1.., .. } => return Eligibility::Probing,
+                BreakerState::HalfOpen { .. } | BreakerState::Closed => {}
+            }
+        }
+        let owners = [Some(&member.owner), group.map(|group| &self.groups[group])];
+        for owner in owners.into_iter().flatten() {
+            match owner.earliest(at, kind.class, cost) {
+                Wait::Until(until) => {
+                    holds.push((until.as_nanos(), 4, Eligibility::AtLimit { until }))
+                }
+                Wait::ForSettlement => return Eligibility::InFlight,
+                Wait::Never => return Eligibility::NeverFits,
+            }
+        }
+        let latest = holds.iter().map(|(until, ..)| *until).max().unwrap_or(at);
+        let mut longest = holds.into_iter().filter(|(until, ..)| *until == latest);
+        longest
+            .next()
+            .map_or(Eligibility::Ready, |(.., reason)| reason)
+    }
+
+    /// When the first member of a lane opens; the pool's own limits count if one is open.
+    pub(crate) fn lane_opening(&self, kind: Kind, cost: Cost) -> Opening {
+        let openings: Vec<_> = (0..self.members.len())
+            .filter(|member| self.could_go(kind, *member))
+            .map(|member| opening_of(self.reason(member, kind, cost)))
+            .collect();
+        if openings.contains(&Opening::Now) {
+            return match self.shared.earliest(self.as_of, kind.class, cost) {
+                Wait::Until(at) if at.as_nanos() <= self.as_of => Opening::Now,
+                Wait::Until(at) => Opening::At(at.as_nanos()),
+                Wait::ForSettlement => Opening::AnyTime,
+                Wait::Never => Opening::Unknown,
+            };
+        }
+        if openings.contains(&Opening::AnyTime) {
+            return Opening::AnyTime;
+        }
+        self.first_tick(kind, cost)
+            .map_or(Opening::Unknown, Opening::At)
+    }
+
+    /// The first tick at which a member of a lane is known to open.
+    pub(super) fn first_tick(&self, kind: Kind, cost: Cost) -> Option<u64> {
+        let members = (0..self.members.len()).filter(|member| self.could_go(kind, *member));
+        let openings = members.map(|member| opening_of(self.reason(member, kind, cost)));
+        openings
+            .filter_map(|opening| match opening {
+                Opening::At(at) => Some(at),
+                Opening::Now | Opening::AnyTime | Opening::Unknown => None,
+            })
+            .min()
+    }
+
+    fn phantoms_of(&self, member: usize) -> u32 {
+        let its = self.phantoms.iter().filter(|one| one.member == member);
+        let alive = its.filter(|one| one.end().is_none_or(|end| end > self.as_of));
+        alive.count() as u32
+    }
+
+    fn member_load(&self, name: usize, class: u32) -> MemberLoad {
+        let member = &self.members[name];
+        let phantoms = self.phantoms_of(name);
+        let jobs = u64::from(match member.depth {
+            Some(depth) => depth + member.unseen.max(phantoms),
+            None => member.in_flight + phantoms,
+        });
+        let work = if self.choice == Choice::LeastTime {
+            match member.service.get(&class) {
+                Some(mean) => ((jobs + 1) * mean).max(1),
+                None if jobs == 0 => 0,
+                None => u64::MAX / 2 + jobs,
+            }
+        } else {
+            let scaled = jobs << 20;
+            scaled
+                .checked_div(self.weight(name).into())
+                .unwrap_or(scaled)
+        };
+        MemberLoad {
+            load: member.in_flight + phantoms,
+            pass: member.pass,
+            stamp: member.stamp,
+            work,
+            latency: member.latency.as_ref().and_then(PeakEwma::key),
+        }
+    }
+
+    pub(super) fn weight(&self, name: usize) -> u32 {
+        let member = &self.members[name];
+        match self.watch.slow_start() {
+            _ if self.choice.policy().uses_key() => member.weight.into(),
+            Some(ramp) => member
+                .slow_start
+                .weight_at(&ramp, self.tick(), member.weight.into()),
+            None => u32::from(member.weight) * SlowStart::SCALE,
+        }
+    }
+
+    /// The member of the session, or the one that the policy chooses, of the nearest tier that has one.
+    pub(super) fn choose(&mut self, kind: Kind, ask: Ask) -> usize {
+        let hint = self.hints.pop_front();
+        let hint = hint.expect("the machine grants as much as the oracle");
+        let ready: Vec<usize> = (0..self.members.len())
+            .filter(|one| self.could_go(kind, *one))
+            .filter(|one| self.reason(*one, kind, ask.cost()) == Eligibility::Ready)
+            .collect();
+        let tier = |name: usize| self.members[name].setup.tier();
+        let nearest = ready.iter().map(|one| tier(*one)).min();
+        let nearest = nearest.expect("a member is ready");
+        let ready: Vec<usize> = ready
+            .into_iter()
+            .filter(|one| tier(*one) == nearest)
+            .collect();
+        if kind.pin.is_none()
+            && let Some(held) = self.held(ask)
+            && ready.contains(&held)
+        {
+            return held;
+        }
+        if kind.pin.is_some() {
+            return ready[0];
+        }
+        if !self.choice.is_settled(&ask) {
+            assert!(ready.contains(&hint), "{hint} of {ready:?}");
+            return hint;
+        }
+        let mut balancer = Balancer::new(self.choice.policy(), 0);
+        for name in 0..self.members.len() {
+            if tier(name) == nearest
+                && self.could_go(kind, name)
+                && !matches!(self.members[name].state, State::Removing | State::Gone)
+            {
+                let identity = leasehold_core::balance::stable_hash(name.to_string().as_bytes());
+                let member_load = self.member_load(name, kind.class);
+                balancer.insert(name as u32, identity, self.weight(name));
+                let availability = match self.reason(name, kind, ask.cost()) {
+                    Eligibility::Ready => Availability::Ready,
+                    Eligibility::Ejected { .. }
+                    | Eligibility::BreakerOpen { .. }
+                    | Eligibility::Probing
+                    | Eligibility::Full
+                    | Eligibility::Throttled { .. }
+                    | Eligibility::AtLimit { .. }
+                    | Eligibility::InFlight
+                    | Eligibility::NeverFits => Availability::Busy,
+                    Eligibility::LowerTier
+                    | Eligibility::InLine
+                    | Eligibility::WrongLabels
+                    | Eligibility::NotPinned
+                    | Eligibility::Removed
+                    | Eligibility::Disabled
+                    | Eligibility::Draining
+                    | Eligibility::Unhealthy => Availability::Out,
+                };
+                balancer.place(name as u32, &member_load, availability);
+            }
+        }
+        balancer.choose(ask.key()).expect("a member is ready") as usize
+    }
+
+    /// Who served the session last.
+    fn held(&self, ask: Ask) -> Option<usize> {
+        let held = self
+            .affinity
+            .as_ref()?
+            .holder(self.tick(), ask.session()?)?;
+        (self.members[held].state != State::Gone).then_some(held)
+    }
+
+    pub(super) fn stick(&mut self, kind: Kind, ask: Ask, mut chosen: usize) {
+        let Some(session) = ask.session().filter(|_| kind.pin.is_none()) else {
+            return;
+        };
+        let tier = |oracle: &Self, name: usize| oracle.members[name].setup.tier();
+        if let Some(held) = self.held(ask)
+            && held != chosen
+            && tier(self, held) <= tier(self, chosen)
+            && self.could_go(kind, held)
+            && matches!(
+                self.reason(held, kind, ask.cost()),
+                Eligibility::Full
+                    | Eligibility::Throttled { .. }
+                    | Eligibility::AtLimit { .. }
+                    | Eligibility::InFlight
+                    | Eligibility::Probing
+                    | Eligibility::Ready
+            )
+        {
+            chosen = held;
+        }
+        let now = self.tick();
+        if let Some(affinity) = &mut self.affinity {
+            affinity.assign(now, session, chosen);
+        }
+    }
+
+    /// Why each member that is there could serve a request or not.
+    pub(crate) fn explain(&self, ask: Ask, pin: Option<usize>) -> Vec<(usize, Eligibility)> {
+        let kind = Kind {
+            class: ask.class(),
+            labels: ask.labels(),
+            pin,
+        };
+        let shared = match self.shared.earliest(self.now, kind.class, ask.cost()) {
+            Wait::Until(until) if until.as_nanos() <= self.now => None,
+            Wait::Until(until) => Some(Eligibility::AtLimit { until }),
+            Wait::ForSettlement => Some(Eligibility::InFlight),
+            Wait::Never => Some(Eligibility::NeverFits),
+        };
+        let there = (0..self.members.len()).filter(|one| self.members[*one].state != State::Gone);
+        let mut reasons: Vec<_> = there
+            .map(|name| {
+                let reason = if pin.is_some_and(|pin| pin != name) {
+                    Eligibility::NotPinned
+                } else if !self.could_go(kind, name) {
+                    Eligibility::WrongLabels
+                } else {
+                    match (self.reason(name, kind, ask.cost()), shared) {
+                        (Eligibility::Ready, Some(shared)) => shared,
+                        (reason, _) => reason,
+                    }
+                };
+                (name, reason)
+            })
+            .collect();
+        let ready = reasons.iter().filter(|(_, one)| *one == Eligibility::Ready);
+        let tier = |name: usize| self.members[name].setup.tier();
+        let nearest = ready.map(|(name, _)| tier(*name)).min();
+        let kind = Kind {
+            labels: if pin.is_some() { 0 } else { kind.labels },
+            ..kind
+        };
+        let next = self.next(kind).map(|(turn, _)| turn);
+        let in_line = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
+        for (name, reason) in &mut reasons {
+            if *reason == Eligibility::Ready && nearest.is_some_and(|nearest| nearest < tier(*name))
+            {
+                *reason = Eligibility::LowerTier;
+            } else if *reason == Eligibility::Ready && in_line {
+                *reason = Eligibility::InLine;
+            }
+        }
+        reasons
+    }
+}
