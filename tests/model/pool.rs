@@ -16,14 +16,15 @@ use crate::limits;
 use case::{IN_RANGE, machine_of, nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
+use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeId;
-use leasehold_core::limit::{Cost, Limit};
+use leasehold_core::limit::{Cost, Limit, LimitSet, Unit};
 use leasehold_core::pool::{
-    self, Acquired, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, PoolConfig,
-    ProbeResult, Release, Request, WaiterId,
+    self, Acquired, Grant, GroupId, Labels, LeaseId, Member, MemberId, Outcome, Pool, PoolConfig,
+    PoolId, ProbeResult, Release, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
-use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, State, Tally};
+use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, Refusal, State, Tally};
 use std::collections::VecDeque;
 
 const CLASSES: u32 = 2;
@@ -50,13 +51,13 @@ struct Pair {
 pub(crate) fn config(case: &Case) -> PoolConfig {
     let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
     let max_lanes = NonZeroU32::MIN.saturating_add(u32::from(case.max_lanes % 6));
-    let mut config = PoolConfig::new(case.policy.policy())
+    let mut config = PoolConfig::builder(case.policy.policy())
         .max_waiters(u32::from(case.max_waiters % 16))
         .max_lanes(max_lanes)
         .limits(machine_of(case.shared, None))
         .panic_threshold(case.watch.panic());
     if let Some(ttl) = ttl {
-        config = config.lease_ttl(nanos(ttl)).expect(IN_RANGE);
+        config = config.lease_ttl(nanos(ttl));
     }
     if let Some(breaker) = case.watch.breaker() {
         config = config.breaker(breaker);
@@ -71,12 +72,12 @@ pub(crate) fn config(case: &Case) -> PoolConfig {
         config = config.slow_start(ramp);
     }
     if let Some((capacity, ttl)) = case.watch.affinity() {
-        config = config.affinity(capacity, ttl).expect(IN_RANGE);
+        config = config.affinity(capacity, ttl);
     }
     if case.policy == Choice::LeastTime {
         config = config.weigh_by_time();
     }
-    config
+    config.build().expect(IN_RANGE)
 }
 
 /// The pool of a case with its first members.
@@ -216,6 +217,7 @@ impl Pair {
                 self.take_hints();
                 self.oracle.close(now);
             }
+            Op::Foreign => self.use_foreign_ids(tick),
             Op::Restart(pause) => {
                 let now = self.oracle.now.max(now) + u64::from(pause % 16);
                 self.restart(now);
@@ -290,7 +292,13 @@ impl Pair {
                 self.waiters.push(waiter);
                 Answer::Waiting(self.waiters.len() - 1)
             }
-            Err(error) => Answer::Refused(error),
+            Err(error) => {
+                if let Some(cause) = error.cause() {
+                    let causes = &self.oracle.causes;
+                    assert!(causes.contains(&cause), "{cause:?} of {causes:?}");
+                }
+                Answer::Refused(Refusal::from(error))
+            }
         };
         assert_eq!(got, expected);
     }
@@ -308,6 +316,7 @@ impl Pair {
                 }
             }
             End::NotSent => Outcome::NotSent,
+            End::Unknown => Outcome::Unknown,
         };
         // No more than was reserved, so that the limits' promises hold.
         let reserved = self.oracle.leases[lease].cost.tokens;
@@ -409,6 +418,16 @@ impl Pair {
         match (got, kind) {
             (Ok(got), Ok(kind)) => {
                 let opening = self.oracle.lane_opening(kind, ask.cost());
+                let causes = match got.ahead {
+                    0 if opening == Opening::Now => Vec::new(),
+                    0 => self.oracle.causes_of(kind, ask.cost()),
+                    _ => self.oracle.causes_of_head(kind),
+                };
+                assert_eq!(got.cause.is_none(), causes.is_empty(), "{got:?}");
+                assert!(
+                    got.cause.is_none_or(|cause| causes.contains(&cause)),
+                    "{got:?} {causes:?}"
+                );
                 let idle = self.oracle.next(kind).is_none();
                 if idle {
                     assert_eq!(got.ahead, 0);
@@ -419,8 +438,44 @@ impl Pair {
                     }
                 }
             }
-            (got, kind) => assert_eq!(got.err(), kind.err()),
+            (got, kind) => assert_eq!(got.err().map(Refusal::from), kind.err()),
         }
+    }
+
+    /// Uses ids of another pool, which has a member, a lease, a waiter and a group at the same places: none of
+    /// them means anything here, and nothing changes.
+    fn use_foreign_ids(&mut self, now: Tick) {
+        let config = PoolConfig::builder(Policy::Fifo).id(PoolId::new(1));
+        let mut other = Pool::new(config.build().expect(IN_RANGE));
+        let group = other.add_group(LimitSet::new());
+        let one = Member::new(0).max_leases(NonZeroU32::MIN);
+        let member = other.add(now, one).expect("a small pool takes members");
+        let mut acquire = || other.acquire(now, Request::new());
+        let (Ok(Acquired::Granted(grant)), Ok(Acquired::Waiting(waiter))) = (acquire(), acquire())
+        else {
+            panic!("one member serves one request and then none");
+        };
+        let pool = &mut self.machine;
+        let before = self.oracle.members.len();
+        let stale = [
+            pool.release(now, grant.lease, Outcome::Ok).is_err(),
+            pool.renew(now, grant.lease).is_err(),
+            pool.cancel(now, waiter).is_err(),
+            pool.remove(now, member).is_err(),
+            pool.drain(now, member).is_err(),
+            pool.disable(now, member).is_err(),
+            pool.enable(now, member).is_err(),
+            pool.set_weight(now, member, 0).is_err(),
+            pool.set_limits(now, member, LimitSet::new()).is_err(),
+            pool.observe(now, member, Unit::Requests, 0, now).is_err(),
+            pool.observe_depth(now, member, 0).is_err(),
+            pool.payload(member).is_none(),
+            pool.estimate(now, &Request::new().pin(member)).is_err(),
+            pool.add(now, Member::new(before).group(group)).is_err(),
+        ];
+        assert!(stale.into_iter().all(|stale| stale), "{stale:?}");
+        self.take_hints();
+        self.oracle.advance(now.as_nanos());
     }
 
     /// Gives a new lease the next name.
@@ -510,8 +565,8 @@ impl Pair {
                     self.probes.push((probe, name, known));
                     OracleEvent::Probe(name)
                 }
-                pool::Event::Changed { member, condition } => {
-                    OracleEvent::Changed(self.member(member), condition)
+                pool::Event::Changed { member, change } => {
+                    OracleEvent::Changed(self.member(member), change)
                 }
             });
         }
@@ -541,7 +596,7 @@ impl Pair {
             .sum();
         let tally = Tally {
             granted: total.granted,
-            released: total.ok + total.failed + total.throttled + total.not_sent,
+            released: total.ok + total.failed + total.throttled + total.unknown + total.not_sent,
             expired: total.expired,
             refused: stats.waiting.refused,
             timed_out: stats.waiting.timed_out,

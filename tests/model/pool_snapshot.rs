@@ -147,6 +147,7 @@ impl User {
                             until: Tick::from_nanos(self.now + u64::from(pause)),
                         },
                         pool::End::NotSent => Outcome::NotSent,
+                        pool::End::Unknown => Outcome::Unknown,
                     };
                     // It may have expired.
                     let _ = self.pool.release(now, lease, outcome);

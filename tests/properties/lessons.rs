@@ -220,7 +220,7 @@ proptest! {
     ) {
         let ramp = 10_000;
         let config = SlowStartConfig::new(nanos(ramp), count(steps)).expect("it has a length");
-        let config = PoolConfig::new(Policy::WeightedRoundRobin).slow_start(config);
+        let config = PoolConfig::builder(Policy::WeightedRoundRobin).slow_start(config).build().unwrap();
         let members = weights.iter().map(|weight| Member::new(()).weight(*weight));
         let mut bench = Bench::new(config, members);
         bench.now = ramp;
@@ -241,7 +241,7 @@ proptest! {
 
     #[test]
     fn a_member_without_weight_drains(policy in any_policy(), members in 2_usize..8, seed: u64) {
-        let mut bench = Bench::new(PoolConfig::new(policy).seed(seed), some(members));
+        let mut bench = Bench::new(seeded(policy, seed), some(members));
         let held: Vec<_> = (0..4 * members).map(|_| bench.take(Request::new())).collect();
         bench.set_weight(0, 0);
         for (key, (grant, _)) in (0..).zip(held) {
@@ -268,7 +268,7 @@ proptest! {
         let health = HealthConfig::new(nanos(100), nanos(50)).expect("it is in range");
         let health = health.fall(count(1)).rise(count(1));
         let threshold = PanicThreshold::new(permille).expect("it is in range");
-        let config = PoolConfig::new(Policy::Fifo).health(health).panic_threshold(threshold);
+        let config = PoolConfig::builder(Policy::Fifo).health(health).panic_threshold(threshold).build().unwrap();
         let mut bench = Bench::new(config, some(members));
         let mut told = vec![false; members];
         while told.iter().any(|told| !told) {
@@ -303,7 +303,7 @@ proptest! {
             Member::new(()).max_leases(count(1)).tier(u8::from(number >= near))
         };
         let members = (0..near + far).map(member);
-        let mut bench = Bench::new(PoolConfig::new(policy).seed(seed), members);
+        let mut bench = Bench::new(seeded(policy, seed), members);
         let mut held = Vec::new();
         for turn in 0..near + far {
             let (grant, number) = bench.take(Request::new().key(turn as u64));
@@ -334,7 +334,7 @@ proptest! {
     fn a_session_stays_and_moves_when_its_member_goes_and_back_to_the_nearer_tier(
         policy in any_policy(), near in 1_usize..5, session: u64, seed: u64,
     ) {
-        let config = PoolConfig::new(policy).seed(seed).affinity(count(4), nanos(1_000_000));
+        let config = PoolConfig::builder(policy).seed(seed).affinity(count(4), nanos(1_000_000)).build();
         let members = (0..near + 2).map(|number| Member::new(()).tier(u8::from(number >= near)));
         let mut bench = Bench::new(config.expect("it has a time to live"), members);
         let request = Request::new().session(session);
@@ -475,7 +475,7 @@ fn next_probe(bench: &mut Bench) -> Option<(usize, ProbeId)> {
 /// Holds two pools against each other whose members were added in order and in another.
 fn same_members(policy: Policy, order: &[usize], weights: &[u16], keys: &[u64], seed: u64) {
     let build = |order: &[usize], seed: u64| {
-        let mut pool = Pool::new(PoolConfig::new(policy).seed(seed));
+        let mut pool = Pool::new(seeded(policy, seed));
         for number in order {
             let name = format!("http://10.0.0.{number}:8000");
             let member = Member::new(*number).name(&name).weight(weights[*number]);
@@ -530,10 +530,13 @@ fn a_breaker_that_a_silent_probe_opens_is_told_of() {
     let breaker = BreakerConfig::new(nanos(10), nanos(100)).expect("it is in range");
     let breaker = breaker.consecutive_failures(count(1));
     let breaker = breaker.probe_timeout(nanos(5)).expect("it is above zero");
-    let config = PoolConfig::new(Policy::Fifo).breaker(breaker);
+    let config = PoolConfig::builder(Policy::Fifo)
+        .breaker(breaker)
+        .build()
+        .unwrap();
     let mut bench = Bench::new(config, some(1));
     let told = |bench: &mut Bench| match bench.pool.poll_event() {
-        Some(Event::Changed { condition, .. }) => Some(condition),
+        Some(Event::Changed { change, .. }) => Some(change),
         _ => None,
     };
     let (grant, _) = bench.take(Request::new());
@@ -546,4 +549,9 @@ fn a_breaker_that_a_silent_probe_opens_is_told_of() {
     bench.pool.handle_timeout(tick(15));
     let until = tick(35);
     assert_eq!(told(&mut bench), Some(HealthChange::BreakerOpen { until }));
+}
+
+fn seeded(policy: Policy, seed: u64) -> PoolConfig {
+    let builder = PoolConfig::builder(policy).seed(seed);
+    builder.build().expect("a seed is never wrong")
 }

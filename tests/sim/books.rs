@@ -11,17 +11,17 @@ impl World {
     pub(super) fn judge_refusal(&self, number: u32, error: AcquireError) {
         let task = &self.tasks[number as usize];
         match error {
-            AcquireError::DeadlineTooSoon { at } => {
+            AcquireError::DeadlineTooSoon { at, .. } => {
                 assert!(at >= tick(task.deadline), "{at:?} is soon enough");
                 for (member, reason) in self.pool.explain(&task.request) {
                     let ready = matches!(reason, Eligibility::Ready | Eligibility::LowerTier);
                     assert!(!ready, "{member:?} could serve at once");
                 }
             }
-            AcquireError::QueueFull => assert_eq!(self.waiting.len(), 3_000),
+            AcquireError::QueueFull { .. } => assert_eq!(self.waiting.len(), 3_000),
             AcquireError::PinnedMemberRemoved => {}
             AcquireError::Closed
-            | AcquireError::NothingFree
+            | AcquireError::NotReady { .. }
             | AcquireError::NeverFits
             | AcquireError::TooManyLanes => panic!("{error} for {task:?}"),
         }

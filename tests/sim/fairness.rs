@@ -43,7 +43,7 @@ impl FastFailure {
             Depths,
         }
         let mut rng = Rng::with_seed(self.seed);
-        let mut pool = Pool::new(PoolConfig::new(self.policy).seed(self.seed));
+        let mut pool = Pool::new(config(self.policy, self.seed));
         let max = NonZeroU32::new(self.max_leases).expect("it is above zero");
         let add = |at: usize| pool.add(Tick::ZERO, Member::new(at).max_leases(max));
         let members: Vec<_> = (0..MEMBERS)
@@ -124,7 +124,7 @@ impl FastFailure {
 /// many grants any two have differed at most, since any moment from which both waited all along.
 pub(crate) fn flows(policy: Policy, seed: u64) -> i64 {
     let mut rng = Rng::with_seed(seed);
-    let mut pool: Pool<()> = Pool::new(PoolConfig::new(policy).seed(seed));
+    let mut pool: Pool<()> = Pool::new(config(policy, seed));
     let two = NonZeroU32::MIN.saturating_add(1);
     for _ in 0..4 {
         pool.add(Tick::ZERO, Member::new(()).max_leases(two))
@@ -212,4 +212,9 @@ impl Ahead {
             }
         }
     }
+}
+
+fn config(policy: Policy, seed: u64) -> PoolConfig {
+    let builder = PoolConfig::builder(policy).seed(seed);
+    builder.build().expect("a seed is never wrong")
 }

@@ -89,10 +89,9 @@ pub(crate) fn config(plan: Plan) -> PoolConfig {
         .volume(count(10), count(5));
     let slow_start = SlowStartConfig::new(span(10 * SEC), count(10));
     let limits = LimitSet::new().with(Unit::Requests, log(OF_POOL));
-    PoolConfig::new(plan.policy)
+    PoolConfig::builder(plan.policy)
         .seed(plan.seed)
         .lease_ttl(span(TTL))
-        .expect(IN_RANGE)
         .max_waiters(3_000)
         .limits(limits)
         .breaker(breaker)
@@ -101,6 +100,7 @@ pub(crate) fn config(plan: Plan) -> PoolConfig {
         .panic_threshold(PanicThreshold::new(PANIC_PERMILLE).expect(IN_RANGE))
         .slow_start(slow_start.expect(IN_RANGE))
         .affinity(count(200), span(60 * SEC))
+        .build()
         .expect(IN_RANGE)
 }
 

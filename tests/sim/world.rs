@@ -407,7 +407,7 @@ impl World {
                     self.note(("removed", payload));
                 }
                 Event::Probe { member, probe } => self.probe(member, probe),
-                Event::Changed { member, condition } => self.changed(member, condition),
+                Event::Changed { member, change } => self.changed(member, change),
             }
         }
     }

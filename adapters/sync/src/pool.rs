@@ -357,9 +357,9 @@ impl<T> Shared<T> {
 fn refusal(error: pool::AcquireError, now: Tick) -> AcquireError {
     match error {
         pool::AcquireError::Closed => AcquireError::Closed,
-        pool::AcquireError::QueueFull => AcquireError::QueueFull,
-        pool::AcquireError::NothingFree => AcquireError::NothingFree,
-        pool::AcquireError::DeadlineTooSoon { at } => AcquireError::DeadlineTooSoon {
+        pool::AcquireError::QueueFull { .. } => AcquireError::QueueFull,
+        pool::AcquireError::NotReady { .. } => AcquireError::NothingFree,
+        pool::AcquireError::DeadlineTooSoon { at, .. } => AcquireError::DeadlineTooSoon {
             wait: at.since(now),
         },
         pool::AcquireError::NeverFits => AcquireError::NeverFits,

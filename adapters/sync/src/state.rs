@@ -175,8 +175,11 @@ impl<T> State<T> {
                         self.notify(&event);
                     }
                 }
-                Event::Changed { member, condition } => {
-                    self.notify(&PoolEvent::Changed { member, condition });
+                Event::Changed { member, change } => {
+                    self.notify(&PoolEvent::Changed {
+                        member,
+                        condition: change,
+                    });
                 }
             }
         }

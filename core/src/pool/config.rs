@@ -1,18 +1,18 @@
-//! How a pool behaves.
+//! The settings of a pool.
 
+use super::ids::PoolId;
 use crate::affinity::{Affinity, AffinityConfigError};
 use crate::balance::Policy;
-use crate::health::BreakerConfig;
-use crate::health::OutlierConfig;
-use crate::health::{HealthConfig, PanicThreshold, SlowStartConfig};
+use crate::health::{BreakerConfig, HealthConfig, OutlierConfig, PanicThreshold, SlowStartConfig};
 use crate::limit::LimitSet;
 use crate::util::slab::Handle;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// How a pool behaves.
+/// The settings of a pool, made by a [`PoolConfigBuilder`].
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
+    pub(super) id: PoolId,
     pub(super) policy: Policy,
     pub(super) seed: u64,
     pub(super) lease_ttl: Option<Duration>,
@@ -29,11 +29,12 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
-    /// A pool that chooses by `policy`, whose leases don't expire, in whose line any number waits, and
-    /// which has no limits of its own and no view of its members' health.
+    /// The default settings: leases don't expire, the queue is unbounded, the pool has no limits of its own
+    /// and does not watch its members' health.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self {
+            id: PoolId::default(),
             policy,
             seed: 0,
             lease_ttl: None,
@@ -50,126 +51,164 @@ impl PoolConfig {
         }
     }
 
-    /// What chance is drawn from: random choices and the times of probes. Equal seeds, equal choices.
-    #[must_use]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// Takes leases back `ttl` after their grant or last renewal, so that a holder that crashed loses
-    /// them. Under a completion anchor the call counts as completed then: choose a `ttl` above the
-    /// longest time a call can take.
+    /// A builder that begins with the default settings.
     ///
-    /// # Errors
-    /// Where `ttl` is zero.
-    pub fn lease_ttl(mut self, ttl: Duration) -> Result<Self, PoolConfigError> {
-        if ttl.is_zero() {
-            return Err(PoolConfigError::EmptyLease);
+    /// ```
+    /// use core::time::Duration;
+    /// use leasehold_core::balance::Policy;
+    /// use leasehold_core::pool::{PoolConfig, PoolConfigError};
+    ///
+    /// let builder = PoolConfig::builder(Policy::Fifo).max_waiters(1_000);
+    /// assert!(builder.clone().lease_ttl(Duration::from_secs(600)).build().is_ok());
+    /// let error = builder.lease_ttl(Duration::ZERO).build().unwrap_err();
+    /// assert_eq!(error, PoolConfigError::EmptyLeaseTtl);
+    /// ```
+    #[must_use]
+    pub fn builder(policy: Policy) -> PoolConfigBuilder {
+        PoolConfigBuilder {
+            config: Self::new(policy),
+            sessions: None,
         }
-        self.lease_ttl = Some(ttl);
-        Ok(self)
     }
 
-    /// Refuses requests while `max` wait.
-    #[must_use]
+    /// Whether the time that jobs take on a member matters.
+    pub(super) fn weighs_by_time(&self) -> bool {
+        self.weigh_by_time && self.policy.uses_work()
+    }
+
+    /// Whether members have health to watch from the beginning.
+    pub(super) fn watches_health(&self) -> bool {
+        self.health.is_some() || self.outlier.is_some() || self.breaker.is_some()
+    }
+}
+
+/// Builds a [`PoolConfig`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct PoolConfigBuilder {
+    config: PoolConfig,
+    sessions: Option<(NonZeroU32, Duration)>,
+}
+
+impl PoolConfigBuilder {
+    /// The identity of the pool, by which its ids are told apart from those of other pools. Pools whose
+    /// ids could be mixed up need different ones; the default is that of the number 0.
+    pub fn id(mut self, id: PoolId) -> Self {
+        self.config.id = id;
+        self
+    }
+
+    /// The seed of random choices and of the times of probes. Equal seeds, equal choices.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.config.seed = seed;
+        self
+    }
+
+    /// Time after its grant or last renewal at which a lease expires, so that the lease of a crashed
+    /// holder comes back; above zero. Under a completion anchor the call counts as completed then, so it should
+    /// exceed the longest time that a call can take.
+    pub fn lease_ttl(mut self, ttl: Duration) -> Self {
+        self.config.lease_ttl = Some(ttl);
+        self
+    }
+
+    /// The bound on queued requests; more are refused.
     pub fn max_waiters(mut self, max: u32) -> Self {
-        self.max_waiters = max;
+        self.config.max_waiters = max;
         self
     }
 
-    /// Keeps at most `max` lanes, 64 unless told: one for each class with each set of labels that was
-    /// asked for of late, and one for each member and class that a request is pinned to while it waits.
-    /// Each costs what an empty pool of as many members does, and each grant and release is entered in all
-    /// lanes of its member. The lane unused longest makes room for another; requests that would need more
-    /// than all in which somebody waits are refused.
-    #[must_use]
+    /// The bound on lanes; 64 by default.
+    ///
+    /// A lane is kept for each class with each set of labels that was asked for of late, and for each pinned
+    /// member and class while requests wait for it. A lane costs what an empty pool of as many members does,
+    /// and each grant and release updates all lanes of its member. At the bound, the least recently used idle
+    /// lane is evicted; if requests wait in all of them, a request for another is refused.
     pub fn max_lanes(mut self, max: NonZeroU32) -> Self {
-        self.max_lanes = max.get();
+        self.config.max_lanes = max.get();
         self
     }
 
-    /// Grants leases only as these limits allow over all members together.
-    #[must_use]
+    /// Limits over all members together.
     pub fn limits(mut self, limits: LimitSet) -> Self {
-        self.limits = limits;
+        self.config.limits = limits;
         self
     }
 
     /// Gives every member a breaker, which stops calls to it after failures.
-    #[must_use]
     pub fn breaker(mut self, breaker: BreakerConfig) -> Self {
-        self.breaker = Some(breaker);
+        self.config.breaker = Some(breaker);
         self
     }
 
-    /// Asks for probes of every member, by [`Event::Probe`](super::Event::Probe), and leaves out those
+    /// Asks for probes of every member by [`Event::Probe`](super::Event::Probe), and leaves out members
     /// whose probes fail.
-    #[must_use]
     pub fn health(mut self, health: HealthConfig) -> Self {
-        self.health = Some(health);
+        self.config.health = Some(health);
         self
     }
 
-    /// Leaves out for a time who fails more often than the others do.
-    #[must_use]
+    /// Ejects members for a time that fail more often than the others.
     pub fn outlier(mut self, outlier: OutlierConfig) -> Self {
-        self.outlier = Some(outlier);
+        self.config.outlier = Some(outlier);
         self
     }
 
-    /// Ignores probes and ejections while fewer than this share of the members are healthy, rather than
-    /// letting the rest be crushed. Breakers still hold.
-    #[must_use]
+    /// Ignores probes and ejections while less than this share of the members is healthy, so that the
+    /// healthy ones are not overrun. Breakers still hold.
     pub fn panic_threshold(mut self, threshold: PanicThreshold) -> Self {
-        self.panic_threshold = threshold;
+        self.config.panic_threshold = threshold;
         self
     }
 
-    /// Lets the weight of a member that was added or has recovered grow to its full value. Policies that
-    /// don't weigh, and hashes, whose keys would move, take no notice.
-    #[must_use]
+    /// Lets the weight of a member that was added or has recovered grow to its full value. Policies without
+    /// weights, and hashes, whose keys would move, ignore it.
     pub fn slow_start(mut self, ramp: SlowStartConfig) -> Self {
-        self.slow_start = Some(ramp);
+        self.config.slow_start = Some(ramp);
         self
     }
 
-    /// Sends requests of one session to one member: the one that served it last, if that was less than
-    /// `ttl` ago and among the latest `capacity` sessions.
+    /// Sends requests of one session to the member that served it last, if that was less than `ttl` (above
+    /// zero) ago and among the latest `capacity` sessions.
+    pub fn affinity(mut self, capacity: NonZeroU32, ttl: Duration) -> Self {
+        self.sessions = Some((capacity, ttl));
+        self
+    }
+
+    /// Under [`Policy::LeastQueue`], weighs a job by the measured time that jobs of its class take on the
+    /// member, so that the expected completion decides and not the number of jobs.
+    pub fn weigh_by_time(mut self) -> Self {
+        self.config.weigh_by_time = true;
+        self
+    }
+
+    /// The settings.
     ///
     /// # Errors
-    /// Where `ttl` is zero.
-    pub fn affinity(
-        mut self,
-        capacity: NonZeroU32,
-        ttl: Duration,
-    ) -> Result<Self, PoolConfigError> {
-        let table = Affinity::new(capacity, ttl);
-        self.affinity = Some(table.map_err(|AffinityConfigError| PoolConfigError::EmptyAffinity)?);
-        Ok(self)
-    }
-
-    /// Under [`Policy::LeastQueue`], weighs a job by the time that jobs of its class take on the member,
-    /// as measured, so that the expected completion decides and not the number of jobs.
-    #[must_use]
-    pub fn weigh_by_time(mut self) -> Self {
-        self.weigh_by_time = true;
-        self
-    }
-
-    /// Whether it matters how long jobs take on a member.
-    pub(super) fn weighs_by_time(&self) -> bool {
-        self.weigh_by_time && self.policy.uses_work()
+    /// [`PoolConfigError`] for a time to live of zero.
+    pub fn build(self) -> Result<PoolConfig, PoolConfigError> {
+        let mut config = self.config;
+        if config.lease_ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return Err(PoolConfigError::EmptyLeaseTtl);
+        }
+        let table = self
+            .sessions
+            .map(|(capacity, ttl)| Affinity::new(capacity, ttl));
+        config.affinity = table
+            .transpose()
+            .map_err(|AffinityConfigError| PoolConfigError::EmptyAffinityTtl)?;
+        Ok(config)
     }
 }
 
-/// Why a [`PoolConfig`] was refused.
+/// Why a [`PoolConfig`] was not built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PoolConfigError {
-    /// A lease would have ended as it was granted.
-    #[error("a lease needs a time to live above zero")]
-    EmptyLease,
-    /// A session would have been forgotten as it began.
-    #[error("affinity needs a time to live above zero")]
-    EmptyAffinity,
+    /// The time to live of leases is zero.
+    #[error("a lease's time to live must be above zero")]
+    EmptyLeaseTtl,
+    /// The time to live of sessions is zero.
+    #[error("a session's time to live must be above zero")]
+    EmptyAffinityTtl,
 }

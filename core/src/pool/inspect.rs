@@ -1,141 +1,158 @@
-//! What a pool tells of its members, of a request that might come, and of what it has done.
+//! What a pool tells of its members, of a request that might come, and of its figures.
 
-use super::lane::{Kind, Opening};
-use super::member::Entry;
-use super::{AcquireError, Eligibility, Estimate, MemberId, Pool, Request, surroundings};
+use super::Pool;
+use super::acquire::matches;
+use super::eligibility::{Eligibility, Readiness};
+use super::error::AcquireError;
+use super::event::Estimate;
+use super::ids::MemberId;
+use super::lane::LaneKey;
+use super::member::MemberState;
+use super::request::Request;
+use super::stats::{QueueStats, Stats};
 use crate::limit::Wait;
-use crate::pool::stats::{MemberStats, QueueStats, Stats};
 use crate::time::Tick;
 use crate::util::slab::Handle;
 use core::time::Duration;
 
 impl<T> Pool<T> {
-    /// What a member carries, as long as it or a lease on it is there.
+    /// The payload of a member, as long as it or a lease on it is there.
     #[must_use]
     pub fn payload(&self, member: MemberId) -> Option<&T> {
-        self.members
-            .get(member.0)
-            .map(|entry| &entry.details.payload)
+        let handle = member.within(self.config.id)?;
+        self.members.get(handle).map(|member| &member.payload)
     }
 
-    /// The members there are, in the order of their slots.
+    /// The members, by slot.
     pub fn members(&self) -> impl Iterator<Item = (MemberId, &T)> {
         self.members
             .iter()
-            .map(|(handle, entry)| (MemberId(handle), &entry.details.payload))
+            .map(|(handle, member)| (self.members.id(handle), &member.payload))
     }
 
-    /// Whether each member could serve the request as of the last command, and if not, why not; in the
-    /// order of their slots. O(members).
+    /// Whether each member could serve the request as of the last command, and if not, why not; by slot.
+    /// O(members).
     pub fn explain(&self, request: &Request) -> impl Iterator<Item = (MemberId, Eligibility)> {
-        let kind = Kind::of(request);
-        let (class, cost) = (request.class, request.cost);
-        let held_back = match self.limits.earliest(self.now, class, cost) {
-            Wait::Until(until) if until <= self.now => None,
-            Wait::Until(until) => Some(Eligibility::AtLimit { until }),
-            Wait::ForSettlement => Some(Eligibility::InFlight),
-            Wait::Never => Some(Eligibility::NeverFits),
-        };
-        let reason = move |handle: Handle, entry: &Entry<T>| {
-            if kind.pin.is_some_and(|pin| pin != handle) {
-                Eligibility::NotPinned
-            } else if !entry.details.labels.contains(kind.labels) {
-                Eligibility::WrongLabels
-            } else {
-                let own = entry.reason(
-                    self.now,
-                    class,
-                    cost,
-                    surroundings(&self.groups, &self.config, self.panic, self.now, entry),
-                );
-                match (own, held_back) {
-                    (Eligibility::Ready, Some(reason)) => reason,
-                    (own, _) => own,
-                }
+        let key = self.lane_key(request);
+        let is_foreign = request.pin.is_some() && key.pin.is_none();
+        let blocked_by = self.blocked_by(request);
+        let judge = move |handle: Handle, member: &MemberState<T>| {
+            if is_foreign {
+                return Eligibility::NotPinned;
+            }
+            match self.judge(&key, request, handle, member) {
+                Eligibility::Ready => blocked_by.unwrap_or(Eligibility::Ready),
+                reason => reason,
             }
         };
         let ready = self
             .members
             .iter()
-            .filter(|(handle, entry)| reason(*handle, entry) == Eligibility::Ready);
-        let nearest = ready.map(|(_, entry)| entry.tier).min();
-        let lane = self.kinds.get(&kind);
-        let next = lane.and_then(|lane| self.waiters.next(*lane));
-        let in_line = next.is_some_and(|(turn, _)| turn < self.waiters.turn_of(request));
-        self.members.iter().map(move |(handle, entry)| {
-            let mut reason = reason(handle, entry);
+            .filter(|(handle, member)| judge(*handle, member) == Eligibility::Ready);
+        let lowest = ready.map(|(_, member)| member.tier).min();
+        let head = self.lanes.find(&key);
+        let head = head.and_then(|lane| self.queue.next(lane));
+        let is_behind = head.is_some_and(|(turn, _)| turn < self.queue.turn_of(request));
+        self.members.iter().map(move |(handle, member)| {
+            let mut reason = judge(handle, member);
             if reason == Eligibility::Ready {
-                if nearest.is_some_and(|tier| tier < entry.tier) {
+                if lowest.is_some_and(|tier| tier < member.tier) {
                     reason = Eligibility::LowerTier;
-                } else if in_line {
-                    reason = Eligibility::InLine;
+                } else if is_behind {
+                    reason = Eligibility::BehindOthers;
                 }
             }
-            (MemberId(handle), reason)
+            (self.members.id(handle), reason)
         })
     }
 
-    /// What a request would meet if it came now. The wait is a guess: those ahead, at the pace at which
-    /// the lane was served of late.
+    /// Whether the pool's own limits hold a request back.
+    fn blocked_by(&self, request: &Request) -> Option<Eligibility> {
+        let now = self.clock.now;
+        match self.shared.earliest(now, request.class, request.cost) {
+            Wait::Until(until) if until <= now => None,
+            Wait::Until(until) => Some(Eligibility::AtLimit { until }),
+            Wait::ForSettlement => Some(Eligibility::AwaitingCompletion),
+            Wait::Never => Some(Eligibility::NeverFits),
+        }
+    }
+
+    fn judge(
+        &self,
+        key: &LaneKey,
+        request: &Request,
+        handle: Handle,
+        member: &MemberState<T>,
+    ) -> Eligibility {
+        if matches(key, handle, member) {
+            member.eligibility(request.class, request.cost, &self.context())
+        } else if key.pin.is_some() {
+            Eligibility::NotPinned
+        } else {
+            Eligibility::WrongLabels
+        }
+    }
+
+    /// What a request would meet if it came now. The wait is a guess: the requests ahead, at the rate at
+    /// which the lane was served of late.
     ///
     /// # Errors
-    /// Where the request would be refused whatever its deadline.
+    /// [`AcquireError`] where the request would be refused whatever its deadline.
     pub fn estimate(&mut self, now: Tick, request: &Request) -> Result<Estimate, AcquireError> {
         self.advance(now);
+        let now = self.clock.now;
         let lane = self.lane_of(request)?;
-        let ahead = self.waiters.ahead_of(lane, request);
-        let opening = if ahead > 0 {
-            Opening::AnyTime
+        let ahead = self.queue.ahead_of(lane, request);
+        let (readiness, cause) = if ahead > 0 {
+            (Readiness::AnyTime, Some(self.cause_of_head(lane)))
         } else {
-            match self.candidate(lane, request) {
-                Ok(_) => Opening::Now,
-                Err(opening) => opening,
+            match self.select(lane, request) {
+                Ok(_) => (Readiness::Now, None),
+                Err(readiness) => (readiness, Some(self.cause(lane, request))),
             }
         };
-        let first = match opening {
-            Opening::Now => Some(Duration::ZERO),
-            Opening::At(tick) => Some(tick.since(self.now)),
-            Opening::AnyTime | Opening::Recovered | Opening::ForLess | Opening::Unknown => {
-                self.opens(lane).map(|tick| tick.since(self.now))
+        let known = self.lanes.get(lane);
+        let first = match readiness {
+            Readiness::Now => Some(Duration::ZERO),
+            Readiness::At(tick) => Some(tick.since(now)),
+            Readiness::AnyTime
+            | Readiness::AfterRecovery
+            | Readiness::ForLess
+            | Readiness::Unknown => {
+                let ready_at = known.and_then(|lane| lane.ready_at());
+                ready_at.map(|tick| tick.since(now))
             }
         };
-        let pace = self.lanes.get(lane as usize).and_then(Option::as_ref);
-        let paced = pace
-            .and_then(|lane| lane.pace)
-            .map(|pace| pace.saturating_mul(ahead.saturating_add(1)));
-        let wait = match (opening, first, paced) {
-            (Opening::Now | Opening::At(_), Some(first), _) => Some(first),
-            (_, Some(first), Some(paced)) => Some(first.max(paced)),
-            (_, first, paced) => paced.or(first),
+        let mean_gap = known.and_then(|lane| lane.mean_gap());
+        let queued = mean_gap.map(|gap| gap.saturating_mul(ahead.saturating_add(1)));
+        let wait = match (readiness, first, queued) {
+            (Readiness::Now | Readiness::At(_), Some(first), _) => Some(first),
+            (_, Some(first), Some(queued)) => Some(first.max(queued)),
+            (_, first, queued) => queued.or(first),
         };
-        // The candidates were those for this request's cost.
-        self.flag(lane);
-        self.serve();
-        self.drop_if_pinned(lane);
-        Ok(Estimate { ahead, wait })
+        // The lane was judged for this request's cost, and goes back to that of its head.
+        self.lanes.flag(lane);
+        self.hand_over();
+        self.lanes.remove_if_pinned_and_idle(lane);
+        Ok(Estimate { ahead, wait, cause })
     }
 
     /// The figures so far. O(members).
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let members = self.members.iter();
         Stats {
-            total: self.total,
+            total: self.figures.total,
             waiting: QueueStats {
-                waiting: self.waiters.len(),
-                ..self.waiting
+                waiting: self.queue.len(),
+                ..self.figures.queue
             },
-            held: self.held.clone(),
-            waited: self.waited.clone(),
-            members: self
-                .members
-                .iter()
-                .zip(self.spans_held())
-                .map(|((handle, entry), (_, held))| MemberStats {
-                    member: MemberId(handle),
-                    counts: entry.counts(&held),
-                    in_flight: entry.in_flight,
-                    held: held.sum(),
-                    histogram: held,
+            held: self.figures.held.clone(),
+            waited: self.figures.waited.clone(),
+            members: members
+                .map(|(handle, member)| {
+                    let id = self.members.id(handle);
+                    member.figures.stats(id, member.in_flight)
                 })
                 .collect(),
         }

@@ -1,12 +1,13 @@
-//! The members that can serve one kind of request, and when.
+//! A lane: the members for requests of one class with the same labels, by when they can serve.
 //!
-//! Invariant: a member that could serve the `wanted` cost now is in its tier's balancer as ready. One
-//! that is in there may yet refuse, because what it shares with others was used up or because it was
-//! last looked at for a lower cost; then it is looked at again and put where it belongs. Those that are
-//! not ready for the wanted cost but might be for a lower one are in `deferred`.
+//! Invariant: a member that can serve the `wanted` cost now is in its tier's balancer as ready. A ready one
+//! may yet refuse, because limits that it shares were used up since, or because it was last judged for a
+//! lower cost; it is then judged again and moved. Members not ready for the wanted cost that might be for
+//! a lower one are in `deferred`.
 
-use super::{Labels, Request};
-use crate::balance::{Availability, Balancer, MemberLoad, Policy};
+use super::eligibility::Readiness;
+use super::request::{Labels, Request};
+use crate::balance::{Balancer, MemberLoad, Policy};
 use crate::limit::{Cost, Wait};
 use crate::time::Tick;
 use crate::util::bits::BitSet;
@@ -16,126 +17,127 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-/// What kind of request a lane is for.
+/// The kind of request that a lane is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
+pub(super) struct LaneKey {
     pub(super) class: u32,
     pub(super) labels: Labels,
+    /// The only member, for pinned requests.
     pub(super) pin: Option<Handle>,
 }
 
-impl Kind {
-    pub(super) fn of(request: &Request) -> Self {
+impl LaneKey {
+    /// The lane of a request, which is pinned to `pin`.
+    pub(super) fn new(request: &Request, pin: Option<Handle>) -> Self {
         Self {
             class: request.class,
-            labels: match request.pin {
+            labels: match pin {
                 Some(_) => Labels::NONE,
                 None => request.labels,
             },
-            pin: request.pin.map(|member| member.0),
+            pin,
         }
     }
 }
 
-/// When a member could serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
-    Now,
-    /// At this tick, if nothing happens until then.
-    At(Tick),
-    /// As soon as somebody releases.
-    AnyTime,
-    /// As soon as it is well again.
-    Recovered,
-    /// Never for what is wanted, but perhaps for less.
-    ForLess,
-    /// Not before an operator or a probe changes that.
-    Unknown,
-}
-
-/// As many members as are in a cache as a rule.
-pub(super) const CACHED: usize = 1 << 14;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Absent,
-    Ready,
-    Resting,
-    Occupied,
-    Out,
-}
-
-#[derive(Clone, Debug)]
-enum Members {
-    /// A request that is pinned has nothing to choose.
-    One { slot: u32, opening: Opening },
-    Many {
-        /// The nearest first. At most 256.
-        tiers: Vec<(u8, Balancer)>,
-        /// By slot.
-        places: Vec<Place>,
-        resting: IndexedHeap<Tick>,
-        occupied: BitSet,
-    },
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
-    pub(super) kind: Kind,
+    pub(super) key: LaneKey,
     members: Members,
     pub(super) wanted: Cost,
     /// Whether no other cost was ever wanted.
     pub(super) is_uniform: bool,
     deferred: BitSet,
-    /// Why the pool's own limits held back a request that a member could have served.
-    pub(super) gate: Option<Wait>,
-    /// Whether it is in the pool's list of those that may be served.
-    pub(super) flagged: bool,
-    /// When it was last asked for anything, in the order of all commands.
-    pub(super) used: u64,
-    /// When it was last served while somebody waited, and the mean time between two such grants.
-    pub(super) served: Option<Tick>,
-    pub(super) pace: Option<Duration>,
+    /// The wait that the pool's own limits impose on a request that a member could have served.
+    pub(super) blocked_by: Option<Wait>,
+    /// Whether it is in the list of lanes that may be served.
+    pub(super) is_flagged: bool,
+    /// Whether requests wait in it.
+    pub(super) is_awaited: bool,
+    /// The number of its last use, among uses of all lanes.
+    pub(super) last_used: u64,
+    rate: ServeRate,
+}
+
+#[derive(Clone, Debug)]
+enum Members {
+    /// The member of pinned requests.
+    One { slot: u32, readiness: Readiness },
+    Many {
+        /// Balancers by tier, the lowest first; at most 256.
+        tiers: Vec<(u8, Balancer)>,
+        /// Positions by slot.
+        positions: Vec<Position>,
+        /// The ticks at which sleeping members are ready.
+        sleeping: IndexedHeap<Tick>,
+        busy: BitSet,
+        down: BitSet,
+    },
+}
+
+/// Where a member stands in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// Not in this lane.
+    Absent,
+    /// In its tier's balancer as ready.
+    Ready,
+    /// In `sleeping`.
+    Sleeping,
+    /// In `busy`: ready when a lease or probe ends.
+    Busy,
+    /// In `down`: ready when its probes succeed.
+    Down,
+    /// In the lane, and not ready before something else changes.
+    Out,
+}
+
+/// The rate at which a lane is served while requests wait in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct ServeRate {
+    last: Option<Tick>,
+    /// A moving average of the time between grants: each new one counts for an eighth.
+    mean_gap: Option<Duration>,
 }
 
 impl Lane {
-    pub(super) fn new(kind: Kind) -> Self {
-        let members = match kind.pin {
+    pub(super) fn new(key: LaneKey) -> Self {
+        let members = match key.pin {
             Some(pin) => Members::One {
                 slot: pin.slot(),
-                opening: Opening::Unknown,
+                readiness: Readiness::Unknown,
             },
             None => Members::Many {
                 tiers: Vec::new(),
-                places: Vec::new(),
-                resting: IndexedHeap::new(),
-                occupied: BitSet::new(),
+                positions: Vec::new(),
+                sleeping: IndexedHeap::new(),
+                busy: BitSet::new(),
+                down: BitSet::new(),
             },
         };
         Self {
-            kind,
+            key,
             members,
             wanted: Cost::REQUEST,
             is_uniform: true,
             deferred: BitSet::new(),
-            gate: None,
-            flagged: false,
-            used: 0,
-            served: None,
-            pace: None,
+            blocked_by: None,
+            is_flagged: false,
+            is_awaited: false,
+            last_used: 0,
+            rate: ServeRate::default(),
         }
     }
 
-    /// A lane for another class, in which everybody's turn is as in this one.
+    /// An idle lane for another class whose policies go on from the state of this one's.
     pub(super) fn for_class(&self, class: u32) -> Self {
-        let kind = Kind { class, ..self.kind };
         Self {
             members: self.members.clone(),
-            ..Self::new(kind)
+            ..Self::new(LaneKey { class, ..self.key })
         }
     }
 
-    /// Takes a member in.
+    /// Adds a member. `new` gives the policy and seed of a tier's balancer.
     pub(super) fn insert(
         &mut self,
         slot: u32,
@@ -144,15 +146,18 @@ impl Lane {
         weight: u32,
         new: impl FnOnce() -> (Policy, u64),
     ) {
-        let Members::Many { tiers, places, .. } = &mut self.members else {
+        let Members::Many {
+            tiers, positions, ..
+        } = &mut self.members
+        else {
             return;
         };
-        let wanted = (slot as usize).saturating_add(1);
-        if places.len() < wanted {
-            places.resize(wanted, Place::Absent);
+        let slots = (slot as usize).saturating_add(1);
+        if positions.len() < slots {
+            positions.resize(slots, Position::Absent);
         }
-        if let Some(place) = places.get_mut(slot as usize) {
-            *place = Place::Out;
+        if let Some(position) = positions.get_mut(slot as usize) {
+            *position = Position::Out;
         }
         let at = match tiers.binary_search_by_key(&tier, |(tier, _)| *tier) {
             Ok(at) => at,
@@ -168,17 +173,17 @@ impl Lane {
     }
 
     pub(super) fn remove(&mut self, slot: u32, tier: u8) {
-        self.set(slot, tier, &MemberLoad::default(), Opening::Unknown);
+        self.set(slot, tier, &MemberLoad::default(), Readiness::Unknown);
         self.deferred.remove(slot);
-        match &mut self.members {
-            Members::One { .. } => {}
-            Members::Many { tiers, places, .. } => {
-                if let Some(place) = places.get_mut(slot as usize) {
-                    *place = Place::Absent;
-                }
-                if let Some(balancer) = tier_mut(tiers, tier) {
-                    balancer.remove(slot);
-                }
+        if let Members::Many {
+            tiers, positions, ..
+        } = &mut self.members
+        {
+            if let Some(position) = positions.get_mut(slot as usize) {
+                *position = Position::Absent;
+            }
+            if let Some(balancer) = tier_mut(tiers, tier) {
+                balancer.remove(slot);
             }
         }
     }
@@ -186,9 +191,9 @@ impl Lane {
     pub(super) fn contains(&self, slot: u32) -> bool {
         match &self.members {
             Members::One { slot: one, .. } => *one == slot,
-            Members::Many { places, .. } => places
+            Members::Many { positions, .. } => positions
                 .get(slot as usize)
-                .is_some_and(|place| *place != Place::Absent),
+                .is_some_and(|position| *position != Position::Absent),
         }
     }
 
@@ -200,97 +205,80 @@ impl Lane {
         }
     }
 
-    /// Puts a member where it belongs.
-    pub(super) fn set(&mut self, slot: u32, tier: u8, member_load: &MemberLoad, opening: Opening) {
-        let (tiers, places, resting, occupied) = match &mut self.members {
-            Members::One { opening: one, .. } => {
-                *one = opening;
-                return;
+    /// Moves a member to the position that its readiness gives.
+    pub(super) fn set(&mut self, slot: u32, tier: u8, load: &MemberLoad, readiness: Readiness) {
+        let Members::Many {
+            tiers,
+            positions,
+            sleeping,
+            busy,
+            down,
+        } = &mut self.members
+        else {
+            if let Members::One { readiness: one, .. } = &mut self.members {
+                *one = readiness;
             }
-            Members::Many {
-                tiers,
-                places,
-                resting,
-                occupied,
-            } => (tiers, places, resting, occupied),
-        };
-        let Some(place) = places.get_mut(slot as usize) else {
             return;
         };
-        let new = match opening {
-            Opening::Now => Place::Ready,
-            Opening::At(_) => Place::Resting,
-            Opening::AnyTime | Opening::Recovered => Place::Occupied,
-            Opening::ForLess | Opening::Unknown => Place::Out,
+        let Some(position) = positions.get_mut(slot as usize) else {
+            return;
         };
-        let old = mem::replace(place, new);
+        let new = match readiness {
+            Readiness::Now => Position::Ready,
+            Readiness::At(_) => Position::Sleeping,
+            Readiness::AnyTime => Position::Busy,
+            Readiness::AfterRecovery => Position::Down,
+            Readiness::ForLess | Readiness::Unknown => Position::Out,
+        };
+        let old = mem::replace(position, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
-            let availability = match opening {
-                Opening::Now => Availability::Ready,
-                Opening::At(_) | Opening::AnyTime | Opening::ForLess => Availability::Busy,
-                Opening::Recovered | Opening::Unknown => Availability::Out,
-            };
-            balancer.place(slot, member_load, availability);
+            balancer.place(slot, load, readiness.availability());
         }
-        match opening {
-            Opening::At(tick) => resting.set(slot, tick),
-            Opening::Now
-            | Opening::AnyTime
-            | Opening::Recovered
-            | Opening::ForLess
-            | Opening::Unknown => {
-                if old == Place::Resting {
-                    resting.remove(slot);
-                }
-            }
+        if let Readiness::At(tick) = readiness {
+            sleeping.set(slot, tick);
         }
-        match (old == Place::Occupied, new == Place::Occupied) {
-            (true, false) => occupied.remove(slot),
-            (false, true) => occupied.insert(slot),
-            (true, true) | (false, false) => {}
+        if old == new {
+            return;
+        }
+        match old {
+            Position::Sleeping => drop(sleeping.remove(slot)),
+            Position::Busy => busy.remove(slot),
+            Position::Down => down.remove(slot),
+            Position::Absent | Position::Ready | Position::Out => {}
+        }
+        match new {
+            Position::Busy => busy.insert(slot),
+            Position::Down => down.insert(slot),
+            Position::Absent | Position::Ready | Position::Sleeping | Position::Out => {}
         }
     }
 
-    /// The member whose turn it is among those that are ready in the nearest tier that has any.
+    /// The member that the policy selects among the ready ones of the lowest tier that has any.
     pub(super) fn choose(&mut self, key: Option<u64>) -> Option<u32> {
         match &mut self.members {
-            Members::One { slot, opening } => (*opening == Opening::Now).then_some(*slot),
+            Members::One { slot, readiness } => (*readiness == Readiness::Now).then_some(*slot),
             Members::Many { tiers, .. } => tiers
                 .iter_mut()
                 .find_map(|(_, balancer)| balancer.choose(key)),
         }
     }
 
-    #[inline]
-    pub(super) fn outgrows_caches(&self) -> bool {
-        match &self.members {
-            Members::One { .. } => false,
-            Members::Many { places, .. } => places.len() > CACHED,
-        }
-    }
-
-    /// Shows who will be chosen next if nothing changes, as far as that is known and wasn't shown before.
-    pub(super) fn foresee(&mut self, mut look: impl FnMut(u32)) {
-        if let Members::Many { tiers, .. } = &mut self.members {
-            for (_, tier) in tiers {
-                tier.prefetch_next(&mut look);
-            }
-        }
-    }
-
-    /// Whether a member is ready and no nearer tier has one that is.
+    /// Whether a member is ready and no lower tier has a ready one.
     pub(super) fn may_choose(&self, slot: u32, tier: u8) -> bool {
         match &self.members {
             Members::One { .. } => false,
-            Members::Many { tiers, places, .. } => {
-                let place = places.get(slot as usize);
-                let nearer = || tiers.iter().take_while(|(other, _)| *other < tier);
-                place == Some(&Place::Ready) && nearer().all(|(_, balancer)| balancer.ready() == 0)
+            Members::Many {
+                tiers, positions, ..
+            } => {
+                let position = positions.get(slot as usize);
+                let lower = || tiers.iter().take_while(|(other, _)| *other < tier);
+                position == Some(&Position::Ready)
+                    && lower().all(|(_, balancer)| balancer.ready() == 0)
             }
         }
     }
 
-    /// Notes that a member was given out.
+    /// Tells the policy that a member was leased.
     pub(super) fn chosen(&mut self, slot: u32, tier: u8) {
         if let Members::Many { tiers, .. } = &mut self.members
             && let Some(balancer) = tier_mut(tiers, tier)
@@ -299,28 +287,46 @@ impl Lane {
         }
     }
 
-    /// The first member that is known to open, and when.
-    pub(super) fn next_opening(&self) -> Option<(Tick, u32)> {
+    /// The sleeping member that is ready first, and when.
+    pub(super) fn first_sleeping(&self) -> Option<(Tick, u32)> {
         match &self.members {
-            Members::One { slot, opening } => match opening {
-                Opening::At(tick) => Some((*tick, *slot)),
-                Opening::Now
-                | Opening::AnyTime
-                | Opening::Recovered
-                | Opening::ForLess
-                | Opening::Unknown => None,
+            Members::One { slot, readiness } => match readiness {
+                Readiness::At(tick) => Some((*tick, *slot)),
+                Readiness::Now
+                | Readiness::AnyTime
+                | Readiness::AfterRecovery
+                | Readiness::ForLess
+                | Readiness::Unknown => None,
             },
-            Members::Many { resting, .. } => resting.peek(),
+            Members::Many { sleeping, .. } => sleeping.peek(),
         }
     }
 
-    /// A member that a release or a recovery could open at any time.
-    pub(super) fn occupied(&self) -> Option<u32> {
+    /// A member that may be ready when a lease or probe ends.
+    pub(super) fn first_busy(&self) -> Option<u32> {
         match &self.members {
-            Members::One { slot, opening } => {
-                matches!(opening, Opening::AnyTime | Opening::Recovered).then_some(*slot)
+            Members::One { slot, readiness } => (*readiness == Readiness::AnyTime).then_some(*slot),
+            Members::Many { busy, .. } => busy.first(),
+        }
+    }
+
+    /// A member that is ready when its probes succeed.
+    pub(super) fn first_down(&self) -> Option<u32> {
+        match &self.members {
+            Members::One { slot, readiness } => {
+                (*readiness == Readiness::AfterRecovery).then_some(*slot)
             }
-            Members::Many { occupied, .. } => occupied.first(),
+            Members::Many { down, .. } => down.first(),
+        }
+    }
+
+    /// The tick at which a request in it may be served; `None` where that is now or not known.
+    pub(super) fn ready_at(&self) -> Option<Tick> {
+        match self.blocked_by {
+            _ if self.is_flagged => None,
+            Some(Wait::Until(tick)) => Some(tick),
+            Some(Wait::ForSettlement | Wait::Never) => None,
+            None => self.first_sleeping().map(|(tick, _)| tick),
         }
     }
 
@@ -329,18 +335,50 @@ impl Lane {
         self.deferred.insert(slot);
     }
 
-    /// Changes the wanted cost; whether there are members to be looked at again.
-    pub(super) fn aim(&mut self, cost: Cost) -> bool {
+    /// Changes the wanted cost; the members that are to be judged again for it.
+    pub(super) fn set_wanted(&mut self, cost: Cost) -> Vec<u32> {
         let old = mem::replace(&mut self.wanted, cost);
+        if old == cost {
+            return Vec::new();
+        }
         self.is_uniform = false;
-        !cost.covers(old)
+        let mut again = Vec::new();
+        if !cost.covers(old) {
+            while let Some(slot) = self.deferred.first() {
+                self.deferred.remove(slot);
+                again.push(slot);
+            }
+        }
+        again
     }
 
-    /// Takes one of those that weren't ready for what was wanted before.
-    pub(super) fn pop_deferred(&mut self) -> Option<u32> {
-        let slot = self.deferred.first()?;
-        self.deferred.remove(slot);
-        Some(slot)
+    /// Begins or ends the time in which requests wait.
+    pub(super) fn set_awaited(&mut self, is_awaited: bool) {
+        self.is_awaited = is_awaited;
+        self.rate.last = None;
+        if !is_awaited {
+            self.blocked_by = None;
+        }
+    }
+
+    /// Measures a grant to a queued request.
+    pub(super) fn record_served(&mut self, now: Tick) {
+        let Some(last) = self.rate.last.replace(now) else {
+            return;
+        };
+        let gap = now.since(last);
+        let eighth = |span: Duration| span.checked_div(8).unwrap_or_default();
+        self.rate.mean_gap = Some(match self.rate.mean_gap {
+            Some(mean) => mean
+                .saturating_sub(eighth(mean))
+                .saturating_add(eighth(gap)),
+            None => gap,
+        });
+    }
+
+    /// Mean time between grants to queued requests; `None` before the second.
+    pub(super) fn mean_gap(&self) -> Option<Duration> {
+        self.rate.mean_gap
     }
 }
 

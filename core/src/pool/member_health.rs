@@ -1,167 +1,220 @@
-//! What is watched of members (probes, breakers, ejections, slow starts), and what follows from it.
+//! The health of members: probes, breakers, ejections and slow starts, and what follows from them.
 //!
-//! Invariant: whatever changes there is entered at once in the count of the healthy, the member's timer and
-//! its places.
+//! Invariant: a change is entered at once in the panic threshold's counts, the member's timer and its
+//! positions in the lanes.
 
-use super::{Event, HealthChange, MemberId, Pool, ProbeId};
-use crate::health::BreakerState;
-use crate::health::Transition;
+use super::Pool;
+use super::error::{StaleMember, StaleProbe};
+use super::event::{Event, HealthChange};
+use super::ids::{MemberId, ProbeId};
+use super::outcome::ProbeResult;
+use crate::health::{BreakerState, ProbeAnswer, Transition};
+use crate::time::Tick;
 use crate::util::slab::Handle;
 
 impl<T> Pool<T> {
-    /// Looks after what a member is waiting for itself: its probes, breaker, ramp or ejection.
-    pub(super) fn handle_timer(&mut self, member: Handle) {
-        let Some(entry) = self.members.get_mut(member) else {
-            return;
+    /// Enters the result of a probe.
+    ///
+    /// # Errors
+    /// [`StaleProbe`] where the probe was answered, given up or overtaken by another, or its member removed.
+    pub fn handle_probe(
+        &mut self,
+        now: Tick,
+        probe: ProbeId,
+        result: ProbeResult,
+    ) -> Result<(), StaleProbe> {
+        self.advance(now);
+        let now = self.clock.now;
+        let handle = probe.member.within(self.config.id).ok_or(StaleProbe)?;
+        let member = self.members.get_mut(handle).ok_or(StaleProbe)?;
+        let health = member.health.as_mut().ok_or(StaleProbe)?;
+        if health.probe != Some(probe.probe) {
+            return Err(StaleProbe);
+        }
+        health.probe = None;
+        let answer = match result {
+            ProbeResult::Up { .. } => ProbeAnswer::Up,
+            ProbeResult::Down => ProbeAnswer::Down,
         };
-        if let Some(watch) = &mut entry.details.watch
-            && let (Some(health), Some(config)) = (&mut watch.health, &self.config.health)
-        {
-            // A timer while a probe is out is that probe's.
-            if health.poll_timeout().is_some_and(|due| due <= self.now) {
-                watch.probe = None;
+        let change = match (&mut health.prober, &self.config.health) {
+            (Some(prober), Some(config)) => prober.answer(config, now, probe.probe, answer),
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        if let ProbeResult::Up { depth, latency } = result {
+            if let Some(depth) = depth {
+                member.report_depth(depth, member.granted_since_probe);
             }
-            let change = health.handle_timeout(config, self.now);
-            if let Some(probe) = health.begin_probe(config, self.now) {
-                watch.probe = Some(probe);
-                entry.details.unseen_by_probe = 0;
-                self.events.push_back(Event::Probe {
-                    member: MemberId(member),
-                    probe: ProbeId { member, probe },
-                });
-            }
-            self.changed(member, change);
-        }
-        if let Some(entry) = self.members.get_mut(member)
-            && let Some(watch) = &mut entry.details.watch
-        {
-            if watch.outcomes.take_end(self.now) {
-                entry.details.slow_start.begin(self.now);
-            }
-            if let Some(config) = &self.config.breaker {
-                watch.breaker.handle_timeout(config, self.now);
-                self.note_breaker(member);
+            if let (Some(took), Some(known)) = (latency, &mut member.latency) {
+                known.observe(now, took);
             }
         }
-        self.reweigh(member);
-        self.look_after(member);
+        self.note_transition(handle, change);
+        self.refresh(handle);
+        self.hand_over();
+        Ok(())
     }
 
-    /// Compares the members, if that is due.
+    /// Learns how many jobs a member has queued or running, apart from any probe.
+    ///
+    /// # Errors
+    /// [`StaleMember`] where it was removed.
+    pub fn observe_depth(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        depth: u32,
+    ) -> Result<(), StaleMember> {
+        self.advance(now);
+        let (handle, member) = self.members.current_mut(member)?;
+        member.report_depth(depth, 0);
+        member.granted_since_probe = 0;
+        self.reindex(handle.slot());
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Does what is due of a member: its probes, its breaker, the end of its ejection, its slow start.
+    pub(super) fn handle_timer(&mut self, handle: Handle) {
+        self.handle_probe_timer(handle);
+        let now = self.clock.now;
+        if let Some(member) = self.members.get_mut(handle)
+            && let Some(health) = &mut member.health
+        {
+            if health.outcomes.take_end(now) {
+                member.slow_start.begin(now);
+            }
+            if let Some(config) = &self.config.breaker {
+                health.breaker.handle_timeout(config, now);
+                self.note_breaker(handle);
+            }
+        }
+        self.reweigh(handle);
+        self.refresh(handle);
+    }
+
+    fn handle_probe_timer(&mut self, handle: Handle) {
+        let now = self.clock.now;
+        let id = self.members.id(handle);
+        let Some(member) = self.members.get_mut(handle) else {
+            return;
+        };
+        let Some(health) = &mut member.health else {
+            return;
+        };
+        let (Some(prober), Some(config)) = (&mut health.prober, &self.config.health) else {
+            return;
+        };
+        // A timer while a probe is under way is that probe's.
+        if prober.poll_timeout().is_some_and(|due| due <= now) {
+            health.probe = None;
+        }
+        let change = prober.handle_timeout(config, now);
+        if let Some(probe) = prober.begin_probe(config, now) {
+            health.probe = Some(probe);
+            member.granted_since_probe = 0;
+            self.events.push_back(Event::Probe {
+                member: id,
+                probe: ProbeId { member: id, probe },
+            });
+        }
+        self.note_transition(handle, change);
+    }
+
+    /// Compares the members' failure rates, if that is due, and ejects outliers.
     pub(super) fn sweep(&mut self) {
+        let now = self.clock.now;
         let (Some(outlier), Some(config)) = (&mut self.outlier, &self.config.outlier) else {
             return;
         };
-        if outlier.poll_timeout().is_none_or(|due| due > self.now) {
+        if outlier.poll_timeout().is_none_or(|due| due > now) {
             return;
         }
         let members = self.members.iter_mut();
-        let serving = members.filter(|(_, entry)| entry.counted.is_some());
-        let windows = serving.filter_map(|(member, entry)| {
-            let watch = entry.details.watch.as_mut()?;
-            Some((member, &mut watch.outcomes))
+        let serving = members.filter(|(_, member)| member.counted.is_some());
+        let windows = serving.filter_map(|(handle, member)| {
+            let health = member.health.as_mut()?;
+            Some((handle, &mut health.outcomes))
         });
-        for ejection in outlier.sweep(config, self.now, windows) {
+        for ejection in outlier.sweep(config, now, windows) {
             let until = ejection.until;
-            self.events.push_back(Event::Changed {
-                member: MemberId(ejection.member),
-                condition: HealthChange::Ejected { until },
-            });
-            self.look_after(ejection.member);
+            self.tell_change(ejection.member, HealthChange::Ejected { until });
+            self.refresh(ejection.member);
         }
     }
 
-    /// Tells of a member whose probes have turned.
-    pub(super) fn changed(&mut self, member: Handle, change: Option<Transition>) {
-        let condition = match change {
+    /// Tells that a member's probes have turned.
+    fn note_transition(&mut self, handle: Handle, change: Option<Transition>) {
+        let change = match change {
             None => return,
             Some(Transition::WentDown) => HealthChange::Down,
             Some(Transition::WentUp) => HealthChange::Up,
         };
-        if let Some(entry) = self.members.get_mut(member)
-            && condition == HealthChange::Up
+        if let Some(member) = self.members.get_mut(handle)
+            && change == HealthChange::Up
         {
-            entry.details.slow_start.begin(self.now);
+            member.slow_start.begin(self.clock.now);
         }
-        self.events.push_back(Event::Changed {
-            member: MemberId(member),
-            condition,
-        });
-        self.reweigh(member);
+        self.tell_change(handle, change);
+        self.reweigh(handle);
     }
 
-    /// Tells of a breaker that has opened, for another time or for longer, or closed.
-    pub(super) fn note_breaker(&mut self, member: Handle) {
-        let (Some(entry), Some(config)) = (self.members.get_mut(member), &self.config.breaker)
+    /// Tells that a breaker has opened, for another time or for longer, or has closed.
+    pub(super) fn note_breaker(&mut self, handle: Handle) {
+        let now = self.clock.now;
+        let (Some(member), Some(config)) = (self.members.get_mut(handle), &self.config.breaker)
         else {
             return;
         };
-        let Some(watch) = &mut entry.details.watch else {
+        let Some(health) = &mut member.health else {
             return;
         };
-        let condition = match watch.breaker.state(config, self.now) {
-            BreakerState::Open { until } if watch.told_open != Some(until) => {
-                watch.told_open = Some(until);
+        let change = match health.breaker.state(config, now) {
+            BreakerState::Open { until } if health.told_open != Some(until) => {
+                health.told_open = Some(until);
                 HealthChange::BreakerOpen { until }
             }
-            BreakerState::Closed if watch.told_open.is_some() => {
-                watch.told_open = None;
-                entry.details.slow_start.begin(self.now);
+            BreakerState::Closed if health.told_open.is_some() => {
+                health.told_open = None;
+                member.slow_start.begin(now);
                 HealthChange::BreakerClosed
             }
             BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
                 return;
             }
         };
-        self.events.push_back(Event::Changed {
-            member: MemberId(member),
-            condition,
-        });
-        self.reweigh(member);
+        self.tell_change(handle, change);
+        self.reweigh(handle);
     }
 
-    /// Enters a change of a member everywhere: the count of the healthy, its timer and its places.
-    pub(super) fn look_after(&mut self, member: Handle) {
-        let now = self.now;
-        let Some(entry) = self.members.get_mut(member) else {
-            return;
-        };
-        let counted = entry.is_healthy(now);
-        let before = core::mem::replace(&mut entry.counted, counted);
-        match entry.next_timer(&self.config, now) {
-            Some(tick) => self.timers.set(member.slot(), tick),
-            None => drop(self.timers.remove(member.slot())),
-        }
-        let count = |counted: Option<bool>| {
-            let enabled = u32::from(counted.is_some());
-            (enabled, u32::from(counted == Some(true)))
-        };
-        let ((was_enabled, was_healthy), (enabled, healthy)) = (count(before), count(counted));
-        let adjust = |sum: u32, was: u32, is: u32| sum.saturating_sub(was).saturating_add(is);
-        self.enabled = adjust(self.enabled, was_enabled, enabled);
-        self.healthy = adjust(self.healthy, was_healthy, healthy);
-        let panic = self.config.panic_threshold;
-        let panic = panic.in_panic(self.healthy, self.enabled);
-        if core::mem::replace(&mut self.panic, panic) == panic {
-            self.place(member);
+    fn tell_change(&mut self, handle: Handle, change: HealthChange) {
+        let member = self.members.id(handle);
+        self.events.push_back(Event::Changed { member, change });
+    }
+
+    /// Enters a grant or release in the member's positions, and in its timer where a breaker may have moved.
+    pub(super) fn reindex_after_use(&mut self, handle: Handle) {
+        if self.config.breaker.is_some() {
+            self.refresh(handle);
         } else {
-            self.place_all();
+            self.reindex(handle.slot());
         }
     }
 
-    /// Tells the lanes what a member weighs now.
-    pub(super) fn reweigh(&mut self, member: Handle) {
-        let Some(entry) = self.members.get(member) else {
-            return;
-        };
-        let weight = entry.weight_at(&self.config, self.now);
-        let (slot, tier) = (member.slot(), entry.tier);
-        for lane in &self.general {
-            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
-                && lane.contains(slot)
-            {
-                lane.set_weight(slot, tier, weight);
-            }
+    /// Enters a change of a member in the counts, its timer and its positions.
+    pub(super) fn refresh(&mut self, handle: Handle) {
+        let panic_changed = self.members.refresh(handle, &self.config, self.clock.now);
+        if panic_changed {
+            self.reindex_all();
+        } else {
+            self.reindex(handle.slot());
+        }
+    }
+
+    /// Tells the lanes the member's present weight.
+    pub(super) fn reweigh(&mut self, handle: Handle) {
+        if let Some(member) = self.members.get(handle) {
+            let weight = member.weight_at(&self.config, self.clock.now);
+            self.lanes.set_weight(handle.slot(), member.tier, weight);
         }
     }
 }

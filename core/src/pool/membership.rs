@@ -1,176 +1,185 @@
-//! Who is in the pool, and what operators change of it.
+//! Commands that add, change and remove members.
 
-use super::hold_times::Recent;
-use super::member::{Details, Entry, FailureCounts, State, Watch};
-use super::service_times::ServiceTimes;
-use super::{AddError, Event, Group, GroupId, Member, MemberId, Pool, StaleMember, WaiterId};
-use crate::balance::PeakEwma;
+use super::Pool;
+use super::error::{AddError, StaleMember};
+use super::event::Event;
+use super::ids::{GroupId, MemberId, WaiterId};
+use super::member::{Member, MemberHealth, MemberState, Status};
+use super::stats::MemberFigures;
+use super::times::ServiceTimes;
 use crate::health::SlowStart;
 use crate::limit::{LimitSet, Unit};
-use crate::pool::stats::Histogram;
 use crate::random::mix;
 use crate::time::Tick;
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-use core::num::NonZeroU32;
+use crate::util::slab::Handle;
 
 impl<T> Pool<T> {
-    /// Makes a group of members that will share these limits besides their own.
+    /// Adds a group, whose members share these limits besides their own.
     pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
-        self.groups.push(Group {
-            limits,
-            members: Vec::new(),
-            holds_back: false,
-        });
-        let len = u32::try_from(self.groups.len())
-            .ok()
-            .and_then(NonZeroU32::new);
-        GroupId(len.unwrap_or(NonZeroU32::MAX))
+        GroupId::new(self.config.id, self.shared.add_group(limits))
     }
 
-    /// Adds a member, last in line.
+    /// Adds a member, behind the others in the order of policies that take turns.
     ///
     /// # Errors
-    /// Where the pool has had four billion members at once, or the member's group is unknown.
+    /// [`AddError`] where the member's group is of another pool, or the pool has had four billion members.
     pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, AddError> {
         self.advance(now);
-        if let Some(group) = member.group
-            && self.groups.get(group.index()).is_none()
-        {
-            return Err(AddError::NoSuchGroup(group));
-        }
-        let stamp = self.next_stamp();
-        let mut slow_start = SlowStart::default();
-        slow_start.begin(self.now);
-        let seed = self.config.seed.wrapping_add(self.added);
-        self.added = self.added.wrapping_add(1);
-        let details = Details {
-            held: Histogram::default(),
-            failure_counts: FailureCounts::default(),
-            watch: None,
-            slow_start,
-            pass: self.levels.get(&member.tier).copied().unwrap_or(0),
-            depth: None,
-            unseen: 0,
-            unseen_by_probe: 0,
-            latency: self.latency.as_ref().map(PeakEwma::another),
-            service: ServiceTimes::default(),
-            labels: member.labels,
-            identity: 0,
-            payload: member.payload,
+        let now = self.clock.now;
+        let group = match member.group {
+            Some(id) => {
+                let group = id.within(self.config.id);
+                let group = group.filter(|group| self.shared.group(*group).is_some());
+                Some(group.ok_or(AddError::NoSuchGroup(id))?)
+            }
+            None => None,
         };
-        let mut entry = Entry {
-            state: State::Enabled,
+        let seed = self.config.seed.wrapping_add(self.members.added);
+        self.members.added = self.members.added.wrapping_add(1);
+        let mut slow_start = SlowStart::default();
+        slow_start.begin(now);
+        let pass_floor = self.members.pass_floors.get(&member.tier);
+        let state = MemberState {
+            status: Status::Enabled,
             tier: member.tier,
             weight: member.weight,
             max_leases: member.max_leases,
             in_flight: 0,
-            phantoms: 0,
-            stamp,
-            group: member.group,
+            fast_failures: 0,
+            last_used_seq: self.clock.next_sequence(),
+            group,
             counted: None,
-            is_watched: false,
-            details: Box::new(details),
             limits: member.limits,
-            recent: Recent::default(),
+            health: MemberHealth::new(&self.config, now, seed),
+            slow_start,
+            pass: pass_floor.copied().unwrap_or(0),
+            depth: None,
+            granted_since_depth: 0,
+            granted_since_probe: 0,
+            latency: self.times.member_latency(),
+            service: ServiceTimes::default(),
+            labels: member.labels,
+            identity: 0,
+            figures: MemberFigures::default(),
+            payload: member.payload,
         };
-        entry.set_watch(Watch::new(&self.config, self.now, seed));
-        let handle = self.members.insert(entry).ok_or(AddError::TooManyMembers)?;
+        let handle = self.members.insert(state).ok_or(AddError::TooManyMembers)?;
         let slot = handle.slot();
-        if let Some(group) = member
-            .group
-            .and_then(|group| self.groups.get_mut(group.index()))
-        {
-            group.members.push(slot);
+        if let Some(group) = group {
+            self.shared.join(group, slot);
         }
-        if let Some(entry) = self.members.get_mut(handle) {
-            entry.details.identity = member.identity.unwrap_or_else(|| mix(u64::from(slot)));
+        if let Some(state) = self.members.get_mut(handle) {
+            state.identity = member.identity.unwrap_or_else(|| mix(slot.into()));
         }
-        for lane in self.general.clone() {
-            self.enroll(lane, slot);
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(state) = members.get(handle) {
+            lanes.enroll(slot, state, &ctx);
         }
-        self.look_after(handle);
-        self.serve();
-        Ok(MemberId(handle))
+        self.refresh(handle);
+        self.hand_over();
+        Ok(self.members.id(handle))
     }
 
-    /// Takes a member out. Its payload comes back at once if no lease is held on it; otherwise no more
-    /// are granted, and an [`Event::Removed`] brings it with the last release or expiry. Requests that
-    /// are pinned to it are told by an [`Event::PinnedMemberRemoved`].
+    /// Removes a member. Its payload is returned if no lease is held on it; otherwise no more leases are
+    /// granted, and an [`Event::Removed`] brings the payload when the last one ends. Requests pinned to it
+    /// are sent away with an [`Event::PinnedMemberRemoved`].
     ///
     /// # Errors
-    /// Where it was removed before.
+    /// [`StaleMember`] where it was removed before.
     pub fn remove(&mut self, now: Tick, member: MemberId) -> Result<Option<T>, StaleMember> {
         self.advance(now);
-        let entry = self.member_mut(member)?;
-        entry.state = State::Removing;
-        let idle = entry.in_flight == 0;
-        for lane in self.pins.remove(&member.0.slot()).unwrap_or_default() {
-            while let Some((waiter, _)) = self.waiters.pop(lane) {
-                self.waiting.refused = self.waiting.refused.saturating_add(1);
+        let (handle, state) = self.members.current_mut(member)?;
+        state.status = Status::Removing;
+        let is_idle = state.in_flight == 0;
+        for lane in self.lanes.pinned_to(handle.slot()) {
+            while let Some((waiter, _)) = self.queue.pop(lane) {
+                self.figures.record_refusal();
                 self.events.push_back(Event::PinnedMemberRemoved {
-                    waiter: WaiterId(waiter),
+                    waiter: WaiterId::new(self.config.id, waiter),
                 });
             }
-            self.drop_lane(lane);
+            self.lanes.remove(lane);
         }
-        self.look_after(member.0);
-        self.leave_lanes(member.0);
-        let gone = if idle { self.forget(member.0) } else { None };
-        self.serve();
-        Ok(gone)
+        self.refresh(handle);
+        if let Some(state) = self.members.get(handle) {
+            self.lanes.withdraw(handle.slot(), state);
+        }
+        let payload = is_idle.then(|| self.forget_member(handle)).flatten();
+        self.hand_over();
+        Ok(payload)
     }
 
     /// Grants no more leases on a member, and tells by an [`Event::Drained`] when none is held on it.
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn drain(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Draining)?;
-        self.see_off(member.0);
+        let handle = self.set_status(now, member, Status::Draining)?;
+        self.finish_drain(handle);
         Ok(())
     }
 
     /// Grants no more leases on a member until it is enabled.
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn disable(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Disabled)
+        self.set_status(now, member, Status::Disabled).map(drop)
     }
 
-    /// Grants leases on a member that was drained or disabled.
+    /// Grants leases again on a member that was drained or disabled.
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn enable(&mut self, now: Tick, member: MemberId) -> Result<(), StaleMember> {
-        self.set_state(now, member, State::Enabled)
+        self.set_status(now, member, Status::Enabled).map(drop)
     }
 
-    /// Gives a member another share of the calls; 0 drains it, without telling when that is done. What it
-    /// has served and holds counts as before.
+    fn set_status(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        status: Status,
+    ) -> Result<Handle, StaleMember> {
+        self.change(now, member, |state| state.status = status)
+    }
+
+    /// Changes a member's share of the calls. A weight of 0 drains it, without an event. Its past calls and
+    /// leases count as before.
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn set_weight(
         &mut self,
         now: Tick,
         member: MemberId,
         weight: u16,
     ) -> Result<(), StaleMember> {
-        self.advance(now);
-        self.member_mut(member)?.weight = weight;
-        self.reweigh(member.0);
-        self.look_after(member.0);
-        self.serve();
-        Ok(())
+        self.change(now, member, |state| state.weight = weight)
+            .map(drop)
     }
 
-    /// Gives a member other limits. The leases that are held on it count in them as if they had been granted
-    /// now; what has ended before doesn't. O(leases).
+    /// Changes what decides whether and how much a member serves.
+    fn change(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        change: impl FnOnce(&mut MemberState<T>),
+    ) -> Result<Handle, StaleMember> {
+        self.advance(now);
+        let (handle, state) = self.members.current_mut(member)?;
+        change(state);
+        self.reweigh(handle);
+        self.refresh(handle);
+        self.hand_over();
+        Ok(handle)
+    }
+
+    /// Replaces a member's limits. Leases held on it count in them as if granted now; leases that have ended
+    /// don't count. O(leases).
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn set_limits(
         &mut self,
         now: Tick,
@@ -178,20 +187,16 @@ impl<T> Pool<T> {
         limits: LimitSet,
     ) -> Result<(), StaleMember> {
         self.advance(now);
-        let now = self.now;
-        let entry = self
-            .members
-            .get_mut(member.0)
-            .filter(|entry| entry.state != State::Removing)
-            .ok_or(StaleMember)?;
-        entry.limits = limits;
-        for (_, lease) in self.leases.iter_mut() {
-            if lease.member == member.0 {
-                lease.booked.member = entry.limits.charge(now, lease.class, lease.cost);
+        let now = self.clock.now;
+        let (handle, state) = self.members.current_mut(member)?;
+        state.limits = limits;
+        for lease in self.leases.iter_mut() {
+            if lease.member == handle {
+                lease.booked.member = state.limits.charge(now, lease.class, lease.cost);
             }
         }
-        self.place(member.0);
-        self.serve();
+        self.reindex(handle.slot());
+        self.hand_over();
         Ok(())
     }
 
@@ -199,7 +204,7 @@ impl<T> Pool<T> {
     /// what is in flight. That tightens the member's limits and never loosens them.
     ///
     /// # Errors
-    /// Where it was removed.
+    /// [`StaleMember`] where it was removed.
     pub fn observe(
         &mut self,
         now: Tick,
@@ -209,32 +214,24 @@ impl<T> Pool<T> {
         reset: Tick,
     ) -> Result<(), StaleMember> {
         self.advance(now);
-        let now = self.now;
-        let entry = self.member_mut(member)?;
-        entry.limits.observe(now, unit, remaining, reset);
-        self.place(member.0);
-        self.serve();
+        let now = self.clock.now;
+        let (handle, state) = self.members.current_mut(member)?;
+        state.limits.observe(now, unit, remaining, reset);
+        self.reindex(handle.slot());
+        self.hand_over();
         Ok(())
     }
 
-    fn set_state(&mut self, now: Tick, member: MemberId, state: State) -> Result<(), StaleMember> {
-        self.advance(now);
-        self.member_mut(member)?.state = state;
-        self.look_after(member.0);
-        self.serve();
-        Ok(())
-    }
-
-    pub(super) fn member(&self, member: MemberId) -> Option<&Entry<T>> {
-        self.members
-            .get(member.0)
-            .filter(|entry| entry.state != State::Removing)
-    }
-
-    pub(super) fn member_mut(&mut self, member: MemberId) -> Result<&mut Entry<T>, StaleMember> {
-        self.members
-            .get_mut(member.0)
-            .filter(|entry| entry.state != State::Removing)
-            .ok_or(StaleMember)
+    /// Removes every trace of a member.
+    pub(super) fn forget_member(&mut self, handle: Handle) -> Option<T> {
+        let slot = handle.slot();
+        if let Some(member) = self.members.get(handle) {
+            self.lanes.withdraw(slot, member);
+        }
+        let gone = self.members.remove(handle)?;
+        if let Some(group) = gone.group {
+            self.shared.leave(group, slot);
+        }
+        Some(gone.payload)
     }
 }

@@ -1,131 +1,83 @@
-//! The lease pool: members that can serve, leases on them, and those who wait.
+//! The lease pool: members, leases on them, and the queue of requests.
 //!
-//! Invariant: after each command, no lane has both somebody who waits and a member that could serve
-//! whose turn it is, unless the pool's own limits forbid it.
+//! Invariant: after each command, no request at the head of its lane has a member that is ready for it,
+//! unless the pool's own limits forbid it.
+//!
+//! A request goes `acquire` -> `select` -> grant ([`acquire`], [`select`]); a lease ends by `release` -> settle ->
+//! `hand_over` ([`release`], this file). The parts of the pool own their state: [`members`], [`lanes`],
+//! [`queue`], [`leases`], [`groups`], [`fast_failures`], [`times`] and the figures in [`stats`].
 
+mod acquire;
 mod config;
-mod hold_times;
+mod eligibility;
+mod error;
+mod event;
+mod fast_failures;
+mod groups;
+mod ids;
 mod inspect;
 mod lane;
+mod lanes;
+mod leases;
 mod member;
 mod member_health;
+mod members;
 mod membership;
+mod outcome;
 mod queue;
 mod release;
 mod request;
 mod select;
-mod service_times;
 #[cfg(feature = "serde")]
 mod snapshot;
 pub mod stats;
+mod times;
 
-pub use config::{PoolConfig, PoolConfigError};
+pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
+pub use eligibility::{Cause, Eligibility};
+pub use error::{AcquireError, AddError, StaleLease, StaleMember, StaleProbe, StaleWaiter};
+pub use event::{Acquired, Estimate, Event, Grant, HealthChange};
+pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
 pub use member::Member;
-pub use request::{
-    AcquireError, Acquired, AddError, Eligibility, Estimate, Event, Grant, HealthChange, Labels,
-    Outcome, ProbeResult, Release, Request, StaleLease, StaleMember, StaleProbe, StaleWaiter,
-};
-
+pub use outcome::{Outcome, ProbeResult, Release};
+pub use request::{Labels, Request};
 #[cfg(feature = "serde")]
 pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
-use crate::balance::{PeakEwma, pass};
 use crate::health::Outlier;
-use crate::health::Permit;
-use crate::health::{self, ProbeAnswer};
-use crate::limit::{Booking, Cost, LimitSet};
 use crate::time::{Tick, earliest};
-use crate::util::heap::IndexedHeap;
-use crate::util::slab::{Handle, Slab};
-use alloc::collections::{BTreeMap, VecDeque};
-use alloc::vec::Vec;
+use crate::util::slab::Handle;
+use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
-use hold_times::Batch;
-use lane::{Kind, Lane, Opening};
-use member::{Entry, State, Surroundings};
-use queue::Waiters;
-use release::{Ending, Phantom};
-use service_times::ServiceTimes;
-use stats::{Histogram, LeaseCounts, QueueStats};
-
-/// Names a member of one pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MemberId(Handle);
-
-/// Names a lease of one pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(Handle);
-
-/// Names a request that waits in one pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(Handle);
-
-/// Names a group of members that share limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct GroupId(NonZeroU32);
-
-impl GroupId {
-    fn index(self) -> usize {
-        (self.0.get() as usize).saturating_sub(1)
-    }
-}
-
-/// Names a probe of one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProbeId {
-    member: Handle,
-    probe: health::ProbeId,
-}
-
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Lease {
-    #[cfg_attr(feature = "serde", serde(skip, default = "Handle::nowhere"))]
-    member: Handle,
-    granted: Tick,
-    class: u32,
-    cost: Cost,
-    stride: u64,
-    booked: Bookings,
-    permit: Option<Permit>,
-}
-
-/// Where a lease's cost is booked.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Bookings {
-    member: Booking,
-    group: Option<Booking>,
-    pool: Option<Booking>,
-}
-
-#[derive(Clone, Debug)]
-struct Group {
-    limits: LimitSet,
-    members: Vec<u32>,
-    /// Whether one of its members may rest because of its limits.
-    holds_back: bool,
-}
+use fast_failures::FastFailures;
+use groups::SharedLimits;
+use lanes::Lanes;
+use leases::Leases;
+use member::EligibilityContext;
+use members::Members;
+use outcome::LeaseEnd;
+use queue::Queue;
+use stats::Figures;
+use times::FleetTimes;
 
 /// Leases members to requests, in order of arrival and within every member's limits.
 ///
-/// Every command costs O(log n) in members, leases and waiters for each lane that the member or waiter
-/// is in, and as much more for each thing that became due since the last one. Above that:
-/// - where the costs of requests in one lane differ, each change looks again at the members that had no
-///   room for the last;
-/// - a grant or release in a [group](Member::group) at its limit looks at the members of the group;
-/// - where members share limits, every command looks at the lanes in which somebody waits;
-/// - the first request of a kind, going in and out of panic, and a queued request that costs more than one
-///   request and fits nobody look at all members.
+/// Commands cost O(log n) in members, leases and waiters, for each lane that the member or waiter is in, and
+/// as much again for each thing that became due since the last command. On top of that:
+/// - where the costs of requests in one lane differ, each change judges the members again that a limit held
+///   back for the last cost;
+/// - a grant or release in a [group](Member::group) at its limit judges all members of the group;
+/// - where members share limits, every command looks at all lanes in which requests wait;
+/// - the first request of a lane, the beginning and end of panic, and a request that costs more than one
+///   request and is not granted at once look at all members.
 ///
-/// Commands on members, leases and waiters that are gone are errors.
+/// Commands on ids that are stale, or of another pool, are errors and change nothing.
 ///
 /// ```
 /// use core::num::NonZeroU32;
 /// use leasehold_core::balance::Policy;
-/// use leasehold_core::pool::{Acquired, PoolConfig, Event, Member, Outcome, Pool, Request};
+/// use leasehold_core::pool::{Acquired, Event, Member, Outcome, Pool, PoolConfig, Request};
 /// use leasehold_core::time::Tick;
 ///
 /// let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
@@ -141,607 +93,268 @@ struct Group {
 #[derive(Clone, Debug)]
 pub struct Pool<T> {
     config: PoolConfig,
-    /// The latest time seen.
-    now: Tick,
-    /// Up to when what was due has been done; `now` but while catching up.
-    as_of: Tick,
-    closed: bool,
-    members: Slab<Entry<T>>,
-    groups: Vec<Group>,
-    lanes: Vec<Option<Lane>>,
-    kinds: BTreeMap<Kind, u32>,
-    /// Lanes that aren't for a pinned request.
-    general: Vec<u32>,
-    /// Numbers of lanes that are no longer in use.
-    vacant: Vec<u32>,
-    /// The lanes of requests that are pinned to a member, by its slot; none is empty.
-    pins: BTreeMap<u32, Vec<u32>>,
-    /// Lanes in which somebody may be served.
-    flagged: Vec<u32>,
-    /// Lanes in which somebody waits.
-    awaited: Vec<u32>,
-    leases: Slab<Lease>,
-    expiries: IndexedHeap<(Tick, u64)>,
-    phantoms: Slab<Phantom>,
-    phantom_ends: IndexedHeap<(Tick, u64)>,
-    waiters: Waiters,
-    timers: IndexedHeap<Tick>,
+    clock: Clock,
+    is_closed: bool,
+    members: Members<T>,
+    shared: SharedLimits,
+    lanes: Lanes,
+    queue: Queue,
+    leases: Leases,
+    fast_failures: FastFailures,
     outlier: Option<Outlier>,
-    affinity: Option<Affinity<Handle>>,
-    /// Those over all members.
-    limits: LimitSet,
-    /// Members that could serve but for their health, and those of them that are healthy.
-    enabled: u32,
-    healthy: u32,
-    panic: bool,
-    service: ServiceTimes,
-    /// The peaks of all members' successes.
-    latency: Option<PeakEwma>,
-    /// How many members ever were.
-    added: u64,
-    /// How often a lane was asked for anything.
-    asked: u64,
-    /// LeaseCounts grants, releases and arrivals; gives each its place in their order.
-    sequence: u64,
-    /// By tier, the pass of the member chosen last; where a new member begins. At most 256.
-    levels: BTreeMap<u8, u64>,
-    /// Leases held whose cost may turn out to be another.
-    estimated: u32,
+    /// Members by session.
+    sessions: Option<Affinity<Handle>>,
+    times: FleetTimes,
+    figures: Figures,
     events: VecDeque<Event<T>>,
-    total: LeaseCounts,
-    waiting: QueueStats,
-    held: Histogram,
-    waited: Histogram,
-    /// How long leases were held, by member, that are yet to be entered there. A member's histogram is far
-    /// from all else that a release looks at: one by one, each would be waited for; of many, the failure_counts of
-    /// the cache overlap.
-    spans: Vec<(Handle, Batch)>,
 }
 
-impl<T> Pool<T> {
-    /// A pool without members.
-    #[must_use]
-    pub fn new(mut config: PoolConfig) -> Self {
-        let half_life = config.policy.half_life();
+/// The present, and the order of what happens in it.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// The latest time seen.
+    now: Tick,
+    /// The tick up to which due work is done; `now` except while catching up.
+    as_of: Tick,
+    /// Grants, releases and arrivals so far.
+    sequence: u64,
+}
+
+impl Clock {
+    fn starting_at(now: Tick) -> Self {
         Self {
-            affinity: config.affinity.take(),
-            limits: core::mem::take(&mut config.limits),
-            now: Tick::ZERO,
-            as_of: Tick::ZERO,
-            closed: false,
-            members: Slab::new(),
-            groups: Vec::new(),
-            lanes: Vec::new(),
-            kinds: BTreeMap::new(),
-            general: Vec::new(),
-            vacant: Vec::new(),
-            pins: BTreeMap::new(),
-            flagged: Vec::new(),
-            awaited: Vec::new(),
-            leases: Slab::new(),
-            expiries: IndexedHeap::new(),
-            phantoms: Slab::new(),
-            phantom_ends: IndexedHeap::new(),
-            waiters: Waiters::new(),
-            timers: IndexedHeap::new(),
-            outlier: config
-                .outlier
-                .as_ref()
-                .map(|outlier| Outlier::new(outlier, Tick::ZERO)),
-            enabled: 0,
-            healthy: 0,
-            panic: false,
-            service: ServiceTimes::default(),
-            latency: half_life.map(|half_life| PeakEwma::new(half_life, Tick::ZERO)),
-            added: 0,
-            asked: 0,
+            now,
+            as_of: now,
             sequence: 0,
-            levels: BTreeMap::new(),
-            estimated: 0,
-            events: VecDeque::new(),
-            total: LeaseCounts::default(),
-            waiting: QueueStats::default(),
-            held: Histogram::default(),
-            waited: Histogram::default(),
-            spans: Vec::new(),
-            config,
         }
     }
 
-    /// Asks for a lease.
-    ///
-    /// # Errors
-    /// Where the request is refused at once; [`explain`](Self::explain) then says why, member by member.
-    pub fn acquire(&mut self, now: Tick, request: Request) -> Result<Acquired, AcquireError> {
-        self.advance(now);
-        let answer = self.grant_or_queue(request);
-        if answer.is_err() {
-            self.waiting.refused = self.waiting.refused.saturating_add(1);
-        }
-        self.serve();
-        answer
-    }
-
-    /// Gives a lease back.
-    ///
-    /// # Errors
-    /// Where it was released before or has expired; what it was on then counts as released long since.
-    pub fn release(
-        &mut self,
-        now: Tick,
-        lease: LeaseId,
-        release: impl Into<Release>,
-    ) -> Result<(), StaleLease> {
-        self.advance(now);
-        self.end(lease, Ending::Released(release.into()))?;
-        self.serve();
-        Ok(())
-    }
-
-    /// Puts off the end of a lease to a whole time to live from now, and answers when that is.
-    ///
-    /// # Errors
-    /// Where it was released before or has expired.
-    pub fn renew(&mut self, now: Tick, lease: LeaseId) -> Result<Option<Tick>, StaleLease> {
-        self.advance(now);
-        if self.leases.get(lease.0).is_none() {
-            return Err(StaleLease);
-        }
-        Ok(self.set_expiry(lease.0))
-    }
-
-    /// Leaves the line.
-    ///
-    /// # Errors
-    /// Where the request no longer waits; an event says what became of it.
-    pub fn cancel(&mut self, now: Tick, waiter: WaiterId) -> Result<(), StaleWaiter> {
-        self.advance(now);
-        let left = self.waiters.remove(waiter.0).ok_or(StaleWaiter)?;
-        self.waiting.cancelled = self.waiting.cancelled.saturating_add(1);
-        self.left(left.lane);
-        self.serve();
-        Ok(())
-    }
-
-    /// Takes no more requests and sends those away that wait. Leases stay good until they are released.
-    pub fn close(&mut self, now: Tick) {
-        self.advance(now);
-        self.closed = true;
-        for (waiter, left) in self.waiters.drain() {
-            self.waiting.cancelled = self.waiting.cancelled.saturating_add(1);
-            self.events.push_back(Event::Closed {
-                waiter: WaiterId(waiter),
-            });
-            self.left(left.lane);
-        }
-    }
-
-    /// Takes the answer to a probe.
-    ///
-    /// # Errors
-    /// Where the probe was answered, given up or overtaken by another, or its member removed.
-    pub fn handle_probe(
-        &mut self,
-        now: Tick,
-        probe: ProbeId,
-        answer: ProbeResult,
-    ) -> Result<(), StaleProbe> {
-        self.advance(now);
-        let entry = self.members.get_mut(probe.member).ok_or(StaleProbe)?;
-        let watch = entry.details.watch.as_mut().ok_or(StaleProbe)?;
-        if watch.probe != Some(probe.probe) {
-            return Err(StaleProbe);
-        }
-        watch.probe = None;
-        let answer = match answer {
-            ProbeResult::Up { depth, latency } => {
-                if let Some(depth) = depth {
-                    entry.details.depth = Some(depth);
-                    entry.details.unseen = entry.details.unseen_by_probe;
-                }
-                if let (Some(latency), Some(known)) = (latency, &mut entry.details.latency) {
-                    known.observe(self.now, latency);
-                }
-                ProbeAnswer::Up
-            }
-            ProbeResult::Down => ProbeAnswer::Down,
-        };
-        if let (Some(health), Some(config)) = (&mut watch.health, &self.config.health) {
-            let change = health.answer(config, self.now, probe.probe, answer);
-            self.changed(probe.member, change);
-        }
-        self.look_after(probe.member);
-        self.serve();
-        Ok(())
-    }
-
-    /// Learns how many jobs a member has in line or at work, apart from any probe.
-    ///
-    /// # Errors
-    /// Where it was removed.
-    pub fn observe_depth(
-        &mut self,
-        now: Tick,
-        member: MemberId,
-        depth: u32,
-    ) -> Result<(), StaleMember> {
-        self.advance(now);
-        let entry = self.member_mut(member)?;
-        entry.details.depth = Some(depth);
-        entry.details.unseen = 0;
-        entry.details.unseen_by_probe = 0;
-        self.place(member.0);
-        self.serve();
-        Ok(())
-    }
-
-    /// Does what is due: takes leases back, lets requests time out, opens windows and serves who waits.
-    ///
-    /// All of it in order of time: a request is served if a member became free before its deadline,
-    /// and times out if that was at its deadline or later. Probes, slow starts and the comparison of
-    /// members are as of now, however late that is.
-    pub fn handle_timeout(&mut self, now: Tick) {
-        self.advance(now);
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never. O(lanes in which
-    /// somebody waits).
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Tick> {
-        let expiry = self.expiries.peek().map(|((deadline, _), _)| deadline);
-        let timer = self.timers.peek().map(|(tick, _)| tick);
-        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
-        let openings = self.awaited.iter().map(|lane| self.opens(*lane));
-        let phantom = self.phantom_ends.peek().map(|((end, _), _)| end);
-        let phantom = phantom.filter(|end| !self.awaited.is_empty() && *end < Tick::MAX);
-        openings.chain([phantom]).fold(
-            earliest(
-                earliest(expiry, self.waiters.next_deadline()),
-                earliest(timer, sweep),
-            ),
-            earliest,
-        )
-    }
-
-    /// What happened that no command asked for, oldest first.
-    #[must_use]
-    pub fn poll_event(&mut self) -> Option<Event<T>> {
-        self.events.pop_front()
-    }
-
-    /// Does what has become due since the last command. What concerns the members' health is as of now,
-    /// since nobody can have probed them before. All else is done in order of time, so that a command that
-    /// comes late costs nobody their turn; what is granted is granted now, whenever it could have been.
-    fn advance(&mut self, now: Tick) {
-        self.now = self.now.max(now);
-        while let Some((due, slot)) = self.timers.peek()
-            && due <= self.now
-            && let Some(member) = self.members.handle_at(slot)
-        {
-            self.handle_timer(member);
-        }
-        self.sweep();
-        self.serve();
-        while let Some(due) = self.poll_timeout().filter(|due| *due <= self.now) {
-            self.as_of = self.as_of.max(due);
-            self.catch_up();
-        }
-        self.as_of = self.now;
-        self.end_phantoms();
-        self.serve();
-    }
-
-    /// Does what is due as of `as_of`.
-    fn catch_up(&mut self) {
-        self.end_phantoms();
-        while let Some(lease) = self.due_lease() {
-            let Some(member) = self.leases.get(lease).map(|lease| lease.member) else {
-                break;
-            };
-            self.events.push_back(Event::Expired {
-                lease: LeaseId(lease),
-                member: MemberId(member),
-            });
-            if self.end(LeaseId(lease), Ending::Expired).is_err() {
-                break;
-            }
-        }
-        while let Some((waiter, left)) = self.waiters.pop_due(self.as_of) {
-            self.waiting.timed_out = self.waiting.timed_out.saturating_add(1);
-            self.events.push_back(Event::TimedOut {
-                waiter: WaiterId(waiter),
-            });
-            self.left(left.lane);
-        }
-        for at in 0..self.awaited.len() {
-            if let Some(lane) = self.awaited.get(at).copied()
-                && self.opens(lane).is_some_and(|tick| tick <= self.as_of)
-            {
-                self.flag(lane);
-            }
-        }
-        self.serve();
-    }
-
-    fn due_lease(&self) -> Option<Handle> {
-        let ((deadline, _), slot) = self.expiries.peek()?;
-        self.leases
-            .handle_at(slot)
-            .filter(|_| deadline <= self.as_of)
-    }
-
-    /// Grants to those who wait while a member is ready.
-    fn serve(&mut self) {
-        if self.awaited.is_empty() && self.flagged.is_empty() {
-            return;
-        }
-        self.recheck();
-        while let Some((at, lane)) = self.next_flagged() {
-            let Some((_, handle)) = self.waiters.next(lane) else {
-                self.unflag(at);
-                continue;
-            };
-            let Some(request) = self.waiters.waiter(handle).map(|waiter| waiter.request) else {
-                self.unflag(at);
-                continue;
-            };
-            let Ok(slot) = self.candidate(lane, &request) else {
-                self.unflag(at);
-                continue;
-            };
-            let Some((handle, waiter)) = self.waiters.pop(lane) else {
-                self.unflag(at);
-                continue;
-            };
-            if let Some(grant) = self.grant(lane, slot, &request, waiter.since) {
-                self.events.push_back(Event::Granted {
-                    waiter: WaiterId(handle),
-                    grant,
-                });
-            }
-            self.keep_pace(lane);
-            self.left(lane);
-            self.recheck();
-        }
-    }
-
-    /// The flagged lane whose turn comes first. O(flagged lanes).
-    fn next_flagged(&self) -> Option<(usize, u32)> {
-        let lanes = self.flagged.iter().copied().enumerate();
-        // A lane where nobody waits comes first, to be taken out.
-        lanes.min_by_key(|(_, lane)| self.waiters.next(*lane).map(|(turn, _)| turn))
-    }
-
-    fn flag(&mut self, lane: u32) {
-        if let Some(Some(known)) = self.lanes.get_mut(lane as usize)
-            && !core::mem::replace(&mut known.flagged, true)
-        {
-            self.flagged.push(lane);
-        }
-    }
-
-    fn unflag(&mut self, at: usize) {
-        let lane = self.flagged.swap_remove(at);
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-            lane.flagged = false;
-        }
-    }
-
-    /// Notes that one who waited in a lane no longer does.
-    fn left(&mut self, lane: u32) {
-        if self.waiters.len_of(lane) > 0 {
-            self.flag(lane);
-            return;
-        }
-        self.awaited.retain(|other| *other != lane);
-        if let Some(Some(known)) = self.lanes.get_mut(lane as usize) {
-            known.gate = None;
-            known.served = None;
-        }
-        self.drop_if_pinned(lane);
-    }
-
-    /// Measures how often a lane is served while somebody waits in it.
-    fn keep_pace(&mut self, lane: u32) {
-        let now = self.now;
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize)
-            && let Some(served) = lane.served.replace(now)
-        {
-            let gap = now.since(served);
-            lane.pace = Some(match lane.pace {
-                Some(pace) => pace
-                    .saturating_sub(pace.checked_div(8).unwrap_or_default())
-                    .saturating_add(gap.checked_div(8).unwrap_or_default()),
-                None => gap,
-            });
-        }
-    }
-
-    fn grant_or_queue(&mut self, request: Request) -> Result<Acquired, AcquireError> {
-        if self.closed {
-            return Err(AcquireError::Closed);
-        }
-        let lane = self.lane_of(&request)?;
-        let answer = self.grant_or_queue_in(lane, request);
-        self.drop_if_pinned(lane);
-        answer
-    }
-
-    fn grant_or_queue_in(&mut self, lane: u32, request: Request) -> Result<Acquired, AcquireError> {
-        let next = self.waiters.next(lane);
-        let first = next.is_none_or(|(turn, _)| self.waiters.turn_of(&request) < turn);
-        let mut opening = Opening::AnyTime;
-        if first && self.leases.has_room() {
-            match self.candidate(lane, &request) {
-                Ok(slot) => {
-                    if next.is_some() {
-                        // Its flow has had its turn of this round.
-                        self.waiters.push(lane, self.now, request);
-                        self.waiters.pop(lane);
-                    }
-                    let grant = self.grant(lane, slot, &request, self.now);
-                    return grant.map(Acquired::Granted).ok_or(AcquireError::QueueFull);
-                }
-                Err(other) => opening = other,
-            }
-            // The candidates were those for this request's cost.
-            self.flag(lane);
-        }
-        if request.cost != Cost::REQUEST && !self.fits(&request) {
-            return Err(AcquireError::NeverFits);
-        }
-        if let Some(deadline) = request.deadline {
-            if deadline <= self.now {
-                return Err(AcquireError::NothingFree);
-            }
-            if let Opening::At(at) = opening
-                && at >= deadline
-                && self.estimated == 0
-            {
-                return Err(AcquireError::DeadlineTooSoon { at });
-            }
-        }
-        if self.waiters.len() >= self.config.max_waiters {
-            return Err(AcquireError::QueueFull);
-        }
-        let waiter = self.waiters.push(lane, self.now, request);
-        let waiter = waiter.ok_or(AcquireError::QueueFull)?;
-        if next.is_none() {
-            self.awaited.push(lane);
-            if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-                lane.served = None;
-            }
-        }
-        Ok(Acquired::Waiting(WaiterId(waiter)))
-    }
-
-    /// Whether some member that the request could go to, and the pool's own limits, would ever admit it.
-    /// Who finds no member at all may wait for one.
-    fn fits(&self, request: &Request) -> bool {
-        let (class, cost) = (request.class, request.cost);
-        let kind = Kind::of(request);
-        let could_go = |(handle, entry): &(Handle, &Entry<T>)| match kind.pin {
-            Some(pin) => pin == *handle,
-            None => entry.details.labels.contains(kind.labels),
-        };
-        let admits = |limits: &LimitSet| limits.fits(class, cost);
-        let mut members = self.members.iter().filter(could_go).peekable();
-        let nobody = members.peek().is_none();
-        let fits = members.any(|(_, entry)| {
-            let group = entry.group.and_then(|group| self.groups.get(group.index()));
-            admits(&entry.limits) && group.is_none_or(|group| admits(&group.limits))
-        });
-        (nobody || fits) && admits(&self.limits)
-    }
-
-    /// Makes the lease on a candidate.
-    fn grant(&mut self, lane: u32, slot: u32, request: &Request, since: Tick) -> Option<Grant> {
-        let member = self.members.handle_at(slot)?;
-        let stamp = self.next_stamp();
-        let now = self.now;
-        let (class, cost) = (request.class, request.cost);
-        let entry = self.members.get_mut(member)?;
-        let mut stride = 0;
-        if self.config.policy.uses_pass() {
-            stride = pass(entry.weight_at(&self.config, now));
-            self.levels.insert(entry.tier, entry.details.pass);
-            entry.details.pass = entry.details.pass.saturating_add(stride);
-        }
-        if self.config.policy.uses_work() {
-            entry.details.unseen = entry.details.unseen.saturating_add(1);
-            entry.details.unseen_by_probe = entry.details.unseen_by_probe.saturating_add(1);
-        }
-        entry.in_flight = entry.in_flight.saturating_add(1);
-        entry.stamp = stamp;
-        self.total.granted = self.total.granted.saturating_add(1);
-        let group = entry
-            .group
-            .and_then(|group| self.groups.get_mut(group.index()));
-        let pool = &mut self.limits;
-        let booked = Bookings {
-            member: entry.limits.charge(now, class, cost),
-            group: group.map(|group| group.limits.charge(now, class, cost)),
-            pool: (!pool.is_empty()).then(|| pool.charge(now, class, cost)),
-        };
-        let permit = match (&self.config.breaker, entry.watch_mut()) {
-            (Some(config), Some(watch)) => watch.breaker.begin(config, now),
-            (Some(_) | None, Some(_) | None) => None,
-        };
-        let tier = entry.tier;
-        let lease = self.leases.insert(Lease {
-            member,
-            granted: now,
-            class,
-            cost,
-            stride,
-            booked,
-            permit,
-        })?;
-        if cost != Cost::REQUEST {
-            self.estimated = self.estimated.saturating_add(1);
-        }
-        // It has had its turn in every lane that it is in.
-        for lane in &self.general {
-            if let Some(Some(lane)) = self.lanes.get_mut(*lane as usize)
-                && lane.contains(slot)
-            {
-                lane.chosen(slot, tier);
-            }
-        }
-        self.stick(lane, request, member);
-        self.settle_in(member);
-        let waited = now.since(since);
-        self.waiting.waited = self.waiting.waited.saturating_add(waited);
-        self.waiting.longest = self.waiting.longest.max(waited);
-        self.waited.record(waited);
-        Some(Grant {
-            lease: LeaseId(lease),
-            member: MemberId(member),
-            waited,
-            expires: self.set_expiry(lease),
-        })
-    }
-
-    fn set_expiry(&mut self, lease: Handle) -> Option<Tick> {
-        let expires = self.now.saturating_add(self.config.lease_ttl?);
-        let stamp = self.next_stamp();
-        self.expiries.set(lease.slot(), (expires, stamp));
-        Some(expires)
-    }
-
-    /// Looks again at all lanes in which somebody waits, if there are limits that members share: what one
-    /// of them takes or gives back changes when others open.
-    fn recheck(&mut self) {
-        if self.limits.is_empty() && self.groups.is_empty() {
-            return;
-        }
-        for at in 0..self.awaited.len() {
-            if let Some(lane) = self.awaited.get(at).copied() {
-                self.flag(lane);
-            }
-        }
-    }
-
-    fn next_stamp(&mut self) -> u64 {
+    fn next_sequence(&mut self) -> u64 {
         self.sequence = self.sequence.saturating_add(1);
         self.sequence
     }
 }
 
-/// What decides over a member besides itself.
-fn surroundings<'a, T>(
-    groups: &'a [Group],
-    config: &'a PoolConfig,
-    panic: bool,
-    now: Tick,
-    entry: &Entry<T>,
-) -> Surroundings<'a> {
-    let group = entry.group.and_then(|group| groups.get(group.index()));
-    Surroundings {
-        group: group.map(|group| &group.limits),
-        breaker: config.breaker.as_ref(),
-        now,
-        panic,
+impl<T> Pool<T> {
+    /// A pool without members.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Self {
+        Self::at(config, Tick::ZERO, [NonZeroU32::MIN; 3])
+    }
+
+    /// A pool without members whose clock shows `now`, and whose members, leases and waiters get handles of
+    /// these generations or later.
+    fn at(mut config: PoolConfig, now: Tick, [members, leases, waiters]: [NonZeroU32; 3]) -> Self {
+        let outlier = config.outlier.as_ref();
+        Self {
+            clock: Clock::starting_at(now),
+            is_closed: false,
+            members: Members::starting_at_generation(config.id, members),
+            shared: SharedLimits::new(core::mem::take(&mut config.limits)),
+            lanes: Lanes::new(),
+            queue: Queue::starting_at_generation(waiters),
+            leases: Leases::starting_at_generation(leases),
+            fast_failures: FastFailures::new(),
+            outlier: outlier.map(|config| Outlier::new(config, now)),
+            sessions: config.affinity.take(),
+            times: FleetTimes::new(config.policy.half_life(), now),
+            figures: Figures::default(),
+            events: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Does what is due: expires leases, times out requests, opens windows and hands members over.
+    ///
+    /// It does so in order of time. A request is granted if a member became ready before its deadline, and
+    /// times out if that was at its deadline or later. Probes, slow starts and outlier sweeps are as of
+    /// `now`, however late that is.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        self.advance(now);
+    }
+
+    /// The tick at which [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never.
+    /// O(lanes in which requests wait).
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let is_awaited = !self.lanes.awaited().is_empty();
+        let fast_failure = self.fast_failures.next_end().filter(|_| is_awaited);
+        let awaited = self.lanes.awaited().iter();
+        let ready = awaited.map(|lane| self.lanes.get(*lane)?.ready_at());
+        ready.chain([fast_failure]).fold(
+            earliest(
+                earliest(self.leases.next_expiry(), self.queue.next_deadline()),
+                earliest(self.members.next_timer(), sweep),
+            ),
+            earliest,
+        )
+    }
+
+    /// Something that no command asked for, oldest first.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event<T>> {
+        self.events.pop_front()
+    }
+
+    /// Does what became due since the last command, as [`handle_timeout`](Self::handle_timeout) says. Health
+    /// is as of now, since no probe can have been made before. Grants are made now, whenever they could
+    /// have been.
+    fn advance(&mut self, now: Tick) {
+        self.clock.now = self.clock.now.max(now);
+        while let Some(member) = self.members.due(self.clock.now) {
+            self.handle_timer(member);
+        }
+        self.sweep();
+        self.hand_over();
+        while let Some(due) = self.poll_timeout().filter(|due| *due <= self.clock.now) {
+            self.clock.as_of = self.clock.as_of.max(due);
+            self.catch_up();
+        }
+        self.clock.as_of = self.clock.now;
+        self.end_fast_failures();
+        self.hand_over();
+    }
+
+    /// Does what is due as of `as_of`.
+    fn catch_up(&mut self) {
+        let as_of = self.clock.as_of;
+        self.end_fast_failures();
+        while let Some((lease, member)) = self.leases.due(as_of) {
+            self.events.push_back(Event::Expired {
+                lease: LeaseId::new(self.config.id, lease),
+                member: self.members.id(member),
+            });
+            if self.finish_lease(lease, LeaseEnd::Expired).is_err() {
+                break;
+            }
+        }
+        while let Some((waiter, left)) = self.queue.pop_due(as_of) {
+            self.figures.record_timeout();
+            self.events.push_back(Event::TimedOut {
+                waiter: WaiterId::new(self.config.id, waiter),
+            });
+            self.waiter_left(left.lane);
+        }
+        for at in 0..self.lanes.awaited().len() {
+            if let Some(lane) = self.lanes.awaited().get(at).copied()
+                && let Some(known) = self.lanes.get(lane)
+                && known.ready_at().is_some_and(|tick| tick <= as_of)
+            {
+                self.lanes.flag(lane);
+            }
+        }
+        self.hand_over();
+    }
+
+    /// Grants members that are ready to the requests at the heads of their lanes.
+    fn hand_over(&mut self) {
+        if self.lanes.awaited().is_empty() && self.lanes.flagged().is_empty() {
+            return;
+        }
+        self.flag_if_shared();
+        while let Some((lane, waiter)) = self.next_flagged() {
+            let served = waiter.is_some_and(|waiter| self.serve(lane, waiter).is_some());
+            if served {
+                self.flag_if_shared();
+            } else {
+                self.lanes.unflag(lane);
+            }
+        }
+    }
+
+    /// The flagged lane whose head is served first, and that head. A lane without waiters comes before all
+    /// others, to be unflagged. O(flagged lanes).
+    fn next_flagged(&self) -> Option<(u32, Option<Handle>)> {
+        let lanes = self.lanes.flagged().iter();
+        let heads = lanes.map(|lane| (self.queue.next(*lane), *lane));
+        let first = heads.min_by_key(|(head, _)| head.map(|(turn, _)| turn));
+        first.map(|(head, lane)| (lane, head.map(|(_, waiter)| waiter)))
+    }
+
+    /// Grants a member to the head of a lane; `None` if no member is ready for it.
+    fn serve(&mut self, lane: u32, waiter: Handle) -> Option<()> {
+        let request = self.queue.waiter(waiter)?.request;
+        let slot = self.select(lane, &request).ok()?;
+        let (waiter, queued) = self.queue.pop(lane)?;
+        if let Some(grant) = self.grant(lane, slot, &request, queued.since) {
+            let waiter = WaiterId::new(self.config.id, waiter);
+            self.events.push_back(Event::Granted { waiter, grant });
+        }
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.record_served(self.clock.now);
+        }
+        self.waiter_left(lane);
+        Some(())
+    }
+
+    /// Flags all lanes in which requests wait, if members share limits: what one takes or gives back then
+    /// changes when others are ready.
+    fn flag_if_shared(&mut self) {
+        if !self.shared.is_empty() {
+            self.lanes.flag_awaited();
+        }
+    }
+
+    /// Notes that a request no longer waits in a lane.
+    fn waiter_left(&mut self, lane: u32) {
+        if self.queue.len_of(lane) > 0 {
+            self.lanes.flag(lane);
+        } else {
+            self.lanes.set_awaited(lane, false);
+            self.lanes.remove_if_pinned_and_idle(lane);
+        }
+    }
+
+    /// The parts that decide over a member's position in the lanes.
+    fn indexing(&mut self) -> (&mut Lanes, &Members<T>, EligibilityContext<'_>) {
+        let ctx = EligibilityContext {
+            config: &self.config,
+            shared: &self.shared,
+            now: self.clock.now,
+            as_of: self.clock.as_of,
+            in_panic: self.members.in_panic(),
+        };
+        (&mut self.lanes, &self.members, ctx)
+    }
+
+    /// The state of the pool that decides over members together with their own.
+    fn context(&self) -> EligibilityContext<'_> {
+        EligibilityContext {
+            config: &self.config,
+            shared: &self.shared,
+            now: self.clock.now,
+            as_of: self.clock.as_of,
+            in_panic: self.members.in_panic(),
+        }
+    }
+
+    /// Judges a member again in all its lanes.
+    fn reindex(&mut self, slot: u32) {
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(member) = members.at(slot)
+            && lanes.reindex(slot, member, &ctx)
+            && let Some(group) = member.group
+        {
+            self.shared.hold_back(group);
+        }
+    }
+
+    /// Judges a member again in one lane.
+    fn reindex_in(&mut self, lane: u32, slot: u32) {
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(member) = members.at(slot)
+            && lanes.reindex_in(lane, slot, member, &ctx)
+            && let Some(group) = member.group
+        {
+            self.shared.hold_back(group);
+        }
+    }
+
+    fn reindex_all(&mut self) {
+        for slot in self.members.slots() {
+            self.reindex(slot);
+        }
     }
 }
 
@@ -757,8 +370,8 @@ mod tests {
     }
 
     fn one_at_a_time(ttl: u64) -> Pool<()> {
-        let config = PoolConfig::new(Policy::Fifo).lease_ttl(Duration::from_nanos(ttl));
-        let mut pool = Pool::new(config.unwrap());
+        let config = PoolConfig::builder(Policy::Fifo).lease_ttl(Duration::from_nanos(ttl));
+        let mut pool = Pool::new(config.build().unwrap());
         let member = Member::new(()).max_leases(NonZeroU32::MIN);
         pool.add(tick(0), member).unwrap();
         pool
@@ -766,19 +379,19 @@ mod tests {
 
     #[test]
     fn a_lease_is_gone_at_its_deadline_exactly() {
-        for (now, there) in [(9, true), (10, false)] {
+        for (now, is_held) in [(9, true), (10, false)] {
             let mut pool = one_at_a_time(10);
             let Ok(Acquired::Granted(grant)) = pool.acquire(tick(0), Request::new()) else {
                 panic!("the member is free");
             };
             let released = pool.release(tick(now), grant.lease, Outcome::Ok);
-            assert_eq!(released.is_ok(), there);
+            assert_eq!(released.is_ok(), is_held);
         }
     }
 
     #[test]
-    fn a_late_call_costs_nobody_what_came_before_their_deadline() {
-        for (deadline, served) in [(10, false), (11, true), (20, true)] {
+    fn a_late_timeout_grants_what_was_ready_before_the_deadline() {
+        for (deadline, is_granted) in [(10, false), (11, true), (20, true)] {
             let mut pool = one_at_a_time(10);
             pool.acquire(tick(0), Request::new()).unwrap();
             let request = Request::new().deadline(tick(deadline));
@@ -786,12 +399,12 @@ mod tests {
             pool.handle_timeout(tick(25));
             let events = core::iter::from_fn(|| pool.poll_event());
             let granted = events.filter(|event| matches!(event, Event::Granted { .. }));
-            assert_eq!(granted.count() == 1, served, "{deadline}");
+            assert_eq!(granted.count() == 1, is_granted, "{deadline}");
         }
     }
 
     #[test]
-    fn many_windows_that_went_by_unseen_admit_no_more_than_one() {
+    fn windows_that_passed_unseen_admit_no_more_than_one() {
         let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(10), Anchor::Grant);
         pool.add(tick(0), Member::new(()).limit(log.unwrap()))

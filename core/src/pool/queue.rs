@@ -1,151 +1,148 @@
-//! Those who wait for a lease, and whose turn it is.
+//! The queued requests, and the order in which they are served.
 //!
-//! Invariant: a waiter stands in exactly one queue, that of its lane and flow, in order of arrival;
-//! a lane's `turns` hold each flow that has a queue there, at the turn of that queue's head; and
-//! `deadlines` holds exactly the waiters that have one.
+//! Invariant: a waiter is in exactly one flow queue, that of its lane and flow, in order of arrival; a lane's
+//! `turns` hold each flow that has a queue there, at the turn of that queue's head; `deadlines` holds
+//! exactly the waiters that have one.
 
-use crate::pool::Request;
+use super::request::Request;
 use crate::time::Tick;
 use crate::util::heap::IndexedHeap;
 use crate::util::slab::{Handle, Slab};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
+use core::num::NonZeroU32;
 
-/// The order among those who wait: by priority, then by the turn of the flow, then by arrival.
+/// The order of waiters: by priority, then by the turn of the flow, then by arrival.
 ///
-/// The flows of one priority stand in a ring, and each goes to its end when it has been served a request:
+/// The flows of one priority form a ring, and a flow goes to its end when one of its requests is served:
 /// deficit round robin with a quantum of one request, each of which costs one, so that no deficit is ever
 /// carried. Source: Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996.
-/// Places in the ring are numbers, so that a flow that waits in several lanes has one place in all of
-/// them, and one whose lanes can't be served keeps its place without holding up the others. Who joins does
-/// so at the end: nobody gains by leaving and coming back, and newcomers keep nobody waiting for ever.
+///
+/// Places in the ring are numbers. A flow that waits in several lanes has one place in all of them, and a flow
+/// whose lanes can't be served keeps its place without holding up the others. A new flow joins at the end, so
+/// leaving and rejoining gains nothing, and newcomers starve no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn {
+pub(super) struct Turn {
     priority: u8,
     place: u64,
     arrival: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiter {
-    pub(crate) since: Tick,
-    pub(crate) request: Request,
-    pub(crate) lane: u32,
+pub(super) struct Waiter {
+    pub(super) since: Tick,
+    pub(super) request: Request,
+    pub(super) lane: u32,
     flow: Handle,
     arrival: u64,
     previous: Option<Handle>,
     next: Option<Handle>,
 }
 
-/// The requests of one flow at one priority, over all lanes.
+/// A flow at one priority, over all lanes.
 #[derive(Clone, Debug)]
 struct Flow {
     name: (u8, u64),
-    /// In the ring.
+    /// Its place in the ring.
     place: u64,
-    /// The lanes where it has a queue.
+    /// The lanes in which it has a queue.
     lanes: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Queue {
+struct FlowQueue {
     head: Handle,
     tail: Handle,
     len: u32,
 }
 
 #[derive(Clone, Debug)]
-struct Lane {
+struct LaneQueue {
     turns: IndexedHeap<Turn>,
-    /// By the slot of the flow.
-    queues: BTreeMap<u32, Queue>,
+    /// The flows' queues, by the slot of the flow.
+    queues: BTreeMap<u32, FlowQueue>,
     len: u32,
 }
 
-/// Every operation costs O(log n) in flows and waiters, for each lane that the flow waits in.
+/// The queue. Operations cost O(log n) in flows and waiters, for each lane that the flow waits in.
 #[derive(Clone, Debug)]
-pub(crate) struct Waiters {
+pub(super) struct Queue {
     waiters: Slab<Waiter>,
     deadlines: IndexedHeap<(Tick, u64)>,
     arrivals: u64,
     flows: Slab<Flow>,
     names: BTreeMap<(u8, u64), Handle>,
-    /// The end of every ring.
-    end: u64,
-    lanes: Vec<Lane>,
+    /// The place behind the last flow of every ring.
+    ring_end: u64,
+    lanes: Vec<LaneQueue>,
 }
 
-impl Waiters {
-    pub(crate) fn new() -> Self {
+impl Queue {
+    /// An empty queue, whose handles will be of this generation or later.
+    pub(super) fn starting_at_generation(generation: NonZeroU32) -> Self {
         Self {
-            waiters: Slab::new(),
+            waiters: Slab::starting_at_generation(generation),
             deadlines: IndexedHeap::new(),
             arrivals: 0,
             flows: Slab::new(),
             names: BTreeMap::new(),
-            end: 0,
+            ring_end: 0,
             lanes: Vec::new(),
         }
     }
 
-    /// Gives out names of this generation or later.
+    /// A generation above that of each handle so far.
     #[cfg(feature = "serde")]
-    pub(crate) fn begin_at(&mut self, generation: core::num::NonZeroU32) {
-        self.waiters = Slab::starting_at_generation(generation);
-    }
-
-    /// A generation later than that of any name so far.
-    #[cfg(feature = "serde")]
-    pub(crate) fn next_generation(&self) -> core::num::NonZeroU32 {
+    pub(super) fn next_generation(&self) -> NonZeroU32 {
         self.waiters.next_generation()
     }
 
-    pub(crate) fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         self.waiters.len()
     }
 
-    /// How many wait in a lane.
-    pub(crate) fn len_of(&self, lane: u32) -> u32 {
+    /// Waiters in a lane.
+    pub(super) fn len_of(&self, lane: u32) -> u32 {
         self.lanes.get(lane as usize).map_or(0, |lane| lane.len)
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
         self.deadlines.peek().map(|((deadline, _), _)| deadline)
     }
 
-    pub(crate) fn waiter(&self, handle: Handle) -> Option<&Waiter> {
+    pub(super) fn waiter(&self, handle: Handle) -> Option<&Waiter> {
         self.waiters.get(handle)
     }
 
-    /// Whose turn is next in a lane, and when it comes among other lanes'.
-    pub(crate) fn next(&self, lane: u32) -> Option<(Turn, Handle)> {
+    /// The head of a lane, and its turn among the heads of all lanes.
+    pub(super) fn next(&self, lane: u32) -> Option<(Turn, Handle)> {
         let lane = self.lanes.get(lane as usize)?;
         let (turn, flow) = lane.turns.peek()?;
         lane.queues.get(&flow).map(|queue| (turn, queue.head))
     }
 
     /// The turn that a request would have if it came now.
-    pub(crate) fn turn_of(&self, request: &Request) -> Turn {
+    pub(super) fn turn_of(&self, request: &Request) -> Turn {
         let name = (request.priority, request.flow);
         let known = self.names.get(&name).and_then(|flow| self.flows.get(*flow));
         Turn {
             priority: request.priority,
-            place: known.map_or(self.end, |flow| flow.place),
+            place: known.map_or(self.ring_end, |flow| flow.place),
             arrival: self.arrivals,
         }
     }
 
-    /// How many stand before a newcomer with this request in its lane, if nobody else comes. O(flows).
-    pub(crate) fn ahead_of(&self, lane: u32, request: &Request) -> u32 {
-        let Some(line) = self.lanes.get(lane as usize) else {
+    /// Waiters that would be served before a request if it came now and no other did. O(flows).
+    pub(super) fn ahead_of(&self, lane: u32, request: &Request) -> u32 {
+        let Some(lane_queue) = self.lanes.get(lane as usize) else {
             return 0;
         };
         let own = self.names.get(&(request.priority, request.flow));
-        let own = own.and_then(|flow| line.queues.get(&flow.slot()));
+        let own = own.and_then(|flow| lane_queue.queues.get(&flow.slot()));
         let own = own.map_or(0, |queue| queue.len);
         let mut ahead = 0u32;
-        for (slot, queue) in &line.queues {
+        for (slot, queue) in &lane_queue.queues {
             let flow = self.flows.handle_at(*slot);
             let Some(flow) = flow.and_then(|flow| self.flows.get(flow)) else {
                 continue;
@@ -153,7 +150,7 @@ impl Waiters {
             let before = match flow.name.0.cmp(&request.priority) {
                 Ordering::Less => queue.len,
                 Ordering::Equal if flow.name.1 == request.flow => own,
-                // As many turns as the request's own flow needs.
+                // One for each turn that the request's own flow needs.
                 Ordering::Equal => queue.len.min(own.saturating_add(1)),
                 Ordering::Greater => 0,
             };
@@ -162,17 +159,17 @@ impl Waiters {
         ahead
     }
 
-    pub(crate) fn push(&mut self, lane: u32, since: Tick, request: Request) -> Option<Handle> {
+    pub(super) fn push(&mut self, lane: u32, since: Tick, request: Request) -> Option<Handle> {
         let name = (request.priority, request.flow);
         let flow = match self.names.get(&name) {
             Some(flow) => *flow,
             None => {
                 let flow = self.flows.insert(Flow {
                     name,
-                    place: self.end,
+                    place: self.ring_end,
                     lanes: Vec::new(),
                 })?;
-                self.end = self.end.saturating_add(1);
+                self.ring_end = self.ring_end.saturating_add(1);
                 self.names.insert(name, flow);
                 flow
             }
@@ -197,29 +194,29 @@ impl Waiters {
             self.deadlines.set(handle.slot(), (deadline, arrival));
         }
         while self.lanes.len() <= lane as usize {
-            self.lanes.push(Lane {
+            self.lanes.push(LaneQueue {
                 turns: IndexedHeap::new(),
                 queues: BTreeMap::new(),
                 len: 0,
             });
         }
-        let line = self.lanes.get_mut(lane as usize)?;
-        line.len = line.len.saturating_add(1);
+        let lane_queue = self.lanes.get_mut(lane as usize)?;
+        lane_queue.len = lane_queue.len.saturating_add(1);
         match previous.and_then(|previous| self.waiters.get_mut(previous)) {
             Some(previous) => {
                 previous.next = Some(handle);
-                if let Some(queue) = line.queues.get_mut(&flow.slot()) {
+                if let Some(queue) = lane_queue.queues.get_mut(&flow.slot()) {
                     queue.tail = handle;
                     queue.len = queue.len.saturating_add(1);
                 }
             }
             None => {
-                let queue = Queue {
+                let queue = FlowQueue {
                     head: handle,
                     tail: handle,
                     len: 1,
                 };
-                line.queues.insert(flow.slot(), queue);
+                lane_queue.queues.insert(flow.slot(), queue);
                 if let Some(flow) = self.flows.get_mut(flow) {
                     flow.lanes.push(lane);
                 }
@@ -229,13 +226,13 @@ impl Waiters {
         Some(handle)
     }
 
-    /// Takes the one whose turn it is in a lane; its flow goes to the end.
-    pub(crate) fn pop(&mut self, lane: u32) -> Option<(Handle, Waiter)> {
+    /// Removes the head of a lane, because it is served; its flow goes to the end of the ring.
+    pub(super) fn pop(&mut self, lane: u32) -> Option<(Handle, Waiter)> {
         let (_, handle) = self.next(lane)?;
         let flow = self.waiters.get(handle)?.flow;
         let served = self.flows.get_mut(flow)?;
-        served.place = self.end;
-        self.end = self.end.saturating_add(1);
+        served.place = self.ring_end;
+        self.ring_end = self.ring_end.saturating_add(1);
         let waiter = self.remove(handle)?;
         let mut others = 0;
         while let Some(other) = self.flows.get(flow).and_then(|flow| flow.lanes.get(others)) {
@@ -245,14 +242,14 @@ impl Waiters {
         Some((handle, waiter))
     }
 
-    /// Takes the one whose deadline is due.
-    pub(crate) fn pop_due(&mut self, now: Tick) -> Option<(Handle, Waiter)> {
+    /// Removes the waiter with the first deadline, if that is due.
+    pub(super) fn pop_due(&mut self, now: Tick) -> Option<(Handle, Waiter)> {
         let ((deadline, _), slot) = self.deadlines.peek()?;
         let handle = self.waiters.handle_at(slot).filter(|_| deadline <= now)?;
         self.remove(handle).map(|waiter| (handle, waiter))
     }
 
-    pub(crate) fn remove(&mut self, handle: Handle) -> Option<Waiter> {
+    pub(super) fn remove(&mut self, handle: Handle) -> Option<Waiter> {
         let waiter = self.waiters.remove(handle)?;
         self.deadlines.remove(handle.slot());
         if let Some(previous) = waiter.previous.and_then(|at| self.waiters.get_mut(at)) {
@@ -261,10 +258,10 @@ impl Waiters {
         if let Some(next) = waiter.next.and_then(|at| self.waiters.get_mut(at)) {
             next.previous = waiter.previous;
         }
-        let line = self.lanes.get_mut(waiter.lane as usize)?;
-        line.len = line.len.saturating_sub(1);
+        let lane_queue = self.lanes.get_mut(waiter.lane as usize)?;
+        lane_queue.len = lane_queue.len.saturating_sub(1);
         let slot = waiter.flow.slot();
-        if let Some(queue) = line.queues.get_mut(&slot) {
+        if let Some(queue) = lane_queue.queues.get_mut(&slot) {
             queue.len = queue.len.saturating_sub(1);
             queue.head = waiter
                 .next
@@ -277,8 +274,8 @@ impl Waiters {
         }
         match (waiter.previous, waiter.next) {
             (None, None) => {
-                line.queues.remove(&slot);
-                line.turns.remove(slot);
+                lane_queue.queues.remove(&slot);
+                lane_queue.turns.remove(slot);
                 if let Some(flow) = self.flows.get_mut(waiter.flow) {
                     flow.lanes.retain(|lane| *lane != waiter.lane);
                 }
@@ -290,8 +287,8 @@ impl Waiters {
         Some(waiter)
     }
 
-    /// Takes all, in order of arrival. O(n log n).
-    pub(crate) fn drain(&mut self) -> Vec<(Handle, Waiter)> {
+    /// Removes all waiters, in order of arrival. O(n log n).
+    pub(super) fn drain(&mut self) -> Vec<(Handle, Waiter)> {
         let mut all: Vec<_> = self.waiters.iter().map(|(handle, _)| handle).collect();
         all.sort_by_key(|handle| self.waiters.get(*handle).map(|waiter| waiter.arrival));
         all.into_iter()
@@ -304,12 +301,12 @@ impl Waiters {
         lane.queues.get(&flow.slot()).map(|queue| queue.tail)
     }
 
-    /// Puts a flow where its head belongs in a lane.
+    /// Sets a flow's turn in a lane to that of its head.
     fn set_turn(&mut self, lane: u32, flow: Handle) {
-        let Some(line) = self.lanes.get_mut(lane as usize) else {
+        let Some(lane_queue) = self.lanes.get_mut(lane as usize) else {
             return;
         };
-        let queue = line.queues.get(&flow.slot());
+        let queue = lane_queue.queues.get(&flow.slot());
         let head = queue.and_then(|queue| self.waiters.get(queue.head));
         if let (Some(head), Some(known)) = (head, self.flows.get(flow)) {
             let turn = Turn {
@@ -317,7 +314,7 @@ impl Waiters {
                 place: known.place,
                 arrival: head.arrival,
             };
-            line.turns.set(flow.slot(), turn);
+            lane_queue.turns.set(flow.slot(), turn);
         }
     }
 

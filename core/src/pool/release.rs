@@ -1,270 +1,266 @@
-//! How leases end, and what a failure that was too quick leaves behind.
+//! The end of leases: outcomes are learnt from, costs settled, members handed over.
 
-use super::member::State;
-use super::request::Event;
-use super::{Bookings, GroupId, Lease, LeaseId, MemberId, Outcome, Pool, Release, StaleLease};
+use super::Pool;
+use super::error::StaleLease;
+use super::event::Event;
+use super::fast_failures::FastFailure;
+use super::ids::LeaseId;
+use super::leases::Lease;
+use super::member::Status;
+use super::outcome::{LeaseEnd, Outcome, Release};
 use crate::balance::Policy;
 use crate::health::CallResult;
 use crate::limit::{Cost, Unit};
 use crate::time::Tick;
 use crate::util::slab::Handle;
-use alloc::vec::Vec;
 use core::time::Duration;
 
-/// Failures that were quicker than a success and still count as leases, at most so many.
-const MAX_PHANTOMS: u32 = 65_536;
-
-/// A failure that still counts as a lease.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Phantom {
-    pub(super) member: Handle,
-    granted: Tick,
-    class: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ending {
-    Released(Release),
-    Expired,
-}
-
 impl<T> Pool<T> {
-    pub(super) fn end(&mut self, lease: LeaseId, ending: Ending) -> Result<(), StaleLease> {
-        let ended = self.leases.remove(lease.0).ok_or(StaleLease)?;
-        self.expiries.remove(lease.0.slot());
-        let stamp = self.next_stamp();
-        let now = self.now;
-        let held = now.since(ended.granted);
-        let (outcome, cost, latency) = match ending {
-            Ending::Released(release) => (Some(release.outcome), release.cost, release.latency),
-            Ending::Expired => (None, None, None),
-        };
-        let latency = latency.unwrap_or(held);
-        let entry = self.members.get_mut(ended.member).ok_or(StaleLease)?;
-        entry.in_flight = entry.in_flight.saturating_sub(1);
-        entry.stamp = stamp;
-        self.held.record(held);
-        let failure_counts = &mut entry.details.failure_counts;
-        let (counter, missed) = match outcome {
-            Some(Outcome::Ok) => (&mut self.total.ok, None),
-            Some(Outcome::Failed) => (&mut self.total.failed, Some(&mut failure_counts.failed)),
-            Some(Outcome::Throttled { .. }) => (
-                &mut self.total.throttled,
-                Some(&mut failure_counts.throttled),
-            ),
-            Some(Outcome::NotSent) => {
-                (&mut self.total.not_sent, Some(&mut failure_counts.not_sent))
-            }
-            None => (&mut self.total.expired, Some(&mut failure_counts.expired)),
-        };
-        for counter in [Some(counter), missed].into_iter().flatten() {
-            *counter = counter.saturating_add(1);
-        }
-        let mut actual = cost.unwrap_or(ended.cost);
-        let mut quick = false;
-        let mut first_served = false;
-        let verdict = match outcome {
-            Some(Outcome::Ok) => {
-                if self.config.weighs_by_time() {
-                    entry.details.service.observe(ended.class, latency);
-                }
-                first_served = self.service.mean(ended.class).is_none();
-                self.service.observe(ended.class, latency);
-                if let Some(fleet) = &mut self.latency {
-                    fleet.observe(now, latency);
-                    if let Some(own) = &mut entry.details.latency {
-                        own.observe(now, latency);
-                    }
-                }
-                if let Some(watch) = entry.watch_mut() {
-                    watch.outcomes.record(true);
-                }
-                CallResult::Ok
-            }
-            Some(Outcome::Failed) | None => {
-                if let Some(watch) = entry.watch_mut() {
-                    watch.outcomes.record(false);
-                }
-                quick = true;
-                CallResult::Failed
-            }
-            Some(Outcome::Throttled { until }) => {
-                quick = true;
-                entry.rest(until);
-                entry.limits.observe(now, Unit::Requests, 0, until);
-                CallResult::Unused
-            }
-            Some(Outcome::NotSent) => {
-                entry.details.pass = entry.details.pass.saturating_sub(ended.stride);
-                entry.details.unseen = entry.details.unseen.saturating_sub(1);
-                entry.details.unseen_by_probe = entry.details.unseen_by_probe.saturating_sub(1);
-                actual = Cost::default();
-                CallResult::Unused
-            }
-        };
-        if quick
-            && let Some(fleet) = &self.latency
-            && let Some(own) = &mut entry.details.latency
-            // A failure is no quicker than a success, as far as that is known.
-            && let Some(least) = own.estimate(now).max(fleet.estimate(now))
-        {
-            own.observe(now, latency.max(least));
-        }
-        let Bookings {
-            member: own,
-            group: in_group,
-            pool: in_pool,
-        } = ended.booked;
-        let cost = ended.cost;
-        entry.limits.settle(now, own, cost, actual);
-        let group = entry.group;
-        if let (Some(booked), Some(group)) = (
-            in_group,
-            group.and_then(|group| self.groups.get_mut(group.index())),
-        ) {
-            group.limits.settle(now, booked, cost, actual);
-        }
-        if let Some(booked) = in_pool {
-            self.limits.settle(now, booked, cost, actual);
-        }
-        if let (Some(config), Some(watch)) = (&self.config.breaker, entry.watch_mut()) {
-            if let Some(permit) = ended.permit {
-                watch.breaker.end(config, now, permit, verdict);
-            }
-            if let Some(Outcome::Throttled { until }) = outcome {
-                watch.breaker.trip(config, now, until);
-            }
-            self.note_breaker(ended.member);
-        }
-        if first_served {
-            self.date_phantoms(ended.class);
-        }
-        if quick {
-            self.leave_phantom(&ended);
-        }
-        if ended.cost != Cost::REQUEST {
-            self.estimated = self.estimated.saturating_sub(1);
-        }
-        self.settle_in(ended.member);
-        self.reopen(group);
-        self.keep_span(ended.member, held);
-        self.see_off(ended.member);
+    /// Releases a lease.
+    ///
+    /// # Errors
+    /// [`StaleLease`] where it was released before or has expired; its call then counts as completed at
+    /// that time.
+    pub fn release(
+        &mut self,
+        now: Tick,
+        lease: LeaseId,
+        release: impl Into<Release>,
+    ) -> Result<(), StaleLease> {
+        self.advance(now);
+        let handle = lease.within(self.config.id).ok_or(StaleLease)?;
+        self.finish_lease(handle, LeaseEnd::Released(release.into()))?;
+        self.hand_over();
         Ok(())
     }
 
-    /// Lets a failure that was quicker than a success go on counting as a lease until a success would have
-    /// ended, so that who fails fast isn't given more for being idle. Until it is known how long one takes,
-    /// there is no end to it.
-    fn leave_phantom(&mut self, ended: &Lease) {
+    /// Extends a lease to a whole time to live from now; the tick at which it then expires.
+    ///
+    /// # Errors
+    /// [`StaleLease`] where it was released before or has expired.
+    pub fn renew(&mut self, now: Tick, lease: LeaseId) -> Result<Option<Tick>, StaleLease> {
+        self.advance(now);
+        let handle = lease.within(self.config.id).ok_or(StaleLease)?;
+        if !self.leases.contains(handle) {
+            return Err(StaleLease);
+        }
+        Ok(self.set_expiry(handle))
+    }
+
+    /// Ends a lease.
+    pub(super) fn finish_lease(&mut self, handle: Handle, end: LeaseEnd) -> Result<(), StaleLease> {
+        let lease = self.leases.remove(handle).ok_or(StaleLease)?;
+        let sequence = self.clock.next_sequence();
+        let held = self.clock.now.since(lease.granted);
+        let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
+        member.record_end(sequence, &end, held);
+        let group = member.group;
+        self.figures.record_end(&end, held);
+        let ending = Ending::new(&lease, &end, held);
+        let is_first_success = self.learn(&lease, &ending);
+        self.settle(&lease, ending.cost);
+        self.tell_breaker(&lease, &ending);
+        if is_first_success {
+            let usual = self.times.service.mean(lease.class);
+            self.fast_failures.set_usual_time(lease.class, usual);
+            self.end_fast_failures();
+        }
+        if ending.is_fast_failure() {
+            self.penalize_fast_failure(&lease);
+        }
+        self.reindex_after_use(lease.member);
+        if let Some(group) = group {
+            for slot in self.shared.take_held_back(group) {
+                self.reindex(slot);
+            }
+        }
+        self.finish_drain(lease.member);
+        Ok(())
+    }
+
+    /// Learns from an outcome; whether it is the first success of its class.
+    fn learn(&mut self, lease: &Lease, ending: &Ending) -> bool {
+        let now = self.clock.now;
+        let Some(member) = self.members.get_mut(lease.member) else {
+            return false;
+        };
+        let mut is_first_success = false;
+        match ending.outcome {
+            Some(Outcome::Ok) => {
+                if self.config.weighs_by_time() {
+                    member.service.observe(lease.class, ending.latency);
+                }
+                is_first_success = self.times.observe(now, lease.class, ending.latency);
+                if let Some(latency) = &mut member.latency {
+                    latency.observe(now, ending.latency);
+                }
+                if let Some(health) = &mut member.health {
+                    health.outcomes.record(true);
+                }
+            }
+            Some(Outcome::Failed) | None => {
+                if let Some(health) = &mut member.health {
+                    health.outcomes.record(false);
+                }
+            }
+            Some(Outcome::Throttled { until }) => {
+                member.cool_down(until);
+                member.limits.observe(now, Unit::Requests, 0, until);
+            }
+            Some(Outcome::NotSent) => member.take_back_grant(lease.stride),
+            Some(Outcome::Unknown) => {}
+        }
+        if ending.is_fast_failure()
+            && let (Some(fleet), Some(own)) = (&self.times.latency, &mut member.latency)
+            // A failure is no faster than a success, as far as that is known.
+            && let Some(least) = own.estimate(now).max(fleet.estimate(now))
+        {
+            own.observe(now, ending.latency.max(least));
+        }
+        is_first_success
+    }
+
+    /// Settles what was booked at the real cost.
+    fn settle(&mut self, lease: &Lease, actual: Cost) {
+        let now = self.clock.now;
+        let Some(member) = self.members.get_mut(lease.member) else {
+            return;
+        };
+        member
+            .limits
+            .settle(now, lease.booked.member, lease.cost, actual);
+        if let (Some(group), Some(booked)) = (member.group, lease.booked.group) {
+            self.shared
+                .settle_group(group, now, booked, lease.cost, actual);
+        }
+        if let Some(booked) = lease.booked.pool {
+            self.shared.settle_pool(now, booked, lease.cost, actual);
+        }
+    }
+
+    fn tell_breaker(&mut self, lease: &Lease, ending: &Ending) {
+        let now = self.clock.now;
+        let Some(config) = &self.config.breaker else {
+            return;
+        };
+        let Some(health) = self
+            .members
+            .get_mut(lease.member)
+            .and_then(|member| member.health.as_mut())
+        else {
+            return;
+        };
+        if let Some(permit) = lease.permit {
+            health
+                .breaker
+                .end(config, now, permit, ending.call_result());
+        }
+        if let Some(Outcome::Throttled { until }) = ending.outcome {
+            health.breaker.trip(config, now, until);
+        }
+        self.note_breaker(lease.member);
+    }
+
+    /// Keeps counting a failure as in flight until a success would have finished, so that a member that fails
+    /// fast attracts no traffic. Its end is set once the time that a success takes is known.
+    fn penalize_fast_failure(&mut self, lease: &Lease) {
         let policy = self.config.policy;
         let counts = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
-        if !counts || self.phantoms.len() >= MAX_PHANTOMS {
+        if !counts {
             return;
         }
-        let phantom = Phantom {
-            member: ended.member,
-            granted: ended.granted,
-            class: ended.class,
+        let failure = FastFailure {
+            member: lease.member,
+            granted: lease.granted,
+            class: lease.class,
         };
-        let end = self.end_of(&phantom);
-        if end <= self.as_of {
-            return;
-        }
-        if let Some(handle) = self.phantoms.insert(phantom)
-            && let Some(entry) = self.members.get_mut(ended.member)
+        let usual = self.times.service.mean(lease.class);
+        if self.fast_failures.add(failure, usual, self.clock.as_of)
+            && let Some(member) = self.members.get_mut(lease.member)
         {
-            entry.phantoms = entry.phantoms.saturating_add(1);
-            let stamp = self.next_stamp();
-            self.phantom_ends.set(handle.slot(), (end, stamp));
+            member.fast_failures = member.fast_failures.saturating_add(1);
         }
     }
 
-    /// When a success would have ended.
-    fn end_of(&self, phantom: &Phantom) -> Tick {
-        let usual = self.service.mean(phantom.class);
-        usual.map_or(Tick::MAX, |usual| {
-            phantom.granted.saturating_add(Duration::from_nanos(usual))
-        })
-    }
-
-    /// Gives an end to the failures of a class whose first success has told how long one takes.
-    fn date_phantoms(&mut self, class: u32) {
-        let dated: Vec<_> = self
-            .phantoms
-            .iter()
-            .filter(|(_, phantom)| phantom.class == class)
-            .map(|(handle, phantom)| (handle.slot(), self.end_of(phantom)))
-            .collect();
-        for (slot, end) in dated {
-            let stamp = self.next_stamp();
-            self.phantom_ends.set(slot, (end, stamp));
-        }
-        self.end_phantoms();
-    }
-
-    #[inline]
-    pub(super) fn end_phantoms(&mut self) {
-        while let Some(((end, _), slot)) = self.phantom_ends.peek()
-            && end <= self.as_of
-        {
-            self.phantom_ends.remove(slot);
-            let phantom = self.phantoms.handle_at(slot);
-            let Some(phantom) = phantom.and_then(|phantom| self.phantoms.remove(phantom)) else {
-                continue;
-            };
-            if let Some(entry) = self.members.get_mut(phantom.member) {
-                entry.phantoms = entry.phantoms.saturating_sub(1);
-                self.place(phantom.member);
+    /// Stops counting the fast failures whose time has come.
+    pub(super) fn end_fast_failures(&mut self) {
+        while let Some(handle) = self.fast_failures.pop_due(self.clock.as_of) {
+            if let Some(member) = self.members.get_mut(handle) {
+                member.fast_failures = member.fast_failures.saturating_sub(1);
+                self.reindex(handle.slot());
             }
         }
     }
 
-    /// Looks again at those whom the limits of a group held back.
-    fn reopen(&mut self, group: Option<GroupId>) {
-        if let Some(group) = group.and_then(|group| self.groups.get_mut(group.index()))
-            && core::mem::take(&mut group.holds_back)
-        {
-            for slot in group.members.clone() {
-                if let Some(member) = self.members.handle_at(slot) {
-                    self.place(member);
+    /// If the member's last lease has ended, tells that it is drained, or removes it.
+    pub(super) fn finish_drain(&mut self, handle: Handle) {
+        let Some(member) = self.members.get(handle).filter(|it| it.in_flight == 0) else {
+            return;
+        };
+        let id = self.members.id(handle);
+        match member.status {
+            Status::Enabled | Status::Disabled => {}
+            Status::Draining => self.events.push_back(Event::Drained { member: id }),
+            Status::Removing => {
+                if let Some(payload) = self.forget_member(handle) {
+                    self.events.push_back(Event::Removed {
+                        member: id,
+                        payload,
+                    });
                 }
             }
         }
     }
+}
 
-    /// Tells of a member that was only waiting for its last lease.
-    #[inline]
-    pub(super) fn see_off(&mut self, handle: Handle) {
-        let Some(entry) = self.members.get(handle) else {
-            return;
-        };
-        if entry.in_flight > 0 {
-            return;
-        }
-        let member = MemberId(handle);
-        match entry.state {
-            State::Enabled | State::Disabled => {}
-            State::Draining => self.events.push_back(Event::Drained { member }),
-            State::Removing => {
-                if let Some(payload) = self.forget(handle) {
-                    self.events.push_back(Event::Removed { member, payload });
-                }
-            }
+/// What the end of a lease means.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// `None` for an expiry.
+    outcome: Option<Outcome>,
+    /// The real cost.
+    cost: Cost,
+    latency: Duration,
+}
+
+impl Ending {
+    fn new(lease: &Lease, end: &LeaseEnd, held: Duration) -> Self {
+        match end {
+            LeaseEnd::Released(release) => Self {
+                outcome: Some(release.outcome),
+                cost: match release.outcome {
+                    Outcome::NotSent => Cost::default(),
+                    Outcome::Ok
+                    | Outcome::Failed
+                    | Outcome::Throttled { .. }
+                    | Outcome::Unknown => release.cost.unwrap_or(lease.cost),
+                },
+                latency: release.latency.unwrap_or(held),
+            },
+            LeaseEnd::Expired => Self {
+                outcome: None,
+                cost: lease.cost,
+                latency: held,
+            },
         }
     }
 
-    /// Takes a member out of everything it is in.
-    pub(super) fn forget(&mut self, member: Handle) -> Option<T> {
-        self.leave_lanes(member);
-        let slot = member.slot();
-        let gone = self.members.remove(member)?;
-        if let Some(group) = gone
-            .group
-            .and_then(|group| self.groups.get_mut(group.index()))
-        {
-            group.members.retain(|other| *other != slot);
+    /// Whether it may have ended faster than a success, without having served.
+    fn is_fast_failure(&self) -> bool {
+        match self.outcome {
+            Some(Outcome::Failed | Outcome::Throttled { .. }) | None => true,
+            Some(Outcome::Ok | Outcome::Unknown | Outcome::NotSent) => false,
         }
-        self.timers.remove(slot);
-        Some(gone.details.payload)
+    }
+
+    fn call_result(&self) -> CallResult {
+        match self.outcome {
+            Some(Outcome::Ok) => CallResult::Ok,
+            Some(Outcome::Failed) | None => CallResult::Failed,
+            // A throttle opens the breaker by itself.
+            Some(Outcome::Throttled { .. } | Outcome::Unknown | Outcome::NotSent) => {
+                CallResult::Unused
+            }
+        }
     }
 }

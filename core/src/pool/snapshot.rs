@@ -1,61 +1,62 @@
 //! A pool at rest.
 //!
-//! Invariant: what is restored admits no more than the pool would have that was saved. Leases come back
-//! without holders, and are taken back at their deadlines.
+//! Invariant: a restored pool admits no more than the saved one would have. Leases come back without
+//! holders, and expire at their ticks.
 
-use super::{Group, Lease, Pool, PoolConfig, State};
+use super::Pool;
+use super::config::PoolConfig;
+use super::groups::SharedLimits;
+use super::leases::Lease;
+use super::member::{MemberHealth, MemberState, Status};
+use super::stats::{Figures, QueueStats};
+use super::times::ServiceTimes;
 use crate::affinity;
-use crate::balance::PeakEwma;
-use crate::limit::{Cost, LimitSet};
-use crate::pool::hold_times::Recent;
-use crate::pool::member::{Entry, Watch};
-use crate::pool::service_times::ServiceTimes;
-use crate::pool::stats::{Histogram, LeaseCounts, QueueStats};
+use crate::limit::LimitSet;
 use crate::time::{ClockOffset, Tick};
-use crate::util::slab::Slab;
+use crate::util::slab::Handle;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
-/// All that a pool remembers: its members with their limits, health and figures, the leases held on them,
-/// and who served which session. Not the requests in line, nor whose turn it is in a rotation, nor
-/// measured latencies, which are soon known again.
+/// All that a pool remembers over a restart: its members with their limits, health and figures, the leases held
+/// on them, and the member of each session. It leaves out queued requests, whose turn it is under a policy,
+/// and measured latencies, which are soon known again.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PoolSnapshot<T> {
     now: Tick,
     limits: LimitSet,
     groups: Vec<LimitSet>,
-    /// In the order of their slots.
-    members: Vec<Entry<T>>,
-    leases: Vec<Held>,
-    sessions: Vec<Session>,
+    /// Members by slot.
+    members: Vec<MemberState<T>>,
+    /// Leases in the order of their expiries.
+    leases: Vec<SavedLease>,
+    sessions: Vec<SavedSession>,
     service: ServiceTimes,
     added: u64,
-    levels: BTreeMap<u8, u64>,
-    total: LeaseCounts,
-    waiting: QueueStats,
-    held: Histogram,
-    waited: Histogram,
-    /// Handles of the pool that was saved are of earlier generations: of members, leases and waiters.
+    pass_floors: BTreeMap<u8, u64>,
+    figures: Figures,
+    /// Generations above those of all handles so far: of members, leases and waiters.
     generations: [NonZeroU32; 3],
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-struct Held {
-    /// By its place among the members.
+struct SavedLease {
+    /// The index of its member.
     member: u32,
     expires: Option<Tick>,
     lease: Lease,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-struct Session {
+struct SavedSession {
     key: u64,
+    /// The index of its member.
     member: u32,
     used: Tick,
 }
 
-/// Why a pool was not restored: the snapshot names a member or group that it doesn't hold.
+/// A snapshot that names a member or group which it doesn't hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the snapshot contradicts itself")]
 pub struct RestoreError;
@@ -64,96 +65,82 @@ impl<T: Clone> Pool<T> {
     /// All that is to survive a restart. O(n log n).
     #[must_use]
     pub fn snapshot(&self) -> PoolSnapshot<T> {
-        let places: BTreeMap<_, u32> = (0..)
-            .zip(self.members.iter())
-            .map(|(place, (member, _))| (member, place))
-            .collect();
-        let mut leases: Vec<_> = self
-            .leases
+        let indexes: BTreeMap<_, u32> = self
+            .members
             .iter()
-            .filter_map(|(handle, lease)| {
-                let expires = self.expiries.key(handle.slot());
-                let held = Held {
-                    member: *places.get(&lease.member)?,
-                    expires: expires.map(|(deadline, _)| deadline),
-                    lease: *lease,
-                };
-                Some((expires, held))
-            })
+            .map(|(handle, _)| handle)
+            .zip(0..)
             .collect();
-        leases.sort_by_key(|(expires, _)| *expires);
-        let sessions = self.affinity.iter().flat_map(|affinity| affinity.entries());
+        let leases = self.leases.by_expiry().into_iter();
+        let leases = leases.filter_map(|(expires, lease)| {
+            Some(SavedLease {
+                member: *indexes.get(&lease.member)?,
+                expires,
+                lease,
+            })
+        });
+        let sessions = self.sessions.iter().flat_map(|table| table.entries());
+        let sessions = sessions.filter_map(|session| {
+            Some(SavedSession {
+                key: session.key,
+                member: *indexes.get(&session.value)?,
+                used: session.used,
+            })
+        });
+        let queue = QueueStats {
+            waiting: 0,
+            // Queued requests have to come again.
+            cancelled: self
+                .figures
+                .queue
+                .cancelled
+                .saturating_add(self.queue.len().into()),
+            ..self.figures.queue
+        };
         PoolSnapshot {
-            now: self.now,
-            limits: self.limits.clone(),
-            groups: self
-                .groups
-                .iter()
-                .map(|group| group.limits.clone())
-                .collect(),
-            members: self
-                .members
-                .iter()
-                .zip(self.spans_held())
-                .map(|((_, entry), (_, held))| at_rest(entry, held))
-                .collect(),
-            leases: leases.into_iter().map(|(_, held)| held).collect(),
-            sessions: sessions
-                .filter_map(|entry| {
-                    Some(Session {
-                        key: entry.key,
-                        member: *places.get(&entry.value)?,
-                        used: entry.used,
-                    })
-                })
-                .collect(),
-            service: self.service.clone(),
-            added: self.added,
-            levels: self.levels.clone(),
-            total: self.total,
-            waiting: QueueStats {
-                waiting: 0,
-                // Who was in line has to come again.
-                cancelled: self
-                    .waiting
-                    .cancelled
-                    .saturating_add(self.waiters.len().into()),
-                ..self.waiting
+            now: self.clock.now,
+            limits: self.shared.pool().clone(),
+            groups: self.shared.groups().cloned().collect(),
+            members: self.members.iter().map(|(_, one)| at_rest(one)).collect(),
+            leases: leases.collect(),
+            sessions: sessions.collect(),
+            service: self.times.service.clone(),
+            added: self.members.added,
+            pass_floors: self.members.pass_floors.clone(),
+            figures: Figures {
+                queue,
+                ..self.figures.clone()
             },
-            held: self.held.clone(),
-            waited: self.waited.clone(),
             generations: [
                 self.members.next_generation(),
                 self.leases.next_generation(),
-                self.waiters.next_generation(),
+                self.queue.next_generation(),
             ],
         }
     }
 }
 
-/// Without what is not saved, so that it is the same whether the snapshot is written and read or not.
-fn at_rest<T: Clone>(entry: &Entry<T>, held: Histogram) -> Entry<T> {
-    let mut entry = Entry {
+/// A member without what is not saved, so that a snapshot is the same before it is written and after.
+fn at_rest<T: Clone>(member: &MemberState<T>) -> MemberState<T> {
+    let mut member = MemberState {
         in_flight: 0,
-        phantoms: 0,
+        fast_failures: 0,
         counted: None,
-        recent: Recent::default(),
-        ..entry.clone()
+        latency: None,
+        ..member.clone()
     };
-    entry.details.held = held;
-    entry.details.latency = None;
-    if let Some(watch) = &mut entry.details.watch {
-        watch.probe = None;
+    if let Some(health) = &mut member.health {
+        health.probe = None;
     }
-    entry
+    member
 }
 
 impl<T> Pool<T> {
-    /// A pool as it was saved, on a clock that shows `to` when that of the snapshot would show `from`.
+    /// The saved pool, on a clock that shows `to` when that of the snapshot would show `from`.
     ///
-    /// Members, groups and limits are those of the snapshot, and [`members`](Self::members) tells their
-    /// names; all else is as `config` says. Leases end at their deadlines, or at once where they have
-    /// none. Where the snapshot is of later than `from`, time has stood still since. O(n log n).
+    /// Members, groups and limits are those of the snapshot, and [`members`](Self::members) tells their ids;
+    /// everything else is as `config` says. Leases end at their ticks, or at once if they had none. If the
+    /// snapshot is later than `from`, no time has passed since. O(n log n).
     ///
     /// # Errors
     /// [`RestoreError`] where the snapshot contradicts itself.
@@ -164,120 +151,135 @@ impl<T> Pool<T> {
         to: Tick,
     ) -> Result<Self, RestoreError> {
         let from = from.max(snapshot.now);
-        let shift = ClockOffset { from, to };
-        let [members, leases, waiters] = snapshot.generations;
-        let mut pool = Self::new(config);
-        pool.members = Slab::starting_at_generation(members);
-        pool.leases = Slab::starting_at_generation(leases);
-        pool.waiters.begin_at(waiters);
-        pool.now = to;
-        pool.as_of = to;
-        if let (Some(outlier), Some(config)) = (&mut pool.outlier, &pool.config.outlier) {
-            *outlier = crate::health::Outlier::new(config, to);
-        }
-        let half_life = pool.config.policy.half_life();
-        pool.latency = half_life.map(|half_life| PeakEwma::new(half_life, to));
-        pool.service = snapshot.service;
-        pool.added = snapshot.added;
-        pool.levels = snapshot.levels;
-        pool.total = snapshot.total;
-        pool.waiting = snapshot.waiting;
-        pool.held = snapshot.held;
-        pool.waited = snapshot.waited;
-        pool.limits = snapshot.limits;
-        pool.limits.rebase(from, to);
-        for mut limits in snapshot.groups {
+        let offset = ClockOffset { from, to };
+        let mut pool = Self::at(config, to, snapshot.generations);
+        pool.times.service = snapshot.service;
+        pool.members.added = snapshot.added;
+        pool.members.pass_floors = snapshot.pass_floors;
+        pool.figures = snapshot.figures;
+        let rebased = |mut limits: LimitSet| {
             limits.rebase(from, to);
-            pool.groups.push(Group {
-                limits,
-                members: Vec::new(),
-                holds_back: false,
-            });
+            limits
+        };
+        pool.shared = SharedLimits::new(rebased(snapshot.limits));
+        for limits in snapshot.groups {
+            pool.shared.add_group(rebased(limits));
         }
-        let mut stamps: Vec<_> = (0u64..)
-            .zip(&snapshot.members)
-            .map(|(place, entry)| (entry.stamp, place))
-            .collect();
-        stamps.sort_unstable();
-        let order: BTreeMap<u64, u64> = (1..)
-            .zip(stamps)
-            .map(|(rank, (_, place))| (place, rank))
-            .collect();
-        let mut handles = Vec::new();
-        for (place, mut entry) in (0u64..).zip(snapshot.members) {
-            pool.sequence = pool.sequence.saturating_add(1);
-            entry.stamp = order.get(&place).copied().unwrap_or(0);
-            entry.limits.rebase(from, to);
-            entry.details.slow_start.rebase(from, to);
-            let mut watch = Watch::new(&pool.config, to, place);
-            if let Some(mut known) = entry.details.watch.take() {
-                known.rests_until = shift.tick(known.rests_until);
-                known.breaker.rebase(from, to);
-                known.outcomes.rebase(from, to);
-                if known.outcomes.take_end(to) {
-                    entry.details.slow_start.begin(to);
-                }
-                known.told_open = known.told_open.map(|until| shift.tick(until));
-                let new = watch.and_then(|new| new.health);
-                known.health = new.map(|new| {
-                    known.health.take().map_or(new, |mut health| {
-                        health.rebase(from, to);
-                        health
-                    })
-                });
-                watch = Some(known);
-            }
-            entry.set_watch(watch);
-            entry.details.latency = pool.latency.as_ref().map(PeakEwma::another);
-            let group = entry.group;
-            let handle = pool.members.insert(entry).ok_or(RestoreError)?;
-            if let Some(group) = group {
-                let group = pool.groups.get_mut(group.index()).ok_or(RestoreError)?;
-                group.members.push(handle.slot());
-            }
-            handles.push(handle);
+        let handles = pool.restore_members(snapshot.members, offset)?;
+        for lease in snapshot.leases {
+            pool.restore_lease(lease, &handles, offset)?;
         }
-        for held in snapshot.leases {
-            let member = handles.get(held.member as usize).ok_or(RestoreError)?;
-            let mut lease = held.lease;
-            lease.member = *member;
-            lease.granted = shift.tick(lease.granted);
-            lease.booked.member = lease.booked.member.rebased(from, to);
-            lease.booked.group = lease.booked.group.map(|group| group.rebased(from, to));
-            lease.booked.pool = lease.booked.pool.map(|pool| pool.rebased(from, to));
-            if let Some(permit) = &mut lease.permit {
-                permit.rebase(from, to);
-            }
-            let entry = pool.members.get_mut(*member).ok_or(RestoreError)?;
-            entry.in_flight = entry.in_flight.saturating_add(1);
-            if lease.cost != Cost::REQUEST {
-                pool.estimated = pool.estimated.saturating_add(1);
-            }
-            let handle = pool.leases.insert(lease).ok_or(RestoreError)?;
-            let expires = held.expires.map_or(to, |expires| shift.tick(expires));
-            let stamp = pool.next_stamp();
-            pool.expiries.set(handle.slot(), (expires, stamp));
-        }
-        if let Some(table) = &mut pool.affinity {
+        if let Some(table) = &mut pool.sessions {
             let entries = snapshot.sessions.into_iter().filter_map(|session| {
                 Some(affinity::Entry {
                     key: session.key,
                     value: *handles.get(session.member as usize)?,
-                    used: shift.tick(session.used),
+                    used: offset.tick(session.used),
                 })
             });
             table.restore(to, entries.collect());
         }
         for handle in handles {
-            let entry = pool.members.get(handle);
-            let gone =
-                entry.is_some_and(|entry| entry.state == State::Removing && entry.in_flight == 0);
-            if gone {
-                pool.forget(handle);
+            let is_gone = pool
+                .members
+                .get(handle)
+                .is_some_and(|member| member.status == Status::Removing && member.in_flight == 0);
+            if is_gone {
+                pool.forget_member(handle);
             } else {
-                pool.look_after(handle);
+                pool.refresh(handle);
             }
         }
         Ok(pool)
+    }
+
+    fn restore_members(
+        &mut self,
+        members: Vec<MemberState<T>>,
+        offset: ClockOffset,
+    ) -> Result<Vec<Handle>, RestoreError> {
+        let mut by_use: Vec<_> = (0u64..)
+            .zip(&members)
+            .map(|(index, member)| (member.last_used_seq, index))
+            .collect();
+        by_use.sort_unstable();
+        let ranks: BTreeMap<u64, u64> = by_use
+            .into_iter()
+            .map(|(_, index)| index)
+            .zip(1..)
+            .collect();
+        let mut handles = Vec::new();
+        for (index, mut member) in (0u64..).zip(members) {
+            self.clock.next_sequence();
+            member.last_used_seq = ranks.get(&index).copied().unwrap_or(0);
+            member.latency = self.times.member_latency();
+            let fresh = MemberHealth::new(&self.config, offset.to, index);
+            member.rebase(fresh, offset);
+            let group = member.group;
+            let handle = self.members.insert(member).ok_or(RestoreError)?;
+            if let Some(group) = group
+                && !self.shared.join(group, handle.slot())
+            {
+                return Err(RestoreError);
+            }
+            handles.push(handle);
+        }
+        Ok(handles)
+    }
+
+    fn restore_lease(
+        &mut self,
+        saved: SavedLease,
+        handles: &[Handle],
+        offset: ClockOffset,
+    ) -> Result<(), RestoreError> {
+        let ClockOffset { from, to } = offset;
+        let handle = *handles.get(saved.member as usize).ok_or(RestoreError)?;
+        let mut lease = saved.lease;
+        lease.member = handle;
+        lease.granted = offset.tick(lease.granted);
+        lease.booked.member = lease.booked.member.rebased(from, to);
+        lease.booked.group = lease.booked.group.map(|group| group.rebased(from, to));
+        lease.booked.pool = lease.booked.pool.map(|pool| pool.rebased(from, to));
+        if let Some(permit) = &mut lease.permit {
+            permit.rebase(from, to);
+        }
+        let member = self.members.get_mut(handle).ok_or(RestoreError)?;
+        member.in_flight = member.in_flight.saturating_add(1);
+        let lease = self.leases.insert(lease).ok_or(RestoreError)?;
+        let expires = saved.expires.map_or(to, |expires| offset.tick(expires));
+        let sequence = self.clock.next_sequence();
+        self.leases.set_expiry(lease, expires, sequence);
+        Ok(())
+    }
+}
+
+impl<T> MemberState<T> {
+    /// Moves it to another clock. `fresh` is the health of a new member: what the saved one had not, or has
+    /// no more, is taken from it.
+    fn rebase(&mut self, fresh: Option<Box<MemberHealth>>, offset: ClockOffset) {
+        let ClockOffset { from, to } = offset;
+        self.limits.rebase(from, to);
+        self.slow_start.rebase(from, to);
+        let Some(mut health) = self.health.take() else {
+            self.health = fresh;
+            return;
+        };
+        health.cooldown_until = offset.tick(health.cooldown_until);
+        health.breaker.rebase(from, to);
+        health.outcomes.rebase(from, to);
+        if health.outcomes.take_end(to) {
+            self.slow_start.begin(to);
+        }
+        health.told_open = health.told_open.map(|until| offset.tick(until));
+        let saved = health.prober.take();
+        let fresh = fresh.and_then(|fresh| fresh.prober);
+        health.prober = fresh.map(|fresh| {
+            saved.map_or(fresh, |mut saved| {
+                saved.rebase(from, to);
+                saved
+            })
+        });
+        self.health = Some(health);
     }
 }

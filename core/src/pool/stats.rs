@@ -1,34 +1,65 @@
-//! What a pool has done, for people and dashboards.
+//! The figures of a pool, for people and dashboards.
 
 pub use crate::util::histogram::Histogram;
 
-use crate::pool::MemberId;
+use super::ids::MemberId;
+use super::outcome::{LeaseEnd, Outcome};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// Leases by how they ended. `granted` is the sum of all the others and of the leases still held.
+/// Leases by how they ended. `granted` is the sum of the others and of the leases still held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseCounts {
     /// Leases granted.
     pub granted: u64,
-    /// Released as served.
+    /// Leases released as served.
     pub ok: u64,
-    /// Released as failed.
+    /// Leases released as failed.
     pub failed: u64,
-    /// Released as turned away by the upstream.
+    /// Leases released as throttled by the upstream.
     pub throttled: u64,
-    /// Released without having been used.
+    /// Leases released as sent, without a verdict.
+    pub unknown: u64,
+    /// Leases released unused.
     pub not_sent: u64,
-    /// Taken back at their deadline.
+    /// Leases that expired.
     pub expired: u64,
 }
 
 impl LeaseCounts {
-    /// Leases that were used or still may be: those granted but for those not sent.
+    /// Leases that were used or still may be: those granted, less those not sent.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.granted.saturating_sub(self.not_sent)
+    }
+
+    /// Leases that have ended.
+    fn ended(&self) -> u64 {
+        [
+            self.ok,
+            self.failed,
+            self.throttled,
+            self.unknown,
+            self.not_sent,
+            self.expired,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
+
+    fn record(&mut self, end: &LeaseEnd) {
+        let count = match end {
+            LeaseEnd::Released(release) => match release.outcome {
+                Outcome::Ok => &mut self.ok,
+                Outcome::Failed => &mut self.failed,
+                Outcome::Throttled { .. } => &mut self.throttled,
+                Outcome::Unknown => &mut self.unknown,
+                Outcome::NotSent => &mut self.not_sent,
+            },
+            LeaseEnd::Expired => &mut self.expired,
+        };
+        *count = count.saturating_add(1);
     }
 }
 
@@ -36,16 +67,16 @@ impl LeaseCounts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct MemberStats {
-    /// Which one.
+    /// The member.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub member: MemberId,
     /// Leases by how they ended.
     pub counts: LeaseCounts,
     /// Leases held now.
     pub in_flight: u32,
-    /// How long leases were held, added up over those that have ended.
+    /// The sum of the times that leases were held.
     pub held: Duration,
-    /// The same, one by one.
+    /// The times that leases were held.
     pub histogram: Histogram,
 }
 
@@ -53,33 +84,33 @@ pub struct MemberStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct QueueStats {
-    /// In line now.
+    /// Requests queued now.
     pub waiting: u32,
-    /// Refused at once: the queue was full, the deadline could not be met, or the pool was closed.
+    /// Requests refused at once, or because the member they were pinned to was removed.
     pub refused: u64,
-    /// Left the line at their deadline.
+    /// Requests that reached their deadline in the queue.
     pub timed_out: u64,
-    /// Left the line by themselves, or because the pool was closed.
+    /// Requests that were cancelled, or queued when the pool was closed.
     pub cancelled: u64,
-    /// Time from request to grant, added up over all grants.
+    /// The sum of the times from request to grant.
     pub waited: Duration,
-    /// The longest of these times.
+    /// The longest time from request to grant.
     pub longest: Duration,
 }
 
-/// The figures of a pool; made in O(members).
+/// The figures of a pool. O(members) to make.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
-    /// Over all members that ever were.
+    /// Leases, over all members that ever were.
     pub total: LeaseCounts,
     /// Requests that did not get a lease at once.
     pub waiting: QueueStats,
-    /// How long leases were held, over all members that ever were.
+    /// The times that leases were held, over all members that ever were.
     pub held: Histogram,
-    /// How long requests that were granted had waited.
+    /// The times from request to grant.
     pub waited: Histogram,
-    /// The members there are, in the order of their slots.
+    /// The members, by slot.
     pub members: Vec<MemberStats>,
 }
 
@@ -110,6 +141,72 @@ impl Stats {
         match (calls().min(), calls().max()) {
             (Some(least), Some(most)) if most > 0 => least as f64 / most as f64,
             (Some(_) | None, Some(_) | None) => 1.0,
+        }
+    }
+}
+
+/// The figures that the pool keeps over all members.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Figures {
+    pub(super) total: LeaseCounts,
+    pub(super) queue: QueueStats,
+    pub(super) held: Histogram,
+    pub(super) waited: Histogram,
+}
+
+impl Figures {
+    pub(super) fn record_grant(&mut self, waited: Duration) {
+        self.total.granted = self.total.granted.saturating_add(1);
+        self.queue.waited = self.queue.waited.saturating_add(waited);
+        self.queue.longest = self.queue.longest.max(waited);
+        self.waited.record(waited);
+    }
+
+    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
+        self.total.record(end);
+        self.held.record(held);
+    }
+
+    pub(super) fn record_refusal(&mut self) {
+        self.queue.refused = self.queue.refused.saturating_add(1);
+    }
+
+    pub(super) fn record_timeout(&mut self) {
+        self.queue.timed_out = self.queue.timed_out.saturating_add(1);
+    }
+
+    pub(super) fn record_cancellation(&mut self) {
+        self.queue.cancelled = self.queue.cancelled.saturating_add(1);
+    }
+}
+
+/// The figures that a member keeps.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct MemberFigures {
+    /// Leases that have ended; `granted` is theirs.
+    ended: LeaseCounts,
+    held: Histogram,
+}
+
+impl MemberFigures {
+    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
+        self.ended.record(end);
+        self.held.record(held);
+    }
+
+    pub(super) fn stats(&self, member: MemberId, in_flight: u32) -> MemberStats {
+        let granted = self.ended.ended().saturating_add(in_flight.into());
+        MemberStats {
+            member,
+            counts: LeaseCounts {
+                granted,
+                ..self.ended
+            },
+            in_flight,
+            held: self.held.sum(),
+            histogram: self.held.clone(),
         }
     }
 }

@@ -115,14 +115,6 @@ impl Histogram {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// How many spans were counted in the bucket of this one.
-    pub(crate) fn like(&self, span: Duration) -> u32 {
-        let (octave, sub) = place(saturating_nanos(span));
-        let row = self.octaves.get(self.row(octave));
-        let count = row.and_then(|Octave(counts)| counts.get(sub));
-        count.copied().unwrap_or(0)
-    }
-
     /// How many spans were counted.
     #[must_use]
     pub fn count(&self) -> u64 {

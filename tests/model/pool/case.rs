@@ -158,6 +158,8 @@ pub enum Op {
     Close(u8),
     /// Saves, and restores at most 15 ticks later.
     Restart(u8),
+    /// Uses ids of another pool.
+    Foreign,
 }
 
 /// How a lease is given back.
@@ -173,6 +175,8 @@ pub enum End {
     Throttled(u8),
     /// Never used.
     NotSent,
+    /// Sent, without a verdict.
+    Unknown,
 }
 
 /// What a probe has found.

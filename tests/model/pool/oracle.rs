@@ -13,7 +13,7 @@ use leasehold_core::health::{Breaker, CallResult, Permit};
 use leasehold_core::health::{Health, ProbeId, SlowStart};
 use leasehold_core::health::{OutcomeWindow, Outlier};
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{AcquireError, Eligibility, HealthChange, MemberId};
+use leasehold_core::pool::{AcquireError, Cause, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,7 +37,7 @@ pub(super) struct OracleMember {
     pub(super) in_flight: u32,
     pass: u64,
     stamp: u64,
-    rests_until: u64,
+    cooldown_until: u64,
     pub(super) calls: u64,
     breaker: Breaker,
     health: Option<Health>,
@@ -45,8 +45,8 @@ pub(super) struct OracleMember {
     outcomes: OutcomeWindow,
     slow_start: SlowStart,
     depth: Option<u32>,
-    unseen: u32,
-    unseen_by_probe: u32,
+    granted_since_depth: u32,
+    granted_since_probe: u32,
     latency: Option<PeakEwma>,
     service: BTreeMap<u32, u64>,
     told_open: Option<Tick>,
@@ -115,7 +115,33 @@ pub(super) enum OracleEvent {
 pub(super) enum Answer {
     Granted(OracleGrant),
     Waiting(usize),
-    Refused(AcquireError),
+    Refused(Refusal),
+}
+
+/// An [`AcquireError`] without its cause, of which several may be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Closed,
+    QueueFull,
+    NotReady,
+    DeadlineTooSoon(Tick),
+    NeverFits,
+    PinnedMemberRemoved,
+    TooManyLanes,
+}
+
+impl From<AcquireError> for Refusal {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::Closed => Self::Closed,
+            AcquireError::QueueFull { .. } => Self::QueueFull,
+            AcquireError::NotReady { .. } => Self::NotReady,
+            AcquireError::DeadlineTooSoon { at, .. } => Self::DeadlineTooSoon(at),
+            AcquireError::NeverFits => Self::NeverFits,
+            AcquireError::PinnedMemberRemoved => Self::PinnedMemberRemoved,
+            AcquireError::TooManyLanes => Self::TooManyLanes,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,7 +172,7 @@ pub(super) struct Oracle {
     pub(super) leases: Vec<OracleLease>,
     waiters: Vec<OracleWaiter>,
     /// Failures that count as leases until a success would have ended.
-    phantoms: Vec<Phantom>,
+    fast_failures: Vec<FastFailure>,
     /// Lanes of classes and labels, and when each was last asked for.
     kinds: BTreeMap<Kind, u64>,
     asked: u64,
@@ -160,14 +186,16 @@ pub(super) struct Oracle {
     panic: bool,
     pub(super) events: Vec<OracleEvent>,
     order: u64,
-    levels: BTreeMap<u8, u64>,
+    pass_floors: BTreeMap<u8, u64>,
     pub(super) tally: Tally,
     /// Whom the machine granted leases on; where the policy isn't settled, the oracle follows.
     pub(super) hints: VecDeque<usize>,
+    /// The causes of which the last refusal may name any.
+    pub(super) causes: Vec<Cause>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Phantom {
+pub(super) struct FastFailure {
     member: usize,
     granted: u64,
     class: u32,
@@ -175,7 +203,7 @@ pub(super) struct Phantom {
     usual: Option<u64>,
 }
 
-impl Phantom {
+impl FastFailure {
     fn end(&self) -> Option<u64> {
         Some(self.granted.saturating_add(self.usual?))
     }
@@ -191,14 +219,14 @@ pub(super) enum Opening {
 
 pub(super) fn opening_of(reason: Eligibility) -> Opening {
     match reason {
-        Eligibility::Ready | Eligibility::LowerTier | Eligibility::InLine => Opening::Now,
+        Eligibility::Ready | Eligibility::LowerTier | Eligibility::BehindOthers => Opening::Now,
         Eligibility::Ejected { until }
         | Eligibility::BreakerOpen { until }
         | Eligibility::Throttled { until }
         | Eligibility::AtLimit { until } => Opening::At(until.as_nanos()),
         Eligibility::Full
-        | Eligibility::Probing
-        | Eligibility::InFlight
+        | Eligibility::BreakerHalfOpen
+        | Eligibility::AwaitingCompletion
         | Eligibility::Unhealthy => Opening::AnyTime,
         Eligibility::WrongLabels
         | Eligibility::NotPinned
@@ -241,7 +269,7 @@ impl Oracle {
             members: Vec::new(),
             leases: Vec::new(),
             waiters: Vec::new(),
-            phantoms: Vec::new(),
+            fast_failures: Vec::new(),
             kinds: BTreeMap::new(),
             asked: 0,
             turns: BTreeMap::new(),
@@ -256,9 +284,10 @@ impl Oracle {
             panic: false,
             events: Vec::new(),
             order: 0,
-            levels: BTreeMap::new(),
+            pass_floors: BTreeMap::new(),
             tally: Tally::default(),
             hints: VecDeque::new(),
+            causes: Vec::new(),
         }
     }
 
@@ -288,7 +317,7 @@ impl Oracle {
     }
 
     /// The lane of a request, which may be one too many.
-    pub(super) fn kind(&mut self, ask: Ask, pin: Option<usize>) -> Result<Kind, AcquireError> {
+    pub(super) fn kind(&mut self, ask: Ask, pin: Option<usize>) -> Result<Kind, Refusal> {
         let kind = Kind {
             class: ask.class(),
             labels: if pin.is_some() { 0 } else { ask.labels() },
@@ -300,7 +329,7 @@ impl Oracle {
                 return Ok(kind);
             }
             if matches!(self.members[pin].state, State::Removing | State::Gone) {
-                return Err(AcquireError::PinnedMemberRemoved);
+                return Err(Refusal::PinnedMemberRemoved);
             }
             return self.make_room().map(|()| kind);
         }
@@ -312,7 +341,7 @@ impl Oracle {
     }
 
     /// Gives up the lane that was unused longest, if there are as many as may be.
-    fn make_room(&mut self) -> Result<(), AcquireError> {
+    fn make_room(&mut self) -> Result<(), Refusal> {
         let mut pinned: Vec<Kind> = self.waiting().map(|(_, waiter)| waiter.kind).collect();
         pinned.retain(|kind| kind.pin.is_some());
         pinned.sort_unstable();
@@ -323,14 +352,14 @@ impl Oracle {
         let kinds = self.kinds.iter();
         let idle = kinds.filter(|(kind, _)| self.next(**kind).is_none());
         let oldest = idle.min_by_key(|(_, asked)| **asked).map(|(kind, _)| *kind);
-        let oldest = oldest.ok_or(AcquireError::TooManyLanes)?;
+        let oldest = oldest.ok_or(Refusal::TooManyLanes)?;
         self.kinds.remove(&oldest);
         Ok(())
     }
 
     fn answer(&mut self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Answer {
         if self.closed {
-            return Answer::Refused(AcquireError::Closed);
+            return Answer::Refused(Refusal::Closed);
         }
         let kind = match self.kind(ask, pin) {
             Ok(kind) => kind,
@@ -348,25 +377,27 @@ impl Oracle {
                 }
                 return Answer::Granted(self.grant(kind, ask, self.now));
             }
+            self.causes = self.causes_of(kind, ask.cost());
+        } else {
+            self.causes = self.causes_of_head(kind);
         }
         if ask.cost() != Cost::REQUEST && !self.fits(kind, ask.cost()) {
-            return Answer::Refused(AcquireError::NeverFits);
+            return Answer::Refused(Refusal::NeverFits);
         }
         if let Some(deadline) = deadline {
             if deadline <= self.now {
-                return Answer::Refused(AcquireError::NothingFree);
+                return Answer::Refused(Refusal::NotReady);
             }
             let mut live = self.leases.iter().filter(|one| one.live);
             if let Opening::At(at) = opening
                 && at >= deadline
                 && live.all(|one| one.cost == Cost::REQUEST)
             {
-                let at = Tick::from_nanos(at);
-                return Answer::Refused(AcquireError::DeadlineTooSoon { at });
+                return Answer::Refused(Refusal::DeadlineTooSoon(Tick::from_nanos(at)));
             }
         }
         if self.waiting().count() >= self.max_waiters {
-            return Answer::Refused(AcquireError::QueueFull);
+            return Answer::Refused(Refusal::QueueFull);
         }
         let flow = (ask.priority(), ask.flow());
         self.turns.entry(flow).or_insert(self.turn);
@@ -424,13 +455,13 @@ impl Oracle {
         let stride = pass(self.weight(name));
         let chosen = &mut self.members[name];
         if self.choice == Choice::LeastUsed {
-            self.levels.insert(chosen.setup.tier(), chosen.pass);
+            self.pass_floors.insert(chosen.setup.tier(), chosen.pass);
         }
         chosen.pass += stride;
         chosen.calls += 1;
         chosen.in_flight += 1;
-        chosen.unseen += 1;
-        chosen.unseen_by_probe += 1;
+        chosen.granted_since_depth += 1;
+        chosen.granted_since_probe += 1;
         chosen.stamp = stamp;
         assert!(
             chosen.in_flight <= chosen.setup.max_leases(),
@@ -457,10 +488,10 @@ impl Oracle {
             live: true,
             held: true,
         });
-        self.stick(kind, ask, name);
+        self.assign_session(kind, ask, name);
         let lease = self.leases.len() - 1;
         self.set_expiry(lease);
-        self.look_around();
+        self.refresh_panic();
         self.tally.granted += 1;
         self.tally.waited += now - since;
         OracleGrant {
@@ -520,10 +551,10 @@ impl Oracle {
         while let Some((tick, member)) = self.first_timer()
             && tick <= self.now
         {
-            self.watch_over(member);
+            self.handle_timer(member);
         }
         self.sweep();
-        self.look_around();
+        self.refresh_panic();
         self.serve();
         while let Some(due) = self.poll_timeout().map(Tick::as_nanos)
             && due <= self.now
@@ -624,7 +655,7 @@ impl Oracle {
             }
             Some(End::Throttled(pause)) => {
                 let until = now.saturating_add(u64::from(pause % 64));
-                member.rests_until = member.rests_until.max(until);
+                member.cooldown_until = member.cooldown_until.max(until);
                 member.owner.latest = member.owner.latest.max(now);
                 member.owner.turned_away = member.owner.turned_away.max(until);
                 quick = true;
@@ -634,10 +665,11 @@ impl Oracle {
                 actual = Cost::default();
                 member.pass -= ended.stride;
                 member.calls -= 1;
-                member.unseen = member.unseen.saturating_sub(1);
-                member.unseen_by_probe = member.unseen_by_probe.saturating_sub(1);
+                member.granted_since_depth = member.granted_since_depth.saturating_sub(1);
+                member.granted_since_probe = member.granted_since_probe.saturating_sub(1);
                 CallResult::Unused
             }
+            Some(End::Unknown) => CallResult::Unused,
         };
         if quick
             && let Some(latency) = &mut member.latency
@@ -663,22 +695,22 @@ impl Oracle {
             }
             self.note_breaker(name);
         }
-        for phantom in &mut self.phantoms {
-            if phantom.class == ended.class && phantom.usual.is_none() {
-                phantom.usual = self.service.get(&ended.class).copied();
+        for failure in &mut self.fast_failures {
+            if failure.class == ended.class && failure.usual.is_none() {
+                failure.usual = self.service.get(&ended.class).copied();
             }
         }
         let policy = self.choice.policy();
         let weighs_load = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
         if quick && weighs_load {
-            self.phantoms.push(Phantom {
+            self.fast_failures.push(FastFailure {
                 member: name,
                 granted: ended.granted,
                 class: ended.class,
                 usual,
             });
         }
-        self.look_around();
+        self.refresh_panic();
         let member = &mut self.members[name];
         if member.in_flight == 0 {
             match member.state {
@@ -710,9 +742,10 @@ impl Oracle {
         });
         let timers = self.first_timer().map(|(tick, _)| tick);
         let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
-        let phantoms = self.phantoms.iter().filter_map(Phantom::end);
-        let phantoms = phantoms.filter(|end| *end > self.as_of && self.waiting().next().is_some());
-        let first = phantoms
+        let fast_failures = self.fast_failures.iter().filter_map(FastFailure::end);
+        let fast_failures =
+            fast_failures.filter(|end| *end > self.as_of && self.waiting().next().is_some());
+        let first = fast_failures
             .chain(expiries)
             .chain(deadlines)
             .chain(openings)
@@ -724,7 +757,7 @@ impl Oracle {
     /// Whether a member could serve, were it not for the pool's own limits.
     fn is_open(&self, waiter: &OracleWaiter) -> bool {
         (0..self.members.len())
-            .filter(|one| self.could_go(waiter.kind, *one))
+            .filter(|one| self.matches(waiter.kind, *one))
             .any(|one| self.reason(one, waiter.kind, waiter.ask.cost()) == Eligibility::Ready)
     }
 }

@@ -26,7 +26,7 @@ impl Oracle {
             Found::Up(depth, latency) => {
                 if let Some(depth) = depth {
                     one.depth = Some(depth.into());
-                    one.unseen = one.unseen_by_probe;
+                    one.granted_since_depth = one.granted_since_probe;
                 }
                 if let (Some(took), Some(latency)) = (latency, &mut one.latency) {
                     latency.observe(tick, nanos(took.into()));
@@ -39,7 +39,7 @@ impl Oracle {
         let health = one.health.as_mut().expect("there was a probe");
         let change = health.answer(&config, tick, probe, answer);
         self.changed(member, change);
-        self.look_around();
+        self.refresh_panic();
         self.serve();
         true
     }
@@ -64,8 +64,8 @@ impl Oracle {
         let there = !matches!(one.state, State::Removing | State::Gone);
         if there {
             one.depth = Some(depth.into());
-            one.unseen = 0;
-            one.unseen_by_probe = 0;
+            one.granted_since_depth = 0;
+            one.granted_since_probe = 0;
         }
         there
     }
@@ -93,7 +93,7 @@ impl Oracle {
         timers.min().map(|(tick, _, name)| (tick, name))
     }
 
-    pub(super) fn watch_over(&mut self, name: usize) {
+    pub(super) fn handle_timer(&mut self, name: usize) {
         let tick = self.tick();
         if let Some(config) = self.watch.health() {
             let member = &mut self.members[name];
@@ -104,7 +104,7 @@ impl Oracle {
             let change = health.handle_timeout(&config, tick);
             if let Some(probe) = health.begin_probe(&config, tick) {
                 member.probe = Some(probe);
-                member.unseen_by_probe = 0;
+                member.granted_since_probe = 0;
                 self.events.push(OracleEvent::Probe(name));
             }
             self.changed(name, change);
@@ -118,7 +118,7 @@ impl Oracle {
             member.breaker.handle_timeout(&config, tick);
             self.note_breaker(name);
         }
-        self.look_around();
+        self.refresh_panic();
     }
 
     pub(super) fn note_breaker(&mut self, name: usize) {
@@ -173,11 +173,11 @@ impl Oracle {
         for (member, until) in ejected {
             self.members[member].ejected_until = Some(until);
         }
-        self.look_around();
+        self.refresh_panic();
     }
 
     /// LeaseCounts the healthy.
-    pub(super) fn look_around(&mut self) {
+    pub(super) fn refresh_panic(&mut self) {
         let now = self.tick();
         let members = self.members.iter();
         let counted: Vec<bool> = members

@@ -27,9 +27,9 @@ impl Oracle {
             owner: setup.owner(),
             state: State::Enabled,
             in_flight: 0,
-            pass: self.levels.get(&setup.tier()).copied().unwrap_or(0),
+            pass: self.pass_floors.get(&setup.tier()).copied().unwrap_or(0),
             stamp,
-            rests_until: 0,
+            cooldown_until: 0,
             calls: 0,
             breaker: Breaker::new(),
             health: health.map(|config| Health::new(&config, self.tick(), seed)),
@@ -37,15 +37,15 @@ impl Oracle {
             outcomes: OutcomeWindow::default(),
             slow_start,
             depth: None,
-            unseen: 0,
-            unseen_by_probe: 0,
+            granted_since_depth: 0,
+            granted_since_probe: 0,
             latency: self.latency.as_ref().map(PeakEwma::another),
             service: BTreeMap::new(),
             told_open: None,
             ejected_until: None,
             judged: true,
         });
-        self.look_around();
+        self.refresh_panic();
         self.serve();
     }
 
@@ -83,7 +83,7 @@ impl Oracle {
                 pinned.into_iter().map(|(class, ..)| class).collect(),
             );
         }
-        self.look_around();
+        self.refresh_panic();
         self.serve();
         if idle && state == State::Draining && matches!(what, Management::Drain) {
             self.events.push(OracleEvent::Drained(member));
@@ -153,7 +153,7 @@ impl Oracle {
         }
         self.turns.clear();
         self.kinds.clear();
-        self.phantoms.clear();
+        self.fast_failures.clear();
         self.outlier = self
             .watch
             .outlier()
@@ -176,6 +176,6 @@ impl Oracle {
             ends.held = false;
             ends.expires = Some((ends.expires.map_or(now, |(tick, _)| tick), stamp));
         }
-        self.look_around();
+        self.refresh_panic();
     }
 }

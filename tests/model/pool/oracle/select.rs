@@ -7,11 +7,11 @@ use leasehold_core::balance::{Availability, Balancer, MemberLoad, PeakEwma};
 use leasehold_core::health::BreakerState;
 use leasehold_core::health::SlowStart;
 use leasehold_core::limit::{Cost, Wait};
-use leasehold_core::pool::Eligibility;
+use leasehold_core::pool::{Cause, Eligibility};
 use leasehold_core::time::Tick;
 
 impl Oracle {
-    pub(super) fn could_go(&self, kind: Kind, member: usize) -> bool {
+    pub(super) fn matches(&self, kind: Kind, member: usize) -> bool {
         match kind.pin {
             Some(pin) => pin == member,
             None => self.members[member].setup.labels() & kind.labels == kind.labels,
@@ -23,7 +23,7 @@ impl Oracle {
         let mut nobody = true;
         let mut fits = false;
         for (name, member) in self.members.iter().enumerate() {
-            if member.state != State::Gone && self.could_go(kind, name) {
+            if member.state != State::Gone && self.matches(kind, name) {
                 nobody = false;
                 let group = member.setup.group();
                 fits |= admits(&member.owner) && group.is_none_or(|at| admits(&self.groups[at]));
@@ -35,7 +35,7 @@ impl Oracle {
     pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
         let at = self.as_of;
         let group = self.members[member].setup.group();
-        let phantoms = self.phantoms_of(member);
+        let fast_failures = self.fast_failures_of(member);
         let member = &self.members[member];
         match member.state {
             State::Removing | State::Gone => return Eligibility::Removed,
@@ -47,7 +47,7 @@ impl Oracle {
         if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
             return Eligibility::Unhealthy;
         }
-        if member.in_flight.saturating_add(phantoms) >= member.setup.max_leases() {
+        if member.in_flight.saturating_add(fast_failures) >= member.setup.max_leases() {
             return Eligibility::Full;
         }
         let mut holds = vec![(at, 0, Eligibility::Ready)];
@@ -56,14 +56,14 @@ impl Oracle {
         {
             holds.push((until.as_nanos(), 1, Eligibility::Ejected { until }));
         }
-        let until = Tick::from_nanos(member.rests_until);
-        holds.push((member.rests_until, 2, Eligibility::Throttled { until }));
+        let until = Tick::from_nanos(member.cooldown_until);
+        holds.push((member.cooldown_until, 2, Eligibility::Throttled { until }));
         if let Some(config) = self.watch.breaker() {
             match member.breaker.state(&config, self.tick()) {
                 BreakerState::Open { until } => {
                     holds.push((until.as_nanos(), 3, Eligibility::BreakerOpen { until }));
                 }
-                BreakerState::HalfOpen { probes: 1.., .. } => return Eligibility::Probing,
+                BreakerState::HalfOpen { probes: 1.., .. } => return Eligibility::BreakerHalfOpen,
                 BreakerState::HalfOpen { .. } | BreakerState::Closed => {}
             }
         }
@@ -73,7 +73,7 @@ impl Oracle {
                 Wait::Until(until) => {
                     holds.push((until.as_nanos(), 4, Eligibility::AtLimit { until }))
                 }
-                Wait::ForSettlement => return Eligibility::InFlight,
+                Wait::ForSettlement => return Eligibility::AwaitingCompletion,
                 Wait::Never => return Eligibility::NeverFits,
             }
         }
@@ -87,7 +87,7 @@ impl Oracle {
     /// When the first member of a lane opens; the pool's own limits count if one is open.
     pub(crate) fn lane_opening(&self, kind: Kind, cost: Cost) -> Opening {
         let openings: Vec<_> = (0..self.members.len())
-            .filter(|member| self.could_go(kind, *member))
+            .filter(|member| self.matches(kind, *member))
             .map(|member| opening_of(self.reason(member, kind, cost)))
             .collect();
         if openings.contains(&Opening::Now) {
@@ -105,9 +105,51 @@ impl Oracle {
             .map_or(Opening::Unknown, Opening::At)
     }
 
+    /// The causes that a refusal may name: those of the members that can serve soonest.
+    pub(crate) fn causes_of(&self, kind: Kind, cost: Cost) -> Vec<Cause> {
+        let reasons: Vec<_> = (0..self.members.len())
+            .filter(|one| self.members[*one].state != State::Gone && self.matches(kind, *one))
+            .map(|one| self.reason(one, kind, cost))
+            .collect();
+        if reasons.contains(&Eligibility::Ready) {
+            return vec![match self.shared.earliest(self.as_of, kind.class, cost) {
+                Wait::Until(until) if until.as_nanos() <= self.as_of => Cause::BehindOthers,
+                Wait::Until(until) => Cause::AtLimit { until },
+                Wait::ForSettlement => Cause::AwaitingCompletion,
+                Wait::Never => Cause::AtLimit { until: Tick::MAX },
+            }];
+        }
+        let causes: Vec<_> = reasons.into_iter().map(cause_of).collect();
+        let rank = |cause: &Cause| match cause {
+            Cause::Full | Cause::BreakerHalfOpen | Cause::AwaitingCompletion => (0, None),
+            Cause::AtLimit { until: Tick::MAX } => (3, None),
+            Cause::AtLimit { .. }
+            | Cause::Throttled { .. }
+            | Cause::Ejected { .. }
+            | Cause::BreakerOpen { .. } => (1, cause.until()),
+            Cause::Unhealthy => (2, None),
+            Cause::Disabled | Cause::NoMember | Cause::BehindOthers => (3, None),
+        };
+        let first = causes.iter().map(rank).min();
+        let soonest = causes
+            .into_iter()
+            .filter(|cause| Some(rank(cause)) == first);
+        let soonest: Vec<_> = soonest.collect();
+        match soonest.is_empty() {
+            true => vec![Cause::NoMember],
+            false => soonest,
+        }
+    }
+
+    /// The same for the request at the head of a lane.
+    pub(crate) fn causes_of_head(&self, kind: Kind) -> Vec<Cause> {
+        let (_, head) = self.next(kind).expect("a request waits");
+        self.causes_of(kind, self.waiters[head].ask.cost())
+    }
+
     /// The first tick at which a member of a lane is known to open.
     pub(super) fn first_tick(&self, kind: Kind, cost: Cost) -> Option<u64> {
-        let members = (0..self.members.len()).filter(|member| self.could_go(kind, *member));
+        let members = (0..self.members.len()).filter(|member| self.matches(kind, *member));
         let openings = members.map(|member| opening_of(self.reason(member, kind, cost)));
         openings
             .filter_map(|opening| match opening {
@@ -117,18 +159,18 @@ impl Oracle {
             .min()
     }
 
-    fn phantoms_of(&self, member: usize) -> u32 {
-        let its = self.phantoms.iter().filter(|one| one.member == member);
+    fn fast_failures_of(&self, member: usize) -> u32 {
+        let its = self.fast_failures.iter().filter(|one| one.member == member);
         let alive = its.filter(|one| one.end().is_none_or(|end| end > self.as_of));
         alive.count() as u32
     }
 
     fn member_load(&self, name: usize, class: u32) -> MemberLoad {
         let member = &self.members[name];
-        let phantoms = self.phantoms_of(name);
+        let fast_failures = self.fast_failures_of(name);
         let jobs = u64::from(match member.depth {
-            Some(depth) => depth + member.unseen.max(phantoms),
-            None => member.in_flight + phantoms,
+            Some(depth) => depth + member.granted_since_depth.max(fast_failures),
+            None => member.in_flight + fast_failures,
         });
         let work = if self.choice == Choice::LeastTime {
             match member.service.get(&class) {
@@ -143,7 +185,7 @@ impl Oracle {
                 .unwrap_or(scaled)
         };
         MemberLoad {
-            load: member.in_flight + phantoms,
+            load: member.in_flight + fast_failures,
             pass: member.pass,
             stamp: member.stamp,
             work,
@@ -167,7 +209,7 @@ impl Oracle {
         let hint = self.hints.pop_front();
         let hint = hint.expect("the machine grants as much as the oracle");
         let ready: Vec<usize> = (0..self.members.len())
-            .filter(|one| self.could_go(kind, *one))
+            .filter(|one| self.matches(kind, *one))
             .filter(|one| self.reason(*one, kind, ask.cost()) == Eligibility::Ready)
             .collect();
         let tier = |name: usize| self.members[name].setup.tier();
@@ -178,7 +220,7 @@ impl Oracle {
             .filter(|one| tier(*one) == nearest)
             .collect();
         if kind.pin.is_none()
-            && let Some(held) = self.held(ask)
+            && let Some(held) = self.session_member(ask)
             && ready.contains(&held)
         {
             return held;
@@ -193,7 +235,7 @@ impl Oracle {
         let mut balancer = Balancer::new(self.choice.policy(), 0);
         for name in 0..self.members.len() {
             if tier(name) == nearest
-                && self.could_go(kind, name)
+                && self.matches(kind, name)
                 && !matches!(self.members[name].state, State::Removing | State::Gone)
             {
                 let identity = leasehold_core::balance::stable_hash(name.to_string().as_bytes());
@@ -203,14 +245,14 @@ impl Oracle {
                     Eligibility::Ready => Availability::Ready,
                     Eligibility::Ejected { .. }
                     | Eligibility::BreakerOpen { .. }
-                    | Eligibility::Probing
+                    | Eligibility::BreakerHalfOpen
                     | Eligibility::Full
                     | Eligibility::Throttled { .. }
                     | Eligibility::AtLimit { .. }
-                    | Eligibility::InFlight
+                    | Eligibility::AwaitingCompletion
                     | Eligibility::NeverFits => Availability::Busy,
                     Eligibility::LowerTier
-                    | Eligibility::InLine
+                    | Eligibility::BehindOthers
                     | Eligibility::WrongLabels
                     | Eligibility::NotPinned
                     | Eligibility::Removed
@@ -225,7 +267,7 @@ impl Oracle {
     }
 
     /// Who served the session last.
-    fn held(&self, ask: Ask) -> Option<usize> {
+    fn session_member(&self, ask: Ask) -> Option<usize> {
         let held = self
             .affinity
             .as_ref()?
@@ -233,22 +275,22 @@ impl Oracle {
         (self.members[held].state != State::Gone).then_some(held)
     }
 
-    pub(super) fn stick(&mut self, kind: Kind, ask: Ask, mut chosen: usize) {
+    pub(super) fn assign_session(&mut self, kind: Kind, ask: Ask, mut chosen: usize) {
         let Some(session) = ask.session().filter(|_| kind.pin.is_none()) else {
             return;
         };
         let tier = |oracle: &Self, name: usize| oracle.members[name].setup.tier();
-        if let Some(held) = self.held(ask)
+        if let Some(held) = self.session_member(ask)
             && held != chosen
             && tier(self, held) <= tier(self, chosen)
-            && self.could_go(kind, held)
+            && self.matches(kind, held)
             && matches!(
                 self.reason(held, kind, ask.cost()),
                 Eligibility::Full
                     | Eligibility::Throttled { .. }
                     | Eligibility::AtLimit { .. }
-                    | Eligibility::InFlight
-                    | Eligibility::Probing
+                    | Eligibility::AwaitingCompletion
+                    | Eligibility::BreakerHalfOpen
                     | Eligibility::Ready
             )
         {
@@ -270,7 +312,7 @@ impl Oracle {
         let shared = match self.shared.earliest(self.now, kind.class, ask.cost()) {
             Wait::Until(until) if until.as_nanos() <= self.now => None,
             Wait::Until(until) => Some(Eligibility::AtLimit { until }),
-            Wait::ForSettlement => Some(Eligibility::InFlight),
+            Wait::ForSettlement => Some(Eligibility::AwaitingCompletion),
             Wait::Never => Some(Eligibility::NeverFits),
         };
         let there = (0..self.members.len()).filter(|one| self.members[*one].state != State::Gone);
@@ -278,7 +320,7 @@ impl Oracle {
             .map(|name| {
                 let reason = if pin.is_some_and(|pin| pin != name) {
                     Eligibility::NotPinned
-                } else if !self.could_go(kind, name) {
+                } else if !self.matches(kind, name) {
                     Eligibility::WrongLabels
                 } else {
                     match (self.reason(name, kind, ask.cost()), shared) {
@@ -297,15 +339,34 @@ impl Oracle {
             ..kind
         };
         let next = self.next(kind).map(|(turn, _)| turn);
-        let in_line = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
+        let is_behind = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
         for (name, reason) in &mut reasons {
             if *reason == Eligibility::Ready && nearest.is_some_and(|nearest| nearest < tier(*name))
             {
                 *reason = Eligibility::LowerTier;
-            } else if *reason == Eligibility::Ready && in_line {
-                *reason = Eligibility::InLine;
+            } else if *reason == Eligibility::Ready && is_behind {
+                *reason = Eligibility::BehindOthers;
             }
         }
         reasons
+    }
+}
+
+fn cause_of(reason: Eligibility) -> Cause {
+    match reason {
+        Eligibility::AtLimit { until } => Cause::AtLimit { until },
+        Eligibility::NeverFits => Cause::AtLimit { until: Tick::MAX },
+        Eligibility::AwaitingCompletion => Cause::AwaitingCompletion,
+        Eligibility::Full => Cause::Full,
+        Eligibility::Throttled { until } => Cause::Throttled { until },
+        Eligibility::Ejected { until } => Cause::Ejected { until },
+        Eligibility::BreakerOpen { until } => Cause::BreakerOpen { until },
+        Eligibility::BreakerHalfOpen => Cause::BreakerHalfOpen,
+        Eligibility::Unhealthy => Cause::Unhealthy,
+        Eligibility::Removed | Eligibility::Disabled | Eligibility::Draining => Cause::Disabled,
+        Eligibility::WrongLabels | Eligibility::NotPinned => Cause::NoMember,
+        Eligibility::Ready | Eligibility::LowerTier | Eligibility::BehindOthers => {
+            Cause::BehindOthers
+        }
     }
 }

@@ -1,0 +1,234 @@
+//! From a request to a lease, a place in the queue or a refusal.
+
+use super::Pool;
+use super::eligibility::{Cause, Readiness};
+use super::error::{AcquireError, StaleWaiter};
+use super::event::{Acquired, Event, Grant};
+use super::ids::{LeaseId, WaiterId};
+use super::lane::LaneKey;
+use super::leases::{Bookings, Lease};
+use super::member::MemberState;
+use super::request::Request;
+use crate::balance::pass;
+use crate::limit::{Cost, LimitSet};
+use crate::time::Tick;
+use crate::util::slab::Handle;
+
+impl<T> Pool<T> {
+    /// Asks for a lease.
+    ///
+    /// # Errors
+    /// [`AcquireError`] where the request is refused at once. [`explain`](Self::explain) then says why,
+    /// member by member.
+    pub fn acquire(&mut self, now: Tick, request: Request) -> Result<Acquired, AcquireError> {
+        self.advance(now);
+        let answer = self.grant_or_queue(request);
+        if answer.is_err() {
+            self.figures.record_refusal();
+        }
+        self.hand_over();
+        answer
+    }
+
+    /// Cancels a queued request.
+    ///
+    /// # Errors
+    /// [`StaleWaiter`] where the request no longer waits; an event says what became of it.
+    pub fn cancel(&mut self, now: Tick, waiter: WaiterId) -> Result<(), StaleWaiter> {
+        self.advance(now);
+        let handle = waiter.within(self.config.id).ok_or(StaleWaiter)?;
+        let left = self.queue.remove(handle).ok_or(StaleWaiter)?;
+        self.figures.record_cancellation();
+        self.waiter_left(left.lane);
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Refuses requests from now on, and sends the queued ones away. Leases stay valid until released.
+    pub fn close(&mut self, now: Tick) {
+        self.advance(now);
+        self.is_closed = true;
+        for (waiter, left) in self.queue.drain() {
+            self.figures.record_cancellation();
+            self.events.push_back(Event::Closed {
+                waiter: WaiterId::new(self.config.id, waiter),
+            });
+            self.waiter_left(left.lane);
+        }
+    }
+
+    fn grant_or_queue(&mut self, request: Request) -> Result<Acquired, AcquireError> {
+        if self.is_closed {
+            return Err(AcquireError::Closed);
+        }
+        let lane = self.lane_of(&request)?;
+        let answer = self.grant_or_queue_in(lane, request);
+        self.lanes.remove_if_pinned_and_idle(lane);
+        answer
+    }
+
+    fn grant_or_queue_in(&mut self, lane: u32, request: Request) -> Result<Acquired, AcquireError> {
+        let next = self.queue.next(lane);
+        let is_first = next.is_none_or(|(turn, _)| self.queue.turn_of(&request) < turn);
+        let mut readiness = Readiness::AnyTime;
+        let is_tried = is_first && self.leases.has_room();
+        if is_tried {
+            match self.select(lane, &request) {
+                Ok(slot) => {
+                    if next.is_some() {
+                        // Its flow has had its turn of this round.
+                        self.queue.push(lane, self.clock.now, request);
+                        self.queue.pop(lane);
+                    }
+                    let grant = self.grant(lane, slot, &request, self.clock.now);
+                    let full = AcquireError::QueueFull { cause: Cause::Full };
+                    return grant.map(Acquired::Granted).ok_or(full);
+                }
+                Err(other) => readiness = other,
+            }
+            // The lane was judged for this request's cost, and goes back to that of its head.
+            self.lanes.flag(lane);
+        }
+        let cause = |pool: &Self| match is_tried {
+            true => pool.cause(lane, &request),
+            false => pool.cause_of_head(lane),
+        };
+        self.check_in_time(&request, readiness, cause)?;
+        if self.queue.len() >= self.config.max_waiters {
+            let cause = cause(self);
+            return Err(AcquireError::QueueFull { cause });
+        }
+        let Some(waiter) = self.queue.push(lane, self.clock.now, request) else {
+            return Err(AcquireError::QueueFull { cause: Cause::Full });
+        };
+        if next.is_none() {
+            self.lanes.set_awaited(lane, true);
+        }
+        Ok(Acquired::Waiting(WaiterId::new(self.config.id, waiter)))
+    }
+
+    /// Refuses a request that can't be served by its deadline, or ever.
+    fn check_in_time(
+        &self,
+        request: &Request,
+        readiness: Readiness,
+        cause: impl Fn(&Self) -> Cause,
+    ) -> Result<(), AcquireError> {
+        if request.cost != Cost::REQUEST && !self.fits(request) {
+            return Err(AcquireError::NeverFits);
+        }
+        let Some(deadline) = request.deadline else {
+            return Ok(());
+        };
+        if deadline <= self.clock.now {
+            let cause = cause(self);
+            return Err(AcquireError::NotReady { cause });
+        }
+        if let Readiness::At(at) = readiness
+            && at >= deadline
+            && !self.leases.may_be_refunded()
+        {
+            let cause = cause(self);
+            return Err(AcquireError::DeadlineTooSoon { at, cause });
+        }
+        Ok(())
+    }
+
+    /// Whether the pool's limits and those of some member that the request may go to would ever admit it. A
+    /// request without any such member may wait for one.
+    fn fits(&self, request: &Request) -> bool {
+        let (class, cost) = (request.class, request.cost);
+        let admits = |limits: &LimitSet| limits.fits(class, cost);
+        let key = self.lane_key(request);
+        let mut matching = self
+            .members
+            .iter()
+            .filter(|(handle, member)| matches(&key, *handle, member))
+            .peekable();
+        let has_none = matching.peek().is_none();
+        let fits = matching.any(|(_, member)| {
+            let group = member.group.and_then(|group| self.shared.group(group));
+            admits(&member.limits) && group.is_none_or(admits)
+        });
+        (has_none || fits) && admits(self.shared.pool())
+    }
+
+    /// Makes the lease on a selected member.
+    pub(super) fn grant(
+        &mut self,
+        lane: u32,
+        slot: u32,
+        request: &Request,
+        since: Tick,
+    ) -> Option<Grant> {
+        let handle = self.members.handle_at(slot)?;
+        let lease = self.book(handle, request)?;
+        let tier = self.members.get(handle)?.tier;
+        self.lanes.chosen(slot, tier);
+        self.assign_session(lane, request, handle);
+        self.reindex_after_use(handle);
+        let waited = self.clock.now.since(since);
+        self.figures.record_grant(waited);
+        Some(Grant {
+            lease: LeaseId::new(self.config.id, lease),
+            member: self.members.id(handle),
+            waited,
+            expires: self.set_expiry(lease),
+        })
+    }
+
+    /// Books a request on a member: its limits, its breaker and its counts.
+    fn book(&mut self, handle: Handle, request: &Request) -> Option<Handle> {
+        let now = self.clock.now;
+        let sequence = self.clock.next_sequence();
+        let (class, cost) = (request.class, request.cost);
+        let policy = self.config.policy;
+        let member = self.members.get_mut(handle)?;
+        let tier = member.tier;
+        let floor = member.pass;
+        let mut stride = 0;
+        if policy.uses_pass() {
+            stride = pass(member.weight_at(&self.config, now));
+        }
+        member.record_grant(sequence, stride, policy.uses_work());
+        let booked = Bookings {
+            member: member.limits.charge(now, class, cost),
+            group: member
+                .group
+                .and_then(|group| self.shared.charge_group(group, now, class, cost)),
+            pool: self.shared.charge_pool(now, class, cost),
+        };
+        let permit = match (&self.config.breaker, &mut member.health) {
+            (Some(config), Some(health)) => health.breaker.begin(config, now),
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        if policy.uses_pass() {
+            self.members.pass_floors.insert(tier, floor);
+        }
+        self.leases.insert(Lease {
+            member: handle,
+            granted: now,
+            class,
+            cost,
+            stride,
+            booked,
+            permit,
+        })
+    }
+
+    /// Sets the expiry of a lease a whole time to live from now.
+    pub(super) fn set_expiry(&mut self, lease: Handle) -> Option<Tick> {
+        let expires = self.clock.now.saturating_add(self.config.lease_ttl?);
+        let sequence = self.clock.next_sequence();
+        self.leases.set_expiry(lease, expires, sequence);
+        Some(expires)
+    }
+}
+
+/// Whether requests of a lane may go to a member.
+pub(super) fn matches<T>(key: &LaneKey, handle: Handle, member: &MemberState<T>) -> bool {
+    match key.pin {
+        Some(pin) => pin == handle,
+        None => member.labels.contains(key.labels),
+    }
+}

@@ -1,0 +1,129 @@
+//! The leases that are held.
+//!
+//! Invariant: `expiries` holds exactly the leases that expire, and `estimated` counts those whose cost may
+//! still turn out different.
+
+use crate::health::Permit;
+use crate::limit::{Booking, Cost};
+use crate::time::Tick;
+use crate::util::heap::IndexedHeap;
+use crate::util::slab::{Handle, Slab};
+#[cfg(feature = "serde")]
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
+
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Lease {
+    #[cfg_attr(feature = "serde", serde(skip, default = "Handle::nowhere"))]
+    pub(super) member: Handle,
+    pub(super) granted: Tick,
+    pub(super) class: u32,
+    pub(super) cost: Cost,
+    /// What the grant added to the member's pass.
+    pub(super) stride: u64,
+    pub(super) booked: Bookings,
+    pub(super) permit: Option<Permit>,
+}
+
+/// The bookings of a lease's cost.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct Bookings {
+    pub(super) member: Booking,
+    pub(super) group: Option<Booking>,
+    pub(super) pool: Option<Booking>,
+}
+
+impl Lease {
+    fn is_estimated(&self) -> bool {
+        self.cost != Cost::REQUEST
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Leases {
+    slab: Slab<Lease>,
+    /// Ticks at which leases expire, in the order in which that was set.
+    expiries: IndexedHeap<(Tick, u64)>,
+    estimated: u32,
+}
+
+impl Leases {
+    /// No leases, whose handles will be of this generation or later.
+    pub(super) fn starting_at_generation(generation: NonZeroU32) -> Self {
+        Self {
+            slab: Slab::starting_at_generation(generation),
+            expiries: IndexedHeap::new(),
+            estimated: 0,
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.slab.has_room()
+    }
+
+    pub(super) fn insert(&mut self, lease: Lease) -> Option<Handle> {
+        let handle = self.slab.insert(lease)?;
+        if lease.is_estimated() {
+            self.estimated = self.estimated.saturating_add(1);
+        }
+        Some(handle)
+    }
+
+    pub(super) fn remove(&mut self, handle: Handle) -> Option<Lease> {
+        let lease = self.slab.remove(handle)?;
+        self.expiries.remove(handle.slot());
+        if lease.is_estimated() {
+            self.estimated = self.estimated.saturating_sub(1);
+        }
+        Some(lease)
+    }
+
+    pub(super) fn contains(&self, handle: Handle) -> bool {
+        self.slab.get(handle).is_some()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lease> {
+        self.slab.iter_mut().map(|(_, lease)| lease)
+    }
+
+    /// Whether a release may refund part of what was booked, so that no wait is certain.
+    pub(super) fn may_be_refunded(&self) -> bool {
+        self.estimated > 0
+    }
+
+    pub(super) fn set_expiry(&mut self, handle: Handle, expires: Tick, sequence: u64) {
+        self.expiries.set(handle.slot(), (expires, sequence));
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Tick> {
+        self.expiries.peek().map(|((expires, _), _)| expires)
+    }
+
+    /// The lease that expires first, and its member, if that is due.
+    pub(super) fn due(&self, now: Tick) -> Option<(Handle, Handle)> {
+        let ((expires, _), slot) = self.expiries.peek()?;
+        let handle = self.slab.handle_at(slot).filter(|_| expires <= now)?;
+        self.slab.get(handle).map(|lease| (handle, lease.member))
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn next_generation(&self) -> NonZeroU32 {
+        self.slab.next_generation()
+    }
+
+    /// The leases and when they expire, in the order in which they do.
+    #[cfg(feature = "serde")]
+    pub(super) fn by_expiry(&self) -> Vec<(Option<Tick>, Lease)> {
+        let leases = self.slab.iter();
+        let mut leases: Vec<_> = leases
+            .map(|(handle, lease)| (self.expiries.key(handle.slot()), *lease))
+            .collect();
+        leases.sort_by_key(|(expiry, _)| *expiry);
+        let leases = leases.into_iter();
+        leases
+            .map(|(expiry, lease)| (expiry.map(|(expires, _)| expires), lease))
+            .collect()
+    }
+}
