@@ -1,12 +1,12 @@
 //! The pool against an oracle of plain vectors that looks at everything for each question.
 //!
-//! The oracle composes by itself what the pool composes: who could serve, in which order, who is next in
-//! line, what is due. Machines that have an oracle of their own (breakers, probes, outliers, affinity,
-//! policies) it takes as they are; limits it counts by brute force. Policies whose choice depends on
-//! nothing but how members stand must choose as the oracle does; of the others (in turn or by chance)
-//! any member is right that could serve in the nearest tier that has one.
+//! The oracle composes by itself what the pool composes: eligibility, the order of the queue, and what is due.
+//! It uses the machines that have oracles of their own (breakers, probes, outliers, affinity, policies), and
+//! counts limits by brute force. A policy that depends on the members' load alone must choose as the oracle
+//! does; under the others (by turn or by chance) any ready member of the lowest tier is right.
 
 mod case;
+mod compare;
 mod oracle;
 mod owner;
 
@@ -20,16 +20,16 @@ use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeId;
 use leasehold_core::limit::{Cost, Limit, LimitSet, Unit};
 use leasehold_core::pool::{
-    self, Acquired, Grant, GroupId, Labels, LeaseId, Member, MemberId, Outcome, Pool, PoolConfig,
-    PoolId, ProbeResult, Release, Request, WaiterId,
+    self, Acquired, GroupId, Labels, LeaseId, Member, MemberId, Outcome, Pool, PoolConfig, PoolId,
+    ProbeResult, Release, Request, WaiterId,
 };
 use leasehold_core::time::Tick;
-use oracle::{Answer, Opening, Oracle, OracleEvent, OracleGrant, Refusal, State, Tally};
+use oracle::{Answer, Opening, Oracle, Refusal, State};
 use std::collections::VecDeque;
 
 const CLASSES: u32 = 2;
 
-/// The machine, the oracle, and which handle means what.
+/// The machine, the oracle, and the oracle's names of the machine's ids.
 struct Pair {
     machine: Pool<usize>,
     oracle: Oracle,
@@ -37,17 +37,17 @@ struct Pair {
     members: Vec<MemberId>,
     leases: Vec<LeaseId>,
     waiters: Vec<WaiterId>,
-    /// Each with its member and what the oracle calls it.
+    /// Probes, with their member and the oracle's name.
     probes: Vec<(pool::ProbeId, usize, Option<ProbeId>)>,
     asked: Option<(Ask, Option<usize>)>,
     config: PoolConfig,
-    /// Leases of before a restart, in the order in which they end.
+    /// Leases from before a restart, in the order of their expiries.
     orphans: VecDeque<usize>,
-    /// What the machine has told and nobody compared.
+    /// Events of the machine that are yet to be compared.
     told: Vec<pool::Event<usize>>,
 }
 
-/// How the pool of a case behaves.
+/// The settings of a case's pool.
 pub(crate) fn config(case: &Case) -> PoolConfig {
     let ttl = Some(u64::from(case.ttl % 64)).filter(|ttl| *ttl > 0);
     let max_lanes = NonZeroU32::MIN.saturating_add(u32::from(case.max_lanes % 6));
@@ -156,19 +156,12 @@ impl Pair {
             }
             Op::Renew(which) => {
                 if let Some(lease) = pick(which, self.leases.len()) {
-                    let got = self.machine.renew(tick, self.leases[lease]);
-                    self.take_hints();
-                    let live = self.oracle.renew(now, lease);
-                    let expires = self.oracle.leases[lease].expires;
-                    let expected = expires.map(|(tick, _)| Tick::from_nanos(tick));
-                    assert_eq!(got.ok(), live.then_some(expected));
+                    self.renew(now, lease);
                 }
             }
             Op::Cancel(which) => {
                 if let Some(waiter) = pick(which, self.waiters.len()) {
-                    let got = self.machine.cancel(tick, self.waiters[waiter]);
-                    self.take_hints();
-                    assert_eq!(got.is_ok(), self.oracle.cancel(now, waiter));
+                    self.cancel(now, waiter);
                 }
             }
             Op::Add(setup) => {
@@ -188,10 +181,7 @@ impl Pair {
             }
             Op::Depth(which, depth) => {
                 if let Some(member) = pick(which, self.members.len()) {
-                    let id = self.members[member];
-                    let got = self.machine.observe_depth(tick, id, depth.into());
-                    self.take_hints();
-                    assert_eq!(got.is_ok(), self.oracle.observe_depth(now, member, depth));
+                    self.observe_depth(now, member, depth);
                 }
             }
             Op::Estimate(ask) => self.estimate(now, ask),
@@ -211,11 +201,10 @@ impl Pair {
                     return now.max(due.as_nanos());
                 }
             }
-            Op::Close(sure) if sure > 0 => {}
-            Op::Close(_) => {
-                self.machine.close(tick);
-                self.take_hints();
-                self.oracle.close(now);
+            Op::Close(sure) => {
+                if sure == 0 {
+                    self.close(now);
+                }
             }
             Op::Foreign => self.use_foreign_ids(tick),
             Op::Restart(pause) => {
@@ -242,7 +231,7 @@ impl Pair {
         pin.flatten()
     }
 
-    /// The request as the machine knows it.
+    /// The machine's request.
     fn request(&self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Request {
         let mut request = Request::new()
             .class(ask.class())
@@ -273,7 +262,7 @@ impl Pair {
         let request = self.request(ask, pin, deadline);
         self.asked = Some((ask, pin));
         let tick = Tick::from_nanos(now);
-        // What became due before is granted before, and what this makes possible after.
+        // Requests that became due before are granted first, and those that this enables afterwards.
         let due = self.granted_by(tick);
         let got = self.machine.acquire(tick, request);
         self.take_hints();
@@ -308,7 +297,7 @@ impl Pair {
             End::Ok => Outcome::Ok,
             End::Failed => Outcome::Failed,
             End::Throttled(pause) => {
-                // The pool's clock never runs backwards, and neither does a pause from it.
+                // The pool's clock never runs backwards.
                 let from = self.oracle.now.max(now);
                 let until = from.saturating_add(u64::from(pause % 64));
                 Outcome::Throttled {
@@ -339,6 +328,16 @@ impl Pair {
         assert_eq!(got.is_ok(), live);
     }
 
+    fn renew(&mut self, now: u64, lease: usize) {
+        let id = self.leases[lease];
+        let got = self.machine.renew(Tick::from_nanos(now), id);
+        self.take_hints();
+        let live = self.oracle.renew(now, lease);
+        let expires = self.oracle.leases[lease].expires;
+        let expected = expires.map(|(tick, _)| Tick::from_nanos(tick));
+        assert_eq!(got.ok(), live.then_some(expected));
+    }
+
     fn manage(&mut self, now: u64, member: usize, what: Management) {
         let (tick, id) = (Tick::from_nanos(now), self.members[member]);
         let machine = &mut self.machine;
@@ -355,6 +354,27 @@ impl Pair {
         let (there, leaves) = self.oracle.manage(now, member, what);
         assert_eq!(got.is_ok(), there);
         assert_eq!(payload, leaves.then_some(member));
+    }
+
+    fn cancel(&mut self, now: u64, waiter: usize) {
+        let id = self.waiters[waiter];
+        let got = self.machine.cancel(Tick::from_nanos(now), id);
+        self.take_hints();
+        assert_eq!(got.is_ok(), self.oracle.cancel(now, waiter));
+    }
+
+    fn close(&mut self, now: u64) {
+        self.machine.close(Tick::from_nanos(now));
+        self.take_hints();
+        self.oracle.close(now);
+    }
+
+    fn observe_depth(&mut self, now: u64, member: usize, depth: u8) {
+        let id = self.members[member];
+        let tick = Tick::from_nanos(now);
+        let got = self.machine.observe_depth(tick, id, depth.into());
+        self.take_hints();
+        assert_eq!(got.is_ok(), self.oracle.observe_depth(now, member, depth));
     }
 
     fn restart(&mut self, now: u64) {
@@ -382,7 +402,7 @@ impl Pair {
         let ids: Vec<_> = self.machine.members().map(|(id, _)| id).collect();
         assert_eq!(ids.len(), there.len());
         for (name, id) in there.into_iter().zip(ids) {
-            assert!(!self.members.contains(&id), "an old name means something");
+            assert!(!self.members.contains(&id), "an id from before is valid");
             self.members[name] = id;
             self.oracle.members[name].id = id;
         }
@@ -442,8 +462,8 @@ impl Pair {
         }
     }
 
-    /// Uses ids of another pool, which has a member, a lease, a waiter and a group at the same places: none of
-    /// them means anything here, and nothing changes.
+    /// Uses the ids of another pool, whose handles are equal to some of this one's. All are refused, and nothing
+    /// changes.
     fn use_foreign_ids(&mut self, now: Tick) {
         let config = PoolConfig::builder(Policy::Fifo).id(PoolId::new(1));
         let mut other = Pool::new(config.build().expect(IN_RANGE));
@@ -478,30 +498,7 @@ impl Pair {
         self.oracle.advance(now.as_nanos());
     }
 
-    /// Gives a new lease the next name.
-    fn grant(&mut self, grant: Grant) -> OracleGrant {
-        self.leases.push(grant.lease);
-        let waited =
-            u64::try_from(grant.waited.as_nanos()).expect("a wait is within a clock's range");
-        OracleGrant {
-            lease: self.leases.len() - 1,
-            member: self.member(grant.member),
-            waited,
-            expires: grant.expires.map(Tick::as_nanos),
-        }
-    }
-
-    fn member(&self, id: MemberId) -> usize {
-        let name = self.members.iter().position(|one| *one == id);
-        name.expect("every member has a name")
-    }
-
-    fn waiter(&self, id: WaiterId) -> usize {
-        let name = self.waiters.iter().position(|one| *one == id);
-        name.expect("every waiter has a name")
-    }
-
-    /// Collects what the machine tells, for the oracle to go by where it must.
+    /// Collects the machine's events. The oracle follows its choices where the policy is not determined.
     fn take_hints(&mut self) {
         while let Some(event) = self.machine.poll_event() {
             if let pool::Event::Granted { grant, .. } = &event {
@@ -512,7 +509,7 @@ impl Pair {
         }
     }
 
-    /// How many requests that wait are granted by what is due, before anything else is done.
+    /// Queued requests that are granted by what is due, before a command does anything.
     fn granted_by(&self, now: Tick) -> usize {
         if self.machine.stats().waiting.waiting == 0 {
             return 0;
@@ -524,124 +521,9 @@ impl Pair {
             .filter(|event| matches!(event, pool::Event::Granted { .. }))
             .count()
     }
-
-    fn compare_events(&mut self) {
-        self.compare_events_with(None);
-    }
-
-    /// The same where a command has granted a lease itself, after as many that were due; that lease's name.
-    fn compare_events_with(&mut self, mut own: Option<(usize, Grant)>) -> Option<OracleGrant> {
-        let mut got = Vec::new();
-        let (mut grants, mut named) = (0, None);
-        for event in core::mem::take(&mut self.told) {
-            got.push(match event {
-                pool::Event::Granted { waiter, grant } => {
-                    if let Some((_, first)) = own.take_if(|(due, _)| *due == grants) {
-                        named = Some(self.grant(first));
-                    }
-                    grants += 1;
-                    OracleEvent::Granted(self.waiter(waiter), self.grant(grant))
-                }
-                pool::Event::TimedOut { waiter } => OracleEvent::TimedOut(self.waiter(waiter)),
-                pool::Event::Closed { waiter } => OracleEvent::Closed(self.waiter(waiter)),
-                pool::Event::PinnedMemberRemoved { waiter } => {
-                    OracleEvent::PinnedMemberRemoved(self.waiter(waiter))
-                }
-                pool::Event::Expired { lease, member } => {
-                    let name = self.leases.iter().position(|one| *one == lease);
-                    let name = name.or_else(|| self.orphans.pop_front());
-                    let name = name.expect("every lease has a name");
-                    assert_eq!(self.member(member), self.oracle.leases[name].member);
-                    OracleEvent::Expired(name)
-                }
-                pool::Event::Drained { member } => OracleEvent::Drained(self.member(member)),
-                pool::Event::Removed { member, payload } => {
-                    assert_eq!(self.member(member), payload);
-                    OracleEvent::Removed(payload)
-                }
-                pool::Event::Probe { member, probe } => {
-                    let name = self.member(member);
-                    let known = self.oracle.members[name].probe;
-                    self.probes.push((probe, name, known));
-                    OracleEvent::Probe(name)
-                }
-                pool::Event::Changed { member, change } => {
-                    OracleEvent::Changed(self.member(member), change)
-                }
-            });
-        }
-        let expected = core::mem::take(&mut self.oracle.events);
-        assert_eq!(by_member(got), by_member(expected));
-        named.or_else(|| own.map(|(_, grant)| self.grant(grant)))
-    }
-
-    fn compare(&mut self) {
-        self.compare_events();
-        assert!(self.oracle.hints.is_empty(), "the machine grants more");
-        assert_eq!(self.machine.poll_timeout(), self.oracle.poll_timeout());
-        if let Some((ask, pin)) = self.asked {
-            let request = self.request(ask, pin, None);
-            let got = self.machine.explain(&request);
-            let got: Vec<_> = got.map(|(id, reason)| (self.member(id), reason)).collect();
-            let mut expected = self.oracle.explain(ask, pin);
-            expected.sort_by_key(|(name, _)| self.members[*name]);
-            assert_eq!(got, expected);
-        }
-        let stats = self.machine.stats();
-        let total = stats.total;
-        let live: u64 = stats
-            .members
-            .iter()
-            .map(|one| u64::from(one.in_flight))
-            .sum();
-        let tally = Tally {
-            granted: total.granted,
-            released: total.ok + total.failed + total.throttled + total.unknown + total.not_sent,
-            expired: total.expired,
-            refused: stats.waiting.refused,
-            timed_out: stats.waiting.timed_out,
-            cancelled: stats.waiting.cancelled,
-            waited: u64::try_from(stats.waiting.waited.as_nanos()).unwrap_or(u64::MAX),
-        };
-        assert_eq!(tally, self.oracle.tally);
-        assert_eq!(tally.granted, tally.released + tally.expired + live);
-        assert_eq!(stats.held.count(), tally.granted - live);
-        assert_eq!(stats.waited.count(), tally.granted);
-        let waiting = self.oracle.waiting().count();
-        assert_eq!(stats.waiting.waiting as usize, waiting);
-        for figures in &stats.members {
-            let member = &self.oracle.members[self.member(figures.member)];
-            assert_eq!(figures.counts.calls(), member.calls);
-            assert_eq!(figures.in_flight, member.in_flight);
-        }
-        let there = self
-            .oracle
-            .members
-            .iter()
-            .filter(|one| one.state != State::Gone);
-        assert_eq!(stats.members.len(), there.count());
-    }
 }
 
-/// What was told of members in a row, member by member: which of several timers goes first is open.
-fn by_member(mut events: Vec<OracleEvent>) -> Vec<OracleEvent> {
-    let member = |event: &OracleEvent| match event {
-        OracleEvent::Probe(member) | OracleEvent::Changed(member, _) => Some(*member),
-        OracleEvent::Granted(..)
-        | OracleEvent::TimedOut(_)
-        | OracleEvent::Closed(_)
-        | OracleEvent::PinnedMemberRemoved(_)
-        | OracleEvent::Expired(_)
-        | OracleEvent::Drained(_)
-        | OracleEvent::Removed(_) => None,
-    };
-    for run in events.chunk_by_mut(|one, other| member(one).is_some() && member(other).is_some()) {
-        run.sort_by_key(member);
-    }
-    events
-}
-
-/// One of the latest 16.
+/// The index of one of the latest 16.
 fn pick(which: u8, among: usize) -> Option<usize> {
     let back = usize::from(which % 16).checked_rem(among)?;
     Some(among - 1 - back)

@@ -1,4 +1,4 @@
-//! Pools restored from what is not, or not quite, a snapshot, and on another clock.
+//! Pools restored from damaged snapshots, and on another clock.
 
 use crate::pool;
 use crate::snapshot::{Character, edit};
@@ -7,40 +7,40 @@ use leasehold_core::pool::{Acquired, Event, Grant, LeaseId, Outcome, Pool, PoolS
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A pool that has been used, what is done to its snapshot, and how it is used then.
+/// A pool that has been used, the damage to its snapshot, and its use afterwards.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// The pool; its operations are not looked at.
+    /// The pool; its operations are ignored.
     pub pool: pool::Case,
-    /// How it is used before.
+    /// Its use before.
     pub before: Vec<Use>,
-    /// Which characters of the snapshot are replaced by which.
+    /// Places in the snapshot and the characters that replace what is there.
     pub edits: Vec<(u16, Character)>,
-    /// How far the other clock is ahead.
+    /// Ticks by which the other clock is ahead.
     pub ahead: u32,
-    /// How it is used afterwards.
+    /// Its use afterwards.
     pub after: Vec<Use>,
-    /// What is taken for a snapshot as it is.
+    /// Bytes that are read as a snapshot.
     pub raw: Vec<u8>,
 }
 
-/// What is done to a pool.
+/// A use of a pool.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Use {
     /// Asks for a lease, with a key.
     #[proptest(weight = 4)]
     Acquire(u8),
-    /// Gives the oldest lease back.
+    /// Releases the oldest lease.
     #[proptest(weight = 3)]
     Release(pool::End),
     /// Lets time pass.
     Advance(u8),
-    /// Goes to the pool's own deadline.
+    /// Calls `handle_timeout` at the tick of `poll_timeout`.
     FollowTimeout,
 }
 
-/// Holds a pool that was restored on another clock to the same on its own; and restores pools from edited
-/// snapshots and raw bytes, which then neither panic nor wait for what won't come.
+/// Compares a pool restored on another clock with the same on its own clock; and restores pools from damaged
+/// snapshots, which then neither panic nor return a timeout that has passed.
 ///
 /// # Panics
 /// Where one does.
@@ -93,7 +93,7 @@ pub fn run(case: &Case) {
     }
 }
 
-/// What somebody who uses a pool sees.
+/// What a caller of a pool sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     member: Option<usize>,

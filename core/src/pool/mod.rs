@@ -31,6 +31,8 @@ mod select;
 #[cfg(feature = "serde")]
 mod snapshot;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 mod times;
 
 pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
@@ -355,65 +357,5 @@ impl<T> Pool<T> {
         for slot in self.members.slots() {
             self.reindex(slot);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::balance::Policy;
-    use crate::limit::{Anchor, SlidingLog};
-    use core::time::Duration;
-
-    fn tick(nanos: u64) -> Tick {
-        Tick::from_nanos(nanos)
-    }
-
-    fn one_at_a_time(ttl: u64) -> Pool<()> {
-        let config = PoolConfig::builder(Policy::Fifo).lease_ttl(Duration::from_nanos(ttl));
-        let mut pool = Pool::new(config.build().unwrap());
-        let member = Member::new(()).max_leases(NonZeroU32::MIN);
-        pool.add(tick(0), member).unwrap();
-        pool
-    }
-
-    #[test]
-    fn a_lease_is_gone_at_its_deadline_exactly() {
-        for (now, is_held) in [(9, true), (10, false)] {
-            let mut pool = one_at_a_time(10);
-            let Ok(Acquired::Granted(grant)) = pool.acquire(tick(0), Request::new()) else {
-                panic!("the member is free");
-            };
-            let released = pool.release(tick(now), grant.lease, Outcome::Ok);
-            assert_eq!(released.is_ok(), is_held);
-        }
-    }
-
-    #[test]
-    fn a_late_timeout_grants_what_was_ready_before_the_deadline() {
-        for (deadline, is_granted) in [(10, false), (11, true), (20, true)] {
-            let mut pool = one_at_a_time(10);
-            pool.acquire(tick(0), Request::new()).unwrap();
-            let request = Request::new().deadline(tick(deadline));
-            pool.acquire(tick(1), request).unwrap();
-            pool.handle_timeout(tick(25));
-            let events = core::iter::from_fn(|| pool.poll_event());
-            let granted = events.filter(|event| matches!(event, Event::Granted { .. }));
-            assert_eq!(granted.count() == 1, is_granted, "{deadline}");
-        }
-    }
-
-    #[test]
-    fn windows_that_passed_unseen_admit_no_more_than_one() {
-        let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
-        let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(10), Anchor::Grant);
-        pool.add(tick(0), Member::new(()).limit(log.unwrap()))
-            .unwrap();
-        for _ in 0..5 {
-            pool.acquire(tick(0), Request::new()).unwrap();
-        }
-        pool.handle_timeout(tick(1_000));
-        assert_eq!(pool.stats().total.granted, 2);
-        assert_eq!(pool.poll_timeout(), Some(tick(1_010)));
     }
 }

@@ -1,4 +1,4 @@
-//! A pool and what is done with it.
+//! A pool and the operations on it.
 
 use super::CLASSES;
 use super::owner::Owner;
@@ -14,30 +14,30 @@ use leasehold_core::limit::{Cost, LimitSet, Unit};
 use leasehold_core::pool::{GroupId, Labels, Member};
 use proptest_derive::Arbitrary as Strategy;
 
-/// A pool and what is done with it.
+/// A pool and the operations on it.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// How members are chosen.
+    /// The policy.
     pub policy: Choice,
-    /// Ticks that a lease lives, taken modulo 64; 0 for ever.
+    /// Ticks until a lease expires, modulo 64; 0 for never.
     pub ttl: u8,
-    /// How many may wait, taken modulo 16.
+    /// The bound on waiters, modulo 16.
     pub max_waiters: u8,
-    /// How many lanes there may be, taken modulo 6 and one more.
+    /// The bound on lanes, less one, modulo 6.
     pub max_lanes: u8,
     /// Limits over all members.
     pub shared: Option<limits::Setup>,
     /// Limits of two groups.
     pub groups: [Option<limits::Setup>; 2],
-    /// What watches over members.
+    /// The health settings.
     pub watch: Watch,
-    /// The members it begins with; only the first four are taken.
+    /// The first members; at most four are taken.
     pub members: Vec<MemberSetup>,
-    /// What is done, in order.
+    /// The operations, in order.
     pub ops: Vec<Op>,
 }
 
-/// Which policy.
+/// A policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary, Strategy)]
 #[expect(missing_docs, reason = "the names are the policies'")]
 pub enum Choice {
@@ -57,112 +57,112 @@ pub enum Choice {
     Maglev,
 }
 
-/// What watches over members.
+/// Health settings.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Watch {
-    /// Failures in a row that open a breaker, modulo 4, and ticks that it stays open, modulo 16.
+    /// Consecutive failures that open a breaker, modulo 4, and ticks that it stays open, modulo 16.
     pub breaker: Option<(u8, u8)>,
-    /// Ticks between probes and until one has failed, modulo 16.
+    /// Ticks between probes, and their timeout, modulo 16.
     pub health: Option<(u8, u8)>,
-    /// Ticks between comparisons, modulo 32.
+    /// Ticks between outlier sweeps, modulo 32.
     pub outlier: Option<u8>,
-    /// In permille, by fours.
+    /// The panic threshold in units of 4 permille.
     pub panic: u8,
-    /// Ticks of the ramp, modulo 32.
+    /// Ticks of the slow start, modulo 32.
     pub slow_start: Option<u8>,
-    /// Ticks that a session is remembered, modulo 64.
+    /// The time to live of sessions in ticks, modulo 64.
     pub affinity: Option<u8>,
 }
 
 /// A member to be added.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct MemberSetup {
-    /// Leases at once, taken modulo 4; 0 for any number.
+    /// The bound on leases at once, modulo 4; 0 for none.
     pub max_leases: u8,
     /// Its limit of requests.
     pub limit: Option<limits::Setup>,
     /// Its limit of tokens for each class.
     pub tokens: Option<limits::Setup>,
-    /// Its weight, taken modulo 4, and 1 instead of 0 for the most part.
+    /// Its weight, modulo 4; mostly 1 instead of 0.
     pub weight: u8,
-    /// Its tier, taken modulo 2, for the most part 0.
+    /// Its tier, modulo 2; mostly 0.
     pub tier: u8,
     /// Its labels, of two.
     pub labels: u8,
-    /// Its group, if it has one.
+    /// Its group, modulo 8, if below 2.
     pub group: u8,
 }
 
-/// What is asked for.
+/// A request.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Ask {
     /// Ticks from now, modulo 64.
     pub deadline: Option<u8>,
     /// Modulo 2.
     pub class: u8,
-    /// Tokens, modulo 4, for the most part 0.
+    /// Tokens, modulo 4; mostly 0.
     pub tokens: u8,
     /// One of two.
     pub priority: bool,
     /// Modulo 3.
     pub flow: u8,
-    /// Labels, of two, for the most part none.
+    /// Labels, of two; mostly none.
     pub labels: u8,
-    /// What hashes go by.
+    /// The key of hash policies.
     pub key: u8,
-    /// Modulo 4, if any.
+    /// The session, modulo 4, if below 128.
     pub session: u8,
-    /// Names a member if below 32.
+    /// The member it is pinned to, if below 32.
     pub pin: u8,
 }
 
-/// One operation. Whatever names a member, lease or waiter also names those that are gone, so that
-/// stale handles are used too.
+/// An operation. Numbers of members, leases and waiters include those that are gone, so that stale ids are
+/// used too.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Op {
     /// Asks for a lease.
     #[proptest(weight = 12)]
     Acquire(Ask),
-    /// Gives one of the latest 16 leases back, at so many tokens and after such a latency.
+    /// Releases one of the latest 16 leases, at a number of tokens and a latency.
     #[proptest(weight = 12)]
     Release(u8, End, Option<u8>, Option<u8>),
-    /// Puts off an expiry.
+    /// Renews a lease.
     Renew(u8),
-    /// Leaves the line, one of the latest 16.
+    /// Cancels one of the latest 16 waiters.
     #[proptest(weight = 2)]
     Cancel(u8),
     /// Adds a member.
     Add(MemberSetup),
-    /// Does something with a member.
+    /// Changes a member.
     Manage(u8, Management),
     /// Answers one of the latest 16 probes.
     #[proptest(weight = 3)]
     Probe(u8, Found),
-    /// Tells how many jobs a member has.
+    /// Reports a member's queue depth.
     Depth(u8, u8),
-    /// Asks what a request would meet.
+    /// Estimates a request.
     Estimate(Ask),
-    /// Lets at most 15 ticks pass without telling the pool.
+    /// Lets at most 15 ticks pass without a command.
     #[proptest(weight = 8)]
     Advance(u8),
     /// Turns the clock back.
     Back(u8),
-    /// Lets much time pass.
+    /// Lets many ticks pass.
     Leap(u32),
-    /// Tells the pool the time.
+    /// Calls `handle_timeout`.
     HandleTimeout,
-    /// Goes to the pool's own deadline and tells it.
+    /// Calls `handle_timeout` at the tick of `poll_timeout`.
     #[proptest(weight = 3)]
     FollowTimeout,
     /// Closes the pool, if the number is 0.
     Close(u8),
-    /// Saves, and restores at most 15 ticks later.
+    /// Takes a snapshot, and restores it at most 15 ticks later.
     Restart(u8),
     /// Uses ids of another pool.
     Foreign,
 }
 
-/// How a lease is given back.
+/// How a lease is released.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum End {
     /// Served.
@@ -171,37 +171,37 @@ pub enum End {
     /// Failed.
     #[proptest(weight = 2)]
     Failed,
-    /// Turned away for at most 63 ticks.
+    /// Throttled for at most 63 ticks.
     Throttled(u8),
-    /// Never used.
+    /// Not sent.
     NotSent,
     /// Sent, without a verdict.
     Unknown,
 }
 
-/// What a probe has found.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Found {
-    /// All is well, with a depth and a latency if it tells.
+    /// Up, with the depth and latency, if told.
     Up(Option<u8>, Option<u8>),
-    /// It is not.
+    /// Down.
     Down,
 }
 
-/// What is done with a member.
+/// A change of a member.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Management {
-    /// Takes it out.
+    /// Removes it.
     Remove,
-    /// Waits for its leases.
+    /// Drains it.
     Drain,
-    /// Stops it.
+    /// Disables it.
     Disable,
-    /// Starts it again.
+    /// Enables it.
     Enable,
-    /// Gives it another weight, modulo 4.
+    /// Sets its weight, modulo 4.
     Weigh(u8),
-    /// Gives it another limit of requests, and none of tokens.
+    /// Replaces its limits by one of requests.
     Limit(limits::Setup),
 }
 
@@ -230,7 +230,7 @@ impl Choice {
         }
     }
 
-    /// Whether the choice depends on nothing but how members stand.
+    /// Whether the choice depends on the members' load alone.
     pub(super) fn is_settled(self, request: &Ask) -> bool {
         match self {
             Self::RoundRobin

@@ -1,20 +1,23 @@
-//! The pool by plain vectors.
+//! The pool in plain vectors.
 
 mod member_health;
 mod membership;
+mod queue;
+mod release;
 mod select;
 
-use super::case::{Ask, Case, Choice, End, IN_RANGE, MemberSetup, Watch, nanos};
+use super::case::{Ask, Case, Choice, IN_RANGE, MemberSetup, Watch};
 use super::owner::{Owner, Uses};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
-use leasehold_core::balance::{PeakEwma, Policy, pass};
-use leasehold_core::health::{Breaker, CallResult, Permit};
+use leasehold_core::balance::{PeakEwma, pass};
+use leasehold_core::health::{Breaker, Permit};
 use leasehold_core::health::{Health, ProbeId, SlowStart};
 use leasehold_core::health::{OutcomeWindow, Outlier};
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::{AcquireError, Cause, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
+use release::Ended;
 use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub(super) enum State {
 
 #[derive(Clone, Debug)]
 pub(super) struct OracleMember {
-    /// What the machine calls it; in the order of slots.
+    /// The machine's id, which orders members by slot.
     pub(super) id: MemberId,
     pub(super) setup: MemberSetup,
     weight: u16,
@@ -50,9 +53,9 @@ pub(super) struct OracleMember {
     latency: Option<PeakEwma>,
     service: BTreeMap<u32, u64>,
     told_open: Option<Tick>,
-    /// The end of an ejection, until it has been looked after.
+    /// The end of an ejection, until that has been handled.
     ejected_until: Option<Tick>,
-    /// Whether its limits were never set anew.
+    /// Whether its limits are still the first ones.
     pub(super) judged: bool,
 }
 
@@ -69,7 +72,7 @@ pub(super) struct OracleLease {
     permit: Option<Permit>,
     pub(super) expires: Option<(u64, u64)>,
     pub(super) live: bool,
-    /// Whether somebody holds it, which nobody does after a restart.
+    /// Whether it has a holder; after a restart it has none.
     held: bool,
 }
 
@@ -162,7 +165,7 @@ pub(super) struct Oracle {
     max_waiters: usize,
     max_lanes: usize,
     pub(super) now: u64,
-    /// Up to when time has been replayed.
+    /// The tick up to which time has been replayed.
     as_of: u64,
     closed: bool,
     pub(super) shared: Owner,
@@ -173,10 +176,10 @@ pub(super) struct Oracle {
     waiters: Vec<OracleWaiter>,
     /// Failures that count as leases until a success would have ended.
     fast_failures: Vec<FastFailure>,
-    /// Lanes of classes and labels, and when each was last asked for.
+    /// Lanes that aren't pinned, and the number of their last use.
     kinds: BTreeMap<Kind, u64>,
     asked: u64,
-    /// By priority and flow, when those that wait had their last turn, or joined.
+    /// The last turn of each waiting flow, by priority and flow.
     turns: BTreeMap<(u8, u64), u64>,
     turn: u64,
     outlier: Option<Outlier>,
@@ -188,7 +191,7 @@ pub(super) struct Oracle {
     order: u64,
     pass_floors: BTreeMap<u8, u64>,
     pub(super) tally: Tally,
-    /// Whom the machine granted leases on; where the policy isn't settled, the oracle follows.
+    /// Members that the machine leased; the oracle follows where the policy is not determined.
     pub(super) hints: VecDeque<usize>,
     /// The causes of which the last refusal may name any.
     pub(super) causes: Vec<Cause>,
@@ -199,7 +202,7 @@ pub(super) struct FastFailure {
     member: usize,
     granted: u64,
     class: u32,
-    /// How long a success of its class took then, or took first.
+    /// The time that a success of its class took then, or took first.
     usual: Option<u64>,
 }
 
@@ -245,7 +248,7 @@ pub(super) fn observe(service: &mut BTreeMap<u32, u64>, class: u32, took: u64) {
 }
 
 impl Oracle {
-    /// Of the pool of a case, before its first member.
+    /// The oracle of a case's pool, before its first member.
     pub(super) fn new(case: &Case) -> Self {
         let owner = |setup: Option<limits::Setup>| Owner {
             requests: setup.map(|setup| setup.anchored().oracle()),
@@ -316,47 +319,6 @@ impl Oracle {
         answer
     }
 
-    /// The lane of a request, which may be one too many.
-    pub(super) fn kind(&mut self, ask: Ask, pin: Option<usize>) -> Result<Kind, Refusal> {
-        let kind = Kind {
-            class: ask.class(),
-            labels: if pin.is_some() { 0 } else { ask.labels() },
-            pin,
-        };
-        self.asked += 1;
-        if let Some(pin) = pin {
-            if self.next(kind).is_some() {
-                return Ok(kind);
-            }
-            if matches!(self.members[pin].state, State::Removing | State::Gone) {
-                return Err(Refusal::PinnedMemberRemoved);
-            }
-            return self.make_room().map(|()| kind);
-        }
-        if !self.kinds.contains_key(&kind) {
-            self.make_room()?;
-        }
-        self.kinds.insert(kind, self.asked);
-        Ok(kind)
-    }
-
-    /// Gives up the lane that was unused longest, if there are as many as may be.
-    fn make_room(&mut self) -> Result<(), Refusal> {
-        let mut pinned: Vec<Kind> = self.waiting().map(|(_, waiter)| waiter.kind).collect();
-        pinned.retain(|kind| kind.pin.is_some());
-        pinned.sort_unstable();
-        pinned.dedup();
-        if self.kinds.len() + pinned.len() < self.max_lanes {
-            return Ok(());
-        }
-        let kinds = self.kinds.iter();
-        let idle = kinds.filter(|(kind, _)| self.next(**kind).is_none());
-        let oldest = idle.min_by_key(|(_, asked)| **asked).map(|(kind, _)| *kind);
-        let oldest = oldest.ok_or(Refusal::TooManyLanes)?;
-        self.kinds.remove(&oldest);
-        Ok(())
-    }
-
     fn answer(&mut self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Answer {
         if self.closed {
             return Answer::Refused(Refusal::Closed);
@@ -412,39 +374,6 @@ impl Oracle {
         Answer::Waiting(newcomer)
     }
 
-    pub(super) fn waiting(&self) -> impl Iterator<Item = (usize, &OracleWaiter)> {
-        let all = self.waiters.iter().enumerate();
-        all.filter(|(_, waiter)| waiter.waiting)
-    }
-
-    fn turn(&self, ask: Ask, arrival: usize) -> (u8, u64, usize) {
-        let known = self.turns.get(&(ask.priority(), ask.flow()));
-        let turn = known.copied().unwrap_or(self.turn);
-        (ask.priority(), turn, arrival)
-    }
-
-    /// Whose turn it is in a lane.
-    pub(super) fn next(&self, kind: Kind) -> Option<((u8, u64, usize), usize)> {
-        let in_lane = self.waiting().filter(|(_, waiter)| waiter.kind == kind);
-        let turns = in_lane.map(|(name, waiter)| (self.turn(waiter.ask, name), name));
-        turns.min()
-    }
-
-    fn had_its_turn(&mut self, ask: Ask) {
-        self.turns.insert((ask.priority(), ask.flow()), self.turn);
-        self.turn += 1;
-        self.forget_turns();
-    }
-
-    /// Flows of which nobody waits begin anew.
-    fn forget_turns(&mut self) {
-        let waiting: Vec<_> = self
-            .waiting()
-            .map(|(_, waiter)| (waiter.ask.priority(), waiter.ask.flow()))
-            .collect();
-        self.turns.retain(|flow, _| waiting.contains(flow));
-    }
-
     fn grant(&mut self, kind: Kind, ask: Ask, since: u64) -> OracleGrant {
         let name = self.choose(kind, ask);
         let stamp = self.stamp();
@@ -465,7 +394,7 @@ impl Oracle {
         chosen.stamp = stamp;
         assert!(
             chosen.in_flight <= chosen.setup.max_leases(),
-            "two leases on one permit"
+            "more leases than the member allows"
         );
         let own = chosen.owner.charge(now, class, cost);
         let group = chosen.setup.group();
@@ -509,33 +438,6 @@ impl Oracle {
         }
     }
 
-    pub(super) fn release(
-        &mut self,
-        now: u64,
-        lease: usize,
-        end: End,
-        tokens: Option<u32>,
-        latency: Option<u64>,
-    ) -> bool {
-        self.advance(now);
-        let live = self.leases[lease].live && self.leases[lease].held;
-        if live {
-            self.tally.released += 1;
-            self.end(lease, Some(end), tokens, latency);
-            self.serve();
-        }
-        live
-    }
-
-    pub(super) fn renew(&mut self, now: u64, lease: usize) -> bool {
-        self.advance(now);
-        let live = self.leases[lease].live && self.leases[lease].held;
-        if live {
-            self.set_expiry(lease);
-        }
-        live
-    }
-
     pub(super) fn cancel(&mut self, now: u64, waiter: usize) -> bool {
         self.advance(now);
         let waited = core::mem::take(&mut self.waiters[waiter].waiting);
@@ -545,7 +447,7 @@ impl Oracle {
         waited
     }
 
-    /// Replays time from one thing that is due to the next.
+    /// Replays time from one due thing to the next.
     pub(super) fn advance(&mut self, now: u64) {
         self.now = self.now.max(now);
         while let Some((tick, member)) = self.first_timer()
@@ -576,7 +478,7 @@ impl Oracle {
         for (_, lease) in due {
             self.tally.expired += 1;
             self.events.push(OracleEvent::Expired(lease));
-            self.end(lease, None, None, None);
+            self.end(lease, Ended::EXPIRED);
         }
         let mut due: Vec<_> = self
             .waiting()
@@ -617,113 +519,6 @@ impl Oracle {
         }
     }
 
-    fn end(&mut self, lease: usize, end: Option<End>, tokens: Option<u32>, latency: Option<u64>) {
-        let stamp = self.stamp();
-        let now = self.now;
-        let tick = self.tick();
-        self.leases[lease].live = false;
-        let ended = self.leases[lease].clone();
-        let name = ended.member;
-        let usual = self.service.get(&ended.class).copied();
-        let fleet = self.latency.as_ref().and_then(|one| one.estimate(tick));
-        let took = latency.unwrap_or(now - ended.granted);
-        let member = &mut self.members[name];
-        member.in_flight -= 1;
-        member.stamp = stamp;
-        let mut actual = Cost {
-            requests: 1,
-            tokens: tokens.unwrap_or(ended.cost.tokens),
-        };
-        let mut quick = false;
-        let verdict = match end {
-            Some(End::Ok) => {
-                observe(&mut member.service, ended.class, took);
-                observe(&mut self.service, ended.class, took);
-                for latency in [&mut member.latency, &mut self.latency]
-                    .into_iter()
-                    .flatten()
-                {
-                    latency.observe(tick, nanos(took));
-                }
-                member.outcomes.record(true);
-                CallResult::Ok
-            }
-            Some(End::Failed) | None => {
-                quick = true;
-                member.outcomes.record(false);
-                CallResult::Failed
-            }
-            Some(End::Throttled(pause)) => {
-                let until = now.saturating_add(u64::from(pause % 64));
-                member.cooldown_until = member.cooldown_until.max(until);
-                member.owner.latest = member.owner.latest.max(now);
-                member.owner.turned_away = member.owner.turned_away.max(until);
-                quick = true;
-                CallResult::Unused
-            }
-            Some(End::NotSent) => {
-                actual = Cost::default();
-                member.pass -= ended.stride;
-                member.calls -= 1;
-                member.granted_since_depth = member.granted_since_depth.saturating_sub(1);
-                member.granted_since_probe = member.granted_since_probe.saturating_sub(1);
-                CallResult::Unused
-            }
-            Some(End::Unknown) => CallResult::Unused,
-        };
-        if quick
-            && let Some(latency) = &mut member.latency
-            && let Some(least) = latency.estimate(tick).max(fleet)
-        {
-            latency.observe(tick, nanos(took).max(least));
-        }
-        member.owner.settle(now, ended.class, ended.own, actual);
-        if let Some(group) = member.setup.group() {
-            self.groups[group].settle(now, ended.class, ended.grouped, actual);
-        }
-        if self.has_shared {
-            self.shared.settle(now, ended.class, ended.shared, actual);
-        }
-        if let Some(config) = self.watch.breaker() {
-            let breaker = &mut self.members[name].breaker;
-            if let Some(permit) = ended.permit {
-                breaker.end(&config, tick, permit, verdict);
-            }
-            if let Some(End::Throttled(pause)) = end {
-                let until = now.saturating_add(u64::from(pause % 64));
-                breaker.trip(&config, tick, Tick::from_nanos(until));
-            }
-            self.note_breaker(name);
-        }
-        for failure in &mut self.fast_failures {
-            if failure.class == ended.class && failure.usual.is_none() {
-                failure.usual = self.service.get(&ended.class).copied();
-            }
-        }
-        let policy = self.choice.policy();
-        let weighs_load = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
-        if quick && weighs_load {
-            self.fast_failures.push(FastFailure {
-                member: name,
-                granted: ended.granted,
-                class: ended.class,
-                usual,
-            });
-        }
-        self.refresh_panic();
-        let member = &mut self.members[name];
-        if member.in_flight == 0 {
-            match member.state {
-                State::Enabled | State::Disabled | State::Gone => {}
-                State::Draining => self.events.push(OracleEvent::Drained(name)),
-                State::Removing => {
-                    member.state = State::Gone;
-                    self.events.push(OracleEvent::Removed(name));
-                }
-            }
-        }
-    }
-
     pub(super) fn poll_timeout(&self) -> Option<Tick> {
         let live = self.leases.iter().filter(|one| one.live);
         let expiries = live.filter_map(|one| one.expires.map(|(tick, _)| tick));
@@ -733,7 +528,7 @@ impl Oracle {
             let waiter = &self.waiters[name];
             match self.lane_opening(waiter.kind, waiter.ask.cost()) {
                 Opening::At(at) => Some(at),
-                // What is in flight may yet take longer than that.
+                // A call in flight may take longer than that.
                 Opening::AnyTime if !self.is_open(waiter) => {
                     self.first_tick(waiter.kind, waiter.ask.cost())
                 }
@@ -754,7 +549,7 @@ impl Oracle {
         first.map(Tick::from_nanos)
     }
 
-    /// Whether a member could serve, were it not for the pool's own limits.
+    /// Whether a member is ready, the pool's own limits aside.
     fn is_open(&self, waiter: &OracleWaiter) -> bool {
         (0..self.members.len())
             .filter(|one| self.matches(waiter.kind, *one))

@@ -1,21 +1,21 @@
-//! The limits of one owner, by brute force.
+//! The limits of a member, a group or the pool, by brute force.
 
 use super::CLASSES;
 use crate::limits;
 use leasehold_core::limit::{Cost, Wait};
 use leasehold_core::time::Tick;
 
-/// All limits of an owner, taken as one.
+/// All limits of an owner, taken all or none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owner {
     pub(super) requests: Option<limits::Oracle>,
     pub(super) tokens: Option<[limits::Oracle; CLASSES as usize]>,
     pub(super) latest: u64,
-    /// Until when the upstream serves no more requests.
+    /// The tick until which the upstream serves no more requests.
     pub(super) turned_away: u64,
 }
 
-/// Which uses of an owner's limits are of one lease.
+/// The indexes of a lease's uses in its owner's limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Uses {
     requests: usize,

@@ -1,4 +1,4 @@
-//! What is watched of members: probes, breakers, outliers and what is due of them.
+//! The health of members: probes, breakers, outliers and their timers.
 
 use super::super::case::{Found, nanos};
 use super::{Oracle, OracleEvent, OracleMember, State};
@@ -85,7 +85,7 @@ impl Oracle {
         timers.into_iter().flatten().map(Tick::as_nanos).min()
     }
 
-    /// The member that is to be looked after first; of several, the one of the lowest slot.
+    /// The member with the first timer; of several, the one of the lowest slot.
     pub(super) fn first_timer(&self) -> Option<(u64, usize)> {
         let members = self.members.iter().enumerate();
         let timers = members
@@ -176,7 +176,7 @@ impl Oracle {
         self.refresh_panic();
     }
 
-    /// LeaseCounts the healthy.
+    /// Recounts the healthy members.
     pub(super) fn refresh_panic(&mut self) {
         let now = self.tick();
         let members = self.members.iter();

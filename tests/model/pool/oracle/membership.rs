@@ -1,4 +1,4 @@
-//! Who comes and goes, and what operators change.
+//! Members that are added, removed and changed.
 
 use super::super::case::{Management, MemberSetup};
 use super::super::owner::Owner;
@@ -105,7 +105,7 @@ impl Oracle {
         }
     }
 
-    /// Those that are pinned to a member that is no more, lane by lane as these were made, in turn.
+    /// Refuses the requests pinned to a removed member, by lane in order of creation, then by turn.
     fn send_away(&mut self, member: usize, mut classes: Vec<u32>) {
         classes.dedup();
         let mut lanes: Vec<u32> = Vec::new();
@@ -143,7 +143,7 @@ impl Oracle {
         self.turns.clear();
     }
 
-    /// Forgets what no snapshot holds. `leases` are those that are live, in the order in which they end.
+    /// Forgets what a snapshot leaves out. `leases` are the live ones, in the order of their expiries.
     pub(crate) fn restart(&mut self, now: u64, leases: &[usize]) {
         self.now = self.now.max(now);
         self.as_of = self.now;

@@ -1,4 +1,4 @@
-//! Who could serve a request, who does, and why the others don't.
+//! Eligibility, the choice of a member, and the causes of refusals.
 
 use super::super::case::{Ask, Choice};
 use super::super::owner::Owner;
@@ -20,16 +20,16 @@ impl Oracle {
 
     pub(super) fn fits(&self, kind: Kind, cost: Cost) -> bool {
         let admits = |owner: &Owner| owner.earliest(self.now, kind.class, cost) != Wait::Never;
-        let mut nobody = true;
+        let mut has_none = true;
         let mut fits = false;
         for (name, member) in self.members.iter().enumerate() {
             if member.state != State::Gone && self.matches(kind, name) {
-                nobody = false;
+                has_none = false;
                 let group = member.setup.group();
                 fits |= admits(&member.owner) && group.is_none_or(|at| admits(&self.groups[at]));
             }
         }
-        (nobody || fits) && admits(&self.shared)
+        (has_none || fits) && admits(&self.shared)
     }
 
     pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
@@ -84,7 +84,7 @@ impl Oracle {
             .map_or(Eligibility::Ready, |(.., reason)| reason)
     }
 
-    /// When the first member of a lane opens; the pool's own limits count if one is open.
+    /// When the first member of a lane is ready; the pool's own limits count if one is ready now.
     pub(crate) fn lane_opening(&self, kind: Kind, cost: Cost) -> Opening {
         let openings: Vec<_> = (0..self.members.len())
             .filter(|member| self.matches(kind, *member))
@@ -147,7 +147,7 @@ impl Oracle {
         self.causes_of(kind, self.waiters[head].ask.cost())
     }
 
-    /// The first tick at which a member of a lane is known to open.
+    /// The first known tick at which a member of a lane is ready.
     pub(super) fn first_tick(&self, kind: Kind, cost: Cost) -> Option<u64> {
         let members = (0..self.members.len()).filter(|member| self.matches(kind, *member));
         let openings = members.map(|member| opening_of(self.reason(member, kind, cost)));
@@ -204,7 +204,7 @@ impl Oracle {
         }
     }
 
-    /// The member of the session, or the one that the policy chooses, of the nearest tier that has one.
+    /// The member of the session, or the one that the policy chooses, of the lowest tier with a ready one.
     pub(super) fn choose(&mut self, kind: Kind, ask: Ask) -> usize {
         let hint = self.hints.pop_front();
         let hint = hint.expect("the machine grants as much as the oracle");
@@ -266,7 +266,7 @@ impl Oracle {
         balancer.choose(ask.key()).expect("a member is ready") as usize
     }
 
-    /// Who served the session last.
+    /// The member that served the session last.
     fn session_member(&self, ask: Ask) -> Option<usize> {
         let held = self
             .affinity
@@ -302,7 +302,7 @@ impl Oracle {
         }
     }
 
-    /// Why each member that is there could serve a request or not.
+    /// The eligibility of each member for a request.
     pub(crate) fn explain(&self, ask: Ask, pin: Option<usize>) -> Vec<(usize, Eligibility)> {
         let kind = Kind {
             class: ask.class(),

@@ -1,0 +1,213 @@
+//! The promises of a pool that are easier to read here than in the model.
+
+use super::*;
+use crate::balance::Policy;
+use crate::health::{BreakerConfig, HealthConfig};
+use crate::limit::{Anchor, LimitSet, SlidingLog};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+fn tick(nanos: u64) -> Tick {
+    Tick::from_nanos(nanos)
+}
+
+fn one_at_a_time(ttl: u64) -> Pool<()> {
+    let config = PoolConfig::builder(Policy::Fifo).lease_ttl(Duration::from_nanos(ttl));
+    let mut pool = Pool::new(config.build().unwrap());
+    let member = Member::new(()).max_leases(NonZeroU32::MIN);
+    pool.add(tick(0), member).unwrap();
+    pool
+}
+
+#[test]
+fn a_lease_is_gone_at_its_deadline_exactly() {
+    for (now, is_held) in [(9, true), (10, false)] {
+        let mut pool = one_at_a_time(10);
+        let Ok(Acquired::Granted(grant)) = pool.acquire(tick(0), Request::new()) else {
+            panic!("the member is free");
+        };
+        let released = pool.release(tick(now), grant.lease, Outcome::Ok);
+        assert_eq!(released.is_ok(), is_held);
+    }
+}
+
+#[test]
+fn a_late_timeout_grants_what_was_ready_before_the_deadline() {
+    for (deadline, is_granted) in [(10, false), (11, true), (20, true)] {
+        let mut pool = one_at_a_time(10);
+        pool.acquire(tick(0), Request::new()).unwrap();
+        let request = Request::new().deadline(tick(deadline));
+        pool.acquire(tick(1), request).unwrap();
+        pool.handle_timeout(tick(25));
+        let events = core::iter::from_fn(|| pool.poll_event());
+        let granted = events.filter(|event| matches!(event, Event::Granted { .. }));
+        assert_eq!(granted.count() == 1, is_granted, "{deadline}");
+    }
+}
+
+#[test]
+fn windows_that_passed_unseen_admit_no_more_than_one() {
+    let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+    let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(10), Anchor::Grant);
+    pool.add(tick(0), Member::new(()).limit(log.unwrap()))
+        .unwrap();
+    for _ in 0..5 {
+        pool.acquire(tick(0), Request::new()).unwrap();
+    }
+    pool.handle_timeout(tick(1_000));
+    assert_eq!(pool.stats().total.granted, 2);
+    assert_eq!(pool.poll_timeout(), Some(tick(1_010)));
+}
+
+/// A pool of one member that serves one call at a time.
+fn numbered(id: u32) -> (Pool<()>, MemberId) {
+    let config = PoolConfig::builder(Policy::Fifo).id(PoolId::new(id));
+    let mut pool = Pool::new(config.build().unwrap());
+    let member = Member::new(()).max_leases(NonZeroU32::MIN);
+    let member = pool.add(tick(0), member).unwrap();
+    (pool, member)
+}
+
+fn lease(pool: &mut Pool<()>, now: u64) -> LeaseId {
+    match pool.acquire(tick(now), Request::new()) {
+        Ok(Acquired::Granted(grant)) => grant.lease,
+        answer => panic!("{answer:?}"),
+    }
+}
+
+#[test]
+fn ids_of_another_pool_are_refused() {
+    let ((mut a, member_of_a), (mut b, _)) = (numbered(1), numbered(2));
+    let (lease_of_a, lease_of_b) = (lease(&mut a, 0), lease(&mut b, 0));
+    assert_eq!(b.release(tick(1), lease_of_a, Outcome::Ok), Err(StaleLease));
+    assert_eq!(b.disable(tick(1), member_of_a), Err(StaleMember));
+    let group_of_a = a.add_group(LimitSet::new());
+    b.add_group(LimitSet::new());
+    let member = Member::new(()).group(group_of_a);
+    assert_eq!(
+        b.add(tick(1), member),
+        Err(AddError::NoSuchGroup(group_of_a))
+    );
+    let pinned = Request::new().pin(member_of_a);
+    assert_eq!(
+        b.acquire(tick(1), pinned),
+        Err(AcquireError::PinnedMemberRemoved)
+    );
+    assert_eq!(b.release(tick(1), lease_of_b, Outcome::Ok), Ok(()));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn ids_from_before_a_snapshot_are_refused_under_the_old_identity_and_a_new_one() {
+    let (mut saved, member) = numbered(1);
+    let lease = lease(&mut saved, 0);
+    for id in [1, 2] {
+        let config = PoolConfig::builder(Policy::Fifo).id(PoolId::new(id));
+        let config = config.build().unwrap();
+        let restored = Pool::restore(config, saved.snapshot(), tick(0), tick(0));
+        let mut pool = restored.unwrap();
+        assert_eq!(pool.release(tick(0), lease, Outcome::Ok), Err(StaleLease));
+        assert_eq!(pool.drain(tick(0), member), Err(StaleMember));
+    }
+}
+
+/// The cause that a request with a deadline soon after `now` is refused for.
+fn cause(pool: &mut Pool<()>, now: u64) -> Cause {
+    let request = Request::new().deadline(tick(now + 1));
+    let refused = pool.acquire(tick(now), request);
+    let refused = refused.expect_err("no member is ready");
+    refused.cause().unwrap_or_else(|| panic!("{refused:?}"))
+}
+
+#[test]
+fn a_refusal_names_its_dominant_cause() {
+    let hour = Duration::from_nanos(100);
+    let log = SlidingLog::new(NonZeroU32::MIN, hour, Anchor::Grant).unwrap();
+    let mut at_limit = Pool::new(PoolConfig::new(Policy::Fifo));
+    at_limit.add(tick(0), Member::new(()).limit(log)).unwrap();
+    lease(&mut at_limit, 0);
+    let at = Cause::AtLimit { until: tick(100) };
+    assert_eq!(cause(&mut at_limit, 10), at);
+    assert!(at.is_exhaustion());
+
+    let breaker = BreakerConfig::builder(hour, hour).consecutive_failures(NonZeroU32::MIN);
+    let config = PoolConfig::builder(Policy::Fifo).breaker(breaker.build().unwrap());
+    let mut open = Pool::new(config.build().unwrap());
+    open.add(tick(0), Member::new(())).unwrap();
+    let failed = lease(&mut open, 0);
+    open.release(tick(0), failed, Outcome::Failed).unwrap();
+    let at = Cause::BreakerOpen { until: tick(100) };
+    assert_eq!(cause(&mut open, 10), at);
+    assert!(!at.is_exhaustion());
+
+    let health = HealthConfig::builder(hour, hour).initially_up(false);
+    let config = PoolConfig::builder(Policy::Fifo).health(health.build().unwrap());
+    let mut down = Pool::new(config.build().unwrap());
+    let now = |pool: &mut Pool<()>| {
+        let refused = pool.acquire(tick(0), Request::new().deadline(tick(0)));
+        refused.expect_err("no member is ready").cause()
+    };
+    assert_eq!(now(&mut down), Some(Cause::NoMember));
+    let member = down.add(tick(0), Member::new(())).unwrap();
+    assert_eq!(now(&mut down), Some(Cause::Unhealthy));
+    down.disable(tick(0), member).unwrap();
+    assert_eq!(now(&mut down), Some(Cause::Disabled));
+}
+
+#[test]
+fn a_request_without_a_deadline_waits_even_where_no_member_can_serve() {
+    let mut pool: Pool<()> = Pool::new(PoolConfig::new(Policy::Fifo));
+    let queued = pool.acquire(tick(0), Request::new());
+    assert!(matches!(queued, Ok(Acquired::Waiting(_))));
+    pool.add(tick(5), Member::new(())).unwrap();
+    assert!(matches!(pool.poll_event(), Some(Event::Granted { .. })));
+}
+
+#[test]
+fn an_unknown_outcome_keeps_its_cost_and_moves_no_breaker() {
+    let hour = Duration::from_nanos(100);
+    let log = SlidingLog::new(NonZeroU32::MIN.saturating_add(3), hour * 100, Anchor::Grant);
+    let breaker = BreakerConfig::builder(hour, hour).consecutive_failures(NonZeroU32::MIN);
+    let config = PoolConfig::builder(Policy::Fifo).breaker(breaker.build().unwrap());
+    let mut pool = Pool::new(config.build().unwrap());
+    let member = pool
+        .add(tick(0), Member::new(()).limit(log.unwrap()))
+        .unwrap();
+    let changes = |pool: &mut Pool<()>| {
+        let events = core::iter::from_fn(|| pool.poll_event());
+        let changes = events.filter_map(|event| match event {
+            Event::Changed { change, .. } => Some(change),
+            _ => None,
+        });
+        changes.collect::<Vec<_>>()
+    };
+
+    let abandoned = lease(&mut pool, 0);
+    pool.release(tick(1), abandoned, Outcome::Unknown).unwrap();
+    assert_eq!(changes(&mut pool), []);
+    let failed = lease(&mut pool, 1);
+    pool.release(tick(1), failed, Outcome::Failed).unwrap();
+    assert_eq!(
+        changes(&mut pool),
+        [HealthChange::BreakerOpen { until: tick(101) }]
+    );
+
+    // Half-open: an abandoned call frees its place, and the breaker stays half-open for the next.
+    for _ in 0..2 {
+        let abandoned = lease(&mut pool, 150);
+        assert_eq!(cause(&mut pool, 150), Cause::BreakerHalfOpen);
+        pool.release(tick(150), abandoned, Outcome::Unknown)
+            .unwrap();
+        assert_eq!(changes(&mut pool), []);
+    }
+    assert_eq!(
+        cause(&mut pool, 150),
+        Cause::AtLimit {
+            until: tick(10_000)
+        }
+    );
+    let stats = pool.stats();
+    assert_eq!((stats.total.unknown, stats.total.failed), (3, 1));
+    assert_eq!(stats.members.first().map(|one| one.counts.unknown), Some(3));
+    assert!(pool.payload(member).is_some());
+}
