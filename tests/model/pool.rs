@@ -16,7 +16,7 @@ use crate::limits;
 use case::{IN_RANGE, machine_of, nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::health::ProbeId;
+use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::{Cost, Limit};
 use leasehold_core::pool::{
     self, Acquired, Grant, GroupId, Labels, LeaseId, MemberId, Outcome, Pool, PoolConfig,
@@ -37,7 +37,7 @@ struct Pair {
     leases: Vec<LeaseId>,
     waiters: Vec<WaiterId>,
     /// Each with its member and what the oracle calls it.
-    probes: Vec<(pool::ProbeId, usize, Option<ProbeId>)>,
+    probes: Vec<(pool::ProbeId, usize, Option<ProbeNumber>)>,
     asked: Option<(Ask, Option<usize>)>,
     config: PoolConfig,
     /// Leases of before a restart, in the order in which they end.

@@ -6,7 +6,7 @@ use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::OutlierConfig;
-use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
+use leasehold_core::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use leasehold_core::limit::{Anchor, LimitSet, SlidingLog, Unit};
 use leasehold_core::pool::PoolConfig;
 use leasehold_core::time::Tick;
@@ -70,23 +70,21 @@ pub(crate) fn log(limit: u32) -> SlidingLog {
 }
 
 pub(crate) fn config(plan: Plan) -> PoolConfig {
-    let breaker = BreakerConfig::new(span(2 * SEC), span(BREAKER_CAP))
-        .expect(IN_RANGE)
+    let breaker = BreakerConfig::builder(span(2 * SEC), span(BREAKER_CAP))
         .consecutive_failures(count(5))
         .failure_rate(500, span(WINDOW), count(10))
-        .expect(IN_RANGE)
         .probes(count(BREAKER_PROBES))
         .successes(count(2))
         .probe_timeout(span(BREAKER_PROBE_TIMEOUT))
-        .expect(IN_RANGE);
-    let health = HealthConfig::new(span(PROBE_INTERVAL), span(PROBE_TIMEOUT))
-        .expect(IN_RANGE)
+        .build();
+    let health = ProbeConfig::builder(span(PROBE_INTERVAL), span(PROBE_TIMEOUT))
         .rise(count(RISE))
-        .fall(count(FALL));
-    let outlier = OutlierConfig::new(span(10 * SEC), span(10 * SEC), span(EJECTION_CAP))
-        .and_then(|config| config.failing(400))
-        .expect(IN_RANGE)
-        .volume(count(10), count(5));
+        .fall(count(FALL))
+        .build();
+    let outlier = OutlierConfig::builder(span(10 * SEC), span(10 * SEC), span(EJECTION_CAP))
+        .failure_rate(400)
+        .volume(count(10), count(5))
+        .build();
     let slow_start = SlowStartConfig::new(span(10 * SEC), count(10));
     let limits = LimitSet::new().with(Unit::Requests, log(OF_POOL));
     PoolConfig::new(plan.policy)
@@ -95,9 +93,9 @@ pub(crate) fn config(plan: Plan) -> PoolConfig {
         .expect(IN_RANGE)
         .max_waiters(3_000)
         .limits(limits)
-        .breaker(breaker)
-        .health(health)
-        .outlier(outlier)
+        .breaker(breaker.expect(IN_RANGE))
+        .health(health.expect(IN_RANGE))
+        .outlier(outlier.expect(IN_RANGE))
         .panic_threshold(PanicThreshold::new(PANIC_PERMILLE).expect(IN_RANGE))
         .slow_start(slow_start.expect(IN_RANGE))
         .affinity(count(200), span(60 * SEC))

@@ -603,7 +603,7 @@ impl World {
             None => {
                 assert!(!call.sent);
                 counts.not_sent += 1;
-                (Outcome::NotSent, Some(AttemptFailure::Misdirected))
+                (Outcome::NotSent, Some(AttemptFailure::MemberUnusable))
             }
             Some((_, Answer::Served)) => {
                 counts.ok += 1;
@@ -673,7 +673,10 @@ impl World {
             self.end(number, End::TimedOut);
             return;
         }
-        let delay = task.tries.after(setback).expect("tries don't run out");
+        let delay = task
+            .tries
+            .delay_after(setback)
+            .expect("tries don't run out");
         task.paid = setback != AttemptFailure::Failed || self.budget.try_retry(tick(now)).is_ok();
         if setback == AttemptFailure::Failed && task.paid {
             self.sum.retries += 1;

@@ -4,7 +4,7 @@ use crate::affinity::{Affinity, AffinityConfigError};
 use crate::balance::Policy;
 use crate::health::BreakerConfig;
 use crate::health::OutlierConfig;
-use crate::health::{HealthConfig, PanicThreshold, SlowStartConfig};
+use crate::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use crate::limit::LimitSet;
 use crate::util::slab::Handle;
 use core::num::NonZeroU32;
@@ -20,7 +20,7 @@ pub struct PoolConfig {
     pub(super) max_lanes: u32,
     pub(super) limits: LimitSet,
     pub(super) breaker: Option<BreakerConfig>,
-    pub(super) health: Option<HealthConfig>,
+    pub(super) health: Option<ProbeConfig>,
     pub(super) outlier: Option<OutlierConfig>,
     pub(super) panic_threshold: PanicThreshold,
     pub(super) slow_start: Option<SlowStartConfig>,
@@ -106,7 +106,7 @@ impl PoolConfig {
     /// Asks for probes of every member, by [`Event::Probe`](super::Event::Probe), and leaves out those
     /// whose probes fail.
     #[must_use]
-    pub fn health(mut self, health: HealthConfig) -> Self {
+    pub fn health(mut self, health: ProbeConfig) -> Self {
         self.health = Some(health);
         self
     }

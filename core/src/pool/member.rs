@@ -6,8 +6,8 @@ use super::service_times::ServiceTimes;
 use super::{Eligibility, GroupId, Labels, PoolConfig};
 use crate::balance::{MemberLoad, PeakEwma, stable_hash};
 use crate::health::OutcomeWindow;
-use crate::health::{self, Health, SlowStart};
 use crate::health::{Breaker, BreakerConfig, BreakerState};
+use crate::health::{ProbeNumber, Prober, SlowStart};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::pool::stats::{Histogram, LeaseCounts};
 use crate::time::{Tick, earliest};
@@ -197,10 +197,10 @@ pub(super) struct Details<T> {
 pub(super) struct Watch {
     /// Until when it was told to rest.
     pub(super) rests_until: Tick,
-    pub(super) health: Option<Health>,
+    pub(super) health: Option<Prober>,
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) probe: Option<health::ProbeId>,
+    pub(super) probe: Option<ProbeNumber>,
     pub(super) outcomes: OutcomeWindow,
     pub(super) breaker: Breaker,
     /// Until when it was told that the breaker is open.
@@ -215,7 +215,7 @@ impl Watch {
         watches.then(|| {
             let health = config.health.as_ref();
             Box::new(Self {
-                health: health.map(|config| Health::new(config, now, seed)),
+                health: health.map(|config| Prober::new(config, now, seed)),
                 ..Self::default()
             })
         })
@@ -346,7 +346,7 @@ impl<T> Entry<T> {
 
     /// Until when it is ejected.
     fn ejected(&self, now: Tick) -> Option<Tick> {
-        self.watch()?.outcomes.ejected(now)
+        self.watch()?.outcomes.ejected_until(now)
     }
 
     /// Whether it would be healthy, if it were to count at all.
@@ -420,10 +420,10 @@ impl<T> Entry<T> {
         let Some(watch) = self.watch() else {
             return ramp;
         };
-        let health = watch.health.as_ref().and_then(Health::poll_timeout);
+        let health = watch.health.as_ref().and_then(Prober::poll_timeout);
         earliest(
             earliest(health, watch.breaker.poll_timeout()),
-            earliest(ramp, watch.outcomes.ejected(now)),
+            earliest(ramp, watch.outcomes.ejected_until(now)),
         )
     }
 

@@ -35,7 +35,7 @@ impl<T> Pool<T> {
         if let Some(entry) = self.members.get_mut(member)
             && let Some(watch) = &mut entry.details.watch
         {
-            if watch.outcomes.take_end(self.now) {
+            if watch.outcomes.uneject_if_due(self.now) {
                 entry.details.slow_start.begin(self.now);
             }
             if let Some(config) = &self.config.breaker {

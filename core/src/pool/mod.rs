@@ -31,9 +31,9 @@ pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
 use crate::balance::{PeakEwma, pass};
-use crate::health::Outlier;
+use crate::health::OutlierDetector;
 use crate::health::Permit;
-use crate::health::{self, ProbeAnswer};
+use crate::health::{ProbeAnswer, ProbeNumber};
 use crate::limit::{Booking, Cost, LimitSet};
 use crate::time::{Tick, earliest};
 use crate::util::heap::IndexedHeap;
@@ -76,7 +76,7 @@ impl GroupId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeId {
     member: Handle,
-    probe: health::ProbeId,
+    probe: ProbeNumber,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +166,7 @@ pub struct Pool<T> {
     phantom_ends: IndexedHeap<(Tick, u64)>,
     waiters: Waiters,
     timers: IndexedHeap<Tick>,
-    outlier: Option<Outlier>,
+    outlier: Option<OutlierDetector>,
     affinity: Option<Affinity<Handle>>,
     /// Those over all members.
     limits: LimitSet,
@@ -227,7 +227,7 @@ impl<T> Pool<T> {
             outlier: config
                 .outlier
                 .as_ref()
-                .map(|outlier| Outlier::new(outlier, Tick::ZERO)),
+                .map(|outlier| OutlierDetector::new(outlier, Tick::ZERO)),
             enabled: 0,
             healthy: 0,
             panic: false,
@@ -390,7 +390,10 @@ impl<T> Pool<T> {
     pub fn poll_timeout(&self) -> Option<Tick> {
         let expiry = self.expiries.peek().map(|((deadline, _), _)| deadline);
         let timer = self.timers.peek().map(|(tick, _)| tick);
-        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let sweep = self
+            .outlier
+            .as_ref()
+            .and_then(OutlierDetector::poll_timeout);
         let openings = self.awaited.iter().map(|lane| self.opens(*lane));
         let phantom = self.phantom_ends.peek().map(|((end, _), _)| end);
         let phantom = phantom.filter(|end| !self.awaited.is_empty() && *end < Tick::MAX);

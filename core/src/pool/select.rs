@@ -252,7 +252,7 @@ impl<T> Pool<T> {
     /// Who served the request's session last.
     fn sticky(&self, request: &Request) -> Option<Handle> {
         let affinity = self.affinity.as_ref()?;
-        affinity.holder(self.now, request.session?)
+        affinity.peek(self.now, request.session?)
     }
 
     /// Remembers who serves a session. A member that could serve again soon keeps it.

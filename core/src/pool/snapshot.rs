@@ -82,7 +82,10 @@ impl<T: Clone> Pool<T> {
             })
             .collect();
         leases.sort_by_key(|(expires, _)| *expires);
-        let sessions = self.affinity.iter().flat_map(|affinity| affinity.entries());
+        let sessions = self
+            .affinity
+            .iter()
+            .flat_map(|affinity| affinity.sessions());
         PoolSnapshot {
             now: self.now,
             limits: self.limits.clone(),
@@ -103,7 +106,7 @@ impl<T: Clone> Pool<T> {
                     Some(Session {
                         key: entry.key,
                         member: *places.get(&entry.value)?,
-                        used: entry.used,
+                        used: entry.last_used,
                     })
                 })
                 .collect(),
@@ -173,7 +176,7 @@ impl<T> Pool<T> {
         pool.now = to;
         pool.as_of = to;
         if let (Some(outlier), Some(config)) = (&mut pool.outlier, &pool.config.outlier) {
-            *outlier = crate::health::Outlier::new(config, to);
+            *outlier = crate::health::OutlierDetector::new(config, to);
         }
         let half_life = pool.config.policy.half_life();
         pool.latency = half_life.map(|half_life| PeakEwma::new(half_life, to));
@@ -214,7 +217,7 @@ impl<T> Pool<T> {
                 known.rests_until = shift.tick(known.rests_until);
                 known.breaker.rebase(from, to);
                 known.outcomes.rebase(from, to);
-                if known.outcomes.take_end(to) {
+                if known.outcomes.uneject_if_due(to) {
                     entry.details.slow_start.begin(to);
                 }
                 known.told_open = known.told_open.map(|until| shift.tick(until));
@@ -260,10 +263,10 @@ impl<T> Pool<T> {
         }
         if let Some(table) = &mut pool.affinity {
             let entries = snapshot.sessions.into_iter().filter_map(|session| {
-                Some(affinity::Entry {
+                Some(affinity::Session {
                     key: session.key,
                     value: *handles.get(session.member as usize)?,
-                    used: shift.tick(session.used),
+                    last_used: shift.tick(session.used),
                 })
             });
             table.restore(to, entries.collect());

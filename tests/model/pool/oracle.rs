@@ -10,8 +10,8 @@ use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{PeakEwma, Policy, pass};
 use leasehold_core::health::{Breaker, CallResult, Permit};
-use leasehold_core::health::{Health, ProbeId, SlowStart};
-use leasehold_core::health::{OutcomeWindow, Outlier};
+use leasehold_core::health::{OutcomeWindow, OutlierDetector};
+use leasehold_core::health::{ProbeNumber, Prober, SlowStart};
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::{AcquireError, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
@@ -40,8 +40,8 @@ pub(super) struct OracleMember {
     rests_until: u64,
     pub(super) calls: u64,
     breaker: Breaker,
-    health: Option<Health>,
-    pub(super) probe: Option<ProbeId>,
+    health: Option<Prober>,
+    pub(super) probe: Option<ProbeNumber>,
     outcomes: OutcomeWindow,
     slow_start: SlowStart,
     depth: Option<u32>,
@@ -153,7 +153,7 @@ pub(super) struct Oracle {
     /// By priority and flow, when those that wait had their last turn, or joined.
     turns: BTreeMap<(u8, u64), u64>,
     turn: u64,
-    outlier: Option<Outlier>,
+    outlier: Option<OutlierDetector>,
     affinity: Option<Affinity<usize>>,
     service: BTreeMap<u32, u64>,
     latency: Option<PeakEwma>,
@@ -249,7 +249,7 @@ impl Oracle {
             outlier: case
                 .watch
                 .outlier()
-                .map(|one| Outlier::new(&one, Tick::ZERO)),
+                .map(|one| OutlierDetector::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
             latency: half_life.map(|half_life| PeakEwma::new(half_life, Tick::ZERO)),
@@ -709,7 +709,10 @@ impl Oracle {
             }
         });
         let timers = self.first_timer().map(|(tick, _)| tick);
-        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let sweep = self
+            .outlier
+            .as_ref()
+            .and_then(OutlierDetector::poll_timeout);
         let phantoms = self.phantoms.iter().filter_map(Phantom::end);
         let phantoms = phantoms.filter(|end| *end > self.as_of && self.waiting().next().is_some());
         let first = phantoms
