@@ -1,7 +1,7 @@
-//! Which member served a client last.
+//! Session affinity: which member served a session last.
 //!
-//! Invariant: `index` and `order` name each other's entries, one for one; `order` is by last use, so that
-//! its first has been unused the longest; and none has been unused for a time to live as of `latest`.
+//! Invariant: `slots` and `order` correspond one to one; `order` is by last use; and no session has been
+//! unused for its time to live as of `latest`.
 
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::collections::BTreeMap;
@@ -9,19 +9,18 @@ use alloc::vec::Vec;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// How long a client is remembered where nothing else is said.
+/// Default time to live of a session: one hour.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3_600);
 
-/// A table from keys to values that forgets what has not been used for a time, and if it is full, what
-/// has not been used for the longest.
+/// Bounded table of sessions with a time to live and eviction of the least recently used.
 ///
-/// Commands cost O(log n), and O(log n) more for each entry that expired since the last one. Memory is
-/// that of two B-trees: 48 bytes an entry with a value of 8, and the slack of their nodes, each of which is
-/// nearly half full at least.
+/// Commands cost O(log n), and O(log n) more for each session that has expired since the last one. Memory
+/// is that of two B-trees: 48 bytes a session with a value of 8, plus the slack of nodes at least nearly
+/// half full.
 ///
-/// An entry whose value has no meaning any more, as when its member went, is dropped when
-/// [`lookup`](Self::lookup) meets it, or with time. Nothing has to be done at a deadline, so there is no
-/// `poll_timeout`: what has expired is gone for every command.
+/// A session whose value has become invalid, as when its member was removed, is dropped by
+/// [`lookup`](Self::lookup) or when it expires. There is no `poll_timeout`: only
+/// [`remove`](Self::remove) can still find an expired session.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -43,39 +42,41 @@ pub struct Affinity<V> {
     capacity: NonZeroU32,
     ttl: NonZeroU64,
     latest: Tick,
-    /// Counts uses.
-    turn: u64,
-    index: BTreeMap<u64, Held<V>>,
-    /// Keys by the turn of their last use.
+    /// Number of uses so far.
+    uses: u64,
+    /// Sessions by key.
+    slots: BTreeMap<u64, Slot<V>>,
+    /// Keys by sequence number of last use.
     order: BTreeMap<u64, u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held<V> {
+struct Slot<V> {
     value: V,
-    used: Tick,
-    turn: u64,
+    last_used: Tick,
+    /// Sequence number of the last use.
+    last_use: u64,
 }
 
-/// A time to live of no length.
+/// Error of a time to live of zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an affinity needs a time to live above zero")]
+#[error("the time to live of a session must be above zero")]
 pub struct AffinityConfigError;
 
-/// What a table holds under one key.
+/// One session of an [`Affinity`] table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Entry<V> {
-    /// The key.
+pub struct Session<V> {
+    /// Key of the session.
     pub key: u64,
-    /// The value.
+    /// Value assigned to it, such as a member.
     pub value: V,
-    /// When it was last looked up or assigned.
-    pub used: Tick,
+    /// Tick of the last lookup or assignment.
+    pub last_used: Tick,
 }
 
 impl<V: Copy + Eq> Affinity<V> {
-    /// A table of at most `capacity` entries, which live for `ttl` after their last use.
+    /// Creates a table of at most `capacity` sessions, each living for `ttl` after its last use.
     ///
     /// # Errors
     /// Where `ttl` is zero.
@@ -84,127 +85,131 @@ impl<V: Copy + Eq> Affinity<V> {
             capacity,
             ttl: NonZeroU64::new(saturating_nanos(ttl)).ok_or(AffinityConfigError)?,
             latest: Tick::ZERO,
-            turn: 0,
-            index: BTreeMap::new(),
+            uses: 0,
+            slots: BTreeMap::new(),
             order: BTreeMap::new(),
         })
     }
 
-    /// What is held under a key, without using it.
+    /// Returns the value of a session without counting as a use.
     #[must_use]
-    pub fn holder(&self, now: Tick, key: u64) -> Option<V> {
-        let held = self.index.get(&key)?;
-        let age = saturating_nanos(self.latest.max(now).since(held.used));
-        (age < self.ttl.get()).then_some(held.value)
+    pub fn peek(&self, now: Tick, key: u64) -> Option<V> {
+        let slot = self.slots.get(&key)?;
+        let age = saturating_nanos(self.latest.max(now).since(slot.last_used));
+        (age < self.ttl.get()).then_some(slot.value)
     }
 
-    /// Uses what is held under a key. If `keep` doesn't want the value, it is dropped.
+    /// Returns the value of a session and counts as a use; drops the session if `keep` refuses the value.
     pub fn lookup(&mut self, now: Tick, key: u64, keep: impl FnOnce(V) -> bool) -> Option<V> {
         self.advance(now);
-        let value = self.index.get(&key)?.value;
+        let value = self.slots.get(&key)?.value;
         if keep(value) {
-            self.hold(key, value);
+            self.set(key, value);
             Some(value)
         } else {
-            self.forget(key);
+            self.remove(key);
             None
         }
     }
 
-    /// Holds a value under a key, in place of any other; answers the entry that had to make room.
-    pub fn assign(&mut self, now: Tick, key: u64, value: V) -> Option<Entry<V>> {
+    /// Assigns a value to a session, replacing any other; returns the session evicted to make room.
+    pub fn assign(&mut self, now: Tick, key: u64, value: V) -> Option<Session<V>> {
         self.advance(now);
-        let full = self.index.len() >= self.capacity.get() as usize;
-        let evicted = if full && !self.index.contains_key(&key) {
+        let full = self.slots.len() >= self.capacity.get() as usize;
+        let evicted = if full && !self.slots.contains_key(&key) {
             self.pop_oldest()
         } else {
             None
         };
-        self.hold(key, value);
+        self.set(key, value);
         evicted
     }
 
-    /// Drops what is held under a key, and answers it. It may have expired since the last command.
-    pub fn forget(&mut self, key: u64) -> Option<V> {
-        let held = self.index.remove(&key)?;
-        self.order.remove(&held.turn);
-        Some(held.value)
+    /// Removes a session and returns its value, even if it has expired since the last command.
+    pub fn remove(&mut self, key: u64) -> Option<V> {
+        let slot = self.slots.remove(&key)?;
+        self.order.remove(&slot.last_use);
+        Some(slot.value)
     }
 
-    /// How many entries there were after the last command.
+    /// Returns the number of sessions as of the last command.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.slots.len()
     }
 
-    /// Whether there were none.
+    /// Returns whether there was no session as of the last command.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.slots.is_empty()
     }
 
-    /// The entries there were after the last command, the one used longest ago first.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<V>> {
+    /// Returns the sessions as of the last command, the least recently used first.
+    pub fn sessions(&self) -> impl Iterator<Item = Session<V>> {
         self.order.values().filter_map(|key| {
-            let held = self.index.get(key)?;
-            Some(Entry {
-                key: *key,
-                value: held.value,
-                used: held.used,
-            })
+            let slot = self.slots.get(key)?;
+            Some(slot.session(*key))
         })
     }
 
-    /// Takes back entries that were saved, as if each had been assigned at the tick of its last use;
-    /// what has expired or is too much is left out. Ticks that have yet to come are taken as now. O(n log n).
-    pub fn restore(&mut self, now: Tick, mut entries: Vec<Entry<V>>) {
-        entries.sort_by_key(|entry| entry.used);
-        for entry in entries {
-            self.assign(entry.used.min(now), entry.key, entry.value);
+    /// Restores saved sessions, as if each had been assigned at the tick of its last use. O(n log n).
+    ///
+    /// Ticks after `now` count as `now`. Expired sessions are left out, and the least recently used ones
+    /// above the capacity.
+    pub fn restore(&mut self, now: Tick, mut sessions: Vec<Session<V>>) {
+        sessions.sort_by_key(|session| session.last_used);
+        for session in sessions {
+            self.assign(session.last_used.min(now), session.key, session.value);
         }
         self.advance(now);
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. O(n).
+    /// Moves all ticks to another clock, which shows `to` when this one shows `from`. O(n).
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        for held in self.index.values_mut() {
-            held.used = shift.tick(held.used);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        for slot in self.slots.values_mut() {
+            slot.last_used = offset.tick(slot.last_used);
         }
     }
 
     fn advance(&mut self, now: Tick) {
         self.latest = self.latest.max(now);
         while let Some((_, key)) = self.order.first_key_value()
-            && let Some(held) = self.index.get(key)
-            && saturating_nanos(self.latest.since(held.used)) >= self.ttl.get()
+            && let Some(slot) = self.slots.get(key)
+            && saturating_nanos(self.latest.since(slot.last_used)) >= self.ttl.get()
         {
             self.pop_oldest();
         }
     }
 
-    fn pop_oldest(&mut self) -> Option<Entry<V>> {
+    fn pop_oldest(&mut self) -> Option<Session<V>> {
         let (_, key) = self.order.pop_first()?;
-        let held = self.index.remove(&key)?;
-        Some(Entry {
-            key,
-            value: held.value,
-            used: held.used,
-        })
+        let slot = self.slots.remove(&key)?;
+        Some(slot.session(key))
     }
 
-    fn hold(&mut self, key: u64, value: V) {
-        self.turn = self.turn.wrapping_add(1);
-        let held = Held {
+    fn set(&mut self, key: u64, value: V) {
+        self.uses = self.uses.wrapping_add(1);
+        let slot = Slot {
             value,
-            used: self.latest,
-            turn: self.turn,
+            last_used: self.latest,
+            last_use: self.uses,
         };
-        if let Some(before) = self.index.insert(key, held) {
-            self.order.remove(&before.turn);
+        if let Some(before) = self.slots.insert(key, slot) {
+            self.order.remove(&before.last_use);
         }
-        self.order.insert(self.turn, key);
+        self.order.insert(self.uses, key);
+    }
+}
+
+impl<V: Copy> Slot<V> {
+    fn session(&self, key: u64) -> Session<V> {
+        Session {
+            key,
+            value: self.value,
+            last_used: self.last_used,
+        }
     }
 }
 
@@ -222,48 +227,48 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_lives_for_its_time_after_its_last_use_exactly() {
-        for (now, held) in [(19, Some('a')), (20, None)] {
+    fn a_session_expires_exactly_its_time_to_live_after_its_last_use() {
+        for (now, found) in [(19, Some('a')), (20, None)] {
             let mut table = table(9, 10);
             table.assign(tick(0), 1, 'a');
             assert_eq!(table.lookup(tick(9), 1, |_| true), Some('a'));
             assert_eq!(table.lookup(tick(10), 1, |_| true), Some('a'));
             assert_eq!(table.lookup(tick(5), 1, |_| true), Some('a'));
-            assert_eq!(table.lookup(tick(now), 1, |_| true), held);
+            assert_eq!(table.lookup(tick(now), 1, |_| true), found);
         }
     }
 
     #[test]
-    fn a_full_table_forgets_what_was_unused_the_longest() {
+    fn a_full_table_evicts_the_least_recently_used_session() {
         let mut table = table(2, 10);
         assert_eq!(table.assign(tick(0), 1, 'a'), None);
         assert_eq!(table.assign(tick(0), 2, 'b'), None);
         assert_eq!(table.assign(tick(0), 1, 'c'), None);
-        let evicted = table.assign(tick(0), 3, 'd').map(|entry| entry.value);
+        let evicted = table.assign(tick(0), 3, 'd').map(|session| session.value);
         assert_eq!(evicted, Some('b'));
         assert_eq!(table.len(), 2);
     }
 
     #[test]
-    fn restored_entries_stand_as_they_stood() {
+    fn restoring_keeps_the_most_recently_used_sessions_in_any_order_given() {
         let mut before = table(3, 10);
         for (at, key) in [(1, 7), (2, 8), (3, 9)] {
             before.assign(tick(at), key, 'x');
         }
         before.lookup(tick(4), 7, |_| true);
-        let saved: Vec<_> = before.entries().collect();
+        let saved: Vec<_> = before.sessions().collect();
         let backwards = saved.iter().rev().copied().collect();
-        for told in [saved.clone(), backwards] {
+        for given in [saved.clone(), backwards] {
             let mut after = table(2, 10);
-            after.restore(tick(13), told);
-            let kept: Vec<_> = after.entries().collect();
+            after.restore(tick(13), given);
+            let kept: Vec<_> = after.sessions().collect();
             assert_eq!(kept, saved[2..]);
             assert_eq!(kept[0].key, 7);
         }
     }
 
     #[test]
-    fn a_table_without_time_is_refused() {
+    fn a_time_to_live_of_zero_is_refused() {
         assert!(Affinity::<u8>::new(NonZeroU32::MIN, Duration::ZERO).is_err());
     }
 }

@@ -1,18 +1,20 @@
 //! SplitMix64: the pseudorandom generator and the bit mixer of this crate.
 //!
+//! Invariant: equal seeds give equal numbers.
+//!
 //! Source: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
 
-/// The golden ratio's fraction in units of 2^-64: the generator's increment.
+/// Increment of the generator: the golden ratio's fraction in units of 2^-64.
 pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The finaliser of SplitMix64: a bijection, each of whose output bits depends on all input bits.
+/// Finaliser of SplitMix64: a bijection in which each output bit depends on all input bits.
 pub(crate) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
-/// A generator whose whole state is its counter. Equal seeds, equal numbers.
+/// Pseudorandom generator whose whole state is its counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct SplitMix64(pub(crate) u64);
@@ -23,7 +25,7 @@ impl SplitMix64 {
         mix(self.0)
     }
 
-    /// Uniform in `0 ..= last`, to within 2^-64.
+    /// Draws a number uniform in `0 ..= last`, to within 2^-64.
     pub(crate) fn up_to(&mut self, last: u64) -> u64 {
         let values = u128::from(last).saturating_add(1);
         (u128::from(self.next()).saturating_mul(values) >> 64) as u64

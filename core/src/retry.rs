@@ -1,4 +1,4 @@
-//! Whether to try again, and how long to wait before.
+//! Retries: whether a failed attempt is retried, and after which delay.
 //!
 //! Invariant: the level of a [`RetryBudget`] is never above its reserve.
 
@@ -7,12 +7,13 @@ use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// Exponential backoff whose delays are drawn at random.
+/// Exponential backoff with jitter.
 ///
-/// With **full jitter** the n-th delay is uniform in `0 ..= min(cap, base * 2^n)`. Jitter over the whole
-/// range spreads callers that failed together better than a jitter around the exponential does.
-/// With **decorrelated jitter** each delay is uniform in `base ..= 3 * last`, where the last one before
-/// the first is `base`, and at most `cap`: no delay is below the base.
+/// - **Full jitter**: the n-th delay is uniform in `0 ..= min(cap, base * 2^n)`, n from 0. It spreads
+///   callers that failed together better than jitter around the exponential.
+/// - **Decorrelated jitter**: each delay is uniform in `base ..= 3 * last` and then capped; `last` is
+///   `base` at first. No delay is below `base`, unless `cap` is.
+///
 /// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 ///
 /// ```
@@ -44,7 +45,7 @@ enum Jitter {
 }
 
 impl Backoff {
-    /// A backoff with full jitter that begins at `base` and never waits longer than `cap`.
+    /// Creates a backoff with full jitter from `base` up to `cap`.
     #[must_use]
     pub const fn new(base: Duration, cap: Duration, seed: u64) -> Self {
         Self {
@@ -55,7 +56,7 @@ impl Backoff {
         }
     }
 
-    /// A backoff with decorrelated jitter that begins at `base` and never waits longer than `cap`.
+    /// Creates a backoff with decorrelated jitter from `base` up to `cap`.
     #[must_use]
     pub const fn decorrelated(base: Duration, cap: Duration, seed: u64) -> Self {
         let last = saturating_nanos(base);
@@ -65,7 +66,7 @@ impl Backoff {
         }
     }
 
-    /// The delay before the next try.
+    /// Draws the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         let delay = match &mut self.jitter {
             Jitter::Full { attempt } => {
@@ -85,33 +86,33 @@ impl Backoff {
     }
 }
 
-/// What one retry takes out of a budget: a permille times a nanosecond, so that deposits are exact.
+/// Units of a level in one retry, so that a permille of a retry and a nanosecond's accrual are whole numbers.
 const RETRY: u128 = 1_000 * 1_000_000_000;
 
-/// How many retries there may be for so many first attempts.
+/// Retry budget: bounds retries by a share of first attempts (as in Finagle).
 ///
-/// One budget stands for retries and hedges alike. A retry takes its place when it is decided, so that
-/// those that wait for their delay count, and gives it back if it isn't made after all.
+/// One budget covers retries and hedges. A retry is withdrawn when it is decided, so that retries waiting
+/// for their delay count, and refunded if it is not made.
 ///
-/// Worst case: over any span, the retries decided less those given back are at most
-/// `reserve + deposit * first attempts in the span + per_second * seconds of the span`; from the
-/// beginning, `initial` stands for `reserve`. Every operation costs O(1).
+/// Worst case: in any span, retries withdrawn minus refunds are at most
+/// `reserve + deposit * first attempts in the span + per_second * seconds of the span`. From the start,
+/// `initial` replaces `reserve`. Every operation costs O(1).
 ///
 /// ```
-/// use leasehold_core::retry::{Exhausted, RetryBudget};
+/// use leasehold_core::retry::{BudgetExhausted, RetryBudget};
 /// use leasehold_core::time::Tick;
 ///
-/// // One retry for each five first attempts, and two at once.
+/// // One retry for each five first attempts, and at most two saved up.
 /// let now = Tick::ZERO;
 /// let mut budget = RetryBudget::new(200, 2).initial(0);
 /// for _ in 0..5 {
-///     assert_eq!(budget.try_retry(now), Err(Exhausted));
+///     assert_eq!(budget.try_retry(now), Err(BudgetExhausted));
 ///     budget.deposit(now);
 /// }
 /// assert_eq!(budget.try_retry(now), Ok(()));
 /// budget.refund(now);
 /// assert_eq!(budget.try_retry(now), Ok(()));
-/// assert_eq!(budget.try_retry(now), Err(Exhausted));
+/// assert_eq!(budget.try_retry(now), Err(BudgetExhausted));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -120,20 +121,21 @@ pub struct RetryBudget {
     reserve: u32,
     per_second: u32,
     latest: Tick,
-    /// In parts of which a retry takes [`RETRY`]; at most the reserve.
+    /// Retries left, in units of which a retry has [`RETRY`]; at most the reserve.
     level: u128,
-    decided: u64,
+    withdrawn: u64,
     refunded: u64,
 }
 
-/// There have been as many retries as there may be.
+/// Error of a retry that the budget does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the retry budget is exhausted")]
-pub struct Exhausted;
+pub struct BudgetExhausted;
 
 impl RetryBudget {
-    /// A budget to which each first attempt adds `deposit` thousandths of a retry, and which holds at most
-    /// `reserve` retries and begins with as many.
+    /// Creates a budget to which each first attempt adds `deposit` thousandths of a retry.
+    ///
+    /// It holds at most `reserve` retries, and begins full.
     #[must_use]
     pub const fn new(deposit: u16, reserve: u32) -> Self {
         Self {
@@ -141,16 +143,16 @@ impl RetryBudget {
             reserve,
             per_second: 0,
             latest: Tick::ZERO,
-            level: whole(reserve),
-            decided: 0,
+            level: units_of(reserve),
+            withdrawn: 0,
             refunded: 0,
         }
     }
 
-    /// Begins with so many retries, or with the reserve if that is less.
+    /// Sets the level to begin with, at most the reserve.
     #[must_use]
     pub const fn initial(mut self, retries: u32) -> Self {
-        self.level = whole(if retries < self.reserve {
+        self.level = units_of(if retries < self.reserve {
             retries
         } else {
             self.reserve
@@ -158,142 +160,145 @@ impl RetryBudget {
         self
     }
 
-    /// Adds so many retries each second whatever is attempted, so that low traffic may retry too. Time
-    /// counts from the epoch of ticks on.
+    /// Adds `retries` each second regardless of attempts, so that low traffic may retry too.
+    ///
+    /// Time counts from [`Tick::ZERO`].
     #[must_use]
     pub const fn per_second(mut self, retries: u32) -> Self {
         self.per_second = retries;
         self
     }
 
-    /// Adds what one first attempt is worth.
+    /// Counts a first attempt, which adds the deposit.
     pub fn deposit(&mut self, now: Tick) {
         self.advance(now);
         self.add(u128::from(self.deposit).saturating_mul(RETRY / 1_000));
     }
 
-    /// Takes the place of one retry, or of one hedge, at the time it is decided.
+    /// Withdraws one retry or hedge, at the time it is decided.
     ///
     /// # Errors
-    /// Where there is none.
-    pub fn try_retry(&mut self, now: Tick) -> Result<(), Exhausted> {
+    /// If less than one retry is left.
+    pub fn try_retry(&mut self, now: Tick) -> Result<(), BudgetExhausted> {
         self.advance(now);
-        self.level = self.level.checked_sub(RETRY).ok_or(Exhausted)?;
-        self.decided = self.decided.saturating_add(1);
+        self.level = self.level.checked_sub(RETRY).ok_or(BudgetExhausted)?;
+        self.withdrawn = self.withdrawn.saturating_add(1);
         Ok(())
     }
 
-    /// Gives back the place of one retry that was decided and has not been made. Nothing happens where as
-    /// many have been given back as were decided.
+    /// Refunds a retry that was withdrawn and not made.
+    ///
+    /// Ignored once there have been as many refunds as withdrawals.
     pub fn refund(&mut self, now: Tick) {
         self.advance(now);
-        if self.refunded < self.decided {
+        if self.refunded < self.withdrawn {
             self.refunded = self.refunded.saturating_add(1);
             self.add(RETRY);
         }
     }
 
-    /// How many retries could be decided now.
+    /// Returns how many retries could be withdrawn at `now`.
     #[must_use]
     pub fn available(&self, now: Tick) -> u32 {
-        let level = self.level.saturating_add(self.flow(now));
+        let level = self.level.saturating_add(self.accrued(now));
         u32::try_from(level / RETRY).map_or(self.reserve, |retries| retries.min(self.reserve))
     }
 
-    /// Retries decided so far, less those given back.
+    /// Returns the retries withdrawn so far, minus refunds.
     #[must_use]
     pub fn retries(&self) -> u64 {
-        self.decided.saturating_sub(self.refunded)
+        self.withdrawn.saturating_sub(self.refunded)
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`.
+    /// Moves all ticks to another clock, which shows `to` when this one shows `from`.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = ClockOffset { from, to }.tick(self.latest);
     }
 
     fn advance(&mut self, now: Tick) {
-        let flow = self.flow(now);
+        let accrued = self.accrued(now);
         self.latest = self.latest.max(now);
-        self.add(flow);
+        self.add(accrued);
     }
 
-    /// What time has added since the latest command.
-    fn flow(&self, now: Tick) -> u128 {
+    /// Returns the units added by time since the latest command.
+    fn accrued(&self, now: Tick) -> u128 {
         let passed = u128::from(saturating_nanos(now.since(self.latest)));
         passed.saturating_mul(u128::from(self.per_second).saturating_mul(1_000))
     }
 
-    fn add(&mut self, parts: u128) {
-        self.level = self.level.saturating_add(parts).min(whole(self.reserve));
+    fn add(&mut self, units: u128) {
+        self.level = self.level.saturating_add(units).min(units_of(self.reserve));
     }
 }
 
-/// The parts of so many retries.
-const fn whole(retries: u32) -> u128 {
+/// Returns the units of a number of retries.
+const fn units_of(retries: u32) -> u128 {
     RETRY.saturating_mul(retries as u128)
 }
 
-/// Why a try brought no result.
+/// Reason why an attempt at a task brought no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AttemptFailure {
-    /// It failed, and another may not.
+    /// The attempt failed; another one may succeed.
     Failed,
-    /// The upstream turned it away unseen, as it does with those that come too soon.
+    /// The upstream refused the attempt unprocessed because of a rate limit.
     Throttled,
-    /// Whoever it was leased from can't serve at all; somebody else may.
-    Misdirected,
-    /// No other try can do better.
-    Hopeless,
+    /// The leased member cannot serve at all; another member may.
+    MemberUnusable,
+    /// No further attempt can succeed.
+    Permanent,
 }
 
-/// What is left to be tried for one task.
+/// Attempts left for one task.
 ///
-/// Failures use tries up. A task that was turned away has not been tried, and its upstream rests by
-/// itself; it is let back in line at once, but not for ever. One that was misdirected is let back
-/// always, which ends because who can't serve is not leased again.
+/// Failures count as attempts. Throttled attempts are not counted; up to a bound, they are retried without
+/// delay, because the member cools down by itself. Attempts at an unusable member are retried without a
+/// bound of their own, because such a member is not leased again.
 ///
 /// ```
 /// use core::num::NonZeroU32;
 /// use core::time::Duration;
-/// use leasehold_core::retry::{Backoff, AttemptFailure, RetryState};
+/// use leasehold_core::retry::{AttemptFailure, Backoff, RetryState};
 ///
 /// let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8), 7);
-/// let mut tries = RetryState::new(NonZeroU32::new(2).unwrap(), 10, backoff);
-/// assert_eq!(tries.after(AttemptFailure::Throttled), Some(Duration::ZERO));
-/// assert!(tries.after(AttemptFailure::Failed).is_some());
-/// assert_eq!(tries.after(AttemptFailure::Failed), None);
+/// let mut retry = RetryState::new(NonZeroU32::new(2).unwrap(), 10, backoff);
+/// assert_eq!(retry.delay_after(AttemptFailure::Throttled), Some(Duration::ZERO));
+/// assert!(retry.delay_after(AttemptFailure::Failed).is_some());
+/// assert_eq!(retry.delay_after(AttemptFailure::Failed), None);
 /// ```
 #[derive(Clone, Debug)]
 pub struct RetryState {
-    failures_left: u32,
+    attempts_left: u32,
     throttles_left: u32,
     backoff: Backoff,
 }
 
 impl RetryState {
-    /// Up to `tries` tries that may fail, and `throttles` more that may be turned away.
+    /// Allows `attempts` attempts that fail, and `throttles` more that are throttled.
     #[must_use]
-    pub const fn new(tries: NonZeroU32, throttles: u32, backoff: Backoff) -> Self {
+    pub const fn new(attempts: NonZeroU32, throttles: u32, backoff: Backoff) -> Self {
         Self {
-            failures_left: tries.get(),
+            attempts_left: attempts.get(),
             throttles_left: throttles,
             backoff,
         }
     }
 
-    /// How long to wait before the next try; `None` to give up.
-    pub fn after(&mut self, setback: AttemptFailure) -> Option<Duration> {
-        match setback {
+    /// Counts a failed attempt and returns the delay before the next one; `None` means give up.
+    pub fn delay_after(&mut self, failure: AttemptFailure) -> Option<Duration> {
+        match failure {
             AttemptFailure::Failed => {
-                self.failures_left = self.failures_left.saturating_sub(1);
-                (self.failures_left > 0).then(|| self.backoff.next_delay())
+                self.attempts_left = self.attempts_left.saturating_sub(1);
+                (self.attempts_left > 0).then(|| self.backoff.next_delay())
             }
             AttemptFailure::Throttled => {
                 self.throttles_left = self.throttles_left.checked_sub(1)?;
                 Some(Duration::ZERO)
             }
-            AttemptFailure::Misdirected => Some(Duration::ZERO),
-            AttemptFailure::Hopeless => None,
+            AttemptFailure::MemberUnusable => Some(Duration::ZERO),
+            AttemptFailure::Permanent => None,
         }
     }
 }
@@ -303,10 +308,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_fill_the_range_that_doubles_up_to_the_cap() {
+    fn full_jitter_fills_a_range_that_doubles_up_to_the_cap() {
         let (base, cap) = (Duration::from_millis(100), Duration::from_millis(350));
-        for (attempt, ceiling) in [100, 200, 350, 350].into_iter().enumerate() {
-            let ceiling = Duration::from_millis(ceiling);
+        for (attempt, most) in [100, 200, 350, 350].into_iter().enumerate() {
+            let most = Duration::from_millis(most);
             let delays = (0..1_000).map(|seed| {
                 let mut backoff = Backoff::new(base, cap, seed);
                 let mut delays = core::iter::repeat_with(|| backoff.next_delay());
@@ -318,30 +323,30 @@ mod tests {
                 greatest = greatest.max(delay);
             }
             assert!(
-                greatest <= ceiling && greatest > ceiling.mul_f64(0.95),
+                greatest <= most && greatest > most.mul_f64(0.95),
                 "{greatest:?}"
             );
-            assert!(least < ceiling.mul_f64(0.05), "{least:?}");
+            assert!(least < most.mul_f64(0.05), "{least:?}");
         }
     }
 
     #[test]
-    fn throttles_use_up_no_try_but_end_as_well() {
+    fn throttled_attempts_are_bounded_and_not_counted_as_attempts() {
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO, 1);
-        let mut tries = RetryState::new(NonZeroU32::new(3).unwrap(), 2, backoff);
-        let mut after = |setback| tries.after(setback).is_some();
+        let mut retry = RetryState::new(NonZeroU32::new(3).unwrap(), 2, backoff);
+        let mut retries = |failure| retry.delay_after(failure).is_some();
         assert!(
-            after(AttemptFailure::Throttled)
-                && after(AttemptFailure::Failed)
-                && after(AttemptFailure::Throttled)
+            retries(AttemptFailure::Throttled)
+                && retries(AttemptFailure::Failed)
+                && retries(AttemptFailure::Throttled)
         );
-        assert!(!after(AttemptFailure::Throttled));
-        assert!(after(AttemptFailure::Failed) && after(AttemptFailure::Misdirected));
-        assert!(!after(AttemptFailure::Failed));
+        assert!(!retries(AttemptFailure::Throttled));
+        assert!(retries(AttemptFailure::Failed) && retries(AttemptFailure::MemberUnusable));
+        assert!(!retries(AttemptFailure::Failed));
     }
 
     #[test]
-    fn a_backoff_without_end_stays_at_its_cap() {
+    fn full_jitter_never_exceeds_the_cap() {
         let mut backoff = Backoff::new(Duration::MAX, Duration::MAX, 1);
         for _ in 0..200 {
             assert!(backoff.next_delay() <= Duration::from_nanos(u64::MAX));
@@ -349,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn decorrelated_delays_fill_the_range_up_to_three_times_the_last() {
+    fn decorrelated_jitter_fills_the_range_up_to_three_times_the_last_delay() {
         let (base, cap) = (Duration::from_millis(100), Duration::from_secs(2));
         let (mut least, mut greatest) = (Duration::MAX, Duration::ZERO);
         for seed in 0..2_000 {
@@ -370,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decorrelated_backoff_stays_at_a_cap_below_its_base() {
+    fn decorrelated_jitter_stays_at_a_cap_below_its_base() {
         let (base, cap) = (Duration::MAX, Duration::from_secs(1));
         let mut backoff = Backoff::decorrelated(base, cap, 1);
         for _ in 0..9 {
@@ -379,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_a_tenth_allows_each_tenth_retry() {
+    fn a_deposit_of_a_tenth_allows_one_retry_for_ten_first_attempts() {
         let mut budget = RetryBudget::new(100, 3).initial(0);
         let mut retries = 0;
         for first in 1..=1_000 {
@@ -390,21 +395,21 @@ mod tests {
     }
 
     #[test]
-    fn time_alone_fills_a_budget_to_its_reserve_if_it_is_to() {
+    fn retries_per_second_fill_a_budget_up_to_its_reserve() {
         let at = |nanos| Tick::from_nanos(nanos);
         let mut budget = RetryBudget::new(0, 5).initial(0).per_second(3);
         assert_eq!(budget.available(at(333_333_333)), 0);
         assert_eq!(budget.available(at(333_333_334)), 1);
         budget.deposit(at(333_333_333));
-        assert_eq!(budget.try_retry(at(333_333_333)), Err(Exhausted));
+        assert_eq!(budget.try_retry(at(333_333_333)), Err(BudgetExhausted));
         assert_eq!(budget.try_retry(at(333_333_334)), Ok(()));
         assert_eq!(budget.available(Tick::MAX), 5);
         let mut without = RetryBudget::new(0, 5).initial(0);
-        assert_eq!(without.try_retry(Tick::MAX), Err(Exhausted));
+        assert_eq!(without.try_retry(Tick::MAX), Err(BudgetExhausted));
     }
 
     #[test]
-    fn more_is_never_given_back_than_was_taken() {
+    fn refunds_never_exceed_withdrawals() {
         let mut budget = RetryBudget::new(0, 5).initial(1);
         budget.refund(Tick::ZERO);
         assert_eq!(budget.available(Tick::ZERO), 1);

@@ -1,5 +1,4 @@
-//! A breaker against an oracle that keeps every call and every outcome, and counts them anew for each
-//! question.
+//! A breaker against an oracle that keeps every call and recounts all results for each query.
 
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
@@ -9,77 +8,77 @@ use leasehold_core::limit::Wait;
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A breaker and what is done with it.
+/// A breaker and the operations on it.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// Its configuration.
+    /// Configuration.
     pub setup: Setup,
-    /// What is done, in order.
+    /// Operations in order.
     pub ops: Vec<Op>,
 }
 
-/// A configuration of small numbers.
+/// Configuration with small numbers. Durations are in ticks.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Setup {
-    /// Failures in a row, modulo 4; zero for no such rule.
+    /// Consecutive failures that trip it, modulo 4; zero for no such rule.
     pub consecutive: u8,
-    /// The failure rate in eighths, modulo 9; zero for no such rule.
+    /// Failure rate in eighths, modulo 9; zero for no such rule.
     pub rate: u8,
-    /// Ticks in a part of the window, modulo 4 and one more.
+    /// Part of the window: one plus this modulo 4.
     pub part: u8,
-    /// The minimum volume, modulo 6 and one more.
+    /// Minimum number of outcomes: one plus this modulo 6.
     pub minimum: u8,
-    /// The first backoff, modulo 8 and one more.
+    /// First backoff: one plus this modulo 8.
     pub base: u8,
-    /// How much longer the longest is, modulo 64.
+    /// Longest backoff minus the first, modulo 64.
     pub cap: u8,
-    /// Ticks closed until it is at rest, modulo 32.
+    /// Time closed after which the backoff is reset, modulo 32.
     pub reset_after: u8,
-    /// Probes at once, modulo 4 and one more.
+    /// Probes at once: one plus this modulo 4.
     pub probes: u8,
-    /// Successes in a row, modulo 4 and one more.
+    /// Consecutive successes that close it: one plus this modulo 4.
     pub successes: u8,
-    /// Ticks a probe has, modulo 16 and one more.
+    /// Timeout of a probe: one plus this modulo 16.
     pub probe_timeout: u8,
 }
 
 /// One operation.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Op {
-    /// Lets a call go.
+    /// Begins a call.
     #[proptest(weight = 8)]
     Begin,
-    /// Ends one of the latest 8 calls, which may have ended before only if it is stale.
+    /// Ends one of the latest 8 calls; an ended call again only if the state has changed since.
     #[proptest(weight = 8)]
     End {
-        /// Which of them.
+        /// Index of the call, counted back from the latest, modulo 8.
         which: u8,
-        /// Ok, unused, or else failed, modulo 8.
+        /// Result of the call, see [`result`].
         how: u8,
     },
-    /// Opens for up to 31 ticks.
+    /// Trips the breaker for this many ticks, modulo 32.
     Trip(u8),
-    /// Tells it the time.
+    /// Calls `handle_timeout` twice.
     HandleTimeout,
-    /// Lets at most 15 ticks pass.
+    /// Advances the clock by this many ticks, modulo 16.
     #[proptest(weight = 6)]
     Advance(u8),
-    /// Goes to when something is due, or a tick before.
+    /// Advances the clock to the next timeout, or to one tick before it.
     #[proptest(weight = 3)]
     ToTheDeadline(bool),
-    /// Turns the clock back.
+    /// Turns the clock back by this many ticks.
     Back(u8),
-    /// Lets much time pass.
+    /// Advances the clock by this many ticks.
     Leap(u32),
-    /// Goes to where so many ticks are left.
+    /// Advances the clock to this many ticks before the last one.
     ToTheEnd(u8),
-    /// Saves and restores.
+    /// Serializes and deserializes the machine.
     Restart,
-    /// Goes on by a clock that is so many ticks ahead of the oracle's.
+    /// Rebases the machine to a clock this many ticks ahead of the oracle's.
     Rebase(u8),
 }
 
-const GOOD: &str = "the setup makes a configuration";
+const GOOD: &str = "the setup is in range";
 
 fn number(n: u64) -> NonZeroU32 {
     NonZeroU32::new(n as u32).expect(GOOD)
@@ -119,23 +118,19 @@ impl Setup {
 
     fn config(self) -> BreakerConfig {
         let nanos = Duration::from_nanos;
-        let mut config = BreakerConfig::new(nanos(self.base()), nanos(self.cap()))
-            .expect(GOOD)
+        let mut config = BreakerConfig::builder(nanos(self.base()), nanos(self.cap()))
             .reset_after(nanos(self.reset_after()))
             .probes(number(self.probes()))
             .successes(number(self.successes()))
-            .probe_timeout(nanos(self.probe_timeout()))
-            .expect(GOOD);
+            .probe_timeout(nanos(self.probe_timeout()));
         if let Some(failures) = self.consecutive() {
             config = config.consecutive_failures(number(failures));
         }
         if let Some(permille) = self.permille() {
             let window = nanos(8 * self.part());
-            config = config
-                .failure_rate(permille as u16, window, number(self.minimum()))
-                .expect(GOOD);
+            config = config.failure_rate(permille as u16, window, number(self.minimum()));
         }
-        config
+        config.build().expect(GOOD)
     }
 }
 
@@ -146,7 +141,7 @@ enum Phase {
     HalfOpen,
 }
 
-/// A call for ever, with the period of one state in which it began.
+/// A call, with the period in which it began. A period is the time between two changes of state.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     period: usize,
@@ -158,15 +153,17 @@ struct Call {
 struct Oracle {
     setup: Setup,
     latest: u64,
-    /// The last tick there is.
+    /// Last tick of the machine's clock, on the oracle's clock.
     end: u64,
-    /// All states there were, each with its first tick; the last is the present one.
+    /// First tick and phase of every period; the last is the current one.
     periods: Vec<(u64, Phase)>,
-    /// How many of the first periods no longer matter for the backoff.
-    rested: usize,
-    /// Which periods began with a failure.
+    /// Number of periods before the backoff was last reset.
+    reset: usize,
+    /// Periods that began with a failure.
     failures: Vec<usize>,
     calls: Vec<Call>,
+    /// Period of each result that counts, and whether it is a failure, in order.
+    results: Vec<(usize, bool)>,
 }
 
 impl Oracle {
@@ -176,14 +173,18 @@ impl Oracle {
             latest: 0,
             end: u64::MAX,
             periods: vec![(0, Phase::Closed)],
-            rested: 0,
+            reset: 0,
             failures: Vec::new(),
             calls: Vec::new(),
+            results: Vec::new(),
         }
     }
 
-    fn present(&self) -> (usize, u64, Phase) {
-        let (since, phase) = *self.periods.last().expect("there is always a state");
+    fn current(&self) -> (usize, u64, Phase) {
+        let (since, phase) = *self
+            .periods
+            .last()
+            .expect("there is always a current period");
         (self.periods.len() - 1, since, phase)
     }
 
@@ -191,33 +192,48 @@ impl Oracle {
         at.saturating_add(span).min(self.end)
     }
 
-    /// The calls of the present state, by whether they have ended.
+    /// Returns the calls of the current period that have ended, or those that have not.
     fn calls(&self, ended: bool) -> impl Iterator<Item = &Call> {
-        let (period, ..) = self.present();
+        let (period, ..) = self.current();
         let calls = self.calls.iter();
         calls.filter(move |call| call.period == period && call.ended.is_some() == ended)
     }
 
-    /// Outcomes of the present state in their order.
+    /// Returns time and failure of the results of the current period, by time.
     fn outcomes(&self) -> Vec<(u64, bool)> {
         let mut calls: Vec<_> = self.calls(true).filter_map(|call| call.ended).collect();
         calls.sort_by_key(|(at, _)| *at);
-        let used = calls.iter().filter(|(_, how)| *how != CallResult::Unused);
-        used.map(|(at, how)| (*at, *how == CallResult::Failed))
+        let counted = calls.iter().filter(|(_, how)| *how != CallResult::Unused);
+        counted
+            .map(|(at, how)| (*at, *how == CallResult::Failed))
             .collect()
     }
 
-    /// How many of the latest outcomes in a row are of one kind.
-    fn row(&self, of: bool, order: &[bool]) -> u64 {
-        order
-            .iter()
-            .rev()
-            .take_while(|failed| **failed == of)
+    /// Returns how many of the latest results of the current period are all failures, or all successes.
+    fn consecutive(&self, failures: bool) -> u64 {
+        let (current, ..) = self.current();
+        let results = self.results.iter().rev();
+        results
+            .filter(|(period, _)| *period == current)
+            .take_while(|(_, failed)| *failed == failures)
             .count() as u64
     }
 
+    /// Returns whether the results in the window exceed the failure rate.
+    fn exceeds_rate(&self, since: u64) -> bool {
+        let part = |at: u64| (at - since) / self.setup.part();
+        let in_window = |at: &u64| part(self.latest) - part(*at) < 8;
+        let outcomes = self.outcomes();
+        let counted: Vec<_> = outcomes.iter().filter(|(at, _)| in_window(at)).collect();
+        let total = counted.len() as u64;
+        let failed = counted.iter().filter(|(_, failed)| *failed).count() as u64;
+        self.setup.permille().is_some_and(|permille| {
+            total >= self.setup.minimum() && failed * 1_000 >= permille * total
+        })
+    }
+
     fn first_deadline(&self) -> Option<u64> {
-        let (_, _, phase) = self.present();
+        let (_, _, phase) = self.current();
         let timeout = self.setup.probe_timeout();
         let deadlines = self
             .calls(false)
@@ -226,7 +242,7 @@ impl Oracle {
     }
 
     fn poll_timeout(&self) -> Option<u64> {
-        match self.present().2 {
+        match self.current().2 {
             Phase::Closed => None,
             Phase::Open { until } => Some(until),
             Phase::HalfOpen => self.first_deadline(),
@@ -234,9 +250,9 @@ impl Oracle {
     }
 
     fn leave(&mut self, at: u64, phase: Phase, failed: bool) {
-        let (_, since, before) = self.present();
+        let (_, since, before) = self.current();
         if before == Phase::Closed && at - since >= self.setup.reset_after() {
-            self.rested = self.periods.len();
+            self.reset = self.periods.len();
         }
         if failed {
             self.failures.push(self.periods.len());
@@ -245,16 +261,13 @@ impl Oracle {
     }
 
     fn fail(&mut self, at: u64) {
-        let (_, since, before) = self.present();
-        let rests = before == Phase::Closed && at - since >= self.setup.reset_after();
-        let times = if rests {
+        let (_, since, before) = self.current();
+        let resets = before == Phase::Closed && at - since >= self.setup.reset_after();
+        let times = if resets {
             0
         } else {
-            let counts = self
-                .failures
-                .iter()
-                .filter(|period| **period >= self.rested);
-            counts.count()
+            let counted = self.failures.iter();
+            counted.filter(|period| **period >= self.reset).count()
         };
         let mut backoff = self.setup.base();
         for _ in 0..times {
@@ -269,7 +282,7 @@ impl Oracle {
         if let Some(deadline) = self.first_deadline().filter(|due| *due <= self.latest) {
             self.fail(deadline);
         }
-        if let (_, _, Phase::Open { until }) = self.present()
+        if let (_, _, Phase::Open { until }) = self.current()
             && until <= self.latest
         {
             self.leave(until, Phase::HalfOpen, false);
@@ -277,7 +290,7 @@ impl Oracle {
     }
 
     fn may_begin(&self) -> bool {
-        match self.present().2 {
+        match self.current().2 {
             Phase::Closed => true,
             Phase::Open { .. } => false,
             Phase::HalfOpen => (self.calls(false).count() as u64) < self.setup.probes(),
@@ -289,7 +302,7 @@ impl Oracle {
         let may = self.may_begin();
         if may {
             self.calls.push(Call {
-                period: self.present().0,
+                period: self.current().0,
                 began: self.latest,
                 ended: None,
             });
@@ -297,46 +310,30 @@ impl Oracle {
         may
     }
 
-    fn end(&mut self, now: u64, which: usize, verdict: CallResult, order: &mut Vec<(usize, bool)>) {
+    fn end(&mut self, now: u64, which: usize, result: CallResult) {
         self.advance(now);
-        let (period, since, phase) = self.present();
+        let (period, since, phase) = self.current();
         if self.calls[which].period != period {
             return;
         }
-        self.calls[which].ended = Some((self.latest, verdict));
-        if verdict == CallResult::Unused {
+        self.calls[which].ended = Some((self.latest, result));
+        if result == CallResult::Unused {
             return;
         }
-        order.push((period, verdict == CallResult::Failed));
-        let of_now: Vec<_> = order
-            .iter()
-            .filter(|(of, _)| *of == period)
-            .map(|(_, failed)| *failed)
-            .collect();
+        self.results.push((period, result == CallResult::Failed));
         match phase {
             Phase::Open { .. } => unreachable!("no call begins while it is open"),
             Phase::Closed => {
-                let row = self.row(true, &of_now);
-                let many = self.setup.consecutive().is_some_and(|max| row >= max);
-                let part = |at: u64| (at - since) / self.setup.part();
-                let counted: Vec<_> = self
-                    .outcomes()
-                    .into_iter()
-                    .filter(|(at, _)| part(self.latest) - part(*at) < 8)
-                    .collect();
-                let total = counted.len() as u64;
-                let failed = counted.iter().filter(|(_, failed)| *failed).count() as u64;
-                let often = self.setup.permille().is_some_and(|permille| {
-                    total >= self.setup.minimum() && failed * 1_000 >= permille * total
-                });
-                if many || often {
+                let failures = self.consecutive(true);
+                let by_count = self.setup.consecutive().is_some_and(|max| failures >= max);
+                if by_count || self.exceeds_rate(since) {
                     self.fail(self.latest);
                 }
             }
             Phase::HalfOpen => {
-                if verdict == CallResult::Failed {
+                if result == CallResult::Failed {
                     self.fail(self.latest);
-                } else if self.row(false, &of_now) >= self.setup.successes() {
+                } else if self.consecutive(false) >= self.setup.successes() {
                     self.leave(self.latest, Phase::Closed, false);
                 }
             }
@@ -356,7 +353,7 @@ impl Oracle {
     }
 
     fn state(&self, offset: u64) -> BreakerState {
-        match self.present().2 {
+        match self.current().2 {
             Phase::Closed => BreakerState::Closed,
             Phase::Open { until } => BreakerState::Open {
                 until: Tick::from_nanos(until + offset),
@@ -373,7 +370,8 @@ impl Oracle {
     }
 }
 
-fn verdict(how: u8) -> CallResult {
+/// Ok, unused or failed, by `how` modulo 8.
+fn result(how: u8) -> CallResult {
     match how % 8 {
         0..=2 => CallResult::Ok,
         3 => CallResult::Unused,
@@ -384,13 +382,12 @@ fn verdict(how: u8) -> CallResult {
 /// Runs a case.
 ///
 /// # Panics
-/// Where machine and oracle differ, or a promise is broken.
+/// If machine and oracle differ, or a promise is broken.
 pub fn run(case: &Case) {
     let config = case.setup.config();
     let mut machine = Breaker::new();
     let mut oracle = Oracle::new(case.setup);
     let mut permits: Vec<Permit> = Vec::new();
-    let mut order = Vec::new();
     let (mut now, mut offset) = (0_u64, 0_u64);
     for op in &case.ops {
         let tick = |at: u64| Tick::from_nanos(at + offset);
@@ -406,14 +403,14 @@ pub fn run(case: &Case) {
                     continue;
                 }
                 let which = permits.len() - 1 - usize::from(which) % recent;
-                let how = verdict(how);
+                let how = result(how);
                 if oracle.calls[which].ended.is_some()
-                    && oracle.calls[which].period == oracle.present().0
+                    && oracle.calls[which].period == oracle.current().0
                 {
                     continue;
                 }
                 machine.end(&config, tick(now), permits[which], how);
-                oracle.end(now, which, how, &mut order);
+                oracle.end(now, which, how);
             }
             Op::Trip(span) => {
                 let until = oracle.later(now, u64::from(span % 32));
@@ -470,12 +467,12 @@ fn compare(config: &BreakerConfig, machine: &Breaker, oracle: &Oracle, now: u64,
             assert!(u64::from(probes) <= oracle.setup.probes());
         }
         if let BreakerState::Open { until } = state
-            && matches!(oracle.present().2, Phase::HalfOpen)
+            && matches!(oracle.current().2, Phase::HalfOpen)
         {
             assert!(until.since(tick(then)).as_nanos() <= u128::from(oracle.setup.cap()));
         }
         let wait = machine.earliest(config, tick(then));
-        match later.present().2 {
+        match later.current().2 {
             _ if later.may_begin() => assert_eq!(wait, Wait::Until(tick(later.latest))),
             Phase::Open { until } => {
                 assert_eq!(wait, Wait::Until(tick(until)));

@@ -1,56 +1,55 @@
-//! A retry budget against an oracle that adds up all that was ever done, and against its statement over
-//! every span.
+//! A retry budget against an oracle that replays every operation, and its stated bound for every span.
 
 use arbitrary::Arbitrary;
 use leasehold_core::retry::RetryBudget;
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A budget and what is done with it.
+/// A retry budget and the operations on it.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// Its configuration.
+    /// Configuration.
     pub setup: Setup,
-    /// What is done, in order.
+    /// Operations in order.
     pub ops: Vec<Op>,
 }
 
-/// A configuration.
+/// Configuration.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Setup {
-    /// Thousandths of a retry a first attempt adds, modulo 1,200.
+    /// Deposit of a first attempt in thousandths of a retry, modulo 1,200.
     pub deposit: u16,
-    /// The most retries it holds, modulo 5.
+    /// Reserve in retries, modulo 5.
     pub reserve: u8,
-    /// Retries it begins with, modulo 6.
+    /// Initial retries, modulo 6.
     pub initial: u8,
-    /// Retries a second adds, modulo 4.
+    /// Retries added each second, modulo 4.
     pub per_second: u8,
 }
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary, Strategy)]
 pub enum Op {
-    /// A first attempt.
+    /// Counts a first attempt.
     #[proptest(weight = 6)]
     Deposit,
-    /// Decides a retry, if there is one left.
+    /// Withdraws a retry if one is left.
     #[proptest(weight = 8)]
     Retry,
-    /// Gives one back.
+    /// Refunds a retry.
     Refund,
-    /// Lets so many hundredths of a second pass.
+    /// Advances the clock by this many times 10 ms.
     #[proptest(weight = 2)]
     Advance(u8),
-    /// Turns the clock back by so many nanoseconds.
+    /// Turns the clock back by this many nanoseconds.
     Back(u32),
-    /// Lets so many nanoseconds pass.
+    /// Advances the clock by this many nanoseconds.
     Leap(u64),
-    /// Saves and restores.
+    /// Serializes and deserializes the machine.
     Restart,
 }
 
-/// In thousandths of a nanosecond's retry.
+/// One retry, in units of a permille of a retry times 1 ns.
 const RETRY: i128 = 1_000_000_000_000;
 
 impl Setup {
@@ -67,7 +66,7 @@ impl Setup {
         i128::from(self.per_second % 4) * 1_000
     }
 
-    /// The machine.
+    /// Returns the machine under test.
     #[must_use]
     pub fn machine(self) -> RetryBudget {
         RetryBudget::new(self.deposit % 1_200, u32::from(self.reserve % 5))
@@ -76,7 +75,7 @@ impl Setup {
     }
 }
 
-/// What was done at a time, by how much it adds to retries, first attempts and retries given back.
+/// One operation: how many retries (negative for refunds) and first attempts it adds.
 #[derive(Clone, Copy, Debug)]
 struct Done {
     at: u64,
@@ -84,7 +83,7 @@ struct Done {
     firsts: i128,
 }
 
-/// What is left: at each step, what came in up to the reserve, less what was taken.
+/// Replays all operations and returns the level at `now`.
 fn level(setup: Setup, done: &[Done], now: u64) -> i128 {
     let (mut level, mut last) = (setup.initial() * RETRY, 0);
     let end = Done {
@@ -102,7 +101,7 @@ fn level(setup: Setup, done: &[Done], now: u64) -> i128 {
     level
 }
 
-/// Whether no span saw more retries than the statement allows for it.
+/// Asserts that no span has more retries than the stated bound.
 fn check_every_span(setup: Setup, done: &[Done]) {
     let allowed = |held: i128, firsts: i128, nanos: u64| {
         held * RETRY + firsts * setup.deposit() + i128::from(nanos) * setup.per_nano()
@@ -125,7 +124,7 @@ fn check_every_span(setup: Setup, done: &[Done]) {
 /// Runs a case.
 ///
 /// # Panics
-/// Where machine and oracle differ, or a promise is broken.
+/// If machine and oracle differ, or a promise is broken.
 pub fn run(case: &Case) {
     let setup = case.setup;
     let mut machine = setup.machine();
@@ -150,13 +149,13 @@ pub fn run(case: &Case) {
                 let granted = machine.try_retry(tick).is_ok();
                 did(0, 0);
                 assert_eq!(granted, level(setup, &done, latest) >= RETRY, "{done:?}");
-                done.last_mut().expect("it was pushed").retries = granted.into();
+                done.last_mut().expect("an operation was pushed").retries = granted.into();
             }
             Op::Refund => {
                 machine.refund(tick);
                 did(0, 0);
                 let open: i128 = done.iter().map(|one| one.retries).sum();
-                done.last_mut().expect("it was pushed").retries = -i128::from(open > 0);
+                done.last_mut().expect("an operation was pushed").retries = -i128::from(open > 0);
             }
             Op::Advance(hundredths) => {
                 now = now.saturating_add(u64::from(hundredths) * 10_000_000);

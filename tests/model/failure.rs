@@ -1,15 +1,15 @@
-//! Any of the machines that handle failure, for one fuzz target.
+//! Union of the machines that handle failure, for one fuzz target.
 
-use crate::{affinity, breaker, budget, health, outlier};
+use crate::{affinity, breaker, budget, outlier, prober};
 use arbitrary::Arbitrary;
 
-/// A case of one of them.
+/// A case of one machine.
 #[derive(Clone, Debug, Arbitrary)]
 pub enum Case {
     /// See [`breaker`].
     Breaker(breaker::Case),
-    /// See [`health`].
-    Health(health::Case),
+    /// See [`prober`].
+    Prober(prober::Case),
     /// See [`outlier`].
     Outlier(outlier::Case),
     /// See [`affinity`].
@@ -21,11 +21,11 @@ pub enum Case {
 /// Runs a case.
 ///
 /// # Panics
-/// Where machine and oracle differ.
+/// If machine and oracle differ.
 pub fn run(case: &Case) {
     match case {
         Case::Breaker(case) => breaker::run(case),
-        Case::Health(case) => health::run(case),
+        Case::Prober(case) => prober::run(case),
         Case::Outlier(case) => outlier::run(case),
         Case::Affinity(case) => affinity::run(case),
         Case::Budget(case) => budget::run(case),

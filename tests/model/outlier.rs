@@ -1,55 +1,55 @@
-//! Outlier ejection against an oracle that judges each member by the definition of a deviation.
+//! An outlier detector against an oracle that computes each deviation by definition.
 
 use arbitrary::Arbitrary;
 use core::cmp::Reverse;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::health::{Ejection, OutcomeWindow, Outlier, OutlierConfig};
+use leasehold_core::health::{Ejection, OutcomeWindow, OutlierConfig, OutlierDetector};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A fleet and its sweeps.
+/// Members and the sweeps over them.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// The configuration.
+    /// Configuration.
     pub setup: Setup,
-    /// What is done, in order.
+    /// Rounds in order.
     pub rounds: Vec<Round>,
 }
 
-/// A configuration.
+/// Configuration. Durations are in ticks, and the interval is 10.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Setup {
-    /// The least outcomes, modulo 8 and one more.
+    /// Least outcomes of a judged member: one plus this modulo 8.
     pub volume: u8,
-    /// The fewest members, modulo 4 and one more.
+    /// Least number of judged members: one plus this modulo 4.
     pub members: u8,
-    /// The factor of the deviation, modulo 3,000; none where odd.
+    /// Factor of the deviation, modulo 3,000; no such rule if odd.
     pub factor: u16,
-    /// The margin, modulo 300.
+    /// Margin of the deviation, modulo 300.
     pub margin: u16,
-    /// The share of failures in eighths, modulo 9; zero for no such rule.
-    pub failing: u8,
-    /// The first ejection, modulo 64 and one more.
+    /// Failure rate in eighths, modulo 9; zero for no such rule.
+    pub failure_rate: u8,
+    /// First ejection: one plus this modulo 64.
     pub base: u8,
-    /// How much longer the longest is.
+    /// Longest ejection minus the first.
     pub cap: u8,
-    /// The share ejected, modulo 1,001.
+    /// Share of members ejected at once in permille, modulo 1,001.
     pub max_ejected: u16,
 }
 
-/// What happens up to a sweep.
+/// Outcomes before a sweep, and the time until then.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Round {
-    /// Successes and failures of members by their index; only the first 12 are taken, and 4 is the least.
+    /// Successes and failures by member, each modulo 16. A sweep sees 4 to 12 members.
     pub outcomes: Vec<(u8, u8)>,
-    /// Ticks after the last sweep, modulo 32; the interval is 10.
+    /// Ticks since the previous round, modulo 32.
     pub after: u8,
-    /// Whether a member is readmitted by hand.
-    pub readmit: Option<u8>,
+    /// Member whose ejection is ended by hand, modulo 12.
+    pub uneject: Option<u8>,
 }
 
-const GOOD: &str = "the setup makes a configuration";
+const GOOD: &str = "the setup is in range";
 const INTERVAL: u64 = 10;
 const MEMBERS: usize = 12;
 
@@ -69,33 +69,33 @@ impl Setup {
     fn factor(self) -> Option<u16> {
         Some(self.factor % 3_000).filter(|factor| factor.is_multiple_of(2))
     }
-    fn failing(self) -> Option<u16> {
-        Some(u16::from(self.failing % 9) * 125).filter(|permille| *permille > 0)
+    fn failure_rate(self) -> Option<u16> {
+        Some(u16::from(self.failure_rate % 9) * 125).filter(|permille| *permille > 0)
     }
 
     fn config(self) -> OutlierConfig {
         let nanos = Duration::from_nanos;
         let number = |n| NonZeroU32::new(n).expect(GOOD);
-        let mut config = OutlierConfig::new(nanos(INTERVAL), nanos(self.base()), nanos(self.cap()))
-            .and_then(|config| config.max_ejected(self.max_ejected % 1_001))
-            .expect(GOOD)
+        let (base, cap) = (nanos(self.base()), nanos(self.cap()));
+        let mut config = OutlierConfig::builder(nanos(INTERVAL), base, cap)
+            .max_ejected(self.max_ejected % 1_001)
             .volume(number(self.volume()), number(self.members()));
         if let Some(factor) = self.factor() {
-            config = config.deviation(factor, self.margin % 300).expect(GOOD);
+            config = config.deviation(factor, self.margin % 300);
         }
-        if let Some(permille) = self.failing() {
-            config = config.failing(permille).expect(GOOD);
+        if let Some(permille) = self.failure_rate() {
+            config = config.failure_rate(permille);
         }
-        config
+        config.build().expect(GOOD)
     }
 
-    /// Who of those judged is an outlier, by their rates of failure in millionths.
+    /// Returns which judged members are outliers, by their failure rates in millionths.
     fn outliers(self, rates: &[u64]) -> Vec<bool> {
         let n = rates.len() as i128;
         let sum: i128 = rates.iter().map(|rate| i128::from(*rate)).sum();
-        // How far each is above the mean, times n.
+        // Distance above the mean, times n.
         let above = |rate: &u64| i128::from(*rate) * n - sum;
-        // The variance, times n^3.
+        // Variance, times n^3.
         let squares: i128 = rates.iter().map(|rate| above(rate) * above(rate)).sum();
         rates
             .iter()
@@ -107,10 +107,10 @@ impl Setup {
                         && over >= i128::from(self.margin % 300) * 1_000 * n
                         && over * over * n * 1_000_000 > factor * factor * squares
                 });
-                let failing = self
-                    .failing()
+                let fails = self
+                    .failure_rate()
                     .is_some_and(|permille| *rate >= u64::from(permille) * 1_000);
-                n >= i128::from(self.members()) && (deviates || failing)
+                n >= i128::from(self.members()) && (deviates || fails)
             })
             .collect()
     }
@@ -118,17 +118,17 @@ impl Setup {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
-    times: u64,
-    until: u64,
+    ejections: u64,
+    ejected_until: u64,
 }
 
 /// Runs a case.
 ///
 /// # Panics
-/// Where machine and oracle differ, or a promise is broken.
+/// If machine and oracle differ, or a promise is broken.
 pub fn run(case: &Case) {
     let (setup, config) = (case.setup, case.setup.config());
-    let mut machine = Outlier::new(&config, Tick::ZERO);
+    let mut machine = OutlierDetector::new(&config, Tick::ZERO);
     let mut windows = [OutcomeWindow::default(); MEMBERS];
     let mut oracle = [Member::default(); MEMBERS];
     let mut outcomes = [(0_u32, 0_u32); MEMBERS];
@@ -144,17 +144,17 @@ pub fn run(case: &Case) {
             outcomes[index].0 += u32::from(ok % 16);
             outcomes[index].1 += u32::from(failed % 16);
         }
-        if let Some(member) = round.readmit {
+        if let Some(member) = round.uneject {
             let member = usize::from(member) % MEMBERS;
-            windows[member].readmit();
-            oracle[member].until = 0;
+            windows[member].uneject();
+            oracle[member].ejected_until = 0;
         }
         now += u64::from(round.after % 32);
         let tick = Tick::from_nanos(now);
         let before = oracle
             .iter()
             .take(shown)
-            .filter(|one| one.until > now)
+            .filter(|member| member.ejected_until > now)
             .count();
         let shown_members = windows.iter_mut().take(shown).enumerate();
         let ejected = machine.sweep(&config, tick, shown_members);
@@ -168,14 +168,14 @@ pub fn run(case: &Case) {
             let after = oracle
                 .iter()
                 .take(shown)
-                .filter(|one| one.until > now)
+                .filter(|member| member.ejected_until > now)
                 .count();
             assert!(after <= allowance.max(before), "{after} of {shown}");
         }
         assert_eq!(machine.poll_timeout(), Some(Tick::from_nanos(due)));
         for (outcomes, member) in windows.iter().zip(&oracle) {
-            let until = Some(Tick::from_nanos(member.until)).filter(|until| *until > tick);
-            assert_eq!(outcomes.ejected(tick), until);
+            let until = Some(Tick::from_nanos(member.ejected_until)).filter(|until| *until > tick);
+            assert_eq!(outcomes.ejected_until(tick), until);
         }
     }
 }
@@ -186,9 +186,12 @@ fn sweep(
     members: &mut [Member],
     outcomes: &mut [(u32, u32)],
 ) -> Vec<Ejection<usize>> {
-    let ejected = members.iter().filter(|one| one.until > now).count();
+    let ejected = members
+        .iter()
+        .filter(|member| member.ejected_until > now)
+        .count();
     let judged: Vec<usize> = (0..members.len())
-        .filter(|index| members[*index].until <= now)
+        .filter(|index| members[*index].ejected_until <= now)
         .filter(|index| outcomes[*index].0 + outcomes[*index].1 >= setup.volume())
         .collect();
     let rate = |index: &usize| {
@@ -206,8 +209,8 @@ fn sweep(
         .collect();
     outliers.sort_unstable();
     for (index, member) in members.iter_mut().enumerate() {
-        if member.until <= now && !outliers.iter().any(|(_, outlier)| *outlier == index) {
-            member.times = member.times.saturating_sub(1);
+        if member.ejected_until <= now && !outliers.iter().any(|(_, outlier)| *outlier == index) {
+            member.ejections = member.ejections.saturating_sub(1);
         }
     }
     let total = members.len();
@@ -220,11 +223,11 @@ fn sweep(
     outcomes.fill((0, 0));
     let eject = |(_, index): (Reverse<u64>, usize)| {
         let member = &mut members[index];
-        member.times += 1;
-        member.until = now + (setup.base() * member.times).min(setup.cap());
+        member.ejections += 1;
+        member.ejected_until = now + (setup.base() * member.ejections).min(setup.cap());
         Ejection {
             member: index,
-            until: Tick::from_nanos(member.until),
+            until: Tick::from_nanos(member.ejected_until),
         }
     };
     outliers.into_iter().map(eject).collect()

@@ -17,7 +17,7 @@ use case::{IN_RANGE, machine_of, nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::Policy;
-use leasehold_core::health::ProbeId;
+use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::{Cost, Limit, LimitSet, Unit};
 use leasehold_core::pool::{
     self, Acquired, GroupId, Labels, LeaseId, Member, MemberId, Outcome, Pool, PoolConfig, PoolId,
@@ -38,7 +38,7 @@ struct Pair {
     leases: Vec<LeaseId>,
     waiters: Vec<WaiterId>,
     /// Probes, with their member and the oracle's name.
-    probes: Vec<(pool::ProbeId, usize, Option<ProbeId>)>,
+    probes: Vec<(pool::ProbeId, usize, Option<ProbeNumber>)>,
     asked: Option<(Ask, Option<usize>)>,
     config: PoolConfig,
     /// Leases from before a restart, in the order of their expiries.

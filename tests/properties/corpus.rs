@@ -1,4 +1,4 @@
-//! Replays what the fuzzer has found worth keeping, so that it is checked without a fuzzer.
+//! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
     balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, snapshot,
@@ -6,22 +6,22 @@ use leasehold_tests::{
 use std::fs;
 use std::path::Path;
 
-/// Runs every file of a corpus, each of which has to be a case.
+/// Runs every file of a corpus, each of which has to decode to a case.
 fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-    let entries = fs::read_dir(corpus.join(target)).expect("the corpus is part of the checkout");
+    let entries = fs::read_dir(corpus.join(target)).expect("the corpus is in the checkout");
     let mut count = 0;
     for entry in entries {
         let path = entry.expect("the corpus can be listed").path();
         let bytes = fs::read(&path).expect("the corpus can be read");
         assert!(
             run(&bytes).is_some(),
-            "{} is no case any more",
+            "{} does not decode to a case",
             path.display()
         );
         count += 1;
     }
-    assert!(count > 0, "there is no corpus of {target}");
+    assert!(count > 0, "the corpus of {target} is empty");
 }
 
 #[test]

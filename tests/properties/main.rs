@@ -1,5 +1,4 @@
-//! Properties of the core, each held against the plain oracle of its model, and the replay of what the
-//! fuzzer has collected.
+//! Properties of the core, each checked against the oracle of its model, and the replay of fuzz corpora.
 
 mod balance;
 mod corpus;
@@ -14,8 +13,9 @@ mod shared;
 
 use proptest::test_runner::Config;
 
-/// How thoroughly each property is tried: 4,000 cases, or `PROPTEST_CASES` if that is more. A failure is
-/// printed in full, so that none is kept on disk.
+/// Cases of each property: 4,000, or `PROPTEST_CASES` if that is more.
+///
+/// A failing case is printed in full and not kept on disk.
 fn cases() -> Config {
     let default = Config::default();
     Config {

@@ -1,4 +1,4 @@
-//! What the pool promises.
+//! Promises of the pool.
 
 use leasehold_tests::{pool, pool_snapshot};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_restored_goes_on_as_it_was(case: pool_snapshot::Case) {
+    fn a_restored_pool_behaves_like_the_original(case: pool_snapshot::Case) {
         pool_snapshot::run(&case);
     }
 }

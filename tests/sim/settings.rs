@@ -6,7 +6,7 @@ use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::OutlierConfig;
-use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
+use leasehold_core::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use leasehold_core::limit::{Anchor, LimitSet, SlidingLog, Unit};
 use leasehold_core::pool::PoolConfig;
 use leasehold_core::time::Tick;
@@ -75,22 +75,17 @@ pub(crate) fn log(limit: u32) -> SlidingLog {
 }
 
 pub(crate) fn config(plan: Plan) -> PoolConfig {
-    let breaker = BreakerConfig::new(span(2 * SEC), span(BREAKER_CAP))
-        .expect(IN_RANGE)
+    let breaker = BreakerConfig::builder(span(2 * SEC), span(BREAKER_CAP))
         .consecutive_failures(count(5))
         .failure_rate(500, span(WINDOW), count(10))
-        .expect(IN_RANGE)
         .probes(count(BREAKER_PROBES))
         .successes(count(2))
-        .probe_timeout(span(10 * SEC))
-        .expect(IN_RANGE);
-    let health = HealthConfig::new(span(PROBE_INTERVAL), span(PROBE_TIMEOUT))
-        .expect(IN_RANGE)
+        .probe_timeout(span(10 * SEC));
+    let probes = ProbeConfig::builder(span(PROBE_INTERVAL), span(PROBE_TIMEOUT))
         .rise(count(RISE))
         .fall(count(FALL));
-    let outlier = OutlierConfig::new(span(10 * SEC), span(10 * SEC), span(EJECTION_CAP))
-        .and_then(|config| config.failing(400))
-        .expect(IN_RANGE)
+    let outlier = OutlierConfig::builder(span(10 * SEC), span(10 * SEC), span(EJECTION_CAP))
+        .failure_rate(400)
         .volume(count(10), count(5));
     let slow_start = SlowStartConfig::new(span(10 * SEC), count(10));
     let limits = LimitSet::new().with(Unit::Requests, log(POOL_LIMIT));
@@ -99,9 +94,9 @@ pub(crate) fn config(plan: Plan) -> PoolConfig {
         .lease_ttl(span(LEASE_TTL))
         .max_waiters(MAX_WAITERS)
         .limits(limits)
-        .breaker(breaker)
-        .health(health)
-        .outlier(outlier)
+        .breaker(breaker.build().expect(IN_RANGE))
+        .health(probes.build().expect(IN_RANGE))
+        .outlier(outlier.build().expect(IN_RANGE))
         .panic_threshold(PanicThreshold::new(PANIC_PERMILLE).expect(IN_RANGE))
         .slow_start(slow_start.expect(IN_RANGE))
         .affinity(count(200), span(60 * SEC))

@@ -351,13 +351,13 @@ impl Run<'_> {
     fn give_back(&self, lease: Lease<usize>, error: &CallError) -> AttemptFailure {
         let setback = if error.rejects_key() {
             self.condemn(&lease, error);
-            AttemptFailure::Misdirected
+            AttemptFailure::MemberUnusable
         } else if error.is_throttled() {
             AttemptFailure::Throttled
         } else if error.is_retryable() || error.is_forbidden() {
             AttemptFailure::Failed
         } else {
-            AttemptFailure::Hopeless
+            AttemptFailure::Permanent
         };
         // Without a time to live a lease can't expire.
         let _ = if error.is_throttled() {
@@ -389,7 +389,7 @@ impl Run<'_> {
     }
 
     fn try_again(&self, mut task: Task, setback: AttemptFailure, error: &CallError) {
-        match task.tries.after(setback) {
+        match task.tries.delay_after(setback) {
             Some(delay) => {
                 let asked = error
                     .retry_after()

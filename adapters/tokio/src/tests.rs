@@ -10,7 +10,7 @@ use ::core::pin::pin;
 use ::core::task::Poll;
 use ::core::time::Duration;
 use leasehold_core::balance::Policy;
-use leasehold_core::health::HealthConfig;
+use leasehold_core::health::ProbeConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
 use leasehold_core::pool::{HealthChange, Member, Outcome, PoolConfig, ProbeResult, Request};
 use leasehold_sync::{AcquireError, PoolEvent};
@@ -219,10 +219,9 @@ async fn a_request_is_passed_on_in_full() {
 
 #[tokio::test(start_paused = true)]
 async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
-    let health = HealthConfig::new(MINUTE, SECOND).unwrap();
-    let health = health.jitter(0).unwrap();
-    let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
-    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo).health(health));
+    let health = ProbeConfig::builder(MINUTE, SECOND).jitter(0);
+    let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN).build();
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo).health(health.unwrap()));
     pool.blocking().add(Member::new(7)).unwrap();
     let mut events = pool.events(SOME);
     let mut probed = Vec::new();

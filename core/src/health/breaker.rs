@@ -1,228 +1,89 @@
-//! Whether a member that fails is still asked.
+//! Circuit breaker of one member: closed, open or half-open.
 //!
-//! Invariant: probes are out in the half-open state alone, at most as many as its configuration says at
-//! the time each begins, and `probes` holds their deadlines in order.
+//! Invariant: probes are out only in the half-open state, at most [`BreakerConfigBuilder::probes`] of them
+//! when each begins, and `probes` holds their deadlines in ascending order.
 //!
 //! # States
-//! - **Closed**: every call may go. It trips, that is opens, with the outcome that makes the last
-//!   failures in a row as many as allowed, or that makes the share of failures in the window too large.
-//! - **Open**: no call may go, for `min(cap, base * 2^k)`, where `k` counts the times it has opened
-//!   since it was last at rest. Then it is half-open.
-//! - **Half-open**: up to so many calls may be out at once, as probes. Enough successes in a row close
-//!   it. A failure opens it again, and so does a probe that isn't answered in time.
+//! - **Closed**: every call is let through. It trips (opens) with the outcome that reaches the allowed
+//!   number of consecutive failures or the allowed failure rate.
+//! - **Open**: no call is let through for `min(cap, base * 2^k)`, where `k` counts the trips since the
+//!   backoff was last reset. Then it is half-open.
+//! - **Half-open**: a bounded number of calls is let through at once, as probes. Enough consecutive
+//!   successes close it. A failed probe opens it again, and so does a probe that times out.
 //!
-//! Closing doesn't set `k` to zero: a member that fails soon after each recovery is asked less and less.
-//! It is at rest, and `k` zero again, when it has stayed closed for a time that the configuration gives.
+//! Closing does not reset `k`, so that a member that fails soon after each recovery is tried less and
+//! less. `k` is reset once the breaker has stayed closed for [`BreakerConfigBuilder::reset_after`].
 //!
-//! Every change of state begins an epoch. An outcome of a call from an earlier epoch is ignored, so that
-//! calls which were under way when the breaker opened can't open it a second time or close it.
+//! Every change of state begins an epoch. Results of calls from an earlier epoch are ignored, so that
+//! calls under way when the breaker opened cannot open it a second time or close it.
+
+mod config;
+mod window;
+
+pub use config::{BreakerConfig, BreakerConfigBuilder, BreakerConfigError};
 
 use crate::limit::Wait;
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::vec::Vec;
-use core::num::{NonZeroU32, NonZeroU64};
-use core::time::Duration;
+use window::FailureWindow;
 
-/// The parts a window is counted in.
-const PARTS: usize = 8;
-
-/// When a breaker trips, and how it recovers. Many breakers share one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BreakerConfig {
-    consecutive: Option<NonZeroU32>,
-    rate: Option<FailureRate>,
-    base: u64,
-    cap: u64,
-    reset_after: u64,
-    probes: NonZeroU32,
-    successes: NonZeroU32,
-    probe_timeout: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FailureRate {
-    permille: u16,
-    /// Nanoseconds in a part of the window.
-    part: NonZeroU64,
-    minimum: NonZeroU32,
-}
-
-impl BreakerConfig {
-    /// A breaker that opens for `base`, then twice as long, and so on up to `cap`; `cap` closed puts it
-    /// at rest. It lets one probe out at a time, which has 30 seconds, and closes with the first
-    /// success. It has no rule to trip by yet: without one, it opens by [`Breaker::trip`] alone.
-    ///
-    /// # Errors
-    /// Where `base` is zero or longer than `cap`.
-    pub const fn new(base: Duration, cap: Duration) -> Result<Self, BreakerConfigError> {
-        let (base, cap) = (saturating_nanos(base), saturating_nanos(cap));
-        if base == 0 {
-            return Err(BreakerConfigError::EmptyBackoff);
-        }
-        if cap < base {
-            return Err(BreakerConfigError::CapBelowBase);
-        }
-        Ok(Self {
-            consecutive: None,
-            rate: None,
-            base,
-            cap,
-            reset_after: cap,
-            probes: NonZeroU32::MIN,
-            successes: NonZeroU32::MIN,
-            probe_timeout: Duration::from_secs(30),
-        })
-    }
-
-    /// Trips on so many failures in a row.
-    #[must_use]
-    pub const fn consecutive_failures(mut self, failures: NonZeroU32) -> Self {
-        self.consecutive = Some(failures);
-        self
-    }
-
-    /// Trips when the window holds at least `minimum` outcomes, of which at least `permille` in a
-    /// thousand are failures. The window is counted in eight parts, so that an outcome counts for seven
-    /// to eight eighths of it.
-    ///
-    /// # Errors
-    /// Where `permille` is zero or above 1,000, or the window is zero or longer than 584 years.
-    pub fn failure_rate(
-        mut self,
-        permille: u16,
-        window: Duration,
-        minimum: NonZeroU32,
-    ) -> Result<Self, BreakerConfigError> {
-        if permille == 0 || permille > 1_000 {
-            return Err(BreakerConfigError::RateOutOfRange);
-        }
-        let window =
-            u64::try_from(window.as_nanos()).map_err(|_| BreakerConfigError::WindowTooLong)?;
-        let part = NonZeroU64::new(window.div_ceil(PARTS as u64));
-        self.rate = Some(FailureRate {
-            permille,
-            part: part.ok_or(BreakerConfigError::EmptyWindow)?,
-            minimum,
-        });
-        Ok(self)
-    }
-
-    /// Begins the backoff anew once the breaker has stayed closed for so long.
-    #[must_use]
-    pub const fn reset_after(mut self, closed: Duration) -> Self {
-        self.reset_after = saturating_nanos(closed);
-        self
-    }
-
-    /// Lets at most so many probes out at once; an open breaker takes 8 bytes for each.
-    #[must_use]
-    pub const fn probes(mut self, at_once: NonZeroU32) -> Self {
-        self.probes = at_once;
-        self
-    }
-
-    /// Closes on so many successes in a row while half-open.
-    #[must_use]
-    pub const fn successes(mut self, in_a_row: NonZeroU32) -> Self {
-        self.successes = in_a_row;
-        self
-    }
-
-    /// Takes a probe that isn't answered within `timeout` as failed.
-    ///
-    /// # Errors
-    /// Where `timeout` is zero.
-    pub const fn probe_timeout(mut self, timeout: Duration) -> Result<Self, BreakerConfigError> {
-        if timeout.is_zero() {
-            return Err(BreakerConfigError::EmptyProbeTimeout);
-        }
-        self.probe_timeout = timeout;
-        Ok(self)
-    }
-
-    fn backoff(&self, trips: u32) -> Duration {
-        let factor = 1u64.checked_shl(trips).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.base.saturating_mul(factor).min(self.cap))
-    }
-}
-
-/// Why a [`BreakerConfig`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BreakerConfigError {
-    /// The breaker would close as it opens.
-    #[error("a breaker needs a backoff above zero")]
-    EmptyBackoff,
-    /// The longest backoff is shorter than the first.
-    #[error("the cap of a breaker's backoff must not be below its base")]
-    CapBelowBase,
-    /// The share of failures isn't from 1 to 1,000 permille.
-    #[error("a failure rate must be from 1 to 1000 permille")]
-    RateOutOfRange,
-    /// The window of the failure rate has no length.
-    #[error("a window needs a length above zero")]
-    EmptyWindow,
-    /// The window of the failure rate is longer than a [`Tick`] can count.
-    #[error("a window may be at most 584 years long")]
-    WindowTooLong,
-    /// A probe would have failed as it began.
-    #[error("a probe needs a timeout above zero")]
-    EmptyProbeTimeout,
-}
-
-/// What a breaker lets through.
+/// State of a breaker at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum BreakerState {
-    /// Everything.
+    /// Every call is let through.
     Closed,
-    /// Nothing.
+    /// No call is let through.
     Open {
-        /// When it is half-open.
+        /// Tick at which the breaker becomes half-open.
         until: Tick,
     },
-    /// Some probes.
+    /// Probes are let through, up to a bound.
     HalfOpen {
-        /// How many are out.
+        /// Probes out now.
         probes: u32,
-        /// How many have succeeded in a row.
+        /// Consecutive successes so far.
         successes: u32,
     },
 }
 
-/// Leave for one call, to be ended once.
+/// Permission for one call, to be ended once by [`Breaker::end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use = "a probe whose permit is lost counts as failed"]
 pub struct Permit {
     epoch: u64,
-    /// When the call counts as failed, if it is a probe.
+    /// Tick at which the call counts as failed, if it is a probe.
     deadline: Tick,
 }
 
 impl Permit {
-    /// Moves it to another clock, which shows `to` when this one shows `from`.
+    /// Moves the permit to another clock, which shows `to` when this one shows `from`.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
         self.deadline = ClockOffset { from, to }.tick(self.deadline);
     }
 }
 
-/// How a call went.
+/// Result of a call, as a breaker counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CallResult {
-    /// The member served it.
+    /// The member served the call.
     Ok,
-    /// The member failed.
+    /// The member failed the call.
     Failed,
-    /// The member never saw it, or its failure isn't the member's.
+    /// No verdict on the member.
+    ///
+    /// The call was not sent, or was sent and ended without a verdict (abandoned, say), or failed for a
+    /// reason that is not the member's. It counts as neither success nor failure. If it was a probe, its
+    /// place is freed and the breaker stays half-open.
     Unused,
 }
 
-/// A circuit breaker for one member.
+/// Circuit breaker of one member (M. Nygard, "Release It!", 2007).
 ///
-/// Every operation costs O(1), and O(probes) while half-open. Memory is 120 bytes, and while
-/// half-open 8 more for each probe that is out. Each command first does what is due.
-///
-/// Source of the states: M. Nygard, "Release It!", 2007.
+/// Every operation costs O(1), and O(probes) while half-open. Memory is 120 bytes, plus 8 for each probe
+/// out while half-open. Each command first does what [`handle_timeout`](Self::handle_timeout) would.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -232,8 +93,9 @@ pub enum CallResult {
 /// use leasehold_core::time::Tick;
 ///
 /// let two = NonZeroU32::new(2).unwrap();
-/// let config = BreakerConfig::new(Duration::from_secs(5), Duration::from_secs(60))?
-///     .consecutive_failures(two);
+/// let config = BreakerConfig::builder(Duration::from_secs(5), Duration::from_secs(60))
+///     .consecutive_failures(two)
+///     .build()?;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 ///
 /// let mut breaker = Breaker::new();
@@ -255,7 +117,7 @@ pub enum CallResult {
 pub struct Breaker {
     latest: Tick,
     epoch: u64,
-    /// How often it has opened since it was last at rest.
+    /// Trips since the backoff was last reset.
     trips: u32,
     state: State,
 }
@@ -265,17 +127,17 @@ pub struct Breaker {
 enum State {
     Closed {
         since: Tick,
-        /// In a row.
+        /// Consecutive failures.
         failures: u32,
-        window: Window,
+        window: FailureWindow,
     },
     Open {
         until: Tick,
     },
     HalfOpen {
-        /// In a row.
+        /// Consecutive successes.
         successes: u32,
-        /// The deadlines of those out.
+        /// Deadlines of the probes out.
         #[cfg_attr(feature = "serde", serde(deserialize_with = "in_order"))]
         probes: Vec<Tick>,
     },
@@ -288,7 +150,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// A closed breaker.
+    /// Creates a closed breaker.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -299,7 +161,7 @@ impl Breaker {
         }
     }
 
-    /// What it lets through now.
+    /// Returns the state at `now`.
     #[must_use]
     pub fn state(&self, config: &BreakerConfig, now: Tick) -> BreakerState {
         let now = now.max(self.latest);
@@ -328,8 +190,10 @@ impl Breaker {
         }
     }
 
-    /// When a call may go, provided that nothing else happens until then; for a settlement while as many
-    /// probes are out as may, the first of which is given up at [`poll_timeout`](Self::poll_timeout).
+    /// Returns when the next call is let through if nothing else happens until then.
+    ///
+    /// [`Wait::ForSettlement`] while all probe places are taken; the first of them is freed at the latest
+    /// at [`poll_timeout`](Self::poll_timeout).
     #[must_use]
     pub fn earliest(&self, config: &BreakerConfig, now: Tick) -> Wait {
         match self.state(config, now) {
@@ -342,7 +206,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call go, if one may.
+    /// Begins a call; `None` while the breaker is open or all probe places are taken.
     #[must_use]
     pub fn begin(&mut self, config: &BreakerConfig, now: Tick) -> Option<Permit> {
         self.advance(config, now);
@@ -364,8 +228,8 @@ impl Breaker {
         })
     }
 
-    /// Ends a call. Nothing happens where the state has changed since it began.
-    pub fn end(&mut self, config: &BreakerConfig, now: Tick, permit: Permit, verdict: CallResult) {
+    /// Ends a call. Ignored if the state has changed since the call began.
+    pub fn end(&mut self, config: &BreakerConfig, now: Tick, permit: Permit, result: CallResult) {
         self.advance(config, now);
         if permit.epoch != self.epoch {
             return;
@@ -376,16 +240,17 @@ impl Breaker {
             State::Closed {
                 failures, window, ..
             } => {
-                match verdict {
+                match result {
                     CallResult::Ok => *failures = 0,
                     CallResult::Failed => *failures = failures.saturating_add(1),
                     CallResult::Unused => return,
                 }
-                let many = config.consecutive.is_some_and(|max| *failures >= max.get());
-                let often = config
+                let failed = result == CallResult::Failed;
+                let by_count = config.consecutive.is_some_and(|max| *failures >= max.get());
+                let by_rate = config
                     .rate
-                    .is_some_and(|rate| window.exceeds(rate, now, verdict == CallResult::Failed));
-                if many || often {
+                    .is_some_and(|rate| window.record(rate, now, failed));
+                if by_count || by_rate {
                     self.open(config, now);
                 }
             }
@@ -394,7 +259,7 @@ impl Breaker {
                     return;
                 };
                 probes.remove(at);
-                match verdict {
+                match result {
                     CallResult::Ok => {
                         *successes = successes.saturating_add(1);
                         if *successes >= config.successes.get() {
@@ -408,8 +273,10 @@ impl Breaker {
         }
     }
 
-    /// Opens at once until a tick, or for longer if it is open for longer, as when an upstream says when
-    /// it will serve again. The backoff doesn't grow by it. Nothing happens where the tick has come.
+    /// Opens at once until `until`, as when an upstream says when it will serve again.
+    ///
+    /// An open breaker stays open until the later of both ticks. The backoff does not grow. Ignored if
+    /// `until` has passed.
     pub fn trip(&mut self, config: &BreakerConfig, now: Tick, until: Tick) {
         self.advance(config, now);
         if until <= self.latest {
@@ -418,19 +285,20 @@ impl Breaker {
         match &mut self.state {
             State::Open { until: before } => *before = until.max(*before),
             State::Closed { .. } | State::HalfOpen { .. } => {
-                self.rest(config, self.latest);
+                self.reset_backoff(config, self.latest);
                 self.enter(State::Open { until });
             }
         }
     }
 
-    /// Does what is due: gives up on a probe, goes from open to half-open. However late, it is done as of
-    /// the tick at which it was due.
+    /// Does what is due: fails a probe that has timed out, goes from open to half-open.
+    ///
+    /// A late call acts as of the tick at which each was due.
     pub fn handle_timeout(&mut self, config: &BreakerConfig, now: Tick) {
         self.advance(config, now);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due next; `None` means never.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         match &self.state {
@@ -440,20 +308,21 @@ impl Breaker {
         }
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`. The permits
-    /// of calls under way have to be moved alike.
+    /// Moves all ticks to another clock, which shows `to` when this one shows `from`.
+    ///
+    /// Permits of calls under way have to be moved as well, by [`Permit::rebase`].
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
         match &mut self.state {
             State::Closed { since, window, .. } => {
-                *since = shift.tick(*since);
-                window.start = shift.tick(window.start);
+                *since = offset.tick(*since);
+                window.rebase(offset);
             }
-            State::Open { until } => *until = shift.tick(*until),
+            State::Open { until } => *until = offset.tick(*until),
             State::HalfOpen { probes, .. } => {
                 for deadline in probes {
-                    *deadline = shift.tick(*deadline);
+                    *deadline = offset.tick(*deadline);
                 }
             }
         }
@@ -477,16 +346,16 @@ impl Breaker {
         }
     }
 
-    /// Opens for the next backoff from `at`.
+    /// Opens from `at` for the next backoff.
     fn open(&mut self, config: &BreakerConfig, at: Tick) {
-        self.rest(config, at);
+        self.reset_backoff(config, at);
         let until = at.saturating_add(config.backoff(self.trips));
         self.trips = self.trips.saturating_add(1);
         self.enter(State::Open { until });
     }
 
-    /// Begins the backoff anew if it has stayed closed for long enough.
-    fn rest(&mut self, config: &BreakerConfig, at: Tick) {
+    /// Resets the backoff if the breaker has stayed closed for long enough.
+    fn reset_backoff(&mut self, config: &BreakerConfig, at: Tick) {
         if let State::Closed { since, .. } = self.state
             && saturating_nanos(at.since(since)) >= config.reset_after
         {
@@ -505,62 +374,8 @@ impl State {
         Self::Closed {
             since,
             failures: 0,
-            window: Window {
-                start: since,
-                slot: 0,
-                counts: [Count {
-                    total: 0,
-                    failed: 0,
-                }; PARTS],
-            },
+            window: FailureWindow::starting_at(since),
         }
-    }
-}
-
-/// Outcomes of the last parts of a window, in a ring.
-///
-/// `counts[slot]` is the part that begins at `start`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Window {
-    start: Tick,
-    slot: u8,
-    counts: [Count; PARTS],
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Count {
-    total: u32,
-    failed: u32,
-}
-
-impl Window {
-    /// Counts an outcome, and tells whether too many have failed.
-    fn exceeds(&mut self, rate: FailureRate, now: Tick, failed: bool) -> bool {
-        let steps = saturating_nanos(now.since(self.start)) / rate.part;
-        for _ in 0..steps.min(PARTS as u64) {
-            self.slot = match self.slot.checked_add(1) {
-                Some(next) if usize::from(next) < PARTS => next,
-                Some(_) | None => 0,
-            };
-            if let Some(count) = self.counts.get_mut(usize::from(self.slot)) {
-                *count = Count::default();
-            }
-        }
-        let passed = steps.saturating_mul(rate.part.get());
-        self.start = self.start.saturating_add(Duration::from_nanos(passed));
-        if let Some(count) = self.counts.get_mut(usize::from(self.slot)) {
-            count.total = count.total.saturating_add(1);
-            count.failed = count.failed.saturating_add(failed.into());
-        }
-        let sum = |of: fn(&Count) -> u32| {
-            let counts = self.counts.iter().map(|count| u64::from(of(count)));
-            counts.fold(0, u64::saturating_add)
-        };
-        let (total, failed) = (sum(|count| count.total), sum(|count| count.failed));
-        total >= rate.minimum.get().into()
-            && failed.saturating_mul(1_000) >= total.saturating_mul(rate.permille.into())
     }
 }
 
@@ -578,6 +393,8 @@ fn in_order<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Tic
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::num::NonZeroU32;
+    use core::time::Duration;
 
     fn tick(nanos: u64) -> Tick {
         Tick::from_nanos(nanos)
@@ -587,19 +404,21 @@ mod tests {
         NonZeroU32::new(n).unwrap()
     }
 
-    /// Opens for 10, 20, 40 and then 50; trips on two failures in a row.
-    fn config() -> BreakerConfig {
+    /// Opens for 10, 20, 40 and then 50 ns; trips after two consecutive failures.
+    fn builder() -> BreakerConfigBuilder {
         let (base, cap) = (Duration::from_nanos(10), Duration::from_nanos(50));
-        BreakerConfig::new(base, cap)
-            .unwrap()
+        BreakerConfig::builder(base, cap)
             .consecutive_failures(number(2))
             .probe_timeout(Duration::from_nanos(7))
-            .unwrap()
     }
 
-    fn call(breaker: &mut Breaker, config: &BreakerConfig, now: u64, verdict: CallResult) {
+    fn config() -> BreakerConfig {
+        builder().build().unwrap()
+    }
+
+    fn call(breaker: &mut Breaker, config: &BreakerConfig, now: u64, result: CallResult) {
         let permit = breaker.begin(config, tick(now)).unwrap();
-        breaker.end(config, tick(now), permit, verdict);
+        breaker.end(config, tick(now), permit, result);
     }
 
     fn open_until(breaker: &Breaker, config: &BreakerConfig, now: u64) -> u64 {
@@ -619,13 +438,13 @@ mod tests {
     #[test]
     fn a_success_between_failures_keeps_it_closed() {
         let (config, mut breaker) = (config(), Breaker::new());
-        for verdict in [
+        for result in [
             CallResult::Failed,
             CallResult::Ok,
             CallResult::Failed,
             CallResult::Unused,
         ] {
-            call(&mut breaker, &config, 1, verdict);
+            call(&mut breaker, &config, 1, result);
             assert_eq!(breaker.state(&config, tick(1)), BreakerState::Closed);
         }
         call(&mut breaker, &config, 1, CallResult::Failed);
@@ -645,16 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_without_end_stays_at_its_cap() {
-        let longest = Duration::from_nanos(u64::MAX);
-        let config = BreakerConfig::new(Duration::from_nanos(5), longest).unwrap();
-        assert_eq!(config.backoff(62), longest);
-        assert_eq!(config.backoff(64), longest);
-        assert_eq!(config.backoff(u32::MAX), longest);
-    }
-
-    #[test]
-    fn the_backoff_begins_anew_only_after_a_time_at_rest() {
+    fn the_backoff_is_reset_only_after_a_time_closed() {
         for (closed, backoff) in [(49, 20), (50, 10)] {
             let config = config();
             let mut breaker = tripped(&config);
@@ -667,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_never_answers_counts_as_failed_at_its_deadline() {
+    fn a_probe_without_result_counts_as_failed_at_its_deadline() {
         let config = config();
         let mut breaker = tripped(&config);
         let probe = breaker.begin(&config, tick(10)).unwrap();
@@ -685,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_under_way_when_it_tripped_is_ignored() {
+    fn results_of_calls_begun_before_a_trip_are_ignored() {
         let config = config();
         let mut breaker = Breaker::new();
         let permits: Vec<_> = (0..4)
@@ -699,8 +509,9 @@ mod tests {
     }
 
     #[test]
-    fn so_many_successes_in_a_row_close_it() {
-        let config = config().probes(number(2)).successes(number(3));
+    fn the_configured_number_of_consecutive_successes_closes_it() {
+        let config = builder().probes(number(2)).successes(number(3)).build();
+        let config = config.unwrap();
         let mut breaker = tripped(&config);
         let first = breaker.begin(&config, tick(10)).unwrap();
         let second = breaker.begin(&config, tick(11)).unwrap();
@@ -720,19 +531,39 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_needs_its_volume_and_forgets_what_left_the_window() {
+    fn a_probe_without_verdict_frees_its_place_and_leaves_the_breaker_half_open() {
+        let config = config();
+        let mut breaker = tripped(&config);
+        let probe = breaker.begin(&config, tick(10)).unwrap();
+        assert_eq!(breaker.begin(&config, tick(11)), None);
+        breaker.end(&config, tick(11), probe, CallResult::Unused);
+        let half_open = BreakerState::HalfOpen {
+            probes: 0,
+            successes: 0,
+        };
+        assert_eq!(breaker.state(&config, tick(11)), half_open);
+        assert_eq!(breaker.poll_timeout(), None);
+        assert_eq!(breaker.earliest(&config, tick(11)), Wait::Until(tick(11)));
+        // The backoff has not changed: a failure now opens for the second one.
+        call(&mut breaker, &config, 11, CallResult::Failed);
+        assert_eq!(open_until(&breaker, &config, 11), 11 + 20);
+    }
+
+    #[test]
+    fn a_failure_rate_needs_its_minimum_of_outcomes_within_the_window() {
         let (base, window) = (Duration::from_nanos(10), Duration::from_nanos(80));
-        let config = BreakerConfig::new(base, base)
-            .and_then(|config| config.failure_rate(500, window, number(4)))
+        let config = BreakerConfig::builder(base, base)
+            .failure_rate(500, window, number(4))
+            .build()
             .unwrap();
         let mut breaker = Breaker::new();
-        for (now, verdict) in [
+        for (now, result) in [
             (9, CallResult::Failed),
             (80, CallResult::Failed),
             (80, CallResult::Ok),
             (80, CallResult::Ok),
         ] {
-            call(&mut breaker, &config, now, verdict);
+            call(&mut breaker, &config, now, result);
             assert_eq!(breaker.state(&config, tick(now)), BreakerState::Closed);
         }
         call(&mut breaker, &config, 89, CallResult::Failed);
@@ -750,32 +581,6 @@ mod tests {
         assert_eq!(open_until(&breaker, &config, 6), 100);
         call(&mut breaker, &config, 100, CallResult::Failed);
         assert_eq!(open_until(&breaker, &config, 100), 110);
-    }
-
-    #[test]
-    fn a_configuration_without_meaning_is_refused() {
-        let second = Duration::from_secs(1);
-        let error = |base, cap| BreakerConfig::new(base, cap).unwrap_err();
-        assert_eq!(
-            error(Duration::ZERO, second),
-            BreakerConfigError::EmptyBackoff
-        );
-        assert_eq!(error(second * 2, second), BreakerConfigError::CapBelowBase);
-        let rate = |permille, window| config().failure_rate(permille, window, number(1));
-        assert_eq!(rate(0, second), Err(BreakerConfigError::RateOutOfRange));
-        assert_eq!(rate(1_001, second), Err(BreakerConfigError::RateOutOfRange));
-        assert_eq!(
-            rate(1, Duration::ZERO),
-            Err(BreakerConfigError::EmptyWindow)
-        );
-        assert_eq!(
-            rate(1, Duration::MAX),
-            Err(BreakerConfigError::WindowTooLong)
-        );
-        assert_eq!(
-            config().probe_timeout(Duration::ZERO),
-            Err(BreakerConfigError::EmptyProbeTimeout)
-        );
     }
 
     #[test]

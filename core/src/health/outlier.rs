@@ -1,152 +1,30 @@
-//! Which members fail so much more than the others that they are left out for a while.
+//! Outlier detection: which members fail so much more than the others that they are ejected for a time.
 //!
-//! Invariant: a sweep never ejects a member while more than the allowed share of those it was shown would
-//! be ejected with it.
+//! Invariant: a sweep ejects no member that would raise the number ejected above
+//! [`OutlierConfig::allowance`].
+
+mod config;
+
+pub use config::{OutlierConfig, OutlierConfigBuilder, OutlierConfigError};
 
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::vec::Vec;
+use config::Deviation;
 use core::cmp::Reverse;
-use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// Rates are counted in millionths.
+/// A failure rate of 100 %; rates are in millionths.
 const WHOLE: u64 = 1_000_000;
 
-/// When a member is an outlier, and for how long it is ejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutlierConfig {
-    interval: NonZeroU64,
-    volume: NonZeroU32,
-    members: NonZeroU32,
-    deviation: Option<Deviation>,
-    failing: Option<u16>,
-    base: u64,
-    cap: u64,
-    max_ejected: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Deviation {
-    factor: u16,
-    margin: u16,
-}
-
-impl OutlierConfig {
-    /// A sweep each `interval`, which ejects for `base` the first time, `2 * base` the second, and so on
-    /// up to `cap`. It judges members with 100 outcomes in the interval, if there are five such, and lets
-    /// a tenth of all be ejected. It has no rule to judge by yet, and ejects nobody without one.
-    ///
-    /// # Errors
-    /// Where the interval or `base` is zero, or `cap` is shorter than `base`.
-    pub fn new(
-        interval: Duration,
-        base: Duration,
-        cap: Duration,
-    ) -> Result<Self, OutlierConfigError> {
-        let interval = NonZeroU64::new(saturating_nanos(interval));
-        let (base, cap) = (saturating_nanos(base), saturating_nanos(cap));
-        if base == 0 {
-            return Err(OutlierConfigError::EmptyEjection);
-        }
-        if cap < base {
-            return Err(OutlierConfigError::CapBelowBase);
-        }
-        Ok(Self {
-            interval: interval.ok_or(OutlierConfigError::EmptyInterval)?,
-            volume: NonZeroU32::MIN.saturating_add(99),
-            members: NonZeroU32::MIN.saturating_add(4),
-            deviation: None,
-            failing: None,
-            base,
-            cap,
-            max_ejected: 100,
-        })
-    }
-
-    /// Ejects whose success rate is below the mean of those judged by more than `factor` thousandths of
-    /// their standard deviation, and by at least `margin` permille. Without a margin, a fleet that never
-    /// fails would eject a member for its first failure. Envoy's factor is 1,900.
-    ///
-    /// # Errors
-    /// Where the margin is above 1,000.
-    pub const fn deviation(mut self, factor: u16, margin: u16) -> Result<Self, OutlierConfigError> {
-        if margin > 1_000 {
-            return Err(OutlierConfigError::ShareOutOfRange);
-        }
-        self.deviation = Some(Deviation { factor, margin });
-        Ok(self)
-    }
-
-    /// Ejects also who fails at least so many times in a thousand, whatever the others do.
-    ///
-    /// # Errors
-    /// Where `permille` is zero or above 1,000.
-    pub const fn failing(mut self, permille: u16) -> Result<Self, OutlierConfigError> {
-        if permille == 0 || permille > 1_000 {
-            return Err(OutlierConfigError::ShareOutOfRange);
-        }
-        self.failing = Some(permille);
-        Ok(self)
-    }
-
-    /// Judges members with at least `outcomes` in the interval, if there are at least `members` such.
-    #[must_use]
-    pub const fn volume(mut self, outcomes: NonZeroU32, members: NonZeroU32) -> Self {
-        self.volume = outcomes;
-        self.members = members;
-        self
-    }
-
-    /// Never ejects more than so many in a thousand at once, rounded down; but one may always be, unless
-    /// `permille` is zero, and all never.
-    ///
-    /// # Errors
-    /// Where `permille` is above 1,000.
-    pub const fn max_ejected(mut self, permille: u16) -> Result<Self, OutlierConfigError> {
-        if permille > 1_000 {
-            return Err(OutlierConfigError::ShareOutOfRange);
-        }
-        self.max_ejected = permille;
-        Ok(self)
-    }
-
-    /// How many of `total` members may be ejected at once.
-    #[must_use]
-    pub fn allowance(&self, total: u32) -> u32 {
-        if self.max_ejected == 0 {
-            return 0;
-        }
-        let share = u64::from(total).saturating_mul(self.max_ejected.into()) / 1_000;
-        (share as u32).max(1).min(total.saturating_sub(1))
-    }
-}
-
-/// Why an [`OutlierConfig`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OutlierConfigError {
-    /// Sweeps would never end.
-    #[error("sweeps need an interval above zero")]
-    EmptyInterval,
-    /// An ejection would end as it begins.
-    #[error("an ejection needs a length above zero")]
-    EmptyEjection,
-    /// The longest ejection is shorter than the first.
-    #[error("the cap of ejections must not be below their base")]
-    CapBelowBase,
-    /// A share isn't in its range of permille.
-    #[error("a share must be at most 1000 permille, and one of failures above zero")]
-    ShareOutOfRange,
-}
-
-/// What is remembered of one member; 32 bytes.
+/// Outcomes of one member since the last sweep, and its ejection; 32 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OutcomeWindow {
     ok: u32,
     failed: u32,
-    /// Ejections, less one for each sweep at which it was no outlier.
-    times: u32,
-    until: Option<Tick>,
+    /// Ejections so far, less one for each sweep in which the member was no outlier.
+    ejections: u32,
+    ejected_until: Option<Tick>,
 }
 
 impl OutcomeWindow {
@@ -156,82 +34,95 @@ impl OutcomeWindow {
         *counter = counter.saturating_add(1);
     }
 
-    /// Until when the member is ejected, if it is at `now`.
+    /// Returns the end of the ejection, if the member is ejected at `now`.
     #[must_use]
-    pub fn ejected(&self, now: Tick) -> Option<Tick> {
-        self.until.filter(|until| *until > now)
+    pub fn ejected_until(&self, now: Tick) -> Option<Tick> {
+        self.ejected_until.filter(|until| *until > now)
     }
 
-    /// Whether an ejection has come to its end, which is told once.
-    pub fn take_end(&mut self, now: Tick) -> bool {
-        let ended = self.until.is_some_and(|until| until <= now);
-        if ended {
-            self.until = None;
+    /// Ends an ejection whose time has passed; returns whether there was one.
+    pub fn uneject_if_due(&mut self, now: Tick) -> bool {
+        let due = self.ejected_until.is_some_and(|until| until <= now);
+        if due {
+            self.ejected_until = None;
         }
-        ended
+        due
     }
 
-    /// Ends an ejection.
-    pub fn readmit(&mut self) {
-        self.until = None;
+    /// Ends an ejection at once.
+    pub fn uneject(&mut self) {
+        self.ejected_until = None;
     }
 
     /// Moves an ejection to another clock, which shows `to` when this one shows `from`.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        self.until = self.until.map(|until| ClockOffset { from, to }.tick(until));
+        let offset = ClockOffset { from, to };
+        self.ejected_until = self.ejected_until.map(|until| offset.tick(until));
     }
 
-    fn behave(&mut self) {
-        self.times = self.times.saturating_sub(1);
+    /// Takes the outcomes since the last sweep, as successes and failures.
+    fn take_outcomes(&mut self) -> (u32, u32) {
+        (
+            core::mem::take(&mut self.ok),
+            core::mem::take(&mut self.failed),
+        )
+    }
+
+    /// Notes a sweep in which the member was no outlier, which shortens its next ejection.
+    fn decay_ejections(&mut self) {
+        self.ejections = self.ejections.saturating_sub(1);
     }
 
     fn eject(&mut self, config: &OutlierConfig, now: Tick) -> Tick {
-        self.times = self.times.saturating_add(1);
+        self.ejections = self.ejections.saturating_add(1);
         let length = config
             .base
-            .saturating_mul(self.times.into())
+            .saturating_mul(self.ejections.into())
             .min(config.cap);
         let until = now.saturating_add(Duration::from_nanos(length));
-        self.until = Some(until);
+        self.ejected_until = Some(until);
         until
     }
 }
 
-/// A member that was ejected.
+/// Ejection of one member by a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection<I> {
-    /// Which one.
+    /// Member that was ejected.
     pub member: I,
-    /// When it is back.
+    /// Tick at which the ejection ends.
     pub until: Tick,
 }
 
-/// Ejects the members that fail more than the others do.
+/// Ejects members that fail more than the others (Envoy's outlier detection).
 ///
-/// A sweep costs O(n) each interval, and O(e log e) for `e` outliers, with 24 bytes or so for each member
-/// while it lasts; an outcome costs O(1).
+/// The rules are those of Envoy, by success rate and by failure percentage. Envoy ejects outliers in the
+/// order in which it meets them; here the worst are ejected first.
 ///
-/// Source: Envoy's outlier detection by success rate and by failure percentage. There, however,
-/// outliers are ejected as they are met, and not the worst first.
+/// A sweep of `n` members costs O(n), and O(e log e) for `e` outliers, with about 24 bytes of memory for
+/// each member while it lasts. Recording an outcome costs O(1).
 ///
 /// ```
 /// use core::num::NonZeroU32;
 /// use core::time::Duration;
-/// use leasehold_core::health::{OutcomeWindow, Outlier, OutlierConfig};
+/// use leasehold_core::health::{OutcomeWindow, OutlierConfig, OutlierDetector};
 /// use leasehold_core::time::Tick;
 ///
 /// let (ten, third) = (Duration::from_secs(10), Duration::from_secs(30));
 /// let few = NonZeroU32::new(3).unwrap();
-/// let config = OutlierConfig::new(ten, third, third * 10)?.volume(few, few).failing(800)?;
-/// let mut outlier = Outlier::new(&config, Tick::ZERO);
+/// let config = OutlierConfig::builder(ten, third, third * 10)
+///     .volume(few, few)
+///     .failure_rate(800)
+///     .build()?;
+/// let mut detector = OutlierDetector::new(&config, Tick::ZERO);
 /// let mut members = [OutcomeWindow::default(); 4];
 /// for _ in 0..3 {
 ///     for (index, member) in members.iter_mut().enumerate() {
 ///         member.record(index != 2);
 ///     }
 /// }
-/// let due = outlier.poll_timeout().unwrap();
-/// let ejected = outlier.sweep(&config, due, members.iter_mut().enumerate());
+/// let due = detector.poll_timeout().unwrap();
+/// let ejected = detector.sweep(&config, due, members.iter_mut().enumerate());
 /// assert_eq!(ejected.len(), 1);
 /// assert_eq!(ejected[0].member, 2);
 /// assert_eq!(ejected[0].until, due.saturating_add(third));
@@ -239,13 +130,13 @@ pub struct Ejection<I> {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Outlier {
+pub struct OutlierDetector {
     latest: Tick,
     next: Option<Tick>,
 }
 
-impl Outlier {
-    /// Sweeps one interval from now first.
+impl OutlierDetector {
+    /// Creates a detector whose first sweep is due one interval after `now`.
     #[must_use]
     pub fn new(config: &OutlierConfig, now: Tick) -> Self {
         Self {
@@ -254,18 +145,17 @@ impl Outlier {
         }
     }
 
-    /// When [`sweep`](Self::sweep) is wanted next; `None` means never.
+    /// Returns when [`sweep`](Self::sweep) is due next; `None` means never.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         self.next
     }
 
-    /// If a sweep is due: judges all members by their outcomes since the last one, forgets these, and
-    /// answers who is ejected, the worst first; of equals, the first shown. One that comes late stands
-    /// for all that were missed.
+    /// Judges all members by their outcomes since the last sweep, if a sweep is due, and ejects outliers.
     ///
-    /// Those who are ejected are not judged. Each other who is no outlier has one ejection less to its
-    /// name from now on.
+    /// Returns the ejections by descending failure rate, and in the order of `members` among equals. A
+    /// late sweep stands for all missed ones. The outcomes are reset. Ejected members are not judged; the
+    /// ejection count of every other member that is no outlier decreases by one.
     #[must_use]
     pub fn sweep<'a, I>(
         &mut self,
@@ -283,37 +173,34 @@ impl Outlier {
         self.next = passed.and_then(|passed| due.checked_add_nanos(passed));
 
         let (mut total, mut ejected) = (0u32, 0u32);
-        let mut fleet = Fleet::default();
+        let mut rates = FailureRates::default();
         let mut judged = Vec::new();
         for (member, outcomes) in members {
             total = total.saturating_add(1);
-            let (ok, failed) = (
-                core::mem::take(&mut outcomes.ok),
-                core::mem::take(&mut outcomes.failed),
-            );
-            if outcomes.ejected(now).is_some() {
+            let (ok, failed) = outcomes.take_outcomes();
+            if outcomes.ejected_until(now).is_some() {
                 ejected = ejected.saturating_add(1);
                 continue;
             }
             let volume = u64::from(ok).saturating_add(failed.into());
             if volume < config.volume.get().into() {
-                outcomes.behave();
+                outcomes.decay_ejections();
                 continue;
             }
-            let failures = u64::from(failed).saturating_mul(WHOLE).checked_div(volume);
-            let failures = failures.unwrap_or(0);
-            fleet.add(failures);
-            judged.push((failures, member, outcomes));
+            let rate = u64::from(failed).saturating_mul(WHOLE).checked_div(volume);
+            let rate = rate.unwrap_or(0);
+            rates.add(rate);
+            judged.push((rate, member, outcomes));
         }
-        let enough = fleet.members >= config.members.get().into();
-        judged.retain_mut(|(failures, _, outcomes)| {
-            let outlier = enough && fleet.is_outlier(config, *failures);
+        let enough = rates.members >= config.members.get().into();
+        judged.retain_mut(|(rate, _, outcomes)| {
+            let outlier = enough && rates.is_outlier(config, *rate);
             if !outlier {
-                outcomes.behave();
+                outcomes.decay_ejections();
             }
             outlier
         });
-        judged.sort_by_key(|(failures, ..)| Reverse(*failures));
+        judged.sort_by_key(|(rate, ..)| Reverse(*rate));
         judged.truncate(config.allowance(total).saturating_sub(ejected) as usize);
         let eject = |(_, member, outcomes): (u64, I, &mut OutcomeWindow)| Ejection {
             member,
@@ -322,46 +209,47 @@ impl Outlier {
         judged.into_iter().map(eject).collect()
     }
 
-    /// Moves what is remembered to another clock, which shows `to` when this one shows `from`.
+    /// Moves all ticks to another clock, which shows `to` when this one shows `from`.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.next = self.next.map(|next| shift.tick(next));
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        self.next = self.next.map(|next| offset.tick(next));
     }
 }
 
-/// The rates of failure of all who are judged.
+/// Sums over the failure rates of all judged members, in millionths.
 #[derive(Clone, Copy, Debug, Default)]
-struct Fleet {
+struct FailureRates {
     members: u64,
     sum: u64,
     squares: u128,
 }
 
-impl Fleet {
-    fn add(&mut self, failures: u64) {
+impl FailureRates {
+    fn add(&mut self, rate: u64) {
         self.members = self.members.saturating_add(1);
-        self.sum = self.sum.saturating_add(failures);
-        let square = u128::from(failures).saturating_mul(failures.into());
+        self.sum = self.sum.saturating_add(rate);
+        let square = u128::from(rate).saturating_mul(rate.into());
         self.squares = self.squares.saturating_add(square);
     }
 
-    fn is_outlier(&self, config: &OutlierConfig, failures: u64) -> bool {
-        let failing = config
-            .failing
-            .is_some_and(|permille| failures >= u64::from(permille).saturating_mul(WHOLE / 1_000));
-        failing
+    fn is_outlier(&self, config: &OutlierConfig, rate: u64) -> bool {
+        let fails = config
+            .failure_rate
+            .is_some_and(|permille| rate >= u64::from(permille).saturating_mul(WHOLE / 1_000));
+        fails
             || config
                 .deviation
-                .is_some_and(|rule| self.deviates(rule, failures))
+                .is_some_and(|rule| self.deviates(rule, rate))
     }
 
-    /// Whether a rate is above the mean by so many standard deviations. With n members, both sides are
-    /// taken times n and squared, so that nothing is rounded. Up to 2^28 members nothing saturates;
-    /// beyond, the right side may, and then nobody deviates.
-    fn deviates(&self, rule: Deviation, failures: u64) -> bool {
+    /// Returns whether a rate is more than `rule.factor` standard deviations above the mean.
+    ///
+    /// With n members, both sides are multiplied by n and squared, so that nothing is rounded. Above 2^28
+    /// members the right side may saturate, and then no rate deviates.
+    fn deviates(&self, rule: Deviation, rate: u64) -> bool {
         let members = u128::from(self.members);
-        let above = u128::from(failures)
+        let above = u128::from(rate)
             .saturating_mul(members)
             .saturating_sub(self.sum.into());
         let margin = u128::from(rule.margin)
@@ -382,6 +270,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::num::NonZeroU32;
 
     fn tick(nanos: u64) -> Tick {
         Tick::from_nanos(nanos)
@@ -391,15 +280,13 @@ mod tests {
         NonZeroU32::new(n).unwrap()
     }
 
-    /// Sweeps each 10, ejects for 100, 200 and then 250.
-    fn config() -> OutlierConfig {
+    /// Sweeps each 10 ns, ejects for 100, 200 and then 250 ns.
+    fn builder() -> OutlierConfigBuilder {
         let nanos = Duration::from_nanos;
-        OutlierConfig::new(nanos(10), nanos(100), nanos(250))
-            .unwrap()
-            .volume(number(10), number(2))
+        OutlierConfig::builder(nanos(10), nanos(100), nanos(250)).volume(number(10), number(2))
     }
 
-    /// Members by failures of ten.
+    /// Windows of members with ten outcomes each, by number of failures.
     fn fleet(failures: &[u32]) -> Vec<OutcomeWindow> {
         let outcomes = |failed: &u32| OutcomeWindow {
             ok: 10_u32.saturating_sub(*failed),
@@ -410,101 +297,92 @@ mod tests {
     }
 
     fn sweep(config: &OutlierConfig, fleet: &mut [OutcomeWindow]) -> Vec<usize> {
-        let mut outlier = Outlier::new(config, tick(0));
-        let ejected = outlier.sweep(config, tick(10), fleet.iter_mut().enumerate());
-        ejected.into_iter().map(|one| one.member).collect()
+        let mut detector = OutlierDetector::new(config, tick(0));
+        let ejected = detector.sweep(config, tick(10), fleet.iter_mut().enumerate());
+        ejected
+            .into_iter()
+            .map(|ejection| ejection.member)
+            .collect()
     }
 
     #[test]
     fn the_worst_are_ejected_first_and_no_more_than_the_share() {
-        let config = config()
-            .failing(500)
-            .and_then(|config| config.max_ejected(300))
-            .unwrap();
+        let config = builder().failure_rate(500).max_ejected(300);
+        let config = config.build().unwrap();
         let mut members = fleet(&[0, 5, 10, 9, 10, 4, 0, 0, 0, 0]);
         assert_eq!(sweep(&config, &mut members), [2, 4, 3]);
-        assert_eq!(members[1].ejected(tick(10)), None);
+        assert_eq!(members[1].ejected_until(tick(10)), None);
     }
 
     #[test]
-    fn the_share_counts_those_who_are_ejected_already() {
-        let config = config()
-            .failing(500)
-            .and_then(|config| config.max_ejected(500))
-            .unwrap();
+    fn the_share_counts_members_that_are_already_ejected() {
+        let config = builder().failure_rate(500).max_ejected(500);
+        let config = config.build().unwrap();
         let mut members = fleet(&[10, 10, 10, 10]);
-        members[3].until = Some(tick(11));
+        members[3].ejected_until = Some(tick(11));
         assert_eq!(sweep(&config, &mut members), [0]);
     }
 
     #[test]
-    fn one_may_always_be_ejected_but_never_all() {
-        for (permille, allowances) in [
-            (0, [0, 0, 0, 0]),
-            (100, [0, 1, 1, 10]),
-            (1_000, [0, 1, 2, 99]),
-        ] {
-            let config = config().max_ejected(permille).unwrap();
-            assert_eq!([1, 2, 3, 100].map(|n| config.allowance(n)), allowances);
-        }
-        assert_eq!(config().allowance(0), 0);
-    }
-
-    #[test]
     fn a_rate_deviates_above_the_bound_and_not_at_it() {
-        // Of four, one fails at rate r: it is sqrt(3) deviations above the mean.
+        // The only failing member of four is sqrt(3) standard deviations above the mean.
         for (factor, ejected) in [(1_732, true), (1_733, false)] {
-            let config = config().deviation(factor, 0).unwrap();
+            let config = builder().deviation(factor, 0).build().unwrap();
             let mut members = fleet(&[0, 0, 7, 0]);
             assert_eq!(sweep(&config, &mut members) == [2], ejected, "{factor}");
         }
-        // Of two, one is one deviation above.
+        // The only failing member of two is one standard deviation above the mean.
         for (factor, ejected) in [(999, true), (1_000, false)] {
-            let config = config().deviation(factor, 0).unwrap();
+            let config = builder().deviation(factor, 0).build().unwrap();
             assert_eq!(sweep(&config, &mut fleet(&[3, 0])) == [0], ejected);
         }
     }
 
     #[test]
-    fn the_first_failure_of_a_fleet_is_within_the_margin() {
+    fn a_rate_within_the_margin_does_not_deviate() {
         let mut failures = [0; 10];
         failures[4] = 1;
         for (margin, ejected) in [(90, true), (91, false)] {
-            let config = config().deviation(1_900, margin).unwrap();
+            let config = builder().deviation(1_900, margin).build().unwrap();
             let ejects = sweep(&config, &mut fleet(&failures)) == [4];
             assert_eq!(ejects, ejected, "{margin}");
         }
     }
 
     #[test]
-    fn equals_and_the_few_and_the_seldom_asked_are_not_judged() {
-        let judging = config().deviation(0, 0).unwrap().failing(1_000).unwrap();
-        assert!(sweep(&judging, &mut fleet(&[4, 4, 4])).is_empty());
-        let few = judging.volume(number(10), number(4));
-        assert!(sweep(&few, &mut fleet(&[0, 10, 0])).is_empty());
-        let seldom = judging.volume(number(11), number(1));
-        assert!(sweep(&seldom, &mut fleet(&[0, 10, 0])).is_empty());
+    fn equal_rates_too_few_members_and_too_few_outcomes_make_no_outlier() {
+        let judging = builder().deviation(0, 0).failure_rate(1_000);
+        let ejected = |builder: OutlierConfigBuilder, failures: &[u32]| {
+            sweep(&builder.build().unwrap(), &mut fleet(failures))
+        };
+        assert!(ejected(judging, &[4, 4, 4]).is_empty());
+        let four_members = judging.volume(number(10), number(4));
+        assert!(ejected(four_members, &[0, 10, 0]).is_empty());
+        let eleven_outcomes = judging.volume(number(11), number(1));
+        assert!(ejected(eleven_outcomes, &[0, 10, 0]).is_empty());
     }
 
     #[test]
-    fn each_ejection_is_longer_up_to_the_cap_and_calm_makes_it_shorter() {
-        let config = config().failing(1_000).unwrap();
-        let mut outlier = Outlier::new(&config, tick(0));
+    fn each_ejection_is_longer_up_to_the_cap_and_sweeps_without_one_shorten_the_next() {
+        let config = builder().failure_rate(1_000).build().unwrap();
+        let mut detector = OutlierDetector::new(&config, tick(0));
         let mut now = 0;
         let mut members = fleet(&[0, 0, 0]);
         let mut round = |now: &mut u64, failed: u32| {
-            *now = outlier.poll_timeout().unwrap().as_nanos();
+            *now = detector.poll_timeout().unwrap().as_nanos();
             for (member, failed) in members.iter_mut().zip([0, failed, 0]) {
                 member.ok = 10 - failed;
                 member.failed = failed;
             }
-            let ejected = outlier.sweep(&config, tick(*now), members.iter_mut().enumerate());
-            let length = ejected.first().map(|one| one.until.as_nanos() - *now);
-            // The next sweep is the one after its return.
+            let ejected = detector.sweep(&config, tick(*now), members.iter_mut().enumerate());
+            let length = ejected
+                .first()
+                .map(|ejection| ejection.until.as_nanos() - *now);
+            // Skips the sweeps during the ejection.
             *now += length.unwrap_or(0);
-            while length.is_some() && outlier.poll_timeout().unwrap() < tick(*now) {
-                let due = outlier.poll_timeout().unwrap();
-                let _ = outlier.sweep(&config, due, members.iter_mut().enumerate());
+            while length.is_some() && detector.poll_timeout().unwrap() < tick(*now) {
+                let due = detector.poll_timeout().unwrap();
+                let _ = detector.sweep(&config, due, members.iter_mut().enumerate());
             }
             length
         };
@@ -518,48 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn a_late_sweep_stands_for_all_and_an_early_one_for_none() {
-        let config = config().failing(1_000).unwrap();
+    fn a_late_sweep_stands_for_all_missed_ones_and_an_early_one_does_nothing() {
+        let config = builder().failure_rate(1_000).build().unwrap();
         let mut members = fleet(&[0, 10, 0]);
-        let mut outlier = Outlier::new(&config, tick(3));
-        let early = outlier.sweep(&config, tick(12), members.iter_mut().enumerate());
+        let mut detector = OutlierDetector::new(&config, tick(3));
+        let early = detector.sweep(&config, tick(12), members.iter_mut().enumerate());
         assert!(early.is_empty() && members[1].failed == 10);
-        let late = outlier.sweep(&config, tick(43), members.iter_mut().enumerate());
+        let late = detector.sweep(&config, tick(43), members.iter_mut().enumerate());
         assert_eq!(late.len(), 1);
-        assert_eq!(outlier.poll_timeout(), Some(tick(53)));
-    }
-
-    #[test]
-    fn a_configuration_without_meaning_is_refused() {
-        let (zero, second) = (Duration::ZERO, Duration::from_secs(1));
-        let error = |interval, base, cap| OutlierConfig::new(interval, base, cap).unwrap_err();
-        assert_eq!(
-            error(zero, second, second),
-            OutlierConfigError::EmptyInterval
-        );
-        assert_eq!(
-            error(second, zero, second),
-            OutlierConfigError::EmptyEjection
-        );
-        assert_eq!(
-            error(second, second, zero),
-            OutlierConfigError::CapBelowBase
-        );
-        assert_eq!(
-            config().failing(0),
-            Err(OutlierConfigError::ShareOutOfRange)
-        );
-        assert_eq!(
-            config().failing(1_001),
-            Err(OutlierConfigError::ShareOutOfRange)
-        );
-        assert_eq!(
-            config().deviation(0, 1_001),
-            Err(OutlierConfigError::ShareOutOfRange)
-        );
-        assert_eq!(
-            config().max_ejected(1_001),
-            Err(OutlierConfigError::ShareOutOfRange)
-        );
+        assert_eq!(detector.poll_timeout(), Some(tick(53)));
     }
 }

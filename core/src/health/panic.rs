@@ -1,6 +1,8 @@
-//! The share of healthy members below which health is ignored.
+//! Panic threshold: the share of healthy members below which health is ignored.
+//!
+//! Invariant: a threshold is at most 1,000 permille.
 
-/// The share of healthy members below which health is ignored, because those left would be crushed.
+/// Share of healthy members below which health is ignored, because the healthy ones would be overloaded.
 ///
 /// ```
 /// use leasehold_core::health::PanicThreshold;
@@ -13,19 +15,19 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanicThreshold(u16);
 
-/// A share above the whole.
+/// Error of a panic threshold above 1,000 permille.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a panic threshold may be at most 1000 permille")]
+#[error("a panic threshold must be at most 1000 permille")]
 pub struct PanicThresholdError;
 
 impl PanicThreshold {
-    /// No share is below this one.
+    /// Threshold at which health is never ignored: 0 permille.
     pub const NEVER: Self = Self(0);
 
-    /// A share in a thousand.
+    /// Creates a threshold of `permille`.
     ///
     /// # Errors
-    /// Where it is above 1,000.
+    /// Where `permille` is above 1,000.
     pub const fn new(permille: u16) -> Result<Self, PanicThresholdError> {
         if permille > 1_000 {
             return Err(PanicThresholdError);
@@ -33,8 +35,9 @@ impl PanicThreshold {
         Ok(Self(permille))
     }
 
-    /// Whether `healthy` of `total` are too few: less than the threshold, so that exactly as many are
-    /// enough. Nobody panics over no members.
+    /// Returns whether the share of `healthy` in `total` members is below the threshold.
+    ///
+    /// A share equal to the threshold is enough, and so are zero of zero members.
     #[must_use]
     pub fn in_panic(self, healthy: u32, total: u32) -> bool {
         u64::from(healthy).saturating_mul(1_000) < u64::from(total).saturating_mul(self.0.into())
@@ -46,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_panic_threshold_itself_is_enough() {
+    fn a_share_equal_to_the_threshold_is_no_panic() {
         let third = PanicThreshold::new(333).unwrap();
         assert!(third.in_panic(332, 1_000) && !third.in_panic(333, 1_000));
         assert!(!PanicThreshold::NEVER.in_panic(0, 10));

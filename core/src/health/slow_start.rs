@@ -1,12 +1,12 @@
-//! The weight of a member that was added or has recovered, while it grows back to its full value.
+//! Slow start: the weight of a new or recovered member grows to its full value in steps.
 //!
-//! Invariant: a member whose full weight is above zero never weighs zero.
+//! Invariant: a member whose full weight is above zero never has weight zero.
 
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 use core::time::Duration;
 
-/// How a member's weight comes back.
+/// Duration and number of steps of a slow start.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -33,31 +33,32 @@ pub struct SlowStartConfig {
     steps: NonZeroU32,
 }
 
-/// A slow start of no length.
+/// Error of a slow start of zero length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a slow start needs a length above zero")]
+#[error("the duration of a slow start must be above zero")]
 pub struct SlowStartConfigError;
 
 impl SlowStartConfig {
-    /// A ramp of `duration` in `steps` equal steps.
+    /// Creates a ramp of `duration` in `steps` equal steps.
     ///
     /// # Errors
-    /// Where it has no length.
+    /// Where `duration` is zero.
     pub fn new(duration: Duration, steps: NonZeroU32) -> Result<Self, SlowStartConfigError> {
         let duration = NonZeroU64::new(saturating_nanos(duration)).ok_or(SlowStartConfigError)?;
         Ok(Self { duration, steps })
     }
 }
 
-/// Where one member is on the ramp; 16 bytes. See [`SlowStartConfig`].
+/// Slow start of one member; 16 bytes. See [`SlowStartConfig`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SlowStart {
+    /// Begin of the ramp; `None` at full weight.
     since: Option<Tick>,
 }
 
 impl SlowStart {
-    /// What a weight of one becomes at full height, so that it has steps to climb too.
+    /// Factor applied to weights, so that a weight of one can be ramped too.
     pub const SCALE: u32 = 16;
 
     /// Begins the ramp.
@@ -65,33 +66,33 @@ impl SlowStart {
         self.since = Some(now);
     }
 
-    /// Goes to full height at once.
+    /// Ends the ramp at once.
     pub fn finish(&mut self) {
         self.since = None;
     }
 
-    /// The weight at `now` of a member whose weight is `full`, [`SCALE`](Self::SCALE) times as large.
+    /// Returns the weight at `now` of a member of weight `full`, multiplied by [`SCALE`](Self::SCALE).
     ///
-    /// Of S steps, after i S-ths of the duration it is i S-ths, and never less than one S-th. It is zero
-    /// only if `full` is, and at most `u32::MAX`.
+    /// With `S` steps, the weight is `i / S` of the full one after `i / S` of the duration, and at least
+    /// `1 / S`. It is zero only if `full` is, and at most `u32::MAX`.
     #[must_use]
     pub fn weight_at(&self, config: &SlowStartConfig, now: Tick, full: u32) -> u32 {
         let scaled = u64::from(full).saturating_mul(Self::SCALE.into());
-        let weight = u128::from(scaled).saturating_mul(self.height(config, now).into());
+        let weight = u128::from(scaled).saturating_mul(self.step(config, now).into());
         let weight = weight / NonZeroU128::from(config.steps);
         let least = u32::from(full > 0);
         u32::try_from(weight).unwrap_or(u32::MAX).max(least)
     }
 
-    /// The first tick after `now` at which the ramp is higher; `None` from its end on.
+    /// Returns the first tick after `now` at which the weight grows; `None` once it is full.
     #[must_use]
     pub fn next_change(&self, config: &SlowStartConfig, now: Tick) -> Option<Tick> {
         let since = self.since?;
-        let height = self.height(config, now);
-        if height >= config.steps.get() {
+        let step = self.step(config, now);
+        if step >= config.steps.get() {
             return None;
         }
-        let next = u128::from(height).saturating_add(1);
+        let next = u128::from(step).saturating_add(1);
         let nanos = u128::from(config.duration.get()).saturating_mul(next);
         since.checked_add_nanos(nanos.div_ceil(config.steps.get().into()) as u64)
     }
@@ -101,15 +102,15 @@ impl SlowStart {
         self.since = self.since.map(|since| ClockOffset { from, to }.tick(since));
     }
 
-    /// From 1 to the number of steps.
-    fn height(&self, config: &SlowStartConfig, now: Tick) -> u32 {
+    /// Returns the step reached, from 1 to the number of steps.
+    fn step(&self, config: &SlowStartConfig, now: Tick) -> u32 {
         let steps = config.steps.get();
         let Some(since) = self.since else {
             return steps;
         };
         let passed = u128::from(saturating_nanos(now.since(since)));
-        let height = passed.saturating_mul(steps.into()) / NonZeroU128::from(config.duration);
-        u32::try_from(height).unwrap_or(steps).clamp(1, steps)
+        let step = passed.saturating_mul(steps.into()) / NonZeroU128::from(config.duration);
+        u32::try_from(step).unwrap_or(steps).clamp(1, steps)
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_is_climbed_in_its_steps_and_starves_nobody() {
+    fn the_weight_grows_step_by_step_and_is_never_zero() {
         let config = SlowStartConfig::new(Duration::from_nanos(25), number(10)).unwrap();
         let mut start = SlowStart::default();
         start.begin(tick(1_000));

@@ -3,7 +3,7 @@
 use super::ids::PoolId;
 use crate::affinity::{Affinity, AffinityConfigError};
 use crate::balance::Policy;
-use crate::health::{BreakerConfig, HealthConfig, OutlierConfig, PanicThreshold, SlowStartConfig};
+use crate::health::{BreakerConfig, OutlierConfig, PanicThreshold, ProbeConfig, SlowStartConfig};
 use crate::limit::LimitSet;
 use crate::util::slab::Handle;
 use core::num::NonZeroU32;
@@ -20,7 +20,7 @@ pub struct PoolConfig {
     pub(super) max_lanes: u32,
     pub(super) limits: LimitSet,
     pub(super) breaker: Option<BreakerConfig>,
-    pub(super) health: Option<HealthConfig>,
+    pub(super) health: Option<ProbeConfig>,
     pub(super) outlier: Option<OutlierConfig>,
     pub(super) panic_threshold: PanicThreshold,
     pub(super) slow_start: Option<SlowStartConfig>,
@@ -143,7 +143,7 @@ impl PoolConfigBuilder {
 
     /// Asks for probes of every member by [`Event::Probe`](super::Event::Probe), and leaves out members
     /// whose probes fail.
-    pub fn health(mut self, health: HealthConfig) -> Self {
+    pub fn health(mut self, health: ProbeConfig) -> Self {
         self.config.health = Some(health);
         self
     }

@@ -92,5 +92,5 @@ pub(super) struct GroupIndex(pub(super) u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeId {
     pub(super) member: MemberId,
-    pub(super) probe: health::ProbeId,
+    pub(super) probe: health::ProbeNumber,
 }

@@ -11,7 +11,7 @@ use super::request::Labels;
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::balance::{MemberLoad, PeakEwma, stable_hash};
-use crate::health::{self, Breaker, BreakerState, Health, OutcomeWindow, SlowStart};
+use crate::health::{self, Breaker, BreakerState, OutcomeWindow, Prober, SlowStart};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::time::{Tick, earliest};
 use alloc::boxed::Box;
@@ -182,10 +182,10 @@ pub(super) struct MemberState<T> {
 pub(super) struct MemberHealth {
     /// The tick until which its upstream serves no calls.
     pub(super) cooldown_until: Tick,
-    pub(super) prober: Option<Health>,
+    pub(super) prober: Option<Prober>,
     /// The probe under way.
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(super) probe: Option<health::ProbeId>,
+    pub(super) probe: Option<health::ProbeNumber>,
     pub(super) outcomes: OutcomeWindow,
     pub(super) breaker: Breaker,
     /// The end of the breaker's open time that an event last told, while it is not closed again.
@@ -198,7 +198,7 @@ impl MemberHealth {
         config.watches_health().then(|| {
             let prober = config.health.as_ref();
             Box::new(Self {
-                prober: prober.map(|config| Health::new(config, now, seed)),
+                prober: prober.map(|config| Prober::new(config, now, seed)),
                 ..Self::default()
             })
         })
@@ -289,7 +289,7 @@ impl<T> MemberState<T> {
 
     /// The end of its ejection.
     fn ejected(&self, now: Tick) -> Option<Tick> {
-        self.health.as_ref()?.outcomes.ejected(now)
+        self.health.as_ref()?.outcomes.ejected_until(now)
     }
 
     /// Its entry in the counts of the panic threshold.
@@ -357,10 +357,10 @@ impl<T> MemberState<T> {
         let Some(health) = &self.health else {
             return ramp;
         };
-        let prober = health.prober.as_ref().and_then(Health::poll_timeout);
+        let prober = health.prober.as_ref().and_then(Prober::poll_timeout);
         earliest(
             earliest(prober, health.breaker.poll_timeout()),
-            earliest(ramp, health.outcomes.ejected(now)),
+            earliest(ramp, health.outcomes.ejected_until(now)),
         )
     }
 

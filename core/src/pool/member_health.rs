@@ -80,7 +80,7 @@ impl<T> Pool<T> {
         if let Some(member) = self.members.get_mut(handle)
             && let Some(health) = &mut member.health
         {
-            if health.outcomes.take_end(now) {
+            if health.outcomes.uneject_if_due(now) {
                 member.slow_start.begin(now);
             }
             if let Some(config) = &self.config.breaker {

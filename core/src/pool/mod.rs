@@ -47,7 +47,7 @@ pub use request::{Labels, Request};
 pub use snapshot::{PoolSnapshot, RestoreError};
 
 use crate::affinity::Affinity;
-use crate::health::Outlier;
+use crate::health::OutlierDetector;
 use crate::time::{Tick, earliest};
 use crate::util::slab::Handle;
 use alloc::collections::VecDeque;
@@ -103,7 +103,7 @@ pub struct Pool<T> {
     queue: Queue,
     leases: Leases,
     fast_failures: FastFailures,
-    outlier: Option<Outlier>,
+    outlier: Option<OutlierDetector>,
     /// Members by session.
     sessions: Option<Affinity<Handle>>,
     times: FleetTimes,
@@ -157,7 +157,7 @@ impl<T> Pool<T> {
             queue: Queue::starting_at_generation(waiters),
             leases: Leases::starting_at_generation(leases),
             fast_failures: FastFailures::new(),
-            outlier: outlier.map(|config| Outlier::new(config, now)),
+            outlier: outlier.map(|config| OutlierDetector::new(config, now)),
             sessions: config.affinity.take(),
             times: FleetTimes::new(config.policy.half_life(), now),
             figures: Figures::default(),
@@ -179,7 +179,10 @@ impl<T> Pool<T> {
     /// O(lanes in which requests wait).
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let sweep = self
+            .outlier
+            .as_ref()
+            .and_then(OutlierDetector::poll_timeout);
         let is_awaited = !self.lanes.awaited().is_empty();
         let fast_failure = self.fast_failures.next_end().filter(|_| is_awaited);
         let awaited = self.lanes.awaited().iter();

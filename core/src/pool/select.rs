@@ -153,7 +153,7 @@ impl<T> Pool<T> {
     /// The member that served the request's session last.
     fn session_member(&self, request: &Request) -> Option<Handle> {
         let sessions = self.sessions.as_ref()?;
-        sessions.holder(self.clock.now, request.session?)
+        sessions.peek(self.clock.now, request.session?)
     }
 
     /// Assigns the request's session to a member. A member that can serve again soon keeps its session.

@@ -79,12 +79,12 @@ impl<T: Clone> Pool<T> {
                 lease,
             })
         });
-        let sessions = self.sessions.iter().flat_map(|table| table.entries());
+        let sessions = self.sessions.iter().flat_map(|table| table.sessions());
         let sessions = sessions.filter_map(|session| {
             Some(SavedSession {
                 key: session.key,
                 member: *indexes.get(&session.value)?,
-                used: session.used,
+                used: session.last_used,
             })
         });
         let queue = QueueStats {
@@ -171,10 +171,10 @@ impl<T> Pool<T> {
         }
         if let Some(table) = &mut pool.sessions {
             let entries = snapshot.sessions.into_iter().filter_map(|session| {
-                Some(affinity::Entry {
+                Some(affinity::Session {
                     key: session.key,
                     value: *handles.get(session.member as usize)?,
-                    used: offset.tick(session.used),
+                    last_used: offset.tick(session.used),
                 })
             });
             table.restore(to, entries.collect());
@@ -268,7 +268,7 @@ impl<T> MemberState<T> {
         health.cooldown_until = offset.tick(health.cooldown_until);
         health.breaker.rebase(from, to);
         health.outcomes.rebase(from, to);
-        if health.outcomes.take_end(to) {
+        if health.outcomes.uneject_if_due(to) {
             self.slow_start.begin(to);
         }
         health.told_open = health.told_open.map(|until| offset.tick(until));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::balance::Policy;
-use crate::health::{BreakerConfig, HealthConfig};
+use crate::health::{BreakerConfig, ProbeConfig};
 use crate::limit::{Anchor, LimitSet, SlidingLog};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -140,7 +140,7 @@ fn a_refusal_names_its_dominant_cause() {
     assert_eq!(cause(&mut open, 10), at);
     assert!(!at.is_exhaustion());
 
-    let health = HealthConfig::builder(hour, hour).initially_up(false);
+    let health = ProbeConfig::builder(hour, hour).initially_up(false);
     let config = PoolConfig::builder(Policy::Fifo).health(health.build().unwrap());
     let mut down = Pool::new(config.build().unwrap());
     let now = |pool: &mut Pool<()>| {

@@ -1,6 +1,6 @@
-//! A set of small numbers whose least is found at once.
+//! Hierarchical bit set: a set of small numbers whose least is found in O(levels).
 //!
-//! Invariant: bit `i` of a level above the lowest is set exactly where word `i` of the level below isn't
+//! Invariant: bit `i` of a level above the lowest is set exactly if word `i` of the level below is not
 //! zero, and the highest level has one word.
 #![expect(
     clippy::arithmetic_side_effects,
@@ -10,11 +10,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// A tree of bits, 64 to a node. Every operation touches one word a level: four at most below 16
-/// million, six at all. Memory: 1.02 bits for each number up to the greatest ever in it.
+/// Tree of bits with 64 children a node.
+///
+/// Every operation touches one word a level: at most four levels below 2^24, six in all. Memory is 1.02
+/// bits for each number up to the greatest ever in the set.
 #[derive(Clone, Debug)]
 pub(crate) struct BitSet {
-    /// The lowest level first.
+    /// Levels from the lowest to the highest.
     levels: Vec<Vec<u64>>,
 }
 
@@ -59,7 +61,7 @@ impl BitSet {
         word.is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
-    /// The least number in it.
+    /// Returns the least number in the set.
     pub(crate) fn first(&self) -> Option<u32> {
         let mut at = 0;
         for level in self.levels.iter().rev() {
@@ -103,7 +105,7 @@ mod tests {
     use alloc::collections::BTreeSet;
 
     #[test]
-    fn it_agrees_with_a_sorted_set_at_every_size() {
+    fn a_bit_set_agrees_with_a_sorted_set_at_every_size() {
         let mut state = 1u64;
         for largest in [1, 63, 64, 65, 4_095, 4_096, 4_097, 300_000] {
             let (mut bits, mut oracle) = (BitSet::new(), BTreeSet::new());

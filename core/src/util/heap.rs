@@ -1,21 +1,21 @@
-//! A priority queue whose entries can be moved and taken out by name.
+//! Indexed heap: a priority queue whose entries can be re-keyed and removed by id.
 //!
-//! Invariant: `positions[id]` is where `id` stands in `entries`, and no entry is less than its parent.
+//! Invariant: `positions[id]` is the index of `id` in `entries`, and no entry is less than its parent.
 #![expect(
     clippy::arithmetic_side_effects,
-    reason = "positions stay below a vector's length, so four times one and a bit can't wrap"
+    reason = "positions are below a vector's length, so `position * ARITY + 1` cannot wrap"
 )]
 
 use alloc::vec::Vec;
 
-/// Children of a node. Four keep a node's children within a cache line or two and halve the depth.
+/// Children of a node. Four of them lie in one or two cache lines, and halve the depth of a binary heap.
 const ARITY: usize = 4;
 const ABSENT: u32 = u32::MAX;
 
-/// A min-heap of keys by small dense ids, each id in it at most once.
+/// Min-heap of keys by small dense ids, each id in it at most once.
 ///
-/// `set` and `remove` cost O(log n), `peek` O(1); memory is 4 bytes for each id ever used and one
-/// entry for each that is in the heap.
+/// `set` and `remove` cost O(log n), `peek` O(1). Memory is 4 bytes for each id up to the greatest ever
+/// used, plus one entry for each id in the heap.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexedHeap<K> {
     entries: Vec<(K, u32)>,
@@ -30,7 +30,7 @@ impl<K: Ord + Copy> IndexedHeap<K> {
         }
     }
 
-    /// Where `id` belongs, if it is in.
+    /// Returns the key of `id`, if it is in the heap.
     pub(crate) fn key(&self, id: u32) -> Option<K> {
         let at = self.position(id)?;
         self.entries.get(at).map(|(key, _)| *key)
@@ -40,7 +40,7 @@ impl<K: Ord + Copy> IndexedHeap<K> {
         self.entries.first().copied()
     }
 
-    /// Puts `id` in, or moves it, to where `key` belongs.
+    /// Inserts `id` with `key`, or changes its key.
     pub(crate) fn set(&mut self, id: u32, key: K) {
         let wanted = id as usize + 1;
         if self.positions.len() < wanted {
@@ -60,7 +60,7 @@ impl<K: Ord + Copy> IndexedHeap<K> {
         }
     }
 
-    /// Takes `id` out; whether it was in.
+    /// Removes `id`; returns whether it was in the heap.
     pub(crate) fn remove(&mut self, id: u32) -> bool {
         let Some(at) = self.position(id) else {
             return false;
@@ -124,7 +124,7 @@ impl<K: Ord + Copy> IndexedHeap<K> {
             }
         };
         if end.saturating_sub(first) == ARITY {
-            // Two that don't wait for each other, and then one.
+            // A tree of comparisons: the first two do not depend on each other.
             return Some(lesser(
                 lesser(first, first + 1),
                 lesser(first + 2, first + 3),
@@ -139,7 +139,7 @@ impl<K: Ord + Copy> IndexedHeap<K> {
     }
 }
 
-/// Compares without a branch, which nothing could foresee.
+/// Compares without a branch, because the outcome is unpredictable.
 fn is_less<K: Ord>(a: &(K, u32), b: &(K, u32)) -> bool {
     (a.0 < b.0) | ((a.0 == b.0) & (a.1 < b.1))
 }
@@ -150,7 +150,7 @@ mod tests {
     use alloc::collections::BTreeMap;
 
     #[test]
-    fn it_agrees_with_a_sorted_map_over_a_long_mixed_run() {
+    fn a_heap_agrees_with_a_sorted_map_over_a_long_mixed_run() {
         let mut heap = IndexedHeap::new();
         let mut oracle = BTreeMap::new();
         let mut state = 1u64;

@@ -1,28 +1,28 @@
-//! Spans of time, counted by size.
+//! Histogram of durations with logarithmic buckets.
 //!
-//! Invariant: the buckets cover whole octaves from the least to the greatest seen, and the counts in them
-//! are those of the values recorded, until one saturates.
+//! Invariant: the buckets cover whole octaves from the least to the greatest value recorded, and each
+//! count is exact until it saturates.
 
 use crate::time::saturating_nanos;
 use alloc::boxed::Box;
 use alloc::vec;
 use core::time::Duration;
 
-/// Buckets an octave.
+/// Buckets of an octave.
 const SUB: usize = 16;
-/// The first holds 0 to 15 nanoseconds, each other the values of one binary order of magnitude.
+/// Number of octaves. The first holds 0 to 15 ns, each other the values of one power of two.
 #[cfg(any(feature = "serde", test))]
 const OCTAVES: usize = 61;
 
-/// A histogram of spans whose quantiles are within 1/32 of the true ones.
+/// Histogram of durations whose quantiles are within 1/32 of the true ones.
 ///
-/// Each octave is cut into 16 buckets of equal width, so that a bucket is at most a sixteenth as wide as
-/// its least value, and its middle at most a thirty-second away from any value in it. Below 32
-/// nanoseconds the values are exact. Source of the layout: G. Tene's HdrHistogram.
+/// Each octave has 16 buckets of equal width (the layout of G. Tene's HdrHistogram). A bucket is at most
+/// 1/16 as wide as its least value, so its middle is within 1/32 of every value in it. Values below 32 ns
+/// are exact.
 ///
-/// [`record`](Self::record) costs O(1) and touches two cache lines. Memory is 64 bytes, and 64 more for
-/// each octave from the least to the greatest span seen: 4 kB at most. A bucket counts up to
-/// 4,294,967,295 values, and quantiles are exact to the bound up to there.
+/// [`record`](Self::record) costs O(1) and touches two cache lines. Memory is 64 bytes, plus 64 bytes for
+/// each octave from the least to the greatest value: at most 4 kB. A bucket counts up to `u32::MAX`
+/// values; the bound on quantiles holds until one is full.
 ///
 /// ```
 /// use core::time::Duration;
@@ -40,34 +40,37 @@ const OCTAVES: usize = 61;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[repr(align(64))]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(from = "Option<Seen>", into = "Option<Seen>"))]
+#[cfg_attr(
+    feature = "serde",
+    serde(from = "Option<Saved>", into = "Option<Saved>")
+)]
 pub struct Histogram {
     count: u64,
     sum: u128,
     min: u64,
     max: u64,
-    /// Empty while there is no value.
+    /// Octaves covered; empty while there is no value.
     octaves: Box<[Octave]>,
-    /// Which one `octaves` begins with.
+    /// Number of the first octave covered.
     first: u8,
 }
 
-/// The counts of one octave's buckets: a cache line.
+/// Counts of one octave's buckets: one cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(align(64))]
 struct Octave([u32; SUB]);
 
 impl Histogram {
-    /// One without values.
+    /// Creates a histogram without values.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts a span; one over 584 years counts as 584 years.
+    /// Counts a value; durations above 584 years count as 584 years.
     pub fn record(&mut self, span: Duration) {
         let nanos = saturating_nanos(span);
-        let (octave, sub) = place(nanos);
+        let (octave, sub) = bucket_of(nanos);
         if self.count == 0 {
             self.min = nanos;
         }
@@ -85,9 +88,9 @@ impl Histogram {
         }
     }
 
-    /// The least span that at least `permille` in a thousand are not above (the nearest rank), to
-    /// within 1/32 of it; `None` where there are none. 0 and less is the least span and 1,000 and more the
-    /// greatest, both exact. O(buckets).
+    /// Returns the quantile at `permille` by nearest rank, to within 1/32; `None` without values.
+    ///
+    /// 0 gives the least value and 1,000 or more the greatest, both exact. O(buckets).
     #[must_use]
     pub fn quantile(&self, permille: u32) -> Option<Duration> {
         if self.count == 0 {
@@ -115,13 +118,13 @@ impl Histogram {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// How many spans were counted.
+    /// Returns the number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// All spans added up.
+    /// Returns the exact sum of the values, at most [`Duration::MAX`].
     #[must_use]
     pub fn sum(&self) -> Duration {
         const SECOND: u128 = 1_000_000_000;
@@ -132,26 +135,26 @@ impl Histogram {
         }
     }
 
-    /// The mean, from their exact sum and rounded down to a nanosecond.
+    /// Returns the mean, from the exact sum and rounded down to 1 ns; `None` without values.
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
         let mean = self.sum.checked_div(self.count.into())?;
         u64::try_from(mean).ok().map(Duration::from_nanos)
     }
 
-    /// The least span.
+    /// Returns the least value; `None` without values.
     #[must_use]
     pub fn min(&self) -> Option<Duration> {
         (self.count > 0).then_some(Duration::from_nanos(self.min))
     }
 
-    /// The greatest span.
+    /// Returns the greatest value; `None` without values.
     #[must_use]
     pub fn max(&self) -> Option<Duration> {
         (self.count > 0).then_some(Duration::from_nanos(self.max))
     }
 
-    /// Counts what another has counted too. O(buckets).
+    /// Adds the values of another histogram. O(buckets).
     pub fn merge(&mut self, other: &Self) {
         if other.count == 0 {
             return;
@@ -173,24 +176,24 @@ impl Histogram {
         }
     }
 
-    /// Of all buckets, from the first to the last.
+    /// Returns the counts of all buckets covered, in ascending order of value.
     fn counts(&self) -> impl Iterator<Item = u32> {
         self.octaves.iter().flat_map(|Octave(counts)| *counts)
     }
 
-    /// Where an octave is if it is covered; else past all of them.
+    /// Returns the index of an octave in `octaves`; beyond its end if the octave is not covered.
     fn row(&self, octave: usize) -> usize {
         octave.wrapping_sub(self.first.into())
     }
 
-    /// The last octave covered.
+    /// Returns the number of the last octave covered.
     fn last(&self) -> usize {
         usize::from(self.first)
             .saturating_add(self.octaves.len())
             .saturating_sub(1)
     }
 
-    /// Makes room for the values from one octave to another.
+    /// Extends the octaves covered to include `from ..= to`.
     #[cold]
     fn cover(&mut self, from: usize, to: usize) {
         let (first, last) = match self.octaves.is_empty() {
@@ -208,15 +211,15 @@ impl Histogram {
     }
 }
 
-/// The octave of a value and its bucket in it.
-fn place(nanos: u64) -> (usize, usize) {
+/// Returns the octave of a value and its bucket in the octave.
+fn bucket_of(nanos: u64) -> (usize, usize) {
     let octave = (60u32).saturating_sub(nanos.leading_zeros());
     let bits = octave.saturating_sub(1);
     let top = nanos.checked_shr(bits).unwrap_or(0) as usize;
     (octave as usize, top % SUB)
 }
 
-/// The middle of a bucket, of all that there are.
+/// Returns the middle value of a bucket, numbered over all octaves.
 fn middle(index: usize) -> u64 {
     let (octave, sub) = (index / SUB, (index % SUB) as u64);
     let Some(bits) = octave.checked_sub(1) else {
@@ -227,11 +230,11 @@ fn middle(index: usize) -> u64 {
     least.saturating_add(width.saturating_sub(1) / 2)
 }
 
-/// A histogram at rest that has at least one value.
+/// Serialized form of a histogram with at least one value.
 #[cfg(feature = "serde")]
 #[derive(serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "Snapshot")]
-struct Seen {
+#[serde(try_from = "UncheckedSaved")]
+struct Saved {
     count: u64,
     sum: u128,
     min: u64,
@@ -241,9 +244,9 @@ struct Seen {
 }
 
 #[cfg(feature = "serde")]
-impl From<Histogram> for Option<Seen> {
+impl From<Histogram> for Option<Saved> {
     fn from(known: Histogram) -> Self {
-        (known.count > 0).then_some(Seen {
+        (known.count > 0).then_some(Saved {
             count: known.count,
             sum: known.sum,
             min: known.min,
@@ -255,15 +258,15 @@ impl From<Histogram> for Option<Seen> {
 }
 
 #[cfg(feature = "serde")]
-impl From<Option<Seen>> for Histogram {
-    fn from(read: Option<Seen>) -> Self {
-        read.map_or_else(Self::default, |seen| Self {
-            count: seen.count,
-            sum: seen.sum,
-            min: seen.min,
-            max: seen.max,
-            first: seen.first,
-            octaves: seen
+impl From<Option<Saved>> for Histogram {
+    fn from(read: Option<Saved>) -> Self {
+        read.map_or_else(Self::default, |saved| Self {
+            count: saved.count,
+            sum: saved.sum,
+            min: saved.min,
+            max: saved.max,
+            first: saved.first,
+            octaves: saved
                 .counts
                 .as_chunks()
                 .0
@@ -275,10 +278,10 @@ impl From<Option<Seen>> for Histogram {
     }
 }
 
-/// What a snapshot says, before it is believed.
+/// Serialized form before it is checked.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Snapshot {
+struct UncheckedSaved {
     count: u64,
     sum: u128,
     min: u64,
@@ -288,10 +291,10 @@ struct Snapshot {
 }
 
 #[cfg(feature = "serde")]
-impl TryFrom<Snapshot> for Seen {
+impl TryFrom<UncheckedSaved> for Saved {
     type Error = crate::limit::SnapshotError;
 
-    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
+    fn try_from(read: UncheckedSaved) -> Result<Self, Self::Error> {
         let octaves = read.counts.len() / SUB;
         let whole = octaves > 0 && read.counts.len().is_multiple_of(SUB);
         let within = read.first < OCTAVES && octaves <= OCTAVES.saturating_sub(read.first);
@@ -317,17 +320,17 @@ mod tests {
         let mut expected = 0;
         for bucket in 0..OCTAVES * SUB {
             let least = expected;
-            assert_eq!(place(least), (bucket / SUB, bucket % SUB), "{least}");
+            assert_eq!(bucket_of(least), (bucket / SUB, bucket % SUB), "{least}");
             let (mut within, mut beyond) = (least, u64::MAX);
             while within + 1 < beyond {
                 let between = within.midpoint(beyond);
-                if place(between) == place(least) {
+                if bucket_of(between) == bucket_of(least) {
                     within = between;
                 } else {
                     beyond = between;
                 }
             }
-            let greatest = if place(beyond) == place(least) {
+            let greatest = if bucket_of(beyond) == bucket_of(least) {
                 beyond
             } else {
                 within
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_is_a_cache_line_as_an_octave_is_and_says_nothing() {
+    fn an_empty_histogram_is_one_cache_line_and_has_no_quantiles() {
         let histogram = Histogram::new();
         assert_eq!(
             (size_of_val(&histogram), align_of_val(&histogram)),
@@ -354,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_range_takes_as_many_buckets_as_there_are() {
+    fn the_widest_range_covers_all_octaves() {
         let mut histogram = Histogram::new();
         for span in [
             Duration::from_secs(1),
@@ -373,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_rank_is_taken() {
+    fn a_quantile_is_the_value_of_the_nearest_rank() {
         let mut histogram = Histogram::new();
         for nanos in 1..=10 {
             histogram.record(Duration::from_nanos(nanos));

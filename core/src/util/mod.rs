@@ -1,4 +1,6 @@
-//! Containers that the machines share: a slab, an indexed heap, a bit set, a histogram.
+//! Containers shared by the machines: slab, indexed heap, bit set, histogram.
+//!
+//! Each states its own invariant; none of them knows a machine.
 
 pub(crate) mod bits;
 pub(crate) mod heap;

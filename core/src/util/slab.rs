@@ -1,12 +1,12 @@
-//! Storage that hands out generational handles.
+//! Slab with generational handles.
 //!
-//! Invariant: a handle answers only for the value it was made for. A slot's generation grows each time
-//! its value leaves, and a slot whose generation is used up is never filled again.
+//! Invariant: a handle gives access only to the value it was created for. A slot's generation grows each
+//! time its value is removed, and a slot whose generations are used up is never filled again.
 
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
-/// The place of a value and which of the values that have been there it is.
+/// Slot of a value, and the generation that tells it from earlier values of the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Handle {
     slot: u32,
@@ -14,7 +14,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// A handle of nothing, because no slab has so many slots.
+    /// Returns a handle of no value: no slab has a slot `u32::MAX`.
     #[cfg(feature = "serde")]
     pub(crate) const fn nowhere() -> Self {
         Self {
@@ -28,17 +28,17 @@ impl Handle {
     }
 }
 
-/// A vector of slots with a free list. Every operation is O(1), growth amortised.
+/// Vector of slots with a free list. Every operation is O(1), growth amortised.
 ///
-/// Generations stand apart from the values, so that these keep the alignment they ask for.
+/// Generations are stored apart from the values, so that values keep their alignment without padding.
 #[derive(Clone, Debug)]
 pub(crate) struct Slab<V> {
-    /// By slot, like `generations`.
+    /// Values by slot, parallel to `generations`.
     values: Vec<Option<V>>,
     generations: Vec<NonZeroU32>,
     free: Vec<u32>,
     len: u32,
-    /// What a new slot begins with.
+    /// Generation of a new slot.
     first: NonZeroU32,
 }
 
@@ -47,7 +47,7 @@ impl<V> Slab<V> {
         Self::starting_at_generation(NonZeroU32::MIN)
     }
 
-    /// One whose handles are those of no slab in which each generation is below `first`.
+    /// Creates a slab whose handles differ from those of any slab with all generations below `first`.
     pub(crate) fn starting_at_generation(first: NonZeroU32) -> Self {
         Self {
             values: Vec::new(),
@@ -58,7 +58,7 @@ impl<V> Slab<V> {
         }
     }
 
-    /// A generation above that of each handle so far. O(slots).
+    /// Returns a generation above that of every handle so far. O(slots).
     #[cfg(feature = "serde")]
     pub(crate) fn next_generation(&self) -> NonZeroU32 {
         let newest = self.generations.iter().max();
@@ -69,12 +69,12 @@ impl<V> Slab<V> {
         self.len
     }
 
-    /// Whether [`insert`](Self::insert) would succeed.
+    /// Returns whether [`insert`](Self::insert) would succeed.
     pub(crate) fn has_room(&self) -> bool {
         !self.free.is_empty() || self.values.len() < u32::MAX as usize
     }
 
-    /// Stores a value; `None` once four billion slots are in use or spent.
+    /// Stores a value; `None` once 2^32 - 1 slots are in use or retired.
     pub(crate) fn insert(&mut self, value: V) -> Option<Handle> {
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -125,7 +125,7 @@ impl<V> Slab<V> {
         self.generations.get(handle.slot as usize) == Some(&handle.generation)
     }
 
-    /// The handle of what is in `slot` now.
+    /// Returns the handle of the value in `slot`.
     pub(crate) fn handle_at(&self, slot: u32) -> Option<Handle> {
         self.at(slot)?;
         Some(Handle {
@@ -134,7 +134,7 @@ impl<V> Slab<V> {
         })
     }
 
-    /// What is in `slot` now.
+    /// Returns the value in `slot`.
     pub(crate) fn at(&self, slot: u32) -> Option<&V> {
         self.values.get(slot as usize)?.as_ref()
     }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_never_answers_for_a_later_value() {
+    fn a_handle_never_gives_access_to_a_later_value() {
         let mut slab = Slab::new();
         let first = slab.insert('a').unwrap();
         assert_eq!(slab.remove(first), Some('a'));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_whose_generations_are_spent_is_retired() {
+    fn a_slot_whose_generations_are_used_up_is_retired() {
         let mut slab = Slab::new();
         let first = slab.insert('a').unwrap();
         slab.generations[0] = NonZeroU32::MAX;

@@ -9,7 +9,7 @@ use core::time::Duration;
 use leasehold_core::balance::{LoadFactor, Policy, TableSize};
 use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::OutlierConfig;
-use leasehold_core::health::{HealthConfig, PanicThreshold, SlowStartConfig};
+use leasehold_core::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use leasehold_core::limit::{Cost, LimitSet, Unit};
 use leasehold_core::pool::{GroupId, Labels, Member};
 use proptest_derive::Arbitrary as Strategy;
@@ -258,26 +258,30 @@ impl Watch {
     pub(super) fn breaker(self) -> Option<BreakerConfig> {
         let (failures, open) = self.breaker?;
         let base = nanos(u64::from(open % 16).max(1));
-        let config = BreakerConfig::new(base, base * 4).expect(IN_RANGE);
         let failures = NonZeroU32::MIN.saturating_add(u32::from(failures % 4));
-        let config = config.consecutive_failures(failures);
-        Some(config.probe_timeout(nanos(9)).expect(IN_RANGE))
+        let config = BreakerConfig::builder(base, base * 4)
+            .consecutive_failures(failures)
+            .probe_timeout(nanos(9));
+        Some(config.build().expect(IN_RANGE))
     }
 
-    pub(super) fn health(self) -> Option<HealthConfig> {
+    pub(super) fn health(self) -> Option<ProbeConfig> {
         let (interval, timeout) = self.health?;
         let interval = u64::from(interval % 16).max(1);
         let timeout = u64::from(timeout % 16).clamp(1, interval);
-        let config = HealthConfig::new(nanos(interval), nanos(timeout)).expect(IN_RANGE);
-        Some(config.fall(NonZeroU32::MIN).rise(NonZeroU32::MIN))
+        let config = ProbeConfig::builder(nanos(interval), nanos(timeout))
+            .fall(NonZeroU32::MIN)
+            .rise(NonZeroU32::MIN);
+        Some(config.build().expect(IN_RANGE))
     }
 
     pub(super) fn outlier(self) -> Option<OutlierConfig> {
         let interval = nanos(u64::from(self.outlier? % 32).max(1));
-        let config = OutlierConfig::new(interval, nanos(20), nanos(50)).expect(IN_RANGE);
-        let config = config.failing(500).and_then(|one| one.max_ejected(500));
-        let config = config.expect(IN_RANGE);
-        Some(config.volume(NonZeroU32::MIN, NonZeroU32::MIN))
+        let config = OutlierConfig::builder(interval, nanos(20), nanos(50))
+            .failure_rate(500)
+            .max_ejected(500)
+            .volume(NonZeroU32::MIN, NonZeroU32::MIN);
+        Some(config.build().expect(IN_RANGE))
     }
 
     pub(super) fn panic(self) -> PanicThreshold {

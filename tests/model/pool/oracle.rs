@@ -12,8 +12,8 @@ use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{PeakEwma, pass};
 use leasehold_core::health::{Breaker, Permit};
-use leasehold_core::health::{Health, ProbeId, SlowStart};
-use leasehold_core::health::{OutcomeWindow, Outlier};
+use leasehold_core::health::{OutcomeWindow, OutlierDetector};
+use leasehold_core::health::{ProbeNumber, Prober, SlowStart};
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::{AcquireError, Cause, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
@@ -43,8 +43,8 @@ pub(super) struct OracleMember {
     cooldown_until: u64,
     pub(super) calls: u64,
     breaker: Breaker,
-    health: Option<Health>,
-    pub(super) probe: Option<ProbeId>,
+    health: Option<Prober>,
+    pub(super) probe: Option<ProbeNumber>,
     outcomes: OutcomeWindow,
     slow_start: SlowStart,
     depth: Option<u32>,
@@ -182,7 +182,7 @@ pub(super) struct Oracle {
     /// The last turn of each waiting flow, by priority and flow.
     turns: BTreeMap<(u8, u64), u64>,
     turn: u64,
-    outlier: Option<Outlier>,
+    outlier: Option<OutlierDetector>,
     affinity: Option<Affinity<usize>>,
     service: BTreeMap<u32, u64>,
     latency: Option<PeakEwma>,
@@ -280,7 +280,7 @@ impl Oracle {
             outlier: case
                 .watch
                 .outlier()
-                .map(|one| Outlier::new(&one, Tick::ZERO)),
+                .map(|one| OutlierDetector::new(&one, Tick::ZERO)),
             affinity: affinity.map(|(capacity, ttl)| Affinity::new(capacity, ttl).expect(IN_RANGE)),
             service: BTreeMap::new(),
             latency: half_life.map(|half_life| PeakEwma::new(half_life, Tick::ZERO)),
@@ -536,7 +536,10 @@ impl Oracle {
             }
         });
         let timers = self.first_timer().map(|(tick, _)| tick);
-        let sweep = self.outlier.as_ref().and_then(Outlier::poll_timeout);
+        let sweep = self
+            .outlier
+            .as_ref()
+            .and_then(OutlierDetector::poll_timeout);
         let fast_failures = self.fast_failures.iter().filter_map(FastFailure::end);
         let fast_failures =
             fast_failures.filter(|end| *end > self.as_of && self.waiting().next().is_some());

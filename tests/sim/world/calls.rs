@@ -158,7 +158,7 @@ impl World {
             None => {
                 assert!(!call.is_sent);
                 counts.not_sent += 1;
-                (Outcome::NotSent, Some(AttemptFailure::Misdirected))
+                (Outcome::NotSent, Some(AttemptFailure::MemberUnusable))
             }
             Some((_, Answer::Served)) => {
                 counts.ok += 1;

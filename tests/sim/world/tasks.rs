@@ -141,7 +141,10 @@ impl World {
             self.end(number, End::TimedOut);
             return;
         }
-        let delay = task.retry.after(failure).expect("attempts are unlimited");
+        let delay = task
+            .retry
+            .delay_after(failure)
+            .expect("attempts are unlimited");
         task.has_budget =
             failure != AttemptFailure::Failed || self.budget.try_retry(tick(now)).is_ok();
         if failure == AttemptFailure::Failed && task.has_budget {

@@ -6,7 +6,7 @@ use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 use leasehold_core::balance::Policy;
-use leasehold_core::health::HealthConfig;
+use leasehold_core::health::ProbeConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
 use leasehold_core::pool::{HealthChange, Outcome};
 use std::sync::mpsc;
@@ -240,9 +240,9 @@ fn a_task_that_keeps_time_polls_again_when_its_deadline_comes() {
 
 #[test]
 fn a_listener_probes_members_and_hears_of_their_condition() {
-    let health = HealthConfig::new(Duration::from_millis(10), Duration::from_millis(5));
-    let health = health.unwrap().rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
-    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).health(health));
+    let health = ProbeConfig::builder(Duration::from_millis(10), Duration::from_millis(5));
+    let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN).build();
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).health(health.unwrap()));
     let mut events = pool.events(NonZeroUsize::MIN.saturating_add(7));
     pool.add(Member::new(7)).unwrap();
     let mut down = false;

@@ -3,7 +3,7 @@
 use super::super::case::{Found, nanos};
 use super::{Oracle, OracleEvent, OracleMember, State};
 use leasehold_core::health::BreakerState;
-use leasehold_core::health::{Health, ProbeAnswer, ProbeId, Transition};
+use leasehold_core::health::{ProbeAnswer, ProbeNumber, Prober, Transition};
 use leasehold_core::pool::HealthChange;
 use leasehold_core::time::Tick;
 
@@ -12,7 +12,7 @@ impl Oracle {
         &mut self,
         now: u64,
         member: usize,
-        probe: ProbeId,
+        probe: ProbeNumber,
         found: Found,
     ) -> bool {
         self.advance(now);
@@ -77,7 +77,7 @@ impl Oracle {
         let now = self.tick();
         let ramp = self.watch.slow_start();
         let timers = [
-            member.health.as_ref().and_then(Health::poll_timeout),
+            member.health.as_ref().and_then(Prober::poll_timeout),
             member.breaker.poll_timeout(),
             ramp.and_then(|ramp| member.slow_start.next_change(&ramp, now)),
             member.ejected_until,
@@ -111,7 +111,7 @@ impl Oracle {
         }
         let member = &mut self.members[name];
         member.ejected_until = member.ejected_until.filter(|until| *until > tick);
-        if member.outcomes.take_end(tick) {
+        if member.outcomes.uneject_if_due(tick) {
             member.slow_start.begin(tick);
         }
         if let Some(config) = self.watch.breaker() {
@@ -183,8 +183,8 @@ impl Oracle {
         let counted: Vec<bool> = members
             .filter(|member| member.state == State::Enabled && member.weight > 0)
             .map(|member| {
-                let up = member.health.as_ref().is_none_or(Health::is_up);
-                up && member.outcomes.ejected(now).is_none()
+                let up = member.health.as_ref().is_none_or(Prober::is_up);
+                up && member.outcomes.ejected_until(now).is_none()
             })
             .collect();
         let healthy = counted.iter().filter(|healthy| **healthy).count();

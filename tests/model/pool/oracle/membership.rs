@@ -6,8 +6,8 @@ use super::{Kind, Oracle, OracleEvent, OracleMember, State};
 use crate::limits;
 use leasehold_core::balance::PeakEwma;
 use leasehold_core::health::Breaker;
-use leasehold_core::health::{Health, SlowStart};
-use leasehold_core::health::{OutcomeWindow, Outlier};
+use leasehold_core::health::{OutcomeWindow, OutlierDetector};
+use leasehold_core::health::{Prober, SlowStart};
 use leasehold_core::pool::MemberId;
 use leasehold_core::time::Tick;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl Oracle {
             cooldown_until: 0,
             calls: 0,
             breaker: Breaker::new(),
-            health: health.map(|config| Health::new(&config, self.tick(), seed)),
+            health: health.map(|config| Prober::new(&config, self.tick(), seed)),
             probe: None,
             outcomes: OutcomeWindow::default(),
             slow_start,
@@ -157,7 +157,7 @@ impl Oracle {
         self.outlier = self
             .watch
             .outlier()
-            .map(|one| Outlier::new(&one, self.tick()));
+            .map(|one| OutlierDetector::new(&one, self.tick()));
         let half_life = self.choice.policy().half_life();
         self.latency = half_life.map(|half_life| PeakEwma::new(half_life, self.tick()));
         for member in &mut self.members {
@@ -165,7 +165,7 @@ impl Oracle {
             member.latency = self.latency.as_ref().map(PeakEwma::another);
             let now = Tick::from_nanos(self.now);
             member.ejected_until = member.ejected_until.filter(|until| *until > now);
-            if member.outcomes.take_end(now) {
+            if member.outcomes.uneject_if_due(now) {
                 member.slow_start.begin(now);
             }
         }

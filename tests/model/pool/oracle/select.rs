@@ -51,7 +51,7 @@ impl Oracle {
             return Eligibility::Full;
         }
         let mut holds = vec![(at, 0, Eligibility::Ready)];
-        if let Some(until) = member.outcomes.ejected(self.tick())
+        if let Some(until) = member.outcomes.ejected_until(self.tick())
             && !self.panic
         {
             holds.push((until.as_nanos(), 1, Eligibility::Ejected { until }));
@@ -268,10 +268,7 @@ impl Oracle {
 
     /// The member that served the session last.
     fn session_member(&self, ask: Ask) -> Option<usize> {
-        let held = self
-            .affinity
-            .as_ref()?
-            .holder(self.tick(), ask.session()?)?;
+        let held = self.affinity.as_ref()?.peek(self.tick(), ask.session()?)?;
         (self.members[held].state != State::Gone).then_some(held)
     }
 

@@ -1,39 +1,39 @@
-//! A member's health against an oracle that keeps every answer, and knows its grid of rounds.
+//! A prober against an oracle that keeps every result and computes each round from the first.
 
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::health::{Health, HealthConfig, ProbeAnswer, ProbeId, Transition};
+use leasehold_core::health::{ProbeAnswer, ProbeConfig, ProbeNumber, Prober, Transition};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A member and what is done with it.
+/// A prober and the operations on it.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// Its configuration.
+    /// Configuration.
     pub setup: Setup,
-    /// What is done, in order.
+    /// Operations in order.
     pub ops: Vec<Op>,
 }
 
-/// A configuration of small numbers.
+/// Configuration with small numbers. Durations are in ticks.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub struct Setup {
-    /// Ticks between probes, modulo 32 and one more.
+    /// Interval between probes: one plus this modulo 32.
     pub interval: u8,
-    /// The jitter in eighths of the interval, modulo 9.
+    /// Jitter in eighths of the interval, modulo 9.
     pub jitter: u8,
-    /// Ticks a probe has, modulo the interval and one more.
+    /// Timeout of a probe: one plus this modulo the interval.
     pub timeout: u8,
-    /// Successes in a row, modulo 4 and one more.
+    /// Consecutive successes that bring the member up: one plus this modulo 4.
     pub rise: u8,
-    /// Failures in a row, modulo 4 and one more.
+    /// Consecutive failures that take the member down: one plus this modulo 4.
     pub fall: u8,
-    /// Whether it is up to begin with.
+    /// Whether the member is up before its first probe.
     pub up: bool,
-    /// The seed.
+    /// Seed of the prober.
     pub seed: u64,
-    /// When it is added.
+    /// Tick at which the member is added.
     pub added: u16,
 }
 
@@ -43,35 +43,35 @@ pub enum Op {
     /// Begins a probe.
     #[proptest(weight = 6)]
     Begin,
-    /// Answers one of the latest 3 probes.
+    /// Reports the result of one of the latest 3 probes.
     #[proptest(weight = 8)]
     Answer {
-        /// Which of them; mostly the latest.
+        /// Index of the probe, counted back from the latest: this / 86.
         which: u8,
-        /// Whether the member serves.
+        /// Whether the member can serve.
         up: bool,
     },
-    /// Tells it the time.
+    /// Calls `handle_timeout` twice.
     HandleTimeout,
-    /// Goes to when something is due, or a tick before.
+    /// Advances the clock to the next timeout, or to one tick before it.
     #[proptest(weight = 8)]
     ToTheDeadline(bool),
-    /// Lets at most 15 ticks pass.
+    /// Advances the clock by this many ticks, modulo 16.
     #[proptest(weight = 2)]
     Advance(u8),
-    /// Turns the clock back.
+    /// Turns the clock back by this many ticks.
     Back(u8),
-    /// Lets much time pass.
+    /// Advances the clock by this many ticks.
     Leap(u32),
-    /// Goes to where so many ticks are left.
+    /// Advances the clock to this many ticks before the last one.
     ToTheEnd(u8),
-    /// Saves and restores.
+    /// Serializes and deserializes the machine.
     Restart,
-    /// Goes on by a clock that is so many ticks ahead of the oracle's.
+    /// Rebases the machine to a clock this many ticks ahead of the oracle's.
     Rebase(u8),
 }
 
-const GOOD: &str = "the setup makes a configuration";
+const GOOD: &str = "the setup is in range";
 
 fn number(n: u64) -> NonZeroU32 {
     NonZeroU32::new(n as u32).expect(GOOD)
@@ -94,22 +94,23 @@ impl Setup {
         u64::from(self.fall % 4) + 1
     }
 
-    fn config(self) -> HealthConfig {
+    fn config(self) -> ProbeConfig {
         let nanos = Duration::from_nanos;
-        HealthConfig::new(nanos(self.interval()), nanos(self.timeout()))
-            .and_then(|config| config.jitter(self.jitter() as u16))
-            .expect(GOOD)
+        ProbeConfig::builder(nanos(self.interval()), nanos(self.timeout()))
+            .jitter(self.jitter() as u16)
             .rise(number(self.rise()))
             .fall(number(self.fall()))
             .initially_up(self.up)
+            .build()
+            .expect(GOOD)
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Next {
-    /// A probe of this round.
+    /// Next probe; its due tick is known once the machine has drawn it.
     Probe { round: u128, due: Option<u64> },
-    /// The end of the probe that is out.
+    /// Timeout of the probe under way; `round` is that of the next one.
     Timeout { round: u128, at: u64 },
 }
 
@@ -117,13 +118,13 @@ enum Next {
 struct Oracle {
     setup: Setup,
     latest: u64,
-    /// The last tick there is.
+    /// Last tick of the machine's clock, on the oracle's clock.
     end: u64,
-    /// When round 0 begins.
+    /// Begin of round 0.
     first: u128,
     next: Next,
     probes: usize,
-    /// Since it last turned.
+    /// Results since the health last changed.
     answers: Vec<bool>,
     up: bool,
 }
@@ -131,8 +132,8 @@ struct Oracle {
 impl Oracle {
     fn new(setup: Setup) -> Self {
         // The golden ratio's fraction, in units of 2^-64.
-        let turn = setup.seed.wrapping_mul(11_400_714_819_323_198_485);
-        let shift = u128::from(turn) * u128::from(setup.interval()) / (1 << 64);
+        let fraction = setup.seed.wrapping_mul(11_400_714_819_323_198_485);
+        let shift = u128::from(fraction) * u128::from(setup.interval()) / (1 << 64);
         Self {
             setup,
             latest: setup.added.into(),
@@ -152,8 +153,8 @@ impl Oracle {
         self.first + round * u128::from(self.setup.interval())
     }
 
-    /// Takes the tick that was drawn for the next probe, which has to be in its round.
-    fn learn(&mut self, polled: Option<u64>) {
+    /// Adopts the tick drawn for the next probe, which has to be within the jitter of its round.
+    fn adopt_due(&mut self, polled: Option<u64>) {
         let Next::Probe { round, due } = &mut self.next else {
             return;
         };
@@ -238,14 +239,14 @@ impl Oracle {
 /// Runs a case.
 ///
 /// # Panics
-/// Where machine and oracle differ, or a promise is broken.
+/// If machine and oracle differ, or a promise is broken.
 pub fn run(case: &Case) {
     let config = case.setup.config();
     let added = Tick::from_nanos(case.setup.added.into());
-    let mut machine = Health::new(&config, added, case.setup.seed);
+    let mut machine = Prober::new(&config, added, case.setup.seed);
     let mut oracle = Oracle::new(case.setup);
-    oracle.learn(machine.poll_timeout().map(Tick::as_nanos));
-    let mut probes: Vec<ProbeId> = Vec::new();
+    oracle.adopt_due(machine.poll_timeout().map(Tick::as_nanos));
+    let mut probes: Vec<ProbeNumber> = Vec::new();
     let (mut now, mut offset) = (0_u64, 0_u64);
     for op in &case.ops {
         let tick = |at: u64| Tick::from_nanos(at + offset);
@@ -296,7 +297,7 @@ pub fn run(case: &Case) {
         }
         let polled = machine.poll_timeout().map(|due| due.as_nanos() - offset);
         if oracle.poll_timeout().is_none() {
-            oracle.learn(polled);
+            oracle.adopt_due(polled);
         }
         assert_eq!(polled, oracle.poll_timeout(), "after {op:?} at {now}");
         assert_eq!(machine.is_up(), oracle.up, "after {op:?} at {now}");
