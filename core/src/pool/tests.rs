@@ -111,9 +111,9 @@ fn ids_from_before_a_snapshot_are_refused_under_the_old_identity_and_a_new_one()
     }
 }
 
-/// The cause that a request with a deadline soon after `now` is refused for.
+/// The cause that a request which can't wait is refused for.
 fn cause(pool: &mut Pool<()>, now: u64) -> Cause {
-    let request = Request::new().deadline(tick(now + 1));
+    let request = Request::new().deadline(tick(now));
     let refused = pool.acquire(tick(now), request);
     let refused = refused.expect_err("no member is ready");
     refused.cause().unwrap_or_else(|| panic!("{refused:?}"))
@@ -121,8 +121,8 @@ fn cause(pool: &mut Pool<()>, now: u64) -> Cause {
 
 #[test]
 fn a_refusal_names_its_dominant_cause() {
-    let hour = Duration::from_nanos(100);
-    let log = SlidingLog::new(NonZeroU32::MIN, hour, Anchor::Grant).unwrap();
+    let span = Duration::from_nanos(100);
+    let log = SlidingLog::new(NonZeroU32::MIN, span, Anchor::Grant).unwrap();
     let mut at_limit = Pool::new(PoolConfig::new(Policy::Fifo));
     at_limit.add(tick(0), Member::new(()).limit(log)).unwrap();
     lease(&mut at_limit, 0);
@@ -130,7 +130,7 @@ fn a_refusal_names_its_dominant_cause() {
     assert_eq!(cause(&mut at_limit, 10), at);
     assert!(at.is_exhaustion());
 
-    let breaker = BreakerConfig::builder(hour, hour).consecutive_failures(NonZeroU32::MIN);
+    let breaker = BreakerConfig::builder(span, span).consecutive_failures(NonZeroU32::MIN);
     let config = PoolConfig::builder(Policy::Fifo).breaker(breaker.build().unwrap());
     let mut open = Pool::new(config.build().unwrap());
     open.add(tick(0), Member::new(())).unwrap();
@@ -138,20 +138,22 @@ fn a_refusal_names_its_dominant_cause() {
     open.release(tick(0), failed, Outcome::Failed).unwrap();
     let at = Cause::BreakerOpen { until: tick(100) };
     assert_eq!(cause(&mut open, 10), at);
+    let soon = open.acquire(tick(10), Request::new().deadline(tick(20)));
+    let expected = AcquireError::DeadlineTooSoon {
+        at: tick(100),
+        cause: at,
+    };
+    assert_eq!(soon, Err(expected));
     assert!(!at.is_exhaustion());
 
-    let health = ProbeConfig::builder(hour, hour).initially_up(false);
+    let health = ProbeConfig::builder(span, span).initially_up(false);
     let config = PoolConfig::builder(Policy::Fifo).health(health.build().unwrap());
     let mut down = Pool::new(config.build().unwrap());
-    let now = |pool: &mut Pool<()>| {
-        let refused = pool.acquire(tick(0), Request::new().deadline(tick(0)));
-        refused.expect_err("no member is ready").cause()
-    };
-    assert_eq!(now(&mut down), Some(Cause::NoMember));
+    assert_eq!(cause(&mut down, 0), Cause::NoMember);
     let member = down.add(tick(0), Member::new(())).unwrap();
-    assert_eq!(now(&mut down), Some(Cause::Unhealthy));
+    assert_eq!(cause(&mut down, 0), Cause::Unhealthy);
     down.disable(tick(0), member).unwrap();
-    assert_eq!(now(&mut down), Some(Cause::Disabled));
+    assert_eq!(cause(&mut down, 0), Cause::Disabled);
 }
 
 #[test]
@@ -165,9 +167,9 @@ fn a_request_without_a_deadline_waits_even_where_no_member_can_serve() {
 
 #[test]
 fn an_unknown_outcome_keeps_its_cost_and_moves_no_breaker() {
-    let hour = Duration::from_nanos(100);
-    let log = SlidingLog::new(NonZeroU32::MIN.saturating_add(3), hour * 100, Anchor::Grant);
-    let breaker = BreakerConfig::builder(hour, hour).consecutive_failures(NonZeroU32::MIN);
+    let span = Duration::from_nanos(100);
+    let log = SlidingLog::new(NonZeroU32::MIN.saturating_add(3), span * 100, Anchor::Grant);
+    let breaker = BreakerConfig::builder(span, span).consecutive_failures(NonZeroU32::MIN);
     let config = PoolConfig::builder(Policy::Fifo).breaker(breaker.build().unwrap());
     let mut pool = Pool::new(config.build().unwrap());
     let member = pool
