@@ -239,7 +239,6 @@ const fn units_of(retries: u32) -> u128 {
 
 /// Reason why an attempt at a task brought no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum AttemptFailure {
     /// The attempt failed; another one may succeed.
     Failed,

@@ -1,67 +1,87 @@
-//! What can go wrong with a batch as a whole, and whose fault it is.
+//! Errors of a batch as a whole; the error of one task goes into the output instead.
 
+use leasehold_core::limit::LimitConfigError;
+use leasehold_core::pool::AddError;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a batch didn't run, or didn't run to its end.
+/// The reason that a batch did not start, or could not write its results.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// A file can't be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
     /// A file can't be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A line of a file isn't what it should be.
+    /// A line of a file is malformed.
     #[error("{}:{line}: {problem}", path.display())]
-    Line {
+    InvalidLine {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Description for the user.
         problem: String,
     },
-    /// A file as a whole isn't what it should be.
+    /// A file as a whole can't be used.
     #[error("{}: {problem}", path.display())]
-    File {
+    InvalidFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description for the user.
         problem: String,
     },
     /// Another run writes the same results.
-    #[error("{} is in use by another run; wait for it, or choose another output", path.display())]
+    #[error("{} is in use by another run; wait for it to end, or choose another output", path.display())]
     Busy {
-        /// The file that both write.
+        /// The journal of both runs.
         path: PathBuf,
     },
-    /// The keys can't make a pool.
-    #[error("{0}")]
-    Keys(String),
+    /// The batch has no endpoints.
+    #[error("there is no API key")]
+    NoKeys,
+    /// Two endpoints have the same key and service.
+    #[error("the key {key} is given twice for {url}; the service would count its calls together")]
+    DuplicateKey {
+        /// The key, masked.
+        key: String,
+        /// The base URL of the second endpoint.
+        url: String,
+    },
+    /// The limit can't be enforced.
+    #[error("the limit can't be used: {0}")]
+    Limit(#[from] LimitConfigError),
+    /// The pool can't take all keys.
+    #[error(transparent)]
+    Pool(#[from] AddError),
 }
 
 impl BatchError {
-    /// Whether what was asked for is at fault, rather than the machine.
+    /// Whether the arguments or the files they name are wrong, rather than the machine.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
             Self::Write { .. } => false,
             Self::Read { .. }
-            | Self::Line { .. }
-            | Self::File { .. }
+            | Self::InvalidLine { .. }
+            | Self::InvalidFile { .. }
             | Self::Busy { .. }
-            | Self::Keys(_) => true,
+            | Self::NoKeys
+            | Self::DuplicateKey { .. }
+            | Self::Limit(_)
+            | Self::Pool(_) => true,
         }
     }
 }

@@ -1,16 +1,26 @@
-//! Batches of model calls: every item put to every model, over one pool of rate-limited keys.
-//!
-//! Invariant: every task ends as answered, failed or interrupted, and an answer that has come is on
-//! disk before the next is asked for. A batch that was killed goes on where it stopped.
+#![doc = include_str!("../README.md")]
 
+mod batch;
 mod error;
 mod input;
+mod journal;
 mod progress;
 mod queue;
-mod run;
-mod store;
+mod report;
+mod results;
+mod stop;
+mod worker;
 
+pub use batch::{Batch, default_workers};
 pub use error::BatchError;
 pub use input::{Item, Template, read_items};
 pub use progress::Progress;
-pub use run::{Batch, KeySummary, Stop, Summary, default_workers};
+pub use report::{FailedTask, KeySummary, Summary};
+pub use stop::Stop;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, and ignores poison: no code here leaves data half changed between two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

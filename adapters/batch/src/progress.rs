@@ -1,6 +1,6 @@
-//! What a person sees while a batch runs.
+//! Progress of a running batch.
 //!
-//! Invariant: everything goes to standard error, so that results can be piped.
+//! Invariant: all of it goes to standard error, so that standard output can be piped.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -9,26 +9,24 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
-/// How long there is between two plain lines.
-const EVERY: Duration = Duration::from_secs(10);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whether and how progress is shown.
+/// Whether progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A bar on a terminal, elsewhere a plain line every 10 s.
+    /// A bar on a terminal, else a line every 10 s.
     Shown,
-    /// Nothing.
+    /// No progress.
     Silent,
 }
 
-/// Counts the tasks that have ended, and shows them.
 #[derive(Debug)]
 pub(crate) struct Counter {
     tasks: usize,
     ok: AtomicUsize,
     failed: AtomicUsize,
     bar: ProgressBar,
-    /// Whether lines take the place of the bar.
+    /// Whether to print lines instead of the bar.
     lines: bool,
 }
 
@@ -76,27 +74,27 @@ impl Counter {
         self.bar.inc(1);
     }
 
-    /// Writes lines in a thread of `scope` until what it returns is dropped.
+    /// Prints lines from a thread of `scope` until the returned sender is dropped.
     pub(crate) fn write_lines<'scope>(
         &'scope self,
         scope: &'scope thread::Scope<'scope, '_>,
     ) -> Sender<()> {
-        let (over, ended) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel();
         if self.lines {
             scope.spawn(move || {
-                while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(LINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                     let (ok, failed) = (self.ok(), self.failed());
-                    let ended = ok.saturating_add(failed);
-                    // A closed standard error is no reason to stop.
+                    let done = ok.saturating_add(failed);
+                    // A closed standard error must not stop the batch.
                     let _ = writeln!(
                         io::stderr(),
-                        "{ended}/{} tasks ended, {ok} ok, {failed} failed",
+                        "{done}/{} tasks done: {ok} ok, {failed} failed",
                         self.tasks
                     );
                 }
             });
         }
-        over
+        stop
     }
 
     pub(crate) fn clear(&self) {

@@ -1,123 +1,117 @@
-//! The tasks of a batch: those to be done, those that wait for another try, and those under way.
+//! The tasks of a batch: ready, delayed until their next attempt, or in flight.
 //!
-//! Invariant: a task that was taken is either finished or put back; [`Queue::next`] answers `None` only
-//! when there is nothing left that could be put back.
+//! Invariant: each task taken is finished or requeued, and [`Queue::next`] returns `None` only once the queue is
+//! closed or no task is left to be requeued.
 
+use crate::lock;
 use core::time::Duration;
 use leasehold_core::retry::RetryState;
 use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
-/// One item put to one model.
+/// One item and one model, by their indices in the batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub(crate) item: usize,
     pub(crate) model: usize,
-    pub(crate) tries: RetryState,
-}
-
-#[derive(Debug)]
-struct Tasks {
-    ready: VecDeque<Task>,
-    /// Tasks that wait, by when they are due; the counter tells those of one tick apart.
-    delayed: BTreeMap<(Tick, u64), Task>,
-    delays: u64,
-    under_way: usize,
-    closed: bool,
+    pub(crate) retry: RetryState,
 }
 
 #[derive(Debug)]
 pub(crate) struct Queue {
     clock: Clock,
-    tasks: Mutex<Tasks>,
+    state: Mutex<QueueState>,
     changed: Condvar,
+}
+
+#[derive(Debug)]
+struct QueueState {
+    ready: VecDeque<Task>,
+    /// Delayed tasks by due time; the number keeps tasks with the same due time apart.
+    delayed: BTreeMap<(Tick, u64), Task>,
+    next_number: u64,
+    in_flight: usize,
+    closed: bool,
 }
 
 impl Queue {
     pub(crate) fn new(tasks: impl IntoIterator<Item = Task>) -> Self {
         Self {
             clock: Clock::start(),
-            tasks: Mutex::new(Tasks {
+            state: Mutex::new(QueueState {
                 ready: tasks.into_iter().collect(),
                 delayed: BTreeMap::new(),
-                delays: 0,
-                under_way: 0,
+                next_number: 0,
+                in_flight: 0,
                 closed: false,
             }),
             changed: Condvar::new(),
         }
     }
 
-    /// The next task; waits while there is none but may be one.
+    /// Takes the next task; blocks while only delayed or in-flight tasks are left.
     pub(crate) fn next(&self) -> Option<Task> {
-        let mut tasks = self.lock();
+        let mut state = lock(&self.state);
         loop {
-            if tasks.closed {
+            if state.closed {
                 return None;
             }
             let now = self.clock.now();
-            let due = tasks.delayed.first_key_value().map(|((due, _), _)| *due);
+            let due = state.delayed.first_key_value().map(|((due, _), _)| *due);
             let task = if due.is_some_and(|due| due <= now) {
-                tasks.delayed.pop_first().map(|(_, task)| task)
+                state.delayed.pop_first().map(|(_, task)| task)
             } else {
-                tasks.ready.pop_front()
+                state.ready.pop_front()
             };
             if task.is_some() {
-                tasks.under_way = tasks.under_way.saturating_add(1);
+                state.in_flight = state.in_flight.saturating_add(1);
                 return task;
             }
-            if due.is_none() && tasks.under_way == 0 {
+            if due.is_none() && state.in_flight == 0 {
                 return None;
             }
             let timeout = due.map_or(Duration::MAX, |due| due.since(now));
-            let woken = self.changed.wait_timeout(tasks, timeout);
-            tasks = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let woken = self.changed.wait_timeout(state, timeout);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Tells that a task that was taken has ended.
     pub(crate) fn finish(&self) {
-        let mut tasks = self.lock();
-        tasks.under_way = tasks.under_way.saturating_sub(1);
-        let over = tasks.under_way == 0 && tasks.ready.is_empty() && tasks.delayed.is_empty();
-        drop(tasks);
-        if over {
+        let mut state = lock(&self.state);
+        state.in_flight = state.in_flight.saturating_sub(1);
+        let empty = state.in_flight == 0 && state.ready.is_empty() && state.delayed.is_empty();
+        drop(state);
+        if empty {
             self.changed.notify_all();
         }
     }
 
-    /// Puts a task back that was taken, to be taken again after `delay`.
-    pub(crate) fn put_back(&self, task: Task, delay: Duration) {
-        let mut tasks = self.lock();
-        tasks.under_way = tasks.under_way.saturating_sub(1);
+    /// Returns a task that was taken, to be taken again after `delay`.
+    pub(crate) fn requeue(&self, task: Task, delay: Duration) {
+        let mut state = lock(&self.state);
+        state.in_flight = state.in_flight.saturating_sub(1);
         if delay.is_zero() {
-            tasks.ready.push_front(task);
+            state.ready.push_front(task);
         } else {
             let due = self.clock.now().saturating_add(delay);
-            let place = (due, tasks.delays);
-            tasks.delays = tasks.delays.saturating_add(1);
-            tasks.delayed.insert(place, task);
+            let key = (due, state.next_number);
+            state.next_number = state.next_number.saturating_add(1);
+            state.delayed.insert(key, task);
         }
-        drop(tasks);
+        drop(state);
         self.changed.notify_one();
     }
 
-    /// What is left once no more tasks are handed out.
     pub(crate) fn drain(&self) -> Vec<Task> {
-        let mut tasks = self.lock();
-        let delayed = core::mem::take(&mut tasks.delayed);
-        tasks.ready.drain(..).chain(delayed.into_values()).collect()
+        let mut state = lock(&self.state);
+        let delayed = core::mem::take(&mut state.delayed);
+        state.ready.drain(..).chain(delayed.into_values()).collect()
     }
 
-    /// Hands out no more tasks.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        lock(&self.state).closed = true;
         self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

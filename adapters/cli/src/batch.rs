@@ -1,61 +1,67 @@
-//! `leasehold batch`: a file of items through models, within the limits of the keys.
+//! `leasehold batch`: every item of a file through every model.
+//!
+//! Invariant: the arguments and all input are checked before the first call is made.
 
-use crate::{CliError, keys, print, tell};
+use crate::values::{parse_timeout, parse_whole};
+use crate::{CliError, keys, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, Template, read_items};
 use leasehold_core::limit::{Anchor, Rate};
-use leasehold_core::time::parse_span;
 use leasehold_http::{ApiKey, Endpoint};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
+const EXAMPLE: &str = "\
+Example:
+  leasehold batch -i items.jsonl -o results.jsonl --url https://api.openai.com/v1 \\
+      --keys keys.txt --limit 3/60s --model gpt-4o-mini --model gpt-4o";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
 pub(crate) struct Arguments {
-    /// Items, a JSON object a line
+    /// Input file: one JSON object per line
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Where results go; those that are there already are kept
+    /// Output file; results already in it are kept
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Base URL of an OpenAI-compatible service, such as `https://api.openai.com/v1`; repeated, every
-    /// service is called with every key
+    /// Base URL of an OpenAI-compatible service; repeat it to call every service with every key
     #[arg(long, required = true)]
     url: Vec<String>,
-    /// File of API keys, one a line
-    #[arg(long, value_name = "FILE", conflicts_with = "keys_env")]
-    keys: Option<PathBuf>,
-    /// Environment variable that holds the keys, separated by commas or white space
-    #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
-    keys_env: String,
-    /// Calls each key may make of each URL in how long, such as 3/60s [default: no limit]
-    #[arg(long, value_name = "CALLS/WINDOW")]
-    limit: Option<Rate>,
-    /// Calls each key may have in flight at once [default: any number]
-    #[arg(long, value_name = "CALLS")]
-    concurrency: Option<NonZeroU32>,
-    /// When the limit's window counts from: a service counts arrivals, which only a count from
-    /// completion can't exceed
-    #[arg(long, value_enum, default_value_t = AnchorName::Completion)]
-    anchor: AnchorName,
-    /// A model to put every item to; may be repeated
+    /// Model to call; repeat it for more models
     #[arg(long, required = true)]
     model: Vec<String>,
-    /// File with the prompt's text, into which an item's fields are put as {{ field }} (Jinja's syntax)
+    /// File with one API key per line
+    #[arg(long, value_name = "FILE", conflicts_with = "keys_env")]
+    keys: Option<PathBuf>,
+    /// Environment variable with API keys, separated by commas or spaces
+    #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
+    keys_env: String,
+    /// Calls per window of each key on each URL, such as 3/60s [default: no limit]
+    #[arg(long, value_name = "CALLS/WINDOW")]
+    limit: Option<Rate>,
+    /// Calls in flight of each key on each URL [default: no limit]
+    #[arg(long, value_name = "CALLS", value_parser = parse_whole::<NonZeroU32>)]
+    concurrency: Option<NonZeroU32>,
+    /// When a call starts to count against the limit
+    #[arg(long, value_enum, default_value_t = AnchorName::Completion)]
+    anchor: AnchorName,
+    /// File with the text of the prompt; {{ field }} inserts a field of the item (Jinja syntax)
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
-    /// Threads that make calls [default: the lesser of 2 a key and 10 a model]
-    #[arg(long, value_name = "THREADS")]
+    /// Threads that make calls [default: 2 per key and URL, at most 10 per model]
+    #[arg(long, value_name = "THREADS", value_parser = parse_whole::<NonZeroUsize>)]
     workers: Option<NonZeroUsize>,
-    /// How often a task is tried that fails; to be turned away for the limit is no try
-    #[arg(long, default_value = "3")]
+    /// Attempts per task; rate-limited attempts are not counted
+    #[arg(long, value_name = "ATTEMPTS", default_value = "3", value_parser = parse_whole::<NonZeroU32>)]
     tries: NonZeroU32,
-    /// The longest that a call may take
-    #[arg(long, value_name = "SPAN", default_value = "600s", value_parser = parse_timeout)]
+    /// Timeout of a call
+    #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// The longest answer, in tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 30 * 1024)]
+    /// Maximum number of tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 30 * 1024, value_parser = parse_whole::<u32>)]
     max_tokens: u32,
     /// Print the summary as JSON
     #[arg(long)]
@@ -67,7 +73,9 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum AnchorName {
+    /// When it completes; the service never sees the limit exceeded
     Completion,
+    /// When it gets its key; faster, but the service may see the limit exceeded
     Grant,
 }
 
@@ -78,19 +86,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         .map(Template::read)
         .transpose()?;
     let items = read_items(&arguments.input, template.as_ref())?;
-    let keys = match &arguments.keys {
-        Some(path) => keys::from_file(path)?,
-        None => keys::from_environment(&arguments.keys_env)?,
-    };
+    let keys = read_keys(arguments)?;
     let mut batch = Batch::new(items, models(arguments)?, endpoints(arguments, &keys)?);
-    batch.rate = arguments.limit;
-    batch.concurrency = arguments.concurrency;
-    batch.anchor = match arguments.anchor {
-        AnchorName::Completion => Anchor::Completion,
-        AnchorName::Grant => Anchor::Grant,
-    };
+    set_limits(&mut batch, arguments);
     batch.workers = arguments.workers;
-    batch.tries = arguments.tries;
+    batch.max_attempts = arguments.tries;
     batch.timeout = arguments.timeout;
     batch.max_tokens = arguments.max_tokens;
     batch.seed = process::id().into();
@@ -102,28 +102,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     };
     let summary = batch.run(&arguments.output, &stop, progress)?;
     if arguments.json {
-        print(format_args!("{}", as_json(&summary)));
+        print_out(as_json(&summary));
     }
-    report(arguments, &summary);
+    print_summary(arguments, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0;
     Ok(ExitCode::from(u8::from(!done)))
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    match parse_span(text) {
-        Ok(Duration::ZERO) => Err("no call could end in that time".to_owned()),
-        Ok(timeout) => Ok(timeout),
-        Err(error) => Err(error.to_string()),
+/// Passes the flags about limits on to the batch. No other code here reads them.
+fn set_limits(batch: &mut Batch, arguments: &Arguments) {
+    batch.rate = arguments.limit;
+    batch.concurrency = arguments.concurrency;
+    batch.anchor = match arguments.anchor {
+        AnchorName::Completion => Anchor::Completion,
+        AnchorName::Grant => Anchor::Grant,
+    };
+}
+
+fn read_keys(arguments: &Arguments) -> Result<Vec<ApiKey>, CliError> {
+    match &arguments.keys {
+        Some(path) => {
+            let advice =
+                "give a file with one key per line, or an environment variable with --keys-env";
+            keys::from_file(path, advice)
+        }
+        None => keys::from_environment(&arguments.keys_env),
     }
 }
 
 fn models(arguments: &Arguments) -> Result<Vec<String>, CliError> {
     let models = &arguments.model;
-    for (place, model) in models.iter().enumerate() {
+    for (index, model) in models.iter().enumerate() {
         if model.trim().is_empty() {
-            return Err(CliError::usage("--model: a model needs a name"));
+            return Err(CliError::usage("--model: the name is empty"));
         }
-        if models[..place].contains(model) {
+        if models[..index].contains(model) {
             return Err(CliError::usage(format!("--model {model} is given twice")));
         }
     }
@@ -142,50 +155,55 @@ fn endpoints(arguments: &Arguments, keys: &[ApiKey]) -> Result<Vec<Endpoint>, Cl
     Ok(endpoints)
 }
 
-/// Ends the batch in good order at the first interrupt, and the process at the second.
 fn stop_on_interrupt() -> Result<Stop, CliError> {
     let stop = Stop::default();
-    let theirs = stop.clone();
+    let handler_stop = stop.clone();
     ctrlc::set_handler(move || {
-        if theirs.is_requested() {
+        if handler_stop.is_requested() {
             process::exit(130);
         }
-        theirs.stop();
-        tell("stopping: waiting for the calls under way; interrupt again to quit at once");
+        handler_stop.stop();
+        print_err("stopping: waiting for calls in flight; interrupt again to quit now");
     })
     .map_err(CliError::system)?;
     Ok(stop)
 }
 
-fn report(arguments: &Arguments, summary: &Summary) {
-    let Summary {
-        tasks,
-        earlier,
-        ok,
-        failed,
-        unfinished,
-        ..
-    } = summary;
+fn print_summary(arguments: &Arguments, summary: &Summary) {
+    let counts = [
+        (summary.ok, "answered"),
+        (summary.earlier, "answered before"),
+        (summary.failed, "failed"),
+        (summary.unfinished, "not done"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts
+        .map(|(count, name)| format!("{count} {name}"))
+        .collect();
     let output = arguments.output.display();
-    tell(format_args!(
-        "{tasks} tasks: {ok} ok, {failed} failed, {earlier} done before, {unfinished} not done, in \
-         {:.1} s; results are in {output}",
-        summary.elapsed.as_secs_f64()
+    print_err(format_args!(
+        "{} tasks in {:.1} s: {}; results are in {output}",
+        summary.tasks,
+        summary.elapsed.as_secs_f64(),
+        counts.join(", ")
     ));
     for key in summary.keys.iter().filter(|key| key.rejected) {
-        tell(format_args!(
-            "the service refuses the key {}; remove or renew it",
+        print_err(format_args!(
+            "the service rejects the key {}: remove or replace it",
             key.key
         ));
     }
-    if *failed > 0 {
-        tell(format_args!(
-            "why tasks failed is in {output} under `output_error`; run the same command again to try \
-             them again"
+    if let Some(task) = &summary.first_failure {
+        print_err(format_args!(
+            "first failure: item {}, model {}: {}",
+            task.item, task.model, task.reason
+        ));
+        print_err(format_args!(
+            "all failures are in {output} under `output_error`"
         ));
     }
-    if *unfinished > 0 {
-        tell(format_args!("run the same command again to go on"));
+    if summary.failed > 0 || summary.unfinished > 0 {
+        print_err("run the same command again to continue");
     }
 }
 

@@ -1,16 +1,17 @@
-//! `leasehold demo`: the main job end to end, and what an independent judge saw of it.
+//! `leasehold demo`: a batch against a test server, checked by what the server saw.
 //!
-//! The least time that the limit allows: of `n` tasks over `k` keys at `r` calls a window `w`, no more
-//! than `k * r` can arrive in each of the first `m = floor((n - 1) / (k * r))` windows, so that at least
-//! `q = n - m * k * r` arrive no earlier than `m * w`; the last of those to be answered takes at least
-//! the `q`-th shortest of the drawn latencies. So `optimum = m * w + (q-th shortest latency)`, whatever
-//! the order of calls and the number of threads.
+//! Efficiency is `optimum / elapsed`, with the least time that the limits allow as `optimum`. Of `n` tasks over
+//! `k` keys with `r` calls per window `w`, at most `k * r` can arrive in each of the first
+//! `m = floor((n - 1) / (k * r))` windows. So at least `q = n - m * k * r` tasks arrive at `m * w` or later, and
+//! the last of them takes at least the `q`-th shortest latency. Hence `optimum = m * w + (q-th shortest latency)`,
+//! for any order of calls and any number of threads.
 
-use crate::{CliError, print, tell, testbed};
+use crate::{CliError, print_err, print_out, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, read_items};
 use leasehold_core::limit::Rate;
+use leasehold_core::time::DisplaySpan;
 use leasehold_http::{ApiKey, Endpoint};
 use leasehold_testbed::{OpenAi, OpenAiConfig, Report};
 use serde_json::{Map, Value, json};
@@ -26,7 +27,6 @@ const RATE: Rate = Rate {
     window: Duration::from_secs(2),
 };
 const LATENCY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(40));
-/// The share of the greatest possible speed that is promised.
 const PROMISED_EFFICIENCY: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,6 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What the batch says it did, and what the server says it saw.
 struct Findings {
     summary: Summary,
     report: Report,
@@ -45,28 +44,34 @@ struct Findings {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
-    let keys = testbed::numbered(KEYS);
-    let server = OpenAi::start(OpenAiConfig {
-        keys: keys.clone(),
-        limit: Some(RATE.limit),
-        window: RATE.window,
-        latency: LATENCY.0..=LATENCY.1,
-        ..OpenAiConfig::default()
-    })
-    .map_err(CliError::system)?;
-    if !arguments.json {
-        tell(format_args!(
-            "{ITEMS} items x {} models over {KEYS} keys at {RATE} each, calls of {} to {} ms",
-            MODELS.len(),
-            LATENCY.0.as_millis(),
-            LATENCY.1.as_millis()
-        ));
+    let findings = run_batch(arguments)?;
+    let broken = findings.broken_promises();
+    if arguments.json {
+        print_out(findings.as_json());
+    } else {
+        findings.print_table();
+        if broken.is_empty() {
+            print_out("result         every promise kept");
+        }
     }
+    for promise in &broken {
+        print_err(format_args!("broken promise: {promise}"));
+    }
+    Ok(ExitCode::from(u8::from(!broken.is_empty())))
+}
+
+fn run_batch(arguments: &Arguments) -> Result<Findings, CliError> {
+    let keys = testbed::numbered_keys(KEYS);
+    let mut config = OpenAiConfig::default();
+    config.keys.clone_from(&keys);
+    config.limit = Some(RATE.limit);
+    config.window = RATE.window;
+    config.latency = LATENCY.0..=LATENCY.1;
+    let server = OpenAi::start(config).map_err(CliError::system)?;
+
     let folder = tempfile::tempdir().map_err(CliError::system)?;
-    let (input, output) = (
-        folder.path().join("items.jsonl"),
-        folder.path().join("results.jsonl"),
-    );
+    let input = folder.path().join("items.jsonl");
+    let output = folder.path().join("results.jsonl");
     write_items(&input).map_err(CliError::system)?;
     let endpoints = keys.iter().map(|key| {
         let key = ApiKey::new(key).map_err(CliError::system)?;
@@ -76,29 +81,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let models = MODELS.map(str::to_owned).to_vec();
     let mut batch = Batch::new(read_items(&input, None)?, models, endpoints);
     batch.rate = Some(RATE);
+
     let progress = if arguments.json {
         Progress::Silent
     } else {
+        print_err(format_args!(
+            "{ITEMS} items x {} models over {KEYS} keys, each limited to {RATE}; a call takes {} to {} ms",
+            MODELS.len(),
+            LATENCY.0.as_millis(),
+            LATENCY.1.as_millis()
+        ));
         Progress::Shown
     };
     let summary = batch.run(&output, &Stop::default(), progress)?;
     let report = server.stop();
-    let findings = Findings {
+    Ok(Findings {
         lost: count_lost(&output, &summary)?,
         optimum: optimum(summary.tasks, &report),
         summary,
         report,
-    };
-    if arguments.json {
-        print(format_args!("{}", findings.as_json()));
-    } else {
-        findings.print();
-    }
-    let broken = findings.broken_promises();
-    for promise in &broken {
-        tell(format_args!("broken: {promise}"));
-    }
-    Ok(ExitCode::from(u8::from(!broken.is_empty())))
+    })
 }
 
 fn write_items(path: &Path) -> std::io::Result<()> {
@@ -107,7 +109,7 @@ fn write_items(path: &Path) -> std::io::Result<()> {
     fs::write(path, lines.join("\n"))
 }
 
-/// Counts the tasks of which the output says neither an answer to their question nor a failure.
+/// Counts the tasks with neither an answer to their own prompt nor a failure.
 fn count_lost(output: &Path, summary: &Summary) -> Result<usize, CliError> {
     let text = fs::read_to_string(output).map_err(CliError::system)?;
     let mut found = summary.failed;
@@ -126,20 +128,18 @@ fn count_lost(output: &Path, summary: &Summary) -> Result<usize, CliError> {
     Ok(summary.tasks.saturating_sub(found))
 }
 
+/// Returns the least time that the limits allow, as derived above.
 fn optimum(tasks: usize, report: &Report) -> Duration {
-    let in_a_window = RATE.limit.get().saturating_mul(KEYS) as usize;
-    let full = tasks
-        .saturating_sub(1)
-        .checked_div(in_a_window)
-        .unwrap_or(0);
-    let last = tasks.saturating_sub(full.saturating_mul(in_a_window));
+    let per_window = RATE.limit.get().saturating_mul(KEYS) as usize;
+    let full_windows = tasks.saturating_sub(1).checked_div(per_window).unwrap_or(0);
+    let rest = tasks.saturating_sub(full_windows.saturating_mul(per_window));
     let mut latencies = report.latencies.clone();
     latencies.sort_unstable();
-    let shortest = latencies.get(last.saturating_sub(1)).copied();
+    let latency = latencies.get(rest.saturating_sub(1)).copied();
     let windows = RATE
         .window
-        .saturating_mul(u32::try_from(full).unwrap_or(u32::MAX));
-    windows.saturating_add(shortest.unwrap_or_default())
+        .saturating_mul(u32::try_from(full_windows).unwrap_or(u32::MAX));
+    windows.saturating_add(latency.unwrap_or_default())
 }
 
 impl Findings {
@@ -147,50 +147,49 @@ impl Findings {
         self.optimum.as_secs_f64() / self.summary.elapsed.as_secs_f64()
     }
 
-    fn calls(&self) -> impl Iterator<Item = u64> {
-        self.report.per_key.iter().map(|key| key.calls)
+    fn spread(&self) -> u64 {
+        let calls = || self.report.per_key.iter().map(|key| key.calls);
+        let (most, least) = (calls().max(), calls().min());
+        most.unwrap_or(0).abs_diff(least.unwrap_or(0))
     }
 
-    fn reused(&self) -> u64 {
-        let Report {
-            calls,
-            connections_opened,
-            ..
-        } = self.report;
-        calls.saturating_sub(connections_opened)
+    fn connections_reused(&self) -> u64 {
+        let report = &self.report;
+        report.calls.saturating_sub(report.connections_opened)
     }
 
     fn broken_promises(&self) -> Vec<String> {
-        let limit = u64::from(RATE.limit.get());
-        let spread = self
-            .calls()
-            .max()
-            .unwrap_or(0)
-            .abs_diff(self.calls().min().unwrap_or(0));
+        let Self {
+            summary,
+            report,
+            lost,
+            ..
+        } = self;
+        let (spread, efficiency) = (self.spread(), self.efficiency());
         let checks = [
             (
-                self.summary.failed > 0,
-                format!("{} tasks failed", self.summary.failed),
+                summary.failed > 0,
+                format!("{} tasks failed", summary.failed),
             ),
-            (self.lost > 0, format!("{} tasks lost", self.lost)),
+            (*lost > 0, format!("{lost} tasks were lost")),
             (
-                self.report.rejected_429 > 0,
-                format!("{} calls refused", self.report.rejected_429),
+                report.rejected_429 > 0,
+                format!("the server rejected {} calls", report.rejected_429),
             ),
             (
-                self.report.max_in_window > limit,
-                format!("{} calls in one window", self.report.max_in_window),
+                report.max_in_window > u64::from(RATE.limit.get()),
+                format!(
+                    "a key made {} calls in one window, with a limit of {}",
+                    report.max_in_window, RATE.limit
+                ),
             ),
             (
                 spread > 1,
                 format!("one key made {spread} calls more than another"),
             ),
             (
-                self.efficiency() < PROMISED_EFFICIENCY,
-                format!(
-                    "efficiency {:.3}, less than {PROMISED_EFFICIENCY}",
-                    self.efficiency()
-                ),
+                efficiency < PROMISED_EFFICIENCY,
+                format!("efficiency {efficiency:.3} is below {PROMISED_EFFICIENCY}"),
             ),
         ];
         let broken = checks.into_iter().filter(|(broken, _)| *broken);
@@ -218,59 +217,58 @@ impl Findings {
             "balance_score": self.summary.pool.balance_score(),
             "per_key": per_key,
             "connections_opened": self.report.connections_opened,
-            "connections_reused": self.reused(),
+            "connections_reused": self.connections_reused(),
         })
     }
 
-    fn print(&self) {
+    fn print_table(&self) {
         let Self {
             summary,
             report,
             lost,
-            ..
+            optimum,
         } = self;
-        print(format_args!(
-            "key      calls  most in any {}",
-            leasehold_core::time::DisplaySpan(RATE.window)
-        ));
+        let window = DisplaySpan(RATE.window);
+        let heading = format!("most in any {window}");
+        print_out(format_args!("key      calls  {heading}"));
         for key in &report.per_key {
             let bar = "#".repeat(usize::try_from(key.calls).unwrap_or(0));
-            print(format_args!(
-                "{:<8} {:>5}  {:>14}  {bar}",
-                key.key, key.calls, key.max_in_window
+            print_out(format_args!(
+                "{:<8} {:>5}  {:>width$}  {bar}",
+                key.key,
+                key.calls,
+                key.max_in_window,
+                width = heading.len()
             ));
         }
-        print("");
-        print(format_args!(
-            "tasks          {} ({} ok, {} failed, {lost} lost)",
+        print_out("");
+        print_out(format_args!(
+            "tasks          {}: {} answered, {} failed, {lost} lost",
             summary.tasks, summary.ok, summary.failed
         ));
-        print(format_args!(
-            "time           {:.2} s; the limits allow {:.2} s",
+        print_out(format_args!(
+            "server saw     {} calls, {} rejected; at most {} of a key in any {window} (limit {})",
+            report.calls, report.rejected_429, report.max_in_window, RATE.limit
+        ));
+        print_out(format_args!(
+            "time           {:.2} s, {:.1} % efficient (the limits allow {:.2} s)",
             summary.elapsed.as_secs_f64(),
-            self.optimum.as_secs_f64()
+            self.efficiency() * 100.0,
+            optimum.as_secs_f64()
         ));
-        print(format_args!(
-            "efficiency     {:.1} %",
-            self.efficiency() * 100.0
-        ));
-        print(format_args!(
-            "balance score  {:.3} (variance {:.2})",
+        print_out(format_args!(
+            "balance        {:.3} (fewest calls of a key / most), variance {:.2}",
             summary.pool.balance_score(),
             summary.pool.variance()
         ));
-        print(format_args!(
+        print_out(format_args!(
             "mean wait      {:.0} ms for a key",
             summary.pool.mean_wait().as_secs_f64() * 1e3
         ));
-        print(format_args!(
-            "connections    {} opened, reused {} times",
+        print_out(format_args!(
+            "connections    {} opened, reused for {} calls",
             report.connections_opened,
-            self.reused()
-        ));
-        print(format_args!(
-            "the server saw {} calls, refused {}, and at most {} of a key in any window (limit {})",
-            report.calls, report.rejected_429, report.max_in_window, RATE.limit
+            self.connections_reused()
         ));
     }
 }

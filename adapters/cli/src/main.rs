@@ -1,20 +1,20 @@
 //! The `leasehold` command.
 //!
-//! Invariant: what a program reads is on standard output, what a person reads on standard error, and
-//! the exit code tells what became of it: 0 all done, 1 not all, 2 asked for wrongly.
+//! Invariant: output for programs goes to standard output, messages to standard error. The exit code is 0 if
+//! everything was done, 1 if not, 2 if the arguments or the files they name are wrong.
 
 mod batch;
 mod demo;
 mod keys;
-mod latency;
 mod testbed;
+mod values;
 
 use clap::{Parser, Subcommand};
 use core::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Leases scarce upstream capacity fairly, and never over its limits.
+/// Share rate-limited API keys and servers fairly, within their limits.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -24,56 +24,58 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows the main job end to end in about ten seconds, on this machine alone.
+    /// Run a batch against a local test server and check every promise (10 s).
     ///
-    /// Starts an OpenAI-compatible server with 10 keys at 3 calls per 2 s, puts 50 items to 3 models
-    /// through them, and prints what was done and what the server saw. Exit code 1 if a promise was
-    /// broken: a task failed or lost, a call refused, a limit exceeded, keys used unevenly by more than
-    /// one call, or less than 95 % of the speed that the limits allow.
+    /// The server has 10 keys with a limit of 3 calls per 2 s each. The batch runs 50 items through 3 models.
+    /// Nothing leaves this machine.
+    ///
+    /// Exit code: 0 if every promise was kept, 1 if not. The promises: no task fails or is lost, no call is
+    /// rejected, no key exceeds its limit, no key makes over one call more than another, and the speed is at
+    /// least 95 % of what the limits allow.
     Demo(demo::Arguments),
-    /// Puts every item of a file to every model, within the limits of the keys.
+    /// Run every item of a file through every model, within the limits of your API keys.
     ///
-    /// Items are JSON objects, one a line, with an `id` (or `input_id`) and a `prompt`. Each becomes one
-    /// line of the output, with all its fields and its answers under `output_pred` by model. Answers that
-    /// the output has already are not asked for again, so the same command, run again, goes on where it
-    /// was stopped or killed and tries again what failed.
+    /// The input has one JSON object per line, each with an `id` (or `input_id`) and a `prompt`. The output has
+    /// one line per item: its fields, its answers under `output_pred`, and its errors under `output_error`, both
+    /// by model.
     ///
-    /// Exit code 0: every task was answered. 1: some were not. 2: nothing was asked, because the
-    /// arguments or the input are wrong.
+    /// To resume after a kill, an interrupt or failures, run the same command again. It keeps the answers in the
+    /// output and runs only the rest.
+    ///
+    /// Exit code: 0 if every task was answered, 1 if not, 2 if the arguments or the input are wrong; then nothing
+    /// was sent.
     Batch(batch::Arguments),
-    /// Runs upstreams to test against.
+    /// Run a test server.
     #[command(subcommand)]
     Testbed(testbed::Command),
 }
 
 fn main() -> ExitCode {
-    let ended = match Arguments::parse().command {
+    let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments),
         Command::Testbed(command) => testbed::run(&command),
     };
-    match ended {
+    match result {
         Ok(code) => code,
-        Err(failure) => {
-            tell(format_args!("error: {}", failure.message));
-            ExitCode::from(failure.code)
+        Err(error) => {
+            print_err(format_args!("error: {}", error.message));
+            ExitCode::from(error.code)
         }
     }
 }
 
-/// Prints a line for programs to read.
-fn print(line: impl Display) {
-    // Whoever doesn't read on has no use for the rest, and results are not lost with it.
+/// Prints a line to standard output. A closed one (`| head`) is ignored; `println!` would panic.
+fn print_out(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Tells a person something.
-fn tell(line: impl Display) {
-    // As for `print`; a macro would panic.
+/// Prints a line to standard error. A closed one is ignored.
+fn print_err(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Why a command could not do what it was asked for.
+/// The reason that a command stopped, and its exit code.
 #[derive(Debug)]
 struct CliError {
     message: String,
@@ -81,7 +83,7 @@ struct CliError {
 }
 
 impl CliError {
-    /// The arguments or what they name are wrong.
+    /// An error in the arguments or in the files they name.
     fn usage(message: impl ToString) -> Self {
         Self {
             message: message.to_string(),
@@ -89,7 +91,7 @@ impl CliError {
         }
     }
 
-    /// The machine is at fault.
+    /// An error of the machine, such as a full disk.
     fn system(message: impl ToString) -> Self {
         Self {
             message: message.to_string(),

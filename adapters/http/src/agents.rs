@@ -1,22 +1,20 @@
-//! Which connection pools are kept open.
+//! The open ureq agents, one connection pool for each endpoint.
 //!
-//! Invariant: at most `max` agents are open, one an endpoint; the least recently used makes room. A call
-//! under way on a closed agent runs to its end, and its connection is closed then.
+//! Invariant: at most `max` agents are open; a new one evicts the least recently used. A call in flight on a
+//! closed agent runs to its end; then its connection closes.
 
 use crate::endpoint::Endpoint;
 use std::collections::HashMap;
 use ureq::Agent;
 
-/// The open agents and what became of the others.
 #[derive(Debug)]
 pub(crate) struct Agents {
     max: usize,
-    open: HashMap<Endpoint, Slot>,
+    open: HashMap<Endpoint, OpenAgent>,
     uses: u64,
     counts: AgentCounts,
 }
 
-/// How many agents there were.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AgentCounts {
     pub(crate) created: u64,
@@ -25,13 +23,13 @@ pub(crate) struct AgentCounts {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct OpenAgent {
     agent: Agent,
     last_use: u64,
 }
 
 impl Agents {
-    /// No agents yet, and never more than `max`; zero is taken as one.
+    /// An empty set with room for `max` agents; zero is taken as one.
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max: max.max(1),
@@ -45,40 +43,42 @@ impl Agents {
         self.counts
     }
 
-    /// The endpoint's agent, and the one that was closed to make room for it: dropping that closes
-    /// sockets, which is better done without a lock. Costs O(`max`) when room is made, else O(1).
-    pub(crate) fn choose(
+    /// Returns the endpoint's agent, and the agent evicted to make room for it.
+    ///
+    /// Dropping the evicted agent closes sockets, so drop it after unlocking. Costs O(`max`) with an eviction,
+    /// else O(1).
+    pub(crate) fn agent_for(
         &mut self,
         endpoint: &Endpoint,
         create: impl FnOnce() -> Agent,
     ) -> (Agent, Option<Agent>) {
         self.uses += 1;
-        if let Some(slot) = self.open.get_mut(endpoint) {
-            slot.last_use = self.uses;
+        if let Some(open) = self.open.get_mut(endpoint) {
+            open.last_use = self.uses;
             self.counts.reused += 1;
-            return (slot.agent.clone(), None);
+            return (open.agent.clone(), None);
         }
-        let closed = if self.open.len() < self.max {
+        let evicted = if self.open.len() < self.max {
             None
         } else {
-            self.close_least_recently_used()
+            self.evict_least_recently_used()
         };
         let agent = create();
         self.counts.created += 1;
-        let slot = Slot {
+        let open = OpenAgent {
             agent: agent.clone(),
             last_use: self.uses,
         };
-        self.open.insert(endpoint.clone(), slot);
-        (agent, closed)
+        self.open.insert(endpoint.clone(), open);
+        (agent, evicted)
     }
 
-    fn close_least_recently_used(&mut self) -> Option<Agent> {
-        let least = self.open.iter().min_by_key(|(_, slot)| slot.last_use);
-        let endpoint = least.map(|(endpoint, _)| endpoint.clone())?;
-        let slot = self.open.remove(&endpoint)?;
+    fn evict_least_recently_used(&mut self) -> Option<Agent> {
+        let oldest = self.open.iter().min_by_key(|(_, open)| open.last_use);
+        let endpoint = oldest.map(|(endpoint, _)| endpoint.clone())?;
+        let open = self.open.remove(&endpoint)?;
         self.counts.closed += 1;
-        Some(slot.agent)
+        Some(open.agent)
     }
 }
 
@@ -93,9 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_agent_makes_room() {
+    fn the_least_recently_used_agent_is_evicted() {
         let mut agents = Agents::new(2);
-        for (number, closes, created, reused) in [
+        for (number, evicts, created, reused) in [
             (1, false, 1, 0),
             (2, false, 2, 0),
             (1, false, 2, 1),
@@ -105,9 +105,9 @@ mod tests {
             (1, false, 4, 3),
             (3, true, 5, 3),
         ] {
-            let (_, closed) = agents.choose(&endpoint(number), Agent::new_with_defaults);
+            let (_, evicted) = agents.agent_for(&endpoint(number), Agent::new_with_defaults);
             let counts = agents.counts();
-            assert_eq!(closed.is_some(), closes);
+            assert_eq!(evicted.is_some(), evicts);
             assert_eq!((counts.created, counts.reused), (created, reused));
             assert_eq!(counts.closed, counts.created - agents.open.len() as u64);
             assert!(agents.open.len() <= 2);

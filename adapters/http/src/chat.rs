@@ -1,19 +1,19 @@
-//! What is asked of a chat model and what it answers.
+//! The JSON of chat completions: requests, completions and error bodies.
 //!
-//! Invariant: an answer that was paid for is not lost over a detail. Only the first choice's message is
-//! required; whatever else is missing or of the wrong type gets the value that its field's docs name.
+//! Invariant: a completion that was billed is not lost over a detail. Only the first choice's message is
+//! required; any other field that is missing or has the wrong type gets the default that its docs name.
 
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions for the model.
     System,
-    /// Instructions for the model, under their newer name.
+    /// Instructions for the model; the newer name of `System`.
     Developer,
     /// The caller.
     User,
@@ -24,46 +24,46 @@ pub enum Role {
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks.
+    /// The author.
     pub role: Role,
-    /// What is said.
+    /// The text.
     pub content: String,
 }
 
-/// A chat completion that is asked for, whole.
+/// A request for a chat completion, without streaming.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatRequest {
     /// The model's name.
     pub model: String,
     /// The conversation so far.
     pub messages: Vec<Message>,
-    /// The most tokens to answer with: [`ChatRequest::DEFAULT_MAX_TOKENS`] by default. Not sent where
-    /// `extra` has `max_completion_tokens`, which services refuse beside it.
+    /// Maximum number of tokens of the completion: [`ChatRequest::DEFAULT_MAX_TOKENS`] by default.
+    ///
+    /// Not sent if `extra` has `max_completion_tokens`: services reject a request with both.
     pub max_tokens: u32,
-    /// Further fields, such as `temperature`. None may repeat a field above, and `stream` must not be
-    /// true.
+    /// Other fields, such as `temperature`. None may repeat a field above; `stream` must not be true.
     pub extra: Map<String, Value>,
 }
 
 impl ChatRequest {
-    /// 30 Ki tokens.
+    /// 30,720 tokens.
     pub const DEFAULT_MAX_TOKENS: u32 = 30 * 1024;
 
-    /// A question without history.
+    /// A request with one user message.
     pub fn user(model: impl Into<String>, prompt: impl Into<String>) -> Self {
-        let question = Message {
+        let message = Message {
             role: Role::User,
             content: prompt.into(),
         };
         Self {
             model: model.into(),
-            messages: vec![question],
+            messages: vec![message],
             max_tokens: Self::DEFAULT_MAX_TOKENS,
             extra: Map::new(),
         }
     }
 
-    /// The request as JSON, or why there is none.
+    /// Writes the request as JSON, or says why it can't be sent.
     pub(crate) fn to_json(&self) -> Result<Vec<u8>, String> {
         for field in ["model", "messages", "max_tokens"] {
             if self.extra.contains_key(field) {
@@ -71,7 +71,7 @@ impl ChatRequest {
             }
         }
         if self.extra.get("stream") == Some(&Value::Bool(true)) {
-            return Err("a streamed answer was asked for".to_owned());
+            return Err("`stream` is true, but streaming is not supported".to_owned());
         }
         #[derive(Serialize)]
         struct Body<'a> {
@@ -82,46 +82,45 @@ impl ChatRequest {
             #[serde(flatten)]
             extra: &'a Map<String, Value>,
         }
-        let newer_limit = self.extra.contains_key("max_completion_tokens");
+        let has_newer_limit = self.extra.contains_key("max_completion_tokens");
         let body = Body {
             model: &self.model,
             messages: &self.messages,
-            max_tokens: (!newer_limit).then_some(self.max_tokens),
+            max_tokens: (!has_newer_limit).then_some(self.max_tokens),
             extra: &self.extra,
         };
         serde_json::to_vec(&body).map_err(|error| error.to_string())
     }
 }
 
-/// A chat completion that was given, whole.
+/// A chat completion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatCompletion {
-    /// What the model said first; empty where it said nothing (`null`), as with a refusal or a call of a
-    /// tool.
+    /// Text of the first choice; empty if it is `null`, as for a refusal or a tool call.
     pub content: String,
-    /// Tokens of the question; zero where the service doesn't say.
+    /// Tokens of the prompt; zero if not reported.
     pub prompt_tokens: u64,
-    /// Tokens of the answer; zero where the service doesn't say.
+    /// Tokens of the completion; zero if not reported.
     pub completion_tokens: u64,
-    /// Tokens in all; where the service doesn't say, the sum of the two.
+    /// Total tokens; if not reported, the sum of the two above.
     pub total_tokens: u64,
-    /// The model that answered; where the service doesn't say, the one asked for.
+    /// The model that answered; if not reported, the requested one.
     pub model: String,
-    /// The service's name for the call: its `x-request-id` header, else the answer's `id`, else empty.
+    /// The service's id of the call: the `x-request-id` header, else the body's `id`, else empty.
     pub request_id: String,
-    /// When the service made the answer, in seconds since 1970; zero where it doesn't say.
+    /// Creation time in seconds since 1970; zero if not reported.
     pub created: u64,
-    /// Why the answer ends, such as `stop` or `length`.
+    /// Reason that the text ends, such as `stop` or `length`.
     pub finish_reason: Option<String>,
-    /// Our name for the call, sent along as `x-trace-id`.
+    /// The client's id of the call, sent as `x-trace-id`.
     pub trace_id: String,
-    /// How long the attempt took that brought the answer. Not serialised.
+    /// Duration of the successful attempt. Not serialized.
     #[serde(skip)]
     pub latency: Duration,
 }
 
 impl ChatCompletion {
-    /// Reads an answer; the fields that aren't in its body are the caller's to fill in.
+    /// Reads a body; the caller fills in `trace_id`, `latency` and the defaults from the request and headers.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, String> {
         let mut body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -143,9 +142,9 @@ impl ChatCompletion {
         };
         let message = body.pointer_mut("/choices/0/message");
         let Some(Value::Object(message)) = message else {
-            // Some services report a failure under status 200.
-            let said = ErrorBody::from_body_value(&body).message;
-            return Err(format!("no choices; {said}"));
+            // Some services report an error with status 200.
+            let message = ErrorBody::from_value(&body).message;
+            return Err(format!("no choices; {message}"));
         };
         match message.remove("content") {
             Some(Value::String(content)) => Ok(Self {
@@ -154,26 +153,27 @@ impl ChatCompletion {
             }),
             None | Some(Value::Null) => Ok(completion),
             Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                Err("the content isn't text".to_owned())
+                Err("the content is not text".to_owned())
             }
         }
     }
 }
 
-/// What a service says when it refuses.
+/// The body of an error response.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorBody {
     pub(crate) message: String,
     pub(crate) code: Option<String>,
-    pub(crate) kind: Option<String>,
+    pub(crate) error_type: Option<String>,
 }
 
 impl ErrorBody {
-    /// Reads `{"error": {"message", "code", "type"}}` and its common variations, else takes the body as
-    /// it is.
+    /// Reads `{"error": {"message", "code", "type"}}` and its common variants.
+    ///
+    /// Any other body becomes the message as it is.
     pub(crate) fn from_body(body: &[u8]) -> Self {
         match serde_json::from_slice::<Value>(body) {
-            Ok(value) => Self::from_body_value(&value),
+            Ok(value) => Self::from_value(&value),
             Err(_) => Self {
                 message: String::from_utf8_lossy(body).into_owned(),
                 ..Self::default()
@@ -181,7 +181,7 @@ impl ErrorBody {
         }
     }
 
-    fn from_body_value(body: &Value) -> Self {
+    fn from_value(body: &Value) -> Self {
         let text = |value: &Value| match value {
             Value::Null => None,
             Value::String(text) => Some(text.clone()),
@@ -200,7 +200,7 @@ impl ErrorBody {
         Self {
             message: message.unwrap_or_else(|| body.to_string()),
             code: text(&error["code"]),
-            kind: text(&error["type"]),
+            error_type: text(&error["type"]),
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_written_with_its_further_fields() {
+    fn a_request_is_written_with_its_extra_fields() {
         let mut request = ChatRequest::user("m", "hello");
         request.extra.insert("temperature".to_owned(), json!(0.5));
         let body: Value = serde_json::from_slice(&request.to_json().unwrap()).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_limit_takes_the_place_of_max_tokens() {
+    fn max_completion_tokens_replaces_max_tokens() {
         let mut request = ChatRequest::user("m", "hello");
         let extra = &mut request.extra;
         extra.insert("max_completion_tokens".to_owned(), json!(7));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_contradicts_itself_is_not_written() {
+    fn a_contradictory_request_is_not_written() {
         for (field, value) in [
             ("model", json!("other")),
             ("messages", json!([])),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_answer_leaves_out_is_zero_or_empty() {
+    fn a_field_missing_from_a_completion_is_zero_or_empty() {
         let bare = read(&json!({"choices": [{"message": {"content": null}}]})).unwrap();
         assert_eq!(
             (&*bare.content, &*bare.model, &*bare.request_id),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_message_is_no_answer() {
+    fn a_body_without_a_message_is_an_error() {
         for body in [
             json!({}),
             json!([]),
@@ -297,41 +297,41 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_survives_being_stored_but_for_its_latency() {
+    fn a_completion_is_restored_without_its_latency() {
         let body = json!({
             "id": "c-1", "created": 5, "model": "m-2",
             "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
         });
-        let mut answer = read(&body).unwrap();
-        let stored = serde_json::to_string(&answer).unwrap();
-        answer.latency = Duration::from_secs(1);
+        let mut completion = read(&body).unwrap();
+        completion.latency = Duration::from_secs(1);
+        let stored = serde_json::to_string(&completion).unwrap();
         let restored: ChatCompletion = serde_json::from_str(&stored).unwrap();
-        answer.latency = Duration::ZERO;
-        assert_eq!(restored, answer);
+        completion.latency = Duration::ZERO;
+        assert_eq!(restored, completion);
         assert!(!stored.contains("latency"), "{stored}");
     }
 
     #[test]
-    fn a_refusal_is_read_in_whatever_form_it_comes() {
-        let said = |message: &str, code: Option<&str>, kind: Option<&str>| ErrorBody {
+    fn an_error_body_is_read_in_every_common_form() {
+        let parsed = |message: &str, code: Option<&str>, error_type: Option<&str>| ErrorBody {
             message: message.to_owned(),
             code: code.map(str::to_owned),
-            kind: kind.map(str::to_owned),
+            error_type: error_type.map(str::to_owned),
         };
         for (body, expected) in [
             (
                 r#"{"error": {"message": "m", "code": "c", "type": "t"}}"#,
-                said("m", Some("c"), Some("t")),
+                parsed("m", Some("c"), Some("t")),
             ),
             (
                 r#"{"error": {"message": "m", "code": 429}}"#,
-                said("m", Some("429"), None),
+                parsed("m", Some("429"), None),
             ),
-            (r#"{"error": "m"}"#, said("m", None, None)),
-            (r#"{"detail": ["m"]}"#, said(r#"["m"]"#, None, None)),
-            (r#"{"other": 1}"#, said(r#"{"other":1}"#, None, None)),
-            ("<html>", said("<html>", None, None)),
-            ("", said("", None, None)),
+            (r#"{"error": "m"}"#, parsed("m", None, None)),
+            (r#"{"detail": ["m"]}"#, parsed(r#"["m"]"#, None, None)),
+            (r#"{"other": 1}"#, parsed(r#"{"other":1}"#, None, None)),
+            ("<html>", parsed("<html>", None, None)),
+            ("", parsed("", None, None)),
         ] {
             assert_eq!(ErrorBody::from_body(body.as_bytes()), expected, "{body}");
         }

@@ -1,7 +1,7 @@
-//! Calls, over pooled connections.
+//! Chat completion calls over pooled connections.
 //!
-//! Invariant: a connection goes back to its pool only once its answer was read to the end; any other is
-//! closed. No lock is held during a call.
+//! Invariant: a connection returns to its pool only after its response was read to the end; any other is closed.
+//! No lock is held during a call.
 
 use crate::agents::Agents;
 use crate::chat::{ChatCompletion, ChatRequest, ErrorBody};
@@ -21,95 +21,97 @@ use ureq::http::{HeaderMap, HeaderValue};
 use ureq::{Agent, Body, Proxy, ProxyProtocol};
 use uuid::Uuid;
 
-/// The longest timeout there is; a longer one could not be added to a clock.
+/// Cap on timeouts, so that they can be added to any clock reading.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// What is read of a refusal. A longer one costs its connection.
-const MAX_REFUSAL_BYTES: u64 = 64 * 1024;
-/// The size of each connection's two buffers, and the most header that is accepted. ureq's own 128 KiB
-/// would hold 800 MiB over 50 agents of 64 idle connections.
+/// Bytes read of an error response. A longer one costs its connection.
+const MAX_ERROR_BYTES: u64 = 64 * 1024;
+/// Size of each of a connection's two buffers, and limit of a response's headers, in bytes.
+///
+/// With ureq's default of 128 KiB, 50 agents with 64 idle connections each would hold 800 MiB.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-/// How a [`Client`] behaves.
+/// Settings of a [`Client`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClientConfig {
-    /// The most endpoints that connections are kept to: 50 by default. Zero is taken as one.
-    pub max_clients: usize,
-    /// The longest a call takes, from the name lookup to the answer's last byte: 600 s by default, a
-    /// year at most.
+    /// Maximum number of endpoints with open connections: 50 by default. Zero is taken as one.
+    pub max_agents: usize,
+    /// Timeout of a call, from the name lookup to the response's last byte: 600 s by default, at most 365 days.
     pub timeout: Duration,
-    /// The longest a name lookup takes, and again the connecting with its TLS handshake: 10 s by default.
+    /// Timeout of the name lookup, and again of connecting with the TLS handshake: 10 s by default.
     pub connect_timeout: Duration,
-    /// The most connections that are kept idle to one endpoint: 64 by default.
+    /// Maximum number of idle connections to one endpoint: 64 by default.
     pub max_idle_per_agent: usize,
-    /// How long a connection is kept idle: 60 s by default. Best shorter than what the service keeps it.
+    /// Time that a connection stays idle before it is closed: 60 s by default.
+    ///
+    /// Keep it below the service's own idle timeout, so that the client closes first.
     pub max_idle_age: Duration,
-    /// The longest answer that is accepted: 64 MiB by default.
-    pub max_answer_bytes: u64,
-    /// What the client calls itself: `leasehold/<version>` by default. Characters other than printable
-    /// ASCII are left out; if nothing remains, the header is.
+    /// Maximum length of a response: 64 MiB by default.
+    pub max_response_bytes: u64,
+    /// Value of the `user-agent` header: `leasehold/<version>` by default.
+    ///
+    /// Characters other than printable ASCII are left out; an empty value omits the header.
     pub user_agent: String,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            max_clients: 50,
+            max_agents: 50,
             timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(10),
             max_idle_per_agent: 64,
             max_idle_age: Duration::from_secs(60),
-            max_answer_bytes: 64 * 1024 * 1024,
+            max_response_bytes: 64 * 1024 * 1024,
             user_agent: concat!("leasehold/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
 }
 
-/// Calls services over connections that it keeps. To be shared by all threads; dropping it closes them.
+/// A client with pooled connections, shared by all threads. Dropping it closes them.
 ///
-/// It starts no thread but for a name lookup, at most one a minute and host and more only where several
-/// callers miss the name at once.
+/// It starts a thread only for a name lookup: at most one per host and minute, or one per caller if several miss
+/// the cache at once.
 ///
-/// Redirects are not followed, so that a key is never sent to where it wasn't meant to go. HTTPS is
-/// checked against Mozilla's certificate authorities, not the machine's own. A proxy is taken from
-/// `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` (the first that is set, whatever the scheme called) unless
-/// `NO_PROXY` names the host; services on this machine are always called directly, and a SOCKS proxy is
-/// passed over.
+/// Redirects are not followed, so that no other host receives the key. HTTPS is checked against Mozilla's
+/// certificate authorities, not those of the machine. The proxy is the first one set of `ALL_PROXY`,
+/// `HTTPS_PROXY` and `HTTP_PROXY`, for both schemes. Hosts in `NO_PROXY` and loopback hosts are called directly;
+/// a SOCKS proxy is ignored.
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
     proxy: Option<Proxy>,
     resolver: CachedResolver,
     agents: Mutex<Agents>,
-    tally: Tally,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+struct Counters {
     calls: AtomicU64,
     failed: AtomicU64,
     nanos: AtomicU64,
 }
 
 impl Client {
-    /// A client without connections yet. Reads the proxy from the environment, once.
+    /// Creates a client without connections. Reads the proxy from the environment, once.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        let http =
+        let is_http =
             |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
         Self {
-            proxy: Proxy::try_from_env().filter(http),
+            proxy: Proxy::try_from_env().filter(is_http),
             resolver: CachedResolver::default(),
-            agents: Mutex::new(Agents::new(config.max_clients)),
-            tally: Tally::default(),
+            agents: Mutex::new(Agents::new(config.max_agents)),
+            counters: Counters::default(),
             config,
         }
     }
 
-    /// Asks once, for callers that lease a permit for each attempt. Blocks for the configured timeout at
-    /// most.
+    /// Makes one attempt, for callers that lease a key for each. Blocks for at most the configured timeout.
     ///
     /// # Errors
-    /// Where no answer came; [`CallError`] says what follows.
+    /// [`CallError`], if no completion arrived; its methods say what to do.
     pub fn chat(
         &self,
         endpoint: &Endpoint,
@@ -118,16 +120,16 @@ impl Client {
         self.attempt(endpoint, request, None)
     }
 
-    /// Asks up to `policy.max_retries` more times while [`CallError::is_retryable`], after a delay drawn
-    /// from the policy and whatever the service asked for on top. Blocks for the configured timeout at
-    /// most, all attempts and delays included: where a delay would go beyond, the error is returned at
-    /// once.
+    /// Makes up to `1 + policy.max_retries` attempts while the error [`is_retryable`](CallError::is_retryable).
     ///
-    /// Each attempt is a call that the service counts. Callers under a limit should lease each and use
+    /// Each delay is drawn from the policy, plus the wait that the service asks for. All attempts and delays
+    /// together block for at most the configured timeout: a delay that would exceed it is not begun.
+    ///
+    /// The service counts each attempt as a call. Callers with a limit should lease each attempt and use
     /// [`Client::chat`].
     ///
     /// # Errors
-    /// The last attempt's.
+    /// The error of the last attempt.
     pub fn chat_with_retries(
         &self,
         endpoint: &Endpoint,
@@ -136,9 +138,9 @@ impl Client {
     ) -> Result<ChatCompletion, CallError> {
         let deadline = clock::now() + self.timeout();
         let mut backoff = policy.backoff(Uuid::new_v4().as_u64_pair().0);
-        let mut answer = self.attempt(endpoint, request, None);
+        let mut result = self.attempt(endpoint, request, None);
         for _ in 0..policy.max_retries {
-            let error = match answer {
+            let error = match result {
                 Err(error) if error.is_retryable() => error,
                 done => return done,
             };
@@ -149,23 +151,23 @@ impl Client {
                 return Err(error);
             }
             clock::sleep(delay);
-            answer = self.attempt(endpoint, request, Some(left - delay));
+            result = self.attempt(endpoint, request, Some(left - delay));
         }
-        answer
+        result
     }
 
-    /// What the client has done so far. The figures are each right, but not all of one instant.
+    /// Returns counts so far. Each is exact, but they are not read at one instant.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         let agents = lock(&self.agents).counts();
         ClientStats {
-            clients_created: agents.created,
-            clients_reused: agents.reused,
-            clients_closed: agents.closed,
+            agents_created: agents.created,
+            agents_reused: agents.reused,
+            agents_closed: agents.closed,
             name_lookups: self.resolver.lookups(),
-            calls: self.tally.calls.load(Ordering::Relaxed),
-            failed: self.tally.failed.load(Ordering::Relaxed),
-            total_time: Duration::from_nanos(self.tally.nanos.load(Ordering::Relaxed)),
+            calls: self.counters.calls.load(Ordering::Relaxed),
+            failed: self.counters.failed.load(Ordering::Relaxed),
+            total_time: Duration::from_nanos(self.counters.nanos.load(Ordering::Relaxed)),
         }
     }
 
@@ -179,31 +181,28 @@ impl Client {
         let body = match request.to_json() {
             Ok(body) => body,
             Err(reason) => {
-                let failure = CallErrorKind::Unsendable { reason };
-                return Err(CallError::new(endpoint, trace_id, failure));
+                let kind = CallErrorKind::InvalidRequest { reason };
+                return Err(CallError::new(endpoint, trace_id, kind));
             }
         };
         let began = clock::now();
-        let answer = self.exchange(endpoint, &body, &trace_id, timeout);
+        let result = self.send(endpoint, &body, &trace_id, timeout);
         let latency = clock::now().saturating_duration_since(began);
-        self.tally.count(latency, answer.is_ok());
-        match answer {
-            Ok(answer) if answer.model.is_empty() => Ok(ChatCompletion {
-                model: request.model.clone(),
-                trace_id,
-                latency,
-                ..answer
-            }),
-            Ok(answer) => Ok(ChatCompletion {
-                trace_id,
-                latency,
-                ..answer
-            }),
-            Err(failure) => Err(CallError::new(endpoint, trace_id, failure)),
+        self.counters.count(latency, result.is_ok());
+        match result {
+            Ok(mut completion) => {
+                if completion.model.is_empty() {
+                    completion.model.clone_from(&request.model);
+                }
+                completion.trace_id = trace_id;
+                completion.latency = latency;
+                Ok(completion)
+            }
+            Err(kind) => Err(CallError::new(endpoint, trace_id, kind)),
         }
     }
 
-    fn exchange(
+    fn send(
         &self,
         endpoint: &Endpoint,
         body: &[u8],
@@ -212,7 +211,7 @@ impl Client {
     ) -> Result<ChatCompletion, CallErrorKind> {
         let bearer = format!("Bearer {}", endpoint.key().expose());
         let mut bearer =
-            HeaderValue::try_from(bearer).map_err(|error| CallErrorKind::Unsendable {
+            HeaderValue::try_from(bearer).map_err(|error| CallErrorKind::InvalidRequest {
                 reason: error.to_string(),
             })?;
         bearer.set_sensitive(true);
@@ -223,8 +222,8 @@ impl Client {
             .header(ACCEPT, "application/json")
             .header("x-trace-id", trace_id)
             .content_type("application/json");
-        // Only where it must be: with a configuration of its own, a request that needs a new connection
-        // may have to set TLS up from scratch.
+        // Only if needed: a request with a config of its own may have to set TLS up from scratch for a new
+        // connection.
         let request = match timeout {
             Some(timeout) => request.config().timeout_global(Some(timeout)).build(),
             None => request,
@@ -234,33 +233,34 @@ impl Client {
             .map_err(|error| CallErrorKind::from_ureq(&error))?;
         let (head, mut body) = response.into_parts();
         if !head.status.is_success() {
-            let refusal = self.refusal(head.status.as_u16(), &head.headers, &mut body);
-            return Err(CallErrorKind::Refused(refusal));
+            let status = head.status.as_u16();
+            let response = self.error_response(status, &head.headers, &mut body);
+            return Err(CallErrorKind::Status(response));
         }
-        let limit = self.config.max_answer_bytes;
+        let limit = self.config.max_response_bytes;
         let bytes = read_up_to(&mut body, limit.saturating_add(1))
             .map_err(|error| CallErrorKind::from_ureq(&error))?;
         if bytes.len() as u64 > limit {
-            return Err(CallErrorKind::TooLarge { limit });
+            return Err(CallErrorKind::ResponseTooLarge { limit });
         }
-        let mut answer = ChatCompletion::from_json(&bytes)
-            .map_err(|reason| CallErrorKind::Unreadable { reason })?;
+        let mut completion = ChatCompletion::from_json(&bytes)
+            .map_err(|reason| CallErrorKind::InvalidResponse { reason })?;
         if let Some(id) = request_id(&head.headers) {
-            answer.request_id = id;
+            completion.request_id = id;
         }
-        Ok(answer)
+        Ok(completion)
     }
 
-    fn refusal(&self, status: u16, headers: &HeaderMap, body: &mut Body) -> ErrorResponse {
-        let limit = MAX_REFUSAL_BYTES.min(self.config.max_answer_bytes);
-        // The status says more than the loss of its explanation.
+    fn error_response(&self, status: u16, headers: &HeaderMap, body: &mut Body) -> ErrorResponse {
+        let limit = MAX_ERROR_BYTES.min(self.config.max_response_bytes);
+        // A body that can't be read is left out: the status is the more useful part.
         let bytes = read_up_to(body, limit.saturating_add(1)).unwrap_or_default();
-        let said = ErrorBody::from_body(&bytes);
+        let body = ErrorBody::from_body(&bytes);
         ErrorResponse {
             status,
-            code: said.code,
-            kind: said.kind,
-            message: said.message,
+            code: body.code,
+            error_type: body.error_type,
+            message: body.message,
             retry_after: retry_after(headers, clock::wall()),
             request_id: request_id(headers),
         }
@@ -275,8 +275,8 @@ impl Client {
                 self.resolver.clone(),
             )
         };
-        let (agent, closed) = lock(&self.agents).choose(endpoint, create);
-        drop(closed);
+        let (agent, evicted) = lock(&self.agents).agent_for(endpoint, create);
+        drop(evicted);
         agent
     }
 
@@ -312,7 +312,7 @@ impl Client {
     }
 }
 
-impl Tally {
+impl Counters {
     fn count(&self, time: Duration, succeeded: bool) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.calls.fetch_add(1, Ordering::Relaxed);
@@ -322,27 +322,28 @@ impl Tally {
     }
 }
 
-/// What a [`Client`] has done so far.
+/// Counts of a [`Client`] since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClientStats {
-    /// Connection pools that were opened, one an endpoint.
-    pub clients_created: u64,
-    /// Calls that found their endpoint's connection pool open.
-    pub clients_reused: u64,
-    /// Connection pools that were closed to make room.
-    pub clients_closed: u64,
-    /// Names that were looked up for want of a fresh answer.
+    /// Agents opened; each is the connection pool of one endpoint.
+    pub agents_created: u64,
+    /// Calls that used an agent already open.
+    pub agents_reused: u64,
+    /// Agents evicted to make room for another.
+    pub agents_closed: u64,
+    /// Lookups of names that were not cached.
     pub name_lookups: u64,
-    /// Attempts, those that failed included.
+    /// Attempts, failed ones included.
     pub calls: u64,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub failed: u64,
-    /// Time taken by all attempts.
+    /// Total duration of all attempts.
     pub total_time: Duration,
 }
 
 impl ClientStats {
-    /// Time taken by an attempt on average; zero before the first.
+    /// Mean duration of an attempt; zero before the first.
     #[must_use]
     pub fn mean_time(&self) -> Duration {
         let nanos = self
@@ -357,8 +358,9 @@ impl ClientStats {
     }
 }
 
-/// Reads a body, `limit` bytes at most. Where less came, it was read to its end, which is what gives the
-/// connection back.
+/// Reads at most `limit` bytes of a body.
+///
+/// A shorter body is read to its end, which returns the connection to its pool.
 fn read_up_to(body: &mut Body, limit: u64) -> Result<Vec<u8>, ureq::Error> {
     let mut bytes = Vec::new();
     body.as_reader().take(limit).read_to_end(&mut bytes)?;
@@ -375,7 +377,7 @@ mod tests {
     use crate::ApiKey;
 
     #[test]
-    fn a_service_on_this_machine_is_called_without_the_proxy() {
+    fn a_loopback_host_is_called_without_the_proxy() {
         let mut client = Client::new(ClientConfig::default());
         client.proxy = Some(Proxy::new("http://proxy:3128").unwrap());
         for (url, through_proxy) in [("http://localhost:1", false), ("https://h", true)] {

@@ -1,15 +1,14 @@
-//! Reads the clocks and sleeps; no other file here does.
+//! The clocks and sleep; no other file of this crate reads a clock.
 
 use core::time::Duration;
 use std::time::{Instant, SystemTime};
 
-/// The monotonic clock, for spans.
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// The time of day, for dates that a service names.
+/// Reads the time of day, to compare with dates in headers.
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()

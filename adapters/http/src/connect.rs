@@ -1,36 +1,41 @@
-//! Tells a call that never reached its upstream from one that may have.
+//! Connection errors, marked so that a call that never reached its upstream can be told from one that may have.
 //!
-//! Implements a trait of ureq's `unversioned` module, which may change with any minor version: this and
-//! `resolver.rs` are why the workspace pins ureq to one.
+//! Implements a trait of ureq's `unversioned` module, which may change in any minor version. Because of this
+//! file and `resolver.rs` the workspace pins ureq to one minor version.
 //!
-//! Invariant: a [`NotConnected`] means that not one byte of the request was sent. ureq asks a connector
-//! only for want of a pooled connection, and always before it writes the request.
+//! Invariant: [`NotConnected`] means that no byte of the request was sent. ureq calls a connector only if it has
+//! no pooled connection, and always before it writes the request.
 
 use crate::resolver::CachedResolver;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
 
-/// The name was not resolved or the connection not made, in time.
+/// The name was not resolved, or the connection not made, in time.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotConnected(ureq::Error);
 
 impl NotConnected {
-    /// Marks an error, once.
+    /// Wraps an error; a wrapped one is returned as it is.
     pub(crate) fn mark(error: ureq::Error) -> ureq::Error {
-        if Self::marks(&error) {
+        if Self::cause(&error).is_some() {
             return error;
         }
         ureq::Error::Other(Box::new(Self(error)))
     }
 
-    /// Whether an error was marked.
-    pub(crate) fn marks(error: &ureq::Error) -> bool {
-        matches!(error, ureq::Error::Other(inner) if inner.is::<Self>())
+    /// Returns the error inside a marked one.
+    pub(crate) fn cause(error: &ureq::Error) -> Option<&ureq::Error> {
+        let ureq::Error::Other(inner) = error else {
+            return None;
+        };
+        inner.downcast_ref().map(|Self(cause)| cause)
     }
 }
 
-/// ureq's own connector, with its errors marked. An address that can't be reached is looked up again for
-/// the next connection: a service that moved is found before its name expires.
+/// ureq's own connector, with its errors marked.
+///
+/// A failed connection also evicts the host from the resolver's cache, so that a service that moved is found
+/// before its name expires.
 #[derive(Debug)]
 pub(crate) struct MarkingConnector {
     inner: DefaultConnector,

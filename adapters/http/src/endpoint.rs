@@ -1,14 +1,16 @@
-//! Where a call goes and with which key.
+//! The URL and key of a service.
 //!
-//! Invariant: an [`Endpoint`] is an absolute HTTP(S) URL with a host, and holds no secret but its key.
+//! Invariant: an [`Endpoint`] is an absolute HTTP(S) URL with a host, and its key is its only secret.
 
 use crate::secret::ApiKey;
 use core::net::IpAddr;
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
-/// A service and the key to call it with. It is also what a connection pool belongs to: the same service
-/// under two keys, or spelled in two ways, is two endpoints.
+/// A service's URL and a key for it.
+///
+/// Each endpoint has a connection pool of its own. The same service with two keys, or with its URL written in
+/// two ways, is two endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     url: String,
@@ -18,15 +20,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The service at a base URL. `http://host:port` and `http://host:port/v1` both lead to
-    /// `http://host:port/v1/chat/completions`; a path that ends in another version (`/v4`) is kept, and
-    /// so is one that ends in `/chat/completions`.
+    /// Parses a base URL.
+    ///
+    /// `http://host:port` and `http://host:port/v1` both call `http://host:port/v1/chat/completions`. A path that
+    /// ends in another version (`/v4`) or in `/chat/completions` is kept.
     ///
     /// # Errors
-    /// Where `url` isn't such a URL, or has a user name, a query or a fragment.
+    /// If `url` isn't an absolute HTTP(S) URL, or has a user name, a query or a fragment.
     pub fn new(url: &str, key: ApiKey) -> Result<Self, EndpointError> {
         let url = url.trim();
-        // The parser drops a fragment without a word.
+        // `Uri` drops a fragment silently.
         if url.contains('#') {
             return Err(EndpointError::QueryOrFragment);
         }
@@ -50,44 +53,43 @@ impl Endpoint {
         }
         let (url, path) = (url.trim_end_matches('/'), uri.path().trim_end_matches('/'));
         Ok(Self {
-            chat_url: chat_url(&base(&uri, authority, path)),
+            chat_url: chat_url(&normalized(&uri, authority, path)),
             loopback: is_loopback(authority.host()),
             url: url.to_owned(),
             key,
         })
     }
 
-    /// The base URL as it was given, without slashes at its end.
+    /// The base URL as given, without trailing slashes.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The key.
+    /// The API key.
     #[must_use]
     pub const fn key(&self) -> &ApiKey {
         &self.key
     }
 
-    /// Where chat completions are posted to.
+    /// The URL of chat completion calls.
     #[must_use]
     pub fn chat_url(&self) -> &str {
         &self.chat_url
     }
 
-    /// Whether the service runs on this machine, judged by its name alone.
+    /// Whether the host name or address is a loopback one.
     pub(crate) const fn is_loopback(&self) -> bool {
         self.loopback
     }
 }
 
-/// The URL as every spelling of it is called: the scheme and host in small letters, the usual port left
-/// out.
-fn base(uri: &Uri, authority: &Authority, path: &str) -> String {
+/// Normalizes a base URL: scheme and host in lower case, the scheme's default port left out.
+fn normalized(uri: &Uri, authority: &Authority, path: &str) -> String {
     let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
     let host = authority.host().to_ascii_lowercase();
-    let usual = if scheme == "https" { 443 } else { 80 };
-    match authority.port_u16().filter(|port| *port != usual) {
+    let default_port = if scheme == "https" { 443 } else { 80 };
+    match authority.port_u16().filter(|port| *port != default_port) {
         Some(port) => format!("{scheme}://{host}:{port}{path}"),
         None => format!("{scheme}://{host}{path}"),
     }
@@ -115,7 +117,7 @@ fn is_loopback(host: &str) -> bool {
     )
 }
 
-/// The address that a host spells out, in brackets for version 6.
+/// Parses a host that is an IP address; IPv6 in brackets.
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     let bare = host
         .strip_prefix('[')
@@ -123,23 +125,26 @@ pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     bare.unwrap_or(host).parse().ok()
 }
 
-/// Why a text is no [`Endpoint`]. It never repeats the text, which may hold a secret.
+/// The reason that a text is not the URL of an [`Endpoint`].
+///
+/// It never repeats the text, which may hold a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EndpointError {
-    /// It doesn't parse.
-    #[error("the endpoint isn't a URL")]
+    /// The text can't be parsed as a URL.
+    #[error("not a URL")]
     NotAUrl,
-    /// Neither `http://` nor `https://`.
-    #[error("the endpoint's URL must begin with http:// or https://")]
+    /// The scheme is neither `http` nor `https`.
+    #[error("the URL must start with http:// or https://")]
     NotHttp,
-    /// No host.
-    #[error("the endpoint's URL has no host")]
+    /// The URL has no host.
+    #[error("the URL has no host")]
     NoHost,
-    /// A user name or a password, which would end up in logs.
-    #[error("the endpoint's URL must not hold a user name or a password")]
+    /// The URL has a user name or a password, which would end up in logs.
+    #[error("the URL must not have a user name or a password")]
     UserInfo,
-    /// A query or a fragment, which have no place in a base URL.
-    #[error("the endpoint's URL must have neither query nor fragment")]
+    /// The URL has a query or a fragment, which a base URL can't have.
+    #[error("the URL must not have a query (?) or a fragment (#)")]
     QueryOrFragment,
 }
 
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_base_leads_to_chat_completions() {
+    fn every_form_of_a_base_url_gives_the_url_of_chat_completions() {
         for (base, chat) in [
             ("http://h:1", "http://h:1/v1/chat/completions"),
             (" https://h/ ", "https://h/v1/chat/completions"),
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused() {
+    fn a_text_that_is_not_a_base_url_is_an_error() {
         for (url, error) in [
             ("", EndpointError::NotAUrl),
             ("http://", EndpointError::NotAUrl),
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_told_by_its_names() {
+    fn loopback_hosts_are_recognized() {
         for (url, loopback) in [
             ("http://localhost:1", true),
             ("http://LOCALHOST", true),

@@ -1,7 +1,7 @@
-//! Why a call brought no answer, and what follows from it.
+//! Errors of a call, and what the caller can do about each.
 //!
-//! Invariant: no text gets into a [`CallError`] but through [`tidy`], so that none holds the key, a line
-//! break, or more than [`MAX_TEXT`] characters.
+//! Invariant: every text in a [`CallError`] went through [`sanitize`], so none holds the key, a line break, or
+//! more than [`MAX_TEXT`] characters.
 
 use crate::connect::NotConnected;
 use crate::endpoint::Endpoint;
@@ -9,10 +9,10 @@ use crate::secret::ApiKey;
 use core::fmt;
 use core::time::Duration;
 
-/// The longest text that is kept of what a service said, in characters.
+/// Longest text kept of a service's message, in characters.
 const MAX_TEXT: usize = 1_024;
 
-/// A call that brought no answer. Shows the URL, the masked key, the trace id and what went wrong.
+/// A failed call. Displays the URL, the masked key, the trace id and the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError(Box<Detail>);
 
@@ -21,84 +21,87 @@ struct Detail {
     url: String,
     key: String,
     trace_id: String,
-    failure: CallErrorKind,
+    kind: CallErrorKind,
 }
 
-/// What went wrong with a call.
+/// The cause of a failed call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallErrorKind {
     /// The request contradicts itself or can't be written.
-    #[error("the request could not be built: {reason}")]
-    Unsendable {
-        /// What is wrong with it.
+    #[error("invalid request: {reason}")]
+    InvalidRequest {
+        /// The contradiction, or the field that can't be written.
         reason: String,
     },
     /// The name was not resolved, or no connection made, in time.
     #[error("no connection: {reason}")]
     NotConnected {
-        /// What the resolver, the network or the TLS layer said.
+        /// Message of the resolver, the network or the TLS layer.
         reason: String,
     },
-    /// A connection was there, but no whole answer in time.
+    /// The connection was made, but the response was not complete in time.
     #[error("timed out ({phase})")]
     TimedOut {
-        /// Which of ureq's timeouts it was.
+        /// Name of ureq's timeout.
         phase: String,
     },
-    /// The connection ended before the answer did.
-    #[error("the connection was lost: {reason}")]
-    Lost {
-        /// What the network said.
+    /// The connection ended before the response did.
+    #[error("connection lost: {reason}")]
+    ConnectionLost {
+        /// Message of the network.
         reason: String,
     },
-    /// The service answered with a status other than success.
+    /// The response has a status other than success.
     #[error("{0}")]
-    Refused(ErrorResponse),
-    /// The service reported success, but its answer could not be understood.
-    #[error("the answer could not be understood: {reason}")]
-    Unreadable {
-        /// What is wrong with it.
+    Status(ErrorResponse),
+    /// The status is success, but the response can't be parsed.
+    #[error("invalid response: {reason}")]
+    InvalidResponse {
+        /// The part that can't be parsed.
         reason: String,
     },
-    /// The answer is longer than [`ClientConfig::max_answer_bytes`](crate::ClientConfig).
-    #[error("the answer is longer than {limit} bytes")]
-    TooLarge {
-        /// The most bytes allowed.
+    /// The response is longer than [`ClientConfig::max_response_bytes`](crate::ClientConfig).
+    #[error("the response is longer than {limit} bytes")]
+    ResponseTooLarge {
+        /// The limit, in bytes.
         limit: u64,
     },
 }
 
-/// What a service said as it refused.
+/// A response with a status other than success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorResponse {
-    /// The HTTP status. A redirect is one too: none is followed, lest the key be sent elsewhere.
+    /// The HTTP status. A redirect counts as an error: following it would send the key to another host.
     pub status: u16,
-    /// The service's own code, such as `rate_limit_exceeded`.
+    /// The service's error code, such as `rate_limit_exceeded`.
     pub code: Option<String>,
-    /// The service's own kind of error (`type`), such as `invalid_request_error`.
-    pub kind: Option<String>,
-    /// What the service says about it.
+    /// The service's error type (`type`), such as `invalid_request_error`.
+    pub error_type: Option<String>,
+    /// The service's message.
     pub message: String,
-    /// How long the service asks its caller to wait.
+    /// The wait that the service asks for.
     pub retry_after: Option<Duration>,
-    /// The service's name for the call: its `x-request-id` header.
+    /// The service's id of the call: the `x-request-id` header.
     pub request_id: Option<String>,
 }
 
 impl ErrorResponse {
     fn is_out_of_quota(&self) -> bool {
         let quota = Some("insufficient_quota");
-        self.status == 429 && (self.code.as_deref() == quota || self.kind.as_deref() == quota)
+        self.status == 429 && (self.code.as_deref() == quota || self.error_type.as_deref() == quota)
     }
 }
 
 impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "status {}", self.status)?;
-        if let Some(name) = self.code.as_ref().or(self.kind.as_ref()) {
+        if let Some(name) = self.code.as_ref().or(self.error_type.as_ref()) {
             write!(f, " ({name})")?;
         }
-        write!(f, ": {}", self.message)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
         if let Some(id) = &self.request_id {
             write!(f, " [request {id}]")?;
         }
@@ -107,113 +110,118 @@ impl fmt::Display for ErrorResponse {
 }
 
 impl CallError {
-    pub(crate) fn new(endpoint: &Endpoint, trace_id: String, failure: CallErrorKind) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint, trace_id: String, kind: CallErrorKind) -> Self {
         let key = endpoint.key();
         Self(Box::new(Detail {
-            url: tidy(endpoint.url(), key),
+            url: sanitize(endpoint.url(), key),
             key: key.to_string(),
             trace_id,
-            failure: failure.tidied(key),
+            kind: kind.sanitized(key),
         }))
     }
 
-    /// What went wrong.
+    /// The cause.
     #[must_use]
-    pub fn failure(&self) -> &CallErrorKind {
-        &self.0.failure
+    pub fn kind(&self) -> &CallErrorKind {
+        &self.0.kind
     }
 
-    /// What the service said, if it refused.
+    /// The error response, if the service sent one.
     #[must_use]
-    pub fn refusal(&self) -> Option<&ErrorResponse> {
-        match self.failure() {
-            CallErrorKind::Refused(refusal) => Some(refusal),
-            CallErrorKind::Unsendable { .. }
+    pub fn response(&self) -> Option<&ErrorResponse> {
+        match self.kind() {
+            CallErrorKind::Status(response) => Some(response),
+            CallErrorKind::InvalidRequest { .. }
             | CallErrorKind::NotConnected { .. }
             | CallErrorKind::TimedOut { .. }
-            | CallErrorKind::Lost { .. }
-            | CallErrorKind::Unreadable { .. }
-            | CallErrorKind::TooLarge { .. } => None,
+            | CallErrorKind::ConnectionLost { .. }
+            | CallErrorKind::InvalidResponse { .. }
+            | CallErrorKind::ResponseTooLarge { .. } => None,
         }
     }
 
-    /// The base URL that was called.
+    /// The base URL of the call.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0.url
     }
 
-    /// The key that was used, masked.
+    /// The key of the call, masked.
     #[must_use]
     pub fn masked_key(&self) -> &str {
         &self.0.key
     }
 
-    /// The `x-trace-id` that was sent along.
+    /// The `x-trace-id` of the call.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         &self.0.trace_id
     }
 
-    /// Whether the same call may succeed later: after a timeout, a connection not made or lost, or one
-    /// of the statuses 408, 409, 425, 429 (unless the quota is used up) and 5xx. An answer that could not
-    /// be understood or is too long is not asked for again: it was paid for, and its like would follow.
+    /// Whether the same call may succeed later.
+    ///
+    /// True after a timeout, a failed or lost connection, and for the statuses 408, 409, 425, 429 (with quota
+    /// left) and 5xx. A response that is invalid or too long is not retried: it was billed, and a retry would
+    /// probably fail the same way.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self.failure() {
+        match self.kind() {
             CallErrorKind::NotConnected { .. }
             | CallErrorKind::TimedOut { .. }
-            | CallErrorKind::Lost { .. } => true,
-            CallErrorKind::Refused(refusal) => {
-                matches!(refusal.status, 408 | 409 | 425 | 429 | 500..=599)
-                    && !refusal.is_out_of_quota()
+            | CallErrorKind::ConnectionLost { .. } => true,
+            CallErrorKind::Status(response) => {
+                matches!(response.status, 408 | 409 | 425 | 429 | 500..=599)
+                    && !response.is_out_of_quota()
             }
-            CallErrorKind::Unsendable { .. }
-            | CallErrorKind::Unreadable { .. }
-            | CallErrorKind::TooLarge { .. } => false,
+            CallErrorKind::InvalidRequest { .. }
+            | CallErrorKind::InvalidResponse { .. }
+            | CallErrorKind::ResponseTooLarge { .. } => false,
         }
     }
 
-    /// Whether the service may have seen the call. False only where it certainly hasn't, so that a lease
-    /// can be given back in full.
+    /// Whether the service may have seen the call.
+    ///
+    /// False only if no byte of it was sent, so that its lease can be refunded in full.
     #[must_use]
     pub fn was_sent(&self) -> bool {
         !matches!(
-            self.failure(),
-            CallErrorKind::Unsendable { .. } | CallErrorKind::NotConnected { .. }
+            self.kind(),
+            CallErrorKind::InvalidRequest { .. } | CallErrorKind::NotConnected { .. }
         )
     }
 
-    /// How long the service asks its caller to wait; a day at most.
+    /// The wait that the service asks for, at most a day.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.refusal()?.retry_after
+        self.response()?.retry_after
     }
 
-    /// Whether the service asks for fewer calls: 429 unless the quota is used up, or 503 with a time to
-    /// come back.
+    /// Whether the service asks for fewer calls: 429 with quota left, or 503 with a wait.
     #[must_use]
     pub fn is_throttled(&self) -> bool {
-        self.refusal().is_some_and(|refusal| match refusal.status {
-            429 => !refusal.is_out_of_quota(),
-            503 => refusal.retry_after.is_some(),
-            _ => false,
+        self.response()
+            .is_some_and(|response| match response.status {
+                429 => !response.is_out_of_quota(),
+                503 => response.retry_after.is_some(),
+                _ => false,
+            })
+    }
+
+    /// Whether the key will not work again until an operator acts: 401, 402, or 429 with the quota used up.
+    #[must_use]
+    pub fn rejects_key(&self) -> bool {
+        self.response().is_some_and(|response| {
+            matches!(response.status, 401 | 402) || response.is_out_of_quota()
         })
     }
 
-    /// Whether the key won't work again without somebody's help: 401, 402, or 429 with the quota used
-    /// up.
-    #[must_use]
-    pub fn rejects_key(&self) -> bool {
-        self.refusal()
-            .is_some_and(|refusal| matches!(refusal.status, 401 | 402) || refusal.is_out_of_quota())
-    }
-
-    /// Whether the same call may succeed with another key: 403, which services answer both to a key
-    /// that may not use a model and to a prompt that nobody may send.
+    /// Whether the same call may succeed with another key: 403.
+    ///
+    /// Services send 403 both for a key without access to a model and for a prompt against their rules.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        self.refusal().is_some_and(|refusal| refusal.status == 403)
+        self.response()
+            .is_some_and(|response| response.status == 403)
     }
 }
 
@@ -223,68 +231,80 @@ impl fmt::Display for CallError {
             url,
             key,
             trace_id,
-            failure,
+            kind,
         } = &*self.0;
-        write!(f, "{url} (key {key}, trace {trace_id}): {failure}")
+        write!(f, "{url} (key {key}, trace {trace_id}): {kind}")
     }
 }
 
 impl core::error::Error for CallError {}
 
 impl CallErrorKind {
-    /// Sorts what ureq reports.
+    /// Classifies an error of ureq.
     pub(crate) fn from_ureq(error: &ureq::Error) -> Self {
         use ureq::Error;
-        let reason = error.to_string();
-        if NotConnected::marks(error)
-            || matches!(error, Error::ConnectionFailed | Error::TlsRequired)
-        {
+        if let Some(cause) = NotConnected::cause(error) {
+            let reason = message(cause);
+            return Self::NotConnected { reason };
+        }
+        let reason = message(error);
+        if matches!(error, Error::ConnectionFailed | Error::TlsRequired) {
             Self::NotConnected { reason }
         } else if let Error::Timeout(phase) = error {
             let phase = phase.to_string();
             Self::TimedOut { phase }
         } else if matches!(error, Error::Io(_)) {
-            Self::Lost { reason }
+            Self::ConnectionLost { reason }
         } else if matches!(error, Error::Http(_) | Error::BadUri(_)) {
-            Self::Unsendable { reason }
+            Self::InvalidRequest { reason }
         } else {
-            // What is left by now is an answer that isn't HTTP.
-            Self::Unreadable { reason }
+            // The only case left is a response that isn't HTTP.
+            Self::InvalidResponse { reason }
         }
     }
 
-    fn tidied(self, key: &ApiKey) -> Self {
-        let tidy = |text: String| tidy(&text, key);
+    fn sanitized(self, key: &ApiKey) -> Self {
+        let sanitize = |text: String| sanitize(&text, key);
         match self {
-            Self::Unsendable { reason } => Self::Unsendable {
-                reason: tidy(reason),
+            Self::InvalidRequest { reason } => Self::InvalidRequest {
+                reason: sanitize(reason),
             },
             Self::NotConnected { reason } => Self::NotConnected {
-                reason: tidy(reason),
+                reason: sanitize(reason),
             },
-            Self::TimedOut { phase } => Self::TimedOut { phase: tidy(phase) },
-            Self::Lost { reason } => Self::Lost {
-                reason: tidy(reason),
+            Self::TimedOut { phase } => Self::TimedOut {
+                phase: sanitize(phase),
             },
-            Self::Refused(refusal) => Self::Refused(ErrorResponse {
-                status: refusal.status,
-                code: refusal.code.map(tidy),
-                kind: refusal.kind.map(tidy),
-                message: tidy(refusal.message),
-                retry_after: refusal.retry_after,
-                request_id: refusal.request_id.map(tidy),
+            Self::ConnectionLost { reason } => Self::ConnectionLost {
+                reason: sanitize(reason),
+            },
+            Self::Status(response) => Self::Status(ErrorResponse {
+                status: response.status,
+                code: response.code.map(sanitize),
+                error_type: response.error_type.map(sanitize),
+                message: sanitize(response.message),
+                retry_after: response.retry_after,
+                request_id: response.request_id.map(sanitize),
             }),
-            Self::Unreadable { reason } => Self::Unreadable {
-                reason: tidy(reason),
+            Self::InvalidResponse { reason } => Self::InvalidResponse {
+                reason: sanitize(reason),
             },
-            Self::TooLarge { limit } => Self::TooLarge { limit },
+            Self::ResponseTooLarge { limit } => Self::ResponseTooLarge { limit },
         }
     }
 }
 
-/// A foreign text that is fit for a log: without the key, on one line, of bounded length.
-fn tidy(text: &str, key: &ApiKey) -> String {
-    // The key goes first: cut through, it would not be found.
+/// Returns ureq's message, for an I/O error without the `io:` before it.
+fn message(error: &ureq::Error) -> String {
+    if let ureq::Error::Io(io) = error {
+        return io.to_string();
+    }
+    error.to_string()
+}
+
+/// Makes a foreign text fit for a log: without the key, on one line, at most [`MAX_TEXT`] characters.
+fn sanitize(text: &str, key: &ApiKey) -> String {
+    // The key goes first: a key cut in half would not be found.
     let text = key.redact(text);
     let one_line = text.trim().replace(char::is_control, " ");
     match one_line.char_indices().nth(MAX_TEXT) {
@@ -297,14 +317,14 @@ fn tidy(text: &str, key: &ApiKey) -> String {
 mod tests {
     use super::*;
 
-    fn error(failure: CallErrorKind) -> CallError {
+    fn error(kind: CallErrorKind) -> CallError {
         let key = ApiKey::new("sk-secret-12345678").unwrap();
         let endpoint = Endpoint::new("http://h:1/sk-secret-12345678", key).unwrap();
-        CallError::new(&endpoint, "trace".to_owned(), failure)
+        CallError::new(&endpoint, "trace".to_owned(), kind)
     }
 
-    fn refused(status: u16, code: Option<&str>, retry_after: Option<Duration>) -> CallError {
-        error(CallErrorKind::Refused(ErrorResponse {
+    fn status(status: u16, code: Option<&str>, retry_after: Option<Duration>) -> CallError {
+        error(CallErrorKind::Status(ErrorResponse {
             status,
             code: code.map(str::to_owned),
             retry_after,
@@ -313,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn each_status_has_its_consequence() {
+    fn the_status_decides_about_retry_throttle_and_key() {
         let wait = Some(Duration::ZERO);
         let quota = Some("insufficient_quota");
-        for (status, code, wait, retryable, throttled, condemned) in [
+        for (code, name, wait, retryable, throttled, rejects_key) in [
             (307, None, None, false, false, false),
             (400, None, None, false, false, false),
             (401, None, None, false, false, true),
@@ -336,44 +356,45 @@ mod tests {
             (503, None, wait, true, true, false),
             (599, quota, None, true, false, false),
         ] {
-            let error = refused(status, code, wait);
+            let error = status(code, name, wait);
             assert_eq!(error.is_retryable(), retryable, "{error}");
             assert_eq!(error.is_throttled(), throttled, "{error}");
-            assert_eq!(error.rejects_key(), condemned, "{error}");
+            assert_eq!(error.rejects_key(), rejects_key, "{error}");
+            assert_eq!(error.is_forbidden(), code == 403, "{error}");
             assert!(error.was_sent());
         }
     }
 
     #[test]
-    fn used_up_quota_may_be_named_as_kind() {
-        let refusal = ErrorResponse {
+    fn the_error_type_may_also_say_that_the_quota_is_used_up() {
+        let response = ErrorResponse {
             status: 429,
-            kind: Some("insufficient_quota".to_owned()),
+            error_type: Some("insufficient_quota".to_owned()),
             ..ErrorResponse::default()
         };
-        assert!(error(CallErrorKind::Refused(refusal)).rejects_key());
+        assert!(error(CallErrorKind::Status(response)).rejects_key());
     }
 
     #[test]
-    fn no_error_shows_the_key_whoever_wrote_it() {
+    fn no_error_shows_the_key() {
         let text = || "a\nsk-secret-12345678 b".to_owned();
-        let failures = [
-            CallErrorKind::Unsendable { reason: text() },
+        let kinds = [
+            CallErrorKind::InvalidRequest { reason: text() },
             CallErrorKind::NotConnected { reason: text() },
             CallErrorKind::TimedOut { phase: text() },
-            CallErrorKind::Lost { reason: text() },
-            CallErrorKind::Unreadable { reason: text() },
-            CallErrorKind::Refused(ErrorResponse {
+            CallErrorKind::ConnectionLost { reason: text() },
+            CallErrorKind::InvalidResponse { reason: text() },
+            CallErrorKind::Status(ErrorResponse {
                 status: 401,
                 code: Some(text()),
-                kind: Some(text()),
+                error_type: Some(text()),
                 message: text(),
                 retry_after: None,
                 request_id: Some(text()),
             }),
         ];
-        for failure in failures {
-            let error = error(failure);
+        for kind in kinds {
+            let error = error(kind);
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains("secret"), "{shown}");
             assert!(shown.contains("a …5678 b") && shown.contains("http://h:1"));
@@ -386,9 +407,9 @@ mod tests {
         let key = ApiKey::new("sk-secret-12345678").unwrap();
         for filler in MAX_TEXT - 20..=MAX_TEXT {
             let text = format!("{}{}{}", "é".repeat(filler), key.expose(), "é".repeat(99));
-            let tidied = tidy(&text, &key);
-            assert_eq!(tidied.chars().count(), MAX_TEXT + 1);
-            assert!(!tidied.contains("sk-"), "{tidied}");
+            let sanitized = sanitize(&text, &key);
+            assert_eq!(sanitized.chars().count(), MAX_TEXT + 1);
+            assert!(!sanitized.contains("sk-"), "{sanitized}");
         }
     }
 }

@@ -1,25 +1,25 @@
-//! Whether and when to try again.
+//! Retry settings, and the wait that a service asks for.
 //!
-//! Invariant: a wait is never shorter than what the service asked for, and never longer than
-//! [`MAX_RETRY_AFTER`] on its account.
+//! Invariant: a wait read from headers is at most [`MAX_RETRY_AFTER`].
 
 use core::time::Duration;
 use leasehold_core::retry::Backoff;
 use std::time::SystemTime;
 use ureq::http::HeaderMap;
 
-/// The longest wait that a service is believed to mean.
+/// Cap on the wait that a service may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often and how patiently a failed call is repeated.
+/// Number of retries, and the delays between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
-    /// The most attempts after the first: 3 by default.
+    /// Maximum number of attempts after the first: 3 by default.
     pub max_retries: u32,
-    /// The longest first delay: 500 ms by default. Each delay is drawn between zero and its greatest,
-    /// which doubles from one attempt to the next.
+    /// Longest first delay: 500 ms by default. Each delay is drawn between zero and its maximum,
+    /// which doubles with every attempt (full jitter).
     pub base: Duration,
-    /// The longest delay of all: 8 s by default. What the service asks for comes on top.
+    /// Longest delay: 8 s by default. The wait that the service asks for is added to it.
     pub cap: Duration,
 }
 
@@ -39,22 +39,23 @@ impl RetryPolicy {
     }
 }
 
-/// How long a service asks its caller to wait: by `retry-after-ms`, else by `Retry-After` in seconds or
-/// as a date. A time in the past is zero; what can't be understood is passed over.
+/// Returns the wait that a service asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date.
+///
+/// A time in the past is zero; a value that can't be parsed is ignored.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
-    let in_millis = text("retry-after-ms").and_then(|value| number(value, 1_000.0));
+    let in_millis = text("retry-after-ms").and_then(|value| decimal(value, 1_000.0));
     let in_seconds_or_date = || {
         let value = text("retry-after")?;
-        number(value, 1.0).or_else(|| date(value, now))
+        decimal(value, 1.0).or_else(|| date(value, now))
     };
     in_millis
         .or_else(in_seconds_or_date)
         .map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
-/// A decimal number of units, `per_second` of which make a second. No exponent, `inf` or `nan`.
-fn number(value: &str, per_second: f64) -> Option<Duration> {
+/// Parses a decimal number of units, with `per_second` units in a second; no exponent, `inf` or `nan`.
+fn decimal(value: &str, per_second: f64) -> Option<Duration> {
     let plain = |byte: u8| byte.is_ascii_digit() || byte == b'.' || byte == b'-';
     if !value.bytes().all(plain) {
         return None;
@@ -75,7 +76,7 @@ mod tests {
     use ureq::http::{HeaderName, HeaderValue};
 
     #[test]
-    fn a_service_says_how_long_to_wait_in_many_ways() {
+    fn the_wait_is_read_from_every_common_form() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
         let day = Some(86_400_000);
         for (headers, millis) in [
@@ -117,13 +118,11 @@ mod tests {
                 })
                 .collect();
             let wait = retry_after(&map, now);
-            let nanos = millis.map(Duration::from_millis);
-            let near =
-                |wait: Duration, nanos: Duration| wait.abs_diff(nanos) < Duration::from_millis(1);
-            assert_eq!(wait.is_some(), nanos.is_some(), "{headers:?}: {wait:?}");
+            let expected = millis.map(Duration::from_millis);
+            assert_eq!(wait.is_some(), expected.is_some(), "{headers:?}: {wait:?}");
+            let error = wait.zip(expected).map(|(wait, it)| wait.abs_diff(it));
             assert!(
-                wait.zip(nanos)
-                    .is_none_or(|(wait, nanos)| near(wait, nanos)),
+                error < Some(Duration::from_millis(1)),
                 "{headers:?}: {wait:?}"
             );
         }

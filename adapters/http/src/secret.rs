@@ -1,22 +1,24 @@
-//! The secret an upstream knows us by.
+//! API keys.
 //!
-//! Invariant: an [`ApiKey`] fits into a header, and nothing but [`ApiKey::expose`] shows the whole of it.
+//! Invariant: an [`ApiKey`] fits into a header, and only [`ApiKey::expose`] shows all of it.
 
 use core::fmt;
 
-/// An API key. `Debug` and `Display` show `…` and its last four characters; of a key shorter than eight
-/// characters, only `…`.
+/// An API key.
+///
+/// `Debug` and `Display` show `…` and its last four characters; for a key shorter than eight characters, only
+/// `…`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// The longest key accepted, in bytes: the whole header has to fit into a connection's buffer.
+    /// Maximum length in bytes: the header has to fit into a connection's buffer.
     pub const MAX_LEN: usize = 8 * 1024;
 
-    /// Takes a key, without the white space around it.
+    /// Parses a key, without the white space around it.
     ///
     /// # Errors
-    /// Where the key is empty, longer than [`ApiKey::MAX_LEN`], or holds anything but visible ASCII.
+    /// If the key is empty, longer than [`ApiKey::MAX_LEN`], or has a character other than visible ASCII.
     pub fn new(key: impl AsRef<str>) -> Result<Self, ApiKeyError> {
         let key = key.as_ref().trim();
         if key.is_empty() {
@@ -31,13 +33,13 @@ impl ApiKey {
         Ok(Self(key.to_owned()))
     }
 
-    /// The whole key. To be written into a request, and nowhere else.
+    /// Returns the whole key, for use in a request only.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// `text` with every occurrence of the key masked.
+    /// Masks every occurrence of the key in `text`.
     pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(&self.0, &self.to_string())
     }
@@ -56,17 +58,18 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// Why a text is no [`ApiKey`].
+/// The reason that a text is not an [`ApiKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ApiKeyError {
-    /// Nothing but white space.
+    /// The text is empty or only white space.
     #[error("the API key is empty")]
     Empty,
-    /// Longer than [`ApiKey::MAX_LEN`].
+    /// The key is longer than [`ApiKey::MAX_LEN`].
     #[error("the API key is longer than {} bytes", ApiKey::MAX_LEN)]
     TooLong,
     /// A character that could change the meaning of a header, or can't be in one.
-    #[error("the API key holds a character other than visible ASCII")]
+    #[error("the API key has a space or another character that is not visible ASCII")]
     NotVisibleAscii,
 }
 
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_in_a_header_is_no_key() {
+    fn a_key_that_does_not_fit_into_a_header_is_an_error() {
         assert_eq!(ApiKey::new(" \t"), Err(ApiKeyError::Empty));
         for key in ["a b", "a\r\nHost: x", "ключ", "a\0"] {
             assert_eq!(ApiKey::new(key), Err(ApiKeyError::NotVisibleAscii));

@@ -1,15 +1,14 @@
-//! The time of day and the time since a start. No other file of this crate reads a clock.
+//! The clocks; no other file of this crate reads one.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Counts from the moment it was started, and never runs backwards.
+/// A monotonic clock that counts from its start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     start: Instant,
 }
 
 impl Clock {
-    /// A clock that starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
     pub(crate) fn start() -> Self {
         Self {
@@ -17,13 +16,13 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds since the start, at most those of 584 years.
+    /// Nanoseconds since the start; saturates after 584 years.
     pub(crate) fn nanos(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// Whole seconds since 1970, or zero on a machine that believes to be earlier.
+/// Whole seconds since 1970; zero if the machine's clock is set earlier.
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now()

@@ -1,175 +1,137 @@
-//! Who is admitted, and what was seen: every arrival is judged by a scan over the arrivals before it.
+//! Admission of calls and counts of what arrived: each arrival is compared with all arrivals before it.
 //!
-//! Invariant: no key is ever admitted more often than its limit in any half-open window: a call at `t`
-//! is admitted only where fewer than the limit were admitted at `a` with `t - a < window`.
+//! Invariant: no key is admitted more often than its limit in any half-open window. A call at `t` is admitted
+//! only if fewer than the limit were admitted at `a` with `t - a < window`.
 //!
-//! Time comes as nanoseconds from an epoch the caller picks, in the order of arrival. An arrival is
-//! forgotten once it is older than a window, so memory is bounded by what arrives within one.
+//! Times are nanoseconds from an epoch the caller picks, in the order of arrival. Arrivals older than a window are
+//! dropped, so memory is bounded by the arrivals within one.
 
 use crate::report::{KeyReport, Report, masked};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// How many keys are told apart where any key is accepted; keys beyond them are unknown.
+/// Maximum number of keys if any key is accepted; later keys are unknown.
 const MAX_KEYS: usize = 4096;
 
-/// What a judge enforces, on each key by itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// Calls admitted in any one window.
+pub(crate) struct JudgeConfig {
+    /// Maximum number of calls admitted in any window.
     pub(crate) limit: Option<NonZeroU32>,
-    /// The window, over which arrivals are also counted where there is no limit.
+    /// The window; arrivals are counted over it even without a limit.
     pub(crate) window: Duration,
-    /// Calls in flight at once.
+    /// Maximum number of calls in flight.
     pub(crate) max_concurrent: Option<u32>,
 }
 
-/// Names a key that a judge knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyId(usize);
 
-/// What was decided about a call.
+/// The judge's decision about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is in flight until [`Judge::finish`] is told of its end.
+pub(crate) enum Ruling {
+    /// Admitted; in flight until [`Judge::finish`].
     Admitted,
-    /// It is over the limit; the same key is below it again after the span.
+    /// Over the limit; the key is below it again after this time.
     OverLimit(Duration),
-    /// It is within the limit, and counts against it, but too many are in flight.
+    /// Within the limit, and counted against it, but too many calls are in flight.
     Busy,
 }
 
-/// How a key stands against its limit just after an arrival.
+/// A key's use of its limit just after an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Quota {
-    /// Calls admitted in any one window.
+pub(crate) struct LimitUsage {
+    /// Maximum number of calls admitted in any window.
     pub(crate) limit: u32,
     /// Calls admitted in the window that ends now.
     pub(crate) used: u32,
-    /// How long until none of them counts any more.
+    /// Time until none of them counts any more.
     pub(crate) reset: Duration,
-    /// The window.
     pub(crate) window: Duration,
 }
 
-/// How an admitted call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Answered in full.
+pub(crate) enum CallEnd {
     Ok,
-    /// Failed on purpose.
     Fault,
-    /// Not a valid call.
     Invalid,
-    /// Nobody waited for the answer.
+    /// The caller hung up, or the server stopped.
     Abandoned,
 }
 
-/// Enforces [`Rules`] on any number of keys and counts what it sees.
+/// Enforces the limits of every key and counts all calls.
 #[derive(Debug)]
 pub(crate) struct Judge {
-    rules: Rules,
+    config: JudgeConfig,
     window: u64,
     open: bool,
-    keys: Vec<Account>,
-    all: Tally,
+    keys: Vec<KeyState>,
+    all: CallCounts,
 }
 
 impl Judge {
-    /// A judge that knows `keys`, or any key where none is given.
-    pub(crate) fn new(rules: Rules, keys: Vec<String>) -> Self {
+    /// Creates a judge that knows `keys`; with no keys given, it knows any key.
+    pub(crate) fn new(config: JudgeConfig, keys: Vec<String>) -> Self {
         Self {
-            rules,
-            window: u64::try_from(rules.window.as_nanos()).unwrap_or(u64::MAX),
+            config,
+            window: u64::try_from(config.window.as_nanos()).unwrap_or(u64::MAX),
             open: keys.is_empty(),
-            keys: keys.into_iter().map(Account::new).collect(),
-            all: Tally::default(),
+            keys: keys.into_iter().map(KeyState::new).collect(),
+            all: CallCounts::default(),
         }
     }
 
-    /// Whether calls with `key` would be judged, rather than turned away as unknown.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.position(key).is_some() || (self.open && self.keys.len() < MAX_KEYS)
     }
 
-    /// The name of `key`, where it is known. Where any key is accepted, it is known from now on.
+    /// Returns the id of a known key. If any key is accepted, adds it.
     pub(crate) fn identify(&mut self, key: &str) -> Option<KeyId> {
         if !self.knows(key) {
             return None;
         }
         let position = self.position(key).unwrap_or_else(|| {
-            self.keys.push(Account::new(key.to_owned()));
+            self.keys.push(KeyState::new(key.to_owned()));
             self.keys.len() - 1
         });
         Some(KeyId(position))
     }
 
-    /// Judges a call that arrives at `now`.
-    pub(crate) fn arrive(&mut self, key: KeyId, now: u64) -> (Verdict, Option<Quota>) {
-        let window = self.window;
-        let account = &mut self.keys[key.0];
-        let in_window = |at: &u64| now.saturating_sub(*at) < window;
-
-        account.admitted.retain(in_window);
-        let verdict = match self.rules.limit {
-            Some(limit) if account.admitted.len() >= limit.get() as usize => {
-                let oldest = account.admitted.iter().min().copied().unwrap_or(now);
-                Verdict::OverLimit(Duration::from_nanos(window - now.saturating_sub(oldest)))
-            }
-            limit => {
-                if limit.is_some() {
-                    account.admitted.push(now);
-                }
-                match self.rules.max_concurrent {
-                    Some(max) if account.tally.in_flight >= u64::from(max) => Verdict::Busy,
-                    Some(_) | None => Verdict::Admitted,
-                }
-            }
-        };
-
-        account.recent.retain(in_window);
-        account.recent.push(now);
-        account.max_in_window = account.max_in_window.max(account.recent.len() as u64);
-        for tally in [&mut account.tally, &mut self.all] {
-            tally.max_concurrent = tally.max_concurrent.max(tally.in_flight + 1);
-            tally.calls += 1;
-            match verdict {
-                Verdict::Admitted => tally.in_flight += 1,
-                Verdict::OverLimit(_) => tally.rejected_429 += 1,
-                Verdict::Busy => tally.rejected_503 += 1,
+    pub(crate) fn arrive(&mut self, key: KeyId, now: u64) -> (Ruling, Option<LimitUsage>) {
+        let key = &mut self.keys[key.0];
+        key.drop_older_than(self.window, now);
+        let ruling = key.rule(&self.config, self.window, now);
+        key.recent.push(now);
+        key.max_in_window = key.max_in_window.max(key.recent.len() as u64);
+        for counts in [&mut key.counts, &mut self.all] {
+            counts.max_concurrent = counts.max_concurrent.max(counts.in_flight + 1);
+            counts.calls += 1;
+            match ruling {
+                Ruling::Admitted => counts.in_flight += 1,
+                Ruling::OverLimit(_) => counts.rejected_429 += 1,
+                Ruling::Busy => counts.rejected_503 += 1,
             }
         }
-
-        let quota = self.rules.limit.map(|limit| {
-            let newest = account.admitted.iter().max().copied().unwrap_or(now);
-            Quota {
-                limit: limit.get(),
-                used: u32::try_from(account.admitted.len()).unwrap_or(u32::MAX),
-                reset: Duration::from_nanos(window - now.saturating_sub(newest)),
-                window: self.rules.window,
-            }
-        });
-        (verdict, quota)
+        (ruling, key.usage(&self.config, self.window, now))
     }
 
-    /// Takes note that an admitted call has ended. Once for each [`Verdict::Admitted`].
-    pub(crate) fn finish(&mut self, key: KeyId, outcome: Outcome) {
-        for tally in [&mut self.keys[key.0].tally, &mut self.all] {
-            tally.in_flight -= 1;
-            match outcome {
-                Outcome::Ok => tally.ok += 1,
-                Outcome::Fault => tally.faults += 1,
-                Outcome::Invalid => tally.invalid += 1,
-                Outcome::Abandoned => tally.abandoned += 1,
+    /// Ends an admitted call. To be called once for each [`Ruling::Admitted`].
+    pub(crate) fn finish(&mut self, key: KeyId, end: CallEnd) {
+        for counts in [&mut self.keys[key.0].counts, &mut self.all] {
+            counts.in_flight -= 1;
+            match end {
+                CallEnd::Ok => counts.ok += 1,
+                CallEnd::Fault => counts.faults += 1,
+                CallEnd::Invalid => counts.invalid += 1,
+                CallEnd::Abandoned => counts.abandoned += 1,
             }
         }
     }
 
-    /// What was seen so far, and what only the server around the judge knows.
+    /// Reports all counts so far, together with figures that only the server knows.
     pub(crate) fn report(&self, connections_opened: u64, latencies: Vec<Duration>) -> Report {
         Report {
-            limit: self.rules.limit.map(NonZeroU32::get),
-            window: self.rules.window,
+            limit: self.config.limit.map(NonZeroU32::get),
+            window: self.config.window,
             calls: self.all.calls,
             ok: self.all.ok,
             rejected_429: self.all.rejected_429,
@@ -185,69 +147,92 @@ impl Judge {
                 .unwrap_or(0),
             max_concurrent: self.all.max_concurrent,
             connections_opened,
-            per_key: self
-                .keys
-                .iter()
-                .map(
-                    |Account {
-                         key,
-                         tally,
-                         max_in_window,
-                         ..
-                     }| KeyReport {
-                        key: masked(key),
-                        calls: tally.calls,
-                        ok: tally.ok,
-                        rejected_429: tally.rejected_429,
-                        max_in_window: *max_in_window,
-                        max_concurrent: tally.max_concurrent,
-                    },
-                )
-                .collect(),
+            per_key: self.keys.iter().map(KeyState::report).collect(),
             latencies,
         }
     }
 
     fn position(&self, key: &str) -> Option<usize> {
-        self.keys.iter().position(|account| account.key == key)
+        self.keys.iter().position(|state| state.key == key)
     }
 }
 
-/// One key and what it did.
-struct Account {
+struct KeyState {
     key: String,
-    /// Admitted arrivals of the last window, where there is a limit.
+    /// Admitted arrivals of the last window; empty without a limit.
     admitted: Vec<u64>,
-    /// All arrivals of the last window, refused ones included.
+    /// All arrivals of the last window, rejected ones included.
     recent: Vec<u64>,
     max_in_window: u64,
-    tally: Tally,
+    counts: CallCounts,
 }
 
-impl Account {
+impl KeyState {
     fn new(key: String) -> Self {
         Self {
             key,
             admitted: Vec::new(),
             recent: Vec::new(),
             max_in_window: 0,
-            tally: Tally::default(),
+            counts: CallCounts::default(),
+        }
+    }
+
+    fn drop_older_than(&mut self, window: u64, now: u64) {
+        let in_window = |at: &u64| now.saturating_sub(*at) < window;
+        self.admitted.retain(in_window);
+        self.recent.retain(in_window);
+    }
+
+    /// Rules on an arrival at `now`; a call within the limit counts against it.
+    fn rule(&mut self, config: &JudgeConfig, window: u64, now: u64) -> Ruling {
+        if let Some(limit) = config.limit {
+            if self.admitted.len() >= limit.get() as usize {
+                let oldest = self.admitted.iter().min().copied().unwrap_or(now);
+                let wait = window - now.saturating_sub(oldest);
+                return Ruling::OverLimit(Duration::from_nanos(wait));
+            }
+            self.admitted.push(now);
+        }
+        match config.max_concurrent {
+            Some(max) if self.counts.in_flight >= u64::from(max) => Ruling::Busy,
+            Some(_) | None => Ruling::Admitted,
+        }
+    }
+
+    fn usage(&self, config: &JudgeConfig, window: u64, now: u64) -> Option<LimitUsage> {
+        let newest = self.admitted.iter().max().copied().unwrap_or(now);
+        Some(LimitUsage {
+            limit: config.limit?.get(),
+            used: u32::try_from(self.admitted.len()).unwrap_or(u32::MAX),
+            reset: Duration::from_nanos(window - now.saturating_sub(newest)),
+            window: config.window,
+        })
+    }
+
+    fn report(&self) -> KeyReport {
+        KeyReport {
+            key: masked(&self.key),
+            calls: self.counts.calls,
+            ok: self.counts.ok,
+            rejected_429: self.counts.rejected_429,
+            max_in_window: self.max_in_window,
+            max_concurrent: self.counts.max_concurrent,
         }
     }
 }
 
-impl core::fmt::Debug for Account {
+impl core::fmt::Debug for KeyState {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Account")
+        f.debug_struct("KeyState")
             .field("key", &masked(&self.key))
-            .field("tally", &self.tally)
+            .field("counts", &self.counts)
             .finish_non_exhaustive()
     }
 }
 
-/// Counts of calls, of one key or of all.
 #[derive(Debug, Default)]
-struct Tally {
+struct CallCounts {
     in_flight: u64,
     calls: u64,
     ok: u64,
@@ -267,7 +252,7 @@ mod tests {
 
     fn judge(limit: u32, max_concurrent: Option<u32>, keys: &[&str]) -> Judge {
         Judge::new(
-            Rules {
+            JudgeConfig {
                 limit: NonZeroU32::new(limit),
                 window: Duration::from_nanos(WINDOW),
                 max_concurrent,
@@ -277,25 +262,25 @@ mod tests {
     }
 
     fn admitted(judge: &mut Judge, key: KeyId, now: u64) -> bool {
-        judge.arrive(key, now).0 == Verdict::Admitted
+        judge.arrive(key, now).0 == Ruling::Admitted
     }
 
     #[test]
-    fn a_call_is_admitted_at_the_windows_end_and_refused_a_nanosecond_before() {
+    fn a_call_is_admitted_at_the_end_of_the_window_and_rejected_a_nanosecond_before() {
         let mut judge = judge(2, None, &["a"]);
         let key = judge.identify("a").unwrap();
         assert!(admitted(&mut judge, key, 10));
         assert!(admitted(&mut judge, key, 20));
-        let refused = |span| Verdict::OverLimit(Duration::from_nanos(span));
-        assert_eq!(judge.arrive(key, 20).0, refused(WINDOW - 10));
-        assert_eq!(judge.arrive(key, 9 + WINDOW).0, refused(1));
+        let rejected = |span| Ruling::OverLimit(Duration::from_nanos(span));
+        assert_eq!(judge.arrive(key, 20).0, rejected(WINDOW - 10));
+        assert_eq!(judge.arrive(key, 9 + WINDOW).0, rejected(1));
         assert!(admitted(&mut judge, key, 10 + WINDOW));
-        assert_eq!(judge.arrive(key, 10 + WINDOW).0, refused(10));
+        assert_eq!(judge.arrive(key, 10 + WINDOW).0, rejected(10));
         assert!(admitted(&mut judge, key, 20 + WINDOW));
     }
 
     #[test]
-    fn a_refused_call_takes_nothing_from_the_limit_but_shows_in_the_window() {
+    fn a_rejected_call_is_not_charged_but_counts_in_the_window() {
         let mut judge = judge(1, None, &["a", "b"]);
         let (a, b) = (judge.identify("a").unwrap(), judge.identify("b").unwrap());
         assert!(admitted(&mut judge, a, 0));
@@ -310,35 +295,35 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_says_what_is_used_and_when_none_is() {
+    fn the_usage_has_the_used_calls_and_the_time_until_none_counts() {
         let mut judge = judge(3, None, &["a"]);
         let key = judge.identify("a").unwrap();
         judge.arrive(key, 0);
-        let (_, quota) = judge.arrive(key, 400);
-        let quota = quota.unwrap();
-        assert_eq!((quota.limit, quota.used), (3, 2));
-        assert_eq!(quota.reset, Duration::from_nanos(WINDOW));
+        let (_, usage) = judge.arrive(key, 400);
+        let usage = usage.unwrap();
+        assert_eq!((usage.limit, usage.used), (3, 2));
+        assert_eq!(usage.reset, Duration::from_nanos(WINDOW));
         judge.arrive(key, 500);
-        let (_, quota) = judge.arrive(key, 600);
-        assert_eq!(quota.unwrap().reset, Duration::from_nanos(WINDOW - 100));
+        let (_, usage) = judge.arrive(key, 600);
+        assert_eq!(usage.unwrap().reset, Duration::from_nanos(WINDOW - 100));
     }
 
     #[test]
-    fn a_call_above_the_concurrency_is_busy_and_counts_against_the_limit() {
+    fn a_call_over_the_concurrency_is_busy_and_counts_against_the_limit() {
         let mut judge = judge(3, Some(1), &["a"]);
         let key = judge.identify("a").unwrap();
         assert!(admitted(&mut judge, key, 0));
-        assert_eq!(judge.arrive(key, 1).0, Verdict::Busy);
-        judge.finish(key, Outcome::Ok);
+        assert_eq!(judge.arrive(key, 1).0, Ruling::Busy);
+        judge.finish(key, CallEnd::Ok);
         assert!(admitted(&mut judge, key, 2));
-        assert!(matches!(judge.arrive(key, 3).0, Verdict::OverLimit(_)));
+        assert!(matches!(judge.arrive(key, 3).0, Ruling::OverLimit(_)));
         let report = judge.report(0, Vec::new());
         assert_eq!((report.rejected_503, report.rejected_429), (1, 1));
         assert_eq!((report.max_concurrent, report.ok), (2, 1));
     }
 
     #[test]
-    fn any_key_is_known_where_none_is_named_up_to_a_bound() {
+    fn without_configured_keys_any_key_is_known_up_to_a_maximum() {
         let mut open = judge(1, None, &[]);
         assert!(open.knows("x"));
         assert_eq!(open.identify("x"), open.identify("x"));
@@ -351,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdicts_agree_with_a_count_over_the_whole_history() {
+    fn the_rulings_agree_with_a_count_over_the_whole_history() {
         let mut rng = fastrand::Rng::with_seed(7);
         for limit in 1..5 {
             let mut judge = judge(limit, None, &["a"]);

@@ -1,66 +1,70 @@
-//! What an upstream saw, as people and programs read it. No key is ever shown whole.
+//! The report of what a server saw.
+//!
+//! Invariant: no key is shown whole.
 
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
-/// What an upstream saw since it started.
+/// Counts of a server since it started.
 ///
-/// `calls` is the sum of `ok`, `rejected_429`, `rejected_503`, `faults`, `invalid`, `abandoned` and of
-/// the calls still in flight.
+/// `calls` is the sum of `ok`, `rejected_429`, `rejected_503`, `faults`, `invalid`, `abandoned` and the calls in
+/// flight.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
-    /// Calls a key may make in a window, where there is a limit.
+    /// Maximum number of calls of a key in any window, if limited.
     pub limit: Option<u32>,
-    /// The window; written as `window_ms`, in milliseconds.
+    /// The window; serialized as `window_ms`, in milliseconds.
     #[serde(rename = "window_ms", with = "millis")]
     pub window: Duration,
-    /// Calls with a known key, whatever became of them.
+    /// Calls with a known key.
     pub calls: u64,
-    /// Answered in full.
+    /// Calls answered in full.
     pub ok: u64,
-    /// Refused as over the limit.
+    /// Calls rejected as over the limit.
     pub rejected_429: u64,
-    /// Refused as too many at once.
+    /// Calls rejected because too many were in flight.
     pub rejected_503: u64,
-    /// Failed on purpose.
+    /// Calls failed on purpose.
     pub faults: u64,
-    /// Admitted, but not a valid call: malformed, too large, or for an unknown model.
+    /// Calls admitted but malformed, too large, or for an unknown model.
     pub invalid: u64,
-    /// Admitted, but the caller hung up, or the server stopped, before there was an answer.
+    /// Calls admitted whose caller hung up, or whose server stopped, before the response.
     pub abandoned: u64,
-    /// The most calls of any one key that arrived in any one window, refused ones included.
+    /// Most calls of one key that arrived in any window, rejected ones included.
     pub max_in_window: u64,
-    /// The most calls in flight at once, over all keys. A refused call counts at its arrival.
+    /// Most calls in flight at once, over all keys. A rejected call counts at its arrival.
     pub max_concurrent: u64,
     /// Connections accepted.
     pub connections_opened: u64,
-    /// Each key's figures, in the order of the configuration, or of first sight where that named none.
+    /// Counts of each key, in the order of the configuration; without configured keys, of their first call.
     pub per_key: Vec<KeyReport>,
-    /// How long each valid call was made to take, in order of their start: the first 100,000 of them.
-    /// Written as `latencies_ms`, in milliseconds.
+    /// Latency drawn for each of the first 100,000 valid calls, in the order of their start.
+    ///
+    /// Serialized as `latencies_ms`, in milliseconds.
     #[serde(rename = "latencies_ms", with = "millis_list")]
     pub latencies: Vec<Duration>,
 }
 
-/// What an upstream saw of one key.
+/// Counts of one key.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyReport {
-    /// The key, masked: `…` and its last four characters, or fewer where four are over half of it.
+    /// The key, masked: `…` and its last four characters, at most half of it.
     pub key: String,
-    /// Calls, whatever became of them.
+    /// Number of calls.
     pub calls: u64,
-    /// Answered in full.
+    /// Calls answered in full.
     pub ok: u64,
-    /// Refused as over the limit.
+    /// Calls rejected as over the limit.
     pub rejected_429: u64,
-    /// The most calls that arrived in any one window, refused ones included. Above the limit, the caller
-    /// broke it.
+    /// Most calls that arrived in any window, rejected ones included. Above the limit, the caller exceeded it.
     pub max_in_window: u64,
-    /// The most calls in flight at once. A refused call counts at its arrival.
+    /// Most calls in flight at once. A rejected call counts at its arrival.
     pub max_concurrent: u64,
 }
 
-/// A key as it may be shown: `…` and its last four characters, never over half of it.
+/// Masks a key: `…` and its last four characters, at most half of it.
 pub(crate) fn masked(key: &str) -> String {
     let length = key.chars().count();
     let shown = length.saturating_sub((length / 2).min(4));
@@ -68,36 +72,34 @@ pub(crate) fn masked(key: &str) -> String {
     format!("…{tail}")
 }
 
-/// A span as milliseconds with a fraction.
 mod millis {
     use core::time::Duration;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_f64(of(*span))
+        to.serialize_f64(to_millis(*span))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        span(f64::deserialize(from)?).map_err(de::Error::custom)
+        from_millis(f64::deserialize(from)?).map_err(de::Error::custom)
     }
 
-    pub(super) fn of(span: Duration) -> f64 {
+    pub(super) fn to_millis(span: Duration) -> f64 {
         span.as_secs_f64() * 1e3
     }
 
-    pub(super) fn span(millis: f64) -> Result<Duration, core::time::TryFromFloatSecsError> {
+    pub(super) fn from_millis(millis: f64) -> Result<Duration, core::time::TryFromFloatSecsError> {
         Duration::try_from_secs_f64(millis / 1e3)
     }
 }
 
-/// Spans as milliseconds with a fraction.
 mod millis_list {
     use super::millis;
     use core::time::Duration;
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     pub(super) fn serialize<S: Serializer>(spans: &[Duration], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(spans.iter().map(|span| millis::of(*span)))
+        to.collect_seq(spans.iter().map(|span| millis::to_millis(*span)))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
@@ -105,7 +107,7 @@ mod millis_list {
     ) -> Result<Vec<Duration>, D::Error> {
         Vec::<f64>::deserialize(from)?
             .into_iter()
-            .map(|millis| millis::span(millis).map_err(de::Error::custom))
+            .map(|millis| millis::from_millis(millis).map_err(de::Error::custom))
             .collect()
     }
 }
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_masked_key_shows_at_most_half_of_it() {
+    fn a_masked_key_shows_at_most_half_of_itself() {
         assert_eq!(masked("sk-proj-abcd1234"), "…1234");
         assert_eq!(masked("abcdef"), "…def");
         assert_eq!(masked("k1"), "…1");

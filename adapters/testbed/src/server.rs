@@ -1,6 +1,7 @@
-//! An HTTP/1 server on a thread of its own: how connections are accepted, bounded in time, and ended.
+//! An HTTP/1 server on its own thread: accepting connections, time limits, shutdown.
 //!
-//! Invariant: a dropped [`Server`] has no thread, listener or connection left, at most [`GRACE`] later.
+//! Invariant: when the drop of a [`Server`] returns, after at most [`GRACE`], its thread, listener and connections
+//! are gone.
 
 use alloc::sync::Arc;
 use core::error::Error;
@@ -22,28 +23,26 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-/// An answer, held whole.
-pub(crate) type Answer = Response<Full<Bytes>>;
+/// A response with its whole body in memory.
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
-/// How long calls in flight may take to end once the server is told to stop.
+/// Time for calls in flight to end after a stop.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a connection may take to send a request's head. hyper starts this timer when it begins to
-/// wait for the next head, so it also bounds how long a connection may idle: longer than a client's pool
-/// commonly keeps one (60 to 90 s), so that it is the client who closes it.
+/// Timeout of a request's head, and of an idle connection.
+///
+/// hyper starts this timer when it begins to wait for the next head. It is longer than the idle timeout of common
+/// clients (60 to 90 s), so that the client closes first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest body read.
-const MAX_BODY: usize = 8 << 20;
+const MAX_BODY_BYTES: usize = 8 << 20;
 
-/// How long to wait before another connection is accepted after that failed, as it does at once and
-/// again while the process is out of file descriptors.
+/// Pause after a failed accept: without it, a process out of file descriptors would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A running server; it stops when dropped.
+/// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
     addr: SocketAddr,
@@ -52,11 +51,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens on `listen`, adds every connection to `connections`, and answers each request by `handler`.
-    /// Where that fails, the connection is closed without an answer.
+    /// Listens on `listen`, counts connections in `connections`, and calls `handler` for each request.
     ///
-    /// # Errors
-    /// Where the address can't be listened on or the thread can't be started.
+    /// An error of `handler` closes the connection without a response.
     pub(crate) fn start<H, F, E>(
         listen: SocketAddr,
         connections: Arc<AtomicU64>,
@@ -64,7 +61,7 @@ impl Server {
     ) -> io::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-        F: Future<Output = Result<Answer, E>> + Send + 'static,
+        F: Future<Output = Result<HttpResponse, E>> + Send + 'static,
         E: Error + Send + Sync + 'static,
     {
         let listener = TcpListener::bind(listen)?;
@@ -89,7 +86,6 @@ impl Server {
         })
     }
 
-    /// Where it listens.
     pub(crate) const fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -99,29 +95,28 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread was already reported by it, and must not become an abort here.
+            // The thread has already reported its panic; a second one during an unwind would abort.
             let _ = thread.join();
         }
     }
 }
 
-/// Why a body could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// It is over [`MAX_BODY`].
+    /// The body is longer than [`MAX_BODY_BYTES`].
     TooLarge,
-    /// It took longer than [`BODY_TIMEOUT`].
+    /// The body took longer than [`BODY_TIMEOUT`].
     Slow,
-    /// The connection broke or the framing is malformed.
+    /// The connection broke, or the framing is malformed.
     Broken,
 }
 
-/// Reads a body to its end, within the bounds on its size and time.
+/// Reads a body to its end, within [`MAX_BODY_BYTES`] and [`BODY_TIMEOUT`].
 pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         return Err(BodyError::TooLarge);
     }
-    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge),
         Ok(Err(_)) => Err(BodyError::Broken),
@@ -129,9 +124,9 @@ pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
     }
 }
 
-/// Reads a body that nobody needs: left unread, it would cost the caller its connection.
+/// Reads and drops a body: an unread body would close the connection.
 pub(crate) async fn drain(body: Incoming) {
-    // A body that can't be had ends the connection, which hyper sees to.
+    // After an error hyper closes the connection.
     let _ = read_body(body).await;
 }
 
@@ -142,7 +137,7 @@ async fn serve<H, F, E>(
     handler: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<Answer, E>> + Send + 'static,
+    F: Future<Output = Result<HttpResponse, E>> + Send + 'static,
     E: Error + Send + Sync + 'static,
 {
     let mut http = http1::Builder::new();
@@ -159,16 +154,16 @@ async fn serve<H, F, E>(
             continue;
         };
         connections.fetch_add(1, Ordering::Relaxed);
-        // Where this fails the connection is already broken, which serving it finds out.
+        // An error means a broken connection, which serving it will report.
         let _ = stream.set_nodelay(true);
         let connection = graceful
             .watch(http.serve_connection(TokioIo::new(stream), service_fn(handler.clone())));
         tokio::spawn(async move {
-            // It ends in an error where the peer misbehaved or the handler chose to close it.
+            // An error means that the client misbehaved or the handler closed the connection.
             let _ = connection.await;
         });
     }
     drop(listener);
-    // What is left after that is cut off when the runtime is dropped.
+    // Connections still open after that are closed when the runtime is dropped.
     let _ = timeout(GRACE, graceful.shutdown()).await;
 }

@@ -1,4 +1,6 @@
-//! An OpenAI-compatible server: how it is set up, started, asked what it saw, and stopped.
+//! An OpenAI-compatible server: settings, start, report, stop.
+//!
+//! Invariant: a server that started has settings that make sense, so that no call fails because of them.
 
 mod service;
 #[cfg(test)]
@@ -17,30 +19,33 @@ use core::time::Duration;
 use service::Upstream;
 use std::io;
 
-/// How an [`OpenAi`] behaves.
+/// Settings of an [`OpenAi`] server.
 ///
-/// By default it accepts any key, has no limit, answers at once, and listens on a free local port.
+/// By default it accepts any key, has no limit, answers at once, and listens on a free port of 127.0.0.1.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct OpenAiConfig {
-    /// The keys it accepts; any key where this is empty.
+    /// Accepted keys; if empty, any key.
     pub keys: Vec<String>,
-    /// Calls each key may make in any one window. Every call with a known key counts, a malformed one
-    /// too, but not one that is refused for this limit.
+    /// Maximum number of calls of each key in any window.
+    ///
+    /// Every call with a known key counts, malformed ones too, except those rejected by this limit.
     pub limit: Option<NonZeroU32>,
-    /// The window of the limit, half-open: a call counts at `t` and no more at `t + window`. Arrivals
-    /// are counted over it even where there is no limit.
+    /// Window of the limit: 60 s by default. A call at `t` does not count any more at `t + window`.
+    ///
+    /// The report counts arrivals over it even without a limit.
     pub window: Duration,
-    /// How long a valid call takes, drawn evenly from this.
+    /// Range from which the duration of a valid call is drawn, uniformly.
     pub latency: RangeInclusive<Duration>,
-    /// Calls of each key that may be in flight at once; one above it is answered 503.
+    /// Maximum number of calls in flight of each key; more are rejected with 503.
     pub max_concurrent: Option<u32>,
-    /// The calls that fail on purpose.
+    /// Calls that fail on purpose; none by default.
     pub fault: Option<Fault>,
-    /// What latencies are drawn from.
+    /// Seed of the drawn latencies.
     pub seed: u64,
-    /// Where to listen; a port of 0 means any free one.
+    /// Address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// The models it has; any model where this is empty.
+    /// Known models; if empty, any model.
     pub models: Vec<String>,
 }
 
@@ -88,56 +93,60 @@ impl fmt::Debug for OpenAiConfig {
     }
 }
 
-/// Which calls fail on purpose, and how.
+/// Calls that fail on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Every how many of the valid calls, over all keys, one fails.
+    /// One in this many valid calls fails, counted over all keys.
     pub every: NonZeroU32,
-    /// How it fails.
+    /// The kind of failure.
     pub kind: FaultKind,
 }
 
-/// How a call fails on purpose, after the time it would have taken to serve it.
+/// The kind of a failure on purpose. It happens after the drawn latency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FaultKind {
-    /// Answers this status, 400 to 599, with an error body like the real one.
+    /// This status, 400 to 599, with an error body like the real service's.
     Status(u16),
-    /// Closes the connection without an answer.
+    /// The connection is closed without a response.
     Close,
-    /// Answers 200 with a body that isn't JSON.
+    /// Status 200 with a body that isn't JSON.
     Garbage,
 }
 
-/// Why an [`OpenAi`] could not be started.
+/// The reason that an [`OpenAi`] server did not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
-    /// Nothing could ever be counted in the window.
+    /// The window is zero.
     #[error("the window must be above zero")]
     EmptyWindow,
-    /// No latency can be drawn from the range.
+    /// The range of latencies is empty.
     #[error("the shortest latency must not be above the longest")]
     EmptyLatency,
-    /// The status of the fault isn't that of an error.
-    #[error("a fault's status must be from 400 to 599, not {0}")]
+    /// The status of the fault is not that of an error.
+    #[error("the status of a failed call must be 400 to 599, not {0}")]
     NotAnError(u16),
-    /// The address could not be listened on, or the thread not be started.
-    #[error("cannot serve on {addr}")]
+    /// The address can't be listened on, or the thread can't be started.
+    #[error("cannot listen on {addr}: {source}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// A running OpenAI-compatible server: `POST /v1/chat/completions`, `GET /v1/models`, and
-/// `GET /testbed/report`, which answers the [`Report`] to anyone.
+/// A running OpenAI-compatible server.
 ///
-/// A call arrives when its head has been read, and is judged then: 401 for an unknown key, 429 over the
-/// limit, 503 with too many at once. Then its body is read (413 above 8 MiB, 408 after 30 s), checked
-/// (400, 404), and answered with an echo of the last user message.
+/// Routes: `POST /v1/chat/completions`, `GET /v1/models`, and `GET /testbed/report`, which returns the [`Report`]
+/// to anyone.
 ///
-/// It runs on its own thread and stops when dropped: calls in flight are given up to 5 s to end.
+/// A call arrives when its head has been read, and is judged then: 401 for an unknown key, 429 over the limit,
+/// 503 over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked (400, 404). The
+/// answer is an echo of the last user message.
+///
+/// The server runs on its own thread. Dropping it stops it; calls in flight have up to 5 s to end.
 #[derive(Debug)]
 pub struct OpenAi {
     server: Server,
@@ -145,10 +154,10 @@ pub struct OpenAi {
 }
 
 impl OpenAi {
-    /// Starts to serve; the port is open when this returns.
+    /// Starts the server; the port is open when this returns.
     ///
     /// # Errors
-    /// [`StartError`] where the configuration makes no sense or the system refuses.
+    /// [`StartError`], if the settings make no sense or the address can't be listened on.
     pub fn start(config: OpenAiConfig) -> Result<Self, StartError> {
         if config.window.is_zero() {
             return Err(StartError::EmptyWindow);
@@ -169,31 +178,31 @@ impl OpenAi {
         let upstream = Arc::new(Upstream::new(config, Arc::clone(&connections)));
         let shared = Arc::clone(&upstream);
         let server = Server::start(addr, connections, move |request| {
-            service::answer(Arc::clone(&shared), request)
+            service::respond(Arc::clone(&shared), request)
         })
         .map_err(|source| StartError::Listen { addr, source })?;
         Ok(Self { server, upstream })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.server.addr()
     }
 
-    /// Its base URL, such as `http://127.0.0.1:8080`, without a slash at the end.
+    /// The base URL, such as `http://127.0.0.1:8080`, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
     }
 
-    /// What it saw so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn report(&self) -> Report {
         self.upstream.report()
     }
 
-    /// Stops it as a drop does, and answers what it saw in all.
+    /// Stops the server as a drop does, and returns the final counts.
     pub fn stop(self) -> Report {
         let Self { server, upstream } = self;
         drop(server);

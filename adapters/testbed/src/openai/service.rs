@@ -1,14 +1,13 @@
-//! What becomes of a request: its route, its key, its judgement, its latency and its fault.
+//! The handling of a request: route, key, ruling, latency, fault.
 //!
-//! Invariant: each admitted call holds an [`InFlight`], so that it is counted once when it ends,
-//! however it ends.
+//! Invariant: each admitted call holds an [`InFlight`], so that its end is counted exactly once.
 
-use super::wire::{self, ApiError, Question};
+use super::wire::{self, ApiError, ChatCall};
 use super::{Fault, FaultKind, OpenAiConfig};
 use crate::clock::{Clock, unix_seconds};
-use crate::judge::{Judge, KeyId, Outcome, Rules, Verdict};
+use crate::judge::{CallEnd, Judge, JudgeConfig, KeyId, Ruling};
 use crate::report::Report;
-use crate::server::{Answer, drain, read_body};
+use crate::server::{HttpResponse, drain, read_body};
 use alloc::sync::Arc;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +18,8 @@ use hyper::{Method, Request};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::sleep;
 
-/// How many latencies are remembered for the report.
 const MAX_LATENCIES: usize = 100_000;
 
-/// What all requests share.
 #[derive(Debug)]
 pub(super) struct Upstream {
     models: Vec<String>,
@@ -30,7 +27,7 @@ pub(super) struct Upstream {
     fault: Option<Fault>,
     clock: Clock,
     started: u64,
-    /// Told apart from other runs by this, so that request ids are unique across them.
+    /// Random id of this run, so that request ids are unique over several runs.
     run: u64,
     requests: AtomicU64,
     connections: Arc<AtomicU64>,
@@ -46,9 +43,9 @@ struct State {
 }
 
 impl Upstream {
-    /// An upstream that has seen nothing, and reports `connections` as those opened.
+    /// Creates an upstream that reports `connections` as the connections opened.
     pub(super) fn new(config: OpenAiConfig, connections: Arc<AtomicU64>) -> Self {
-        let rules = Rules {
+        let judge = JudgeConfig {
             limit: config.limit,
             window: config.window,
             max_concurrent: config.max_concurrent,
@@ -64,7 +61,7 @@ impl Upstream {
             requests: AtomicU64::new(0),
             connections,
             state: Mutex::new(State {
-                judge: Judge::new(rules, config.keys),
+                judge: Judge::new(judge, config.keys),
                 rng: fastrand::Rng::with_seed(config.seed),
                 until_fault: config.fault.map_or(0, |fault| fault.every.get()),
                 latencies: Vec::new(),
@@ -72,21 +69,19 @@ impl Upstream {
         }
     }
 
-    /// What was seen so far.
     pub(super) fn report(&self) -> Report {
         let state = self.state();
         let connections = self.connections.load(Ordering::Relaxed);
         state.judge.report(connections, state.latencies.clone())
     }
 
-    /// The state; after a panic elsewhere, as that left it: figures that are off by one call are better
-    /// than none.
+    /// Locks the state, and ignores poison: counts that are off by one call are better than none.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws how long the next valid call takes, and whether it then fails.
-    fn plan(&self) -> (Duration, Option<FaultKind>) {
+    /// Draws the latency of the next valid call, and whether it fails afterwards.
+    fn draw_latency_and_fault(&self) -> (Duration, Option<FaultKind>) {
         let state = &mut *self.state();
         let latency = Duration::from_nanos(state.rng.u64(self.latency.clone()));
         if state.latencies.len() < MAX_LATENCIES {
@@ -102,41 +97,39 @@ impl Upstream {
         (latency, fault)
     }
 
-    /// Hands the question on where its model is one of this upstream's.
-    fn check_model(&self, question: Question) -> Result<Question, ApiError> {
-        if self.models.is_empty() || self.models.contains(&question.model) {
-            Ok(question)
+    fn check_model(&self, call: ChatCall) -> Result<ChatCall, ApiError> {
+        if self.models.is_empty() || self.models.contains(&call.model) {
+            Ok(call)
         } else {
-            Err(ApiError::unknown_model(&question.model))
+            Err(ApiError::unknown_model(&call.model))
         }
     }
 
-    fn models(&self, headers: &HeaderMap) -> Answer {
+    fn models(&self, headers: &HeaderMap) -> HttpResponse {
         let key = bearer(headers);
         if key.is_some_and(|key| self.state().judge.knows(key)) {
             wire::models(&self.models, self.started)
         } else {
-            ApiError::unauthorized(key).answer()
+            ApiError::unauthorized(key).response()
         }
     }
 }
 
-/// Why a connection ends without an answer.
+/// Closes the connection without a response, because of a fault.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("hung up on purpose")]
-pub(super) struct HungUp;
+#[error("connection closed on purpose")]
+pub(super) struct CloseConnection;
 
-/// Answers one request, or asks for its connection to be closed.
-pub(super) async fn answer(
+pub(super) async fn respond(
     upstream: Arc<Upstream>,
     request: Request<Incoming>,
-) -> Result<Answer, HungUp> {
+) -> Result<HttpResponse, CloseConnection> {
     let arrived = upstream.clock.nanos();
     let number = upstream.requests.fetch_add(1, Ordering::Relaxed);
     let id = format!("{:016x}{number:08x}", upstream.run);
-    let mut answer = route(&upstream, request, arrived, &id).await?;
-    wire::set(&mut answer, "x-request-id", format_args!("req_{id}"));
-    Ok(answer)
+    let mut response = route(&upstream, request, arrived, &id).await?;
+    wire::set(&mut response, "x-request-id", format_args!("req_{id}"));
+    Ok(response)
 }
 
 async fn route(
@@ -144,7 +137,7 @@ async fn route(
     request: Request<Incoming>,
     arrived: u64,
     id: &str,
-) -> Result<Answer, HungUp> {
+) -> Result<HttpResponse, CloseConnection> {
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
     if (path, method) == ("/v1/chat/completions", &Method::POST) {
@@ -156,7 +149,7 @@ async fn route(
         ("/testbed/report", &Method::GET) => wire::report(&upstream.report()),
         ("/v1/chat/completions", _) => wire::wrong_method(method, path, "POST"),
         ("/v1/models" | "/testbed/report", _) => wire::wrong_method(method, path, "GET"),
-        _ => ApiError::unknown_url(method, path).answer(),
+        _ => ApiError::unknown_url(method, path).response(),
     })
 }
 
@@ -166,71 +159,74 @@ async fn chat(
     body: Incoming,
     arrived: u64,
     id: &str,
-) -> Result<Answer, HungUp> {
+) -> Result<HttpResponse, CloseConnection> {
     let token = bearer(headers);
     let Some(key) = token.and_then(|token| upstream.state().judge.identify(token)) else {
         drain(body).await;
-        return Ok(ApiError::unauthorized(token).answer());
+        return Ok(ApiError::unauthorized(token).response());
     };
-    let (verdict, quota) = upstream.state().judge.arrive(key, arrived);
-    let mut answer = match verdict {
-        Verdict::Admitted => serve(InFlight::new(upstream, key), body, id).await?,
-        Verdict::OverLimit(wait) => wire::over_limit(read_body(body).await.ok(), quota, wait),
-        Verdict::Busy => {
+    let (ruling, usage) = upstream.state().judge.arrive(key, arrived);
+    let mut response = match ruling {
+        Ruling::Admitted => serve(InFlight::new(upstream, key), body, id).await?,
+        Ruling::OverLimit(wait) => wire::over_limit(read_body(body).await.ok(), usage, wait),
+        Ruling::Busy => {
             drain(body).await;
-            ApiError::overloaded().answer()
+            ApiError::overloaded().response()
         }
     };
-    if let Some(quota) = quota {
-        wire::set_quota(&mut answer, quota);
+    if let Some(usage) = usage {
+        wire::set_rate_headers(&mut response, usage);
     }
     let spent = Duration::from_nanos(upstream.clock.nanos().saturating_sub(arrived));
-    wire::set(&mut answer, "openai-processing-ms", spent.as_millis());
-    Ok(answer)
+    wire::set(&mut response, "openai-processing-ms", spent.as_millis());
+    Ok(response)
 }
 
-async fn serve(call: InFlight<'_>, body: Incoming, id: &str) -> Result<Answer, HungUp> {
-    let upstream = call.upstream;
-    let question = read_body(body)
+async fn serve(
+    in_flight: InFlight<'_>,
+    body: Incoming,
+    id: &str,
+) -> Result<HttpResponse, CloseConnection> {
+    let upstream = in_flight.upstream;
+    let call = read_body(body)
         .await
         .map_err(ApiError::from)
-        .and_then(|body| Question::parse(&body))
-        .and_then(|question| upstream.check_model(question));
-    let question = match question {
-        Ok(question) => question,
+        .and_then(|body| ChatCall::parse(&body))
+        .and_then(|call| upstream.check_model(call));
+    let call = match call {
+        Ok(call) => call,
         Err(error) => {
-            call.end(Outcome::Invalid);
-            return Ok(error.answer());
+            in_flight.end(CallEnd::Invalid);
+            return Ok(error.response());
         }
     };
-    let (latency, fault) = upstream.plan();
+    let (latency, fault) = upstream.draw_latency_and_fault();
     if !latency.is_zero() {
         sleep(latency).await;
     }
-    call.end(match fault {
-        None => Outcome::Ok,
-        Some(_) => Outcome::Fault,
+    in_flight.end(match fault {
+        None => CallEnd::Ok,
+        Some(_) => CallEnd::Fault,
     });
     match fault {
-        None => Ok(question.answer(id, unix_seconds())),
-        Some(FaultKind::Status(status)) => Ok(ApiError::fault(status).answer()),
+        None => Ok(call.response(id, unix_seconds())),
+        Some(FaultKind::Status(status)) => Ok(ApiError::fault(status).response()),
         Some(FaultKind::Garbage) => Ok(wire::garbage()),
-        Some(FaultKind::Close) => Err(HungUp),
+        Some(FaultKind::Close) => Err(CloseConnection),
     }
 }
 
-/// The key of a request, if it has one.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// An admitted call, which ends as abandoned unless told otherwise.
+/// An admitted call. Dropped without [`end`](Self::end) it counts as abandoned.
 struct InFlight<'a> {
     upstream: &'a Upstream,
     key: KeyId,
-    outcome: Outcome,
+    end: CallEnd,
 }
 
 impl<'a> InFlight<'a> {
@@ -238,17 +234,17 @@ impl<'a> InFlight<'a> {
         Self {
             upstream,
             key,
-            outcome: Outcome::Abandoned,
+            end: CallEnd::Abandoned,
         }
     }
 
-    fn end(mut self, outcome: Outcome) {
-        self.outcome = outcome;
+    fn end(mut self, end: CallEnd) {
+        self.end = end;
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.upstream.state().judge.finish(self.key, self.outcome);
+        self.upstream.state().judge.finish(self.key, self.end);
     }
 }

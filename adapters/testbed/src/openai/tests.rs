@@ -1,4 +1,4 @@
-//! The server over real sockets, asked by a client that does no more than frame HTTP/1.
+//! Tests of the server over real sockets, with a client that only frames HTTP/1.
 
 use super::*;
 use crate::clock::Clock;
@@ -29,7 +29,7 @@ fn call() -> Value {
     json!({ "model": "gpt-test", "messages": [{ "role": "user", "content": "hello there" }] })
 }
 
-/// A kept-alive connection.
+/// A keep-alive connection.
 struct Client(BufReader<TcpStream>);
 
 struct Reply {
@@ -73,7 +73,7 @@ impl Client {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// The next reply, or `None` where the connection was closed instead.
+    /// Reads the next reply; `None` if the connection was closed instead.
     fn receive(&mut self) -> Option<Reply> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -117,15 +117,15 @@ fn head(method: &str, path: &str, key: &str, length: usize) -> String {
     format!("{method} {path} HTTP/1.1\r\nhost: testbed\r\n{key}content-length: {length}\r\n\r\n")
 }
 
-/// Waits until the server has seen what the other end of the test is blind to.
-fn until(server: &OpenAi, seen: impl Fn(&Report) -> bool) {
+/// Waits for a state of the server that the client can't see.
+fn wait_until(server: &OpenAi, condition: impl Fn(&Report) -> bool) {
     for _ in 0..10_000 {
-        if seen(&server.report()) {
+        if condition(&server.report()) {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("never seen: {:?}", server.report());
+    panic!("the condition never held: {:?}", server.report());
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_call_is_answered_with_an_echo() {
 }
 
 #[test]
-fn latencies_follow_from_the_seed() {
+fn the_seed_determines_the_latencies() {
     let latencies = |seed| {
         let server = OpenAi::start(OpenAiConfig {
             latency: Duration::ZERO..=Duration::from_micros(900),
@@ -186,7 +186,7 @@ fn latencies_follow_from_the_seed() {
 }
 
 #[test]
-fn a_call_over_the_limit_is_told_when_to_come_back() {
+fn a_call_over_the_limit_gets_429_with_the_time_to_wait() {
     let server = OpenAi::start(OpenAiConfig {
         limit: NonZeroU32::new(1),
         ..config()
@@ -226,7 +226,7 @@ fn a_call_over_the_limit_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_key_is_admitted_again_when_it_was_told() {
+fn a_key_is_admitted_again_after_the_time_to_wait() {
     let server = OpenAi::start(OpenAiConfig {
         limit: NonZeroU32::new(1),
         window: Duration::from_millis(40),
@@ -246,7 +246,7 @@ fn a_key_is_admitted_again_when_it_was_told() {
 }
 
 #[test]
-fn an_unknown_or_missing_key_is_turned_away_and_not_counted() {
+fn an_unknown_or_missing_key_gets_401_and_is_not_counted() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);
     let body = call().to_string();
@@ -288,7 +288,7 @@ fn a_malformed_call_counts_as_invalid_and_against_the_limit() {
 }
 
 #[test]
-fn a_body_over_the_bound_is_refused_unread() {
+fn a_body_that_is_too_large_is_rejected_unread() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);
     client.send(&head("POST", "/v1/chat/completions", KEY, 9 << 20));
@@ -298,7 +298,7 @@ fn a_body_over_the_bound_is_refused_unread() {
 }
 
 #[test]
-fn an_unknown_path_and_a_wrong_method_are_told_apart() {
+fn an_unknown_path_gets_404_and_a_wrong_method_405() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);
     let reply = client.ask("GET", "/v2/nothing?key=secret", KEY, "");
@@ -330,7 +330,7 @@ fn the_models_are_listed() {
 }
 
 #[test]
-fn the_report_is_served_to_anyone_and_shows_no_key() {
+fn the_report_needs_no_key_and_shows_none() {
     let server = OpenAi::start(OpenAiConfig {
         limit: NonZeroU32::new(3),
         latency: Duration::from_micros(5)..=Duration::from_micros(700),
@@ -351,7 +351,7 @@ fn the_report_is_served_to_anyone_and_shows_no_key() {
 }
 
 #[test]
-fn a_call_above_the_concurrency_is_refused() {
+fn a_call_over_the_concurrency_gets_503() {
     let server = OpenAi::start(OpenAiConfig {
         max_concurrent: Some(1),
         ..config()
@@ -360,7 +360,7 @@ fn a_call_above_the_concurrency_is_refused() {
     let (mut first, mut second) = (Client::new(&server), Client::new(&server));
     let body = call().to_string();
     first.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
-    until(&server, |report| report.calls == 1);
+    wait_until(&server, |report| report.calls == 1);
     assert_eq!(second.chat(&call()).status, 503);
     first.send(&body);
     assert_eq!(first.receive().unwrap().status, 200);
@@ -371,7 +371,7 @@ fn a_call_above_the_concurrency_is_refused() {
 }
 
 #[test]
-fn a_caller_that_hangs_up_frees_its_place() {
+fn a_caller_that_hangs_up_is_no_longer_in_flight() {
     let server = OpenAi::start(OpenAiConfig {
         max_concurrent: Some(1),
         latency: Duration::from_secs(3600)..=Duration::from_secs(3600),
@@ -383,9 +383,9 @@ fn a_caller_that_hangs_up_frees_its_place() {
         let mut client = Client::new(&server);
         client.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
         client.send(&body);
-        until(&server, |report| report.latencies.len() == n);
+        wait_until(&server, |report| report.latencies.len() == n);
         drop(client);
-        until(&server, |report| report.abandoned == n as u64);
+        wait_until(&server, |report| report.abandoned == n as u64);
     }
     let report = server.stop();
     assert_eq!((report.calls, report.rejected_503), (2, 0));
@@ -405,7 +405,7 @@ fn every_second_call_fails_with_the_status() {
 }
 
 #[test]
-fn a_close_fault_closes_without_an_answer() {
+fn a_close_fault_closes_without_a_response() {
     let server = OpenAi::start(failing(1, FaultKind::Close)).unwrap();
     let body = call().to_string();
     let reply = Client::new(&server).try_ask("POST", "/v1/chat/completions", KEY, &body);
@@ -414,7 +414,7 @@ fn a_close_fault_closes_without_an_answer() {
 }
 
 #[test]
-fn a_garbage_fault_is_an_ok_that_is_not_json() {
+fn a_garbage_fault_is_status_200_without_json() {
     let server = OpenAi::start(failing(1, FaultKind::Garbage)).unwrap();
     let reply = Client::new(&server).chat(&call());
     assert_eq!(reply.status, 200);
@@ -428,7 +428,7 @@ fn a_stop_does_not_wait_for_idle_connections() {
     let mut used = Client::new(&server);
     assert_eq!(used.chat(&call()).status, 200);
     let mut fresh = Client::new(&server);
-    until(&server, |report| report.connections_opened == 2);
+    wait_until(&server, |report| report.connections_opened == 2);
     let clock = Clock::start();
     let addr = server.addr();
     server.stop();
@@ -439,12 +439,12 @@ fn a_stop_does_not_wait_for_idle_connections() {
 }
 
 #[test]
-fn a_stop_lets_a_call_in_flight_end() {
+fn a_stop_waits_for_calls_in_flight() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);
     let body = call().to_string();
     client.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
-    until(&server, |report| report.calls == 1);
+    wait_until(&server, |report| report.calls == 1);
     let stopping = std::thread::spawn(move || server.stop());
     client.send(&body);
     assert_eq!(client.receive().unwrap().status, 200);
@@ -452,7 +452,7 @@ fn a_stop_lets_a_call_in_flight_end() {
 }
 
 #[test]
-fn a_configuration_that_makes_no_sense_is_refused() {
+fn settings_that_make_no_sense_are_an_error() {
     let start = |config| OpenAi::start(config).unwrap_err();
     assert!(matches!(
         start(OpenAiConfig {

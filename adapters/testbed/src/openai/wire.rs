@@ -1,8 +1,10 @@
-//! What goes over the wire: calls as they are read, answers and errors as the real service words them.
+//! Parsing of calls, and responses and errors with the texts and headers of the real service.
+//!
+//! Invariant: a wait in a response is rounded up, so that a caller that obeys it is not too early.
 
-use crate::judge::Quota;
+use crate::judge::LimitUsage;
 use crate::report::{Report, masked};
-use crate::server::{Answer, BodyError};
+use crate::server::{BodyError, HttpResponse};
 use core::fmt::Display;
 use core::time::Duration;
 use hyper::body::Bytes;
@@ -10,22 +12,15 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-/// A chat completion call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    /// The model asked.
+pub(super) struct ChatCall {
     pub(super) model: String,
-    /// The text of the last user message.
+    /// Text of the last user message.
     prompt: String,
-    /// How many words all messages have.
     words: usize,
 }
 
-impl Question {
-    /// Reads a call.
-    ///
-    /// # Errors
-    /// The answer it deserves where it isn't one, or asks for a stream.
+impl ChatCall {
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let Ok(Value::Object(call)) = serde_json::from_slice(body) else {
             return Err(ApiError::invalid("the body must be a JSON object", None));
@@ -48,7 +43,7 @@ impl Question {
         };
         if call.get("stream") == Some(&Value::Bool(true)) {
             return Err(ApiError::invalid(
-                "streaming isn't offered by this server yet; leave 'stream' out or set it to false",
+                "this server does not support streaming; leave 'stream' out or set it to false",
                 Some("stream"),
             ));
         }
@@ -63,11 +58,11 @@ impl Question {
         })
     }
 
-    /// The answer to it: an echo.
-    pub(super) fn answer(&self, id: &str, created: u64) -> Answer {
+    /// Responds with an echo.
+    pub(super) fn response(&self, id: &str, created: u64) -> HttpResponse {
         let content = format!("echo from {}: {}", self.model, self.prompt);
         let completion = words(&content);
-        json_answer(
+        json_response(
             StatusCode::OK,
             &json!({
                 "id": format!("chatcmpl-{id}"),
@@ -90,7 +85,7 @@ impl Question {
     }
 }
 
-/// An error in the service's form.
+/// An error as the real service writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -101,7 +96,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    /// For a missing or unknown key.
+    /// 401, for a missing or unknown key.
     pub(super) fn unauthorized(key: Option<&str>) -> Self {
         let message = key.map_or_else(
             || {
@@ -117,7 +112,7 @@ impl ApiError {
         }
     }
 
-    /// For a path that leads nowhere.
+    /// 404, for an unknown path.
     pub(super) fn unknown_url(method: &Method, path: &str) -> Self {
         Self {
             code: Some("unknown_url"),
@@ -128,7 +123,7 @@ impl ApiError {
         }
     }
 
-    /// For a model this upstream doesn't have.
+    /// 404, for an unknown model.
     pub(super) fn unknown_model(model: &str) -> Self {
         Self {
             code: Some("model_not_found"),
@@ -139,7 +134,7 @@ impl ApiError {
         }
     }
 
-    /// For a call above the concurrency.
+    /// 503, for a call over the concurrency.
     pub(super) fn overloaded() -> Self {
         Self {
             kind: "server_error",
@@ -150,7 +145,7 @@ impl ApiError {
         }
     }
 
-    /// For a call that fails on purpose, with a status from 400 to 599.
+    /// A failure on purpose, with a status from 400 to 599.
     pub(super) fn fault(status: u16) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (message, kind, code) = if status == StatusCode::TOO_MANY_REQUESTS {
@@ -167,7 +162,7 @@ impl ApiError {
             )
         } else {
             (
-                "The request was refused on purpose.",
+                "The request failed on purpose.",
                 "invalid_request_error",
                 None,
             )
@@ -179,9 +174,8 @@ impl ApiError {
         }
     }
 
-    /// The error as an answer.
-    pub(super) fn answer(&self) -> Answer {
-        json_answer(
+    pub(super) fn response(&self) -> HttpResponse {
+        json_response(
             self.status,
             &json!({
                 "error": {
@@ -232,101 +226,103 @@ impl From<BodyError> for ApiError {
     }
 }
 
-/// The refusal of a call that is over the limit until `wait` from now, worded and with the headers as
-/// the real service has them.
-pub(super) fn over_limit(body: Option<Bytes>, quota: Option<Quota>, wait: Duration) -> Answer {
+/// Responds with 429 to a call over the limit, with the text and headers of the real service.
+///
+/// `wait` is the time until the key is below its limit.
+pub(super) fn over_limit(
+    body: Option<Bytes>,
+    usage: Option<LimitUsage>,
+    wait: Duration,
+) -> HttpResponse {
     let model = body
-        .and_then(|body| Question::parse(&body).ok())
-        .map_or_else(|| "the model".to_owned(), |question| question.model);
-    let quota = quota.map_or_else(String::new, |quota| {
+        .and_then(|body| ChatCall::parse(&body).ok())
+        .map_or_else(|| "the model".to_owned(), |call| call.model);
+    let usage = usage.map_or_else(String::new, |usage| {
         format!(
             " on requests per {}: Limit {}, Used {}, Requested 1",
-            unit(quota.window),
-            quota.limit,
-            quota.used
+            window_unit(usage.window),
+            usage.limit,
+            usage.used
         )
     });
     let message = format!(
-        "Rate limit reached for {model} in organization org-testbed{quota}. Please try again in {}. \
+        "Rate limit reached for {model} in organization org-testbed{usage}. Please try again in {}. \
          Visit https://platform.openai.com/account/rate-limits to learn more.",
         go_duration(wait)
     );
-    let mut answer = ApiError {
+    let mut response = ApiError {
         kind: "requests",
         code: Some("rate_limit_exceeded"),
         ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     }
-    .answer();
-    set(&mut answer, "retry-after-ms", whole(wait, 1_000_000));
-    set(&mut answer, "retry-after", whole(wait, 1_000_000_000));
-    answer
+    .response();
+    set(&mut response, "retry-after-ms", whole(wait, 1_000_000));
+    set(&mut response, "retry-after", whole(wait, 1_000_000_000));
+    response
 }
 
-/// The refusal of a known path asked in the wrong way.
-pub(super) fn wrong_method(method: &Method, path: &str, allowed: &str) -> Answer {
+/// Responds with 405 to a wrong method on a known path.
+pub(super) fn wrong_method(method: &Method, path: &str, allowed: &str) -> HttpResponse {
     let message = format!("Not allowed to {method} on {path}; {allowed} is.");
-    let mut answer = ApiError {
+    let mut response = ApiError {
         code: Some("method_not_supported"),
         ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
     }
-    .answer();
-    set(&mut answer, "allow", allowed);
-    answer
+    .response();
+    set(&mut response, "allow", allowed);
+    response
 }
 
-/// The list of models.
-pub(super) fn models(models: &[String], created: u64) -> Answer {
+pub(super) fn models(models: &[String], created: u64) -> HttpResponse {
     let data: Vec<Value> = models
         .iter()
         .map(|id| json!({ "id": id, "object": "model", "created": created, "owned_by": "testbed" }))
         .collect();
-    json_answer(StatusCode::OK, &json!({ "object": "list", "data": data }))
+    json_response(StatusCode::OK, &json!({ "object": "list", "data": data }))
 }
 
-/// The report, for programs.
-pub(super) fn report(report: &Report) -> Answer {
+pub(super) fn report(report: &Report) -> HttpResponse {
     serde_json::to_value(report).map_or_else(
-        |_| ApiError::fault(500).answer(),
-        |report| json_answer(StatusCode::OK, &report),
+        |_| ApiError::fault(500).response(),
+        |report| json_response(StatusCode::OK, &report),
     )
 }
 
-/// What claims to be JSON and isn't.
-pub(super) fn garbage() -> Answer {
-    answer(StatusCode::OK, "<html>Bad gateway</html>")
+/// Responds with a body that isn't JSON, in spite of its content type.
+pub(super) fn garbage() -> HttpResponse {
+    response(StatusCode::OK, "<html>Bad gateway</html>")
 }
 
-/// Sets the headers that tell a caller where it stands.
-pub(super) fn set_quota(answer: &mut Answer, quota: Quota) {
-    set(answer, "x-ratelimit-limit-requests", quota.limit);
-    let remaining = quota.limit.saturating_sub(quota.used);
-    set(answer, "x-ratelimit-remaining-requests", remaining);
-    let reset = go_duration(quota.reset);
-    set(answer, "x-ratelimit-reset-requests", reset);
+pub(super) fn set_rate_headers(response: &mut HttpResponse, usage: LimitUsage) {
+    set(response, "x-ratelimit-limit-requests", usage.limit);
+    let remaining = usage.limit.saturating_sub(usage.used);
+    set(response, "x-ratelimit-remaining-requests", remaining);
+    let reset = go_duration(usage.reset);
+    set(response, "x-ratelimit-reset-requests", reset);
 }
 
-/// Sets one header; a value that no header can have is left out.
-pub(super) fn set(answer: &mut Answer, name: &'static str, value: impl Display) {
+/// Sets a header; a value that is not valid in a header is left out.
+pub(super) fn set(response: &mut HttpResponse, name: &'static str, value: impl Display) {
     if let Ok(value) = HeaderValue::try_from(value.to_string()) {
-        answer
+        response
             .headers_mut()
             .insert(HeaderName::from_static(name), value);
     }
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Answer {
-    answer(status, body.to_string())
+fn json_response(status: StatusCode, body: &Value) -> HttpResponse {
+    response(status, body.to_string())
 }
 
-fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Answer::new(body.into().into());
-    *answer.status_mut() = status;
+fn response(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
+    let mut response = HttpResponse::new(body.into().into());
+    *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(CONTENT_TYPE, json);
-    answer
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
 }
 
-/// The text of a message: its content where that is a string, else the text parts of it, joined.
+/// Returns the text of a message: its content if that is a string, else its text parts, joined.
 fn text(message: &Map<String, Value>) -> String {
     match message.get("content") {
         Some(Value::String(text)) => text.clone(),
@@ -340,13 +336,13 @@ fn text(message: &Map<String, Value>) -> String {
     }
 }
 
-/// What stands in for tokens.
+/// Counts words, which stand for tokens here.
 fn words(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// What a limit over `window` is per.
-fn unit(window: Duration) -> String {
+/// Names a window as the real service does.
+fn window_unit(window: Duration) -> String {
     match window.as_millis() {
         60_000 => "min (RPM)".to_owned(),
         86_400_000 => "day (RPD)".to_owned(),
@@ -354,12 +350,12 @@ fn unit(window: Duration) -> String {
     }
 }
 
-/// A span in whole units of `nanos`, rounded up, so that nobody is told to come back too early.
+/// Returns a duration in units of `nanos`, rounded up.
 fn whole(span: Duration, nanos: u128) -> u128 {
     span.as_nanos().div_ceil(nanos)
 }
 
-/// A span as Go writes it, in whole milliseconds, rounded up: `1m0s`, `1.2s`, `120ms`.
+/// Writes a duration as Go does, rounded up to milliseconds: `1m0s`, `1.2s`, `120ms`.
 fn go_duration(span: Duration) -> String {
     let millis = whole(span, 1_000_000);
     if millis == 0 {
@@ -389,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_written_as_go_does_and_never_too_short() {
+    fn a_duration_is_written_as_go_does_and_rounded_up() {
         for (nanos, text) in [
             (0, "0s"),
             (1, "1ms"),
@@ -407,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_last_user_message_is_echoed_and_every_message_is_counted() {
-        let question = Question::parse(
+        let call = ChatCall::parse(
             br#"{"model":"m","messages":[
                 {"role":"system","content":"be brief"},
                 {"role":"user","content":"first"},
@@ -415,11 +411,11 @@ mod tests {
                 {"role":"assistant","content":null}]}"#,
         )
         .unwrap();
-        assert_eq!((question.prompt.as_str(), question.words), ("one two", 5));
+        assert_eq!((call.prompt.as_str(), call.words), ("one two", 5));
     }
 
     #[test]
-    fn what_is_not_a_call_is_refused() {
+    fn a_malformed_call_is_rejected() {
         for (body, param) in [
             (r#""#, None),
             (r#"["m",[{}]]"#, None),
@@ -433,7 +429,7 @@ mod tests {
                 Some("stream"),
             ),
         ] {
-            let error = Question::parse(body.as_bytes()).unwrap_err();
+            let error = ChatCall::parse(body.as_bytes()).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_REQUEST, "{body}");
             assert_eq!(error.param, param, "{body}");
         }

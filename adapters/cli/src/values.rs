@@ -1,0 +1,81 @@
+//! Values of command line flags.
+//!
+//! Invariant: every error says what to write instead.
+
+use core::net::IpAddr;
+use core::num::{IntErrorKind, ParseIntError};
+use core::ops::RangeInclusive;
+use core::str::FromStr;
+use core::time::Duration;
+use leasehold_core::time::parse_span;
+
+/// Parses a whole number, `NonZero` types included.
+pub(crate) fn parse_whole<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: ParseIntError| {
+        let problem = if *error.kind() == IntErrorKind::Zero {
+            "must be at least 1"
+        } else if *error.kind() == IntErrorKind::PosOverflow {
+            "the number is too large"
+        } else {
+            "must be a whole number, such as 10"
+        };
+        problem.to_owned()
+    })
+}
+
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match parse_span(text) {
+        Ok(Duration::ZERO) => Err("must be above zero".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Parses a duration (`50ms`), or a range of durations (`20ms..80ms`).
+pub(crate) fn parse_latency(text: &str) -> Result<RangeInclusive<Duration>, String> {
+    let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
+    let parse = |text: &str| parse_span(text).map_err(|error| format!("{text:?}: {error}"));
+    let (shortest, longest) = (parse(shortest)?, parse(longest)?);
+    if shortest > longest {
+        return Err("write the shorter duration first, such as 20ms..80ms".to_owned());
+    }
+    Ok(shortest..=longest)
+}
+
+pub(crate) fn parse_error_status(text: &str) -> Result<u16, String> {
+    match parse_whole(text) {
+        Ok(status) if (400..=599).contains(&status) => Ok(status),
+        Ok(_) | Err(_) => Err("must be a status from 400 to 599".to_owned()),
+    }
+}
+
+pub(crate) fn parse_host(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse();
+    address.map_err(|_| "must be an IP address, such as 127.0.0.1 or ::1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::num::NonZeroU32;
+
+    #[test]
+    fn a_latency_is_a_duration_or_a_range() {
+        let ms = Duration::from_millis;
+        assert_eq!(parse_latency("50ms"), Ok(ms(50)..=ms(50)));
+        assert_eq!(parse_latency("20ms..1s"), Ok(ms(20)..=ms(1_000)));
+        for wrong in ["", "50", "..", "80ms..20ms", "1ms..2ms..3ms"] {
+            assert!(parse_latency(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_bad_number_gets_advice() {
+        let error = |text| parse_whole::<NonZeroU32>(text).unwrap_err();
+        assert_eq!(error("0"), "must be at least 1");
+        assert_eq!(error("4294967296"), "the number is too large");
+        assert_eq!(error("ten"), "must be a whole number, such as 10");
+        assert_eq!(parse_error_status("503"), Ok(503));
+        assert!(parse_error_status("200").is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! Tests of the `leasehold` command with real processes, files and signals.
+
+mod batch;
+mod errors;
+mod interrupt;
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use tempfile::TempDir;
+
+fn leasehold() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+    command.env_remove("LEASEHOLD_KEYS");
+    command
+}
+
+fn send_signal(process: &Child, name: &str) {
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {}", process.id())])
+        .status();
+    assert!(sent.expect("there is a shell").success());
+}
+
+/// A test server in its own process.
+struct Testbed {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    url: String,
+}
+
+impl Testbed {
+    fn start(arguments: &[&str]) -> Self {
+        let mut process = leasehold()
+            .args(["testbed", "openai"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the testbed starts");
+        let stdout = process.stdout.take().expect("its output is piped");
+        let mut output = BufReader::new(stdout);
+        let mut line = String::new();
+        output.read_line(&mut line).expect("it prints its address");
+        let url = line.trim().strip_prefix("listening on ").expect(&line);
+        Self {
+            url: url.to_owned(),
+            process,
+            output,
+        }
+    }
+
+    /// Interrupts the server and returns its report.
+    fn stop(mut self) -> Value {
+        send_signal(&self.process, "INT");
+        let mut report = String::new();
+        self.output
+            .read_to_string(&mut report)
+            .expect("it prints its report");
+        assert!(self.process.wait().expect("it ends").success());
+        serde_json::from_str(&report).expect("the report is JSON")
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        // After `stop` the process has ended already, and this fails.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A folder with items and keys, and the batch command for them.
+struct Job {
+    folder: TempDir,
+}
+
+impl Job {
+    fn new(items: usize, keys: usize) -> Self {
+        let job = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        };
+        let items =
+            (0..items).map(|id| json!({"id": id, "prompt": format!("item {id}"), "x": [id]}));
+        job.write("items.jsonl", items);
+        let keys = (1..=keys).map(|number| format!("sk-testbed-{number:04}"));
+        job.write("keys.txt", keys);
+        job
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, lines: impl IntoIterator<Item = impl ToString>) {
+        let lines = lines.into_iter().map(|line| line.to_string() + "\n");
+        let text: String = lines.collect();
+        fs::write(self.path(name), text).expect("a temporary file can be written");
+    }
+
+    fn command(&self, url: &str, arguments: &[&str]) -> Command {
+        let mut command = leasehold();
+        command.arg("batch").arg("-i").arg(self.path("items.jsonl"));
+        command.arg("-o").arg(self.path("out.jsonl"));
+        command.arg("--keys").arg(self.path("keys.txt"));
+        command.args(["--url", url, "--model", "a", "--model", "b"]);
+        command.args(arguments);
+        command
+    }
+
+    fn run(&self, url: &str, arguments: &[&str]) -> Output {
+        let output = self.command(url, arguments).output();
+        output.expect("the command runs")
+    }
+
+    fn results(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("out.jsonl")).expect("the output exists");
+        let lines = text.lines().map(serde_json::from_str);
+        lines.map(|line| line.expect("each line is JSON")).collect()
+    }
+
+    /// Counts the tasks with an answer to their own prompt, and checks that no other field was lost.
+    fn answers(&self) -> usize {
+        let results = self.results();
+        let ids: BTreeSet<_> = results
+            .iter()
+            .map(|result| result["id"].to_string())
+            .collect();
+        assert_eq!(ids.len(), results.len(), "an item is in the output twice");
+        let has_answer = |result: &Value, model: &str| {
+            let content = result["output_pred"][model]["content"].as_str();
+            let prompt = result["prompt"].as_str().expect("the prompt is kept");
+            assert_eq!(result["x"], json!([result["id"]]), "other fields are kept");
+            content.is_some_and(|content| content.ends_with(prompt))
+        };
+        let tasks = results
+            .iter()
+            .flat_map(|result| [has_answer(result, "a"), has_answer(result, "b")]);
+        tasks.filter(|has_answer| *has_answer).count()
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.path("out.jsonl.journal")
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn line_count(path: &Path) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
