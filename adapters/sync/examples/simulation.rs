@@ -1,4 +1,4 @@
-//! An hour of a pool over the bare core in virtual time: no threads, no clock, the same hour for one seed.
+//! An hour of a pool over the bare core, in virtual time and the same for one seed.
 //!
 //! Four keys with 20 calls per 60 s serve calls of 1 to 9 s, 50 per minute on average. From minute 20 to 30 the
 //! upstream throttles key 0. Asserts that every call ends and that no key exceeds its limit.

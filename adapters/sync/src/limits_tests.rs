@@ -122,7 +122,7 @@ fn take_one(window: &AtomicWindow, now: Tick) -> Option<Tick> {
 fn a_window_never_holds_more_than_the_limit() {
     model(|| {
         let limiter = window(1, 1);
-        // This bucket has left the window for the calls at 25 s and 29 s, and not for the one at 19 s.
+        // This unit has left the window at 25 s and 29 s, and not at 19 s.
         let before = limiter.try_acquire_at(seconds(5), 1);
         let mut admitted = race(&limiter, &[25, 19, 29], take_one);
         admitted.push(before.unwrap());

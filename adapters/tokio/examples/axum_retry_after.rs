@@ -1,5 +1,5 @@
-//! A tower stack under axum that refuses with a true `Retry-After`: 429 at the server's own limit, 503 while no
-//! upstream key can serve. It calls itself; asserts that a client that waits as long as told is served.
+//! A tower stack under axum that refuses with a true `Retry-After`. At the server's own limit it answers 429, while
+//! no upstream key can serve 503. It calls itself; asserts that a client that waits as long as told is served.
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request as HttpRequest;

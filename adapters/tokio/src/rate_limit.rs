@@ -377,7 +377,7 @@ impl State {
         self.queue.entry(position).or_default().replace(waker)
     }
 
-    /// Takes the waker at the head of the queue, to be woken since it may be admitted now or earlier than told.
+    /// Takes the waker at the head of the queue, which may be admitted now or earlier than it was told.
     fn take_first_waker(&mut self) -> Option<Waker> {
         self.queue.values_mut().next()?.take()
     }

@@ -1,4 +1,4 @@
-//! Futures that are dropped at each point where they wait: no lease or admission is lost, and no waiter is stranded.
+//! Futures that are dropped at each point where they wait lose no lease or admission, and strand no waiter.
 //!
 //! Each scenario polls its future n times, lets something happen after each poll, and drops it, for every n
 //! until it completes. The future never sees what happens after its last poll.
