@@ -1,11 +1,11 @@
-//! What it costs to share four permits between threads, ours beside the earlier design and a channel.
+//! Cost of sharing four permits between threads, beside `notify_all` and a crossbeam channel.
 //!
-//! `acquire_release/<threads>/<pool>` is a lease taken and given back by each thread in turn. `hand_over` is
-//! the way from a release in one thread to the return of `acquire` in another, which is asleep
-//! (`parked`) or has only just come (`spinning`), while the first goes on running.
+//! `acquire_release/<threads>/<pool>` is one acquire and release, by all threads at once. `hand_over` is the time
+//! from a release in one thread to the return of `acquire` in another, which is asleep (`parked`) or still spins
+//! (`spinning`), while the first one goes on running.
 //!
-//! Before that a table is printed, which `-- --test` prints as well, and it is an error if a promise in it is broken: how often
-//! a thread goes to sleep for each lease that is handed over, and what CPU idle waiters use.
+//! First, and with `-- --test` too, a table is printed: voluntary context switches per lease, and the CPU time of
+//! idle waiters. It is an error if either is above its bound.
 
 use core::hint::black_box;
 use core::num::NonZeroU32;
@@ -26,7 +26,7 @@ use std::thread;
 
 const PERMITS: u32 = 4;
 
-/// A pool of permits, each taken by a lease that gives it back when it is dropped.
+/// A pool of permits; dropping a lease returns its permit.
 trait Permits: Sync {
     const NAME: &'static str;
     type Lease<'a>
@@ -38,7 +38,7 @@ trait Permits: Sync {
     fn lease(&self) -> Self::Lease<'_>;
 }
 
-/// The earlier design: a queue of endpoints, and all who wait are woken for each that comes back.
+/// The baseline: a queue of permits, and a `notify_all` for each that is returned.
 struct NotifyAll {
     free: Mutex<VecDeque<u32>>,
     returned: Condvar,
@@ -46,7 +46,7 @@ struct NotifyAll {
 
 impl Permits for NotifyAll {
     const NAME: &'static str = "notify_all";
-    type Lease<'a> = Notifying<'a>;
+    type Lease<'a> = NotifyAllLease<'a>;
 
     fn new(permits: u32) -> Self {
         Self {
@@ -55,19 +55,19 @@ impl Permits for NotifyAll {
         }
     }
 
-    fn lease(&self) -> Notifying<'_> {
-        let free = self.free.lock().expect("nobody panics");
+    fn lease(&self) -> NotifyAllLease<'_> {
+        let free = self.free.lock().expect("no thread panics");
         let wait = self.returned.wait_while(free, |free| free.is_empty());
-        let permit = wait.expect("nobody panics").pop_front();
-        Notifying(self, permit)
+        let permit = wait.expect("no thread panics").pop_front();
+        NotifyAllLease(self, permit)
     }
 }
 
-struct Notifying<'a>(&'a NotifyAll, Option<u32>);
+struct NotifyAllLease<'a>(&'a NotifyAll, Option<u32>);
 
-impl Drop for Notifying<'_> {
+impl Drop for NotifyAllLease<'_> {
     fn drop(&mut self) {
-        self.0.free.lock().expect("nobody panics").extend(self.1);
+        self.0.free.lock().expect("no thread panics").extend(self.1);
         self.0.returned.notify_all();
     }
 }
@@ -77,24 +77,24 @@ struct Channel(Sender<u32>, Receiver<u32>);
 
 impl Permits for Channel {
     const NAME: &'static str = "crossbeam_channel";
-    type Lease<'a> = Sending<'a>;
+    type Lease<'a> = ChannelLease<'a>;
 
     fn new(permits: u32) -> Self {
         let (put, take) = bounded(permits as usize);
-        (0..permits).for_each(|permit| put.send(permit).expect("there is room"));
+        (0..permits).for_each(|permit| put.send(permit).expect("the channel has room"));
         Self(put, take)
     }
 
-    fn lease(&self) -> Sending<'_> {
-        Sending(&self.0, self.1.recv().expect("it is open"))
+    fn lease(&self) -> ChannelLease<'_> {
+        ChannelLease(&self.0, self.1.recv().expect("the channel is open"))
     }
 }
 
-struct Sending<'a>(&'a Sender<u32>, u32);
+struct ChannelLease<'a>(&'a Sender<u32>, u32);
 
-impl Drop for Sending<'_> {
+impl Drop for ChannelLease<'_> {
     fn drop(&mut self) {
-        self.0.send(self.1).expect("it is open");
+        self.0.send(self.1).expect("the channel is open");
     }
 }
 
@@ -112,11 +112,11 @@ impl Permits for SyncPool<u32> {
     }
 
     fn lease(&self) -> Lease<u32> {
-        self.acquire().expect("it is open")
+        self.acquire().expect("the pool is open")
     }
 }
 
-/// The time that so many threads take for `leases` in all, in each of which it does `call`.
+/// The time that `threads` threads take for `leases` leases together, each held for one `call`.
 fn share<P: Permits>(permits: &P, threads: usize, leases: u64, call: impl Fn() + Sync) -> Duration {
     let (ready, done) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
     let each = leases.div_ceil(threads as u64);
@@ -160,9 +160,10 @@ fn acquire_release(c: &mut Criterion) {
     }
 }
 
-/// The time from a release in one thread to the return of `lease` in the other, for so many times in turn.
-/// Each keeps the permit for `pause`, in which the other waits for it, and goes on running after it has
-/// given it back, but doesn't come again before the other has it.
+/// Time from a release in one thread to the return of `lease` in the other, added up over `times` turns.
+///
+/// Each thread holds the permit for `pause`, while the other waits for it. After its release it goes on running,
+/// and asks again only when the other has the permit.
 fn hand_over<P: Permits>(times: u64, pause: Duration) -> Duration {
     let pool = P::new(1);
     let (clock, ready) = (Clock::start(), Barrier::new(2));
@@ -170,7 +171,7 @@ fn hand_over<P: Permits>(times: u64, pause: Duration) -> Duration {
     let (taken, released, total) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let take_turns = |first: u64| {
         for turn in (first..=times).step_by(2) {
-            // The other took the permit in the turn before this.
+            // Wait until the other thread has taken the permit of the turn before.
             while taken.load(Ordering::Acquire) + 1 < turn {
                 thread::yield_now();
             }
@@ -222,7 +223,7 @@ fn hand_overs(c: &mut Criterion) {
 }
 
 fn usage() -> Usage {
-    getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage")
+    getrusage(UsageWho::RUSAGE_SELF).expect("a process may read its own usage")
 }
 
 fn cpu(usage: &Usage) -> Duration {
@@ -230,7 +231,7 @@ fn cpu(usage: &Usage) -> Duration {
     Duration::from_micros(micros.unsigned_abs())
 }
 
-/// Voluntary context switches for each lease, besides the one of its holder, who sleeps in it as in a call.
+/// Voluntary context switches per lease, less the one of its holder, which sleeps while it holds the lease.
 fn switches<P: Permits>(threads: usize, leases: u64) -> f64 {
     let permits = P::new(PERMITS);
     let before = usage().voluntary_context_switches();
@@ -240,7 +241,7 @@ fn switches<P: Permits>(threads: usize, leases: u64) -> f64 {
     (after - before) as f64 / leases as f64 - 1.0
 }
 
-/// The share of one CPU that so many waiters use who wait for a window to open.
+/// Share of one CPU that `waiters` threads use while they wait for a window to open.
 fn idle_waiters(waiters: usize) -> f64 {
     const SPAN: Duration = Duration::from_secs(5);
     let pool = SyncPool::<u32>::new(PoolConfig::new(Policy::Fifo));
@@ -266,21 +267,24 @@ fn idle_waiters(waiters: usize) -> f64 {
 
 fn promises(_: &mut Criterion) {
     const LEASES: u64 = 6_400;
-    println!("voluntary context switches for each lease, 64 threads and {PERMITS} permits:");
+    println!("voluntary context switches per lease, 64 threads on {PERMITS} permits:");
     let ours = switches::<SyncPool<u32>>(64, LEASES);
     let channel = switches::<Channel>(64, LEASES);
-    let all = switches::<NotifyAll>(64, LEASES);
-    println!("  leasehold {ours:.2}, crossbeam_channel {channel:.2}, notify_all {all:.2}");
+    let notify_all = switches::<NotifyAll>(64, LEASES);
+    println!("  leasehold {ours:.2}, crossbeam_channel {channel:.2}, notify_all {notify_all:.2}");
     let idle = idle_waiters(1_000);
     println!(
-        "CPU of 1,000 waiters at their limit: {:.3} % of one core",
+        "CPU time of 1,000 idle waiters: {:.3} % of one core",
         idle * 100.0
     );
     assert!(
         ours <= 1.2,
-        "a hand-over wakes more than one thread: {ours:.2}"
+        "a hand-over wakes more than one thread: {ours:.2} switches per lease"
     );
-    assert!(idle < 0.005, "waiters don't sleep: {idle:.4}");
+    assert!(
+        idle < 0.005,
+        "idle waiters use CPU time: {idle:.4} of a core"
+    );
 }
 
 criterion_group!(benches, promises, acquire_release, hand_overs);

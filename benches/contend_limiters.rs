@@ -1,13 +1,12 @@
-//! What a limiter costs that threads share, ours beside governor in the same run.
+//! Cost of limiters that threads share, beside governor in the same run.
 //!
-//! `<what>/<threads>/<limiter>` is the time of one decision as each of the threads sees it, which ask for
-//! nothing else. Both read the same clock, quanta's, which is governor's own; `std_clock` reads that of `std`,
-//! which is ours unless it is told another; and `given` is told the time, so that only the decision is left.
-//! `admit` is at a rate that is never reached, `refuse` at one that is used up, and `keyed` goes through 100,000
-//! keys in random order.
+//! `<case>/<threads>/<limiter>` is the time of one decision in each thread, while all threads decide at once. Both
+//! libraries read quanta's clock, governor's default; `std_clock` reads the one of `std`, our default; `given` gets
+//! the time as an argument, which leaves the decision alone. `admit` has a limit that is never reached, `refuse`
+//! one that is used up, and `keyed` takes 100,000 keys in random order.
 //!
-//! Before that, which `-- --test` does as well, ten million keys go through a limiter of 100,000, and it is an
-//! error if its memory grows with them.
+//! First, and with `-- --test` too, ten million keys go through a limiter of 100,000; it is an error if its memory
+//! grows with them.
 
 use core::hint::black_box;
 use core::num::{NonZeroU32, NonZeroUsize};
@@ -34,10 +33,10 @@ const HOUR: Duration = Duration::from_secs(3_600);
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
 fn count(count: u32) -> NonZeroU32 {
-    NonZeroU32::new(count).expect("it is not zero")
+    NonZeroU32::new(count).expect("the count is above zero")
 }
 
-/// A unit each nanosecond, which is more than anybody asks for, or one an hour.
+/// One unit per ns, which no caller uses up, or one unit per hour.
 fn rate(admits: bool) -> GcraWord {
     let rate = if admits {
         GcraWord::new(
@@ -48,7 +47,7 @@ fn rate(admits: bool) -> GcraWord {
     } else {
         GcraWord::new(count(1), HOUR, count(1))
     };
-    rate.expect("it is a rate")
+    rate.expect("the rate is valid")
 }
 
 fn quota(admits: bool) -> Quota {
@@ -59,7 +58,7 @@ fn quota(admits: bool) -> Quota {
     }
 }
 
-/// The time that each of so many threads takes for as many decisions, the number of which `ask` is told.
+/// The time in which each of `threads` threads makes `decisions` decisions; `ask` gets the decision's number.
 fn measure(threads: u64, decisions: u64, ask: impl Fn(u64) -> bool + Sync) -> Duration {
     let (ready, done) = (
         Barrier::new(threads as usize + 1),
@@ -107,7 +106,9 @@ fn direct(c: &mut Criterion) {
             });
             let given = AtomicGcra::with_clock(rate(admits), Clock::start());
             let now = Tick::from_nanos(1_000_000);
-            given.try_acquire_at(now, 1).expect("the first is admitted");
+            given
+                .try_acquire_at(now, 1)
+                .expect("the first unit is admitted");
             bench(&mut group, "leasehold_given", threads, |_| {
                 given.try_acquire_at(now, 1).is_ok()
             });
@@ -121,17 +122,17 @@ fn direct(c: &mut Criterion) {
     }
 }
 
-/// A refusal by an exact log that is used up.
+/// Refusals of an exact log at its limit.
 fn locked(c: &mut Criterion) {
     for threads in [1, 2] {
         let mut group = c.benchmark_group(format!("refuse_exact/{threads}"));
-        let log = || SlidingLog::new(count(3), HOUR, Anchor::Grant).expect("it is a window");
+        let log = || SlidingLog::new(count(3), HOUR, Anchor::Grant).expect("the window is valid");
         let ours = SyncLimiter::with_clock(log(), Clock::start_counter());
         let mutex = std::sync::Mutex::new(log());
         let clock = Clock::start_counter();
         let six = count(6);
         let window = AtomicWindow::with_clock(count(3), HOUR, six, Clock::start_counter());
-        let window = window.expect("it is a window");
+        let window = window.expect("the window is valid");
         let theirs = RateLimiter::direct(quota(false));
         for _ in 0..3 {
             let _ = (ours.try_acquire(1), window.try_acquire(1), theirs.check());
@@ -145,7 +146,7 @@ fn locked(c: &mut Criterion) {
         });
         bench(&mut group, "mutex", threads, |_| {
             use leasehold_core::limit::Limit;
-            let mut log = mutex.lock().expect("nobody panics");
+            let mut log = mutex.lock().expect("no thread panics");
             log.try_acquire(clock.now(), 1).is_ok()
         });
         group.finish();
@@ -159,15 +160,15 @@ fn keyed(c: &mut Criterion) {
     let capacity = NonZeroUsize::MIN.saturating_add(2 * KEYS as usize);
     for threads in [1, 2] {
         let mut group = c.benchmark_group(format!("keyed/{threads}"));
-        // No key is ever idle, as each is asked for more often than that, or at its limit.
+        // No key is ever idle: each is used again before it would be, or is at its limit.
         let (each, burst) = (count(100), count(1_000_000));
-        let rate = GcraWord::new(each, Duration::from_secs(1), burst).expect("it is a rate");
+        let rate = GcraWord::new(each, Duration::from_secs(1), burst).expect("the rate is valid");
         let ours: KeyedLimiter<u64> =
             KeyedLimiter::with_clock(rate, capacity, RandomState::new(), Clock::start_counter());
         let theirs = RateLimiter::dashmap(Quota::per_second(each).allow_burst(burst));
         for key in 0..KEYS {
-            ours.try_acquire(&key, 1).expect("it is new");
-            theirs.check_key(&key).expect("it is new");
+            ours.try_acquire(&key, 1).expect("the key is new");
+            theirs.check_key(&key).expect("the key is new");
         }
         bench(&mut group, "leasehold", threads, |decision| {
             ours.try_acquire(key(decision), 1).is_ok()
@@ -179,11 +180,12 @@ fn keyed(c: &mut Criterion) {
     }
 }
 
-/// Ten million keys, each of which counts for a while.
+/// Adds ten million keys, each of which is in use for 1 ms.
 fn soak(_: &mut Criterion) {
     const ALL: u64 = 10_000_000;
     let capacity = NonZeroUsize::MIN.saturating_add(KEYS as usize - 1);
-    let rate = GcraWord::new(count(1), Duration::from_millis(1), count(1)).expect("it is a rate");
+    let rate =
+        GcraWord::new(count(1), Duration::from_millis(1), count(1)).expect("the rate is valid");
     let limiter: KeyedLimiter<u64> = KeyedLimiter::new(rate, capacity);
     let region = Region::new(ALLOCATOR);
     let bytes = || {
@@ -192,12 +194,12 @@ fn soak(_: &mut Criterion) {
     };
     let (mut early, mut refused) = (0, 0u64);
     for key in 0..ALL {
-        // 50,000 at a time are in use.
+        // 50,000 keys are in use at a time.
         let now = Tick::from_nanos(key * 20);
         match limiter.try_acquire_at(now, &key, 1) {
             Ok(()) => {}
             Err(KeyedError::TooManyKeys) => refused += 1,
-            Err(KeyedError::AtLimit(wait)) => panic!("{key} is new, and told {wait:?}"),
+            Err(KeyedError::AtLimit(wait)) => panic!("new key {key} must wait {wait:?}"),
         }
         if key == ALL / 10 {
             early = bytes();
@@ -205,7 +207,7 @@ fn soak(_: &mut Criterion) {
     }
     let (late, held) = (bytes(), limiter.len());
     println!(
-        "keyed soak: {ALL} keys, {refused} refused, {held} held of {KEYS}, {early} bytes after a tenth, {late} at the end"
+        "keyed soak: {ALL} keys, {refused} refused, {held} of {KEYS} held; {early} bytes after a tenth, {late} at the end"
     );
     assert!(held as u64 <= KEYS && refused == 0);
     assert!(

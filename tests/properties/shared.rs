@@ -7,7 +7,7 @@ use leasehold_core::limit::{
 };
 use leasehold_core::time::Tick;
 use leasehold_sync::{
-    AtomicGcra, AtomicWindow, Clock, Each, KeyedError, KeyedLimiter, Rule, SyncLimiter,
+    AtomicGcra, AtomicWindow, Clock, KeyRule, KeyedError, KeyedLimiter, PerKey, SyncLimiter,
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -141,12 +141,12 @@ proptest! {
         let rate = GcraWord::new(count(1), Duration::from_nanos(20), count(3)).unwrap();
         let log = SlidingLog::new(count(3), Duration::from_nanos(50), Anchor::Grant).unwrap();
         forgets_nothing(rate, capacity, &steps, &keys)?;
-        forgets_nothing(Each(log), capacity, &steps, &keys)?;
+        forgets_nothing(PerKey(log), capacity, &steps, &keys)?;
     }
 }
 
 /// Who is refused for want of room is so only while as many others count as there is room for.
-fn forgets_nothing<R: Rule + Clone>(
+fn forgets_nothing<R: KeyRule + Clone>(
     rule: R,
     capacity: usize,
     steps: &[(u64, u32)],

@@ -1,6 +1,6 @@
-//! The core alone, in a loop: no threads, no runtime, and no clock but a number that the loop counts up.
+//! The bare core in a loop, in virtual time: the driving order of its machines, in one screen.
 //!
-//! Plays an hour of a key that makes three calls in any 60 s, each of which takes two seconds.
+//! Plays an hour of one key with 3 calls per 60 s, each of which takes 2 s.
 
 use core::error::Error;
 use core::num::NonZeroU32;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     pool.add(Tick::ZERO, Member::new("sk-1").limit(limit))?;
 
     let mut now = Tick::ZERO;
-    let mut waiting = 0;
+    let mut queued = 0;
     let mut calls: VecDeque<(Tick, Grant)> = VecDeque::new();
     let mut sent = Vec::new();
     while now < end {
@@ -34,14 +34,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         while let Some(event) = pool.poll_event() {
             if let Event::Granted { grant, .. } = event {
-                waiting -= 1;
+                queued -= 1;
                 granted.push(grant);
             }
         }
-        while waiting < 5 {
+        while queued < 5 {
             match pool.acquire(now, Request::new())? {
                 Acquired::Granted(grant) => granted.push(grant),
-                Acquired::Waiting(_) => waiting += 1,
+                Acquired::Waiting(_) => queued += 1,
             }
         }
         for grant in granted {
@@ -52,11 +52,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         now = earliest(pool.poll_timeout(), done).unwrap_or(end);
     }
 
-    // Three calls, 60 s from their completion, three calls: 59 times in an hour.
+    // 3 calls of 2 s, then 60 s from their completion: 59 times in an hour.
     assert_eq!(sent.len(), 3 * 59);
     for four in sent.windows(4) {
         assert!(four[3].since(four[0]) >= WINDOW, "{four:?}");
     }
-    println!("{} calls in an hour, never four in 60 s", sent.len());
+    println!("{} calls in an hour, never 4 in 60 s", sent.len());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Under smol, for which there is no adapter: a pending and a timer are all that it takes.
+//! Tasks of smol, for which there is no adapter: a `PendingLease` and a timer make a future.
 
 use core::error::Error;
 use core::future::Future;
@@ -6,16 +6,16 @@ use core::num::NonZeroU32;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use leasehold_sync::core::balance::Policy;
-use leasehold_sync::core::limit::{Anchor, SlidingLog};
-use leasehold_sync::core::pool::{Member, PoolConfig, Request};
-use leasehold_sync::{AcquireError, Lease, PendingLease, SyncPool};
+use leasehold_sync::limit::{Anchor, SlidingLog};
+use leasehold_sync::{
+    AcquireError, Lease, Member, PendingLease, Policy, PoolConfig, Request, SyncPool,
+};
 use smol::{LocalExecutor, Timer};
 use std::time::Instant;
 
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Waits in line, and meanwhile keeps the pool's time if nobody else does.
+/// Waits for a lease, and wakes at the tick that the pool asks for while it is the pool's timekeeper.
 struct Acquire<'a> {
     pool: &'a SyncPool<&'static str>,
     pending: PendingLease<&'static str>,
@@ -27,9 +27,11 @@ impl Future for Acquire<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let (answer, alarm) = self.pending.poll(context);
-            let Some(alarm) = alarm else { return answer };
-            let wait = alarm.since(self.pool.now());
+            let (answer, wake_at) = self.pending.poll(context);
+            let Some(wake_at) = wake_at else {
+                return answer;
+            };
+            let wait = wake_at.since(self.pool.now());
             self.timer.set_after(wait);
             if Pin::new(&mut self.timer).poll(context).is_pending() {
                 return Poll::Pending;
@@ -53,7 +55,7 @@ async fn acquire(
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "it measures the pool by another clock"
+    reason = "measures the pool with a clock of its own"
 )]
 fn main() -> Result<(), Box<dyn Error>> {
     let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
@@ -82,13 +84,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok::<_, AcquireError>(sent)
     }))?;
 
-    assert!(sent.is_sorted(), "they are served in order: {sent:?}");
+    assert!(sent.is_sorted(), "not served in order: {sent:?}");
     for three in sent.windows(3) {
         assert!(three[2] - three[0] >= WINDOW, "{three:?}");
     }
     let soon = pool.now().saturating_add(WINDOW / 2);
     let refused = smol::block_on(acquire(&pool, Request::new().deadline(soon)));
     assert!(matches!(refused, Err(AcquireError::DeadlineTooSoon { .. })));
-    println!("6 calls, never three in {WINDOW:?}: {sent:?}");
+    println!("6 calls, never 3 in {WINDOW:?}: {sent:?}");
     Ok(())
 }

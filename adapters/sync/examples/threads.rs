@@ -1,11 +1,9 @@
-//! Under `std::thread`: twelve threads share three backends, each of which serves one caller at a time.
+//! Twelve threads share three backends, each of which serves one caller at a time.
 
 use core::error::Error;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_sync::SyncPool;
-use leasehold_sync::core::balance::Policy;
-use leasehold_sync::core::pool::{Member, Outcome, PoolConfig};
+use leasehold_sync::{Member, Outcome, Policy, PoolConfig, SyncPool};
 use std::sync::Mutex;
 use std::thread;
 
@@ -21,12 +19,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             scope.spawn(|| {
                 for _ in 0..5 {
                     let backend = pool.acquire().expect("the pool stays open");
-                    let mut calls = backend.try_lock().expect("nobody else calls it");
+                    let mut calls = backend.try_lock().expect("the lease is exclusive");
                     thread::sleep(Duration::from_millis(1));
                     *calls += 1;
                     drop(calls);
                     let released = backend.release(Outcome::Ok);
-                    released.expect("leases don't expire here");
+                    released.expect("leases of this pool don't expire");
                 }
             });
         }
@@ -35,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let members = pool.members();
     let calls = members
         .iter()
-        .map(|(_, calls)| *calls.lock().expect("nobody panicked"));
+        .map(|(_, calls)| *calls.lock().expect("no thread panicked"));
     assert_eq!(calls.sum::<u32>(), 60);
     let stats = pool.stats();
     assert_eq!((stats.total.ok, stats.waiting.waiting), (60, 0));

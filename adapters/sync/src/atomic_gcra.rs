@@ -1,15 +1,15 @@
-//! The generic cell rate algorithm on one atomic word.
+//! GCRA, the generic cell rate algorithm, on one atomic word.
 //!
-//! Invariant: each change of the word is one that [`GcraWord::admit`] has made of the word it replaces.
+//! Invariant: each new word is [`GcraWord::admit`]'s answer for the word that it replaces.
 //!
 //! # Ordering
-//! All accesses are relaxed: nothing is published through the word but itself, and that two threads never
-//! take the same unit follows from the one order in which all threads see its changes. Two threads whose
-//! clocks disagree admit no more between them than one would, as `GcraWord` says of calls in any order.
+//! All accesses are relaxed: the word publishes nothing but itself, and all threads see its changes in one
+//! order, so that no two take the same unit. Threads whose clocks disagree admit no more together than one
+//! would: `GcraWord` holds for ticks in any order.
 //!
-//! # What loom finds
-//! A store in place of the exchange, and an exchange that is not tried again but taken for done, each fail
-//! `threads_that_race_never_take_a_unit_twice`.
+//! # Mutations that loom catches
+//! A store instead of the exchange, and a failed exchange taken for a success, each fail
+//! `racing_threads_never_take_a_unit_twice`.
 
 use crate::clock::Clock;
 use crate::sync::{AtomicU64, CachePadded};
@@ -19,11 +19,9 @@ use core::time::Duration;
 use leasehold_core::limit::{GcraWord, LimitConfigError, Wait};
 use leasehold_core::time::Tick;
 
-/// A limiter that threads share without a lock: one unit is due each `window / limit`, and up to `burst`
-/// may come early.
+/// A lock-free GCRA limiter: one unit per `window / limit`, and up to `burst` at once.
 ///
-/// What was taken is not given back; where that is wanted, or an exact window, there is
-/// [`SyncLimiter`](crate::SyncLimiter).
+/// It has no refunds and no exact window; [`SyncLimiter`](crate::SyncLimiter) has both.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -34,7 +32,7 @@ use leasehold_core::time::Tick;
 /// let limiter = AtomicGcra::new(hundred, Duration::from_secs(60), hundred)?;
 /// assert!(limiter.try_acquire(100).is_ok());
 /// assert!(limiter.try_acquire(1).is_err());
-/// # Ok::<(), leasehold_sync::core::limit::LimitConfigError>(())
+/// # Ok::<(), leasehold_sync::limit::LimitConfigError>(())
 /// ```
 #[derive(Debug)]
 pub struct AtomicGcra {
@@ -44,10 +42,10 @@ pub struct AtomicGcra {
 }
 
 impl AtomicGcra {
-    /// A limiter that a whole burst can be taken from at once; its clock starts now.
+    /// Makes a limiter with a full burst available; its clock starts now.
     ///
     /// # Errors
-    /// As for [`GcraWord::new`].
+    /// The errors of [`GcraWord::new`].
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
@@ -57,7 +55,7 @@ impl AtomicGcra {
         Ok(Self::with_clock(rate, Clock::start()))
     }
 
-    /// A limiter that goes by this clock.
+    /// Makes a limiter on this clock.
     #[must_use]
     pub fn with_clock(rate: GcraWord, clock: Clock) -> Self {
         Self {
@@ -67,26 +65,25 @@ impl AtomicGcra {
         }
     }
 
-    /// The present on its clock.
+    /// The current tick of the limiter's clock.
     #[must_use]
     pub fn now(&self) -> Tick {
         self.clock.now()
     }
 
-    /// Takes `cost` units, or changes nothing and says when to ask again.
+    /// Takes `cost` units, or changes nothing and returns when to ask again.
     ///
     /// # Errors
-    /// [`Wait::Until`] where there are too few, [`Wait::Never`] where `cost` is above the burst.
+    /// [`Wait::Until`] if too few are available, [`Wait::Never`] if `cost` is above the burst.
     #[inline]
     pub fn try_acquire(&self, cost: u32) -> Result<(), Wait> {
         self.try_acquire_at(self.clock.now(), cost)
     }
 
-    /// The same at a tick that its caller has read from the limiter's clock, or from another if no other is
-    /// ever used.
+    /// [`try_acquire`](Self::try_acquire) at a tick of the limiter's clock, or of another that all callers use.
     ///
     /// # Errors
-    /// As for [`try_acquire`](Self::try_acquire).
+    /// The errors of [`try_acquire`](Self::try_acquire).
     #[inline]
     pub fn try_acquire_at(&self, now: Tick, cost: u32) -> Result<(), Wait> {
         let mut word = self.word.0.load(Ordering::Relaxed);
@@ -103,7 +100,7 @@ impl AtomicGcra {
         }
     }
 
-    /// When `cost` units could be taken; now if at once.
+    /// The first tick at which `cost` units could be taken; `now` if at once.
     #[must_use]
     pub fn earliest(&self, now: Tick, cost: u32) -> Wait {
         self.rate

@@ -1,30 +1,30 @@
-//! A sliding window counted in buckets, on atomics.
+//! A bucketed sliding window on atomics.
 //!
-//! Invariant: `total` is at least what all buckets hold that still count, because a cost is put into it
-//! before it is put into a bucket and taken out after; and it is never above the limit. No bucket is taken out
-//! before `newest` says that it no longer counts.
+//! Invariant: `total` is at least the sum of the buckets that still count, because a cost is added to it before
+//! it is added to a bucket and subtracted after; and it is at most the limit. No bucket is subtracted before it
+//! has left the window, by `newest`.
 //!
 //! # Ordering
-//! What is taken out of `total` is released there after `newest` was moved on, and whoever gets the room
-//! acquires it: so that a thread whose clock reading is older than that books no earlier than the bucket that
-//! made the room. The buckets themselves carry nothing but their own words.
+//! A bucket is subtracted from `total` with release, after `newest` was advanced, and a thread that takes the
+//! room acquires it. A thread with an older clock reading therefore books no earlier than the tick that made
+//! the room. The buckets publish nothing but their own words.
 //!
-//! # What loom finds
-//! | change | caught by |
+//! # Mutations that loom catches
+//! | mutation | caught by |
 //! |---|---|
 //! | room is taken by a load and a store | `a_window_never_holds_more_than_the_limit` |
-//! | a bucket is swept that still counts, or taken out twice | `a_window_never_holds_more_than_the_limit` |
-//! | `newest` is set and not moved on | `a_window_never_holds_more_than_the_limit` |
-//! | what is swept is taken out without release, or room is taken without any acquire | `a_stale_clock_books_no_earlier_than_what_made_room_for_it` |
-//! | a stale clock's own tick is answered | `a_stale_clock_books_no_earlier_than_what_made_room_for_it` |
-//! | a bucket that is written over stays in the total | `a_bucket_that_is_written_over_gives_its_room_back_and_its_time` |
-//! | a bucket is booked in by a load and a store | `what_two_book_at_once_comes_back_in_full` |
-//! | a refund is a load and a store | `a_refund_against_an_admission_loses_no_unit_and_makes_none` |
+//! | a bucket is swept that still counts, or swept twice | `a_window_never_holds_more_than_the_limit` |
+//! | `newest` is stored instead of advanced to the maximum | `a_window_never_holds_more_than_the_limit` |
+//! | a sweep subtracts without release, or room is taken without acquire | `a_stale_clock_books_no_earlier_than_the_sweep_that_made_room` |
+//! | the stale clock's own tick is returned | `a_stale_clock_books_no_earlier_than_the_sweep_that_made_room` |
+//! | an overwritten bucket stays in the total | `an_overwritten_bucket_leaves_the_total` |
+//! | a bucket is booked by a load and a store | `concurrent_bookings_are_all_given_back` |
+//! | a refund is a load and a store | `a_refund_against_an_admission_keeps_the_count_of_units` |
 //!
-//! Not told apart there: the release by which a bucket that is written over is taken out, as the exchange that
-//! took the room before goes on releasing through it, unless it was another thread that moved `newest` on;
-//! and the acquire of the exchange, beside that of the load before it, unless the total
-//! came back to the same value in between. Both need more threads than can be explored.
+//! Two orderings are not told apart by loom, as that takes more threads than it can explore: the release with
+//! which an overwritten bucket is subtracted, because the exchange that took the room releases too unless
+//! another thread has advanced `newest`; and the acquire of the exchange beside that of the load before it,
+//! unless the total came back to the same value in between.
 
 use crate::clock::Clock;
 use crate::sync::AtomicU64;
@@ -35,34 +35,33 @@ use core::time::Duration;
 use leasehold_core::limit::Wait;
 use leasehold_core::time::Tick;
 
-/// Bits of a bucket's word that hold its count; the others hold its number, which lasts for 34 years at
-/// buckets of a millisecond.
+/// Bits of a bucket's word for its count. The other 40 hold its number, enough for 34 years of 1 ms buckets.
 const COUNT_BITS: u32 = 24;
 const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
 const MAX_BUCKET: u64 = u64::MAX >> COUNT_BITS;
 const MIN_WIDTH: Duration = Duration::from_millis(1);
 
-/// Why a window could not be built.
+/// Why an [`AtomicWindow`] could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WindowError {
-    /// The limit does not fit in a bucket's word.
+#[non_exhaustive]
+pub enum AtomicWindowConfigError {
+    /// The limit does not fit in the count bits of a bucket's word.
     #[error("an atomic window counts to {MAX_COUNT} at most")]
     LimitTooLarge,
-    /// The buckets would run out of numbers too soon.
-    #[error("an atomic window's buckets are a millisecond long at least")]
+    /// A bucket is shorter than 1 ms, so that bucket numbers would run out too soon.
+    #[error("an atomic window's buckets are at least 1 ms long")]
     BucketsTooShort,
-    /// The window can't be cut into that many buckets of whole nanoseconds, or is longer than 584 years.
+    /// The window isn't a multiple of `buckets` nanoseconds, or is longer than 584 years.
     #[error("the window's nanoseconds must be a multiple of the number of buckets")]
     UnevenBuckets,
 }
 
-/// At most `limit` units in any window, counted from the grant in buckets aligned to the clock's epoch, without
-/// a lock.
+/// A lock-free window of at most `limit` units, in buckets aligned to the clock's epoch, counted from the grant.
 ///
-/// Decides as a [`BucketedWindow`](leasehold_core::limit::BucketedWindow) of as many buckets does, except that
-/// threads that meet may be told to wait for longer, by up to the whole window, while one of them has taken
-/// room and not yet said in which bucket. Never admits more, whatever the threads' clocks show, counted by
-/// the ticks that are answered. O(1) to admit, O(buckets) to refuse and where time has passed; 8 bytes a bucket.
+/// Decides like a [`BucketedWindow`](leasehold_core::limit::BucketedWindow) of as many buckets, with one
+/// exception: while a thread has taken room and not booked it in a bucket yet, others may be told to wait up to a
+/// whole window longer. By the ticks that it returns it never admits more, whatever the threads' clocks show.
+/// O(1) while there is room; a call that finds the window full sweeps it in O(buckets). 8 bytes a bucket.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -75,16 +74,16 @@ pub enum WindowError {
 /// assert!(window.try_acquire(1).is_err());
 /// window.refund(booked, 1);
 /// assert!(window.try_acquire(1).is_ok());
-/// # Ok::<(), leasehold_sync::WindowError>(())
+/// # Ok::<(), leasehold_sync::AtomicWindowConfigError>(())
 /// ```
 pub struct AtomicWindow {
     limit: u32,
     /// Nanoseconds in a bucket.
     width: u64,
     total: AtomicU64,
-    /// The number of the latest bucket that anybody's clock has shown.
+    /// Number of the latest bucket on any thread's clock.
     newest: AtomicU64,
-    /// The bucket of number `n` is in slot `n % slots`; there is one more than the window has.
+    /// Buckets by `number % len`; one more than the window has.
     buckets: Box<[AtomicU64]>,
     clock: Clock,
 }
@@ -109,39 +108,40 @@ impl Bucket {
 }
 
 impl AtomicWindow {
-    /// A window of `buckets` buckets, whose clock starts now.
+    /// Makes a window of `buckets` buckets; its clock starts now.
     ///
     /// # Errors
-    /// Where the limit is above 16,777,215, a bucket shorter than a millisecond, or the window not a multiple
-    /// of `buckets` nanoseconds.
+    /// The limit is above 16,777,215, a bucket is shorter than 1 ms, or the window is not a multiple of
+    /// `buckets` nanoseconds.
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         buckets: NonZeroU32,
-    ) -> Result<Self, WindowError> {
+    ) -> Result<Self, AtomicWindowConfigError> {
         Self::with_clock(limit, window, buckets, Clock::start())
     }
 
-    /// The same by this clock.
+    /// Makes a window on this clock.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// The errors of [`new`](Self::new).
     pub fn with_clock(
         limit: NonZeroU32,
         window: Duration,
         buckets: NonZeroU32,
         clock: Clock,
-    ) -> Result<Self, WindowError> {
+    ) -> Result<Self, AtomicWindowConfigError> {
         if limit.get() > MAX_COUNT {
-            return Err(WindowError::LimitTooLarge);
+            return Err(AtomicWindowConfigError::LimitTooLarge);
         }
-        let nanos = u64::try_from(window.as_nanos()).map_err(|_| WindowError::UnevenBuckets)?;
+        let nanos =
+            u64::try_from(window.as_nanos()).map_err(|_| AtomicWindowConfigError::UnevenBuckets)?;
         let width = nanos / u64::from(buckets.get());
         if !nanos.is_multiple_of(buckets.get().into()) {
-            return Err(WindowError::UnevenBuckets);
+            return Err(AtomicWindowConfigError::UnevenBuckets);
         }
         if Duration::from_nanos(width) < MIN_WIDTH {
-            return Err(WindowError::BucketsTooShort);
+            return Err(AtomicWindowConfigError::BucketsTooShort);
         }
         Ok(Self {
             limit: limit.get(),
@@ -153,26 +153,26 @@ impl AtomicWindow {
         })
     }
 
-    /// The present on its clock.
+    /// The current tick of the window's clock.
     #[must_use]
     pub fn now(&self) -> Tick {
         self.clock.now()
     }
 
-    /// Takes `cost` units and answers the tick they are booked at, or changes nothing and says when to ask
+    /// Takes `cost` units and returns the tick they are booked at, or changes nothing and returns when to ask
     /// again.
     ///
     /// # Errors
-    /// [`Wait::Until`] where there are too few, [`Wait::Never`] where `cost` is above the limit.
+    /// [`Wait::Until`] if too few are available, [`Wait::Never`] if `cost` is above the limit.
     pub fn try_acquire(&self, cost: u32) -> Result<Tick, Wait> {
         self.try_acquire_at(self.clock.now(), cost)
     }
 
-    /// The same at a tick that its caller has read from the window's clock. Where another's was later, that
-    /// counts.
+    /// [`try_acquire`](Self::try_acquire) at a tick of the window's clock. A later tick of another thread
+    /// replaces it.
     ///
     /// # Errors
-    /// As for [`try_acquire`](Self::try_acquire).
+    /// The errors of [`try_acquire`](Self::try_acquire).
     pub fn try_acquire_at(&self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let bucket = now.as_nanos() / self.width;
         if cost > self.limit || bucket > MAX_BUCKET {
@@ -207,7 +207,7 @@ impl AtomicWindow {
         Ok(now.max(self.start_of(booked)))
     }
 
-    /// Takes back units that were booked and not used, if they still count.
+    /// Gives back units that were booked and not used, if they still count.
     pub fn refund(&self, booked: Tick, cost: u32) {
         let number = booked.as_nanos() / self.width;
         let slot = self.slot(number);
@@ -237,22 +237,21 @@ impl AtomicWindow {
         }
     }
 
-    /// Puts what was taken into the newest bucket, and answers which one that was. What was in its slot before
-    /// no longer counts.
+    /// Adds the cost to the newest bucket and returns its number. An older bucket in its slot is overwritten.
     fn book(&self, cost: u32) -> u64 {
         let mut number = self.newest.load(Ordering::Acquire);
         loop {
             let slot = self.slot(number);
             let word = slot.load(Ordering::Relaxed);
-            let there = Bucket::of(word);
-            if there.number > number {
+            let found = Bucket::of(word);
+            if found.number > number {
                 number = self.newest.load(Ordering::Acquire);
                 continue;
             }
-            let (before, gone) = if there.number == number {
-                (there.count, 0)
+            let (before, overwritten) = if found.number == number {
+                (found.count, 0)
             } else {
-                (0, there.count)
+                (0, found.count)
             };
             let count = before.saturating_add(cost);
             let after = Bucket { number, count };
@@ -263,33 +262,34 @@ impl AtomicWindow {
                 Ordering::Relaxed,
             );
             if put.is_ok() {
-                if gone > 0 {
-                    self.total.fetch_sub(gone.into(), Ordering::Release);
+                if overwritten > 0 {
+                    self.total.fetch_sub(overwritten.into(), Ordering::Release);
                 }
                 return number;
             }
         }
     }
 
-    /// Takes out of the total what no longer counts.
+    /// Subtracts buckets that have left the window from the total.
     fn sweep(&self) {
         let newest = self.newest.load(Ordering::Acquire);
         for slot in &self.buckets {
             let word = slot.load(Ordering::Relaxed);
-            let there = Bucket::of(word);
-            if there.count == 0 || there.number.saturating_add(self.kept()) > newest {
+            let found = Bucket::of(word);
+            if found.count == 0 || found.number.saturating_add(self.kept()) > newest {
                 continue;
             }
-            let empty = Bucket { count: 0, ..there };
+            let empty = Bucket { count: 0, ..found };
             let emptied =
                 slot.compare_exchange(word, empty.word(), Ordering::Relaxed, Ordering::Relaxed);
             if emptied.is_ok() {
-                self.total.fetch_sub(there.count.into(), Ordering::Release);
+                self.total.fetch_sub(found.count.into(), Ordering::Release);
             }
         }
     }
 
-    /// When so many buckets have left that the cost fits; what is in no bucket yet counts as in the newest.
+    /// The tick at which enough buckets have left for the cost to fit. Units not booked yet count as in the
+    /// newest bucket.
     fn earliest(&self, now: Tick, total: u64, cost: u32) -> Wait {
         let mut excess = total
             .saturating_add(cost.into())
@@ -298,9 +298,9 @@ impl AtomicWindow {
         let oldest = newest.saturating_sub(self.kept() - 1);
         let mut leaves = newest;
         for number in oldest..newest {
-            let there = Bucket::of(self.slot(number).load(Ordering::Relaxed));
-            if there.number == number {
-                excess = excess.saturating_sub(there.count.into());
+            let found = Bucket::of(self.slot(number).load(Ordering::Relaxed));
+            if found.number == number {
+                excess = excess.saturating_sub(found.count.into());
             }
             if excess == 0 {
                 leaves = number;

@@ -1,11 +1,10 @@
-//! The real clock, read in this file only. Under loom it shows what a test sets it to.
+//! The real clock, read in this file only; under loom, a clock that tests set.
 
 #[cfg(not(all(test, loom)))]
 use core::time::Duration;
 use leasehold_core::time::Tick;
 
-/// What a pool or limiter takes for the present: the time since the clock was started, or what it is told.
-/// It must not run backwards.
+/// The clock of a pool or limiter: time since its start, or the answers of a function. It must not run backwards.
 #[cfg(not(all(test, loom)))]
 pub struct Clock(Source);
 
@@ -15,7 +14,6 @@ enum Source {
     Told(Box<dyn Fn() -> Tick + Send + Sync>),
     #[cfg(feature = "quanta")]
     Counter(quanta::Clock, u64),
-    /// What a test sets it to.
     #[cfg(test)]
     Set(core::sync::atomic::AtomicU64),
 }
@@ -23,15 +21,16 @@ enum Source {
 #[cfg(not(all(test, loom)))]
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 impl Clock {
-    /// A clock that stands at [`Tick::ZERO`] now.
+    /// Starts a clock at [`Tick::ZERO`].
     #[must_use]
     pub fn start() -> Self {
         Self(Source::Since(std::time::Instant::now()))
     }
 
-    /// The same by the processor's time stamp counter, which takes a third of the time to read. It is calibrated
-    /// once in a process, in up to 0.2 s, and may be some microseconds off in each second: lengthen a window
-    /// that an upstream counts as well by as much.
+    /// Starts a clock on the processor's time stamp counter, which takes a third of the time to read.
+    ///
+    /// It is calibrated once per process, in up to 0.2 s, and may drift by some microseconds per second: lengthen
+    /// a window that an upstream counts too by as much.
     #[cfg(feature = "quanta")]
     #[must_use]
     pub fn start_counter() -> Self {
@@ -40,13 +39,13 @@ impl Clock {
         Self(Source::Counter(clock, epoch))
     }
 
-    /// A clock that shows what `now` answers, such as a runtime's own.
+    /// A clock that answers what `now` does, such as a runtime's clock or a simulation's.
     #[must_use]
     pub fn told_by(now: impl Fn() -> Tick + Send + Sync + 'static) -> Self {
         Self(Source::Told(Box::new(now)))
     }
 
-    /// The present.
+    /// The current tick.
     #[inline]
     #[must_use]
     pub fn now(&self) -> Tick {
@@ -64,7 +63,7 @@ impl Clock {
         }
     }
 
-    /// A clock that stands at [`Tick::ZERO`] until it is [set](Self::set).
+    /// A clock at [`Tick::ZERO`] until a test [sets](Self::set) it.
     #[cfg(test)]
     pub(crate) fn stopped() -> Self {
         Self(Source::Set(core::sync::atomic::AtomicU64::new(0)))
@@ -77,7 +76,7 @@ impl Clock {
         }
     }
 
-    /// How long until `tick`; zero where it has come.
+    /// Time until `tick`; zero if it has passed.
     pub(crate) fn until(&self, tick: Tick) -> Duration {
         tick.since(self.now())
     }
@@ -90,11 +89,11 @@ impl core::fmt::Debug for Clock {
     }
 }
 
-/// What a test sets it to.
+/// A clock that tests set.
 #[cfg(all(test, loom))]
 #[derive(Debug)]
 pub struct Clock {
-    shows: loom::sync::atomic::AtomicU64,
+    nanos: loom::sync::atomic::AtomicU64,
 }
 
 #[cfg(all(test, loom))]
@@ -105,17 +104,16 @@ impl Clock {
 
     pub(crate) fn stopped() -> Self {
         Self {
-            shows: loom::sync::atomic::AtomicU64::new(0),
+            nanos: loom::sync::atomic::AtomicU64::new(0),
         }
     }
 
     pub(crate) fn now(&self) -> Tick {
-        Tick::from_nanos(self.shows.load(loom::sync::atomic::Ordering::SeqCst))
+        Tick::from_nanos(self.nanos.load(loom::sync::atomic::Ordering::SeqCst))
     }
 
     pub(crate) fn set(&self, now: Tick) {
-        let nanos = now.as_nanos();
-        self.shows
-            .store(nanos, loom::sync::atomic::Ordering::SeqCst);
+        self.nanos
+            .store(now.as_nanos(), loom::sync::atomic::Ordering::SeqCst);
     }
 }

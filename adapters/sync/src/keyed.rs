@@ -1,14 +1,13 @@
 //! A limiter for each key, in bounded memory.
 //!
-//! Invariant: a key is forgotten only when what is remembered of it decides as nothing would, and from then on
-//! nobody is new at an earlier time; and a shard never holds more keys than its share. Both are decided
-//! under the shard's lock.
+//! Invariant: a key is evicted only when its state decides like a new one, and no key is added to the shard at an
+//! earlier tick afterwards; a shard holds at most its share of the capacity. Both are decided under the shard's
+//! lock.
 //!
-//! # What loom finds
-//! Forgetting a key without looking whether it still counts fails
-//! `a_key_in_use_is_never_forgotten_for_another`; looking up a key and taking from it under two locks in turn
-//! fails `two_that_meet_on_a_new_key_share_its_limit`; taking a newcomer's clock at its word fails
-//! `a_stale_clock_takes_a_forgotten_key_no_earlier_than_it_was_forgotten`.
+//! # Mutations that loom catches
+//! Evicting a key without checking that it is idle fails `a_key_in_use_is_never_evicted`; looking a key up and
+//! taking its units under two separate locks fails `two_threads_on_a_new_key_share_its_limit`; adding a key at
+//! a stale clock's tick fails `a_stale_clock_adds_an_evicted_key_no_earlier_than_its_eviction`.
 
 use crate::clock::Clock;
 use crate::sync::{CachePadded, Mutex, lock};
@@ -21,33 +20,32 @@ use leasehold_core::limit::{GcraWord, Limit, Wait};
 use leasehold_core::time::Tick;
 use std::hash::RandomState;
 
-/// Keys that a shard has at least, if there are as many.
+/// Keys per shard, at least, before there is more than one shard.
 const SHARD_KEYS: usize = 256;
 const MAX_SHARDS: usize = 64;
-/// How many keys a newcomer looks at in search of idle ones: more than one, so that idle ones become fewer.
-const LOOKS: usize = 4;
+/// Table slots that adding a key scans for idle keys. More than one, so that idle keys become fewer.
+const SCANNED_SLOTS: usize = 4;
 
-/// What each key is limited by.
-pub trait Rule {
-    /// What is remembered of a key.
+/// The limit of each key: the state kept for a key, and how it decides.
+pub trait KeyRule {
+    /// The state of one key.
     type State;
 
-    /// What is remembered of a key that was never seen.
+    /// The state of a new key.
     fn fresh(&self) -> Self::State;
 
-    /// Takes `cost` units, or changes nothing and says when to ask again.
+    /// Takes `cost` units, or changes nothing and returns when to ask again.
     ///
     /// # Errors
-    /// The [`Wait`] until it could be admitted.
+    /// The [`Wait`] until the cost could be admitted.
     fn try_acquire(&self, state: &mut Self::State, now: Tick, cost: u32) -> Result<(), Wait>;
 
-    /// A tick before which it doesn't decide as a fresh one does, and at which it may; `now` or earlier where
-    /// it does now.
+    /// A tick before which the state is not idle, and at which it may be; `<= now` if it is idle now. An idle
+    /// state decides like a fresh one.
     fn idle_from(&self, state: &Self::State, now: Tick) -> Tick;
 }
 
-/// One word for each key.
-impl Rule for GcraWord {
+impl KeyRule for GcraWord {
     type State = u64;
 
     fn fresh(&self) -> u64 {
@@ -66,11 +64,11 @@ impl Rule for GcraWord {
     }
 }
 
-/// A copy for each key of any limiter that counts from the grant.
+/// A limiter to copy for each key; any that counts from the grant.
 #[derive(Clone, Debug)]
-pub struct Each<L>(pub L);
+pub struct PerKey<L>(pub L);
 
-impl<L: Limit + Clone> Rule for Each<L> {
+impl<L: Limit + Clone> KeyRule for PerKey<L> {
     type State = L;
 
     fn fresh(&self) -> L {
@@ -96,22 +94,22 @@ pub enum KeyedError {
     /// The key is at its limit.
     #[error("the key is at its limit")]
     AtLimit(Wait),
-    /// The key is new, and every key there is room for still counts: ask again later, or make more room.
-    #[error("as many other keys are in use as may be")]
+    /// The key is new, its shard is full and no key there is idle. Ask again later, or raise the capacity.
+    #[error("the limiter is full of keys in use")]
     TooManyKeys,
 }
 
-/// A limiter for each key, such as a client's address. Keys that are idle make room for others.
+/// A limiter per key, such as a client's address. Idle keys are evicted for new ones.
 ///
-/// Memory is bounded by the number of keys and never shrinks. Keys are spread over shards by their hash, each with
-/// a lock and an equal share of the room; a shard can be full a few percent before all are. O(1), but O(the
-/// keys of a shard) for a newcomer to one that is full.
+/// Memory is bounded by `capacity` and never shrinks. Keys are spread by hash over at most 64 shards, each with a
+/// lock and an equal share of the capacity; one shard can be full while others have a few percent left. O(1),
+/// except that adding a key to a full shard is O(keys of the shard).
 ///
 /// ```
 /// use core::num::{NonZeroU32, NonZeroUsize};
 /// use core::time::Duration;
 /// use leasehold_sync::KeyedLimiter;
-/// use leasehold_sync::core::limit::GcraWord;
+/// use leasehold_sync::limit::GcraWord;
 ///
 /// let three = NonZeroU32::new(3).unwrap();
 /// let rate = GcraWord::new(three, Duration::from_secs(60), three)?;
@@ -119,74 +117,74 @@ pub enum KeyedError {
 /// assert!(limiter.try_acquire("10.0.0.1", 3).is_ok());
 /// assert!(limiter.try_acquire("10.0.0.1", 1).is_err());
 /// assert!(limiter.try_acquire("10.0.0.2", 1).is_ok());
-/// # Ok::<(), leasehold_sync::core::limit::LimitConfigError>(())
+/// # Ok::<(), leasehold_sync::limit::LimitConfigError>(())
 /// ```
-pub struct KeyedLimiter<K, R: Rule = GcraWord, S = RandomState> {
+pub struct KeyedLimiter<K, R: KeyRule = GcraWord, S = RandomState> {
     rule: R,
     hasher: S,
-    /// As many as a power of two.
+    /// Shards by hash; their number is a power of two.
     shards: Box<[Shard<K, R::State>]>,
-    /// Keys of a shard.
-    capacity: usize,
+    /// Most keys in a shard.
+    shard_capacity: usize,
     clock: Clock,
 }
 
 type Shard<K, V> = CachePadded<Mutex<Keys<K, V>>>;
 
 struct Keys<K, V> {
-    known: HashTable<(K, V)>,
-    /// The place that was looked at last.
+    table: HashTable<(K, V)>,
+    /// Table slot that was scanned last.
     cursor: usize,
-    /// Until when every key is known to count.
+    /// Tick before which no key is idle, found by the last full scan.
     full_until: Tick,
-    /// When a key was forgotten last.
-    forgotten: Tick,
+    /// Tick of the latest eviction.
+    evicted_at: Tick,
 }
 
-impl<K: Eq + Hash, R: Rule> KeyedLimiter<K, R> {
-    /// A limiter of at most `capacity` keys, whose clock starts now.
+impl<K: Eq + Hash, R: KeyRule> KeyedLimiter<K, R> {
+    /// Makes a limiter of at most `capacity` keys; its clock starts now.
     #[must_use]
     pub fn new(rule: R, capacity: NonZeroUsize) -> Self {
         Self::with_clock(rule, capacity, RandomState::new(), Clock::start())
     }
 }
 
-impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
-    /// The same with this hasher and clock. A hasher that isn't keyed lets whoever chooses the keys choose
-    /// their places.
+impl<K: Eq + Hash, R: KeyRule, S: BuildHasher> KeyedLimiter<K, R, S> {
+    /// Makes a limiter with this hasher and clock. Without a secret seed in the hasher, clients that choose
+    /// their keys can fill one shard.
     #[must_use]
     pub fn with_clock(rule: R, capacity: NonZeroUsize, hasher: S, clock: Clock) -> Self {
-        let wanted = (capacity.get() / SHARD_KEYS).clamp(1, MAX_SHARDS);
-        let shards = 1 << wanted.ilog2();
+        let shards = (capacity.get() / SHARD_KEYS).clamp(1, MAX_SHARDS);
+        let shards = 1 << shards.ilog2();
         let shard = |_| {
             CachePadded(Mutex::new(Keys {
-                known: HashTable::new(),
+                table: HashTable::new(),
                 cursor: 0,
                 full_until: Tick::ZERO,
-                forgotten: Tick::ZERO,
+                evicted_at: Tick::ZERO,
             }))
         };
         Self {
             rule,
             hasher,
             shards: (0..shards).map(shard).collect(),
-            capacity: capacity.get() / shards,
+            shard_capacity: capacity.get() / shards,
             clock,
         }
     }
 
-    /// The present on its clock.
+    /// The current tick of the limiter's clock.
     #[must_use]
     pub fn now(&self) -> Tick {
         self.clock.now()
     }
 
-    /// How many keys are held, idle or not. O(shards).
+    /// The number of keys held, idle ones included. O(shards).
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards
             .iter()
-            .map(|shard| lock(&shard.0).known.len())
+            .map(|shard| lock(&shard.0).table.len())
             .sum()
     }
 
@@ -196,10 +194,10 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
         self.len() == 0
     }
 
-    /// Takes `cost` units of a key's, or changes nothing and says when to ask again.
+    /// Takes `cost` units of a key's limit, or changes nothing.
     ///
     /// # Errors
-    /// Where the key is at its limit, or new while there is no room.
+    /// The key is at its limit, or it is new and there is no room for it.
     #[inline]
     pub fn try_acquire<Q>(&self, key: &Q, cost: u32) -> Result<(), KeyedError>
     where
@@ -209,10 +207,10 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
         self.try_acquire_at(self.clock.now(), key, cost)
     }
 
-    /// The same at a tick that its caller has read from the limiter's clock.
+    /// [`try_acquire`](Self::try_acquire) at a tick of the limiter's clock.
     ///
     /// # Errors
-    /// As for [`try_acquire`](Self::try_acquire).
+    /// The errors of [`try_acquire`](Self::try_acquire).
     #[inline]
     pub fn try_acquire_at<Q>(&self, now: Tick, key: &Q, cost: u32) -> Result<(), KeyedError>
     where
@@ -220,27 +218,27 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
-        // The table goes by the lowest and the highest bits.
+        // Bits 32 and up: the table uses the lowest and the highest ones.
         let shard = (hash >> 32) as usize & (self.shards.len() - 1);
         let mut keys = lock(&self.shards[shard].0);
         if let Some((_, state)) = keys
-            .known
-            .find_mut(hash, |(known, _)| known.borrow() == key)
+            .table
+            .find_mut(hash, |(other, _)| other.borrow() == key)
         {
-            let asked = self.rule.try_acquire(state, now, cost);
-            return asked.map_err(KeyedError::AtLimit);
+            let answer = self.rule.try_acquire(state, now, cost);
+            return answer.map_err(KeyedError::AtLimit);
         }
-        // It may be one of those forgotten, for whoever's clock was ahead of this.
-        let now = now.max(keys.forgotten);
+        // The key may have been evicted at a later tick, by a thread whose clock was ahead.
+        let now = now.max(keys.evicted_at);
         let mut state = self.rule.fresh();
-        let asked = self.rule.try_acquire(&mut state, now, cost);
-        asked.map_err(KeyedError::AtLimit)?;
-        keys.forget_idle(&self.rule, now, LOOKS);
-        if keys.known.len() >= self.capacity {
+        let answer = self.rule.try_acquire(&mut state, now, cost);
+        answer.map_err(KeyedError::AtLimit)?;
+        keys.evict_idle(&self.rule, now, SCANNED_SLOTS);
+        if keys.table.len() >= self.shard_capacity {
             self.make_room(&mut keys, now)?;
         }
-        let hash_of = |(known, _): &(K, R::State)| self.hasher.hash_one(known.borrow());
-        keys.known
+        let hash_of = |(key, _): &(K, R::State)| self.hasher.hash_one(key.borrow());
+        keys.table
             .insert_unique(hash, (key.to_owned(), state), hash_of);
         Ok(())
     }
@@ -248,43 +246,43 @@ impl<K: Eq + Hash, R: Rule, S: BuildHasher> KeyedLimiter<K, R, S> {
     #[cold]
     fn make_room(&self, keys: &mut Keys<K, R::State>, now: Tick) -> Result<(), KeyedError> {
         if keys.full_until <= now {
-            let next = keys.forget_idle(&self.rule, now, keys.known.num_buckets());
-            if keys.known.len() < self.capacity {
+            let next_idle = keys.evict_idle(&self.rule, now, keys.table.num_buckets());
+            if keys.table.len() < self.shard_capacity {
                 return Ok(());
             }
-            keys.full_until = next;
+            keys.full_until = next_idle;
         }
         Err(KeyedError::TooManyKeys)
     }
 }
 
 impl<K, V> Keys<K, V> {
-    /// Looks at so many places for keys that are idle, and answers when the first of the others may be.
-    fn forget_idle<R: Rule<State = V>>(&mut self, rule: &R, now: Tick, places: usize) -> Tick {
-        let mut next = Tick::MAX;
-        let all = self.known.num_buckets();
-        for _ in 0..places.min(all) {
+    /// Evicts the idle keys in the next `slots` table slots; returns when the first of the others may be idle.
+    fn evict_idle<R: KeyRule<State = V>>(&mut self, rule: &R, now: Tick, slots: usize) -> Tick {
+        let mut next_idle = Tick::MAX;
+        let all = self.table.num_buckets();
+        for _ in 0..slots.min(all) {
             self.cursor = (self.cursor + 1) % all;
-            if let Ok(entry) = self.known.get_bucket_entry(self.cursor) {
-                let idle = rule.idle_from(&entry.get().1, now);
-                if idle <= now {
+            if let Ok(entry) = self.table.get_bucket_entry(self.cursor) {
+                let idle_from = rule.idle_from(&entry.get().1, now);
+                if idle_from <= now {
                     entry.remove();
-                    self.forgotten = self.forgotten.max(now);
+                    self.evicted_at = self.evicted_at.max(now);
                 } else {
-                    next = next.min(idle);
+                    next_idle = next_idle.min(idle_from);
                 }
             }
         }
-        next
+        next_idle
     }
 }
 
-impl<K, R: Rule, S> fmt::Debug for KeyedLimiter<K, R, S> {
+impl<K, R: KeyRule, S> fmt::Debug for KeyedLimiter<K, R, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys may be secrets.
         f.debug_struct("KeyedLimiter")
             .field("shards", &self.shards.len())
-            .field("capacity", &self.capacity)
+            .field("shard_capacity", &self.shard_capacity)
             .finish_non_exhaustive()
     }
 }

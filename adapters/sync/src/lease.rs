@@ -1,24 +1,26 @@
-//! Leases that give themselves back.
+//! A lease that is released when it is dropped.
 
-use crate::pool::Shared;
+use crate::shared::Shared;
 use crate::sync::Arc;
 use core::fmt;
 use core::ops::Deref;
 use core::time::Duration;
 use leasehold_core::pool::{Grant, MemberId, Outcome, Release};
 
-/// A lease that was used after it had expired; somebody else may have had its permit since.
+/// The lease has expired: it was taken back, and its permit may have been leased again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lease has expired; somebody else may hold its permit")]
+#[error("the lease has expired; its permit may have been leased again")]
 pub struct LeaseExpired;
 
-/// A lease on a member, which it dereferences to. Dropped without [`release`](Self::release) it counts
-/// as served, or as failed where the thread panics. Forgotten, it is taken back when it expires.
+/// A lease on a member; dereferences to the member's payload.
+///
+/// Dropped without [`release`](Self::release), it ends as [`Outcome::Unknown`], or as [`Outcome::Failed`] if the
+/// thread panics. Forgotten (`mem::forget`), it ends when it expires.
 pub struct Lease<T> {
     shared: Arc<Shared<T>>,
     payload: Arc<T>,
     grant: Grant,
-    held: bool,
+    released: bool,
 }
 
 impl<T> Lease<T> {
@@ -27,33 +29,32 @@ impl<T> Lease<T> {
             shared,
             payload,
             grant,
-            held: true,
+            released: false,
         }
     }
 
-    /// The member it is on.
+    /// The leased member.
     #[must_use]
     pub fn member(&self) -> MemberId {
         self.grant.member
     }
 
-    /// What the member carries.
+    /// The member's payload.
     #[must_use]
     pub fn payload(&self) -> &Arc<T> {
         &self.payload
     }
 
-    /// How long the request waited.
+    /// Time from the request to the grant.
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.grant.waited
     }
 
-    /// Puts its end off to a whole time to live from now, and answers how long that is; `None` where leases
-    /// don't expire.
+    /// Moves the expiry to a full time to live from now, and returns that time; `None` if leases don't expire.
     ///
     /// # Errors
-    /// Where it has expired.
+    /// The lease has expired.
     pub fn renew(&self) -> Result<Option<Duration>, LeaseExpired> {
         let lease = self.grant.lease;
         self.shared.under_lock(|state, now| {
@@ -62,28 +63,28 @@ impl<T> Lease<T> {
         })
     }
 
-    /// Gives the lease back.
+    /// Ends the lease with an outcome, and the cost and latency if they are known.
     ///
     /// # Errors
-    /// Where it has expired.
+    /// The lease has expired.
     pub fn release(mut self, release: impl Into<Release>) -> Result<(), LeaseExpired> {
-        self.held = false;
+        self.released = true;
         self.end(release.into())
     }
 
-    /// Gives the lease back after the upstream turned the call away; its member rests for `pause`.
+    /// Ends the lease as throttled by the upstream; its member serves no request for `pause`.
     ///
     /// # Errors
-    /// Where it has expired.
+    /// The lease has expired.
     pub fn release_throttled(self, pause: Duration) -> Result<(), LeaseExpired> {
         let until = self.shared.clock.now().saturating_add(pause);
         self.release(Outcome::Throttled { until })
     }
 
-    /// Leaves it to expire, as [`mem::forget`](core::mem::forget) would, but without a leak.
+    /// Leaves the lease to expire, like [`mem::forget`](core::mem::forget) but without a leak.
     #[cfg(test)]
     pub(crate) fn forget(mut self) {
-        self.held = false;
+        self.released = true;
     }
 
     fn end(&self, release: Release) -> Result<(), LeaseExpired> {
@@ -97,13 +98,13 @@ impl<T> Lease<T> {
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
-        if self.held {
+        if !self.released {
             let outcome = if std::thread::panicking() {
                 Outcome::Failed
             } else {
-                Outcome::Ok
+                Outcome::Unknown
             };
-            // An expired lease has been taken back already.
+            // An expired lease has ended already.
             let _ = self.end(outcome.into());
         }
     }

@@ -1,5 +1,5 @@
-//! What threads can do to the limiters. Under loom each race is every interleaving; elsewhere it is many runs
-//! with real threads and larger numbers.
+//! Races between threads on the limiters. Under loom each test runs every interleaving; without loom it is 300
+//! runs with real threads, each of which asks more often.
 
 use crate::clock::Clock;
 use crate::{AtomicGcra, AtomicWindow, KeyedError, KeyedLimiter, SyncLimiter};
@@ -12,8 +12,8 @@ use loom::{model, sync::Arc, thread};
 #[cfg(not(loom))]
 use std::{sync::Arc, thread};
 
-/// How often each thread asks.
-const ASKS: u64 = if cfg!(loom) { 1 } else { 200 };
+/// Calls by each thread.
+const CALLS: u64 = if cfg!(loom) { 1 } else { 200 };
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -23,7 +23,7 @@ fn model(race: impl Fn()) {
 }
 
 fn count(count: u32) -> NonZeroU32 {
-    NonZeroU32::new(count).expect("it is not zero")
+    NonZeroU32::new(count).expect("the count is above zero")
 }
 
 fn seconds(tick: u64) -> Tick {
@@ -34,17 +34,17 @@ fn span(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// What threads get that each begin at a tick of their own and go on by a second each time they ask: the ticks.
+/// Calls a limiter from one thread per start, each a second later per call; returns the admitted ticks, sorted.
 fn race<L: Send + Sync + 'static>(
     limiter: &Arc<L>,
     starts: &[u64],
     ask: fn(&L, Tick) -> Option<Tick>,
 ) -> Vec<Tick> {
     let work = move |start: u64, limiter: &L| -> Vec<Tick> {
-        let ticks = (0..ASKS).map(|step| seconds(start + step));
+        let ticks = (0..CALLS).map(|step| seconds(start + step));
         ticks.filter_map(|tick| ask(limiter, tick)).collect()
     };
-    let (first, others) = starts.split_first().expect("somebody asks");
+    let (first, others) = starts.split_first().expect("there is at least one thread");
     let others: Vec<_> = others
         .iter()
         .map(|start| {
@@ -52,48 +52,54 @@ fn race<L: Send + Sync + 'static>(
             thread::spawn(move || work(start, &limiter))
         })
         .collect();
-    let mut got = work(*first, limiter);
+    let mut admitted = work(*first, limiter);
     for other in others {
-        got.extend(other.join().expect("no thread fails"));
+        admitted.extend(other.join().expect("no thread fails"));
     }
-    got.sort();
-    got
+    admitted.sort();
+    admitted
 }
 
-/// The most that is in any window.
-fn most(got: &[Tick], window: Duration) -> usize {
+/// The most admissions in any window of this length.
+fn most(admitted: &[Tick], window: Duration) -> usize {
     let in_window = |start: &Tick| {
         let within = |tick: &&Tick| *tick >= start && tick.since(*start) < window;
-        got.iter().filter(within).count()
+        admitted.iter().filter(within).count()
     };
-    got.iter().map(in_window).max().unwrap_or(0)
+    admitted.iter().map(in_window).max().unwrap_or(0)
 }
 
 fn gcra(limit: u32, burst: u32) -> Arc<AtomicGcra> {
     let rate = GcraWord::new(count(limit), span(10), count(burst));
-    let rate = rate.expect("it is a rate");
+    let rate = rate.expect("the rate is valid");
     Arc::new(AtomicGcra::with_clock(rate, Clock::stopped()))
 }
 
 #[test]
-fn threads_that_race_never_take_a_unit_twice() {
+fn racing_threads_never_take_a_unit_twice() {
     model(|| {
-        let got = race(&gcra(1, 2), &[50, 50, 50], take);
+        let admitted = race(&gcra(1, 2), &[50, 50, 50], take);
         let rate = GcraWord::new(count(1), span(10), count(2)).unwrap();
-        assert!(most(&got, span(1)) <= 2, "{got:?}");
-        assert!(got.len() as u64 <= rate.worst_case(span(ASKS)), "{got:?}");
-        assert!(got.len() >= 2, "{got:?}");
+        assert!(most(&admitted, span(1)) <= 2, "{admitted:?}");
+        assert!(
+            admitted.len() as u64 <= rate.worst_case(span(CALLS)),
+            "{admitted:?}"
+        );
+        assert!(admitted.len() >= 2, "{admitted:?}");
     });
 }
 
 #[test]
-fn clocks_that_disagree_take_no_more_than_one_would() {
+fn clocks_that_disagree_take_no_more_than_one_clock_would() {
     model(|| {
-        let got = race(&gcra(1, 2), &[50, 40], take);
+        let admitted = race(&gcra(1, 2), &[50, 40], take);
         let rate = GcraWord::new(count(1), span(10), count(2)).unwrap();
         for length in 1..60 {
             let worst = rate.worst_case(span(length));
-            assert!(most(&got, span(length)) as u64 <= worst, "{got:?}");
+            assert!(
+                most(&admitted, span(length)) as u64 <= worst,
+                "{admitted:?}"
+            );
         }
     });
 }
@@ -105,7 +111,7 @@ fn take(limiter: &AtomicGcra, now: Tick) -> Option<Tick> {
 fn window(limit: u32, buckets: u32) -> Arc<AtomicWindow> {
     let window = span(10 * u64::from(buckets));
     let window = AtomicWindow::with_clock(count(limit), window, count(buckets), Clock::stopped());
-    Arc::new(window.expect("it is a window"))
+    Arc::new(window.expect("the window is valid"))
 }
 
 fn take_one(window: &AtomicWindow, now: Tick) -> Option<Tick> {
@@ -116,45 +122,48 @@ fn take_one(window: &AtomicWindow, now: Tick) -> Option<Tick> {
 fn a_window_never_holds_more_than_the_limit() {
     model(|| {
         let limiter = window(1, 1);
-        // The bucket of this one has left when two of the others come, and not when the third does.
+        // This unit has left the window at 25 s and 29 s, and not at 19 s.
         let before = limiter.try_acquire_at(seconds(5), 1);
-        let mut got = race(&limiter, &[25, 19, 29], take_one);
-        got.push(before.unwrap());
-        got.sort();
-        assert!(most(&got, span(10)) <= 1, "{got:?}");
-        all_comes_back(&limiter, 1);
+        let mut admitted = race(&limiter, &[25, 19, 29], take_one);
+        admitted.push(before.unwrap());
+        admitted.sort();
+        assert!(most(&admitted, span(10)) <= 1, "{admitted:?}");
+        assert_all_available_later(&limiter, 1);
     });
 }
 
-/// Long after everything, the whole limit is there again.
-fn all_comes_back(window: &AtomicWindow, limit: u32) {
+/// Asserts that the whole limit is available long after all calls.
+fn assert_all_available_later(window: &AtomicWindow, limit: u32) {
     let later = seconds(10_000);
     assert_eq!(window.try_acquire_at(later, limit), Ok(later));
 }
 
 #[test]
-fn what_two_book_at_once_comes_back_in_full() {
+fn concurrent_bookings_are_all_given_back() {
     model(|| {
         let limiter = window(2, 1);
-        let got = race(&limiter, &[5, 6], take_one);
-        assert!(most(&got, span(10)) <= 2, "{got:?}");
-        all_comes_back(&limiter, 2);
+        let admitted = race(&limiter, &[5, 6], take_one);
+        assert!(most(&admitted, span(10)) <= 2, "{admitted:?}");
+        assert_all_available_later(&limiter, 2);
     });
 }
 
 #[test]
-fn a_stale_clock_books_no_earlier_than_what_made_room_for_it() {
+fn a_stale_clock_books_no_earlier_than_the_sweep_that_made_room() {
     model(|| {
         let limiter = window(1, 1);
         limiter.try_acquire_at(seconds(5), 1).unwrap();
-        let got = race(&limiter, &[12, 25], take_one);
-        assert!(got.iter().all(|tick| *tick >= seconds(20)), "{got:?}");
-        assert!(most(&got, span(10)) <= 1, "{got:?}");
+        let admitted = race(&limiter, &[12, 25], take_one);
+        assert!(
+            admitted.iter().all(|tick| *tick >= seconds(20)),
+            "{admitted:?}"
+        );
+        assert!(most(&admitted, span(10)) <= 1, "{admitted:?}");
     });
 }
 
 #[test]
-fn a_bucket_that_is_written_over_gives_its_room_back_and_its_time() {
+fn an_overwritten_bucket_leaves_the_total() {
     model(|| {
         let limiter = window(3, 1);
         limiter.try_acquire_at(seconds(5), 2).unwrap();
@@ -163,12 +172,12 @@ fn a_bucket_that_is_written_over_gives_its_room_back_and_its_time() {
         limiter.try_acquire_at(seconds(25), 1).unwrap();
         let stale = stale.join().unwrap();
         assert!(stale.is_err() || stale == Ok(seconds(20)), "{stale:?}");
-        all_comes_back(&limiter, 3);
+        assert_all_available_later(&limiter, 3);
     });
 }
 
 #[test]
-fn a_refund_against_an_admission_loses_no_unit_and_makes_none() {
+fn a_refund_against_an_admission_keeps_the_count_of_units() {
     model(|| {
         let limiter = window(2, 1);
         let booked = limiter.try_acquire_at(seconds(5), 1).unwrap();
@@ -178,38 +187,38 @@ fn a_refund_against_an_admission_loses_no_unit_and_makes_none() {
         refund.join().unwrap();
         assert!(limiter.try_acquire_at(seconds(7), 1).is_ok());
         assert!(limiter.try_acquire_at(seconds(8), 1).is_err());
-        all_comes_back(&limiter, 2);
+        assert_all_available_later(&limiter, 2);
     });
 }
 
 #[test]
-fn a_settlement_takes_the_sign_down() {
+fn a_settlement_clears_blocked_until() {
     model(|| {
         let limiter = SyncLimiter::with_clock(Concurrency::new(count(1)), Clock::stopped());
         let limiter = Arc::new(limiter);
         let booked = limiter.try_acquire(1).unwrap();
         let other = Arc::clone(&limiter);
-        let asks = thread::spawn(move || other.try_acquire(1).is_ok());
+        let call = thread::spawn(move || other.try_acquire(1).is_ok());
         limiter.settle(booked, 1, 1);
-        let taken = asks.join().unwrap();
+        let taken = call.join().unwrap();
         assert_eq!(limiter.try_acquire(1).is_ok(), !taken);
         assert_eq!(limiter.try_acquire(1), Err(Wait::ForSettlement));
     });
 }
 
 #[test]
-fn a_sign_never_outlives_what_it_says() {
+fn blocked_until_never_outlives_the_wait_for_one_unit() {
     model(|| {
         let log = SlidingLog::new(count(2), span(10), Anchor::Grant).unwrap();
         let limiter = Arc::new(SyncLimiter::with_clock(log, Clock::stopped()));
         limiter.try_acquire_at(seconds(0), 1).unwrap();
         let other = Arc::clone(&limiter);
-        let asks = thread::spawn(move || {
+        let call = thread::spawn(move || {
             assert!(other.try_acquire_at(seconds(1), 2).is_err());
             other.try_acquire_at(seconds(2), 1).is_ok()
         });
         let here = limiter.try_acquire_at(seconds(2), 1).is_ok();
-        let there = asks.join().unwrap();
+        let there = call.join().unwrap();
         assert!(here != there, "{here} {there}");
         let until = Err(Wait::Until(seconds(10)));
         assert_eq!(limiter.try_acquire_at(seconds(3), 1), until);
@@ -218,7 +227,7 @@ fn a_sign_never_outlives_what_it_says() {
 }
 
 #[test]
-fn a_sign_is_exact_to_the_tick_and_is_not_asked_for_more_than_one_unit() {
+fn blocked_until_is_exact_to_the_tick_and_applies_to_one_unit() {
     model(|| {
         let log = SlidingLog::new(count(1), span(10), Anchor::Grant).unwrap();
         let limiter = SyncLimiter::with_clock(log, Clock::stopped());
@@ -233,7 +242,7 @@ fn a_sign_is_exact_to_the_tick_and_is_not_asked_for_more_than_one_unit() {
     });
 }
 
-/// Loom needs a hash that is the same each time.
+/// Unseeded: loom needs the same hashes in every run.
 type Hasher = core::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 fn keyed(capacity: usize) -> Arc<KeyedLimiter<u32, GcraWord, Hasher>> {
@@ -244,16 +253,16 @@ fn keyed(capacity: usize) -> Arc<KeyedLimiter<u32, GcraWord, Hasher>> {
 }
 
 #[test]
-fn a_key_in_use_is_never_forgotten_for_another() {
+fn a_key_in_use_is_never_evicted() {
     model(|| {
         let limiter = keyed(1);
         limiter.try_acquire_at(seconds(0), &1, 1).unwrap();
         let other = Arc::clone(&limiter);
-        let newcomer = thread::spawn(move || other.try_acquire_at(seconds(10), &2, 1));
-        // It is idle now, and either makes room or is in use again.
+        let new_key = thread::spawn(move || other.try_acquire_at(seconds(10), &2, 1));
+        // The key is idle now: it is evicted, or in use again.
         let again = limiter.try_acquire_at(seconds(10), &1, 1);
-        let newcomer = newcomer.join().unwrap();
-        match (again, newcomer) {
+        let new_key = new_key.join().unwrap();
+        match (again, new_key) {
             (Ok(()), Err(KeyedError::TooManyKeys)) => {
                 let twice = limiter.try_acquire_at(seconds(19), &1, 1);
                 assert!(matches!(twice, Err(KeyedError::AtLimit(_))));
@@ -269,19 +278,19 @@ fn a_key_in_use_is_never_forgotten_for_another() {
 }
 
 #[test]
-fn two_that_meet_on_a_new_key_share_its_limit() {
+fn two_threads_on_a_new_key_share_its_limit() {
     model(|| {
         let limiter = keyed(4);
-        let got = race(&limiter, &[0, 5], |limiter, now| {
+        let admitted = race(&limiter, &[0, 5], |limiter, now| {
             limiter.try_acquire_at(now, &7, 1).ok().map(|()| now)
         });
-        assert!(most(&got, span(10)) <= 1, "{got:?}");
+        assert!(most(&admitted, span(10)) <= 1, "{admitted:?}");
         assert_eq!(limiter.len(), 1);
     });
 }
 
 #[test]
-fn a_newcomer_is_told_at_once_while_all_others_count_and_let_in_when_one_does_not() {
+fn a_new_key_is_refused_while_all_others_are_in_use_and_added_when_one_is_idle() {
     model(|| {
         let limiter = keyed(2);
         limiter.try_acquire_at(seconds(0), &1, 1).unwrap();
@@ -300,30 +309,30 @@ fn a_newcomer_is_told_at_once_while_all_others_count_and_let_in_when_one_does_no
 }
 
 #[test]
-fn a_stale_clock_gains_nothing_by_a_key_that_was_forgotten() {
+fn a_stale_clock_gains_nothing_by_an_eviction() {
     model(|| {
         let limiter = keyed(1);
         limiter.try_acquire_at(seconds(5), &1, 1).unwrap();
         let other = Arc::clone(&limiter);
-        let newcomer = thread::spawn(move || other.try_acquire_at(seconds(20), &2, 1));
+        let new_key = thread::spawn(move || other.try_acquire_at(seconds(20), &2, 1));
         let stale = limiter.try_acquire_at(seconds(12), &1, 1);
-        newcomer.join().unwrap().unwrap();
-        // Its first call was at 5, and counts for ten seconds; whoever came later has the only place.
+        new_key.join().unwrap().unwrap();
+        // The call at 5 s counts for 10 s, and the later key has the only place.
         assert!(stale.is_err(), "{stale:?}");
         let late = limiter.try_acquire_at(seconds(12), &1, 1);
         assert_eq!(late, Err(KeyedError::TooManyKeys));
-        // By the time at which the second is idle, the first is let in, and not for an earlier time.
+        // The first key is added again when the second is idle, and no key at an earlier tick.
         limiter.try_acquire_at(seconds(30), &1, 1).unwrap();
         assert!(limiter.try_acquire_at(seconds(12), &2, 1).is_err());
     });
 }
 
 #[test]
-fn a_stale_clock_takes_a_forgotten_key_no_earlier_than_it_was_forgotten() {
+fn a_stale_clock_adds_an_evicted_key_no_earlier_than_its_eviction() {
     model(|| {
         let limiter = keyed(2);
         limiter.try_acquire_at(seconds(5), &1, 1).unwrap();
-        // Idle keys are looked for by whoever is new.
+        // Adding a key evicts idle ones.
         limiter.try_acquire_at(seconds(20), &2, 1).unwrap();
         let stale = limiter.try_acquire_at(seconds(12), &1, 1);
         let again = limiter.try_acquire_at(seconds(24), &1, 1);

@@ -1,7 +1,7 @@
-//! Where one thread or task sleeps until something concerns it.
+//! The place where one thread or task sleeps until it is notified.
 //!
-//! Invariant: what is put into the mail is taken out once and is never lost, whether its owner sleeps
-//! already or not: it is put in first, and its owner called after that.
+//! Invariant: a decision is stored before its owner is notified, so that it is taken exactly once and never
+//! lost, whether its owner sleeps by then or not.
 
 use crate::clock::Clock;
 use crate::spin::Spin;
@@ -11,7 +11,7 @@ use leasehold_core::pool::Grant;
 use leasehold_core::time::Tick;
 use std::sync::PoisonError;
 
-/// What became of a request that waited.
+/// How a queued request was decided.
 #[derive(Debug)]
 pub(crate) enum Decision<T> {
     Granted(Grant, Arc<T>),
@@ -21,146 +21,147 @@ pub(crate) enum Decision<T> {
     Cancelled,
 }
 
-/// Why its owner woke.
+/// Why the owner woke.
 #[derive(Debug)]
 pub(crate) enum WakeReason<T> {
     /// Its request was decided.
     Decided(Decision<T>),
-    /// It was asked to look up, or slept for as long as it wanted to.
+    /// It was asked to check the state, or its wake-up time has come.
     Nudged,
+}
+
+#[derive(Debug)]
+pub(crate) struct Parker<T> {
+    slot: Mutex<Slot<T>>,
+    /// Brief wait for a decision before the thread sleeps.
+    spin: Spin,
+    condvar: Condvar,
 }
 
 #[derive(Debug)]
 struct Slot<T> {
     decision: Option<Decision<T>>,
     nudged: bool,
-    /// Of the task that sleeps here, if it isn't a thread.
+    /// The waker of the task that sleeps here; `None` for a thread.
     waker: Option<Waker>,
-    /// Until when the thread sleeps, if it sets itself a time.
+    /// The sleeping thread's wake-up time.
     #[cfg(all(test, loom))]
-    alarm: Option<Tick>,
-}
-
-impl<T> Slot<T> {
-    fn open(&mut self) -> Option<WakeReason<T>> {
-        let nudged = core::mem::take(&mut self.nudged);
-        let decided = self.decision.take().map(WakeReason::Decided);
-        decided.or_else(|| nudged.then_some(WakeReason::Nudged))
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Parker<T> {
-    mail: Mutex<Slot<T>>,
-    /// For a decision.
-    spin: Spin,
-    arrived: Condvar,
+    wake_at: Option<Tick>,
 }
 
 impl<T> Parker<T> {
-    /// For one who is next in line, or isn't.
+    /// Makes a parker, which spins before it sleeps if its owner is next in the queue.
     pub(crate) fn new(is_next: bool) -> Self {
         Self {
-            mail: Mutex::new(Slot {
+            slot: Mutex::new(Slot {
                 decision: None,
                 nudged: false,
                 waker: None,
                 #[cfg(all(test, loom))]
-                alarm: None,
+                wake_at: None,
             }),
             spin: Spin::new(is_next),
-            arrived: Condvar::new(),
+            condvar: Condvar::new(),
         }
     }
 
-    /// Puts the decision into the mail. To be followed by [`call`](Self::call).
+    /// Stores the decision; [`notify`](Self::notify) must follow.
     pub(crate) fn decide(&self, decision: Decision<T>) {
-        lock(&self.mail).decision = Some(decision);
-        self.spin.call();
+        lock(&self.slot).decision = Some(decision);
+        self.spin.notify();
     }
 
-    /// Puts into the mail that there is something to look at. To be followed by [`call`](Self::call).
+    /// Asks the owner to check the state; [`notify`](Self::notify) must follow.
     pub(crate) fn nudge(&self) {
-        lock(&self.mail).nudged = true;
+        lock(&self.slot).nudged = true;
     }
 
-    /// Wakes whoever sleeps here.
-    pub(crate) fn call(&self) {
-        let waker = lock(&self.mail).waker.take();
+    /// Wakes the thread or task that sleeps here.
+    pub(crate) fn notify(&self) {
+        let waker = lock(&self.slot).waker.take();
         match waker {
             Some(waker) => waker.wake(),
-            None => self.arrived.notify_one(),
+            None => self.condvar.notify_one(),
         }
     }
 
-    /// Takes a decision out of the mail of one who won't sleep here again.
-    pub(crate) fn take_fate(&self) -> Option<Decision<T>> {
-        lock(&self.mail).decision.take()
+    /// Takes the decision of an owner that will not sleep here again.
+    pub(crate) fn take_decision(&self) -> Option<Decision<T>> {
+        lock(&self.slot).decision.take()
     }
 
-    /// Takes what is in the mail, or leaves word for whom to call when something comes.
+    /// Takes what was stored, or stores the task's waker.
     pub(crate) fn poll(&self, context: &Context<'_>) -> Option<WakeReason<T>> {
-        let mut mail = lock(&self.mail);
-        let woken = mail.open();
-        if woken.is_none() {
-            match &mut mail.waker {
+        let mut slot = lock(&self.slot);
+        let reason = slot.take();
+        if reason.is_none() {
+            match &mut slot.waker {
                 Some(waker) => waker.clone_from(context.waker()),
                 none => *none = Some(context.waker().clone()),
             }
         }
-        woken
+        reason
     }
 
-    /// Sleeps until mail comes, or until `alarm`.
+    /// Sleeps until notified, or until `wake_at`.
     #[cfg(not(all(test, loom)))]
-    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> WakeReason<T> {
-        self.spin.look();
-        let mut mail = lock(&self.mail);
-        // Whoever polled before doesn't any more.
-        mail.waker = None;
+    pub(crate) fn park(&self, wake_at: Option<Tick>, clock: &Clock) -> WakeReason<T> {
+        self.spin.wait();
+        let mut slot = lock(&self.slot);
+        // A task that polled earlier no longer owns this parker.
+        slot.waker = None;
         loop {
-            if let Some(woken) = mail.open() {
-                return woken;
+            if let Some(reason) = slot.take() {
+                return reason;
             }
-            match alarm {
+            match wake_at {
                 None => {
-                    let woken = self.arrived.wait(mail);
-                    mail = woken.unwrap_or_else(PoisonError::into_inner);
+                    let woken = self.condvar.wait(slot);
+                    slot = woken.unwrap_or_else(PoisonError::into_inner);
                 }
-                Some(alarm) => {
-                    let woken = self.arrived.wait_timeout(mail, clock.until(alarm));
-                    mail = woken.unwrap_or_else(PoisonError::into_inner).0;
-                    // However it woke, the caller looks at the clock and at its mail again.
-                    mail.nudged = true;
+                Some(wake_at) => {
+                    let woken = self.condvar.wait_timeout(slot, clock.until(wake_at));
+                    slot = woken.unwrap_or_else(PoisonError::into_inner).0;
+                    // Timeout, notification or spurious wake-up: the caller checks the clock and the slot again.
+                    slot.nudged = true;
                 }
             }
         }
     }
 
-    /// The same where nothing times out by itself: whoever sets the clock [rings](Self::ring).
+    /// Sleeps until notified; loom has no timeouts, so that the test wakes what is [due](Self::wake_if_due).
     #[cfg(all(test, loom))]
-    pub(crate) fn park(&self, alarm: Option<Tick>, clock: &Clock) -> WakeReason<T> {
-        self.spin.look();
-        let mut mail = lock(&self.mail);
+    pub(crate) fn park(&self, wake_at: Option<Tick>, clock: &Clock) -> WakeReason<T> {
+        self.spin.wait();
+        let mut slot = lock(&self.slot);
         loop {
-            if let Some(woken) = mail.open() {
-                return woken;
+            if let Some(reason) = slot.take() {
+                return reason;
             }
-            if alarm.is_some_and(|alarm| alarm <= clock.now()) {
+            if wake_at.is_some_and(|wake_at| wake_at <= clock.now()) {
                 return WakeReason::Nudged;
             }
-            mail.alarm = alarm;
-            let woken = self.arrived.wait(mail);
-            mail = woken.unwrap_or_else(PoisonError::into_inner);
+            slot.wake_at = wake_at;
+            let woken = self.condvar.wait(slot);
+            slot = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Wakes the thread if it sleeps until `now` or less.
+    /// Wakes the thread if its wake-up time is `<= now`.
     #[cfg(all(test, loom))]
-    pub(crate) fn ring(&self, now: Tick) {
-        let mail = lock(&self.mail);
-        if mail.alarm.is_some_and(|alarm| alarm <= now) {
-            self.arrived.notify_one();
+    pub(crate) fn wake_if_due(&self, now: Tick) {
+        let slot = lock(&self.slot);
+        if slot.wake_at.is_some_and(|wake_at| wake_at <= now) {
+            self.condvar.notify_one();
         }
+    }
+}
+
+impl<T> Slot<T> {
+    /// Takes the decision, or else the nudge; a nudge beside a decision is cleared.
+    fn take(&mut self) -> Option<WakeReason<T>> {
+        let nudged = core::mem::take(&mut self.nudged);
+        let decided = self.decision.take().map(WakeReason::Decided);
+        decided.or_else(|| nudged.then_some(WakeReason::Nudged))
     }
 }

@@ -1,11 +1,12 @@
-//! A place in line, for a thread that waits in it or for a task that polls.
+//! A request that was granted or is queued, for a thread that waits or a task that polls.
 //!
-//! Invariant: a pending ends in exactly one of three ways: its lease is taken, its refusal is, or it is
-//! dropped, which leaves the line or gives back what was granted in the meantime.
+//! Invariant: a pending lease ends in exactly one of three ways: its lease is taken, its refusal is taken, or
+//! it is dropped, which cancels the request or releases its grant as not sent.
 
+use crate::error::AcquireError;
 use crate::lease::Lease;
 use crate::parker::{Decision, Parker, WakeReason};
-use crate::pool::{AcquireError, Shared};
+use crate::shared::Shared;
 use crate::state::ParkKey;
 use crate::sync::Arc;
 use core::fmt;
@@ -14,16 +15,14 @@ use core::task::{Context, Poll};
 use leasehold_core::pool::{Outcome, WaiterId};
 use leasehold_core::time::Tick;
 
-/// A request that has its lease or waits for it in line.
+/// A lease, or a request for one in the queue.
 ///
-/// A pending that is neither waited for, polled nor dropped keeps its place, whatever is granted to it and,
-/// where it keeps time for the pool, that too.
+/// Wait for it, poll it or drop it: one that is set aside keeps its place, what is granted to it, and the role
+/// of timekeeper if it has it, so that others wait for it.
 ///
 /// ```
 /// use core::num::NonZeroU32;
-/// use leasehold_sync::{AcquireError, SyncPool};
-/// use leasehold_sync::core::balance::Policy;
-/// use leasehold_sync::core::pool::{PoolConfig, Member, Request};
+/// use leasehold_sync::{AcquireError, Member, Policy, PoolConfig, Request, SyncPool};
 ///
 /// let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
 /// pool.add(Member::new("127.0.0.1:8001").max_leases(NonZeroU32::MIN))?;
@@ -35,22 +34,22 @@ use leasehold_core::time::Tick;
 /// # drop(held);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "a pending that is dropped leaves the line"]
+#[must_use = "dropping a pending lease cancels the request"]
 pub struct PendingLease<T>(Stage<T>);
 
 enum Stage<T> {
     Granted(Lease<T>),
-    Waiting(Place<T>),
-    Over,
+    Queued(QueuedRequest<T>),
+    /// The lease or refusal was taken.
+    Done,
 }
 
-/// A place in line.
-struct Place<T> {
+struct QueuedRequest<T> {
     shared: Arc<Shared<T>>,
     waiter: WaiterId,
     parker: Arc<Parker<T>>,
-    /// When it has to wake by itself, because it keeps time.
-    alarm: Option<Tick>,
+    /// Wake-up time, if this request is the timekeeper.
+    wake_at: Option<Tick>,
 }
 
 impl<T> PendingLease<T> {
@@ -58,86 +57,87 @@ impl<T> PendingLease<T> {
         Self(Stage::Granted(lease))
     }
 
-    pub(crate) fn waiting(
+    pub(crate) fn queued(
         shared: &Arc<Shared<T>>,
         waiter: WaiterId,
         parker: Arc<Parker<T>>,
-        alarm: Option<Tick>,
+        wake_at: Option<Tick>,
     ) -> Self {
-        Self(Stage::Waiting(Place {
+        Self(Stage::Queued(QueuedRequest {
             shared: Arc::clone(shared),
             waiter,
             parker,
-            alarm,
+            wake_at,
         }))
     }
 
     /// Sleeps until the request is decided.
     ///
     /// # Errors
-    /// Where it timed out or was cancelled, its member was removed, or the pool was closed.
+    /// The request timed out or was cancelled, its member was removed, or the pool was closed.
     pub fn wait(mut self) -> Result<Lease<T>, AcquireError> {
         loop {
             match &mut self.0 {
-                Stage::Waiting(place) => {
-                    let woken = place.parker.park(place.alarm, &place.shared.clock);
-                    if let Some(decided) = self.look(woken) {
+                Stage::Queued(request) => {
+                    let reason = request.parker.park(request.wake_at, &request.shared.clock);
+                    if let Some(decided) = self.on_wake(reason) {
                         return decided;
                     }
                 }
-                Stage::Granted(_) | Stage::Over => return self.take(),
+                Stage::Granted(_) | Stage::Done => return self.take(),
             }
         }
     }
 
-    /// Takes the decision, or has the task woken when there is one. Until then the task has to poll again
-    /// at the tick that comes with `Pending`, if one does, because this pending keeps time for the pool.
+    /// Takes the decision, or registers the task to be woken for it.
     ///
-    /// After the decision was taken it is [`Cancelled`](AcquireError::Cancelled).
+    /// Until then the task must poll again at the tick that comes with `Pending`, if there is one, because it
+    /// is the pool's timekeeper. After the decision was taken it answers
+    /// [`Cancelled`](AcquireError::Cancelled).
     pub fn poll(
         &mut self,
         context: &Context<'_>,
     ) -> (Poll<Result<Lease<T>, AcquireError>>, Option<Tick>) {
         loop {
-            let woken = match &self.0 {
-                Stage::Waiting(place) => match place.parker.poll(context) {
-                    Some(woken) => woken,
-                    None if place.is_late() => WakeReason::Nudged,
-                    None => return (Poll::Pending, place.alarm),
+            let reason = match &self.0 {
+                Stage::Queued(request) => match request.parker.poll(context) {
+                    Some(reason) => reason,
+                    None if request.is_due() => WakeReason::Nudged,
+                    None => return (Poll::Pending, request.wake_at),
                 },
-                Stage::Granted(_) | Stage::Over => return (Poll::Ready(self.take()), None),
+                Stage::Granted(_) | Stage::Done => return (Poll::Ready(self.take()), None),
             };
-            if let Some(decided) = self.look(woken) {
+            if let Some(decided) = self.on_wake(reason) {
                 return (Poll::Ready(decided), None);
             }
         }
     }
 
-    /// What can take the request back from elsewhere.
+    /// Returns a handle that cancels the request from another thread or task.
     #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle<T> {
         CancelHandle(match &self.0 {
-            Stage::Waiting(place) => Some((Arc::clone(&place.shared), place.waiter)),
-            Stage::Granted(_) | Stage::Over => None,
+            Stage::Queued(request) => Some((Arc::clone(&request.shared), request.waiter)),
+            Stage::Granted(_) | Stage::Done => None,
         })
     }
 
-    /// What was granted at once.
+    /// Takes a lease that was granted at once.
     fn take(&mut self) -> Result<Lease<T>, AcquireError> {
-        match mem::replace(&mut self.0, Stage::Over) {
+        match mem::replace(&mut self.0, Stage::Done) {
             Stage::Granted(lease) => Ok(lease),
-            Stage::Waiting(_) | Stage::Over => Err(AcquireError::Cancelled),
+            Stage::Queued(_) | Stage::Done => Err(AcquireError::Cancelled),
         }
     }
 
-    /// Does what it was woken for; the decision, if that is what it was.
-    fn look(&mut self, woken: WakeReason<T>) -> Option<Result<Lease<T>, AcquireError>> {
-        let Stage::Waiting(place) = &mut self.0 else {
+    /// Takes the decision, or runs due timers after a nudge.
+    fn on_wake(&mut self, reason: WakeReason<T>) -> Option<Result<Lease<T>, AcquireError>> {
+        let Stage::Queued(request) = &mut self.0 else {
             return None;
         };
-        let decided = match woken {
+        let decided = match reason {
             WakeReason::Decided(Decision::Granted(grant, payload)) => {
-                Ok(Lease::new(Arc::clone(&place.shared), payload, grant))
+                Ok(Lease::new(Arc::clone(&request.shared), payload, grant))
             }
             WakeReason::Decided(Decision::TimedOut) => Err(AcquireError::TimedOut),
             WakeReason::Decided(Decision::Closed) => Err(AcquireError::Closed),
@@ -146,36 +146,36 @@ impl<T> PendingLease<T> {
             }
             WakeReason::Decided(Decision::Cancelled) => Err(AcquireError::Cancelled),
             WakeReason::Nudged => {
-                place.keep_time();
+                request.run_timers();
                 return None;
             }
         };
-        self.0 = Stage::Over;
+        self.0 = Stage::Done;
         Some(decided)
     }
 }
 
-impl<T> Place<T> {
-    fn is_late(&self) -> bool {
-        self.alarm
-            .is_some_and(|alarm| alarm <= self.shared.clock.now())
+impl<T> QueuedRequest<T> {
+    fn is_due(&self) -> bool {
+        self.wake_at
+            .is_some_and(|wake_at| wake_at <= self.shared.clock.now())
     }
 
-    fn keep_time(&mut self) {
+    fn run_timers(&mut self) {
         let park_key = ParkKey::Waiter(self.waiter);
-        self.alarm = self
+        self.wake_at = self
             .shared
-            .under_lock(|state, now| state.keep_time(park_key, now));
+            .under_lock(|state, now| state.run_timers(park_key, now));
     }
 
-    /// Leaves the line, or gives back what was granted in the meantime.
-    fn leave(&self) {
+    /// Cancels the request, or releases what was granted in the meantime.
+    fn abandon(&self) {
         self.shared.under_lock(|state, now| {
             state.unpark(ParkKey::Waiter(self.waiter));
             if state.pool.cancel(now, self.waiter).is_err()
-                && let Some(Decision::Granted(grant, _)) = self.parker.take_fate()
+                && let Some(Decision::Granted(grant, _)) = self.parker.take_decision()
             {
-                // If the lease has expired since, it was taken back already.
+                // A lease that has expired since has ended already.
                 let _ = state.pool.release(now, grant.lease, Outcome::NotSent);
             }
         });
@@ -184,13 +184,13 @@ impl<T> Place<T> {
 
 impl<T> Drop for PendingLease<T> {
     fn drop(&mut self) {
-        match mem::replace(&mut self.0, Stage::Over) {
-            Stage::Waiting(place) => place.leave(),
+        match mem::replace(&mut self.0, Stage::Done) {
+            Stage::Queued(request) => request.abandon(),
             Stage::Granted(lease) => {
-                // The same holds of it.
+                // A lease that has expired since has ended already.
                 let _ = lease.release(Outcome::NotSent);
             }
-            Stage::Over => {}
+            Stage::Done => {}
         }
     }
 }
@@ -199,19 +199,18 @@ impl<T> fmt::Debug for PendingLease<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.0 {
             Stage::Granted(_) => "granted",
-            Stage::Waiting(_) => "waiting",
-            Stage::Over => "over",
+            Stage::Queued(_) => "queued",
+            Stage::Done => "done",
         };
         f.debug_tuple("PendingLease").field(&stage).finish()
     }
 }
 
-/// Takes a request back from another thread or task than the one that waits.
+/// Cancels a queued request from another thread or task than the one that waits.
 pub struct CancelHandle<T>(Option<(Arc<Shared<T>>, WaiterId)>);
 
 impl<T> CancelHandle<T> {
-    /// Ends the wait with [`AcquireError::Cancelled`]; whether it was in time. A request that was decided
-    /// before stays as it was.
+    /// Refuses the request with [`AcquireError::Cancelled`]; false if it was decided before.
     pub fn cancel(&self) -> bool {
         let Some((shared, waiter)) = &self.0 else {
             return false;

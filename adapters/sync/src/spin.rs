@@ -1,37 +1,43 @@
-//! Looking for news for a while before falling asleep, which loom has no need to tell apart.
+//! Brief spin before parking; compiled out under loom, where it would only add equal interleavings.
 
-/// One who is next in line looks for some microseconds, in which it would not even have fallen asleep and been
-/// woken again; all others would only burn what those at work need.
+/// Rounds of the waiter at the head of the queue. It often gets its lease in the few microseconds that they
+/// last, less than parking and waking take. Other waiters don't spin: they would take CPU time from leaseholders.
+#[cfg(not(all(test, loom)))]
+const ROUNDS: u32 = 12;
+/// Rounds of busy waiting, each twice as long as the one before; the others yield to other threads.
+#[cfg(not(all(test, loom)))]
+const BUSY_ROUNDS: u32 = 7;
+
 #[cfg(not(all(test, loom)))]
 #[derive(Debug)]
 pub(crate) struct Spin {
-    looks: u32,
-    seen: core::sync::atomic::AtomicBool,
+    rounds: u32,
+    notified: core::sync::atomic::AtomicBool,
 }
 
 #[cfg(not(all(test, loom)))]
 impl Spin {
     pub(crate) fn new(is_next: bool) -> Self {
         Self {
-            looks: if is_next { 12 } else { 0 },
-            seen: core::sync::atomic::AtomicBool::new(false),
+            rounds: if is_next { ROUNDS } else { 0 },
+            notified: core::sync::atomic::AtomicBool::new(false),
         }
     }
 
-    /// Says that there is news. That itself is read under a lock.
-    pub(crate) fn call(&self) {
-        self.seen.store(true, core::sync::atomic::Ordering::Relaxed);
+    /// Ends the spin. Relaxed: it is only a hint, and the decision itself is read under a lock.
+    pub(crate) fn notify(&self) {
+        self.notified
+            .store(true, core::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Looks until there is news, or for as long as it pays: twice as long each time, and then with other
-    /// threads in between.
-    pub(crate) fn look(&self) {
-        for look in 0..self.looks {
-            if self.seen.load(core::sync::atomic::Ordering::Relaxed) {
+    /// Spins until notified, for at most `rounds` rounds.
+    pub(crate) fn wait(&self) {
+        for round in 0..self.rounds {
+            if self.notified.load(core::sync::atomic::Ordering::Relaxed) {
                 return;
             }
-            if look < 7 {
-                (0..1 << look).for_each(|_| core::hint::spin_loop());
+            if round < BUSY_ROUNDS {
+                (0..1 << round).for_each(|_| core::hint::spin_loop());
             } else {
                 std::thread::yield_now();
             }
@@ -49,7 +55,7 @@ impl Spin {
         Self
     }
 
-    pub(crate) fn call(&self) {}
+    pub(crate) fn notify(&self) {}
 
-    pub(crate) fn look(&self) {}
+    pub(crate) fn wait(&self) {}
 }

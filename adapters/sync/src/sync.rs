@@ -1,4 +1,4 @@
-//! The locks and atomics of this crate: those of `std`, or loom's where loom explores the interleavings.
+//! Lock and atomic types of this crate: `std`'s, or loom's under `all(test, loom)`.
 
 #[cfg(not(all(test, loom)))]
 pub(crate) use core::sync::atomic::AtomicU64;
@@ -11,13 +11,12 @@ pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use std::sync::PoisonError;
 
-/// Locks, whether poisoned or not; see the crate's documentation.
+/// Locks, ignoring poison; the crate's documentation says why that is sound.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// In cache lines of its own, two of which are fetched at a time, so that threads that change it don't slow down
-/// those that read what lies beside it.
+/// A value aligned to 128 bytes against false sharing; processors fetch 64-byte cache lines in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct CachePadded<V>(pub(crate) V);

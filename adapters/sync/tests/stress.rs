@@ -1,7 +1,6 @@
-//! A pool under threads that do everything to it that threads can do, judged by what they saw themselves.
+//! Stress test: threads use a pool in every way, and their own logs are checked against its figures and limits.
 //!
-//! It runs for `LEASEHOLD_STRESS_SECONDS`, five unless told, and prints its seed, which
-//! `LEASEHOLD_STRESS_SEED` gives it again.
+//! It runs for `LEASEHOLD_STRESS_SECONDS`, 5 by default, and prints its seed; `LEASEHOLD_STRESS_SEED` repeats it.
 
 use core::num::NonZeroU32;
 use core::panic::AssertUnwindSafe;
@@ -20,21 +19,22 @@ use std::thread;
 
 const THREADS: u64 = 8;
 const MEMBERS: u32 = 3;
-/// Leases on a member at once.
-const AT_ONCE: u32 = 2;
-/// Calls of a member in a window.
+/// Most leases on a member at once.
+const MAX_LEASES: u32 = 2;
+/// Most calls on a member in a window.
 const LIMIT: u32 = 12;
 const WINDOW: Duration = Duration::from_millis(4);
 const TTL: Duration = Duration::from_millis(15);
-/// After how long without an end a thread is stuck.
+/// Time after which a thread that has not ended is taken for stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
+const POISON: &str = "no thread panics while it holds the lock";
 
-/// A call as the thread saw that made it.
+/// A call, as logged by the thread that made it.
 #[derive(Clone, Copy)]
 struct Call {
     member: u32,
     from: Tick,
-    /// The last tick at which the lease was held for certain.
+    /// Last tick at which the lease was certainly held.
     to: Tick,
     ended: Ended,
 }
@@ -45,9 +45,9 @@ enum Ended {
     Failed,
     Throttled,
     NotSent,
-    /// By expiry, whether it was forgotten or held for too long.
+    /// Forgotten, or held for too long.
     Expired,
-    /// In a panic, or by expiry before it.
+    /// Dropped in a panic, or expired before it.
     Panicked,
 }
 
@@ -63,7 +63,7 @@ struct Log {
 struct World {
     clock: Clock,
     pool: SyncPool<u32>,
-    cancellers: Mutex<Vec<CancelHandle<u32>>>,
+    cancel_handles: Mutex<Vec<CancelHandle<u32>>>,
     cancels: AtomicU64,
 }
 
@@ -74,36 +74,36 @@ struct Worker<'a> {
 }
 
 fn new_world() -> World {
-    let config = PoolConfig::new(Policy::Fifo).lease_ttl(TTL);
-    let pool = SyncPool::new(config.expect("a lease lives for some time"));
-    let limit = NonZeroU32::new(LIMIT).expect("the limit is not zero");
-    let at_once = NonZeroU32::new(AT_ONCE).expect("it takes some at once");
+    let config = PoolConfig::builder(Policy::Fifo).lease_ttl(TTL);
+    let pool = SyncPool::new(config.build().expect("the time to live is above zero"));
+    let limit = NonZeroU32::new(LIMIT).expect("the limit is above zero");
+    let max_leases = NonZeroU32::new(MAX_LEASES).expect("the limit is above zero");
     for name in 0..MEMBERS {
         let log = SlidingLog::new(limit, WINDOW, Anchor::Completion);
-        let log = log.expect("the window has a length");
-        let member = Member::new(name).max_leases(at_once).limit(log);
+        let log = log.expect("the window is above zero");
+        let member = Member::new(name).max_leases(max_leases).limit(log);
         pool.add(member).expect("a small pool takes members");
     }
     World {
         clock: Clock::start(),
         pool,
-        cancellers: Mutex::new(Vec::new()),
+        cancel_handles: Mutex::new(Vec::new()),
         cancels: AtomicU64::new(0),
     }
 }
 
 impl Worker<'_> {
-    /// Works until the pool is closed.
+    /// Makes calls until the pool is closed.
     fn work(&mut self) {
         loop {
             let taken = match self.random.u8(..12) {
                 0..=2 => self.world.pool.acquire(),
-                3..=5 => self.in_time(),
+                3..=5 => self.acquire_timeout(),
                 6 => self.world.pool.try_acquire(),
-                7 => self.drop_ticket(),
-                8 | 9 => self.open_to_cancel(),
+                7 => self.drop_request(),
+                8 | 9 => self.acquire_cancellable(),
                 _ => {
-                    self.cancel_somebody();
+                    self.cancel_one();
                     continue;
                 }
             };
@@ -112,11 +112,11 @@ impl Worker<'_> {
                 Err(AcquireError::Closed) => return,
                 Err(AcquireError::TimedOut) => self.log.timed_out += 1,
                 Err(AcquireError::Cancelled) => self.log.cancelled += 1,
-                Err(AcquireError::NothingFree | AcquireError::DeadlineTooSoon { .. }) => {
+                Err(AcquireError::NotReady { .. } | AcquireError::DeadlineTooSoon { .. }) => {
                     self.log.refused += 1;
                 }
                 Err(
-                    refused @ (AcquireError::QueueFull
+                    refused @ (AcquireError::QueueFull { .. }
                     | AcquireError::NeverFits
                     | AcquireError::PinnedMemberRemoved
                     | AcquireError::TooManyLanes),
@@ -125,13 +125,13 @@ impl Worker<'_> {
         }
     }
 
-    fn in_time(&mut self) -> Result<Lease<u32>, AcquireError> {
+    fn acquire_timeout(&mut self) -> Result<Lease<u32>, AcquireError> {
         let timeout = Duration::from_micros(self.random.u64(..3_000));
         self.world.pool.acquire_timeout(timeout)
     }
 
-    /// Leaves the line, at once or as somebody gives a lease back; the answer is that of another request.
-    fn drop_ticket(&mut self) -> Result<Lease<u32>, AcquireError> {
+    /// Drops a request, at once or while leases are released; the answer is that of another request.
+    fn drop_request(&mut self) -> Result<Lease<u32>, AcquireError> {
         let pending = self.world.pool.enqueue(Request::new())?;
         self.pause();
         drop(pending);
@@ -139,20 +139,20 @@ impl Worker<'_> {
         self.world.pool.try_acquire()
     }
 
-    fn open_to_cancel(&mut self) -> Result<Lease<u32>, AcquireError> {
+    fn acquire_cancellable(&mut self) -> Result<Lease<u32>, AcquireError> {
         let pending = self.world.pool.enqueue(Request::new())?;
-        let mut cancellers = self.world.cancellers.lock().expect("nobody panics in it");
-        cancellers.push(pending.cancel_handle());
-        drop(cancellers);
+        let mut cancel_handles = self.world.cancel_handles.lock().expect(POISON);
+        cancel_handles.push(pending.cancel_handle());
+        drop(cancel_handles);
         PendingLease::wait(pending)
     }
 
-    fn cancel_somebody(&mut self) {
+    fn cancel_one(&mut self) {
         self.pause();
-        let mut cancellers = self.world.cancellers.lock().expect("nobody panics in it");
-        let some = cancellers.pop();
-        drop(cancellers);
-        if some.is_some_and(|cancel_handle| cancel_handle.cancel()) {
+        let mut cancel_handles = self.world.cancel_handles.lock().expect(POISON);
+        let cancel_handle = cancel_handles.pop();
+        drop(cancel_handles);
+        if cancel_handle.is_some_and(|cancel_handle| cancel_handle.cancel()) {
             self.world.cancels.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -177,12 +177,12 @@ impl Worker<'_> {
             }
             2..=7 => (Ended::Failed, lease.release(Outcome::Failed).is_ok()),
             8..=13 => {
-                let rest = Duration::from_micros(self.random.u64(..500));
-                (Ended::Throttled, lease.release_throttled(rest).is_ok())
+                let pause = Duration::from_micros(self.random.u64(..500));
+                (Ended::Throttled, lease.release_throttled(pause).is_ok())
             }
             14..=19 => (Ended::NotSent, lease.release(Outcome::NotSent).is_ok()),
             20..=25 => {
-                // It can have expired only if the machine stood still.
+                // It has expired only if the machine stood still.
                 let renewed = lease.renew().is_ok();
                 (Ended::Ok, lease.release(Outcome::Ok).is_ok() && renewed)
             }
@@ -207,7 +207,7 @@ impl Worker<'_> {
     }
 }
 
-/// Works a pool for as long, closes it, and judges what happened.
+/// Uses a pool for `span`, closes it, and checks what happened; returns the number of leases.
 fn epoch(seed: u64, span: Duration) -> u64 {
     let world = Arc::new(new_world());
     let (done, ends) = mpsc::channel();
@@ -220,17 +220,17 @@ fn epoch(seed: u64, span: Duration) -> u64 {
                 log: Log::default(),
             };
             worker.work();
-            done.send(worker.log).expect("the judge waits");
+            done.send(worker.log).expect("the checker waits");
         });
     }
-    // Those who are left over when the last worker has gone would wait without end.
+    // So that a worker that ends without a log is an error at once.
     drop(done);
     thread::sleep(span);
     world.pool.close();
     let mut all = Log::default();
     for _ in 0..THREADS {
         let log = ends.recv_timeout(PATIENCE);
-        let mut log = log.expect("a thread is stuck, or has failed");
+        let mut log = log.expect("a thread is stuck or has failed");
         all.calls.append(&mut log.calls);
         all.refused += log.refused;
         all.timed_out += log.timed_out;
@@ -238,13 +238,13 @@ fn epoch(seed: u64, span: Duration) -> u64 {
         all.dropped += log.dropped;
     }
     thread::sleep(TTL);
-    // A command lets what is due be done.
+    // A command runs due timers, which ends expired leases.
     assert!(matches!(
         world.pool.try_acquire(),
         Err(AcquireError::Closed)
     ));
     assert!(world.pool.explain(&Request::new()).len() == MEMBERS as usize);
-    judge(
+    check(
         &all,
         &world.pool.stats(),
         world.cancels.load(Ordering::Relaxed),
@@ -252,13 +252,13 @@ fn epoch(seed: u64, span: Duration) -> u64 {
     all.calls.len() as u64
 }
 
-fn judge(log: &Log, stats: &Stats, cancels: u64) {
+fn check(log: &Log, stats: &Stats, cancels: u64) {
     let count = |ended: Ended| log.calls.iter().filter(|call| call.ended == ended).count() as u64;
     let total = stats.total;
-    // None lost: each lease ended once, as the thread says that held it.
+    // Each lease ended exactly once, as its thread logged it.
     assert_eq!(total.ok, count(Ended::Ok));
     assert_eq!(total.throttled, count(Ended::Throttled));
-    // What was granted to a pending that was dropped goes back, or expires where that takes too long.
+    // Grants to dropped requests were released, or expired before that.
     let dropped = total.granted - log.calls.len() as u64;
     assert!(dropped <= log.dropped, "{dropped} of {}", log.dropped);
     let panicked = count(Ended::Panicked);
@@ -274,14 +274,13 @@ fn judge(log: &Log, stats: &Stats, cancels: u64) {
         let calls = log.calls.iter().filter(|call| call.member == member);
         let calls: Vec<Call> = calls.copied().collect();
         assert_eq!(stats.members[member as usize].in_flight, 0);
-        none_doubled(&calls);
-        limit_kept(&calls);
+        assert_no_permit_doubled(&calls);
+        assert_limit_kept(&calls);
     }
 }
 
-/// At no time more leases on a member than it takes. A lease that expired or may have is held for no time
-/// that is certain.
-fn none_doubled(calls: &[Call]) {
+/// Asserts that a member never had more than `MAX_LEASES` leases. Leases that may have expired are left out.
+fn assert_no_permit_doubled(calls: &[Call]) {
     let uncertain = [Ended::Expired, Ended::Panicked];
     let certain = calls.iter().filter(|call| !uncertain.contains(&call.ended));
     let edges = certain.flat_map(|call| [(call.from, 1), (call.to, -1)]);
@@ -290,12 +289,12 @@ fn none_doubled(calls: &[Call]) {
     let mut held = 0;
     for (at, change) in edges {
         held += change;
-        assert!(held <= AT_ONCE as i32, "{held} leases at {at:?}");
+        assert!(held <= MAX_LEASES as i32, "{held} leases at {at:?}");
     }
 }
 
-/// Whether the upstream sees a call as it begins or as it ends, never more than the limit in a window.
-fn limit_kept(calls: &[Call]) {
+/// Asserts that no window has more than `LIMIT` calls, counted by their begin and by their end.
+fn assert_limit_kept(calls: &[Call]) {
     for arrival in [|call: &Call| call.from, |call: &Call| call.to] {
         let sent = calls.iter().filter(|call| call.ended != Ended::NotSent);
         let mut seen: Vec<Tick> = sent.map(arrival).collect();
@@ -308,7 +307,7 @@ fn limit_kept(calls: &[Call]) {
 }
 
 #[test]
-fn no_lease_is_lost_or_doubled_and_no_thread_stuck_whatever_threads_do() {
+fn no_lease_is_lost_or_doubled_and_no_thread_is_stuck() {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
     let seconds = number("LEASEHOLD_STRESS_SECONDS").unwrap_or(5);
     let seed = number("LEASEHOLD_STRESS_SEED").unwrap_or_else(|| fastrand::u64(..));
@@ -327,5 +326,5 @@ fn no_lease_is_lost_or_doubled_and_no_thread_stuck_whatever_threads_do() {
         calls += epoch(random.u64(..), span);
     }
     println!("{calls} leases in {seconds} s");
-    assert!(calls > 100, "next to nothing happened");
+    assert!(calls > 100, "too few leases: {calls}");
 }

@@ -1,21 +1,19 @@
-//! Under tokio: tasks and a thread share two keys, each of which makes two calls in any 100 ms; some tasks
-//! give up while they wait, and a key that is taken out tells who looks after it.
+//! Tasks and a thread share two keys, each with 2 calls per 100 ms; some tasks give up while they wait.
+//!
+//! At the end a key is drained, which a subscription reports.
 
 use core::error::Error;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
-use leasehold_tokio::TokioPool;
-use leasehold_tokio::core::balance::Policy;
-use leasehold_tokio::core::limit::{Anchor, SlidingLog};
-use leasehold_tokio::core::pool::{Member, PoolConfig};
-use leasehold_tokio::sync::PoolEvent;
+use leasehold_tokio::limit::{Anchor, SlidingLog};
+use leasehold_tokio::{Member, Policy, PoolConfig, PoolEvent, TokioPool};
 use std::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// When each call on a key was made.
+/// A key's log: the instant of each call.
 type Key = Mutex<Vec<Instant>>;
 
 #[tokio::main]
@@ -29,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut events = pool.events(NonZeroUsize::MIN.saturating_add(7));
 
-    let call = |key: &Key| key.lock().expect("nobody panicked").push(Instant::now());
+    let call = |key: &Key| key.lock().expect("no task panicked").push(Instant::now());
     let mut tasks = JoinSet::new();
     for _ in 0..9 {
         let pool = pool.clone();
@@ -39,13 +37,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             sleep(Duration::from_millis(5)).await;
         });
     }
-    let theirs = pool.clone();
-    tasks.spawn_blocking(move || call(&theirs.blocking().acquire().expect("the pool stays open")));
-    for patience in 1..6 {
+    let shared = pool.clone();
+    tasks.spawn_blocking(move || call(&shared.blocking().acquire().expect("the pool stays open")));
+    for millis in 1..6 {
         let pool = pool.clone();
         tasks.spawn(async move {
-            // Whatever is granted as the time is up goes to the next.
-            let _ = timeout(Duration::from_millis(patience), pool.acquire()).await;
+            // A lease that is granted as the time is up goes to the next task.
+            let _ = timeout(Duration::from_millis(millis), pool.acquire()).await;
         });
     }
     while let Some(done) = tasks.join_next().await {
@@ -54,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let mut calls = 0;
     for (_, key) in pool.blocking().members() {
-        let sent = key.lock().expect("nobody panicked");
+        let sent = key.lock().expect("no task panicked");
         calls += sent.len();
         for three in sent.windows(3) {
             assert!(three[2] - three[0] >= WINDOW, "{three:?}");
@@ -66,8 +64,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (key, _) = pool.blocking().members().remove(0);
     pool.blocking().drain(key)?;
-    let told = events.next().await;
-    assert!(matches!(told, Some(PoolEvent::Drained { member }) if member == key));
-    println!("10 calls, never three in {WINDOW:?} on one key");
+    let event = events.next().await;
+    assert!(matches!(event, Some(PoolEvent::Drained { member }) if member == key));
+    println!("10 calls, never 3 in {WINDOW:?} on one key");
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! A request for a lease, as a future.
 //!
-//! Invariant: it has a place in line from its first poll until it is ready or dropped, and no longer.
+//! Invariant: it is queued from its first poll until it is ready or dropped, and no longer.
 
-use crate::clock::{Alarm, Ticks};
+use crate::clock::{Epoch, Timer};
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
@@ -12,18 +12,15 @@ use leasehold_core::pool::Request;
 use leasehold_sync::{AcquireError, Lease, PendingLease, SyncPool};
 use tokio::task::coop;
 
-/// Becomes a lease.
+/// A future of a lease.
 ///
-/// It enters the line when it is first polled, and is dropped safely at any time: it leaves the line, or
-/// gives back as not sent what was granted to it meanwhile. To be polled in a runtime whose time is enabled.
-/// It takes part in tokio's cooperative budget. Polled after it was ready, it is
-/// [`Cancelled`](AcquireError::Cancelled).
+/// Its first poll enqueues the request. Dropping it at any time is safe: it cancels the request, or releases
+/// what was granted meanwhile as not sent. It must be polled in a runtime with time enabled, takes part in
+/// tokio's cooperative budget, and answers [`Cancelled`](AcquireError::Cancelled) when polled after it was ready.
 ///
 /// ```
 /// use core::num::NonZeroU32;
-/// use leasehold_tokio::TokioPool;
-/// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{PoolConfig, Member};
+/// use leasehold_tokio::{Member, Policy, PoolConfig, TokioPool};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +29,7 @@ use tokio::task::coop;
 /// let held = pool.acquire().await?;
 /// tokio::select! {
 ///     biased;
-///     _ = pool.acquire() => unreachable!("it is held"),
+///     _ = pool.acquire() => unreachable!("the member is leased"),
 ///     () = tokio::task::yield_now() => {}
 /// }
 /// drop(held);
@@ -43,40 +40,40 @@ use tokio::task::coop;
 #[must_use = "a future does nothing unless it is polled"]
 pub struct Acquire<T> {
     stage: Stage<T>,
-    alarm: Alarm,
+    timer: Timer,
 }
 
 enum Stage<T> {
-    Asking(SyncPool<T>, Asked),
+    Unpolled(SyncPool<T>, Ask),
     Refused(AcquireError),
-    InLine(PendingLease<T>),
-    Over,
+    Pending(PendingLease<T>),
+    Done,
 }
 
-/// What is asked for.
+/// The request to make at the first poll.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Asked {
+pub(crate) enum Ask {
     Request(Request),
-    Within(Duration),
+    Timeout(Duration),
 }
 
 impl<T> Acquire<T> {
-    pub(crate) fn new(pool: &SyncPool<T>, ticks: Ticks, asked: Asked) -> Self {
+    pub(crate) fn new(pool: &SyncPool<T>, epoch: Epoch, ask: Ask) -> Self {
         Self {
-            stage: Stage::Asking(pool.clone(), asked),
-            alarm: Alarm::new(ticks),
+            stage: Stage::Unpolled(pool.clone(), ask),
+            timer: Timer::new(epoch),
         }
     }
 }
 
-impl Asked {
+impl Ask {
     fn enqueue<T>(self, pool: &SyncPool<T>) -> Stage<T> {
         let request = match self {
             Self::Request(request) => request,
-            Self::Within(timeout) => Request::new().deadline(pool.now().saturating_add(timeout)),
+            Self::Timeout(timeout) => Request::new().deadline(pool.now().saturating_add(timeout)),
         };
         match pool.enqueue(request) {
-            Ok(pending) => Stage::InLine(pending),
+            Ok(pending) => Stage::Pending(pending),
             Err(refused) => Stage::Refused(refused),
         }
     }
@@ -86,17 +83,17 @@ impl<T> Future for Acquire<T> {
     type Output = Result<Lease<T>, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { stage, alarm } = &mut *self;
-        if let Stage::Asking(pool, asked) = stage {
-            *stage = asked.enqueue(pool);
+        let Self { stage, timer } = &mut *self;
+        if let Stage::Unpolled(pool, ask) = stage {
+            *stage = ask.enqueue(pool);
         }
         let budget = ready!(coop::poll_proceed(context));
         let answer = match stage {
-            Stage::InLine(pending) => ready!(alarm.poll(context, |context| pending.poll(context))),
+            Stage::Pending(pending) => ready!(timer.poll(context, |context| pending.poll(context))),
             Stage::Refused(refused) => Err(*refused),
-            Stage::Asking(..) | Stage::Over => Err(AcquireError::Cancelled),
+            Stage::Unpolled(..) | Stage::Done => Err(AcquireError::Cancelled),
         };
-        *stage = Stage::Over;
+        *stage = Stage::Done;
         budget.made_progress();
         Poll::Ready(answer)
     }
@@ -105,9 +102,9 @@ impl<T> Future for Acquire<T> {
 impl<T> fmt::Debug for Acquire<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
-            Stage::Asking(..) => "not polled",
-            Stage::Refused(_) | Stage::InLine(_) => "in line",
-            Stage::Over => "over",
+            Stage::Unpolled(..) => "not polled",
+            Stage::Refused(_) | Stage::Pending(_) => "pending",
+            Stage::Done => "done",
         };
         f.debug_struct("Acquire")
             .field("stage", &stage)

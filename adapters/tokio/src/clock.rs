@@ -1,4 +1,4 @@
-//! Tokio's time, read in this file only, and how a task is woken at a tick of it.
+//! Tokio's clock, read in this file only, and a timer that polls a task at a tick.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -8,24 +8,20 @@ use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How far off an alarm is set that is beyond what an [`Instant`] can tell.
+/// Wake-up time for ticks beyond the range of [`Instant`].
 const FAR_OFF: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// Counts ticks from when it was made.
+/// The instant of [`Tick::ZERO`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ticks {
-    epoch: Instant,
-}
+pub(crate) struct Epoch(Instant);
 
-impl Ticks {
+impl Epoch {
     pub(crate) fn start() -> Self {
-        Self {
-            epoch: Instant::now(),
-        }
+        Self(Instant::now())
     }
 
     pub(crate) fn now(self) -> Tick {
-        Tick::ZERO.saturating_add(self.epoch.elapsed())
+        Tick::ZERO.saturating_add(self.0.elapsed())
     }
 
     pub(crate) fn clock(self) -> Clock {
@@ -33,25 +29,24 @@ impl Ticks {
     }
 
     fn instant(self, tick: Tick) -> Instant {
-        let instant = self.epoch.checked_add(tick.since(Tick::ZERO));
+        let instant = self.0.checked_add(tick.since(Tick::ZERO));
         instant.unwrap_or_else(|| Instant::now() + FAR_OFF)
     }
 }
 
-/// Wakes a task when something has to be polled again. There is a timer only while there is a tick to
-/// wake at.
+/// Wakes a task at the tick at which it must poll again; holds a tokio timer only while there is such a tick.
 #[derive(Debug)]
-pub(crate) struct Alarm {
-    ticks: Ticks,
-    set: Option<(Tick, Pin<Box<Sleep>>)>,
+pub(crate) struct Timer {
+    epoch: Epoch,
+    sleep: Option<(Tick, Pin<Box<Sleep>>)>,
 }
 
-impl Alarm {
-    pub(crate) fn new(ticks: Ticks) -> Self {
-        Self { ticks, set: None }
+impl Timer {
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self { epoch, sleep: None }
     }
 
-    /// Polls what says at which tick it has to be polled again, and does so then.
+    /// Polls `poll`, and again at the tick that it returns with `Pending`.
     pub(crate) fn poll<R>(
         &mut self,
         context: &mut Context<'_>,
@@ -61,7 +56,7 @@ impl Alarm {
             match poll(context) {
                 (Poll::Pending, Some(tick)) => ready!(self.poll_tick(tick, context)),
                 (answer, _) => {
-                    self.set = None;
+                    self.sleep = None;
                     return answer;
                 }
             }
@@ -69,16 +64,16 @@ impl Alarm {
     }
 
     fn poll_tick(&mut self, tick: Tick, context: &mut Context<'_>) -> Poll<()> {
-        let instant = self.ticks.instant(tick);
+        let instant = self.epoch.instant(tick);
         let (set_to, sleep) = self
-            .set
+            .sleep
             .get_or_insert_with(|| (tick, Box::pin(sleep_until(instant))));
         if *set_to != tick {
             *set_to = tick;
             sleep.as_mut().reset(instant);
         }
         ready!(sleep.as_mut().poll(context));
-        self.set = None;
+        self.sleep = None;
         Poll::Ready(())
     }
 }

@@ -1,7 +1,7 @@
-//! A tower layer that gives each request a member of a pool to go to.
+//! A tower layer that leases a member of a pool for each request.
 //!
-//! Invariant: a lease is held from before the inner service is asked whether it is ready until its answer
-//! has been judged, or its future is gone.
+//! Invariant: a lease is held from before the inner service is asked for readiness until its answer has been
+//! classified, or the call's future is dropped.
 
 use crate::acquire::Acquire;
 use crate::pool::TokioPool;
@@ -16,81 +16,16 @@ use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// A request and the member that it is to go to, for as long as the future of its answer is there.
-#[derive(Debug)]
-pub struct Leased<T, R> {
-    /// What the member carries.
-    pub member: Arc<T>,
-    /// The request.
-    pub request: R,
-}
+/// Outcome of an abandoned call, one whose future is dropped after it was sent, unless
+/// [`LeaseLayer::abandoned`] sets another.
+const ABANDONED: Outcome = Outcome::Unknown;
 
-/// Why there is no response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError<E> {
-    /// The pool has granted no lease.
-    #[error("no lease was granted: {0}")]
-    Refused(AcquireError),
-    /// The inner service failed. It is no [`source`](core::error::Error::source), as tower's boxed
-    /// errors could not be one.
-    #[error("{0}")]
-    Inner(E),
-}
-
-/// Says what an answer means for the member that it came from. Closures do.
-///
-/// ```
-/// use core::time::Duration;
-/// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{PoolConfig, Outcome, Release, Request};
-/// use leasehold_tokio::{LeaseLayer, TokioPool};
-///
-/// struct Busy(Duration);
-///
-/// let pool: TokioPool<&str> = TokioPool::new(PoolConfig::new(Policy::Fifo));
-/// let clock = pool.blocking().clone();
-/// let layer = LeaseLayer::new(pool, |_: &String| Request::new());
-/// let layer = layer.judge(move |answer: &Result<String, Busy>| match answer {
-///     Ok(_) => Release::from(Outcome::Ok),
-///     Err(Busy(pause)) => Outcome::Throttled { until: clock.now().saturating_add(*pause) }.into(),
-/// });
-/// ```
-pub trait Classify<Response, Error> {
-    /// How the lease is given back.
-    fn judge(&self, answer: &Result<Response, Error>) -> Release;
-}
-
-impl<F, Response, Error> Classify<Response, Error> for F
-where
-    F: Fn(&Result<Response, Error>) -> Release,
-{
-    fn judge(&self, answer: &Result<Response, Error>) -> Release {
-        self(answer)
-    }
-}
-
-/// Takes any response for [`Outcome::Ok`] and any error for [`Outcome::Failed`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ClassifyByResult;
-
-impl<Response, Error> Classify<Response, Error> for ClassifyByResult {
-    fn judge(&self, answer: &Result<Response, Error>) -> Release {
-        let outcome = match answer {
-            Ok(_) => Outcome::Ok,
-            Err(_) => Outcome::Failed,
-        };
-        outcome.into()
-    }
-}
-
-/// Makes [`LeaseService`]s that share a pool.
+/// Layer that leases a member of a pool for each request.
 ///
 /// ```
 /// use core::convert::Infallible;
 /// use core::num::NonZeroU32;
-/// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::pool::{PoolConfig, Member, Request};
-/// use leasehold_tokio::{LeaseLayer, Leased, TokioPool};
+/// use leasehold_tokio::{LeaseLayer, Leased, Member, Policy, PoolConfig, Request, TokioPool};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -107,136 +42,204 @@ impl<Response, Error> Classify<Response, Error> for ClassifyByResult {
 /// # Ok(())
 /// # }
 /// ```
-pub struct LeaseLayer<T, C, J = ClassifyByResult> {
-    terms: Terms<T, C, J>,
+pub struct LeaseLayer<T, F, C = ClassifyByResult> {
+    settings: Settings<T, F, C>,
 }
 
-/// Gives each request a member to go to. It is always ready itself: the pool is asked once there is a
-/// request, then the inner service has to become ready, and is called.
+/// Service that leases a member for each request, and passes both on as [`Leased`].
 ///
-/// The lease is held until the inner service's future is ready or dropped; what is streamed after that is
-/// not under the lease. A future that is dropped before the inner service was called gives its lease back
-/// as not sent.
-pub struct LeaseService<S, T, C, J = ClassifyByResult> {
+/// It is always ready itself: a call first waits for the lease, then for the inner service's readiness. The
+/// lease is held until the inner service's future is ready or dropped; a response body that is streamed
+/// afterwards is not under the lease. A call that is dropped before the inner service was called releases its
+/// lease as not sent.
+pub struct LeaseService<S, T, F, C = ClassifyByResult> {
     inner: S,
-    terms: Terms<T, C, J>,
+    settings: Settings<T, F, C>,
 }
 
-/// How leases are asked for and given back.
-struct Terms<T, C, J> {
+/// How leases are requested and released.
+struct Settings<T, F, C> {
     pool: TokioPool<T>,
+    to_request: F,
     classify: C,
-    judge: J,
     abandoned: Release,
 }
 
-impl<T, C> LeaseLayer<T, C> {
-    /// Asks the pool for what `classify` makes of each request.
-    pub fn new(pool: TokioPool<T>, classify: C) -> Self {
+/// A request, and the member that is leased for it.
+#[derive(Debug)]
+pub struct Leased<T, R> {
+    /// The member's payload.
+    pub member: Arc<T>,
+    /// The request.
+    pub request: R,
+}
+
+/// Why a call has no response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError<E> {
+    /// The pool granted no lease.
+    #[error("no lease was granted: {0}")]
+    Refused(AcquireError),
+    /// The inner service failed. Not a [`source`](core::error::Error::source), because tower's boxed errors
+    /// can't be one.
+    #[error("{0}")]
+    Inner(E),
+}
+
+/// Classifies a response: how the lease of its call is released. Implemented for closures.
+///
+/// ```
+/// use core::time::Duration;
+/// use leasehold_tokio::{LeaseLayer, Outcome, Policy, PoolConfig, Release, Request, TokioPool};
+///
+/// struct Busy(Duration);
+///
+/// let pool: TokioPool<&str> = TokioPool::new(PoolConfig::new(Policy::Fifo));
+/// let clock = pool.blocking().clone();
+/// let layer = LeaseLayer::new(pool, |_: &String| Request::new());
+/// let layer = layer.classify(move |answer: &Result<String, Busy>| match answer {
+///     Ok(_) => Release::from(Outcome::Ok),
+///     Err(Busy(pause)) => Outcome::Throttled { until: clock.now().saturating_add(*pause) }.into(),
+/// });
+/// ```
+pub trait Classify<Response, Error> {
+    /// Returns how to release the lease.
+    fn classify(&self, answer: &Result<Response, Error>) -> Release;
+}
+
+impl<F, Response, Error> Classify<Response, Error> for F
+where
+    F: Fn(&Result<Response, Error>) -> Release,
+{
+    fn classify(&self, answer: &Result<Response, Error>) -> Release {
+        self(answer)
+    }
+}
+
+/// Classifies any response as [`Outcome::Ok`] and any error as [`Outcome::Failed`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClassifyByResult;
+
+impl<Response, Error> Classify<Response, Error> for ClassifyByResult {
+    fn classify(&self, answer: &Result<Response, Error>) -> Release {
+        let outcome = match answer {
+            Ok(_) => Outcome::Ok,
+            Err(_) => Outcome::Failed,
+        };
+        outcome.into()
+    }
+}
+
+impl<T, F> LeaseLayer<T, F> {
+    /// Makes a layer that asks the pool for `to_request`'s answer to each request.
+    pub fn new(pool: TokioPool<T>, to_request: F) -> Self {
         Self {
-            terms: Terms {
+            settings: Settings {
                 pool,
-                classify,
-                judge: ClassifyByResult,
-                abandoned: Outcome::Ok.into(),
+                to_request,
+                classify: ClassifyByResult,
+                abandoned: ABANDONED.into(),
             },
         }
     }
 }
 
-impl<T, C, J> LeaseLayer<T, C, J> {
-    /// Gives leases back as this [`Classify`] says.
-    pub fn judge<K>(self, judge: K) -> LeaseLayer<T, C, K> {
-        let Terms {
+impl<T, F, C> LeaseLayer<T, F, C> {
+    /// Releases leases as this [`Classify`] says; [`ClassifyByResult`] by default.
+    pub fn classify<D>(self, classify: D) -> LeaseLayer<T, F, D> {
+        let Settings {
             pool,
-            classify,
+            to_request,
             abandoned,
             ..
-        } = self.terms;
+        } = self.settings;
         LeaseLayer {
-            terms: Terms {
+            settings: Settings {
                 pool,
+                to_request,
                 classify,
-                judge,
                 abandoned,
             },
         }
     }
 
-    /// What a call counts as whose future is dropped before there is an answer, as a timeout does that is
-    /// farther out in the stack; [`Outcome::Ok`] unless told. In a panic it is [`Outcome::Failed`].
+    /// Releases the lease of an abandoned call like this; as [`Outcome::Unknown`] by default: its cost stays
+    /// booked, and no breaker moves.
+    ///
+    /// A call is abandoned when its future is dropped before there is an answer, for instance by a timeout
+    /// farther out in the stack. A call that panics ends as [`Outcome::Failed`].
     #[must_use]
     pub fn abandoned(mut self, release: impl Into<Release>) -> Self {
-        self.terms.abandoned = release.into();
+        self.settings.abandoned = release.into();
         self
     }
 }
 
-impl<S, T, C: Clone, J: Clone> Layer<S> for LeaseLayer<T, C, J> {
-    type Service = LeaseService<S, T, C, J>;
+impl<S, T, F: Clone, C: Clone> Layer<S> for LeaseLayer<T, F, C> {
+    type Service = LeaseService<S, T, F, C>;
 
     fn layer(&self, inner: S) -> Self::Service {
         LeaseService {
             inner,
-            terms: self.terms.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
 
-impl<S, T, C, J, R> Service<R> for LeaseService<S, T, C, J>
+impl<S, T, F, C, R> Service<R> for LeaseService<S, T, F, C>
 where
     S: Service<Leased<T, R>> + Clone,
-    C: Fn(&R) -> Request,
-    J: Classify<S::Response, S::Error> + Clone,
+    F: Fn(&R) -> Request,
+    C: Classify<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
     type Error = LeaseError<S::Error>;
-    type Future = LeaseFuture<S, T, R, J>;
+    type Future = LeaseFuture<S, T, R, C>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let terms = &self.terms;
-        let asked = (terms.classify)(&request);
+        let settings = &self.settings;
+        let lease_request = (settings.to_request)(&request);
         LeaseFuture {
             call: None,
-            held: Held {
+            held: HeldLease {
                 lease: None,
-                unless_released: Outcome::NotSent.into(),
+                on_drop: Outcome::NotSent.into(),
             },
-            acquire: terms.pool.acquire_with(asked),
+            acquire: settings.pool.acquire_with(lease_request),
             inner: self.inner.clone(),
             request: Some(request),
-            judge: terms.judge.clone(),
-            abandoned: terms.abandoned,
+            classify: settings.classify.clone(),
+            abandoned: settings.abandoned,
         }
     }
 }
 
 pin_project! {
-    /// Becomes the answer of [`LeaseService`]. It asks for a lease when it is first polled.
-    pub struct LeaseFuture<S, T, R, J>
+    /// Future of [`LeaseService`]'s answer. Its first poll asks for the lease.
+    pub struct LeaseFuture<S, T, R, C>
     where
         S: Service<Leased<T, R>>,
     {
-        // Before `held`, so that a call that is dropped is gone before another has its member.
+        // Dropped before `held`, so that a dropped call has ended before another one gets its member.
         #[pin]
         call: Option<S::Future>,
-        held: Held<T>,
+        held: HeldLease<T>,
         acquire: Acquire<T>,
         inner: S,
         request: Option<R>,
-        judge: J,
+        classify: C,
         abandoned: Release,
     }
 }
 
-impl<S, T, R, J> Future for LeaseFuture<S, T, R, J>
+impl<S, T, R, C> Future for LeaseFuture<S, T, R, C>
 where
     S: Service<Leased<T, R>>,
-    J: Classify<S::Response, S::Error>,
+    C: Classify<S::Response, S::Error>,
 {
     type Output = Result<S::Response, LeaseError<S::Error>>;
 
@@ -257,78 +260,78 @@ where
                 return Poll::Ready(Err(LeaseError::Inner(error)));
             }
             let request = this.request.take();
-            let request = request.expect("there is no second lease to be had");
-            this.held.unless_released = *this.abandoned;
+            let request = request.expect("a future gets at most one lease");
+            this.held.on_drop = *this.abandoned;
             let call = this.inner.call(Leased { member, request });
             this.call.set(Some(call));
         };
         let answer = ready!(call.poll(context));
         this.call.set(None);
-        this.held.release(this.judge.judge(&answer));
+        this.held.release(this.classify.classify(&answer));
         Poll::Ready(answer.map_err(LeaseError::Inner))
     }
 }
 
-/// A lease that is given back in the way that was set when it is dropped.
-struct Held<T> {
+/// A lease, and how it is released if it is dropped.
+struct HeldLease<T> {
     lease: Option<Lease<T>>,
-    unless_released: Release,
+    on_drop: Release,
 }
 
-impl<T> Held<T> {
+impl<T> HeldLease<T> {
     fn release(&mut self, release: Release) {
         if let Some(lease) = self.lease.take() {
-            // One that has expired was taken back already, and the answer is as good as ever.
+            // An expired lease has ended already; the answer is valid nevertheless.
             let _ = lease.release(release);
         }
     }
 }
 
-impl<T> Drop for Held<T> {
+impl<T> Drop for HeldLease<T> {
     fn drop(&mut self) {
         let release = match std::thread::panicking() {
             true => Outcome::Failed.into(),
-            false => self.unless_released,
+            false => self.on_drop,
         };
         self.release(release);
     }
 }
 
-impl<T, C: Clone, J: Clone> Clone for Terms<T, C, J> {
+impl<T, F: Clone, C: Clone> Clone for Settings<T, F, C> {
     fn clone(&self) -> Self {
         Self {
             pool: self.pool.clone(),
+            to_request: self.to_request.clone(),
             classify: self.classify.clone(),
-            judge: self.judge.clone(),
             abandoned: self.abandoned,
         }
     }
 }
 
-impl<T, C: Clone, J: Clone> Clone for LeaseLayer<T, C, J> {
+impl<T, F: Clone, C: Clone> Clone for LeaseLayer<T, F, C> {
     fn clone(&self) -> Self {
         Self {
-            terms: self.terms.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
 
-impl<S: Clone, T, C: Clone, J: Clone> Clone for LeaseService<S, T, C, J> {
+impl<S: Clone, T, F: Clone, C: Clone> Clone for LeaseService<S, T, F, C> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            terms: self.terms.clone(),
+            settings: self.settings.clone(),
         }
     }
 }
 
-impl<T, C, J> fmt::Debug for LeaseLayer<T, C, J> {
+impl<T, F, C> fmt::Debug for LeaseLayer<T, F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseLayer").finish_non_exhaustive()
     }
 }
 
-impl<S: fmt::Debug, T, C, J> fmt::Debug for LeaseService<S, T, C, J> {
+impl<S: fmt::Debug, T, F, C> fmt::Debug for LeaseService<S, T, F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeaseService")
             .field("inner", &self.inner)
@@ -336,7 +339,7 @@ impl<S: fmt::Debug, T, C, J> fmt::Debug for LeaseService<S, T, C, J> {
     }
 }
 
-impl<S, T, R, J> fmt::Debug for LeaseFuture<S, T, R, J>
+impl<S, T, R, C> fmt::Debug for LeaseFuture<S, T, R, C>
 where
     S: Service<Leased<T, R>>,
 {

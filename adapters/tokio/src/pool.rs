@@ -1,13 +1,13 @@
 //! The pool that tasks of tokio share with each other and with threads.
 
-use crate::acquire::{Acquire, Asked};
-use crate::clock::Ticks;
-use crate::events::Subscription;
+use crate::acquire::{Acquire, Ask};
+use crate::clock::Epoch;
+use crate::subscription::Subscription;
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use leasehold_core::pool::{Pool, PoolConfig, Request};
-use leasehold_sync::{AcquireError, Lease, SyncPool};
+use leasehold_core::pool::{Labels, Pool, PoolConfig, Request};
+use leasehold_sync::{AcquireError, Lease, SyncPool, TooManyClasses, TooManyLabels};
 use std::sync::Arc;
 
 /// A lease pool on tokio's clock. Clones are the same pool.
@@ -15,11 +15,8 @@ use std::sync::Arc;
 /// ```
 /// use core::num::NonZeroU32;
 /// use core::time::Duration;
-/// use leasehold_tokio::TokioPool;
-/// use leasehold_tokio::core::balance::Policy;
-/// use leasehold_tokio::core::limit::{Anchor, SlidingLog};
-/// use leasehold_tokio::core::pool::{PoolConfig, Member, Outcome};
-/// use leasehold_tokio::sync::AcquireError;
+/// use leasehold_tokio::limit::{Anchor, SlidingLog};
+/// use leasehold_tokio::{AcquireError, Member, Outcome, Policy, PoolConfig, TokioPool};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,63 +35,80 @@ use std::sync::Arc;
 /// ```
 pub struct TokioPool<T> {
     pool: SyncPool<T>,
-    ticks: Ticks,
+    epoch: Epoch,
 }
 
 impl<T> TokioPool<T> {
-    /// A pool without members; its clock starts now.
+    /// Makes a pool without members; its clock starts now.
     #[must_use]
     pub fn new(config: PoolConfig) -> Self {
         Self::from_core(Pool::new(config))
     }
 
-    /// A pool that was made elsewhere, such as one restored from a snapshot, whose clock shows
-    /// [`Tick::ZERO`](leasehold_core::time::Tick::ZERO) now; see [`SyncPool::from_core`].
+    /// Wraps a core pool, such as one restored from a snapshot; see [`SyncPool::from_core`]. Its clock starts
+    /// at [`Tick::ZERO`](leasehold_core::time::Tick::ZERO) now.
     #[must_use]
     pub fn from_core(pool: Pool<Arc<T>>) -> Self {
-        let ticks = Ticks::start();
+        let epoch = Epoch::start();
         Self {
-            pool: SyncPool::from_core(pool, ticks.clock()),
-            ticks,
+            pool: SyncPool::from_core(pool, epoch.clock()),
+            epoch,
         }
     }
 
-    /// The same pool for threads, and for those who manage it: none of the commands that do so wait for
-    /// anything.
+    /// The same pool for threads, with all commands that manage it; those never wait for a lease.
     #[must_use]
     pub fn blocking(&self) -> &SyncPool<T> {
         &self.pool
     }
 
-    /// Waits for a lease for as long as it takes.
+    /// Waits for a lease without a deadline.
     pub fn acquire(&self) -> Acquire<T> {
         self.acquire_with(Request::new())
     }
 
-    /// Waits for a lease, but no longer than `timeout` from its first poll; and not at all if it is plain
-    /// that none can be had by then.
+    /// Waits for a lease for at most `timeout` from the first poll; refused at once if no member can serve by
+    /// then.
     pub fn acquire_timeout(&self, timeout: Duration) -> Acquire<T> {
-        Acquire::new(&self.pool, self.ticks, Asked::Within(timeout))
+        Acquire::new(&self.pool, self.epoch, Ask::Timeout(timeout))
     }
 
-    /// Waits for what is requested. The request's deadline is a tick of [`SyncPool::now`]'s.
+    /// Waits for the lease of a request. Its deadline is a tick of [`SyncPool::now`]'s clock.
     pub fn acquire_with(&self, request: Request) -> Acquire<T> {
-        Acquire::new(&self.pool, self.ticks, Asked::Request(request))
+        Acquire::new(&self.pool, self.epoch, Ask::Request(request))
     }
 
-    /// Takes a lease if there is one now and nobody waits for it.
+    /// Takes a lease if a member is free and no request is queued before this one.
     ///
     /// # Errors
-    /// Where there is none, or the pool is closed.
+    /// There is none, or the pool is closed.
     pub fn try_acquire(&self) -> Result<Lease<T>, AcquireError> {
         self.pool.try_acquire()
     }
 
-    /// What happens from now on that no command asks for. At most `capacity` events are kept until they
-    /// are taken; of more, the latest.
+    /// The number of the class of this name; see [`SyncPool::class`].
+    ///
+    /// # Errors
+    /// The name is new, and the pool has named 65,536 classes.
+    pub fn class(&self, name: &str) -> Result<u32, TooManyClasses> {
+        self.pool.class(name)
+    }
+
+    /// The set of the labels of these names; see [`SyncPool::labels`].
+    ///
+    /// # Errors
+    /// The pool would have to name more than 64 labels; it then names none of the new ones.
+    pub fn labels(
+        &self,
+        names: impl IntoIterator<Item: AsRef<str>>,
+    ) -> Result<Labels, TooManyLabels> {
+        self.pool.labels(names)
+    }
+
+    /// Subscribes to the pool's events from now on; the latest `capacity` events are kept until taken.
     #[must_use]
     pub fn events(&self, capacity: NonZeroUsize) -> Subscription<T> {
-        Subscription::new(self.pool.events(capacity), self.ticks)
+        Subscription::new(self.pool.events(capacity), self.epoch)
     }
 }
 
@@ -102,7 +116,7 @@ impl<T> Clone for TokioPool<T> {
     fn clone(&self) -> Self {
         Self {
             pool: self.pool.clone(),
-            ticks: self.ticks,
+            epoch: self.epoch,
         }
     }
 }

@@ -1,14 +1,15 @@
-//! A tower layer that lets through what a limit allows.
+//! A tower layer that holds requests to a limit.
 //!
-//! Invariant: everything that was taken from the limit is held by exactly one service that is ready or by
-//! one future of a call, and goes back when that is gone. Whoever is first in line has been woken since the
-//! limit last changed, or waits for the tick that it named.
+//! Invariant: each admission is owned by exactly one ready service or one call, and is settled when that is
+//! dropped. The service at the head of the queue has been woken since the limit last changed, or waits for the
+//! tick that the limit named.
 
-use crate::clock::{Alarm, Ticks};
+use crate::clock::{Epoch, Timer};
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker, ready};
+use core::time::Duration;
 use leasehold_core::limit::{Limit, Limiter, Wait};
 use leasehold_core::time::Tick;
 use pin_project_lite::pin_project;
@@ -17,26 +18,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Why a service isn't ready or there is no response.
+/// Why a service can't become ready, or a call has no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RateLimitError<E> {
     /// The limit will never admit another request.
-    #[error("the limit admits no request at all")]
+    #[error("the limit never admits another request")]
     NeverFits,
-    /// The inner service failed. It is no [`source`](core::error::Error::source), as tower's boxed
-    /// errors could not be one.
+    /// The inner service failed. Not a [`source`](core::error::Error::source), because tower's boxed errors
+    /// can't be one.
     #[error("{0}")]
     Inner(E),
 }
 
-/// Puts all services that it makes, and their clones, under one limit.
+/// Layer that holds all services that it makes, and their clones, to one limit.
 ///
 /// ```
 /// use core::convert::Infallible;
 /// use core::num::NonZeroU32;
 /// use core::time::Duration;
 /// use leasehold_tokio::RateLimitLayer;
-/// use leasehold_tokio::core::limit::{Anchor, SlidingLog};
+/// use leasehold_tokio::limit::{Anchor, SlidingLog};
 /// use tower::{Service, ServiceBuilder, ServiceExt};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -55,25 +56,23 @@ pub enum RateLimitError<E> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
 }
 
-/// Is ready once its inner service is and the limit admits a request, in this order, so that what is
-/// admitted is sent soon.
+/// Service that is ready once its inner service is ready and the limit admits a request, in this order.
 ///
-/// A request is admitted when the service becomes ready. If the service is dropped after that, or fails,
-/// it was not; called, it counts as completed when the future of the answer is ready or dropped.
+/// The limit comes second so that an admitted request is sent soon. A service that is dropped or fails after its
+/// admission gives it back; a call counts as completed when its future is ready or dropped.
 ///
-/// Those that wait are served strictly in the order in which they first asked, whatever the order in which
-/// their tasks run; nobody who comes later gets ahead, even if the first of them is slow to ask again. One
-/// that is dropped leaves the line to the next at once. Clones begin without a place in line and without
-/// an admission.
+/// Waiting services are admitted strictly in the order of their first poll, even if the first of them is slow to
+/// poll again. A dropped one lets the next move up at once. A clone starts without a place in the queue and
+/// without an admission.
 ///
 /// ```
 /// use core::convert::Infallible;
 /// use core::num::NonZeroU32;
 /// use leasehold_tokio::RateLimitLayer;
-/// use leasehold_tokio::core::limit::Concurrency;
+/// use leasehold_tokio::limit::Concurrency;
 /// use tower::{Layer, Service, ServiceExt, service_fn};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -90,22 +89,35 @@ pub struct RateLimitLayer {
 #[derive(Debug)]
 pub struct RateLimit<S> {
     inner: S,
-    turn: Turn,
+    slot: QueueSlot,
 }
 
 impl RateLimitLayer {
-    /// Admits what `limit` does, whose ticks begin now.
+    /// Makes a layer with this limit; its clock starts at tick 0 now.
     #[must_use]
     pub fn new(limit: impl Into<Limiter>) -> Self {
         Self {
-            gate: Arc::new(Gate {
-                ticks: Ticks::start(),
-                door: Mutex::new(Door {
+            shared: Arc::new(Shared {
+                epoch: Epoch::start(),
+                state: Mutex::new(State {
                     limiter: limit.into(),
-                    line: BTreeMap::new(),
+                    queue: BTreeMap::new(),
                     arrivals: 0,
                 }),
             }),
+        }
+    }
+
+    /// Time until the limit can admit a request, for a `Retry-After` header; zero if it can now.
+    ///
+    /// `None` if that depends on requests in flight, or the limit never admits one. Queued requests, which are
+    /// admitted first, are not accounted for.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let now = self.shared.epoch.now();
+        match self.shared.lock().limiter.earliest(now, COST) {
+            Wait::Until(tick) => Some(tick.since(now)),
+            Wait::ForSettlement | Wait::Never => None,
         }
     }
 }
@@ -116,7 +128,7 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> Self::Service {
         RateLimit {
             inner,
-            turn: Turn::new(&self.gate),
+            slot: QueueSlot::new(&self.shared),
         }
     }
 }
@@ -125,7 +137,7 @@ impl<S: Clone> Clone for RateLimit<S> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            turn: Turn::new(&self.turn.gate),
+            slot: QueueSlot::new(&self.slot.shared),
         }
     }
 }
@@ -137,20 +149,20 @@ impl<S: Service<R>, R> Service<R> for RateLimit<S> {
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         if let Err(error) = ready!(self.inner.poll_ready(context)) {
-            self.turn.give_up();
+            self.slot.give_up();
             return Poll::Ready(Err(RateLimitError::Inner(error)));
         }
-        let admitted = ready!(self.turn.poll(context));
+        let admitted = ready!(self.slot.poll(context));
         Poll::Ready(admitted.map_err(|NeverFits| RateLimitError::NeverFits))
     }
 
-    /// Passes the request on.
+    /// Calls the inner service.
     ///
     /// # Panics
-    /// Where the service wasn't ready.
+    /// The service is not ready.
     fn call(&mut self, request: R) -> Self::Future {
-        let admitted = self.turn.admitted.take();
-        let admitted = admitted.expect("a service is ready before it is called");
+        let admitted = self.slot.admitted.take();
+        let admitted = admitted.expect("a service must be ready before it is called");
         RateLimitFuture {
             call: self.inner.call(request),
             admitted: Some(admitted.sent()),
@@ -159,9 +171,9 @@ impl<S: Service<R>, R> Service<R> for RateLimit<S> {
 }
 
 pin_project! {
-    /// Becomes the answer of [`RateLimit`].
+    /// Future of [`RateLimit`]'s answer.
     pub struct RateLimitFuture<F> {
-        // Before `admitted`, so that a call that is dropped is gone before another is admitted.
+        // Dropped before `admitted`, so that a dropped call has ended before another is admitted.
         #[pin]
         call: F,
         admitted: Option<Admitted>,
@@ -188,22 +200,22 @@ impl<F> fmt::Debug for RateLimitFuture<F> {
     }
 }
 
-/// One service's place in line, and what it was admitted for.
+/// A service's place in the queue, or its admission.
 #[derive(Debug)]
-struct Turn {
-    gate: Arc<Gate>,
-    place: Option<u64>,
+struct QueueSlot {
+    shared: Arc<Shared>,
+    position: Option<u64>,
     admitted: Option<Admitted>,
-    alarm: Alarm,
+    timer: Timer,
 }
 
-impl Turn {
-    fn new(gate: &Arc<Gate>) -> Self {
+impl QueueSlot {
+    fn new(shared: &Arc<Shared>) -> Self {
         Self {
-            gate: Arc::clone(gate),
-            place: None,
+            shared: Arc::clone(shared),
+            position: None,
             admitted: None,
-            alarm: Alarm::new(gate.ticks),
+            timer: Timer::new(shared.epoch),
         }
     }
 
@@ -212,36 +224,39 @@ impl Turn {
             return Poll::Ready(Ok(()));
         }
         let Self {
-            gate, place, alarm, ..
+            shared,
+            position,
+            timer,
+            ..
         } = self;
-        let booked = ready!(alarm.poll(context, |context| gate.poll(place, context)))?;
+        let booked = ready!(timer.poll(context, |context| shared.poll(position, context)))?;
         self.admitted = Some(Admitted {
-            gate: Arc::clone(gate),
+            shared: Arc::clone(shared),
             booked,
             used: 0,
         });
         Poll::Ready(Ok(()))
     }
 
-    /// Leaves the line, and gives back what it was admitted for.
+    /// Leaves the queue and gives the admission back.
     fn give_up(&mut self) {
         self.admitted = None;
-        if let Some(place) = self.place.take() {
-            self.gate.leave(place);
+        if let Some(position) = self.position.take() {
+            self.shared.leave(position);
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
         self.give_up();
     }
 }
 
-/// A request that was admitted; settled when it is dropped.
+/// An admission; settled when it is dropped.
 #[derive(Debug)]
 struct Admitted {
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
     booked: Tick,
     used: u32,
 }
@@ -255,60 +270,59 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.gate.settle(self.booked, self.used);
+        self.shared.settle(self.booked, self.used);
     }
 }
 
 struct NeverFits;
 
-/// What a request costs.
+/// Cost of a request, in units of the limit.
 const COST: u32 = 1;
 
-/// The limit and those who wait for it. The lock is held over commands of the limit only; it is used even
-/// if it is poisoned, as these don't panic.
+/// The limit and its queue, shared by all services of a layer.
 #[derive(Debug)]
-struct Gate {
-    ticks: Ticks,
-    door: Mutex<Door>,
+struct Shared {
+    epoch: Epoch,
+    /// Poison is ignored: the lock is held over commands of the limiter, which don't panic.
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Door {
+struct State {
     limiter: Limiter,
-    /// Those who wait, in order of arrival, and whom to wake; `None` where it was woken and has not asked
-    /// again.
-    line: BTreeMap<u64, Option<Waker>>,
-    /// How many ever waited.
+    /// Wakers of the waiting services, by order of arrival; `None` after a wake-up, until the next poll.
+    queue: BTreeMap<u64, Option<Waker>>,
+    /// Services ever queued, which numbers the next one.
     arrivals: u64,
 }
 
-impl Gate {
-    fn lock(&self) -> MutexGuard<'_, Door> {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a request if it is its turn, and else keeps a place for it. Answers when to ask again, if that
-    /// is known.
+    /// Admits a request at the head of the queue, or queues it; returns when to poll again, if that is known.
     fn poll(
         &self,
-        place: &mut Option<u64>,
+        position: &mut Option<u64>,
         context: &Context<'_>,
     ) -> (Poll<Result<Tick, NeverFits>>, Option<Tick>) {
-        // Wakers run code of others as they are dropped or called, so that is left until after the lock.
+        // Wakers run foreign code when they are dropped or called: do that after unlocking.
         let (answer, replaced, next) = {
-            let mut door = self.lock();
-            let answer = match door.is_turn_of(*place) {
-                true => door.limiter.try_acquire(self.ticks.now(), COST),
+            let mut state = self.lock();
+            let answer = match state.is_first(*position) {
+                true => state.limiter.try_acquire(self.epoch.now(), COST),
                 false => Err(Wait::ForSettlement),
             };
             match answer {
                 Err(wait @ (Wait::Until(_) | Wait::ForSettlement)) => {
                     let waker = context.waker().clone();
-                    (Err(wait), door.keep(place, waker), None)
+                    (Err(wait), state.enqueue(position, waker), None)
                 }
                 decided @ (Ok(_) | Err(Wait::Never)) => {
-                    let left = place.take().and_then(|place| door.line.remove(&place));
-                    (decided, left.flatten(), door.next())
+                    let left = position.take();
+                    let left = left.and_then(|position| state.queue.remove(&position));
+                    (decided, left.flatten(), state.take_first_waker())
                 }
             }
         };
@@ -325,22 +339,22 @@ impl Gate {
     }
 
     fn settle(&self, booked: Tick, used: u32) {
-        let mut door = self.lock();
-        let now = self.ticks.now();
-        door.limiter.settle(now, booked, COST, used);
-        let next = door.next();
-        drop(door);
+        let mut state = self.lock();
+        let now = self.epoch.now();
+        state.limiter.settle(now, booked, COST, used);
+        let next = state.take_first_waker();
+        drop(state);
         if let Some(next) = next {
             next.wake();
         }
     }
 
-    fn leave(&self, place: u64) {
-        let mut door = self.lock();
-        let was_first = door.is_turn_of(Some(place));
-        let left = door.line.remove(&place);
-        let next = was_first.then(|| door.next()).flatten();
-        drop(door);
+    fn leave(&self, position: u64) {
+        let mut state = self.lock();
+        let was_first = state.is_first(Some(position));
+        let left = state.queue.remove(&position);
+        let next = was_first.then(|| state.take_first_waker()).flatten();
+        drop(state);
         drop(left);
         if let Some(next) = next {
             next.wake();
@@ -348,32 +362,33 @@ impl Gate {
     }
 }
 
-impl Door {
-    fn is_turn_of(&self, place: Option<u64>) -> bool {
-        self.line.keys().next().copied() == place
+impl State {
+    /// Whether this is the position at the head of the queue; `None` is, if the queue is empty.
+    fn is_first(&self, position: Option<u64>) -> bool {
+        self.queue.keys().next().copied() == position
     }
 
-    /// Keeps a place for who is to be woken; whom it was to wake before.
-    fn keep(&mut self, place: &mut Option<u64>, waker: Waker) -> Option<Waker> {
-        let place = *place.get_or_insert_with(|| {
+    /// Stores the waker of a position, a new one at the end if there is none; returns the waker it replaced.
+    fn enqueue(&mut self, position: &mut Option<u64>, waker: Waker) -> Option<Waker> {
+        let position = *position.get_or_insert_with(|| {
             self.arrivals = self.arrivals.saturating_add(1);
             self.arrivals
         });
-        self.line.entry(place).or_default().replace(waker)
+        self.queue.entry(position).or_default().replace(waker)
     }
 
-    /// Whom to wake because it is their turn, or may be sooner than they were told.
-    fn next(&mut self) -> Option<Waker> {
-        self.line.values_mut().next()?.take()
+    /// Takes the waker at the head of the queue, which may be admitted now or earlier than it was told.
+    fn take_first_waker(&mut self) -> Option<Waker> {
+        self.queue.values_mut().next()?.take()
     }
 }
 
 #[cfg(test)]
 impl RateLimitLayer {
-    /// How much could be admitted, and how many wait.
-    pub(crate) fn idle_capacity(&self) -> (u32, usize) {
-        let door = self.gate.lock();
-        let now = self.gate.ticks.now();
-        (door.limiter.available(now), door.line.len())
+    /// Units available now, and waiting services.
+    pub(crate) fn available_and_waiting(&self) -> (u32, usize) {
+        let state = self.shared.lock();
+        let now = self.shared.epoch.now();
+        (state.limiter.available(now), state.queue.len())
     }
 }

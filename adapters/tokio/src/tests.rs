@@ -1,4 +1,4 @@
-//! What is promised, in virtual time unless threads take part.
+//! The pool and the layers under tokio, in virtual time unless threads take part.
 
 mod dropped;
 mod tower;
@@ -47,7 +47,7 @@ fn key(limit: u32) -> TokioPool<u32> {
     pool
 }
 
-/// Polls a future up to so many times, with `between` after each; what it became, if it did.
+/// Polls a future at most `times` times, with `between` after each; returns its output if it is ready.
 async fn poll_times<F: Future>(
     future: F,
     times: u32,
@@ -64,7 +64,7 @@ async fn poll_times<F: Future>(
     None
 }
 
-/// Lets every other task run until it has to wait.
+/// Lets every other task run until it waits.
 async fn settle() {
     for _ in 0..8 {
         yield_now().await;
@@ -95,17 +95,17 @@ async fn tasks_are_served_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_times_out_at_its_deadline_exactly_whoever_keeps_time() {
+async fn each_request_times_out_at_its_deadline_exactly() {
     let pool = pool(1);
     let _held = pool.acquire().await.unwrap();
     let mut tasks = JoinSet::new();
     for name in 0..8 {
         let pool = pool.clone();
         tasks.spawn(async move {
-            let (start, patience) = (Instant::now(), SECOND * (1 + (name * 5) % 8));
-            let refused = pool.acquire_timeout(patience).await.unwrap_err();
+            let (start, wait) = (Instant::now(), SECOND * (1 + (name * 5) % 8));
+            let refused = pool.acquire_timeout(wait).await.unwrap_err();
             assert_eq!(refused, AcquireError::TimedOut);
-            assert_eq!(start.elapsed(), patience);
+            assert_eq!(start.elapsed(), wait);
         });
     }
     tasks.join_all().await;
@@ -113,7 +113,7 @@ async fn each_times_out_at_its_deadline_exactly_whoever_keeps_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_counts_from_the_first_poll() {
+async fn a_timeout_counts_from_the_first_poll() {
     let pool = pool(1);
     let _held = pool.acquire().await.unwrap();
     let later = pool.acquire_timeout(SECOND);
@@ -129,12 +129,15 @@ async fn a_deadline_before_the_window_opens_is_refused_at_once() {
     drop(pool.acquire().await.unwrap());
     let start = Instant::now();
     let refused = pool.acquire_timeout(MINUTE - SECOND).await.unwrap_err();
-    assert_eq!(refused, AcquireError::DeadlineTooSoon { wait: MINUTE });
+    let AcquireError::DeadlineTooSoon { wait, cause } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((wait, cause.is_exhaustion()), (MINUTE, true));
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_opens_wakes_who_waits_exactly_then() {
+async fn a_window_that_opens_wakes_its_waiters_exactly_then() {
     let pool = key(2);
     let start = Instant::now();
     let mut tasks = JoinSet::new();
@@ -156,7 +159,7 @@ async fn a_window_that_opens_wakes_who_waits_exactly_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_moves_the_opening_moves_the_alarm_of_who_waits() {
+async fn a_release_that_moves_the_opening_moves_the_wake_up_time() {
     let pool = key(1);
     let held = pool.acquire().await.unwrap();
     let theirs = pool.clone();
@@ -171,8 +174,11 @@ async fn a_release_that_moves_the_opening_moves_the_alarm_of_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forgotten_lease_comes_back_at_its_expiry() {
-    let config = PoolConfig::new(Policy::Fifo).lease_ttl(MINUTE).unwrap();
+async fn a_forgotten_lease_is_granted_again_at_its_expiry() {
+    let config = PoolConfig::builder(Policy::Fifo)
+        .lease_ttl(MINUTE)
+        .build()
+        .unwrap();
     let pool = TokioPool::new(config);
     let member = Member::new(0).max_leases(NonZeroU32::MIN);
     pool.blocking().add(member).unwrap();
@@ -185,7 +191,7 @@ async fn a_forgotten_lease_comes_back_at_its_expiry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_wakes_all_and_leaves_held_leases_good() {
+async fn close_wakes_all_waiters_and_keeps_held_leases_valid() {
     let pool = pool(1);
     let held = pool.acquire().await.unwrap();
     let mut tasks = JoinSet::new();
@@ -194,17 +200,17 @@ async fn close_wakes_all_and_leaves_held_leases_good() {
         tasks.spawn(async move { pool.acquire().await.unwrap_err() });
     }
     let theirs = pool.clone();
-    let listener = tokio::spawn(async move { theirs.events(SOME).next().await.is_none() });
+    let subscriber = tokio::spawn(async move { theirs.events(SOME).next().await.is_none() });
     settle().await;
     pool.blocking().close();
     assert_eq!(tasks.join_all().await, [AcquireError::Closed; 4]);
-    assert!(listener.await.unwrap());
+    assert!(subscriber.await.unwrap());
     assert_eq!(held.release(Outcome::Ok), Ok(()));
     assert_eq!(pool.acquire().await.unwrap_err(), AcquireError::Closed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_passed_on_in_full() {
+async fn a_request_keeps_its_pin_and_deadline() {
     let pool = pool(2);
     let (second, _) = pool.blocking().members()[1];
     let pinned = Request::new().pin(second);
@@ -218,20 +224,21 @@ async fn a_request_is_passed_on_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
-    let health = ProbeConfig::builder(MINUTE, SECOND).jitter(0);
-    let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN).build();
-    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo).health(health.unwrap()));
+async fn a_subscription_receives_probes_when_due_and_health_changes() {
+    let probes = ProbeConfig::builder(MINUTE, SECOND).jitter(0);
+    let probes = probes.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
+    let config = PoolConfig::builder(Policy::Fifo).health(probes.build().unwrap());
+    let pool = TokioPool::new(config.build().unwrap());
     pool.blocking().add(Member::new(7)).unwrap();
     let mut events = pool.events(SOME);
     let mut probed = Vec::new();
-    let mut conditions = Vec::new();
-    while conditions.len() < 2 {
+    let mut changes = Vec::new();
+    while changes.len() < 2 {
         match events.next().await.unwrap() {
             PoolEvent::Probe { probe, payload, .. } => {
                 assert_eq!(*payload, 7);
                 probed.push(Instant::now());
-                // The second is not answered in time, and counts as failed.
+                // The second is not answered, and counts as failed at its timeout.
                 if probed.len() != 2 {
                     let up = ProbeResult::Up {
                         depth: None,
@@ -240,14 +247,14 @@ async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
                     pool.blocking().answer_probe(probe, up).unwrap();
                 }
             }
-            PoolEvent::Changed { condition, .. } => conditions.push(condition),
+            PoolEvent::Changed { change, .. } => changes.push(change),
             other @ (PoolEvent::Expired { .. }
             | PoolEvent::Drained { .. }
             | PoolEvent::Removed { .. }
             | PoolEvent::Missed { .. }) => panic!("{other:?}"),
         }
     }
-    assert_eq!(conditions, [HealthChange::Down, HealthChange::Up]);
+    assert_eq!(changes, [HealthChange::Down, HealthChange::Up]);
     let gaps: Vec<_> = probed.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(
         gaps.iter()
@@ -257,7 +264,7 @@ async fn a_member_is_probed_when_it_is_due_and_changes_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_rests_leaves_the_time_to_who_waits() {
+async fn a_paused_subscription_hands_over_timekeeping() {
     let pool = key(1);
     let mut events = pool.events(SOME);
     drop(pool.acquire().await.unwrap());
@@ -273,7 +280,7 @@ async fn a_listener_that_rests_leaves_the_time_to_who_waits() {
 }
 
 #[tokio::test]
-async fn who_is_served_at_once_each_time_lets_others_run() {
+async fn a_task_that_is_always_served_at_once_lets_others_run() {
     let pool = pool(1);
     let busy = tokio::spawn(async move {
         loop {
@@ -286,7 +293,7 @@ async fn who_is_served_at_once_each_time_lets_others_run() {
 }
 
 #[tokio::test]
-async fn what_is_granted_to_a_task_without_budget_goes_back_unused_if_it_is_dropped() {
+async fn a_grant_to_a_dropped_task_without_budget_is_released_as_not_sent() {
     let pool = pool(1);
     let mut acquire = pool.acquire();
     poll_fn(|context| {
@@ -304,13 +311,13 @@ async fn what_is_granted_to_a_task_without_budget_goes_back_unused_if_it_is_drop
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn threads_and_tasks_share_one_pool_and_nothing_is_lost() {
+async fn threads_and_tasks_share_one_pool_and_no_lease_is_lost() {
     const EACH: u64 = 300;
     let pool = pool(3);
     let busy: Arc<[Mutex<()>; 3]> = Arc::default();
     let serve = |member: u32, busy: &[Mutex<()>; 3]| {
-        let alone = busy[member as usize].try_lock();
-        drop(alone.expect("a member serves one at a time"));
+        let exclusive = busy[member as usize].try_lock();
+        drop(exclusive.expect("a member serves one call at a time"));
     };
     let mut threads = Vec::new();
     let mut tasks = JoinSet::new();
@@ -352,7 +359,7 @@ async fn threads_and_tasks_share_one_pool_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_window_opens_for_tasks_and_threads_alike() {
+async fn a_window_opens_for_tasks_and_threads() {
     const WINDOW: Duration = Duration::from_millis(40);
     let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
     let limit = SlidingLog::new(NonZeroU32::MIN, WINDOW, Anchor::Grant).unwrap();
@@ -370,8 +377,17 @@ async fn a_window_opens_for_tasks_and_threads_alike() {
     assert_eq!(pool.blocking().stats().total.ok, 6);
 }
 
+#[tokio::test]
+async fn tasks_and_threads_share_the_names_of_classes_and_labels() {
+    let pool = pool(1);
+    let class = pool.class("gpt-4o").unwrap();
+    assert_eq!(pool.blocking().class("gpt-4o"), Ok(class));
+    let labels = pool.labels(["vision"]).unwrap();
+    assert_eq!(pool.blocking().labels(["vision"]), Ok(labels));
+}
+
 #[test]
-fn futures_go_where_their_payload_may() {
+fn futures_are_send_if_their_payload_is() {
     fn is_send_and_sync<S: Send + Sync>(_: &S) {}
     fn is_send<S: Send + Unpin>(_: &S) {}
     let pool = pool(0);

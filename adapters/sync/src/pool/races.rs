@@ -1,6 +1,6 @@
-//! What threads can do to each other. Under loom each test is every interleaving of the lock, the mail, the
-//! parked threads and the clock, which the test sets and then rings for those that sleep until then;
-//! elsewhere it is many runs with real threads.
+//! Races between threads. Under loom each test runs every interleaving of the lock, the slots, the parked threads
+//! and the clock, which the test sets before it wakes the threads that are due. Without loom each test is
+//! 1,000 runs with real threads.
 
 use super::*;
 use crate::PoolEvent;
@@ -15,19 +15,19 @@ use std::thread;
 
 const TEN: Duration = Duration::from_nanos(10);
 
-/// Runs a race again and again; one that never ends has stranded somebody.
+/// Runs a race 1,000 times; one that takes too long has stranded a thread.
 #[cfg(not(loom))]
 fn model(race: impl Fn() + Send + 'static) {
-    let (done, end) = std::sync::mpsc::channel();
+    let (done, ended) = std::sync::mpsc::channel();
     let races = thread::spawn(move || {
         (0..1_000).for_each(|_| race());
         done.send(()).expect("the test waits");
     });
-    let ended = end.recv_timeout(Duration::from_secs(120));
+    let ended = ended.recv_timeout(Duration::from_secs(120));
     if ended.is_err() && races.is_finished() {
-        races.join().expect("a race went wrong");
+        races.join().expect("a race has failed");
     }
-    ended.expect("somebody is stranded");
+    ended.expect("a thread is stranded");
 }
 
 fn empty_pool(config: PoolConfig) -> SyncPool<u32> {
@@ -41,8 +41,8 @@ fn pool() -> SyncPool<u32> {
     pool
 }
 
-/// Whether a thread of its own got a lease, by a deadline if there is one.
-fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool> {
+/// Waits for a lease in another thread, until a deadline in ns if there is one; whether it got one.
+fn spawn_waiter(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool> {
     let pool = pool.clone();
     thread::spawn(move || {
         let request = Request::new();
@@ -54,14 +54,14 @@ fn wait(pool: &SyncPool<u32>, deadline: Option<u64>) -> thread::JoinHandle<bool>
     })
 }
 
-/// Lets time pass: whoever sleeps until then wakes.
+/// Sets the clock, and wakes the threads that are due.
 fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
     let now = Tick::from_nanos(nanos);
     pool.shared.clock.set(now);
     #[cfg(loom)]
     {
         let parked: Vec<_> = lock(&pool.shared.state).parked().cloned().collect();
-        parked.iter().for_each(|parker| parker.ring(now));
+        parked.iter().for_each(|parker| parker.wake_if_due(now));
     }
 }
 
@@ -69,7 +69,7 @@ fn set_clock(pool: &SyncPool<u32>, nanos: u64) {
 fn two_acquirers_share_one_permit() {
     model(|| {
         let pool = pool();
-        let other = wait(&pool, None);
+        let other = spawn_waiter(&pool, None);
         drop(pool.acquire().unwrap());
         assert!(other.join().unwrap());
         assert_eq!(pool.stats().total.ok, 2);
@@ -81,7 +81,7 @@ fn close_never_strands_a_waiter() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, None);
+        let waiter = spawn_waiter(&pool, None);
         pool.close();
         drop(held);
         assert!(!waiter.join().unwrap());
@@ -93,7 +93,7 @@ fn a_release_against_a_close_decides_a_waiter_once() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, None);
+        let waiter = spawn_waiter(&pool, None);
         let closer = pool.clone();
         let closer = thread::spawn(move || closer.close());
         drop(held);
@@ -108,7 +108,7 @@ fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, Some(10));
+        let waiter = spawn_waiter(&pool, Some(10));
         let clock = pool.clone();
         let clock = thread::spawn(move || set_clock(&clock, 10));
         drop(held);
@@ -120,14 +120,14 @@ fn a_release_against_a_timeout_serves_or_refuses_and_loses_no_permit() {
 }
 
 #[test]
-fn a_window_that_opens_wakes_who_waits_for_it() {
+fn a_window_that_opens_wakes_its_waiter() {
     model(|| {
         let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, None);
-        // The release is what sets the time that the waiter has to wake at.
+        let waiter = spawn_waiter(&pool, None);
+        // The release is what sets the waiter's wake-up time.
         drop(held);
         set_clock(&pool, 10);
         assert!(waiter.join().unwrap());
@@ -135,13 +135,13 @@ fn a_window_that_opens_wakes_who_waits_for_it() {
 }
 
 #[test]
-fn a_window_that_opens_before_the_alarm_wakes_who_waits_for_it() {
+fn a_window_that_opens_before_the_wake_up_time_wakes_its_waiter() {
     model(|| {
         let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Completion).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, Some(20));
+        let waiter = spawn_waiter(&pool, Some(20));
         drop(held);
         set_clock(&pool, 10);
         assert!(waiter.join().unwrap());
@@ -153,8 +153,8 @@ fn an_earlier_deadline_does_not_wait_for_a_later_one() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let late = wait(&pool, Some(20));
-        let soon = wait(&pool, Some(10));
+        let late = spawn_waiter(&pool, Some(20));
+        let soon = spawn_waiter(&pool, Some(10));
         set_clock(&pool, 10);
         assert!(!soon.join().unwrap());
         drop(held);
@@ -163,12 +163,12 @@ fn an_earlier_deadline_does_not_wait_for_a_later_one() {
 }
 
 #[test]
-fn a_timekeeper_that_leaves_strands_nobody() {
+fn a_timekeeper_that_times_out_hands_over() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let first = wait(&pool, Some(10));
-        let second = wait(&pool, Some(20));
+        let first = spawn_waiter(&pool, Some(10));
+        let second = spawn_waiter(&pool, Some(20));
         set_clock(&pool, 10);
         assert!(!first.join().unwrap());
         set_clock(&pool, 20);
@@ -178,16 +178,16 @@ fn a_timekeeper_that_leaves_strands_nobody() {
 }
 
 #[test]
-fn a_timekeeper_that_is_served_strands_nobody() {
+fn a_timekeeper_that_is_served_hands_over() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
-        let one = wait(&pool, None);
-        let other = wait(&pool, Some(10));
+        let one = spawn_waiter(&pool, None);
+        let other = spawn_waiter(&pool, Some(10));
         drop(held);
         set_clock(&pool, 10);
         assert!(one.join().unwrap());
-        // It is served or refused, but it doesn't wait for ever.
+        // Served or refused, but not stranded.
         let _ = other.join().unwrap();
         assert!(pool.try_acquire().is_ok());
     });
@@ -211,14 +211,14 @@ fn a_release_against_a_cancel_serves_or_cancels_and_loses_no_permit() {
 }
 
 #[test]
-fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
+fn a_request_dropped_as_it_is_granted_releases_the_lease() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let pending = pool.enqueue(Request::new()).unwrap();
-        let leaver = thread::spawn(move || drop(pending));
+        let dropper = thread::spawn(move || drop(pending));
         drop(held);
-        leaver.join().unwrap();
+        dropper.join().unwrap();
         assert!(pool.try_acquire().is_ok());
         let stats = pool.stats();
         assert_eq!(stats.waiting.cancelled + stats.total.not_sent, 1);
@@ -228,12 +228,15 @@ fn a_ticket_dropped_as_it_is_granted_gives_the_lease_back() {
 #[test]
 fn a_release_against_an_expiry_ends_the_lease_once_and_serves_the_next() {
     model(|| {
-        let config = PoolConfig::new(Policy::Fifo).lease_ttl(TEN).unwrap();
+        let config = PoolConfig::builder(Policy::Fifo)
+            .lease_ttl(TEN)
+            .build()
+            .unwrap();
         let pool = empty_pool(config);
         let member = Member::new(0).max_leases(NonZeroU32::MIN);
         pool.add(member).unwrap();
         let held = pool.acquire().unwrap();
-        let waiter = wait(&pool, None);
+        let waiter = spawn_waiter(&pool, None);
         let clock = pool.clone();
         let clock = thread::spawn(move || set_clock(&clock, 10));
         let released = held.release(Outcome::Failed).is_ok();
@@ -246,13 +249,13 @@ fn a_release_against_an_expiry_ends_the_lease_once_and_serves_the_next() {
 }
 
 #[test]
-fn a_timekeeper_that_is_cancelled_strands_nobody() {
+fn a_timekeeper_that_is_cancelled_hands_over() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = pool.enqueue(Request::new()).unwrap();
         let cancel_handle = first.cancel_handle();
-        let second = wait(&pool, Some(10));
+        let second = spawn_waiter(&pool, Some(10));
         let first = thread::spawn(move || first.wait().is_ok());
         assert!(cancel_handle.cancel());
         set_clock(&pool, 10);
@@ -263,12 +266,12 @@ fn a_timekeeper_that_is_cancelled_strands_nobody() {
 }
 
 #[test]
-fn a_timekeeper_that_is_dropped_strands_nobody() {
+fn a_timekeeper_that_is_dropped_hands_over() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let first = pool.enqueue(Request::new()).unwrap();
-        let second = wait(&pool, Some(10));
+        let second = spawn_waiter(&pool, Some(10));
         drop(first);
         set_clock(&pool, 10);
         assert!(!second.join().unwrap());
@@ -278,45 +281,48 @@ fn a_timekeeper_that_is_dropped_strands_nobody() {
 }
 
 #[test]
-fn a_listener_sees_a_lease_expire_for_which_nobody_waits() {
+fn a_subscriber_sees_an_expiry_with_no_waiter() {
     model(|| {
-        let config = PoolConfig::new(Policy::Fifo).lease_ttl(TEN).unwrap();
+        let config = PoolConfig::builder(Policy::Fifo)
+            .lease_ttl(TEN)
+            .build()
+            .unwrap();
         let pool = empty_pool(config);
         pool.add(Member::new(0)).unwrap();
         let mut events = pool.events(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || events.wait());
+        let subscriber = thread::spawn(move || events.wait());
         pool.acquire().unwrap().forget();
         set_clock(&pool, 10);
-        let event = listener.join().unwrap();
+        let event = subscriber.join().unwrap();
         assert!(matches!(event, Some(PoolEvent::Expired { .. })));
     });
 }
 
 #[test]
-fn close_never_strands_a_listener() {
+fn close_never_strands_a_subscriber() {
     model(|| {
         let pool = pool();
         let mut events = pool.events(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || events.wait().is_none());
+        let subscriber = thread::spawn(move || events.wait().is_none());
         pool.close();
-        assert!(listener.join().unwrap());
+        assert!(subscriber.join().unwrap());
     });
 }
 
 #[test]
-fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
+fn a_subscriber_that_times_out_hands_over_timekeeping() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let mut events = pool.events(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || {
+        let subscriber = thread::spawn(move || {
             let nothing = events.wait_until(Some(Tick::from_nanos(10))).is_none();
             (nothing, events)
         });
-        let waiter = wait(&pool, Some(20));
+        let waiter = spawn_waiter(&pool, Some(20));
         set_clock(&pool, 10);
         set_clock(&pool, 30);
-        let (nothing, events) = listener.join().unwrap();
+        let (nothing, events) = subscriber.join().unwrap();
         assert!(nothing);
         assert!(!waiter.join().unwrap());
         drop((held, events));
@@ -324,20 +330,20 @@ fn a_listener_that_keeps_time_and_leaves_strands_nobody() {
 }
 
 #[test]
-fn a_listener_that_was_told_and_does_not_come_back_strands_nobody() {
+fn a_subscriber_that_took_an_event_hands_over_timekeeping() {
     model(|| {
         let pool = pool();
         let held = pool.acquire().unwrap();
         let mut events = pool.events(NonZeroUsize::MIN);
-        let listener = thread::spawn(move || {
-            let told = events.wait().is_some();
-            (told, events)
+        let subscriber = thread::spawn(move || {
+            let received = events.wait().is_some();
+            (received, events)
         });
-        let waiter = wait(&pool, Some(10));
+        let waiter = spawn_waiter(&pool, Some(10));
         let other = pool.add(Member::new(1).weight(0)).unwrap();
         pool.drain(other).unwrap();
-        let (told, events) = listener.join().unwrap();
-        assert!(told);
+        let (received, events) = subscriber.join().unwrap();
+        assert!(received);
         set_clock(&pool, 10);
         assert!(!waiter.join().unwrap());
         drop((held, events));
@@ -345,14 +351,14 @@ fn a_listener_that_was_told_and_does_not_come_back_strands_nobody() {
 }
 
 #[test]
-fn a_ticket_dropped_as_its_window_opens_gives_the_lease_back() {
+fn a_request_dropped_as_its_window_opens_releases_the_lease() {
     model(|| {
         let pool = empty_pool(PoolConfig::new(Policy::Fifo));
         let log = SlidingLog::new(NonZeroU32::MIN, TEN, Anchor::Grant).unwrap();
         pool.add(Member::new(0).limit(log)).unwrap();
         drop(pool.acquire().unwrap());
         let first = pool.enqueue(Request::new()).unwrap();
-        let second = wait(&pool, None);
+        let second = spawn_waiter(&pool, None);
         let clock = pool.clone();
         let clock = thread::spawn(move || set_clock(&clock, 10));
         drop(first);

@@ -1,4 +1,4 @@
-//! The pool under real threads and the real clock.
+//! The pool with real threads and the real clock.
 
 use super::*;
 use crate::PoolEvent;
@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::task::Wake;
 use std::thread;
 
+/// A timeout that no passing test reaches.
 const LONG: Duration = Duration::from_secs(30);
 
 fn pool(members: u32) -> SyncPool<u32> {
@@ -24,14 +25,14 @@ fn pool(members: u32) -> SyncPool<u32> {
     pool
 }
 
-fn wait_until_parked(pool: &SyncPool<u32>, count: u32) {
+fn wait_until_queued(pool: &SyncPool<u32>, count: u32) {
     while pool.stats().waiting.waiting < count {
         thread::yield_now();
     }
 }
 
 #[test]
-fn a_lease_goes_back_on_drop_and_on_panic() {
+fn a_lease_is_released_on_drop_and_on_panic() {
     let pool = pool(1);
     drop(pool.acquire().unwrap());
     let theirs = pool.clone();
@@ -46,7 +47,7 @@ fn a_lease_goes_back_on_drop_and_on_panic() {
 }
 
 #[test]
-fn those_who_wait_are_served_in_order() {
+fn waiters_are_served_in_order_of_arrival() {
     let pool = pool(1);
     let lease = pool.acquire().unwrap();
     let (served, order) = mpsc::channel();
@@ -57,7 +58,7 @@ fn those_who_wait_are_served_in_order() {
                 let _lease = pool.acquire().unwrap();
                 served.send(name).unwrap();
             });
-            wait_until_parked(pool, name + 1);
+            wait_until_queued(pool, name + 1);
         }
         drop(lease);
     });
@@ -66,7 +67,7 @@ fn those_who_wait_are_served_in_order() {
 }
 
 #[test]
-fn one_keeper_of_time_lets_every_waiter_time_out() {
+fn one_timekeeper_lets_every_waiter_time_out() {
     let pool = pool(1);
     let _held = pool.acquire().unwrap();
     thread::scope(|scope| {
@@ -83,21 +84,21 @@ fn one_keeper_of_time_lets_every_waiter_time_out() {
 }
 
 #[test]
-fn a_window_that_opens_wakes_who_waits_for_it() {
+fn a_window_that_opens_wakes_its_waiters() {
     let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
     let window = Duration::from_millis(50);
     let limit = SlidingLog::new(NonZeroU32::MIN, window, Anchor::Completion).unwrap();
     pool.add(Member::new("key").limit(limit)).unwrap();
-    let ends = AtomicU32::new(0);
+    let served = AtomicU32::new(0);
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 pool.acquire_timeout(LONG).unwrap();
-                ends.fetch_add(1, Ordering::Relaxed);
+                served.fetch_add(1, Ordering::Relaxed);
             });
         }
     });
-    assert_eq!(ends.into_inner(), 4);
+    assert_eq!(served.into_inner(), 4);
     assert!(pool.stats().waiting.longest >= window * 2);
 }
 
@@ -109,20 +110,20 @@ fn a_deadline_before_any_window_opens_is_refused_at_once() {
     drop(pool.acquire().unwrap());
     let refused = pool.acquire_timeout(LONG / 2).unwrap_err();
     assert!(
-        matches!(refused, AcquireError::DeadlineTooSoon { wait } if wait > LONG / 2),
+        matches!(refused, AcquireError::DeadlineTooSoon { wait, .. } if wait > LONG / 2),
         "{refused:?}"
     );
 }
 
 #[test]
-fn close_wakes_all_and_leaves_held_leases_good() {
+fn close_wakes_all_waiters_and_keeps_held_leases_valid() {
     let pool = pool(1);
     let held = pool.acquire().unwrap();
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed));
         }
-        wait_until_parked(&pool, 4);
+        wait_until_queued(&pool, 4);
         pool.close();
     });
     assert_eq!(pool.acquire().unwrap_err(), AcquireError::Closed);
@@ -130,9 +131,14 @@ fn close_wakes_all_and_leaves_held_leases_good() {
 }
 
 #[test]
-fn a_forgotten_lease_comes_back_at_its_expiry() {
+fn a_forgotten_lease_is_granted_again_after_its_expiry() {
     let ttl = Duration::from_millis(30);
-    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).lease_ttl(ttl).unwrap());
+    let pool = SyncPool::new(
+        PoolConfig::builder(Policy::Fifo)
+            .lease_ttl(ttl)
+            .build()
+            .unwrap(),
+    );
     pool.add(Member::new(0).max_leases(NonZeroU32::MIN))
         .unwrap();
     core::mem::forget(pool.acquire().unwrap());
@@ -142,18 +148,18 @@ fn a_forgotten_lease_comes_back_at_its_expiry() {
 }
 
 #[test]
-fn a_member_added_later_serves_who_waits_already() {
+fn a_member_added_later_serves_queued_requests() {
     let pool = pool(0);
     thread::scope(|scope| {
         let waiter = scope.spawn(|| *pool.acquire().unwrap());
-        wait_until_parked(&pool, 1);
+        wait_until_queued(&pool, 1);
         pool.add(Member::new(7)).unwrap();
         assert_eq!(waiter.join().unwrap(), 7);
     });
 }
 
 #[test]
-fn a_request_that_is_cancelled_in_time_is_told_so_and_the_next_is_served() {
+fn a_request_cancelled_in_time_is_refused_and_the_next_is_served() {
     for _ in 0..200 {
         let pool = pool(1);
         let held = pool.acquire().unwrap();
@@ -176,43 +182,43 @@ fn a_request_that_is_cancelled_in_time_is_told_so_and_the_next_is_served() {
 }
 
 #[test]
-fn a_ticket_that_is_dropped_gives_everything_back() {
+fn a_dropped_request_releases_its_grant_or_leaves_the_queue() {
     let pool = pool(1);
     let granted = pool.enqueue(Request::new()).unwrap();
     let waiting = pool.enqueue(Request::new()).unwrap();
     let last = pool.enqueue(Request::new()).unwrap();
     drop(waiting);
     drop(granted);
-    // It was granted to the last, who has not looked yet.
+    // It was granted to the last one meanwhile.
     drop(last);
     assert!(pool.try_acquire().is_ok());
     let stats = pool.stats();
     assert_eq!((stats.total.not_sent, stats.waiting.cancelled), (2, 1));
 }
 
-struct WakeReason(AtomicU32);
+struct CountingWaker(AtomicU32);
 
-impl Wake for WakeReason {
+impl Wake for CountingWaker {
     fn wake(self: std::sync::Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 #[test]
-fn a_task_and_a_thread_stand_in_one_line_and_the_task_is_woken_once() {
+fn a_task_and_a_thread_share_one_queue_and_the_task_is_woken_once() {
     let pool = pool(1);
     let held = pool.acquire().unwrap();
     let mut task = pool.enqueue(Request::new()).unwrap();
-    let woken = std::sync::Arc::new(WakeReason(AtomicU32::new(0)));
-    let waker = Waker::from(std::sync::Arc::clone(&woken));
+    let wakes = std::sync::Arc::new(CountingWaker(AtomicU32::new(0)));
+    let waker = Waker::from(std::sync::Arc::clone(&wakes));
     assert!(task.poll(&Context::from_waker(&waker)).0.is_pending());
     thread::scope(|scope| {
         let thread = scope.spawn(|| pool.acquire().map(drop));
-        wait_until_parked(&pool, 2);
+        wait_until_queued(&pool, 2);
         drop(held);
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         let (Poll::Ready(Ok(lease)), None) = task.poll(&Context::from_waker(&waker)) else {
-            panic!("it was granted");
+            panic!("the lease was granted to the task");
         };
         drop(lease);
         assert!(thread.join().unwrap().is_ok());
@@ -222,27 +228,28 @@ fn a_task_and_a_thread_stand_in_one_line_and_the_task_is_woken_once() {
 }
 
 #[test]
-fn a_task_that_keeps_time_polls_again_when_its_deadline_comes() {
+fn a_timekeeper_task_is_told_to_poll_again_at_its_deadline() {
     let clock = std::sync::Arc::new(core::sync::atomic::AtomicU64::new(0));
-    let shown = std::sync::Arc::clone(&clock);
-    let clock_of_pool = Clock::told_by(move || Tick::from_nanos(shown.load(Ordering::SeqCst)));
-    let pool: SyncPool<u32> = SyncPool::with_clock(PoolConfig::new(Policy::Fifo), clock_of_pool);
+    let nanos = std::sync::Arc::clone(&clock);
+    let told = Clock::told_by(move || Tick::from_nanos(nanos.load(Ordering::SeqCst)));
+    let pool: SyncPool<u32> = SyncPool::with_clock(PoolConfig::new(Policy::Fifo), told);
     let deadline = Tick::from_nanos(10);
     let mut pending = pool.enqueue(Request::new().deadline(deadline)).unwrap();
     let context = Context::from_waker(Waker::noop());
-    let (answer, alarm) = pending.poll(&context);
+    let (answer, wake_at) = pending.poll(&context);
     assert!(answer.is_pending());
-    assert_eq!(alarm, Some(deadline));
+    assert_eq!(wake_at, Some(deadline));
     clock.store(10, Ordering::SeqCst);
     let (answer, _) = pending.poll(&context);
     assert!(matches!(answer, Poll::Ready(Err(AcquireError::TimedOut))));
 }
 
 #[test]
-fn a_listener_probes_members_and_hears_of_their_condition() {
-    let health = ProbeConfig::builder(Duration::from_millis(10), Duration::from_millis(5));
-    let health = health.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN).build();
-    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo).health(health.unwrap()));
+fn a_subscription_receives_probes_and_health_changes() {
+    let probes = ProbeConfig::builder(Duration::from_millis(10), Duration::from_millis(5));
+    let probes = probes.rise(NonZeroU32::MIN).fall(NonZeroU32::MIN);
+    let config = PoolConfig::builder(Policy::Fifo).health(probes.build().unwrap());
+    let pool = SyncPool::new(config.build().unwrap());
     let mut events = pool.events(NonZeroUsize::MIN.saturating_add(7));
     pool.add(Member::new(7)).unwrap();
     let mut down = false;
@@ -250,23 +257,24 @@ fn a_listener_probes_members_and_hears_of_their_condition() {
         match events.wait_timeout(LONG).unwrap() {
             PoolEvent::Probe { probe, payload, .. } => {
                 assert_eq!(*payload, 7);
-                // It may be late on a busy machine, and counts as failed then as well.
+                // An answer that is late on a busy machine counts as failed too.
                 let _ = pool.answer_probe(probe, ProbeResult::Down);
             }
-            PoolEvent::Changed { condition, .. } => down = condition == HealthChange::Down,
+            PoolEvent::Changed { change, .. } => down = change == HealthChange::Down,
             other @ (PoolEvent::Expired { .. }
             | PoolEvent::Drained { .. }
             | PoolEvent::Removed { .. }
             | PoolEvent::Missed { .. }) => panic!("{other:?}"),
         }
     }
-    assert_eq!(pool.try_acquire().unwrap_err(), AcquireError::NothingFree);
+    let refused = pool.try_acquire().unwrap_err();
+    assert_eq!(refused.cause(), Some(Cause::Unhealthy));
     pool.close();
     while events.wait().is_some() {}
 }
 
 #[test]
-fn an_inbox_keeps_the_latest_and_tells_how_many_it_missed() {
+fn a_full_inbox_keeps_the_latest_events_and_counts_the_missed_ones() {
     let pool = pool(3);
     let mut events = pool.events(NonZeroUsize::MIN);
     let members = pool.members();
@@ -283,10 +291,10 @@ fn an_inbox_keeps_the_latest_and_tells_how_many_it_missed() {
 }
 
 #[test]
-fn a_pool_is_driven_in_full_from_threads() {
+fn every_command_reaches_the_core() {
     let pool = pool(2);
     let [(first, _), (second, _)] = pool.members()[..] else {
-        panic!("it has two members");
+        panic!("the pool has two members");
     };
     pool.set_weight(first, 0).unwrap();
     assert_eq!(pool.acquire().unwrap().member(), second);
@@ -314,36 +322,60 @@ fn a_pool_is_driven_in_full_from_threads() {
 }
 
 #[test]
-fn a_ticket_that_was_polled_can_be_waited_for() {
+fn clones_share_the_names_of_classes_and_labels() {
+    let pool = pool(1);
+    let clone = pool.clone();
+    let class = pool.class("gpt-4o").unwrap();
+    assert_eq!(clone.class("gpt-4o"), Ok(class));
+    assert_eq!(clone.class_name(class).as_deref(), Some("gpt-4o"));
+    let labels = clone.labels(["vision", "cheap"]).unwrap();
+    assert_eq!(pool.labels(["vision", "cheap"]), Ok(labels));
+    assert_eq!(pool.label_names(labels).len(), 2);
+}
+
+#[test]
+fn a_request_goes_to_a_member_with_the_named_labels() {
+    let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
+    let vision = pool.labels(["vision"]).unwrap();
+    pool.add(Member::new("text only")).unwrap();
+    pool.add(Member::new("with vision").labels(vision)).unwrap();
+    for _ in 0..3 {
+        let lease = pool.enqueue(Request::new().labels(vision)).unwrap();
+        assert_eq!(*lease.wait().unwrap(), "with vision");
+    }
+}
+
+#[test]
+fn a_request_that_was_polled_can_be_waited_for() {
     let pool = pool(1);
     let held = pool.acquire().unwrap();
     let mut pending = pool.enqueue(Request::new()).unwrap();
     let context = Context::from_waker(Waker::noop());
     assert!(pending.poll(&context).0.is_pending());
-    let (served, news) = mpsc::channel();
+    let (served, answer) = mpsc::channel();
     thread::spawn(move || served.send(pending.wait().is_ok()).unwrap());
-    // It has to be asleep for the call to matter; where it isn't yet, nothing is tested.
+    // The release must find the thread asleep; if it comes too early, the test passes without testing that.
     thread::sleep(Duration::from_millis(20));
     drop(held);
-    assert_eq!(news.recv_timeout(LONG), Ok(true));
+    assert_eq!(answer.recv_timeout(LONG), Ok(true));
 }
 
-/// Uses the pool as it goes.
-struct Nosy(SyncPool<Self>);
+/// Uses the pool in its `Drop`.
+struct UsesPool(SyncPool<Self>);
 
-impl Drop for Nosy {
+impl Drop for UsesPool {
     fn drop(&mut self) {
         let _ = self.0.stats();
     }
 }
 
 #[test]
-fn what_a_member_carries_may_use_the_pool_as_it_goes() {
-    let (done, news) = mpsc::channel();
+fn a_payload_may_use_the_pool_in_its_drop() {
+    let (done, ended) = mpsc::channel();
     thread::spawn(move || {
         let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
-        let add = || pool.add(Member::new(Nosy(pool.clone()))).unwrap();
-        // With its last lease, out of a full inbox, and with the inbox.
+        let add = || pool.add(Member::new(UsesPool(pool.clone()))).unwrap();
+        // Payloads are dropped with the last lease, out of a full inbox, and with the inbox.
         for capacity in [None, Some(1), Some(2)] {
             let events = capacity.map(|room| pool.events(NonZeroUsize::new(room).unwrap()));
             let [one, other] = [add(), add()];
@@ -361,5 +393,5 @@ fn what_a_member_carries_may_use_the_pool_as_it_goes() {
         }
         done.send(()).unwrap();
     });
-    assert_eq!(news.recv_timeout(LONG), Ok(()));
+    assert_eq!(ended.recv_timeout(LONG), Ok(()));
 }

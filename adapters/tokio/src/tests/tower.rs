@@ -1,4 +1,4 @@
-//! Leases and limits in tower's stacks.
+//! The lease and rate-limit layers in tower stacks.
 
 use super::*;
 use crate::{LeaseError, LeaseLayer, LeaseService, Leased, RateLimitError, RateLimitLayer};
@@ -14,10 +14,10 @@ fn any<R>(_: &R) -> Request {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_goes_to_the_member_it_is_classified_for() {
+async fn a_request_goes_to_the_member_it_is_pinned_to() {
     let pool = pool(3);
     let members = pool.blocking().members();
-    let (_, busy) = (members.clone(), pool.clone());
+    let observed = pool.clone();
     let layer = LeaseLayer::new(pool, move |name: &usize| {
         Request::new().pin(members[*name].0)
     });
@@ -30,12 +30,12 @@ async fn a_request_goes_to_the_member_it_is_classified_for() {
         let answer = service.clone().oneshot(name).await.unwrap();
         assert_eq!(answer, (name as u32, name));
     }
-    let stats = busy.blocking().stats();
+    let stats = observed.blocking().stats();
     assert!(stats.members.iter().all(|member| member.counts.ok == 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_goes_back_as_the_answer_is_judged() {
+async fn a_lease_is_released_as_its_answer_is_classified() {
     let pool = pool(1);
     let inner = || {
         service_fn(|leased: Leased<u32, bool>| async move {
@@ -52,19 +52,19 @@ async fn a_lease_goes_back_as_the_answer_is_judged() {
     assert_eq!(failed.to_string(), "the upstream is down");
 
     let theirs = pool.clone();
-    let judge = move |answer: &Result<(), &str>| match answer {
+    let classify = move |answer: &Result<(), &str>| match answer {
         Ok(()) => Release::from(Outcome::NotSent),
         Err(_) => Outcome::Throttled {
             until: theirs.blocking().now().saturating_add(MINUTE),
         }
         .into(),
     };
-    let judged = LeaseLayer::new(pool.clone(), any).judge(judge);
-    let judged = judged.layer(inner());
-    judged.clone().oneshot(true).await.unwrap();
-    judged.clone().oneshot(false).await.unwrap_err();
+    let classified = LeaseLayer::new(pool.clone(), any).classify(classify);
+    let classified = classified.layer(inner());
+    classified.clone().oneshot(true).await.unwrap();
+    classified.clone().oneshot(false).await.unwrap_err();
     let start = Instant::now();
-    judged.oneshot(true).await.unwrap();
+    classified.oneshot(true).await.unwrap();
     assert_eq!(start.elapsed(), MINUTE);
 
     let total = pool.blocking().stats().total;
@@ -73,7 +73,7 @@ async fn a_lease_goes_back_as_the_answer_is_judged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_pool_is_told() {
+async fn a_refusal_of_the_pool_is_an_error() {
     let pool = pool(1);
     let _held = pool.acquire().await.unwrap();
     let theirs = pool.clone();
@@ -82,10 +82,11 @@ async fn a_refusal_of_the_pool_is_told() {
         Err::<(), _>("it must not be called")
     }));
     let refused = service.oneshot(()).await;
-    assert_eq!(refused, Err(LeaseError::Refused(AcquireError::NothingFree)));
+    let full = AcquireError::NotReady { cause: Cause::Full };
+    assert_eq!(refused, Err(LeaseError::Refused(full)));
 }
 
-/// Is ready, or fails to be, at its second poll.
+/// A service that is ready, or fails, at its second poll.
 #[derive(Clone)]
 struct Slow {
     polls: u32,
@@ -111,13 +112,13 @@ impl<R> Service<R> for Slow {
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        assert!(self.polls > 1, "it is called once it is ready");
+        assert!(self.polls > 1, "called before it was ready");
         ::core::future::ready(Ok(request))
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_inner_service_is_made_ready_first_and_its_refusal_costs_nothing() {
+async fn an_inner_service_is_polled_until_ready_and_its_refusal_costs_nothing() {
     let pool = pool(1);
     let layer = LeaseLayer::new(pool.clone(), any);
     let (polls, limits) = (0, RateLimitLayer::new(per_minute(1)));
@@ -140,7 +141,7 @@ async fn an_inner_service_is_made_ready_first_and_its_refusal_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_dropped_counts_as_told_and_one_that_panics_as_failed() {
+async fn a_dropped_call_counts_as_unknown_or_as_configured_and_a_panicking_one_as_failed() {
     let pool = pool(1);
     let hangs = service_fn(|leased: Leased<u32, bool>| async move {
         sleep(SECOND).await;
@@ -156,23 +157,28 @@ async fn a_call_that_is_dropped_counts_as_told_and_one_that_panics_as_failed() {
             .await
             .is_err()
     );
-    let total = pool.blocking().stats().total;
-    assert_eq!((total.ok, total.failed), (1, 0));
+    let ended = || {
+        let total = pool.blocking().stats().total;
+        (total.ok, total.unknown, total.failed)
+    };
+    assert_eq!(ended(), (0, 1, 0));
     assert!(timeout(2 * SECOND, strict.oneshot(true)).await.is_err());
-    let total = pool.blocking().stats().total;
-    assert_eq!((total.ok, total.failed), (1, 1));
+    assert_eq!(ended(), (0, 1, 1));
     let died = tokio::spawn(plain.oneshot(false)).await;
     assert!(died.unwrap_err().is_panic());
-    let total = pool.blocking().stats().total;
-    assert_eq!((total.ok, total.failed), (1, 2));
+    assert_eq!(ended(), (0, 1, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_gone_before_its_lease_or_admission_is_another_s() {
+async fn a_dropped_call_ends_before_its_lease_or_admission_is_reused() {
     struct Busy(Arc<AtomicU32>);
     impl Busy {
         fn new(count: &Arc<AtomicU32>) -> Self {
-            assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
+            assert_eq!(
+                count.fetch_add(1, Ordering::SeqCst),
+                0,
+                "two calls at a time"
+            );
             Self(Arc::clone(count))
         }
     }
@@ -200,17 +206,17 @@ async fn a_call_is_gone_before_its_lease_or_admission_is_another_s() {
             Ok::<_, Infallible>(())
         }
     }));
-    for patience in [1, 500, 1500] {
-        let patience = Duration::from_millis(patience);
+    for limit in [1, 500, 1500] {
+        let limit = Duration::from_millis(limit);
         let mut tasks = JoinSet::new();
         for _ in 0..3 {
-            tasks.spawn(timeout(patience, leased.clone().oneshot(())));
+            tasks.spawn(timeout(limit, leased.clone().oneshot(())));
         }
         while let Some(answer) = tasks.join_next().await {
             drop(answer.unwrap());
         }
         for _ in 0..3 {
-            let admitted = timeout(patience, admitted.clone().oneshot(()));
+            let admitted = timeout(limit, admitted.clone().oneshot(()));
             tasks.spawn(async { admitted.await.map(|_| Ok(())) });
         }
         while let Some(answer) = tasks.join_next().await {
@@ -220,7 +226,7 @@ async fn a_call_is_gone_before_its_lease_or_admission_is_another_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_lets_exactly_so_many_through_in_each_window() {
+async fn a_rate_limit_admits_exactly_its_limit_in_each_window() {
     let arrivals = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&arrivals);
     let start = Instant::now();
@@ -229,7 +235,7 @@ async fn a_rate_limit_lets_exactly_so_many_through_in_each_window() {
         .service_fn(move |name: u64| {
             let log = Arc::clone(&log);
             async move {
-                // Anything from none to two seconds passes on the way to the upstream and back.
+                // A call takes 0 to 2 s, to the upstream and back.
                 sleep(Duration::from_millis(name * 37 % 1000)).await;
                 log.lock().unwrap().push(start.elapsed());
                 sleep(Duration::from_millis(name * 91 % 1000)).await;
@@ -249,7 +255,7 @@ async fn a_rate_limit_lets_exactly_so_many_through_in_each_window() {
     for four in arrivals.windows(4) {
         assert!(four[3] - four[0] >= MINUTE, "{four:?}");
     }
-    // Nine windows after the first, each put off by at most two seconds of a call.
+    // Nine windows after the first, each delayed by a call of at most 2 s.
     assert!(
         arrivals[29] <= 9 * (MINUTE + 2 * SECOND) + 2 * SECOND,
         "{arrivals:?}"
@@ -257,7 +263,7 @@ async fn a_rate_limit_lets_exactly_so_many_through_in_each_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_of_instant_calls_is_used_to_the_full() {
+async fn a_window_of_instant_calls_is_fully_used() {
     let service =
         RateLimitLayer::new(per_minute(3)).layer(service_fn(|start: Instant| async move {
             Ok::<_, Infallible>(start.elapsed())
@@ -281,7 +287,7 @@ async fn a_window_of_instant_calls_is_used_to_the_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_for_a_rate_limit_are_served_in_order() {
+async fn services_that_wait_for_a_rate_limit_are_served_in_order() {
     let limit = Concurrency::new(NonZeroU32::MIN);
     let served = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&served);
@@ -304,7 +310,7 @@ async fn those_who_wait_for_a_rate_limit_are_served_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_gets_ahead_of_the_first_even_if_it_is_slow_to_ask_again() {
+async fn no_service_overtakes_the_first_even_if_it_is_slow_to_poll_again() {
     let layer = RateLimitLayer::new(per_minute(1));
     let service = layer.layer(service_fn(|()| async { Ok::<_, Infallible>(()) }));
     service.clone().oneshot(()).await.unwrap();
@@ -317,7 +323,7 @@ async fn nobody_gets_ahead_of_the_first_even_if_it_is_slow_to_ask_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_lasts_is_asked_for_twice_and_is_not_cloned() {
+async fn readiness_lasts_can_be_polled_twice_and_is_not_cloned() {
     let layer = RateLimitLayer::new(per_minute(1));
     let mut service = layer.layer(service_fn(|()| async { Ok::<_, Infallible>(()) }));
     service.ready().await.unwrap();
@@ -332,7 +338,7 @@ async fn readiness_lasts_is_asked_for_twice_and_is_not_cloned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stacks_are_built_of_leases_limits_and_tower_s_own_layers() {
+async fn leases_and_limits_combine_with_towers_own_layers() {
     let pool = pool(2);
     let stack: LeaseService<_, _, _> = ServiceBuilder::new()
         .layer(LeaseLayer::new(pool.clone(), any))
@@ -355,8 +361,24 @@ async fn stacks_are_built_of_leases_limits_and_tower_s_own_layers() {
     }
     let answers = tasks.join_all().await;
     let late = answers.iter().filter(|answer| answer.is_err()).count();
-    assert_eq!(late, 2, "those that take longer than a second: {answers:?}");
+    assert_eq!(late, 2, "calls of more than 1 s time out: {answers:?}");
     assert!(start.elapsed() > MINUTE && start.elapsed() < 2 * MINUTE);
     let total = pool.blocking().stats().total;
     assert_eq!((total.granted, total.ok, total.failed), (8, 6, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_exact_and_unknown_while_it_depends_on_a_call() {
+    let window = RateLimitLayer::new(per_minute(1));
+    assert_eq!(window.retry_after(), Some(Duration::ZERO));
+    let instant = service_fn(|()| async { Ok::<_, Infallible>(()) });
+    let mut service = window.layer(instant);
+    service.ready().await.unwrap();
+    assert_eq!(window.retry_after(), None);
+    service.call(()).await.unwrap();
+    sleep(SECOND).await;
+    let wait = window.retry_after().unwrap();
+    assert_eq!(wait, MINUTE - SECOND);
+    sleep(wait).await;
+    assert!(poll_times(service.ready(), 1, async |_| ()).await.is_some());
 }
