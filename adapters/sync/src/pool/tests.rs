@@ -8,6 +8,7 @@ use core::task::{Context, Poll, Waker};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
+use leasehold_core::pool::Cause;
 use leasehold_core::pool::{HealthChange, Outcome};
 use std::sync::mpsc;
 use std::task::Wake;
@@ -43,7 +44,7 @@ fn a_lease_is_released_on_drop_and_on_panic() {
     assert!(panicked.join().is_err());
     assert!(pool.try_acquire().is_ok());
     let total = pool.stats().total;
-    assert_eq!((total.ok, total.failed), (2, 1));
+    assert_eq!((total.unknown, total.failed), (2, 1));
 }
 
 #[test]
