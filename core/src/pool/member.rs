@@ -335,7 +335,6 @@ impl<T> Entry<T> {
     /// waited for together and not one after the other.
     pub(super) fn preload(&self) {
         black_box((self.stamp, self.recent.used()));
-        self.limits.preload();
     }
 
     /// Whether its probes fail.
