@@ -1,12 +1,13 @@
-//! What a decision costs, ours beside those of other libraries in the same run.
+//! Time per decision of the limiters, beside those of other libraries in the same run.
 //!
-//! `decision/{admit,refuse}/<limit>/<algorithm>` runs in virtual time: no clock is read and nothing is
-//! called through a pointer. `floor` is the loop alone. `locked/{admit,refuse}/<limit>/<algorithm>` is what
-//! threads that share a limiter pay: a lock, or what stands for it, and the real clock.
-//! `flat/{admit,refuse}/<limit>` is the exact log alone.
+//! - `decision/{admit,refuse}/<limit>/<algorithm>`: in virtual time, without reading a clock and without dynamic
+//!   dispatch. `floor` is the loop alone.
+//! - `locked/{admit,refuse}/<limit>/<algorithm>`: a limiter shared by threads, with a lock (or its equivalent) and the
+//!   real clock.
+//! - `flat/{admit,refuse}/<limit>`: the exact log at growing limits.
 //!
-//! Admitted is half as slow again as the limit allows, so that every algorithm admits every request;
-//! refused is one request each nanosecond at a limit used up. Both are checked before they are measured.
+//! `admit` asks at two thirds of the limit, so that every algorithm admits every request; `refuse` asks every nanosecond
+//! at a used-up limit. Both are checked before they are measured.
 
 mod peers;
 
@@ -60,8 +61,8 @@ impl Kind {
     }
 }
 
-/// Admitted, or when to ask again, as far as the limiter says. In two registers: an answer that is
-/// written to memory in parts and read back as a whole costs more than the decision.
+/// Admitted, or the nanosecond at which to ask again, if the limiter tells. It fits into two registers: a larger answer
+/// goes through memory, which costs more than the decision.
 type Answer = Result<(), u64>;
 
 #[inline]
@@ -100,8 +101,7 @@ fn instant() -> Instant {
     Instant::now()
 }
 
-/// Asks so many times, and answers how many were admitted. All calls of `decide` are here, so that it
-/// is part of the loop.
+/// Asks `times` times and counts admissions. All calls of `decide` are here, so that it is inlined into the loop.
 fn ask(times: u64, decide: &mut impl FnMut() -> Answer) -> u64 {
     let mut admitted = 0;
     for _ in 0..times {
@@ -115,7 +115,7 @@ fn ask(times: u64, decide: &mut impl FnMut() -> Answer) -> u64 {
     admitted
 }
 
-/// Measures `decide`, once it has used up the limit or filled what it keeps.
+/// Measures `decide` after a warm-up that uses up the limit or fills the log.
 fn measure(
     group: &mut Group,
     name: &str,
@@ -174,7 +174,7 @@ fn all_of_ours(group: &mut Group, kind: Kind, limit: u32) {
     concurrency(group, kind, limit);
 }
 
-/// Admitted is a slot taken and given back.
+/// Measures a concurrency limit, where `admit` takes a slot and returns it.
 fn concurrency(group: &mut Group, kind: Kind, limit: u32) {
     let mut slots = Concurrency::new(count(limit));
     let mut now = 0;
@@ -328,23 +328,23 @@ fn locked<L: Limit>(group: &mut Group, name: &str, kind: Kind, limit: u32, machi
     let epoch = instant();
     measure(group, name, kind, limit, || {
         let now = Tick::ZERO.saturating_add(instant().duration_since(epoch));
-        let mut machine = machine.lock().expect("nobody panics with the lock");
+        let mut machine = machine.lock().expect("no panic while locked");
         answer(machine.try_acquire(now, black_box(1)))
     });
 }
 
-/// The lock and the clock alone.
+/// Measures lock and clock alone.
 fn locked_floor(group: &mut Group, kind: Kind, limit: u32) {
     let (admitted, epoch) = (Mutex::new(matches!(kind, Kind::Admit)), instant());
     measure(group, "floor", kind, limit, || {
         black_box(Tick::ZERO.saturating_add(instant().duration_since(epoch)));
-        yes_or_no(*admitted.lock().expect("nobody panics with the lock"))
+        yes_or_no(*admitted.lock().expect("no panic while locked"))
     });
 }
 
 fn with_lock_and_clock(c: &mut Criterion) {
     for (kind, limit, window) in [
-        // A unit each 12 ns: more than any loop here can ask for.
+        // One unit per 12 ns, faster than any of these loops asks.
         (Kind::Admit, 100, Duration::from_nanos(1_200)),
         (Kind::Admit, 10_000, Duration::from_micros(120)),
         (Kind::Refuse, 3, Duration::from_secs(36_000)),
@@ -382,7 +382,7 @@ fn with_lock_and_clock(c: &mut Criterion) {
         let log = Mutex::new(VecDeque::<Instant>::new());
         measure(&mut group, "mutex_log", kind, limit, || {
             let now = instant();
-            let mut log = log.lock().expect("nobody panics with the lock");
+            let mut log = log.lock().expect("no panic while locked");
             while log
                 .front()
                 .is_some_and(|oldest| now.duration_since(*oldest) >= window)

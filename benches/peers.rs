@@ -1,4 +1,4 @@
-//! What the peers need to be asked in virtual time, and the plain log that people write themselves.
+//! Clocks that run the peers in virtual time, and the plain log that people write themselves.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -6,7 +6,7 @@ use governor::nanos::Nanos;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-/// A clock that shows what it was set to, as cheaply as can be.
+/// A clock that shows the time it was set to: one atomic load.
 #[derive(Clone, Default)]
 pub(crate) struct Counter(Arc<AtomicU64>);
 
@@ -30,7 +30,7 @@ impl ratelimit::Clock for Counter {
     }
 }
 
-/// A log of what was admitted, behind a lock.
+/// A mutex-protected log of admissions.
 pub(crate) struct MutexLog {
     limit: usize,
     window: u64,
@@ -48,7 +48,7 @@ impl MutexLog {
 
     #[inline]
     pub(crate) fn try_acquire(&self, now: u64) -> bool {
-        let mut log = self.log.lock().expect("nobody panics with the lock");
+        let mut log = self.log.lock().expect("no panic while locked");
         while log
             .front()
             .is_some_and(|oldest| now - oldest >= self.window)

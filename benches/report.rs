@@ -1,10 +1,8 @@
-//! One simulated hour of each algorithm under the same load: what it admits, what it keeps of its limit,
-//! and how long requests wait; then what a key costs in memory.
+//! One simulated hour of each algorithm under the same load: admissions, breaches of the limit, waits; then memory.
 //!
-//! Requests queue in order of arrival, and each is admitted as soon as the algorithm allows. The optimum
-//! is what could be admitted so if nothing but the exact sliding window held requests back; it is found
-//! here by trying, without the library. An algorithm above it breaks the limit. Ends with an error where
-//! ours break a promise. Everything is drawn from one seed.
+//! Requests queue in order of arrival, and each is admitted as soon as the algorithm allows. The optimum counts the
+//! admissions that the exact sliding window allows, found by brute force without the library; an algorithm above it
+//! breaks the limit. Exits with an error if one of ours breaks a promise. All loads are drawn from one seed.
 
 mod peers;
 
@@ -34,13 +32,13 @@ const WINDOW: u64 = 60 * SECOND;
 const HOUR: u64 = 3_600 * SECOND;
 const SEED: u64 = 7;
 
-/// Answers a request now, with when to ask again if it is refused.
+/// Decides a request at a nanosecond; a refusal names the one at which to ask again.
 type Ask = Box<dyn FnMut(u64) -> Result<(), u64>>;
 
 struct Row {
     name: &'static str,
     ask: Ask,
-    /// The most that it says to admit in a window.
+    /// The most units it states for a window.
     worst_case: Option<u64>,
     promise: Promise,
     bytes: usize,
@@ -48,10 +46,11 @@ struct Row {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Promise {
-    /// Admits what the exact window allows, and when.
+    /// Admits each request at the tick the exact window allows.
     Exact,
     /// Never above the limit in any window.
     Limit,
+    /// No promise for windows.
     Nothing,
 }
 
@@ -59,7 +58,7 @@ fn count(limit: u32) -> NonZeroU32 {
     NonZeroU32::new(limit).expect("a limit above zero")
 }
 
-/// The bytes of a value that `make` builds and `fill` uses up to its limit, its heap included.
+/// Bytes of a value, heap included, that `make` builds and `fill` uses up to its limit.
 fn bytes<T>(make: impl FnOnce() -> T, fill: impl FnOnce(&mut T)) -> usize {
     let region = Region::new(ALLOCATOR);
     let mut value = make();
@@ -85,7 +84,7 @@ fn ours<L: Limit + 'static>(
         let asked = machine.try_acquire(Tick::from_nanos(now), 1);
         asked.map(drop).map_err(|wait| match wait {
             Wait::Until(tick) => tick.as_nanos(),
-            Wait::ForSettlement | Wait::Never => panic!("one unit fits at some time"),
+            Wait::ForSettlement | Wait::Never => panic!("one unit fits eventually"),
         })
     };
     Row {
@@ -182,7 +181,7 @@ fn ratelimit(limit: u32) -> Row {
         clock.set(now);
         bucket.try_wait().map_err(|refusal| {
             let TryWaitError::Insufficient(wait) = refusal else {
-                panic!("one unit fits at some time");
+                panic!("one unit fits eventually");
             };
             after(now, wait)
         })
@@ -221,7 +220,7 @@ fn throttle_net(limit: u32) -> Row {
             return Ok(());
         }
         let wait = decision.retry_after();
-        Err(after(now, wait.expect("one unit fits at some time")))
+        Err(after(now, wait.expect("one unit fits eventually")))
     };
     let mut row = peer("throttle-net, exact log", ask, || ());
     row.bytes = bytes(
@@ -245,8 +244,7 @@ fn peer<T>(
     }
 }
 
-/// Six buckets of ten seconds. At each shift the oldest, the first, is dropped; but new calls are
-/// counted into the first as well, so that they are forgotten at the next shift.
+/// Six buckets of ten seconds, with a bug: new calls go to the oldest bucket, which is dropped next.
 #[derive(Default)]
 struct BucketCounter {
     buckets: [u32; 6],
@@ -278,7 +276,7 @@ fn bucket_counter(limit: u32) -> Row {
     peer(name, ask, BucketCounter::default)
 }
 
-/// When each request is admitted, in order of arrival.
+/// The admission of each request, in order of arrival.
 fn serve(arrivals: &[u64], ask: &mut Ask) -> Vec<u64> {
     let mut now = 0;
     let mut admitted = Vec::with_capacity(arrivals.len());
@@ -293,8 +291,8 @@ fn serve(arrivals: &[u64], ask: &mut Ask) -> Vec<u64> {
     admitted
 }
 
-/// The earliest admissions that the exact window allows: each when the window that would begin with it
-/// holds less than the limit, tried at every time at which that can change.
+/// The earliest admissions that the exact window allows. Each request is tried at every time at which an admission
+/// leaves the window.
 fn optimum(arrivals: &[u64], limit: u32) -> Vec<u64> {
     let mut admitted: Vec<u64> = Vec::with_capacity(arrivals.len());
     for arrival in arrivals {
@@ -323,13 +321,13 @@ fn within_the_hour(admitted: &[u64]) -> usize {
     admitted.iter().filter(|time| **time < HOUR).count()
 }
 
-/// A little more than the limit, evenly.
+/// Evenly spaced requests, 5 % above the limit.
 fn steady(limit: u32) -> Vec<u64> {
     let gap = WINDOW * 20 / 21 / u64::from(limit);
     (0..).map(|i| i * gap).take_while(|t| *t < HOUR).collect()
 }
 
-/// Up to four times the limit within a second, then nothing for up to six windows: about 70 % of the limit.
+/// Bursts of up to four limits within a second, one to six windows apart: about 70 % of the limit.
 fn bursts(limit: u32) -> Vec<u64> {
     let mut random = fastrand::Rng::with_seed(SEED);
     let mut arrivals = Vec::new();
@@ -346,8 +344,7 @@ fn bursts(limit: u32) -> Vec<u64> {
     arrivals
 }
 
-/// A pause, in which whatever is saved up is saved up, and then, in the last nanosecond of an aligned
-/// window, seven times the limit; every eight windows.
+/// Every eight windows, seven limits in the last nanosecond of an aligned window. The pause before lets bursts fill up.
 fn worst_aligned(limit: u32) -> Vec<u64> {
     let at = |burst: u64| (1 + 8 * burst) * WINDOW - 1;
     let times = (0..).map(at).take_while(|time| *time < HOUR);
@@ -360,11 +357,11 @@ fn seconds(nanos: u128) -> String {
     format!("{:.1} s", nanos as f64 / SECOND as f64)
 }
 
-/// Prints the rows of one load, and answers how many promises were broken.
+/// Prints the rows of one load and counts broken promises.
 fn table(load: &str, arrivals: &[u64], limit: u32) -> usize {
     println!("\n{load}: {} requests.\n", arrivals.len());
     println!(
-        "| Algorithm | Admitted | Of the optimum | Most in any 60 s | Mean wait | p99 wait | Bytes a key |"
+        "| Algorithm | Admitted | Of the optimum | Most in any 60 s | Mean wait | p99 wait | Bytes per key |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|");
     let best = optimum(arrivals, limit);
@@ -401,14 +398,14 @@ fn table(load: &str, arrivals: &[u64], limit: u32) -> usize {
         };
         let stated = row.worst_case.is_none_or(|worst| most as u64 <= worst);
         if !kept || !stated {
-            eprintln!("{}: {most} in a window, of {limit}", row.name);
+            eprintln!("{}: {most} in a window at a limit of {limit}", row.name);
             broken += 1;
         }
     }
     broken
 }
 
-/// Bytes that a key takes in a table of many keys.
+/// Bytes per key in a table of many keys.
 fn governor_keyed(limit: u32) -> usize {
     const KEYS: usize = 100_000;
     let fill = |keyed: &mut DefaultKeyedRateLimiter<u64>| {
@@ -421,7 +418,7 @@ fn governor_keyed(limit: u32) -> usize {
 
 fn memory() {
     const LIMITS: [u32; 3] = [3, 100, 10_000];
-    println!("\n## Bytes a key, its limit used up\n");
+    println!("\n## Bytes per key with its limit used up\n");
     println!("| Algorithm | 3 | 100 | 10,000 |");
     println!("|---|---:|---:|---:|");
     let line = |name: &str, bytes: [usize; 3]| {

@@ -1,8 +1,9 @@
-//! Points in time as the caller counts them, and how deadlines are joined.
+//! Points in time, deadlines, and spans of time as text.
 //!
-//! Nothing in this crate reads a clock: every command takes a [`Tick`] from its caller. Arithmetic on
-//! ticks saturates, so no input can make it wrap.
+//! Invariant: arithmetic on ticks saturates, so no input makes it wrap. Nothing here reads a clock; every
+//! command takes the present [`Tick`] from its caller.
 
+use crate::util::number::{NumberError, number_length, parse_number};
 use core::fmt;
 use core::time::Duration;
 
@@ -27,7 +28,7 @@ pub struct Tick(u64);
 impl Tick {
     /// The epoch.
     pub const ZERO: Self = Self(0);
-    /// The last tick there is.
+    /// The last tick that can be represented.
     pub const MAX: Self = Self(u64::MAX);
 
     /// The tick `nanos` nanoseconds after the epoch.
@@ -44,14 +45,14 @@ impl Tick {
         self.0
     }
 
-    /// The tick `span` later, or [`Tick::MAX`] where that is out of range.
+    /// The tick `span` later, or [`Tick::MAX`] when out of range.
     #[inline]
     #[must_use]
     pub const fn saturating_add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(saturating_nanos(span)))
     }
 
-    /// The tick `nanos` nanoseconds later, or `None` where that is out of range.
+    /// The tick `nanos` nanoseconds later, or `None` when out of range.
     #[inline]
     #[must_use]
     pub(crate) const fn checked_add_nanos(self, nanos: u64) -> Option<Self> {
@@ -61,7 +62,7 @@ impl Tick {
         }
     }
 
-    /// How long after `earlier` this tick is; zero where it isn't after it.
+    /// The span from `earlier` to this tick, or zero if `earlier` is later.
     #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
@@ -77,7 +78,7 @@ impl fmt::Debug for Tick {
 
 /// The earlier of two deadlines, where `None` means never.
 ///
-/// `Option::min` would answer `None` here, because it sorts first, and so lose a real deadline.
+/// `Option::min` sorts `None` first and would lose a real deadline.
 ///
 /// ```
 /// use leasehold_core::time::{Tick, earliest};
@@ -95,7 +96,7 @@ pub fn earliest(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
     }
 }
 
-/// From one clock to another that shows a different time at the same moment.
+/// The offset between two clocks: one shows `to` at the moment the other shows `from`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClockOffset {
     pub(crate) from: Tick,
@@ -103,7 +104,7 @@ pub(crate) struct ClockOffset {
 }
 
 impl ClockOffset {
-    /// What the other clock shows at `tick`, or the nearest that it can.
+    /// The other clock's tick for `tick`, or the nearest it can show.
     pub(crate) fn tick(self, tick: Tick) -> Tick {
         let (from, to) = (self.from.0, self.to.0);
         let later = tick.0.saturating_add(to.saturating_sub(from));
@@ -111,14 +112,14 @@ impl ClockOffset {
     }
 }
 
-/// A span in nanoseconds; spans over 584 years count as 584 years.
+/// A span in nanoseconds; a span over 584 years counts as 584 years.
 #[inline]
 pub(crate) const fn saturating_nanos(span: Duration) -> u64 {
     let whole = span.as_secs().saturating_mul(1_000_000_000);
     whole.saturating_add(span.subsec_nanos() as u64)
 }
 
-/// Units people write, largest first, and their nanoseconds.
+/// Units of time and their nanoseconds, largest first. The first name of a unit is the one that is shown.
 const UNITS: [(&str, u64); 8] = [
     ("d", 86_400_000_000_000),
     ("h", 3_600_000_000_000),
@@ -132,9 +133,12 @@ const UNITS: [(&str, u64); 8] = [
 
 /// Why a text is not a span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseSpanError {
-    /// The unit is missing or is none of `d h min m s ms us ns`.
-    #[error("a span of time is a whole number and one of d, h, min, m, s, ms, us, ns, such as 60s")]
+    /// The number is not whole, or the unit is none of `d h min m s ms us ns`.
+    #[error(
+        "a span of time must be a whole number and a unit (d, h, min, s, ms, us or ns), such as 60s or 1500ms"
+    )]
     Malformed,
     /// The span is longer than a [`Tick`] can count.
     #[error("a span of time may be at most 584 years")]
@@ -143,32 +147,34 @@ pub enum ParseSpanError {
 
 /// Reads a span such as `60s`, `250ms` or `5 min`; a unit alone means one of it.
 ///
+/// The number is whole and may have `_` between digits. ASCII whitespace around number and unit and the
+/// unit's case have no meaning. The windows of [limits](crate::limit::LimitSpec) are read by this function too.
+///
 /// ```
 /// use core::time::Duration;
-/// use leasehold_core::time::parse_span;
+/// use leasehold_core::time::{ParseSpanError, parse_span};
 ///
 /// assert_eq!(parse_span("250ms"), Ok(Duration::from_millis(250)));
 /// assert_eq!(parse_span("min"), Ok(Duration::from_secs(60)));
-/// assert!(parse_span("60").is_err());
+/// assert_eq!(parse_span("1.5s"), Err(ParseSpanError::Malformed));
 /// ```
 ///
 /// # Errors
-/// [`ParseSpanError`] where the text isn't of that form or the span is out of range.
+/// [`ParseSpanError`] if the text has another form or the span is out of range.
 pub fn parse_span(text: &str) -> Result<Duration, ParseSpanError> {
-    let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = unit.trim_start();
+    let text = text.trim_ascii();
+    let (number, unit) = text.split_at(number_length(text));
+    let unit = unit.trim_ascii_start();
     let (_, nanos) = UNITS
         .iter()
-        .find(|(name, _)| *name == unit)
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))
         .ok_or(ParseSpanError::Malformed)?;
-    let number = if number.is_empty() {
-        1
-    } else {
-        number.parse().map_err(|_| ParseSpanError::TooLong)?
+    let number = match number {
+        "" => 1,
+        number => parse_number(number).map_err(|error| match error {
+            NumberError::Malformed => ParseSpanError::Malformed,
+            NumberError::TooLarge => ParseSpanError::TooLong,
+        })?,
     };
     nanos
         .checked_mul(number)
@@ -176,7 +182,7 @@ pub fn parse_span(text: &str) -> Result<Duration, ParseSpanError> {
         .ok_or(ParseSpanError::TooLong)
 }
 
-/// Shows a span as [`parse_span`] reads it, in the largest unit that divides it.
+/// A span shown as [`parse_span`] reads it, in the largest unit that divides it.
 #[derive(Clone, Copy, Debug)]
 pub struct DisplaySpan(pub Duration);
 
@@ -185,9 +191,8 @@ impl fmt::Display for DisplaySpan {
         let nanos = saturating_nanos(self.0);
         let (unit, per) = UNITS
             .into_iter()
-            .find(|(unit, per)| *unit != "min" && nanos >= *per && nanos.is_multiple_of(*per))
+            .find(|(_, per)| nanos >= *per && nanos.is_multiple_of(*per))
             .unwrap_or(("s", 1));
-        let unit = if unit == "m" { "min" } else { unit };
         write!(f, "{}{unit}", nanos.checked_div(per).unwrap_or(0))
     }
 }
@@ -198,7 +203,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn a_span_is_shown_as_it_is_read() {
+    fn a_shown_span_is_read_back_as_the_same() {
         for text in [
             "0s", "1ns", "1500us", "250ms", "60s", "90s", "5min", "36h", "2d",
         ] {
@@ -213,19 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn case_whitespace_and_underscores_do_not_change_a_span() {
+        for text in ["1500ms", " 1_500 MS\t", "1500\nMs"] {
+            assert_eq!(
+                parse_span(text),
+                Ok(Duration::from_millis(1_500)),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_malformed_span_is_refused() {
         for text in [
-            "",
-            "60",
-            "s60",
-            "6 0s",
-            "-1s",
-            "1.5s",
-            "1 year",
-            "99999999999999999999s",
+            "", "60", "s60", "6 0s", "-1s", "1.5s", "1 year", "_1s", "1_s", "1\u{a0}s",
         ] {
-            assert!(parse_span(text).is_err(), "{text}");
+            assert_eq!(parse_span(text), Err(ParseSpanError::Malformed), "{text}");
         }
         assert_eq!(parse_span("300000d"), Err(ParseSpanError::TooLong));
+        assert_eq!(
+            parse_span("99999999999999999999s"),
+            Err(ParseSpanError::TooLong)
+        );
     }
 }

@@ -1,4 +1,6 @@
-//! A set of limits against limits that stand alone, each there from the beginning, taken all or none.
+//! Limit sets against separate limiters, one for each class from the start, taken all or none.
+//!
+//! Invariant: after every operation, set and oracle give the same answers for every class.
 
 use crate::limits;
 use crate::reports::Reports;
@@ -7,23 +9,23 @@ use leasehold_core::limit::{Booking, Cost, Limit, LimitSet, Limiter, Unit, Wait}
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A set and what is done with it.
+/// A limit set and the operations on it.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
-    /// Its limits; only the first three are taken.
-    pub rules: Vec<RuleSetup>,
-    /// What is done, in order.
+    /// The limits; only the first three are used.
+    pub limits: Vec<ScopedSetup>,
+    /// The operations, in order.
     pub ops: Vec<Op>,
 }
 
 /// One limit of the set.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
-pub struct RuleSetup {
-    /// Whether each class counts by itself.
+pub struct ScopedSetup {
+    /// Whether it is counted for each class.
     pub each_class: bool,
-    /// Whether tokens are counted.
+    /// Whether it counts tokens.
     pub tokens: bool,
-    /// How.
+    /// Algorithm and parameters.
     pub limit: limits::Setup,
 }
 
@@ -35,16 +37,16 @@ pub enum Op {
     Acquire(u8, u8, u8),
     /// Books for a class a cost without asking.
     Charge(u8, u8, u8),
-    /// Settles one of those in flight at a cost.
+    /// Settles one of the bookings in flight at a cost.
     #[proptest(weight = 6)]
     Settle(u8, u8, u8),
-    /// Says how many more tokens, or requests, will be served within so many ticks.
+    /// Reports how many more tokens (or requests) will be served within some ticks.
     Observe(bool, u8, u8),
     /// Saves and restores.
     Restart,
-    /// Goes on by a clock that shows at most 31 ticks now.
+    /// Continues on a clock that shows at most 31 ticks now.
     Rebase(u8),
-    /// Lets at most 15 ticks pass.
+    /// Advances the clock by at most 15 ticks.
     #[proptest(weight = 6)]
     Advance(u8),
     /// Turns the clock back.
@@ -54,15 +56,17 @@ pub enum Op {
 const CLASSES: u32 = 3;
 
 struct Oracle {
-    rules: Vec<RuleSetup>,
-    /// The limits of each rule: one, or one for each class.
-    limits: Vec<Vec<Limiter>>,
+    setups: Vec<ScopedSetup>,
+    /// The limiters of each setup: one, or one for each class.
+    limiters: Vec<Vec<Limiter>>,
     latest: u64,
     reports: Reports,
 }
 
+/// A booking in flight.
 struct Open {
     booking: Booking,
+    /// Number of the booking, from 0.
     which: usize,
     class: u32,
     cost: Cost,
@@ -79,7 +83,7 @@ fn by_unit(cost: Cost) -> [u64; 2] {
     [cost.requests.into(), cost.tokens.into()]
 }
 
-impl RuleSetup {
+impl ScopedSetup {
     fn unit(self) -> Unit {
         if self.tokens {
             Unit::Tokens
@@ -98,29 +102,29 @@ impl RuleSetup {
 }
 
 impl Oracle {
-    fn limits(&self, class: u32) -> impl Iterator<Item = (&RuleSetup, &Limiter)> {
-        let of_class = move |limits: &'_ Vec<Limiter>| class as usize % limits.len();
-        let limits = self
-            .limits
+    fn limits(&self, class: u32) -> impl Iterator<Item = (&ScopedSetup, &Limiter)> {
+        let of_class = move |limiters: &'_ Vec<Limiter>| class as usize % limiters.len();
+        let limiters = self
+            .limiters
             .iter()
-            .map(move |limits| &limits[of_class(limits)]);
-        self.rules.iter().zip(limits)
+            .map(move |limiters| &limiters[of_class(limiters)]);
+        self.setups.iter().zip(limiters)
     }
 
-    fn each(&mut self, class: u32, mut change: impl FnMut(&RuleSetup, &mut Limiter)) {
-        for (rule, limits) in self.rules.iter().zip(&mut self.limits) {
-            let own = class as usize % limits.len();
-            change(rule, &mut limits[own]);
+    fn each(&mut self, class: u32, mut change: impl FnMut(&ScopedSetup, &mut Limiter)) {
+        for (setup, limiters) in self.setups.iter().zip(&mut self.limiters) {
+            let own = class as usize % limiters.len();
+            change(setup, &mut limiters[own]);
         }
     }
 
-    /// When all admit a cost; `None` where one of them doesn't say.
+    /// When all limits admit a cost; `None` if one of them names no tick.
     fn earliest(&self, now: u64, class: u32, cost: Cost) -> Option<u64> {
         let asked = now;
         let now = now.max(self.latest);
         let mut then = Some(now);
-        for (rule, limit) in self.limits(class) {
-            then = match limit.earliest(Tick::from_nanos(now), rule.of(cost)) {
+        for (setup, limit) in self.limits(class) {
+            then = match limit.earliest(Tick::from_nanos(now), setup.of(cost)) {
                 Wait::Until(tick) => then.map(|then| then.max(tick.as_nanos())),
                 Wait::ForSettlement | Wait::Never => None,
             };
@@ -138,8 +142,8 @@ impl Oracle {
     fn charge(&mut self, now: u64, class: u32, cost: Cost) {
         self.latest = self.latest.max(now);
         let latest = Tick::from_nanos(self.latest);
-        self.each(class, |rule, limit| {
-            assert_eq!(limit.charge(latest, rule.of(cost)), latest);
+        self.each(class, |setup, limit| {
+            assert_eq!(limit.charge(latest, setup.of(cost)), latest);
         });
         self.reports.admit(0, by_unit(cost));
     }
@@ -147,8 +151,8 @@ impl Oracle {
     fn settle(&mut self, now: u64, one: &Open, actual: Cost) {
         self.latest = self.latest.max(now);
         let latest = Tick::from_nanos(self.latest);
-        self.each(one.class, |rule, limit| {
-            let (reserved, actual) = (rule.of(one.cost), rule.of(actual));
+        self.each(one.class, |setup, limit| {
+            let (reserved, actual) = (setup.of(one.cost), setup.of(actual));
             limit.settle(latest, one.booking.at(), reserved, actual);
         });
         self.reports.settle(one.which, by_unit(actual));
@@ -157,7 +161,7 @@ impl Oracle {
     fn rebase(&mut self, now: u64, to: u64) {
         let from = now.max(self.latest);
         let to = to + (from - now);
-        for limit in self.limits.iter_mut().flatten() {
+        for limit in self.limiters.iter_mut().flatten() {
             limit.rebase(Tick::from_nanos(from), Tick::from_nanos(to));
         }
         self.reports.rebase(i128::from(to) - i128::from(from));
@@ -167,7 +171,7 @@ impl Oracle {
     fn available(&self, now: u64, class: u32) -> Cost {
         let now = now.max(self.latest);
         let of = |unit: Unit, index: usize| {
-            let limits = self.limits(class).filter(|(rule, _)| rule.unit() == unit);
+            let limits = self.limits(class).filter(|(setup, _)| setup.unit() == unit);
             let least = limits.map(|(_, limit)| limit.available(Tick::from_nanos(now)));
             let least = least.min().unwrap_or(u32::MAX);
             let leaves = |most: &u32| self.reports.leave(now, 0, index, (*most).into());
@@ -183,102 +187,150 @@ impl Oracle {
     }
 }
 
-/// Holds a set to its oracle: the same answers, all or none.
+/// Holds a limit set to its oracle: the same answers, all or none.
 ///
 /// # Panics
-/// Where they differ.
+/// If they differ.
 pub fn run(case: &Case) {
-    let rules: Vec<_> = case.rules.iter().copied().take(3).collect();
+    let setups: Vec<_> = case.limits.iter().copied().take(3).collect();
     let mut machine = LimitSet::new();
-    for rule in &rules {
-        let limit = rule.limit.machine();
-        machine = match rule.each_class {
-            true => machine.with_each_class(rule.unit(), limit),
-            false => machine.with(rule.unit(), limit),
+    for setup in &setups {
+        let limit = setup.limit.machine();
+        machine = match setup.each_class {
+            true => machine.with_each_class(setup.unit(), limit),
+            false => machine.with(setup.unit(), limit),
         };
     }
-    let counts = |rule: &RuleSetup| if rule.each_class { CLASSES as usize } else { 1 };
-    let mut oracle = Oracle {
-        limits: rules
+    let counters = |setup: &ScopedSetup| {
+        if setup.each_class {
+            CLASSES as usize
+        } else {
+            1
+        }
+    };
+    let oracle = Oracle {
+        limiters: setups
             .iter()
-            .map(|rule| vec![rule.limit.machine(); counts(rule)])
+            .map(|setup| vec![setup.limit.machine(); counters(setup)])
             .collect(),
-        rules,
+        setups,
         latest: 0,
         reports: Reports::default(),
     };
-    let (mut now, mut admitted) = (0u64, 0);
-    let mut open: Vec<Open> = Vec::new();
+    let mut run = Run {
+        machine,
+        oracle,
+        now: 0,
+        booked: 0,
+        open: Vec::new(),
+    };
     for op in &case.ops {
-        let tick = Tick::from_nanos(now);
-        match *op {
-            Op::Acquire(class, requests, tokens) | Op::Charge(class, requests, tokens) => {
+        run.step(*op);
+        compare(&run.machine, &run.oracle, run.now);
+    }
+}
+
+struct Run {
+    machine: LimitSet,
+    oracle: Oracle,
+    now: u64,
+    /// Bookings so far.
+    booked: usize,
+    /// Bookings in flight.
+    open: Vec<Open>,
+}
+
+impl Run {
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::Acquire(class, requests, tokens) => {
+                self.acquire(u32::from(class) % CLASSES, cost(requests, tokens));
+            }
+            Op::Charge(class, requests, tokens) => {
                 let (class, cost) = (u32::from(class) % CLASSES, cost(requests, tokens));
-                let booking = if matches!(op, Op::Acquire(..)) {
-                    let fits = oracle.earliest(now, class, cost) == Some(now);
-                    let before = machine.clone();
-                    let got = machine.try_acquire(tick, class, cost);
-                    assert_eq!(got.is_ok(), fits, "{op:?} at {now}");
-                    if let Err(wait) = got {
-                        assert_eq!(wait, machine.earliest(tick, class, cost));
-                        assert_eq!(machine, before, "a refusal changed the state");
-                        continue;
-                    }
-                    got.ok()
-                } else {
-                    Some(machine.charge(tick, class, cost))
-                };
-                oracle.charge(now, class, cost);
-                let booking = booking.expect("it was booked");
-                assert_eq!(booking.at().as_nanos(), oracle.latest);
-                open.push(Open {
-                    booking,
-                    which: admitted,
-                    class,
-                    cost,
-                });
-                admitted += 1;
+                let booking = self.machine.charge(self.tick(), class, cost);
+                self.book(booking, class, cost);
             }
             Op::Settle(which, requests, tokens) => {
-                if let Some(which) = usize::from(which).checked_rem(open.len()) {
-                    let one = open.remove(which);
+                if let Some(which) = usize::from(which).checked_rem(self.open.len()) {
+                    let one = self.open.remove(which);
                     let actual = cost(requests, tokens);
-                    machine.settle(tick, one.booking, one.cost, actual);
-                    oracle.settle(now, &one, actual);
+                    self.machine
+                        .settle(self.tick(), one.booking, one.cost, actual);
+                    self.oracle.settle(self.now, &one, actual);
                 }
             }
             Op::Observe(tokens, remaining, reset) => {
-                oracle.latest = oracle.latest.max(now);
-                let (unit, remaining) = (usize::from(tokens), remaining % 8);
-                let reset = now.saturating_add(u64::from(reset % 32));
-                let news = oracle
-                    .reports
-                    .observe(oracle.latest, 0, unit, remaining.into(), reset);
-                // What no longer holds is no news.
-                let reset = Tick::from_nanos(if news { reset } else { 0 });
-                let unit = if tokens { Unit::Tokens } else { Unit::Requests };
-                machine.observe(tick, unit, remaining.into(), reset);
+                self.observe(tokens, remaining % 8, u64::from(reset % 32));
             }
             Op::Restart => {
-                let saved = serde_json::to_vec(&machine).expect("a set can be saved");
+                let saved = serde_json::to_vec(&self.machine).expect("a set can be saved");
                 let read: LimitSet = serde_json::from_slice(&saved).expect("and restored");
-                assert_eq!(read, machine);
-                machine = read;
+                assert_eq!(read, self.machine);
+                self.machine = read;
             }
-            Op::Rebase(to) => {
-                let to = u64::from(to % 32);
-                let shown = Tick::from_nanos(to);
-                machine.rebase(tick, shown);
-                oracle.rebase(now, to);
-                for one in &mut open {
-                    one.booking = one.booking.rebased(tick, shown);
-                }
-                now = to;
-            }
-            Op::Advance(ticks) => now += u64::from(ticks % 16),
-            Op::Back(ticks) => now = now.saturating_sub(ticks.into()),
+            Op::Rebase(to) => self.rebase(u64::from(to % 32)),
+            Op::Advance(ticks) => self.now += u64::from(ticks % 16),
+            Op::Back(ticks) => self.now = self.now.saturating_sub(ticks.into()),
         }
-        compare(&machine, &oracle, now);
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::from_nanos(self.now)
+    }
+
+    fn acquire(&mut self, class: u32, cost: Cost) {
+        let fits = self.oracle.earliest(self.now, class, cost) == Some(self.now);
+        let before = self.machine.clone();
+        let got = self.machine.try_acquire(self.tick(), class, cost);
+        assert_eq!(
+            got.is_ok(),
+            fits,
+            "{cost:?} of class {class} at {}",
+            self.now
+        );
+        match got {
+            Ok(booking) => self.book(booking, class, cost),
+            Err(wait) => {
+                assert_eq!(wait, self.machine.earliest(self.tick(), class, cost));
+                assert_eq!(self.machine, before, "a refusal changed the state");
+            }
+        }
+    }
+
+    fn book(&mut self, booking: Booking, class: u32, cost: Cost) {
+        self.oracle.charge(self.now, class, cost);
+        assert_eq!(booking.at().as_nanos(), self.oracle.latest);
+        self.open.push(Open {
+            booking,
+            which: self.booked,
+            class,
+            cost,
+        });
+        self.booked += 1;
+    }
+
+    fn observe(&mut self, tokens: bool, remaining: u8, ticks: u64) {
+        let latest = self.oracle.latest.max(self.now);
+        self.oracle.latest = latest;
+        let reset = self.now.saturating_add(ticks);
+        let reports = &mut self.oracle.reports;
+        let kept = reports.observe(latest, 0, usize::from(tokens), remaining.into(), reset);
+        // A report that the oracle can't keep apart is given as one that has expired.
+        let reset = Tick::from_nanos(if kept { reset } else { 0 });
+        let unit = if tokens { Unit::Tokens } else { Unit::Requests };
+        self.machine
+            .observe(self.tick(), unit, remaining.into(), reset);
+    }
+
+    fn rebase(&mut self, to: u64) {
+        let (from, shown) = (self.tick(), Tick::from_nanos(to));
+        self.machine.rebase(from, shown);
+        self.oracle.rebase(self.now, to);
+        for one in &mut self.open {
+            one.booking = one.booking.rebased(from, shown);
+        }
+        self.now = to;
     }
 }
 

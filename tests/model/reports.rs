@@ -1,13 +1,14 @@
-//! What upstreams said that they will still serve, by the statement: at any time, at most `remaining`
-//! units beyond those in flight at a report are admitted before its reset.
+//! The oracle of upstream reports.
+//!
+//! Invariant: until a report's reset, at most `remaining` units are admitted besides those in flight at the report.
 
 use leasehold_core::limit::LimitSet;
 
-/// All reports and all that was ever admitted.
+/// All reports and all admissions so far.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     uses: Vec<Use>,
-    said: Vec<Report>,
+    reports: Vec<Report>,
 }
 
 #[derive(Clone, Debug)]
@@ -23,14 +24,14 @@ struct Report {
     unit: usize,
     remaining: u64,
     until: u64,
-    /// How much had been admitted before.
-    made: usize,
-    /// What of that was in flight.
+    /// Number of admissions before it.
+    admitted: usize,
+    /// Those of them in flight.
     in_flight: Vec<usize>,
 }
 
 impl Reports {
-    /// Something was admitted.
+    /// Records an admission.
     pub fn admit(&mut self, member: u32, reserved: [u64; 2]) {
         self.uses.push(Use {
             member,
@@ -39,12 +40,12 @@ impl Reports {
         });
     }
 
-    /// The one of this number has ended.
+    /// Settles the admission with this number.
     pub fn settle(&mut self, which: usize, actual: [u64; 2]) {
         self.uses[which].actual = Some(actual);
     }
 
-    /// An upstream said something; false where that is more at a time than is kept apart.
+    /// Records a report; answers false if more reports hold than a set keeps apart.
     pub fn observe(
         &mut self,
         now: u64,
@@ -54,37 +55,37 @@ impl Reports {
         until: u64,
     ) -> bool {
         let live = |one: &&Report| (one.member, one.unit) == (member, unit) && one.until > now;
-        if self.said.iter().filter(live).count() >= LimitSet::REPORTS {
+        if self.reports.iter().filter(live).count() >= LimitSet::REPORTS {
             return false;
         }
-        let made = self.uses.len();
+        let admitted = self.uses.len();
         let open = |which: &usize| {
             self.uses[*which].actual.is_none() && self.uses[*which].member == member
         };
-        self.said.push(Report {
+        self.reports.push(Report {
             member,
             unit,
             remaining,
             until,
-            made,
-            in_flight: (0..made).filter(open).collect(),
+            admitted,
+            in_flight: (0..admitted).filter(open).collect(),
         });
         true
     }
 
-    /// Whether the reports that hold at `now` leave so much of a unit.
+    /// Whether the reports that hold at `now` leave `cost` units.
     #[must_use]
     pub fn leave(&self, now: u64, member: u32, unit: usize, cost: u64) -> bool {
         let live = |one: &&Report| (one.member, one.unit) == (member, unit) && one.until > now;
-        let mut live = self.said.iter().filter(live);
+        let mut live = self.reports.iter().filter(live);
         cost == 0 || live.all(|report| self.taken_since(report) + cost <= report.remaining)
     }
 
-    /// What was admitted for the member of a report beyond what was in flight then. What that turned out
-    /// to cost above its reservation, the upstream may not have known.
+    /// The units admitted since a report. Of bookings in flight then, only units above their reservation count, because
+    /// the upstream may not have known of them.
     fn taken_since(&self, report: &Report) -> u64 {
         let unit = report.unit;
-        let later = self.uses[report.made..].iter();
+        let later = self.uses[report.admitted..].iter();
         let later = later.filter(|one| one.member == report.member);
         let later = later.map(|one| one.actual.unwrap_or(one.reserved)[unit]);
         let in_flight = report.in_flight.iter().map(|which| &self.uses[*which]);
@@ -95,15 +96,14 @@ impl Reports {
         later.sum::<u64>() + in_flight.map(above).sum::<u64>()
     }
 
-    /// Nothing was ever said of a member.
+    /// Removes the reports on a member.
     pub fn forget(&mut self, member: u32) {
-        self.said.retain(|report| report.member != member);
+        self.reports.retain(|report| report.member != member);
     }
 
-    /// Another clock is used, which is ahead by so much, or behind where that is below zero; what it can't show
-    /// it shows as zero.
+    /// Continues on a clock that is ahead by `shift`, or behind if below zero.
     pub fn rebase(&mut self, shift: i128) {
-        for report in &mut self.said {
+        for report in &mut self.reports {
             report.until = crate::shifted(report.until, shift);
         }
     }

@@ -1,4 +1,6 @@
-//! Limits restored from what is not, or not quite, a snapshot.
+//! Limits restored from damaged snapshots.
+//!
+//! Invariant: whatever is restored keeps its own promise from then on.
 
 use crate::limits;
 use arbitrary::Arbitrary;
@@ -7,22 +9,22 @@ use leasehold_core::limit::{Cost, Limit, LimitSet, Limiter, Unit, Wait};
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
 
-/// A limit that has been used, what is done to its snapshot, and how it is used then.
+/// A used limit, edits of its snapshot, and its use after the restart.
 #[derive(Clone, Debug, Arbitrary, Strategy)]
 pub struct Case {
     /// The limit.
     pub setup: limits::Setup,
-    /// At which ticks after each other how much is asked for before.
+    /// Pauses and costs before the snapshot.
     pub before: Vec<(u8, u8)>,
-    /// Which characters of the snapshot are replaced by which.
+    /// Places in the snapshot and the characters put there.
     pub edits: Vec<(u16, Character)>,
-    /// At which ticks after each other how much is asked for afterwards.
+    /// Pauses and costs after the restart.
     pub after: Vec<(u8, u8)>,
-    /// What is taken for a snapshot as it is.
+    /// Bytes read as a snapshot.
     pub raw: Vec<u8>,
 }
 
-/// What numbers and names are made of.
+/// A replacement for a character.
 #[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
 pub enum Character {
     /// A digit, modulo 10.
@@ -30,15 +32,14 @@ pub enum Character {
     Digit(u8),
     /// Any byte.
     Byte(u8),
-    /// None: it is left out.
+    /// The character is removed.
     None,
 }
 
-/// Restores a limit, and a limit set of it, from edited snapshots and from raw bytes. What can be
-/// restored keeps its own promises from then on.
+/// Restores a limit and a limit set from edited snapshots and raw bytes, and uses them if that succeeds.
 ///
 /// # Panics
-/// Where it doesn't.
+/// If a restored one breaks its promise.
 pub fn run(case: &Case) {
     let mut machine = case.setup.machine();
     let mut limits = LimitSet::new().with_each_class(Unit::Tokens, machine.clone());
@@ -46,7 +47,7 @@ pub fn run(case: &Case) {
     for (pause, cost) in &case.before {
         now += u64::from(pause % 16);
         let (tick, cost) = (Tick::from_nanos(now), u32::from(cost % 8));
-        // Whether it fits makes no difference here.
+        // Both answers are fine; only the state matters.
         let _ = machine.try_acquire(tick, cost);
         let _ = limits.try_acquire(tick, 0, tokens(cost));
     }
@@ -66,10 +67,10 @@ pub fn run(case: &Case) {
     }
 }
 
-/// Replaces characters of a text.
+/// Replaces characters of a snapshot.
 pub(crate) fn edit(mut snapshot: Vec<u8>, edits: &[(u16, Character)]) -> Vec<u8> {
     for (place, character) in edits {
-        // Digits take the places of digits, so that most of what comes of it can be read.
+        // Digits replace digits, so that most edited snapshots can be read.
         let digits = matches!(character, Character::Digit(_));
         let places = (0..snapshot.len()).filter(|at| !digits || snapshot[*at].is_ascii_digit());
         let places: Vec<_> = places.collect();
@@ -118,7 +119,7 @@ fn use_limit(mut machine: Limiter, mut now: u64, asks: &[(u8, u8)]) {
     }
 }
 
-/// Uses a restored set, which neither panics nor refuses without a later tick at which it admits.
+/// Uses a restored set, which must not panic, and whose refusals must name later ticks.
 fn use_limit_set(mut limits: LimitSet, mut now: u64, asks: &[(u8, u8)]) {
     for (pause, cost) in asks {
         now = now.saturating_add(u64::from(*pause));

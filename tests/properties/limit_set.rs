@@ -1,4 +1,4 @@
-//! Limit sets against their oracle, and limits restored from damaged snapshots.
+//! Properties of limit sets, and of limits restored from damaged snapshots.
 
 use leasehold_tests::{limit_set, snapshot};
 use proptest::prelude::*;
@@ -7,12 +7,12 @@ proptest! {
     #![proptest_config(crate::cases())]
 
     #[test]
-    fn a_set_of_limits_agrees_with_each_of_them(case: limit_set::Case) {
+    fn a_limit_set_agrees_with_its_oracle(case: limit_set::Case) {
         limit_set::run(&case);
     }
 
     #[test]
-    fn a_limit_that_was_restored_keeps_its_own_promise(case: snapshot::Case) {
+    fn a_restored_limit_keeps_its_own_promise(case: snapshot::Case) {
         snapshot::run(&case);
     }
 }

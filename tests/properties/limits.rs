@@ -1,4 +1,4 @@
-//! What the windows promise.
+//! Properties of the limiters: oracle, worst case, exactness and delay.
 
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -15,8 +15,9 @@ fn tick(nanos: u64) -> Tick {
     Tick::from_nanos(nanos)
 }
 
-/// The most units that any schedule gets admitted between `start` and `end`, found by trying them all:
-/// every cost at every tick, from the beginning of time.
+/// The most units that any schedule gets admitted between `start` and `end`.
+///
+/// Found by brute force: every admissible cost at every tick, from tick 0.
 fn worst_of_all_schedules(limit: &Limiter, start: u64, end: u64) -> u64 {
     let mut states = BTreeMap::from([(format!("{limit:?}"), (limit.clone(), 0))]);
     for now in 0..end {
@@ -38,7 +39,7 @@ fn worst_of_all_schedules(limit: &Limiter, start: u64, end: u64) -> u64 {
 }
 
 #[test]
-fn the_worst_case_is_what_the_worst_schedule_reaches_and_no_more() {
+fn the_stated_worst_case_is_reached_by_some_schedule_and_exceeded_by_none() {
     let kinds = [
         Kind::Log,
         Kind::Buckets,
@@ -66,7 +67,7 @@ fn the_worst_case_is_what_the_worst_schedule_reaches_and_no_more() {
             };
             let (machine, window) = (setup.machine(), setup.window().as_nanos() as u64);
             for span in 1..=2 * window + 2 {
-                // Where a span begins matters for what is aligned, and what came before for the rest.
+                // The start matters to aligned windows, and the units before it to all.
                 let starts = window..2 * window + 2;
                 let worst =
                     starts.map(|start| worst_of_all_schedules(&machine, start, start + span));
@@ -106,7 +107,7 @@ fn levels(limit: u32, window: Duration, burst: u32) -> Vec<Limiter> {
     ]
 }
 
-/// Changes what a level admits.
+/// Changes rate and burst of a level.
 fn set_level(limit: &mut Limiter, now: Tick, units: u32, window: Duration, burst: u32) {
     let units = NonZeroU32::new(units).expect(GOOD);
     let burst = NonZeroU32::new(burst).expect(GOOD);
@@ -123,10 +124,10 @@ fn set_level(limit: &mut Limiter, now: Tick, units: u32, window: Duration, burst
 }
 
 #[test]
-fn no_polling_makes_a_limit_drift() {
+fn frequent_polling_does_not_make_a_limit_drift() {
     let minute = Duration::from_secs(60);
     let all = windows(1, minute).into_iter().chain(levels(1, minute, 1));
-    // A bucket or a window more is what the coarser ones may make a caller wait.
+    // The coarser algorithms may delay a caller by a bucket or a window.
     for (mut limit, fewest) in all.zip([10, 9, 5, 10, 10, 10, 10]) {
         let admitted: Vec<_> = (0..600_000_000u64)
             .step_by(119)
@@ -142,7 +143,7 @@ fn no_polling_makes_a_limit_drift() {
 }
 
 #[test]
-fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
+fn a_cost_settled_at_a_tenth_is_charged_at_a_tenth() {
     let second = Duration::from_secs(1);
     for limit in windows(40, second)
         .into_iter()
@@ -163,7 +164,7 @@ fn a_cost_settled_at_a_tenth_leaves_the_rate_whole() {
 }
 
 #[test]
-fn an_inline_window_is_restored_with_as_many_buckets_as_it_has() {
+fn an_inline_window_is_restored_only_with_its_own_number_of_buckets() {
     let limit = NonZeroU32::MIN;
     let window = BucketedWindow::<[u32; 4]>::inline(limit, Duration::from_nanos(9), Anchor::Grant);
     let mut window = window.expect(GOOD);
@@ -182,8 +183,8 @@ proptest! {
     }
 
     #[test]
-    fn a_level_that_takes_turns_keeps_the_promise_of_one_of_the_two(
-        // With a burst of one a level loses what it has flowed beyond it, unless it owes from before.
+    fn a_level_that_alternates_between_two_configurations_keeps_the_promise_of_one_of_them(
+        // Bursts of one are left out: they lose fractions of a nanosecond, except while they owe.
         first in (1u32..6, 5u64..20, 2u32..6), second in (1u32..6, 5u64..20, 2u32..6),
         ops in prop::collection::vec((0u64..8, 1u32..5, prop::bool::weighted(0.2)), 1..60),
     ) {
@@ -215,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn buckets_make_nobody_wait_a_bucket_longer_than_the_log(
+    fn buckets_delay_a_caller_by_at_most_one_bucket(
         limit in 1u32..6, width in 1u64..10, buckets in 1u32..7,
         gaps in prop::collection::vec(0u64..40, 1..60),
     ) {

@@ -1,4 +1,4 @@
-//! Limiters that threads share, by one thread, against those of the core that they stand for.
+//! Shared limiters, used by one thread, against the limiters of `core` they correspond to.
 
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
@@ -23,7 +23,7 @@ fn tick(nanos: u64) -> Tick {
     Tick::from_nanos(nanos)
 }
 
-/// Steps that go on in time by so much, each with a cost.
+/// Pauses, mostly short of `longest`, each followed by a cost.
 fn steps(longest: u64) -> impl Strategy<Value = Vec<(u64, u32)>> {
     let step = prop_oneof![3 => 0..longest / 8, 1 => 0..longest * 3];
     proptest::collection::vec((step, 0..6u32), 1..60)
@@ -33,14 +33,14 @@ proptest! {
     #![proptest_config(crate::cases())]
 
     #[test]
-    fn one_word_decides_as_the_whole_algorithm_does(
+    fn atomic_gcra_decides_like_gcra(
         limit in 1..20u32, window in 20..400u64, burst in 1..5u32, steps in steps(100)
     ) {
         let (limit, window, burst) = (count(limit), Duration::from_nanos(window), count(burst));
         let mut oracle = Gcra::new(limit, window, burst).unwrap();
         let rate = GcraWord::new(limit, window, burst).unwrap();
         let atomic = AtomicGcra::with_clock(rate, Clock::start());
-        // Where a unit takes no whole sixteenths of a nanosecond, it takes less than one more.
+        // If no number of parts up to 16 fits, a unit's interval is rounded up to a sixteenth of a nanosecond.
         let exact = (1..=16).any(|parts| (window.as_nanos() * parts).is_multiple_of(limit.get().into()));
         let mut now = 0;
         for (step, cost) in steps {
@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn a_word_lets_no_more_through_than_it_says_whatever_order_calls_come_in(
+    fn a_gcra_word_keeps_its_worst_case_for_calls_in_any_order(
         limit in 1..20u32, window in 20..400u64, burst in 1..5u32,
         calls in proptest::collection::vec((0..600u64, 1..3u32), 1..80)
     ) {
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn an_atomic_window_decides_as_the_bucketed_one(
+    fn an_atomic_window_decides_like_the_bucketed_one(
         limit in 1..8u32, buckets in 1..6u32, steps in steps(20 * MILLI),
         refunds in proptest::collection::vec(any::<bool>(), 60)
     ) {
@@ -103,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn a_limiter_behind_a_lock_decides_as_it_does_alone(
+    fn a_sync_limiter_decides_like_the_limiter_inside_it(
         limit in 1..5u32, kind in 0..3u8, steps in steps(100),
         settles in proptest::collection::vec(0..3u8, 60)
     ) {
@@ -135,18 +135,18 @@ proptest! {
     }
 
     #[test]
-    fn keys_are_limited_as_if_none_were_ever_forgotten(
+    fn a_keyed_limiter_decides_as_if_no_key_were_ever_evicted(
         capacity in 1..6usize, steps in steps(60), keys in proptest::collection::vec(0..8u8, 60)
     ) {
         let rate = GcraWord::new(count(1), Duration::from_nanos(20), count(3)).unwrap();
         let log = SlidingLog::new(count(3), Duration::from_nanos(50), Anchor::Grant).unwrap();
-        forgets_nothing(rate, capacity, &steps, &keys)?;
-        forgets_nothing(PerKey(log), capacity, &steps, &keys)?;
+        evicts_only_idle_keys(rate, capacity, &steps, &keys)?;
+        evicts_only_idle_keys(PerKey(log), capacity, &steps, &keys)?;
     }
 }
 
-/// Who is refused for want of room is so only while as many others count as there is room for.
-fn forgets_nothing<R: KeyRule + Clone>(
+/// A key is refused for lack of capacity only while `capacity` other keys count.
+fn evicts_only_idle_keys<R: KeyRule + Clone>(
     rule: R,
     capacity: usize,
     steps: &[(u64, u32)],
@@ -168,7 +168,7 @@ fn forgets_nothing<R: KeyRule + Clone>(
             let own = oracle.get(key).map(|state| rule.idle_from(state, now));
             prop_assert!(
                 own.is_none_or(|idle| idle <= now),
-                "it counts and was forgotten"
+                "a key that counts was evicted"
             );
         } else {
             let state = oracle.entry(*key).or_insert_with(|| rule.fresh());
@@ -181,7 +181,7 @@ fn forgets_nothing<R: KeyRule + Clone>(
 }
 
 #[test]
-fn a_rate_of_any_size_is_never_faster_than_it_should_be() {
+fn a_gcra_word_is_never_faster_than_its_rate() {
     for (limit, nanos) in [(997, 1_000_000_000), (3, 10), (999_983, 1_000_000_007)] {
         let window = Duration::from_nanos(nanos);
         let rate = GcraWord::new(count(limit), window, count(1)).unwrap();

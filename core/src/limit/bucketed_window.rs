@@ -1,8 +1,8 @@
-//! A sliding window counted in buckets, in constant memory.
+//! Bucketed sliding window: constant memory, never above the exact window.
 //!
-//! Invariant: `counts[slot]` is what the bucket that begins at `start` holds, the slots before it (in a
-//! ring) hold those before it, and `counted` is their sum. One bucket more is kept than the window has,
-//! because a window that doesn't begin at a bucket's edge touches one more. `start` is that of `latest`.
+//! Invariant: `counts[slot]` holds the bucket that begins at `start` and holds `latest`; the slots before it, in a
+//! ring, hold the earlier buckets; `counted` is their sum. One bucket more is kept than the window has, because a
+//! window that doesn't begin at a bucket's edge touches one more.
 
 use super::refund_cutoff::RefundCutoff;
 use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
@@ -12,12 +12,12 @@ use alloc::vec;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// At most `limit` units in any window, counted in buckets aligned to the clock's epoch.
+/// A bucketed sliding window: at most `limit` units in any window, counted in buckets aligned to the epoch.
 ///
-/// Never admits more than the exact window would, and makes a caller wait at most one bucket longer.
-/// Admission costs O(1), a refusal O(buckets); memory is 4 bytes a bucket and one more, whatever the
-/// limit: in the machine itself ([`inline`](Self::inline)), or boxed where their number is chosen at
-/// run time ([`new`](Self::new)).
+/// It delays a caller by at most one bucket compared with the exact window. Admission costs O(buckets that have
+/// begun since the last call), a refusal O(buckets). Memory is 4 bytes for each of `buckets + 1`, whatever the limit:
+/// inside the limiter ([`inline`](Self::inline)), or boxed if their number is chosen at run time
+/// ([`new`](Self::new)).
 ///
 /// Worst case over a span: the limit, once for each `buckets + 1` buckets that the span can touch.
 ///
@@ -40,10 +40,9 @@ use core::time::Duration;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct BucketedWindow<C = Box<[u32]>> {
     limit: NonZeroU32,
-    /// Nanoseconds in a bucket.
+    /// Nanoseconds per bucket.
     width: NonZeroU64,
     anchor: Anchor,
-    /// When something was last admitted or settled.
     latest: Tick,
     refund_cutoff: RefundCutoff,
     counts: C,
@@ -55,47 +54,57 @@ pub struct BucketedWindow<C = Box<[u32]>> {
 }
 
 impl BucketedWindow {
-    /// A window of `buckets` buckets.
+    /// The most buckets of a boxed window.
+    pub const MAX_BUCKETS: u32 = 1 << 16;
+
+    /// Creates a window of `buckets` buckets.
     ///
     /// # Errors
-    /// Where the window is zero, longer than 584 years, or not a multiple of `buckets` nanoseconds.
+    /// [`LimitConfigError`] if the window is zero, longer than 584 years, not a multiple of `buckets` nanoseconds, or
+    /// has more than [`MAX_BUCKETS`](Self::MAX_BUCKETS).
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         buckets: NonZeroU32,
         anchor: Anchor,
     ) -> Result<Self, LimitConfigError> {
-        let kept = (buckets.get() as usize).saturating_add(1);
-        let counts = vec![0; kept].into_boxed_slice();
-        Self::with_counts(limit, window, anchor, counts)
+        Self::with_skew(limit, window, buckets, anchor, Duration::ZERO)
     }
 
-    /// Lets every admission count for `skew` longer, in whole buckets, for an upstream whose clock may run
-    /// that much ahead of ours in one window. An inline window has to be made that much longer itself.
+    /// Creates a window whose admissions count for `skew` longer, rounded up to whole buckets.
+    ///
+    /// For an upstream whose clock may run ahead of the caller's by up to `skew` in one window. An inline window takes
+    /// a longer `window` instead.
     ///
     /// # Errors
-    /// Where the window becomes longer than 584 years.
-    pub fn skew(mut self, skew: Duration) -> Result<Self, LimitConfigError> {
-        let more = skew.as_nanos().div_ceil(self.width.get().into());
-        let more = usize::try_from(more).map_err(|_| LimitConfigError::WindowTooLong)?;
-        let buckets = (self.counts.len() as u64).saturating_add(more as u64);
-        if buckets.checked_mul(self.width.get()).is_none() {
-            return Err(LimitConfigError::WindowTooLong);
+    /// As for [`new`](Self::new); the buckets and the length of the skew count.
+    pub fn with_skew(
+        limit: NonZeroU32,
+        window: Duration,
+        buckets: NonZeroU32,
+        anchor: Anchor,
+        skew: Duration,
+    ) -> Result<Self, LimitConfigError> {
+        let width = bucket_width(window, buckets.get().into())?;
+        let more = skew.as_nanos().div_ceil(width.get().into());
+        let all = more.saturating_add(buckets.get().into());
+        let nanos = u128::from(width.get()).saturating_mul(all);
+        let window = u64::try_from(nanos).map_err(|_| LimitConfigError::WindowTooLong)?;
+        if all > Self::MAX_BUCKETS.into() {
+            return Err(LimitConfigError::TooManyBuckets);
         }
-        let mut counts = self.counts.into_vec();
-        let oldest = self.slot.saturating_add(1);
-        counts.splice(oldest..oldest, core::iter::repeat_n(0, more));
-        self.counts = counts.into_boxed_slice();
-        Ok(self)
+        let kept = (all as usize).saturating_add(1);
+        let counts = vec![0; kept].into_boxed_slice();
+        Self::with_counts(limit, Duration::from_nanos(window), anchor, counts)
     }
 }
 
 impl<const KEPT: usize> BucketedWindow<[u32; KEPT]> {
-    /// A window of `KEPT - 1` buckets, which needs no allocator.
+    /// Creates a window of `KEPT - 1` buckets, which needs no allocator.
     ///
     /// # Errors
-    /// Where `KEPT` is less than 2, or the window is zero, longer than 584 years, or not a multiple of
-    /// `KEPT - 1` nanoseconds.
+    /// [`LimitConfigError`] if `KEPT` is less than 2, or the window is zero, longer than 584 years, or not a multiple
+    /// of `KEPT - 1` nanoseconds.
     pub fn inline(
         limit: NonZeroU32,
         window: Duration,
@@ -112,16 +121,10 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         anchor: Anchor,
         counts: C,
     ) -> Result<Self, LimitConfigError> {
-        let window = window_nanos(window)?;
         let buckets = (counts.as_ref().len() as u64).saturating_sub(1);
-        let width = window.checked_div(buckets).and_then(NonZeroU64::new);
-        let width = width.ok_or(LimitConfigError::UnevenBuckets)?;
-        if !window.is_multiple_of(buckets) {
-            return Err(LimitConfigError::UnevenBuckets);
-        }
         Ok(Self {
             limit,
-            width,
+            width: bucket_width(window, buckets)?,
             anchor,
             latest: Tick::ZERO,
             refund_cutoff: RefundCutoff::default(),
@@ -133,8 +136,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         })
     }
 
-    /// Changes how many units a window admits, from now on. No window ever holds more than the larger
-    /// of the two limits.
+    /// Changes the units a window admits, from now on. No window holds more than the larger of both limits.
     pub fn set_limit(&mut self, limit: NonZeroU32) {
         self.limit = limit;
     }
@@ -149,7 +151,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         self.counts.as_mut().get_mut(slot)
     }
 
-    /// What the buckets hold, oldest first, and when each no longer counts.
+    /// Each bucket's units and expiry, oldest first.
     fn buckets(&self) -> impl Iterator<Item = (u32, Option<Tick>)> {
         let (newer, older) = self.counts.as_ref().split_at(self.slot.saturating_add(1));
         let ends = (1u64..).map(|steps| {
@@ -159,18 +161,18 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         older.iter().chain(newer).copied().zip(ends)
     }
 
-    /// What is in flight and what still counts at `now`.
+    /// The units in flight and those that still count at `now`.
     fn used_at(&self, now: Tick) -> u64 {
         let now = now.max(self.latest);
         let counted = self
             .buckets()
-            .filter(|(_, leaves)| leaves.is_none_or(|leaves| leaves > now));
+            .filter(|(_, expiry)| expiry.is_none_or(|expiry| expiry > now));
         counted.fold(self.in_flight, |sum, (count, _)| {
             sum.saturating_add(count.into())
         })
     }
 
-    /// How many more units than the limit there would be with `cost` more.
+    /// The units above the limit with `cost` more.
     #[inline]
     fn excess(&self, cost: u32) -> u64 {
         self.counted
@@ -179,7 +181,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
             .saturating_sub(self.limit.get().into())
     }
 
-    /// Moves on to `now` and forgets the buckets that no longer count then.
+    /// Moves on to `now` and clears the buckets that have expired by then.
     #[inline]
     fn advance(&mut self, now: Tick) {
         self.latest = self.latest.max(now);
@@ -188,7 +190,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
             return;
         }
         let last = self.kept().saturating_sub(1);
-        let (mut left, mut slot, mut gone) = (into, self.slot, 0u64);
+        let (mut left, mut slot, mut expired) = (into, self.slot, 0u64);
         for _ in 0..=last {
             if left < self.width.get() {
                 break;
@@ -200,24 +202,24 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
                 slot.saturating_add(1)
             };
             if let Some(count) = self.counts.as_mut().get_mut(slot) {
-                gone = gone.saturating_add(core::mem::take(count).into());
+                expired = expired.saturating_add(core::mem::take(count).into());
             }
         }
-        // A division costs more than the steps, where they are few.
+        // A division costs more than a few steps.
         if left >= self.width.get() {
             left %= self.width;
         }
         self.slot = slot;
-        self.counted = self.counted.saturating_sub(gone);
+        self.counted = self.counted.saturating_sub(expired);
         self.start = self.latest.as_nanos().saturating_sub(left);
     }
 
-    /// Changes what a bucket holds.
+    /// Changes the units of a bucket.
     #[inline]
-    fn correct(&mut self, slot: usize, taken: u32, added: u32) {
+    fn correct(&mut self, slot: usize, less: u32, more: u32) {
         if let Some(count) = self.count(slot) {
             let before = *count;
-            let after = before.saturating_sub(taken).saturating_add(added);
+            let after = before.saturating_sub(less).saturating_add(more);
             *count = after;
             self.counted = self
                 .counted
@@ -234,7 +236,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> BucketedWindow<C> {
         }
     }
 
-    /// The slot of the bucket that `booked` is in, if that is still there.
+    /// The slot of the bucket that holds `booked`, unless it has expired.
     fn slot_of(&self, booked: Tick) -> Option<usize> {
         let before = self.start.saturating_sub(booked.as_nanos());
         let back = before.div_ceil(self.width.get());
@@ -289,9 +291,9 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         if let Some(before) = before {
             let steps = (before as u64).saturating_add(1);
             let after = self.width.get().checked_mul(steps);
-            let leaves = after.and_then(|after| self.start.checked_add(after));
-            let leaves = leaves.map(Tick::from_nanos);
-            return leaves.map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
+            let expiry = after.and_then(|after| self.start.checked_add(after));
+            let expiry = expiry.map(Tick::from_nanos);
+            return expiry.map_or(Wait::Never, |expiry| Wait::Until(expiry.max(now)));
         }
         Wait::ForSettlement
     }
@@ -307,7 +309,7 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         match self.anchor {
             Anchor::Grant => {
                 if let Some(slot) = self.slot_of(booked) {
-                    let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
+                    let (less, more) = self.refund_cutoff.correction(booked, reserved, actual);
                     self.correct(slot, less, more);
                 }
             }
@@ -328,10 +330,10 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.refund_cutoff.rebase(shift);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        self.start = offset.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.refund_cutoff.rebase(offset);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -345,10 +347,17 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
     }
 }
 
-/// What a snapshot says, before it is believed.
+/// Nanoseconds per bucket.
+fn bucket_width(window: Duration, buckets: u64) -> Result<NonZeroU64, LimitConfigError> {
+    let window = window_nanos(window)?;
+    let width = window.checked_div(buckets).and_then(NonZeroU64::new);
+    let even = width.filter(|_| window.is_multiple_of(buckets));
+    even.ok_or(LimitConfigError::UnevenBuckets)
+}
+
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Snapshot {
+struct Wire {
     limit: NonZeroU32,
     width: NonZeroU64,
     anchor: Anchor,
@@ -368,25 +377,25 @@ where
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         use super::SnapshotError::Contradiction;
         use serde::de::Error;
-        let read = Snapshot::deserialize(from)?;
-        let buckets = (read.counts.len() as u64).saturating_sub(1);
-        let window = read.width.get().checked_mul(buckets);
+        let wire = Wire::deserialize(from)?;
+        let buckets = (wire.counts.len() as u64).saturating_sub(1);
+        let window = wire.width.get().checked_mul(buckets);
         let window = window.ok_or_else(|| D::Error::custom(Contradiction))?;
-        super::check_start(read.start, read.latest, read.width).map_err(D::Error::custom)?;
-        if read.slot >= read.counts.len() {
+        super::check_start(wire.start, wire.latest, wire.width).map_err(D::Error::custom)?;
+        if wire.slot >= wire.counts.len() {
             return Err(D::Error::custom(Contradiction));
         }
         let window = Duration::from_nanos(window);
-        let counts = C::try_from(read.counts).map_err(|_| D::Error::custom(Contradiction))?;
+        let counts = C::try_from(wire.counts).map_err(|_| D::Error::custom(Contradiction))?;
         let mut restored =
-            Self::with_counts(read.limit, window, read.anchor, counts).map_err(D::Error::custom)?;
-        restored.latest = read.latest;
-        restored.refund_cutoff = read.refund_cutoff;
-        restored.start = read.start;
-        restored.slot = read.slot;
+            Self::with_counts(wire.limit, window, wire.anchor, counts).map_err(D::Error::custom)?;
+        restored.latest = wire.latest;
+        restored.refund_cutoff = wire.refund_cutoff;
+        restored.start = wire.start;
+        restored.slot = wire.slot;
         let counts = restored.counts.as_ref().iter();
         restored.counted = counts.fold(0, |sum, count| sum.saturating_add((*count).into()));
-        restored.in_flight = read.in_flight;
+        restored.in_flight = wire.in_flight;
         Ok(restored)
     }
 }
@@ -415,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_over_many_windows_forgets_them_in_one_step() {
+    fn a_jump_over_many_windows_clears_all_buckets() {
         let mut window = window();
         window.try_acquire(tick(0), 3).unwrap();
         let far = tick(u64::MAX - 1_000);
@@ -424,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_settlement_after_the_bucket_has_left_changes_nothing() {
+    fn a_settlement_of_an_expired_bucket_changes_nothing() {
         let mut window = window();
         let old = window.try_acquire(tick(0), 3).unwrap();
         window.try_acquire(tick(100), 3).unwrap();
@@ -435,8 +444,9 @@ mod tests {
     #[test]
     fn a_skew_makes_a_completion_count_for_longer() {
         let (limit, six) = (NonZeroU32::MIN, NonZeroU32::new(6).unwrap());
-        let window = BucketedWindow::new(limit, Duration::from_nanos(60), six, Anchor::Completion);
-        let mut window = window.unwrap().skew(Duration::from_nanos(11)).unwrap();
+        let (window, skew) = (Duration::from_nanos(60), Duration::from_nanos(11));
+        let made = BucketedWindow::with_skew(limit, window, six, Anchor::Completion, skew);
+        let mut window = made.unwrap();
         let booked = window.try_acquire(tick(0), 1).unwrap();
         window.settle(tick(65), booked, 1, 1);
         assert_eq!(window.earliest(tick(65), 1), Wait::Until(tick(150)));
@@ -449,5 +459,18 @@ mod tests {
         assert_eq!(made, Err(LimitConfigError::UnevenBuckets));
         let none = BucketedWindow::<[u32; 1]>::inline(limit, Duration::from_secs(1), Anchor::Grant);
         assert_eq!(none, Err(LimitConfigError::UnevenBuckets));
+    }
+
+    #[test]
+    fn a_window_of_too_many_buckets_is_refused_and_takes_no_memory() {
+        let (limit, second) = (NonZeroU32::MIN, Duration::from_secs(1));
+        let most = NonZeroU32::new(100_000).unwrap();
+        let made = BucketedWindow::new(limit, second, most, Anchor::Grant);
+        assert_eq!(made, Err(LimitConfigError::TooManyBuckets));
+        let (one, years) = (NonZeroU32::MIN, Duration::from_secs(1 << 33));
+        let made = BucketedWindow::with_skew(limit, second, one, Anchor::Grant, years);
+        assert_eq!(made, Err(LimitConfigError::TooManyBuckets));
+        let made = BucketedWindow::with_skew(limit, second, one, Anchor::Grant, Duration::MAX);
+        assert_eq!(made, Err(LimitConfigError::WindowTooLong));
     }
 }

@@ -1,13 +1,15 @@
-//! A count of what is in flight.
+//! Concurrency limit: a count of the units in flight.
+//!
+//! Invariant: `in_flight` is the sum of the admitted costs that were not settled.
 
 use super::{Limit, Wait};
 use crate::time::Tick;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// At most `limit` units in flight, from their admission to their settlement.
+/// A concurrency limit: at most `limit` units in flight, from admission to settlement.
 ///
-/// Every operation costs O(1). Time plays no part, so that the worst case over a span has no bound.
+/// Every operation costs O(1). Time plays no part, so the worst case over a span is unbounded.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -29,7 +31,7 @@ pub struct Concurrency {
 }
 
 impl Concurrency {
-    /// Nothing in flight yet.
+    /// Creates a limiter with nothing in flight.
     #[must_use]
     pub const fn new(limit: NonZeroU32) -> Self {
         Self {
@@ -38,7 +40,7 @@ impl Concurrency {
         }
     }
 
-    /// Changes how much may be in flight, from now on.
+    /// Changes the units that may be in flight, from now on.
     pub fn set_limit(&mut self, limit: NonZeroU32) {
         self.limit = limit;
     }

@@ -1,7 +1,6 @@
-//! A counter for each window of the clock.
+//! Fixed window: one counter for each aligned window of the clock.
 //!
-//! Invariant: `counted` is what was admitted in the window that begins at `start`, which is that of
-//! `latest`.
+//! Invariant: `counted` units were admitted in the window that begins at `start` and holds `latest`.
 
 use super::refund_cutoff::RefundCutoff;
 use super::{Limit, LimitConfigError, Wait, window_nanos};
@@ -9,10 +8,10 @@ use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// At most `limit` units in each window that is aligned to the clock's epoch, and so up to twice as many
-/// in one that isn't. It is here for comparison and for upstreams that count so themselves.
+/// A fixed window: at most `limit` units in each window aligned to the clock's epoch.
 ///
-/// Every operation costs O(1). Memory is constant.
+/// A window that isn't aligned can hold twice the limit. It serves for comparison and for upstreams that count the
+/// same way. Every operation costs O(1); memory is constant.
 ///
 /// Worst case over a span: the limit, once for each aligned window that the span can touch.
 ///
@@ -31,11 +30,10 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Wire"))]
 pub struct FixedWindow {
     limit: NonZeroU32,
     width: NonZeroU64,
-    /// When something was last admitted or settled.
     latest: Tick,
     refund_cutoff: RefundCutoff,
     start: u64,
@@ -43,10 +41,10 @@ pub struct FixedWindow {
 }
 
 impl FixedWindow {
-    /// A counter that admits `limit` units in each aligned `window`.
+    /// Creates a counter that admits `limit` units in each aligned `window`.
     ///
     /// # Errors
-    /// Where the window is zero or longer than 584 years.
+    /// [`LimitConfigError`] if the window is zero or longer than 584 years.
     pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         Ok(Self {
             limit,
@@ -58,7 +56,7 @@ impl FixedWindow {
         })
     }
 
-    /// Changes how many units a window admits, from now on.
+    /// Changes the units a window admits, from now on.
     pub fn set_limit(&mut self, limit: NonZeroU32) {
         self.limit = limit;
     }
@@ -72,7 +70,7 @@ impl FixedWindow {
         }
     }
 
-    /// When the present window ends; `None` past the end of time.
+    /// When the present window ends; `None` past the last tick.
     fn end(&self) -> Option<Tick> {
         self.start
             .checked_add(self.width.get())
@@ -125,7 +123,7 @@ impl Limit for FixedWindow {
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
         self.advance(now);
         if booked.as_nanos() >= self.start {
-            let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
+            let (less, more) = self.refund_cutoff.correction(booked, reserved, actual);
             self.counted = self.counted.saturating_sub(less).saturating_add(more);
         }
     }
@@ -141,10 +139,10 @@ impl Limit for FixedWindow {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.refund_cutoff.rebase(shift);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        self.start = offset.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.refund_cutoff.rebase(offset);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -156,10 +154,9 @@ impl Limit for FixedWindow {
     }
 }
 
-/// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Snapshot {
+struct Wire {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
@@ -169,18 +166,18 @@ struct Snapshot {
 }
 
 #[cfg(feature = "serde")]
-impl TryFrom<Snapshot> for FixedWindow {
+impl TryFrom<Wire> for FixedWindow {
     type Error = super::SnapshotError;
 
-    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
-        super::check_start(read.start, read.latest, read.width)?;
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        super::check_start(wire.start, wire.latest, wire.width)?;
         Ok(Self {
-            limit: read.limit,
-            width: read.width,
-            latest: read.latest,
-            refund_cutoff: read.refund_cutoff,
-            start: read.start,
-            counted: read.counted,
+            limit: wire.limit,
+            width: wire.width,
+            latest: wire.latest,
+            refund_cutoff: wire.refund_cutoff,
+            start: wire.start,
+            counted: wire.counted,
         })
     }
 }

@@ -1,25 +1,26 @@
-//! The generic cell rate algorithm as a function of one word, for whoever keeps that word in an atomic or a
-//! table.
+//! GCRA as a function of one 64-bit word, which its caller keeps in an atomic or a table.
 //!
-//! Invariant: the word is the theoretical arrival time of the next unit, in parts of a nanosecond; it is
-//! never set back.
+//! Invariant: the word is the theoretical arrival time of the next unit, in parts of a nanosecond, and never
+//! decreases.
 
 use super::rate_ratio::RateRatio;
+use super::refill::Refill;
 use super::{LimitConfigError, Wait};
 use crate::time::Tick;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// Parts that a nanosecond is cut into at most, so that a word lasts for 36 years.
+/// The most parts of a nanosecond; with 16, a word lasts for 36 years.
 const MAX_PARTS: u32 = 16;
 
-/// One unit is due each `window / limit`, and up to `burst` may come early; all that there is to remember
-/// is one word, zero at the beginning. Decides as a [`Gcra`](super::Gcra) does, whose source it has.
+/// A [`Gcra`](super::Gcra) without state of its own: one unit each `window / limit`, up to `burst` early.
 ///
-/// A unit takes a whole number of sixteenths of a nanosecond, rounded up, where it takes no whole number of
-/// larger parts. Calls on one word may come with ticks in any order, as from threads that each read a
-/// clock: then too, no more is admitted in any span, by the ticks of the calls, than
-/// [`worst_case`](Self::worst_case) says. What was admitted is not given back. Every operation costs O(1).
+/// The state is one word, zero at the start. A unit's interval is exact where it is a multiple of `1/n` ns for some
+/// `n <= 16`; otherwise it is rounded up to the next sixteenth of a nanosecond.
+///
+/// Calls on one word may come with ticks in any order, for example from threads that each read a clock: no span, by
+/// the ticks of the calls, ever holds more than [`worst_case`](Self::worst_case). Admitted units can't be refunded.
+/// Every operation costs O(1).
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -37,45 +38,34 @@ const MAX_PARTS: u32 = 16;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GcraWord {
-    ratio: RateRatio,
-    burst: NonZeroU32,
-    /// `burst` in parts.
+    refill: Refill,
+    /// The burst in parts.
     tolerance: u64,
 }
 
 impl GcraWord {
-    /// A rate that a whole burst can be taken from at once.
+    /// Creates a rate of which a whole burst can be admitted at once.
     ///
     /// # Errors
-    /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit, or the
-    /// burst takes longer than 36 years to come.
+    /// [`LimitConfigError`] if the window is zero, longer than 584 years or has less than a nanosecond for each
+    /// unit, or a burst has 2^64 parts or more: 584 years of flow at one part a nanosecond, 36 at 16.
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
     ) -> Result<Self, LimitConfigError> {
-        let mut ratio = RateRatio::new(limit, window)?;
-        if ratio.per_nano.get() > MAX_PARTS {
-            let parts = u128::from(ratio.per_unit.get()).saturating_mul(MAX_PARTS.into());
-            let per_unit = parts.div_ceil(ratio.per_nano.get().into());
-            let per_unit = u64::try_from(per_unit).map_err(|_| LimitConfigError::TooFine)?;
-            ratio = RateRatio {
-                per_nano: NonZeroU32::new(MAX_PARTS).ok_or(LimitConfigError::TooFine)?,
-                per_unit: NonZeroU64::new(per_unit).ok_or(LimitConfigError::TooFine)?,
-            };
-        }
+        let mut refill = Refill::new(limit, window, burst)?;
+        refill.ratio = coarsened(refill.ratio).ok_or(LimitConfigError::TooFine)?;
         Ok(Self {
-            ratio,
-            burst,
-            tolerance: u64::try_from(ratio.cost(burst.get()))
-                .map_err(|_| LimitConfigError::TooFine)?,
+            refill,
+            tolerance: u64::try_from(refill.capacity()).map_err(|_| LimitConfigError::TooFine)?,
         })
     }
 
-    /// The word after `cost` units, or when to ask again. A cost of zero is admitted always.
+    /// The word after admitting `cost` units. A cost of zero is always admitted.
     ///
     /// # Errors
-    /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
+    /// The [`Wait`] that [`earliest`](Self::earliest) answers.
     #[inline]
     pub fn admit(&self, word: u64, now: Tick, cost: u32) -> Result<u64, Wait> {
         if cost == 0 {
@@ -84,25 +74,24 @@ impl GcraWord {
         let parts = self.parts(now);
         match self.due_after(word, parts, cost) {
             Some(due) if due.saturating_sub(parts) <= self.tolerance => Ok(due),
-            Some(due) if cost <= self.burst.get() => Err(Wait::Until(self.opens(due))),
+            Some(due) if cost <= self.refill.burst.get() => Err(Wait::Until(self.opens(due))),
             Some(_) | None => Err(Wait::Never),
         }
     }
 
-    /// When `cost` units could be admitted: `Until(now)` if at once.
+    /// When `cost` units can be admitted: `Until(now)` if at once.
     #[must_use]
     pub fn earliest(&self, word: u64, now: Tick, cost: u32) -> Wait {
-        if cost > self.burst.get() {
-            return Wait::Never;
+        if cost == 0 {
+            return Wait::Until(now);
         }
         match self.due_after(word, self.parts(now), cost) {
-            _ if cost == 0 => Wait::Until(now),
-            Some(due) => Wait::Until(now.max(self.opens(due))),
-            None => Wait::Never,
+            Some(due) if cost <= self.refill.burst.get() => Wait::Until(now.max(self.opens(due))),
+            Some(_) | None => Wait::Never,
         }
     }
 
-    /// From when on a word decides as zero does.
+    /// The tick from which on a word decides as zero does.
     #[must_use]
     pub fn idle_at(&self, word: u64) -> Tick {
         self.tick(word)
@@ -111,33 +100,46 @@ impl GcraWord {
     /// The most units that are ever admitted in a half-open span of this length.
     #[must_use]
     pub fn worst_case(&self, span: Duration) -> u64 {
-        self.ratio.worst_case(self.burst, span)
+        self.refill.worst_case(span)
     }
 
     #[inline]
     fn parts(&self, tick: Tick) -> u64 {
-        tick.as_nanos()
-            .saturating_mul(self.ratio.per_nano.get().into())
+        let per_nano = self.refill.ratio.per_nano.get();
+        tick.as_nanos().saturating_mul(per_nano.into())
     }
 
-    /// When a unit can come that is due then.
+    /// When a cost fits that moves the word to `due`.
     #[inline]
     fn opens(&self, due: u64) -> Tick {
         self.tick(due.saturating_sub(self.tolerance))
     }
 
-    /// The first tick that is not before as many parts.
+    /// The first tick that is not before `parts`.
     #[inline]
     fn tick(&self, parts: u64) -> Tick {
-        Tick::from_nanos(match self.ratio.per_nano {
-            NonZeroU32::MIN => parts,
-            per_nano => parts.div_ceil(per_nano.get().into()),
-        })
+        let nanos = self.refill.ratio.nanos(parts.into());
+        nanos.map_or(Tick::MAX, Tick::from_nanos)
     }
 
+    /// The word after `cost` units; `None` if it would not fit into 64 bits.
     #[inline]
     fn due_after(&self, word: u64, parts: u64, cost: u32) -> Option<u64> {
-        let cost = self.ratio.per_unit.get().checked_mul(cost.into())?;
+        let per_unit = self.refill.ratio.per_unit.get();
+        let cost = per_unit.checked_mul(cost.into())?;
         word.max(parts).checked_add(cost)
     }
+}
+
+/// The same rate, or the next lower one in sixteenths of a nanosecond if it needs smaller parts.
+fn coarsened(ratio: RateRatio) -> Option<RateRatio> {
+    if ratio.per_nano.get() <= MAX_PARTS {
+        return Some(ratio);
+    }
+    let parts = u128::from(ratio.per_unit.get()).saturating_mul(MAX_PARTS.into());
+    let per_unit = parts.div_ceil(ratio.per_nano.get().into());
+    Some(RateRatio {
+        per_nano: NonZeroU32::new(MAX_PARTS)?,
+        per_unit: NonZeroU64::new(u64::try_from(per_unit).ok()?)?,
+    })
 }

@@ -1,8 +1,8 @@
-//! How much may be admitted, and when more may be.
+//! Limits: how much may be admitted, and when more may be.
 //!
-//! Every algorithm keeps one promise, its [`Limit::worst_case`]: the most it ever admits in any span of
-//! a given length. Spans are half open: what is admitted at `t` and again at `t + window` is not in one
-//! window. Where time runs backwards, it is taken to stand at the latest admission or settlement.
+//! Invariant: no algorithm admits more in any span than its [`Limit::worst_case`] states for that length. Spans are
+//! half open: an admission at `t` and one at `t + window` are never in one window. Time that runs backwards is
+//! clamped to the latest admission or settlement.
 
 mod bucketed_window;
 mod concurrency;
@@ -13,9 +13,9 @@ mod gcra_word;
 mod pacing;
 mod rate;
 mod rate_ratio;
+mod refill;
 mod refund_cutoff;
 mod reported_quota;
-mod ring_buffer;
 mod set;
 mod sliding_counter;
 mod sliding_log;
@@ -24,7 +24,7 @@ mod token_bucket;
 
 pub use bucketed_window::BucketedWindow;
 pub use concurrency::Concurrency;
-pub use cost::Cost;
+pub use cost::{Cost, Unit};
 pub use fixed_window::FixedWindow;
 pub use gcra::Gcra;
 pub use gcra_word::GcraWord;
@@ -33,25 +33,26 @@ pub use rate::Rate;
 pub use set::{Booking, LimitSet};
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
-pub use spec::{ParseSpecError, ParseSpecErrorKind, Spec, Specs, SpecsError, Unit};
+pub use spec::{
+    Algorithm, LimitSpec, LimitSpecs, LimitSpecsError, ParseLimitError, ParseLimitErrorKind,
+};
 pub use token_bucket::TokenBucket;
 
 use crate::time::Tick;
 use core::time::Duration;
 
-/// When a window begins to forget an admission.
+/// The event from which a window counts an admission.
 ///
-/// An upstream counts arrivals, and an arrival lies somewhere between the grant and the completion.
-/// Counted from the grant, a slow first call and a fast later one can arrive closer together than they
-/// were granted, and the upstream sees more than the limit. Counted from completion, what is in flight
-/// and what completed within the window together never exceed the limit, so that no choice of arrival
-/// times between grants and completions can exceed it either.
+/// An upstream counts arrivals, and a request arrives somewhere between its grant and its completion. With
+/// [`Grant`](Self::Grant), a slow first call and a fast later one can arrive closer together than they were granted, so
+/// that the upstream sees more than the limit. With [`Completion`](Self::Completion), the calls in flight and those
+/// completed within the window never exceed the limit, whatever the arrivals between grant and completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Anchor {
-    /// A window counts from the grant. Right where the grant itself is what is limited.
+    /// Windows count from the grant: for limits on grants themselves.
     Grant,
-    /// A window counts from completion. Right for limits that an upstream enforces.
+    /// Windows count from completion: for limits that an upstream enforces.
     #[default]
     Completion,
 }
@@ -61,14 +62,15 @@ pub enum Anchor {
 pub enum Wait {
     /// At this tick and not before, provided that nothing else is admitted or settled until then.
     Until(Tick),
-    /// Only once something in flight has been settled.
+    /// Not before something in flight is settled.
     ForSettlement,
-    /// Never: the cost is above the limit, or the clock's range ends first.
+    /// Never: the cost is above the limit, or the last tick comes first.
     Never,
 }
 
 /// Why a limit could not be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LimitConfigError {
     /// The window has no length.
     #[error("a window needs a length above zero")]
@@ -79,61 +81,67 @@ pub enum LimitConfigError {
     /// The window can't be cut into that many buckets of whole nanoseconds.
     #[error("the window's nanoseconds must be a multiple of the number of buckets")]
     UnevenBuckets,
-    /// The limit can't be counted in the parts that its window needs.
-    #[error("the limit is too large for its window to be counted exactly")]
+    /// The window has more buckets than [`BucketedWindow::MAX_BUCKETS`].
+    #[error("a window may have at most {} buckets", BucketedWindow::MAX_BUCKETS)]
+    TooManyBuckets,
+    /// The limit or burst is too large to be counted exactly in its window.
+    #[error("the limit or burst is too large for its window to be counted exactly")]
     TooFine,
 }
 
 /// Why a snapshot was not restored.
 #[cfg(feature = "serde")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
-    /// No limit has such a configuration.
+    /// The snapshot holds a configuration that no limit can have.
     #[error("the snapshot's configuration is wrong: {0}")]
     Config(#[from] LimitConfigError),
-    /// No limit can be in such a state.
+    /// The snapshot holds a state that no machine can be in.
     #[error("the snapshot contradicts itself")]
     Contradiction,
 }
 
-/// What every limiting algorithm does.
+/// A limiting algorithm: admits, settles, and answers when to ask again.
 ///
-/// A cost that was admitted is booked at a tick. When its use has ended, [`settle`](Self::settle) is
-/// told that tick, what was reserved and what was really used; under [`Anchor::Completion`] a cost
-/// that is never settled stays in flight. A refusal leaves the state bit for bit as it was.
+/// An admitted cost is booked at a tick. When its use has ended, [`settle`](Self::settle) takes that tick, the cost
+/// reserved and the cost really used. Under [`Anchor::Completion`] a cost that is never settled stays in flight. A
+/// refusal leaves the state bit for bit as it was.
 pub trait Limit {
-    /// Admits `cost` units and answers the tick they are booked at, or changes nothing and says when
-    /// to ask again. A cost of zero is admitted always, and booked, as it may be settled at more.
+    /// Admits `cost` units and answers the tick they are booked at, or changes nothing.
+    ///
+    /// A cost of zero is always admitted, and booked, because it may be settled at more.
     ///
     /// # Errors
-    /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
+    /// The [`Wait`] that [`earliest`](Self::earliest) answers.
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait>;
 
-    /// When `cost` units could be admitted: `Until(now)` if they could be at once, otherwise the exact
-    /// tick, at which they are admitted and one tick before which they are not.
+    /// When `cost` units can be admitted: `Until(now)` if at once.
+    ///
+    /// The tick is exact: the cost is admitted at it, and refused one tick before.
     fn earliest(&self, now: Tick, cost: u32) -> Wait;
 
-    /// Books `cost` units whether they fit or not, and answers the tick they are booked at.
+    /// Books `cost` units, whether they fit or not, and answers the tick they are booked at.
     fn charge(&mut self, now: Tick, cost: u32) -> Tick;
 
-    /// Ends the use of a cost that was booked: `reserved` units become the `actual` ones. More than was
-    /// reserved may be settled; the limit then owes the difference. Where it credits less than if the
-    /// actual ones had been admitted in the first place, the algorithm says so.
+    /// Ends the use of a booked cost: `reserved` units become the `actual` ones.
+    ///
+    /// `actual` may be larger; the limit then owes the difference. An algorithm that credits less than the whole
+    /// difference when `actual` is smaller says so in its own docs.
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32);
 
-    /// Takes back a cost that was booked and not used.
+    /// Returns a booked cost that was not used.
     fn refund(&mut self, now: Tick, booked: Tick, reserved: u32) {
         self.settle(now, booked, reserved, 0);
     }
 
-    /// The largest cost that would be admitted.
+    /// The largest cost that is admitted at `now`.
     fn available(&self, now: Tick) -> u32;
 
-    /// Whether nothing is in flight, and nothing that was admitted counts at `now` or later: from then on
-    /// it decides as a new one does.
+    /// Whether the limiter decides like a new one from `now` on: nothing in flight, nothing still counted.
     fn is_idle(&self, now: Tick) -> bool;
 
-    /// The first tick after `now` at which more is available if nothing happens until then.
+    /// The first tick after `now` at which more is available, if nothing happens until then.
     fn next_change(&self, now: Tick) -> Option<Tick> {
         let more = self.available(now).checked_add(1)?;
         match self.earliest(now, more) {
@@ -142,22 +150,24 @@ pub trait Limit {
         }
     }
 
-    /// Moves what is remembered to another clock, which shows `to` now that this one shows `from`. Where
-    /// the other can't show a tick, the nearest one is taken; it may then count for longer, never for less.
-    /// Whoever holds the ticks of what was booked has to move them likewise. What was booked at what is the
-    /// other clock's epoch, or before it, is not credited where it is settled at less than was reserved.
+    /// Translates the state to another clock, which shows `to` when this one shows `from`.
+    ///
+    /// A tick that the other clock can't show becomes the nearest one it can; an admission may then count for longer,
+    /// never for less. Callers must translate the ticks of their bookings likewise. A booking at or before the other
+    /// clock's epoch is not credited if it is settled at less than was reserved.
     fn rebase(&mut self, from: Tick, to: Tick);
 
-    /// The most units that are ever admitted in a half-open span of this length, provided that
-    /// nothing is charged beyond the limit or settled at more than was reserved. Under
-    /// [`Anchor::Completion`] it holds for any choice of arrival between grant and settlement.
+    /// The most units that are ever admitted in a half-open span of this length.
+    ///
+    /// It holds if nothing is charged beyond the limit or settled above its reservation. Under
+    /// [`Anchor::Completion`] it holds for any arrival between grant and settlement.
     fn worst_case(&self, span: Duration) -> u64;
 }
 
-/// Makes the enum over all algorithms, and passes every call on.
+/// Makes the enum over all algorithms, and forwards every call.
 macro_rules! limiter {
     ($($algorithm:ident),*) => {
-        /// Any of the algorithms, chosen at run time.
+        /// A limiter of any algorithm, chosen at run time.
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         pub enum Limiter {
@@ -220,7 +230,7 @@ limiter!(
     Concurrency
 );
 
-/// When both are over.
+/// The later of two waits.
 fn later(a: Wait, b: Wait) -> Wait {
     match (a, b) {
         (Wait::Never, _) | (_, Wait::Never) => Wait::Never,
@@ -229,7 +239,7 @@ fn later(a: Wait, b: Wait) -> Wait {
     }
 }
 
-/// Checks that a window or bucket that begins at `start` is that of `latest`.
+/// Checks that the window or bucket that begins at `start` holds `latest`.
 #[cfg(feature = "serde")]
 fn check_start(
     start: u64,
@@ -242,7 +252,7 @@ fn check_start(
     }
 }
 
-/// The nanoseconds of a window that an algorithm can work with.
+/// The nanoseconds of a window, if an algorithm can work with them.
 fn window_nanos(window: Duration) -> Result<u64, LimitConfigError> {
     match u64::try_from(window.as_nanos()) {
         Ok(0) => Err(LimitConfigError::EmptyWindow),

@@ -1,4 +1,4 @@
-//! Uniform pacing: one unit at a time, evenly spaced.
+//! Uniform pacing: admissions evenly spaced, with nothing saved up.
 //!
 //! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
 
@@ -9,14 +9,13 @@ use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// After each admission of `cost` units nothing is admitted for `cost * window / limit`. A cost may be
-/// up to the limit. Whoever asks as soon as they may gets the exact rate, fractions of a nanosecond
-/// included; whoever comes later has not saved anything up.
+/// Uniform pacing: after an admission of `cost` units, nothing is admitted for `cost * window / limit`.
 ///
-/// Every operation costs O(1). Memory is constant.
+/// A cost may be up to the limit. A caller that asks at each tick it is told gets the exact rate, fractions of a
+/// nanosecond included; idle time saves nothing up. Every operation costs O(1); memory is constant.
 ///
-/// Worst case over a span: units at their distances, and the last request with a cost of the whole limit.
-/// A settlement below the reservation is credited only if nothing has been admitted in between.
+/// Worst case over a span: units at their distances, and a last request that costs the whole limit. A settlement
+/// below the reservation is credited only if nothing was admitted or settled at a later tick than the booking.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -36,16 +35,16 @@ pub struct Pacing {
     limit: NonZeroU32,
     ratio: RateRatio,
     due: Parts,
-    /// When something was last admitted or settled.
     latest: Tick,
     refund_cutoff: RefundCutoff,
 }
 
 impl Pacing {
-    /// A limiter that admits at once what comes first.
+    /// Creates a limiter that admits the first request at once.
     ///
     /// # Errors
-    /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
+    /// [`LimitConfigError`] if the window is zero, longer than 584 years, or has less than a nanosecond for each
+    /// unit.
     pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         Ok(Self {
             limit,
@@ -56,10 +55,11 @@ impl Pacing {
         })
     }
 
-    /// Changes the distance of units from the next admission on; what was admitted keeps its distance, and
-    /// where the limit grows while the rate falls, that of as many units more. While no more than two
-    /// configurations take turns, no span ever holds more than the worst case of one of the two; otherwise no
-    /// more than the largest rate with the largest limit.
+    /// Changes the distance of units from the next admission on; admitted units keep theirs.
+    ///
+    /// If the limit grows while the rate falls, the next admission is later by the added units at the old rate.
+    /// While at most two configurations alternate, no span holds more than the worst case of one of them. With more,
+    /// no span holds more than the largest rate and the largest limit.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -79,20 +79,20 @@ impl Pacing {
         let whole = self.due.0.div_ceil(self.ratio.per_nano.get().into());
         changed.due.0 = whole.saturating_mul(changed.ratio.per_nano.get().into());
         changed.latest = self.latest;
-        changed.refund_cutoff = self.refund_cutoff.above(self.latest);
+        changed.refund_cutoff = self.refund_cutoff.raised_to(self.latest);
         *self = changed;
         Ok(())
     }
 
-    /// Whether the next was due a nanosecond ago or more.
+    /// Whether `due` is a nanosecond ago or more.
     #[inline]
     fn is_late(&self, now: Tick) -> bool {
         let since = self.ratio.worth(now.as_nanos()).saturating_sub(self.due.0);
         since >= self.ratio.per_nano.get().into()
     }
 
-    /// When the next may come, if `cost` units are admitted at `now`: counted from when they were due
-    /// if that was within this nanosecond, so that no fraction is lost.
+    /// The `due` after admitting `cost` units at `now`. Counts from the old one if that lies within this nanosecond,
+    /// so that no fraction is lost.
     #[inline]
     fn due_after(&self, now: Tick, cost: u32) -> u128 {
         let from = if self.is_late(now) {
@@ -138,12 +138,12 @@ impl Limit for Pacing {
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest && self.refund_cutoff.is_known(booked);
+        let refunds = booked == self.latest && self.refund_cutoff.allows(booked);
         self.latest = self.latest.max(now);
         match actual.checked_sub(reserved) {
             Some(0) => {}
             Some(more) => self.due.0 = self.due_after(self.latest, more),
-            None if alone => {
+            None if refunds => {
                 let less = self.ratio.cost(reserved.saturating_sub(actual));
                 self.due.0 = self.due.0.saturating_sub(less);
             }
@@ -164,14 +164,14 @@ impl Limit for Pacing {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
         self.due.0 = self.ratio.rebase(self.due.0, from, to);
-        self.refund_cutoff.rebase(shift);
+        self.refund_cutoff.rebase(offset);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
-        // Units at their distances fill the span; the last admission takes the limit in place of one.
+        // Units at their distances fill the span; the last admission takes the limit instead of one unit.
         let parts = self.ratio.worth(saturating_nanos(span));
         let units = parts.div_ceil(self.ratio.per_unit.get().into());
         let last = u128::from(self.limit.get()).saturating_sub(1);

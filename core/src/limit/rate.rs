@@ -1,6 +1,6 @@
-//! A count for each window, as people write it: `3/60s`.
+//! Rates as people write them: `3/60s`.
 
-use super::ParseSpecError;
+use super::ParseLimitError;
 use super::spec::parse_rate;
 use crate::time::DisplaySpan;
 use core::fmt;
@@ -8,7 +8,9 @@ use core::num::NonZeroU32;
 use core::str::FromStr;
 use core::time::Duration;
 
-/// At most `limit` in any `window`. It is read as a [`Spec`](super::Spec) of requests is.
+/// A count per window: at most `limit` in any `window`.
+///
+/// Its text is that of a [`LimitSpec`](super::LimitSpec) of requests without algorithm and anchor.
 ///
 /// ```
 /// use leasehold_core::limit::Rate;
@@ -17,18 +19,18 @@ use core::time::Duration;
 /// assert_eq!(rate.limit.get(), 500);
 /// assert_eq!(rate.to_string(), "500/1min");
 /// assert_eq!("3/0s".parse::<Rate>().unwrap_err().at, 2);
-/// # Ok::<(), leasehold_core::limit::ParseSpecError>(())
+/// # Ok::<(), leasehold_core::limit::ParseLimitError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// Units per window.
     pub limit: NonZeroU32,
-    /// In how long; above zero and at most 584 years when parsed.
+    /// Length of the window; above zero and at most 584 years if parsed.
     pub window: Duration,
 }
 
 impl FromStr for Rate {
-    type Err = ParseSpecError;
+    type Err = ParseLimitError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         parse_rate(text)
@@ -44,17 +46,18 @@ impl fmt::Display for Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::ParseSpecErrorKind as Kind;
+    use crate::limit::ParseLimitErrorKind as Kind;
 
     #[test]
-    fn each_malformed_limit_says_what_is_wrong() {
+    fn each_malformed_rate_is_refused_for_its_own_reason() {
         let error = |text: &str| text.parse::<Rate>().unwrap_err().kind;
         assert_eq!(error("3"), Kind::NoWindow);
         assert_eq!(error("0/60s"), Kind::ZeroCount);
         assert_eq!(error("4294967296/s"), Kind::CountTooLarge);
         assert_eq!(error("3/60"), Kind::Window);
         assert_eq!(error("3/0s"), Kind::ZeroWindow);
-        assert_eq!(error("3 tokens/s"), Kind::NotRequests);
-        assert_eq!(error("3 concurrent"), Kind::NotRequests);
+        assert_eq!(error("3 tokens/s"), Kind::NotARate);
+        assert_eq!(error("3 concurrent"), Kind::NotARate);
+        assert_eq!(error("3/s from grant"), Kind::NotARate);
     }
 }

@@ -1,10 +1,10 @@
-//! A rate as a fraction in lowest terms, so that nothing is ever rounded.
+//! A rate as a fraction in lowest terms, so that nothing is rounded.
 //!
-//! Time and units are compared in parts: one nanosecond is worth `per_nano` parts, one unit costs
-//! `per_unit`.
+//! Invariant: time and units are compared in parts: a nanosecond is worth `per_nano` parts, a unit costs
+//! `per_unit`, and `per_unit >= per_nano`.
 
 use super::{LimitConfigError, window_nanos};
-use crate::time::{Tick, saturating_nanos};
+use crate::time::Tick;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) struct RateRatio {
 }
 
 impl RateRatio {
-    /// `limit` units in each `window`, and no more than one a nanosecond.
+    /// The rate of `limit` units per `window`, at most one unit a nanosecond.
     pub(super) fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         let window = NonZeroU64::new(window_nanos(window)?).ok_or(LimitConfigError::EmptyWindow)?;
         Self::reduce(limit, window).ok_or(LimitConfigError::TooFine)
@@ -34,22 +34,6 @@ impl RateRatio {
         })
     }
 
-    /// The most units that a burst and this rate admit in a half-open span.
-    pub(super) fn worst_case(self, burst: NonZeroU32, span: Duration) -> u64 {
-        let Some(between) = saturating_nanos(span).checked_sub(1) else {
-            return 0;
-        };
-        let units = if burst == NonZeroU32::MIN {
-            // Nothing but the unit itself is kept, so that each takes whole nanoseconds.
-            let each = self.per_unit.get().div_ceil(self.per_nano.get().into());
-            between.checked_div(each).unwrap_or(0).into()
-        } else {
-            self.units(self.worth(between))
-        };
-        let units = units.saturating_add(burst.get().into());
-        u64::try_from(units).unwrap_or(u64::MAX)
-    }
-
     pub(super) fn is_slower_than(self, other: Self) -> bool {
         let product = |units: Self, nanos: Self| {
             u128::from(units.per_nano.get()).saturating_mul(nanos.per_unit.get().into())
@@ -63,7 +47,7 @@ impl RateRatio {
         u128::from(self.per_unit.get()).saturating_mul(units.into())
     }
 
-    /// The whole units that are worth this many parts.
+    /// The whole units that `parts` pay for.
     pub(super) fn units(self, parts: u128) -> u128 {
         parts.checked_div(self.per_unit.get().into()).unwrap_or(0)
     }
@@ -74,19 +58,19 @@ impl RateRatio {
         u128::from(self.per_nano.get()).saturating_mul(nanos.into())
     }
 
-    /// A point in time in parts, as another clock shows it.
+    /// A point in time in parts, translated to another clock.
     pub(super) fn rebase(self, parts: u128, from: Tick, to: Tick) -> u128 {
         let (from, to) = (self.worth(from.as_nanos()), self.worth(to.as_nanos()));
         let later = parts.saturating_add(to.saturating_sub(from));
         later.saturating_sub(from.saturating_sub(to))
     }
 
-    /// The nanoseconds, rounded up, until a span is worth this many parts; `None` beyond 584 years.
+    /// The nanoseconds, rounded up, that are worth `parts`; `None` beyond 584 years.
     #[inline]
     pub(super) fn nanos(self, parts: u128) -> Option<u64> {
         match u64::try_from(parts) {
             Ok(parts) if self.per_nano == NonZeroU32::MIN => Some(parts),
-            // A division of 128 bits costs several times as much.
+            // A division of 128 bits costs several times as much as one of 64.
             Ok(parts) => Some(parts.div_ceil(self.per_nano.get().into())),
             Err(_) => u64::try_from(parts.div_ceil(self.per_nano.get().into())).ok(),
         }
@@ -114,8 +98,9 @@ impl TryFrom<(NonZeroU32, NonZeroU64)> for RateRatio {
     }
 }
 
-/// Parts at rest, no more aligned than a word, so that a limiter is no larger than what it holds. In
-/// halves, upper first, where they are written, as not every format has numbers of 128 bits.
+/// A stored number of parts, aligned to 8 bytes instead of 16 to keep limiters small.
+///
+/// Serialized in two halves, upper first, because not every format has 128-bit numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "(u64, u64)", into = "(u64, u64)"))]
@@ -131,29 +116,6 @@ impl From<(u64, u64)> for Parts {
 impl From<Parts> for (u64, u64) {
     fn from(Parts(parts): Parts) -> Self {
         ((parts >> 64) as u64, parts as u64)
-    }
-}
-
-/// The parts that are missing from a burst once another rate and burst have taken their place, of which
-/// `missing` were before. What is free never grows by a change. Where the rate rises and the burst shrinks,
-/// what is missing stays missing, so that the greater burst of before isn't added to the greater rate.
-pub(super) fn carry_over(
-    missing: u128,
-    (before, burst_before): (RateRatio, NonZeroU32),
-    (after, burst_after): (RateRatio, NonZeroU32),
-) -> u128 {
-    let (from, to) = (before.per_unit.get(), after.per_unit.get());
-    let missing = match missing.checked_mul(to.into()) {
-        Some(product) => product.div_ceil(from.into()),
-        None => missing.div_ceil(from.into()).saturating_mul(to.into()),
-    };
-    let difference = after.cost(burst_after.get().abs_diff(burst_before.get()));
-    if burst_after >= burst_before {
-        missing.saturating_add(difference)
-    } else if before.is_slower_than(after) {
-        missing
-    } else {
-        missing.saturating_sub(difference)
     }
 }
 

@@ -1,12 +1,13 @@
-//! Which bookings can still be credited once a clock has been set back, or a level changed.
+//! The cutoff up to which bookings are no longer refunded.
 //!
-//! Invariant: what was booked after the refund_cutoff was booked at the tick that its holder has.
+//! Invariant: a booking after the cutoff was made at the tick that its holder has.
 
 use crate::time::{ClockOffset, Tick};
 
-/// The last tick of which nothing is credited. A level credits nothing once its limit has been changed. A
-/// clock that is set back shows all that was before its epoch as the epoch: what is settled of it might be
-/// another's, or have left.
+/// The last tick whose bookings are not refunded, if any.
+///
+/// It is set where a booking's tick becomes ambiguous: by a new limit of a token bucket, GCRA or pacing, and by a
+/// clock set back, which shows every tick before its epoch as the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]
@@ -14,14 +15,14 @@ pub(super) struct RefundCutoff(Option<Tick>);
 
 impl RefundCutoff {
     #[inline]
-    pub(super) fn is_known(self, booked: Tick) -> bool {
-        self.0.is_none_or(|refund_cutoff| booked > refund_cutoff)
+    pub(super) fn allows(self, booked: Tick) -> bool {
+        self.0.is_none_or(|cutoff| booked > cutoff)
     }
 
-    /// How much less and how much more counts by a settlement.
+    /// The units a settlement takes away and the units it adds.
     #[inline]
-    pub(super) fn change(self, booked: Tick, reserved: u32, actual: u32) -> (u32, u32) {
-        let less = if self.is_known(booked) {
+    pub(super) fn correction(self, booked: Tick, reserved: u32, actual: u32) -> (u32, u32) {
+        let less = if self.allows(booked) {
             reserved.saturating_sub(actual)
         } else {
             0
@@ -29,15 +30,15 @@ impl RefundCutoff {
         (less, actual.saturating_sub(reserved))
     }
 
-    /// The same without what was booked until `latest`.
-    pub(super) fn above(self, latest: Tick) -> Self {
+    /// A cutoff no earlier than this one and `latest`.
+    pub(super) fn raised_to(self, latest: Tick) -> Self {
         Self(self.0.max(Some(latest)))
     }
 
-    pub(super) fn rebase(&mut self, shift: ClockOffset) {
-        if shift.to < shift.from {
-            *self = self.above(Tick::ZERO);
+    pub(super) fn rebase(&mut self, offset: ClockOffset) {
+        if offset.to < offset.from {
+            *self = self.raised_to(Tick::ZERO);
         }
-        self.0 = self.0.map(|refund_cutoff| shift.tick(refund_cutoff));
+        self.0 = self.0.map(|cutoff| offset.tick(cutoff));
     }
 }

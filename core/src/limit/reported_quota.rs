@@ -1,14 +1,12 @@
-//! What an upstream has said that it will still serve.
+//! Remaining quota as reported by an upstream, such as in rate-limit headers.
 //!
-//! Invariant: there are at most [`MAX`](ReportedQuota::MAX) reports, in the order of their resets. Until its
-//! reset each holds by itself: what was admitted after it is never more than it said, as far as that was
-//! known at the time.
+//! Invariant: at most [`MAX`](ReportedQuota::MAX) reports, ordered by reset. Each holds by itself until its reset:
+//! the units admitted after it, at the costs known so far, never exceed what it said.
 
 use crate::time::{ClockOffset, Tick};
 use alloc::vec::Vec;
 
-/// The reports on one unit of one upstream. An operation costs O(reports), of which there are at most
-/// eight and as a rule one.
+/// The reports on one unit of one upstream: at most eight, usually one. Operations cost O(reports).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Vec<Report>"))]
@@ -18,9 +16,9 @@ pub(super) struct ReportedQuota(Vec<Report>);
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Report {
     until: Tick,
-    /// What may still be admitted; below zero where it turned out that more was.
+    /// Units that may still be admitted; below zero if settlements exceeded it.
     left: i64,
-    /// Its number among all reports.
+    /// Sequence number over all reports of the set.
     number: u64,
 }
 
@@ -28,29 +26,28 @@ impl ReportedQuota {
     pub(super) const MAX: usize = 8;
     pub(super) const NONE: Self = Self(Vec::new());
 
-    /// Learns that `remaining` more will be served until `reset`, in the report of this number, which is
-    /// above that of each before it.
+    /// Adds a report that `remaining` more units will be served until `reset`. Numbers must increase.
     pub(super) fn observe(&mut self, now: Tick, remaining: u32, reset: Tick, number: u64) {
-        self.forget(now);
+        self.remove_expired(now);
         if reset <= now {
             return;
         }
-        let said = Report {
+        let report = Report {
             until: reset,
             left: remaining.into(),
             number,
         };
-        // One that holds as long, leaves no more and gives no more back makes the earlier one idle.
+        // An earlier report that resets no later and leaves no less decides nothing any more, settlements included.
         self.0
-            .retain(|known| known.until > said.until || known.left < said.left);
-        let place = self.0.partition_point(|known| known.until <= said.until);
-        self.0.insert(place, said);
+            .retain(|known| known.until > report.until || known.left < report.left);
+        let index = self.0.partition_point(|known| known.until <= report.until);
+        self.0.insert(index, report);
         if self.0.len() > Self::MAX {
             self.merge_nearest();
         }
     }
 
-    /// Makes one of the two reports whose resets are nearest, which is at no time looser than either.
+    /// Merges the two reports with the nearest resets into one that is never looser than either.
     fn merge_nearest(&mut self) {
         let pairs = self.0.windows(2).enumerate();
         let nearest = pairs.min_by_key(|(_, pair)| match pair {
@@ -66,24 +63,23 @@ impl ReportedQuota {
         }
     }
 
-    /// Drops the reports that no longer hold.
-    pub(super) fn forget(&mut self, now: Tick) {
-        let over = self.0.partition_point(|known| known.until <= now);
-        if over > 0 {
-            self.0.drain(..over);
+    /// Removes the reports whose reset has passed.
+    pub(super) fn remove_expired(&mut self, now: Tick) {
+        let expired = self.0.partition_point(|known| known.until <= now);
+        if expired > 0 {
+            self.0.drain(..expired);
         }
     }
 
+    /// The last reset of the reports that leave less than `cost`; `None` if `cost` fits now.
     #[inline]
-    /// When the last of the reports resets that leave less than `cost`; `None` where none does that
-    /// still holds.
-    pub(super) fn opens(&self, now: Tick, cost: u32) -> Option<Tick> {
+    pub(super) fn earliest(&self, now: Tick, cost: u32) -> Option<Tick> {
         let short = |known: &&Report| cost > 0 && i64::from(cost) > known.left;
         let last = self.0.iter().rfind(short)?;
         Some(last.until).filter(|until| *until > now)
     }
 
-    /// The most that all reports leave.
+    /// The most units that every report leaves.
     pub(super) fn left(&self, now: Tick) -> u32 {
         let live = self.0.iter().filter(|known| known.until > now);
         let least = live.map(|known| known.left.max(0)).min();
@@ -93,33 +89,31 @@ impl ReportedQuota {
     /// The first reset after `now` at which more is left.
     pub(super) fn next_change(&self, now: Tick) -> Option<Tick> {
         let left = self.left(now);
-        self.opens(now, left.checked_add(1)?)
+        self.earliest(now, left.checked_add(1)?)
     }
 
-    /// Takes what was admitted.
+    /// Counts admitted units in each report.
     pub(super) fn take(&mut self, cost: u32) {
         for known in &mut self.0 {
             known.left = known.left.saturating_sub(cost.into());
         }
     }
 
-    /// Corrects what was admitted when there had been so many reports. What was used above the
-    /// reservation counts in each, as an upstream may not have known of it when it reported; what was
-    /// not used is given back to those that were made before.
+    /// Corrects a cost that was admitted after report number `reports`.
+    ///
+    /// Units above the reservation count in every report, because the upstream may not have known of them. Unused
+    /// units are returned to the reports made before the admission.
     pub(super) fn settle(&mut self, reports: u64, reserved: u32, actual: u32) {
-        let (more, less) = (
-            actual.saturating_sub(reserved),
-            reserved.saturating_sub(actual),
-        );
-        self.take(more);
+        let less = reserved.saturating_sub(actual);
+        self.take(actual.saturating_sub(reserved));
         for known in self.0.iter_mut().filter(|known| known.number <= reports) {
             known.left = known.left.saturating_add(less.into());
         }
     }
 
-    pub(super) fn rebase(&mut self, shift: ClockOffset) {
+    pub(super) fn rebase(&mut self, offset: ClockOffset) {
         for known in &mut self.0 {
-            known.until = shift.tick(known.until);
+            known.until = offset.tick(known.until);
         }
     }
 }
@@ -145,19 +139,19 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_holds_longer_does_not_lengthen_a_stricter_one() {
+    fn a_later_reset_does_not_lengthen_a_stricter_report() {
         let mut quota = ReportedQuota::default();
         quota.observe(tick(0), 1, tick(10), 1);
         quota.observe(tick(0), 5, tick(20), 2);
-        assert_eq!(quota.opens(tick(0), 2), Some(tick(10)));
-        assert_eq!(quota.opens(tick(0), 6), Some(tick(20)));
-        assert_eq!(quota.opens(tick(10), 5), None);
+        assert_eq!(quota.earliest(tick(0), 2), Some(tick(10)));
+        assert_eq!(quota.earliest(tick(0), 6), Some(tick(20)));
+        assert_eq!(quota.earliest(tick(10), 5), None);
         assert_eq!(quota.left(tick(0)), 1);
         assert_eq!(quota.next_change(tick(0)), Some(tick(10)));
     }
 
     #[test]
-    fn more_reports_than_are_kept_are_never_looser_than_each() {
+    fn merged_reports_are_never_looser_than_each_of_them() {
         let mut quota = ReportedQuota::default();
         let reports: Vec<_> = (1..=30u32).map(|i| (i, tick((i * i).into()))).collect();
         for (number, (remaining, reset)) in (1..).zip(&reports) {

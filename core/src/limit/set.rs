@@ -1,27 +1,26 @@
-//! The limits of one owner, taken as one.
+//! Limit sets: several limits of one owner, such as a key, taken all or none.
 //!
-//! Invariant: all of them are booked at one tick or none is; and each class's count is what it would be
-//! if it had been there from the beginning.
+//! Invariant: either every limit is booked at one tick or none is, and a class's counters decide as if they had
+//! existed from the start.
 
 use super::reported_quota::ReportedQuota;
-use super::{Cost, Limit, Limiter, Unit, Wait, later};
+use super::{Cost, Limit, LimitSpecs, Limiter, Unit, Wait, later};
 use crate::time::{ClockOffset, Tick, earliest};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::hint::black_box;
 use core::ops::Bound;
 
-/// Several limits all or none, for one owner, such as a key: some shared by all classes, some counted for
-/// each class by itself. Its [`ReportedQuota`](Self::observe)s tighten them for a time and never loosen them.
+/// Several limits of one owner, taken all or none: shared by all classes, or counted for each class.
 ///
-/// What is admitted is settled as each algorithm's own [`settle`](Limit::settle) says: by windows exactly,
-/// by levels (token bucket, GCRA, pacing) in full where more was used, and where less was used only if
-/// nothing came in between.
+/// [Reports](Self::observe) of an upstream tighten the limits until their resets and never loosen them.
 ///
-/// Each operation costs O(limits) of what their algorithms do, and where classes are counted O(log n) in
-/// the counts. A class takes memory only from its first use until it has been idle for a while: there are
-/// never more counts than twice those that are in use and those made by one operation.
+/// A settlement has the precision of each algorithm's [`settle`](Limit::settle): windows are corrected exactly; token
+/// bucket, GCRA and pacing take all of a larger cost, but credit a smaller one only if nothing was booked in between.
+///
+/// An operation costs what its algorithms cost, and O(log n) in the n counters of classes. A class has counters only
+/// from its first use until it is found idle: each operation sweeps twice as many as it can create, so that their
+/// number stays at most twice that of the counters recently in use.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -44,29 +43,29 @@ use core::ops::Bound;
 /// ```
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(from = "Snapshot", into = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(from = "Wire", into = "Wire"))]
 pub struct LimitSet {
-    /// Of requests and shared by all classes. Most owners have one such limit, and then nothing else is
-    /// looked at.
+    /// The first limit, if it counts requests of all classes. Most owners have no other.
     first: Option<Limiter>,
-    /// When something was last admitted, settled or observed.
+    /// Tick of the latest admission, settlement or report.
     latest: Tick,
-    /// Made when it is needed.
+    /// Allocated on first use.
     extra: Option<Box<ExtraLimits>>,
 }
 
-/// What a set needs beyond one limit of requests that all classes share.
+/// The state beyond one limit of requests shared by all classes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct ExtraLimits {
-    /// Those after `first`, if that is there, or else all.
+    /// The limits after `first`, or all if there is no `first`.
     limits: Vec<ScopedLimit>,
-    /// Each class's own counts, by class and rule.
-    classes: BTreeMap<CountKey, Limiter>,
+    /// Counters of classes.
+    classes: BTreeMap<CounterKey, Limiter>,
+    /// Reports by unit.
     quotas: [ReportedQuota; 2],
-    /// Counts reports.
+    /// Number of reports so far.
     reports: u64,
-    /// The count that was looked at last.
-    swept: CountKey,
+    /// The counter swept last.
+    swept: CounterKey,
 }
 
 static NO_EXTRA: ExtraLimits = ExtraLimits {
@@ -77,36 +76,36 @@ static NO_EXTRA: ExtraLimits = ExtraLimits {
     swept: (0, 0),
 };
 
-type CountKey = (u32, u32);
+/// Class, and index of the limit in the set.
+type CounterKey = (u32, u32);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct ScopedLimit {
     unit: Unit,
     each_class: bool,
-    /// What all classes share, or what each begins with.
+    /// The counter shared by all classes, or a new class's initial counter.
     limit: Limiter,
 }
 
-/// What was admitted by a [`LimitSet`], and when. It is small, and names nothing.
+/// The receipt of an admission by a [`LimitSet`], needed to settle it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Booking {
     at: Tick,
-    /// How many reports there had been.
+    /// Number of reports before it.
     reports: u64,
     class: u32,
 }
 
 impl Booking {
-    /// When it was booked.
+    /// The tick it was booked at.
     #[must_use]
     pub fn at(self) -> Tick {
         self.at
     }
 
-    /// The same as another clock shows it, for one that is held while its limits are
-    /// [rebased](LimitSet::rebase).
+    /// The booking translated to another clock, to be used when its limits are [rebased](LimitSet::rebase).
     #[must_use]
     pub fn rebased(mut self, from: Tick, to: Tick) -> Self {
         self.at = ClockOffset { from, to }.tick(self.at);
@@ -115,25 +114,48 @@ impl Booking {
 }
 
 impl LimitSet {
-    /// The most reports of an upstream that are kept apart for each unit.
+    /// The most reports kept apart for each unit.
     pub const REPORTS: usize = ReportedQuota::MAX;
 
-    /// No limits yet: everything is admitted.
+    /// Creates a set without limits, which admits everything.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts `unit` by `limit` as well, all classes together.
+    /// Adds a limit of `unit` shared by all classes.
     #[must_use]
     pub fn with(self, unit: Unit, limit: impl Into<Limiter>) -> Self {
         self.push(unit, false, limit.into())
     }
 
-    /// Counts `unit` by `limit` as well, each class by itself.
+    /// Adds a limit of `unit` that is counted for each class.
     #[must_use]
     pub fn with_each_class(self, unit: Unit, limit: impl Into<Limiter>) -> Self {
         self.push(unit, true, limit.into())
+    }
+
+    /// Adds limits read from text, shared by all classes.
+    #[must_use]
+    pub fn with_all(self, specs: &LimitSpecs) -> Self {
+        let limiters = specs.limiters();
+        limiters.fold(self, |set, (unit, limit)| set.push(unit, false, limit))
+    }
+
+    /// Adds limits read from text that are counted for each class.
+    ///
+    /// ```
+    /// use leasehold_core::limit::{LimitSet, LimitSpecs};
+    ///
+    /// let key: LimitSpecs = "2 concurrent".parse()?;
+    /// let model: LimitSpecs = "3/60s, 40000 tokens/min".parse()?;
+    /// let limits = LimitSet::new().with_all(&key).with_all_each_class(&model);
+    /// # Ok::<(), leasehold_core::limit::ParseLimitError>(())
+    /// ```
+    #[must_use]
+    pub fn with_all_each_class(self, specs: &LimitSpecs) -> Self {
+        let limiters = specs.limiters();
+        limiters.fold(self, |set, (unit, limit)| set.push(unit, true, limit))
     }
 
     fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
@@ -149,10 +171,10 @@ impl LimitSet {
         self
     }
 
-    /// Admits a cost by every limit, or changes nothing and says when to ask again.
+    /// Admits a cost under every limit, or changes nothing and answers when to ask again.
     ///
     /// # Errors
-    /// The [`Wait`] that [`earliest`](Self::earliest) would answer.
+    /// The [`Wait`] that [`earliest`](Self::earliest) answers.
     #[inline]
     pub fn try_acquire(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
         let now = now.max(self.latest);
@@ -162,37 +184,38 @@ impl LimitSet {
                 self.latest = now;
                 Ok(self.booking(class))
             }
-            None => self.acquire_of_all(now, class, cost),
+            None => self.acquire_all(now, class, cost),
         }
     }
 
-    /// The first limit where there is nothing else.
+    /// The first limit, if nothing else decides.
     #[inline]
     fn only(&mut self) -> Option<&mut Limiter> {
         self.first.as_mut().filter(|_| self.extra.is_none())
     }
 
-    fn acquire_of_all(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
+    fn acquire_all(&mut self, now: Tick, class: u32, cost: Cost) -> Result<Booking, Wait> {
         match self.earliest(now, class, cost) {
             Wait::Until(at) if at <= now => Ok(self.charge(now, class, cost)),
             wait @ (Wait::Until(_) | Wait::ForSettlement | Wait::Never) => Err(wait),
         }
     }
 
-    /// Whether it holds no limits, so that everything is admitted that no report forbids.
+    /// Whether the set has no limits, so that only reports can refuse.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first.is_none() && self.extra().limits.is_empty()
     }
 
-    /// Whether a cost could ever be admitted.
+    /// Whether a cost can ever be admitted.
     #[must_use]
     pub fn fits(&self, class: u32, cost: Cost) -> bool {
         self.earliest(self.latest, class, cost) != Wait::Never
     }
 
-    /// When a cost could be admitted by all limits, `now` itself if at once: exact, provided that nothing is admitted, settled
-    /// or observed until then.
+    /// When a cost can be admitted by all limits: `Until(now)` if at once.
+    ///
+    /// Exact, provided that nothing is admitted, settled or observed until then.
     #[must_use]
     pub fn earliest(&self, now: Tick, class: u32, cost: Cost) -> Wait {
         let asked = now;
@@ -201,10 +224,10 @@ impl LimitSet {
         match (&self.first, &self.extra) {
             (Some(only), None) => wait = later(wait, only.earliest(now, cost.requests)),
             (None, None) => {}
-            (_, Some(rest)) => {
-                for (quota, unit) in rest.quotas.iter().zip(Unit::ALL) {
-                    if let Some(opens) = quota.opens(now, cost.of(unit)) {
-                        wait = later(wait, Wait::Until(opens));
+            (_, Some(extra)) => {
+                for (quota, unit) in extra.quotas.iter().zip(Unit::ALL) {
+                    if let Some(reset) = quota.earliest(now, cost.of(unit)) {
+                        wait = later(wait, Wait::Until(reset));
                     }
                 }
                 for (unit, limit) in self.limits(class) {
@@ -213,13 +236,13 @@ impl LimitSet {
             }
         }
         match wait {
-            // It would be admitted at once.
+            // A clock that ran backwards asks at a tick before `now`, which is clamped.
             Wait::Until(at) if at <= now => Wait::Until(asked),
             Wait::Until(_) | Wait::ForSettlement | Wait::Never => wait,
         }
     }
 
-    /// Books a cost whether it fits or not.
+    /// Books a cost, whether it fits or not.
     pub fn charge(&mut self, now: Tick, class: u32, cost: Cost) -> Booking {
         self.latest = self.latest.max(now);
         let latest = self.latest;
@@ -253,13 +276,13 @@ impl LimitSet {
             limit.charge(*latest, cost.of(unit));
         }
         for (quota, unit) in quotas.iter_mut().zip(Unit::ALL) {
-            quota.forget(*latest);
+            quota.remove_expired(*latest);
             quota.take(cost.of(unit));
         }
         self.sweep();
     }
 
-    /// Ends the use of what was booked: the `reserved` cost becomes the `actual` one, which may be more.
+    /// Ends the use of a booking: the `reserved` cost becomes the `actual` one, which may be larger.
     pub fn settle(&mut self, now: Tick, booking: Booking, reserved: Cost, actual: Cost) {
         self.latest = self.latest.max(now);
         let latest = self.latest;
@@ -285,13 +308,13 @@ impl LimitSet {
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
             let (reserved, actual) = (reserved.of(unit), actual.of(unit));
             let limit = if each_class {
-                let place = (booking.class, index);
-                // One that is no more held nothing of this, and only what was used above it is new.
+                let key = (booking.class, index);
+                // A counter that was swept held nothing of this booking; only units above it are new.
                 if actual > reserved {
                     let fresh = || limit.clone();
-                    Some(classes.entry(place).or_insert_with(fresh))
+                    Some(classes.entry(key).or_insert_with(fresh))
                 } else {
-                    classes.get_mut(&place)
+                    classes.get_mut(&key)
                 }
             } else {
                 Some(limit)
@@ -306,31 +329,31 @@ impl LimitSet {
         self.sweep();
     }
 
-    /// Takes back what was booked and not used.
+    /// Returns a booking that was not used.
     pub fn refund(&mut self, now: Tick, booking: Booking, reserved: Cost) {
         self.settle(now, booking, reserved, Cost::default());
     }
 
-    /// Learns that an upstream will serve only `remaining` more of a unit until `reset`, besides what is
-    /// in flight now. Each report holds by itself until its own reset; where more than eight hold at a
-    /// time, the two with the nearest resets become one that is as strict as both. Of what is in
-    /// flight, only what is settled above its reservation counts in it, as the upstream may not have
-    /// known.
+    /// Records that an upstream will serve `remaining` more of a unit until `reset`, besides those in flight.
+    ///
+    /// Each report holds by itself until its own reset. Beyond [`REPORTS`](Self::REPORTS), the two with the nearest
+    /// resets are merged into one as strict as both. Of the bookings in flight, only units settled above their
+    /// reservation count, because the upstream may not have known of them.
     pub fn observe(&mut self, now: Tick, unit: Unit, remaining: u32, reset: Tick) {
         self.latest = self.latest.max(now);
         let latest = self.latest;
-        let rest = self.extra_mut();
-        rest.reports = rest.reports.saturating_add(1);
-        let quota = unit.of_mut(&mut rest.quotas);
-        quota.observe(latest, remaining, reset, rest.reports);
+        let extra = self.extra_mut();
+        extra.reports = extra.reports.saturating_add(1);
+        let quota = unit.of_mut(&mut extra.quotas);
+        quota.observe(latest, remaining, reset, extra.reports);
     }
 
-    /// The largest cost of each unit by itself that would be admitted.
+    /// The largest admissible cost of each unit, the other being zero.
     #[must_use]
     pub fn available(&self, now: Tick, class: u32) -> Cost {
         let now = now.max(self.latest);
         let of = |unit: Unit, quota: &ReportedQuota| {
-            let limits = self.limits(class).filter(|(counts, _)| *counts == unit);
+            let limits = self.limits(class).filter(|(counted, _)| *counted == unit);
             let least = limits.map(|(_, limit)| limit.available(now)).min();
             least.unwrap_or(u32::MAX).min(quota.left(now))
         };
@@ -341,45 +364,37 @@ impl LimitSet {
         }
     }
 
-    /// The first tick after `now` at which one of the limits may leave more if nothing happens until then.
+    /// The first tick after `now` at which one of the limits admits more, if nothing happens until then.
     #[must_use]
     pub fn next_change(&self, now: Tick, class: u32) -> Option<Tick> {
         let now = now.max(self.latest);
         let limits = self.limits(class).map(|(_, limit)| limit.next_change(now));
         let quotas = self.extra().quotas.iter();
-        let quotas = quotas.map(|one| one.next_change(now));
+        let quotas = quotas.map(|quota| quota.next_change(now));
         limits.chain(quotas).fold(None, earliest)
     }
 
-    /// Moves what is remembered to another clock, as [`Limit::rebase`] does. Bookings that are held are
-    /// to be [rebased](Booking::rebased) by the same ticks. O(counts).
+    /// Translates the state to another clock, as [`Limit::rebase`] does. O(counters).
+    ///
+    /// Its callers must [rebase](Booking::rebased) the bookings they hold by the same ticks.
     pub fn rebase(&mut self, from: Tick, to: Tick) {
-        // All go on from the same tick, so that the windows of classes that come later begin with those
-        // of the others.
+        // One tick for all, so that the windows of a class counted later are aligned with the others.
         self.latest = self.latest.max(from);
         let (from, to) = (self.latest, to.saturating_add(self.latest.since(from)));
-        let shift = ClockOffset { from, to };
+        let offset = ClockOffset { from, to };
         if let Some(first) = &mut self.first {
             first.rebase(from, to);
         }
-        if let Some(rest) = &mut self.extra {
-            let shared = rest.limits.iter_mut().map(|rule| &mut rule.limit);
-            for limit in shared.chain(rest.classes.values_mut()) {
+        if let Some(extra) = &mut self.extra {
+            let shared = extra.limits.iter_mut().map(|scoped| &mut scoped.limit);
+            for limit in shared.chain(extra.classes.values_mut()) {
                 limit.rebase(from, to);
             }
-            for quota in &mut rest.quotas {
-                quota.rebase(shift);
+            for quota in &mut extra.quotas {
+                quota.rebase(offset);
             }
         }
         self.latest = to;
-    }
-
-    /// Asks the memory for all that the first limit by itself needs. An exact log has its ends farther in.
-    pub(crate) fn preload(&self) {
-        black_box((self.first.is_some(), self.latest));
-        if let Some(Limiter::SlidingLog(log)) = &self.first {
-            log.preload();
-        }
     }
 
     fn booking(&self, class: u32) -> Booking {
@@ -399,42 +414,43 @@ impl LimitSet {
         self.extra.get_or_insert_default()
     }
 
-    /// What a class is held to, and in which unit.
+    /// The units and counters that decide over a class.
     fn limits(&self, class: u32) -> impl Iterator<Item = (Unit, &Limiter)> {
-        let rest = self.extra();
+        let extra = self.extra();
         let first = self.first.iter().map(|limit| (Unit::Requests, limit));
         let index = self.first.iter().len() as u32;
-        let others = (index..).zip(&rest.limits).map(move |(index, rule)| {
-            let own = match rule.each_class {
-                true => rest.classes.get(&(class, index)),
+        let others = (index..).zip(&extra.limits).map(move |(index, scoped)| {
+            let own = match scoped.each_class {
+                true => extra.classes.get(&(class, index)),
                 false => None,
             };
-            (rule.unit, own.unwrap_or(&rule.limit))
+            (scoped.unit, own.unwrap_or(&scoped.limit))
         });
         first.chain(others)
     }
 
-    /// Looks at two counts for each that an operation can make, and drops them where they are idle.
+    /// Removes the idle counters among the next few: two for each that an operation can create.
     fn sweep(&mut self) {
-        let Some(rest) = self.extra.as_mut().filter(|rest| !rest.classes.is_empty()) else {
+        let extra = self.extra.as_mut();
+        let Some(extra) = extra.filter(|extra| !extra.classes.is_empty()) else {
             return;
         };
-        for _ in 0..rest.limits.len().saturating_add(1).saturating_mul(2) {
-            let after = (Bound::Excluded(rest.swept), Bound::Unbounded);
-            let next = rest.classes.range(after).next();
-            let next = next.or_else(|| rest.classes.first_key_value());
-            let Some((place, limit)) = next else {
+        for _ in 0..extra.limits.len().saturating_add(1).saturating_mul(2) {
+            let after = (Bound::Excluded(extra.swept), Bound::Unbounded);
+            let next = extra.classes.range(after).next();
+            let next = next.or_else(|| extra.classes.first_key_value());
+            let Some((key, limit)) = next else {
                 return;
             };
-            rest.swept = *place;
+            extra.swept = *key;
             if limit.is_idle(self.latest) {
-                rest.classes.remove(&rest.swept);
+                extra.classes.remove(&extra.swept);
             }
         }
     }
 }
 
-/// Each rule's unit, whether it counts each class by itself, and its limit.
+/// Each limit's unit, whether it is counted for each class, and its counter.
 fn all<'a>(
     first: &'a mut Option<Limiter>,
     limits: &'a mut [ScopedLimit],
@@ -443,7 +459,7 @@ fn all<'a>(
     first.chain(
         limits
             .iter_mut()
-            .map(|rule| (rule.unit, rule.each_class, &mut rule.limit)),
+            .map(|scoped| (scoped.unit, scoped.each_class, &mut scoped.limit)),
     )
 }
 
@@ -456,56 +472,56 @@ impl PartialEq for LimitSet {
 
 impl Eq for LimitSet {}
 
-/// A set at extra: not every format has maps of such keys.
+/// The serialized form: not every format has maps with keys that are pairs.
 #[cfg(feature = "serde")]
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Snapshot {
+struct Wire {
     limits: Vec<ScopedLimit>,
-    classes: Vec<(CountKey, Limiter)>,
+    classes: Vec<(CounterKey, Limiter)>,
     latest: Tick,
     quotas: [ReportedQuota; 2],
     reports: u64,
-    swept: CountKey,
+    swept: CounterKey,
 }
 
 #[cfg(feature = "serde")]
-impl From<LimitSet> for Snapshot {
+impl From<LimitSet> for Wire {
     fn from(set: LimitSet) -> Self {
-        let rest = set.extra.map(|extra| *extra).unwrap_or_default();
+        let extra = set.extra.map(|extra| *extra).unwrap_or_default();
         let first = set.first.map(|limit| ScopedLimit {
             unit: Unit::Requests,
             each_class: false,
             limit,
         });
         Self {
-            limits: first.into_iter().chain(rest.limits).collect(),
-            classes: rest.classes.into_iter().collect(),
+            limits: first.into_iter().chain(extra.limits).collect(),
+            classes: extra.classes.into_iter().collect(),
             latest: set.latest,
-            quotas: rest.quotas,
-            reports: rest.reports,
-            swept: rest.swept,
+            quotas: extra.quotas,
+            reports: extra.reports,
+            swept: extra.swept,
         }
     }
 }
 
 #[cfg(feature = "serde")]
-impl From<Snapshot> for LimitSet {
-    fn from(read: Snapshot) -> Self {
-        let rest = ExtraLimits {
+impl From<Wire> for LimitSet {
+    fn from(wire: Wire) -> Self {
+        let extra = ExtraLimits {
             limits: Vec::new(),
-            classes: read.classes.into_iter().collect(),
-            quotas: read.quotas,
-            reports: read.reports,
-            swept: read.swept,
+            classes: wire.classes.into_iter().collect(),
+            quotas: wire.quotas,
+            reports: wire.reports,
+            swept: wire.swept,
         };
         let set = Self {
             first: None,
-            latest: read.latest,
-            extra: (rest != NO_EXTRA).then(|| Box::new(rest)),
+            latest: wire.latest,
+            extra: (extra != NO_EXTRA).then(|| Box::new(extra)),
         };
-        let limits = read.limits.into_iter();
-        limits.fold(set, |set, rule| {
-            set.push(rule.unit, rule.each_class, rule.limit)
+        let limits = wire.limits.into_iter();
+        limits.fold(set, |set, scoped| {
+            set.push(scoped.unit, scoped.each_class, scoped.limit)
         })
     }
 }
@@ -518,7 +534,7 @@ mod tests {
     use core::time::Duration;
 
     #[test]
-    fn a_million_classes_take_no_more_memory_than_those_in_use() {
+    fn idle_classes_take_no_memory() {
         let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(100), Anchor::Grant);
         let mut set = LimitSet::new().with_each_class(Unit::Requests, log.unwrap());
         let one = Cost {

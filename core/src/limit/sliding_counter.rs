@@ -1,7 +1,7 @@
-//! Two counters, of which the older fades.
+//! Sliding counter: two aligned windows, the older weighted by how much of it a sliding window still covers.
 //!
-//! Invariant: `current` was admitted in the window that begins at `start`, which is that of `latest`,
-//! and `previous` in the one before.
+//! Invariant: `current` units were admitted in the window that begins at `start` and holds `latest`, `previous`
+//! units in the one before.
 
 use super::refund_cutoff::RefundCutoff;
 use super::{Limit, LimitConfigError, Wait, window_nanos};
@@ -9,16 +9,18 @@ use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 
-/// Takes what was admitted in the aligned window before as spread evenly over it, and admits while the
-/// share of it that a sliding window would still hold, and what was admitted in the present one, are
-/// together below `limit`. An approximation: if it came in a burst, up to almost twice the limit fits
-/// into some window, as [`worst_case`](Limit::worst_case) says.
+/// A sliding counter: admits `cost` units while `share + current + cost <= limit`, in whole units.
 ///
-/// Every operation costs O(1). Memory is constant.
+/// `current` is what the present aligned window holds. `share` is the previous window's count times the part of it
+/// that a sliding window still covers, rounded up: at a limit of 50, a share of 49.5 counts as 50 and leaves no
+/// room. The count is taken as spread evenly over its window. If it came in a burst, some window holds up to one
+/// unit less than twice the limit, as [`worst_case`](Limit::worst_case) states.
 ///
-/// Worst case over a span: the limit in its first nanosecond, one less in each further window, and what
-/// has faded of that by its last nanosecond. Source of the algorithm: J. Desgats, "How we built rate
-/// limiting capable of scaling to millions of domains", Cloudflare, 2017.
+/// Every operation costs O(1); memory is constant.
+///
+/// Worst case over a span: the limit in its first nanosecond, one less in each further window, and by its last
+/// nanosecond the units whose share has expired. Source: J. Desgats, "How we built rate limiting capable of scaling
+/// to millions of domains", Cloudflare, 2017.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -29,18 +31,17 @@ use core::time::Duration;
 /// let mut counter = SlidingCounter::new(NonZeroU32::new(3).unwrap(), Duration::from_secs(60))?;
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// assert_eq!(counter.try_acquire(at(59), 3), Ok(at(59)));
-/// // A third of the three has faded after 20 s of the next window.
+/// // After 20 s of the next window, two thirds of the three units still count.
 /// assert_eq!(counter.try_acquire(at(61), 1), Err(Wait::Until(at(80))));
 /// assert_eq!(counter.worst_case(Duration::from_secs(60)), 5);
 /// # Ok::<(), leasehold_core::limit::LimitConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Wire"))]
 pub struct SlidingCounter {
     limit: NonZeroU32,
     width: NonZeroU64,
-    /// When something was last admitted or settled.
     latest: Tick,
     refund_cutoff: RefundCutoff,
     start: u64,
@@ -49,10 +50,11 @@ pub struct SlidingCounter {
 }
 
 impl SlidingCounter {
-    /// A counter that aims at `limit` units in any `window`.
+    /// Creates a counter that approximates `limit` units in any `window`.
     ///
     /// # Errors
-    /// Where the window is zero, longer than 584 years, or has less than a nanosecond for each unit.
+    /// [`LimitConfigError`] if the window is zero, longer than 584 years, or has less than a nanosecond for each
+    /// unit.
     pub fn new(limit: NonZeroU32, window: Duration) -> Result<Self, LimitConfigError> {
         let width = NonZeroU64::new(window_nanos(window)?).ok_or(LimitConfigError::EmptyWindow)?;
         if u64::from(limit.get()) > width.get() {
@@ -69,10 +71,10 @@ impl SlidingCounter {
         })
     }
 
-    /// Changes how many units it aims at, from now on.
+    /// Changes the units per window, from now on.
     ///
     /// # Errors
-    /// Where the window has less than a nanosecond for each unit; then nothing is changed.
+    /// [`LimitConfigError::TooFine`] if the window has less than a nanosecond for each unit; then nothing is changed.
     pub fn set_limit(&mut self, limit: NonZeroU32) -> Result<(), LimitConfigError> {
         if u64::from(limit.get()) > self.width.get() {
             return Err(LimitConfigError::TooFine);
@@ -81,7 +83,7 @@ impl SlidingCounter {
         Ok(())
     }
 
-    /// The start of the window that `now` is in, and what was admitted before it and in it.
+    /// The start of the window that holds `now`, and the counts of the previous window and of this one.
     #[inline]
     fn at(&self, now: Tick) -> (u64, u32, u32) {
         let into = now.as_nanos().saturating_sub(self.start);
@@ -100,24 +102,24 @@ impl SlidingCounter {
         (self.start, self.previous, self.current) = self.at(self.latest);
     }
 
-    /// The most units that fit into a window so many nanoseconds after its start.
+    /// The units that fit into a window `into` nanoseconds after its start.
     #[inline]
     fn free(&self, into: u64, previous: u32, current: u32) -> u32 {
         let left = self.width.get().saturating_sub(into);
-        // At most the limit, or what was charged beyond it, for a span of 584 years.
-        let fading = u128::from(previous).saturating_mul(left.into());
-        let fading = match u64::try_from(fading) {
+        // Overflows 64 bits only with windows of years, or counts charged far beyond the limit.
+        let share = u128::from(previous).saturating_mul(left.into());
+        let share = match u64::try_from(share) {
             Ok(parts) => parts.div_ceil(self.width.get()),
             Err(_) => {
-                let units = fading.div_ceil(self.width.get().into());
+                let units = share.div_ceil(self.width.get().into());
                 u64::try_from(units).unwrap_or(u64::MAX)
             }
         };
-        let used = fading.saturating_add(current.into());
+        let used = share.saturating_add(current.into());
         u64::from(self.limit.get()).saturating_sub(used) as u32
     }
 
-    /// How long after a window's start `cost` fits into it; `None` where not before its end.
+    /// Nanoseconds after a window's start from which `cost` fits; `None` if it doesn't before the end.
     fn opens(&self, previous: u32, current: u32, cost: u32) -> Option<u64> {
         let room = self.limit.get().checked_sub(current)?.checked_sub(cost)?;
         let width = u128::from(self.width.get());
@@ -160,7 +162,7 @@ impl Limit for SlidingCounter {
         }
         let (start, previous, current) = self.at(now);
         let width = self.width.get();
-        // In this window, in the next, or in the one after that, when all has faded.
+        // In this window, the next, or the one after that, when both counts have expired.
         let windows = [(previous, current), (current, 0), (0, 0)];
         let mut begins = Some(start);
         for (previous, current) in windows {
@@ -190,7 +192,7 @@ impl Limit for SlidingCounter {
         } else {
             return;
         };
-        let (less, more) = self.refund_cutoff.change(booked, reserved, actual);
+        let (less, more) = self.refund_cutoff.correction(booked, reserved, actual);
         *count = count.saturating_sub(less).saturating_add(more);
     }
 
@@ -207,10 +209,10 @@ impl Limit for SlidingCounter {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.advance(from);
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.start = shift.tick(Tick::from_nanos(self.start)).as_nanos();
-        self.refund_cutoff.rebase(shift);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        self.start = offset.tick(Tick::from_nanos(self.start)).as_nanos();
+        self.refund_cutoff.rebase(offset);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
@@ -219,7 +221,7 @@ impl Limit for SlidingCounter {
         };
         let limit = u64::from(self.limit.get());
         let (windows, rest) = (after / self.width, after % self.width);
-        // Full windows after the first nanosecond, and what fades into the last from the one before.
+        // Full windows after the first nanosecond, and the share of the one before the last.
         let (full, before) = match (limit, windows) {
             (_, 0) => (0, limit),
             (1, windows) => (windows / 2, u64::from(windows.is_multiple_of(2))),
@@ -236,10 +238,9 @@ impl Limit for SlidingCounter {
     }
 }
 
-/// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Snapshot {
+struct Wire {
     limit: NonZeroU32,
     width: NonZeroU64,
     latest: Tick,
@@ -250,18 +251,36 @@ struct Snapshot {
 }
 
 #[cfg(feature = "serde")]
-impl TryFrom<Snapshot> for SlidingCounter {
+impl TryFrom<Wire> for SlidingCounter {
     type Error = super::SnapshotError;
 
-    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
-        let width = Duration::from_nanos(read.width.get());
-        let mut counter = Self::new(read.limit, width)?;
-        super::check_start(read.start, read.latest, read.width)?;
-        counter.latest = read.latest;
-        counter.refund_cutoff = read.refund_cutoff;
-        counter.start = read.start;
-        counter.previous = read.previous;
-        counter.current = read.current;
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        let width = Duration::from_nanos(wire.width.get());
+        let mut counter = Self::new(wire.limit, width)?;
+        super::check_start(wire.start, wire.latest, wire.width)?;
+        counter.latest = wire.latest;
+        counter.refund_cutoff = wire.refund_cutoff;
+        counter.start = wire.start;
+        counter.previous = wire.previous;
+        counter.current = wire.current;
         Ok(counter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_49_5_counts_as_50_and_leaves_no_room_at_a_limit_of_50() {
+        let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
+        let limit = NonZeroU32::new(50).unwrap();
+        let mut counter = SlidingCounter::new(limit, Duration::from_secs(100)).unwrap();
+        counter.try_acquire(at(50), 50).unwrap();
+        // One percent into the next window, 99 % of the 50 units are covered: 49.5.
+        assert_eq!(counter.available(at(101)), 0);
+        assert_eq!(counter.try_acquire(at(101), 1), Err(Wait::Until(at(102))));
+        // Two percent into it, exactly 49.
+        assert_eq!(counter.try_acquire(at(102), 1), Ok(at(102)));
     }
 }

@@ -1,22 +1,28 @@
-//! The exact sliding window: a log of what was admitted and when.
+//! Exact sliding window: a log of admissions and their ticks.
 //!
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
-//! `logged` is their sum. Stamps that no longer count may still be there until their place is needed.
+//! `logged` is their sum. Expired stamps are removed lazily, when units or memory are needed.
 
 use super::refund_cutoff::RefundCutoff;
-use super::ring_buffer::{MAX, RingBuffer};
 use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
-use core::hint::black_box;
+use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// At most `limit` units in any window, and nothing refused that this allows.
+/// The most stamps. Beyond it, the oldest two are merged; tests use a number they can reach.
+const MAX_STAMPS: usize = if cfg!(test) { 1 << 12 } else { 1 << 31 };
+
+/// An exact sliding window: at most `limit` units in any window, and no refusal that this doesn't require.
 ///
-/// Admission costs O(1) amortised, a refusal and [`earliest`](Limit::earliest) O(stamps that would
-/// have to leave), a settlement under [`Anchor::Grant`] O(log n) to find the stamp. Memory is 16 bytes
-/// for each request that counts, however many units it has, and as much again at the most; three take none
-/// but the log's own. Of more than two billion, the oldest count for longer than they have to.
+/// With n stamps, one a request:
+/// - Admission costs O(1) amortised, as does a settlement under [`Anchor::Completion`].
+/// - A refusal and [`earliest`](Limit::earliest) cost O(stamps that would have to expire).
+/// - A settlement under [`Anchor::Grant`] costs O(log n), and O(n) if it empties or adds a stamp.
+/// - [`available`](Limit::available) and [`is_idle`](Limit::is_idle) cost O(n).
+/// - Memory is 16 bytes a stamp, however many units it has, for up to twice the most stamps that ever counted.
+///
+/// With more than 2^31 stamps the oldest are merged, so that they expire late, never early.
 ///
 /// Worst case over a span: the limit, once for each window begun in it.
 ///
@@ -37,25 +43,24 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Snapshot", into = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Wire", into = "Wire"))]
 pub struct SlidingLog {
     limit: NonZeroU32,
-    /// Nanoseconds that an admission counts for.
+    /// Nanoseconds for which an admission counts.
     window: u64,
-    /// When something was last admitted or settled.
     latest: Tick,
-    unstamped: Unstamped,
-    stamps: RingBuffer<Stamp>,
+    anchor: AnchorState,
+    stamps: VecDeque<Stamp>,
     logged: u64,
 }
 
-/// What is known besides the stamps.
+/// The anchor and its state besides the stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unstamped {
-    /// Under the grant anchor, which stamps can still be credited.
-    Credit(RefundCutoff),
-    /// Under the completion anchor, the units that will be stamped when they are settled.
-    InFlight(u64),
+enum AnchorState {
+    /// The cutoff for refunds.
+    Grant(RefundCutoff),
+    /// The units in flight, which are stamped when settled.
+    Completion(u64),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,78 +70,79 @@ struct Stamp {
     units: u32,
 }
 
-/// Whether time has passed since something was last admitted or settled, so that no stamp is of now.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    Some,
-    None,
-}
-
 impl SlidingLog {
-    /// A log that admits `limit` units in any `window`.
+    /// Creates a log that admits `limit` units in any `window`.
     ///
     /// # Errors
-    /// Where the window is zero or longer than 584 years.
+    /// [`LimitConfigError`] if the window is zero or longer than 584 years.
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         anchor: Anchor,
     ) -> Result<Self, LimitConfigError> {
+        Self::with_skew(limit, window, anchor, Duration::ZERO)
+    }
+
+    /// Creates a log whose admissions count for `skew` longer than `window`.
+    ///
+    /// For an upstream whose clock may run ahead of the caller's by up to `skew` in one window.
+    ///
+    /// # Errors
+    /// [`LimitConfigError`] if the window is zero, or longer than 584 years with the skew.
+    pub fn with_skew(
+        limit: NonZeroU32,
+        window: Duration,
+        anchor: Anchor,
+        skew: Duration,
+    ) -> Result<Self, LimitConfigError> {
+        window_nanos(window)?;
         Ok(Self {
             limit,
-            window: window_nanos(window)?,
+            window: window_nanos(window.saturating_add(skew))?,
             latest: Tick::ZERO,
-            unstamped: match anchor {
-                Anchor::Grant => Unstamped::Credit(RefundCutoff::default()),
-                Anchor::Completion => Unstamped::InFlight(0),
+            anchor: match anchor {
+                Anchor::Grant => AnchorState::Grant(RefundCutoff::default()),
+                Anchor::Completion => AnchorState::Completion(0),
             },
-            stamps: RingBuffer::new(),
+            stamps: VecDeque::new(),
             logged: 0,
         })
     }
 
-    /// Lets every admission count for `skew` longer, for an upstream whose clock may run that much
-    /// ahead of ours in one window.
-    ///
-    /// # Errors
-    /// Where the window becomes longer than 584 years.
-    pub fn skew(mut self, skew: Duration) -> Result<Self, LimitConfigError> {
-        let window = Duration::from_nanos(self.window).saturating_add(skew);
-        self.window = window_nanos(window)?;
-        Ok(self)
-    }
-
-    /// Changes how many units a window admits, from now on. No window ever holds more than the larger
-    /// of the two limits.
+    /// Changes the units a window admits, from now on. No window holds more than the larger of both limits.
     pub fn set_limit(&mut self, limit: NonZeroU32) {
         self.limit = limit;
     }
 
     #[inline]
     fn in_flight(&self) -> u64 {
-        match self.unstamped {
-            Unstamped::Credit(_) => 0,
-            Unstamped::InFlight(units) => units,
+        match self.anchor {
+            AnchorState::Grant(_) => 0,
+            AnchorState::Completion(units) => units,
         }
     }
 
-    /// When a stamp of a tick no longer counts; `None` past the end of time.
+    /// When a stamp of this tick expires; `None` past the last tick.
     #[inline]
-    fn leaves(&self, at: Tick) -> Option<Tick> {
+    fn expiry(&self, at: Tick) -> Option<Tick> {
         at.checked_add_nanos(self.window)
     }
 
-    /// What is in flight and what still counts at `now`.
+    fn is_expired(&self, at: Tick, now: Tick) -> bool {
+        self.expiry(at).is_some_and(|expiry| expiry <= now)
+    }
+
+    /// The units in flight and those that still count at `now`.
     fn used_at(&self, now: Tick) -> u64 {
         let now = now.max(self.latest);
-        let counts = |stamp: &Stamp| self.leaves(stamp.at).is_none_or(|leaves| leaves > now);
-        let logged = self.stamps.iter().filter(counts);
-        logged.fold(self.in_flight(), |sum, stamp| {
+        let counting = self.stamps.iter();
+        let counting = counting.filter(|stamp| !self.is_expired(stamp.at, now));
+        counting.fold(self.in_flight(), |sum, stamp| {
             sum.saturating_add(stamp.units.into())
         })
     }
 
-    /// How many more units than the limit there would be with `cost` more.
+    /// The units above the limit with `cost` more.
     #[inline]
     fn excess(&self, cost: u32) -> u64 {
         self.logged
@@ -145,48 +151,32 @@ impl SlidingLog {
             .saturating_sub(self.limit.get().into())
     }
 
-    /// Asks the memory for the ends of the log.
-    pub(super) fn preload(&self) {
-        black_box(self.stamps.len());
-    }
-
-    /// Makes it now, if it was earlier.
-    fn go_on(&mut self, now: Tick) -> Passed {
-        if now > self.latest {
-            self.latest = now;
-            Passed::Some
-        } else {
-            Passed::None
-        }
-    }
-
-    fn log(&mut self, passed: Passed, units: u32) {
+    /// Stamps `units` at `latest`, in the newest stamp if that has the same tick and room.
+    fn log(&mut self, units: u32) {
         if units == 0 {
             return;
         }
         let at = self.latest;
         self.logged = self.logged.saturating_add(units.into());
-        if passed == Passed::None
-            && let Some(newest) = self.stamps.back_mut()
+        if let Some(newest) = self.stamps.back_mut()
             && newest.at == at
             && newest.units <= u32::MAX.saturating_sub(units)
         {
             newest.units = newest.units.saturating_add(units);
             return;
         }
-        self.make_room();
-        self.stamps.push_back(Stamp { at, units });
+        self.push(Stamp { at, units });
     }
 
-    fn book(&mut self, passed: Passed, cost: u32) {
-        match &mut self.unstamped {
-            Unstamped::Credit(_) => self.log(passed, cost),
-            Unstamped::InFlight(units) => *units = units.saturating_add(cost.into()),
+    fn book(&mut self, cost: u32) {
+        match &mut self.anchor {
+            AnchorState::Grant(_) => self.log(cost),
+            AnchorState::Completion(units) => *units = units.saturating_add(cost.into()),
         }
     }
 
-    /// Admits whatever the anchor, and however many stamps have to leave.
-    fn acquire_unusually(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
+    /// Admits under either anchor, at any tick, and however many stamps have to expire.
+    fn acquire_slow(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
         match self.earliest(now, cost) {
             _ if cost == 0 => return Ok(self.charge(now, 0)),
@@ -200,27 +190,41 @@ impl SlidingLog {
             self.logged = self.logged.saturating_sub(oldest.units.into());
             excess = excess.saturating_sub(oldest.units.into());
         }
-        let passed = self.go_on(now);
-        self.book(passed, cost);
+        self.latest = now;
+        self.book(cost);
         Ok(now)
     }
 
-    /// Drops the stamps that no longer count, before memory is taken for more.
     #[inline]
+    fn push(&mut self, stamp: Stamp) {
+        if self.stamps.len() < self.stamps.capacity() {
+            self.stamps.push_back(stamp);
+        } else {
+            self.push_when_full(stamp);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_when_full(&mut self, stamp: Stamp) {
+        self.make_room();
+        self.stamps.push_back(stamp);
+    }
+
+    /// Removes expired stamps before memory is allocated for another.
     fn make_room(&mut self) {
-        if self.stamps.is_full() {
-            self.forget();
-            if self.stamps.len() == MAX {
+        if self.stamps.len() == self.stamps.capacity() {
+            self.remove_expired();
+            if self.stamps.len() >= MAX_STAMPS {
                 self.merge_oldest();
             }
         }
     }
 
-    /// Lets the oldest stamp leave with the next.
-    #[cold]
+    /// Merges the oldest stamp into the next, with which it then expires.
     fn merge_oldest(&mut self) {
         let oldest = self.stamps.pop_front();
-        if let (Some(oldest), Some(next)) = (oldest, self.stamps.get_mut(0)) {
+        if let (Some(oldest), Some(next)) = (oldest, self.stamps.front_mut()) {
             let before = next.units;
             next.units = before.saturating_add(oldest.units);
             let lost = before.wrapping_add(oldest.units).wrapping_sub(next.units);
@@ -228,33 +232,30 @@ impl SlidingLog {
         }
     }
 
-    /// Drops the stamps that no longer count, where `cost` more would be above the limit with them.
-    /// Below it nobody looks at a stamp.
+    /// Removes expired stamps if `cost` more would be above the limit with them.
     #[inline]
     fn make_way(&mut self, cost: u32) {
         if self.excess(cost) > 0 {
-            self.forget();
+            self.remove_expired();
         }
     }
 
-    /// Drops the stamps that no longer count.
-    fn forget(&mut self) {
-        while let Some(oldest) = self.stamps.front().copied()
-            && let Some(leaves) = self.leaves(oldest.at)
-            && leaves <= self.latest
+    fn remove_expired(&mut self) {
+        while let Some(oldest) = self.stamps.front()
+            && self.is_expired(oldest.at, self.latest)
         {
-            self.stamps.pop_front();
             self.logged = self.logged.saturating_sub(oldest.units.into());
+            self.stamps.pop_front();
         }
     }
 
-    /// Changes what the stamp at `booked` holds. There is none where nothing was reserved, or nothing is
-    /// left of it; where it has left, no change is needed.
+    /// Changes the units of the stamp at `booked`. Adds one if none was needed for the reservation; an expired one
+    /// needs no change.
     fn correct(&mut self, booked: Tick, less: u32, more: u32) {
         if more > 0 {
             self.make_room();
         }
-        match self.stamps.find(&booked, |stamp| stamp.at) {
+        match self.stamps.binary_search_by_key(&booked, |stamp| stamp.at) {
             Ok(index) => {
                 let Some(stamp) = self.stamps.get_mut(index) else {
                     return;
@@ -275,11 +276,7 @@ impl SlidingLog {
                     at: booked,
                     units: more,
                 };
-                if more > 0
-                    && self
-                        .leaves(booked)
-                        .is_none_or(|leaves| leaves > self.latest)
-                {
+                if more > 0 && !self.is_expired(booked, self.latest) {
                     self.stamps.insert(index, stamp);
                     self.logged = self.logged.saturating_add(more.into());
                 }
@@ -291,10 +288,9 @@ impl SlidingLog {
 impl Limit for SlidingLog {
     #[inline(always)]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
-        // A stamp of its own at a later time, under the anchor that stamps at once and leaves nothing in
-        // flight, is the usual case.
-        if now <= self.latest || cost == 0 || matches!(self.unstamped, Unstamped::InFlight(_)) {
-            return self.acquire_unusually(now, cost);
+        // The fast path: a new stamp at a later tick, under the anchor that stamps at once.
+        if now <= self.latest || cost == 0 || matches!(self.anchor, AnchorState::Completion(_)) {
+            return self.acquire_slow(now, cost);
         }
         let stamp = Stamp {
             at: now,
@@ -304,29 +300,29 @@ impl Limit for SlidingLog {
         let excess = wanted.wrapping_sub(self.limit.get().into());
         if wanted <= self.limit.get().into() {
             self.latest = now;
-            self.make_room();
-            self.stamps.push_back(stamp);
+            self.push(stamp);
             self.logged = self.logged.wrapping_add(cost.into());
         } else {
-            // Where requests cost about the same, one stamp makes room for the next.
+            // If requests cost about the same, one expired stamp makes room for the next.
             let Some(&Stamp { at, units }) = self.stamps.front() else {
-                return self.acquire_unusually(now, cost);
+                return self.acquire_slow(now, cost);
             };
             if u64::from(units) < excess {
-                return self.acquire_unusually(now, cost);
+                return self.acquire_slow(now, cost);
             }
-            match self.leaves(at) {
-                Some(leaves) if leaves <= now => {}
-                Some(leaves) => return Err(Wait::Until(leaves)),
+            match self.expiry(at) {
+                Some(expiry) if expiry <= now => {}
+                Some(expiry) => return Err(Wait::Until(expiry)),
                 None => return Err(Wait::Never),
             }
-            self.stamps.rotate(stamp);
+            self.latest = now;
+            self.stamps.pop_front();
+            self.push(stamp);
             if units != cost {
                 let change = u64::from(cost).wrapping_sub(units.into());
                 self.logged = self.logged.wrapping_add(change);
             }
         }
-        self.latest = now;
         Ok(now)
     }
 
@@ -344,32 +340,32 @@ impl Limit for SlidingLog {
             excess = excess.saturating_sub(stamp.units.into());
             if excess == 0 {
                 return self
-                    .leaves(stamp.at)
-                    .map_or(Wait::Never, |leaves| Wait::Until(leaves.max(now)));
+                    .expiry(stamp.at)
+                    .map_or(Wait::Never, |expiry| Wait::Until(expiry.max(now)));
             }
         }
         Wait::ForSettlement
     }
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
-        let passed = self.go_on(now);
+        self.latest = self.latest.max(now);
         self.make_way(cost);
-        self.book(passed, cost);
+        self.book(cost);
         self.latest
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let passed = self.go_on(now);
-        match &mut self.unstamped {
-            Unstamped::Credit(refund_cutoff) => {
+        self.latest = self.latest.max(now);
+        match &mut self.anchor {
+            AnchorState::Grant(refund_cutoff) => {
                 let booked = booked.min(self.latest);
-                let (less, more) = refund_cutoff.change(booked, reserved, actual);
+                let (less, more) = refund_cutoff.correction(booked, reserved, actual);
                 self.correct(booked, less, more);
             }
-            Unstamped::InFlight(units) => {
+            AnchorState::Completion(units) => {
                 *units = units.saturating_sub(reserved.into());
                 self.make_way(actual);
-                self.log(passed, actual);
+                self.log(actual);
             }
         }
     }
@@ -384,13 +380,14 @@ impl Limit for SlidingLog {
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.latest = self.latest.max(from);
-        self.forget();
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.stamps
-            .for_each_mut(|stamp| stamp.at = shift.tick(stamp.at));
-        if let Unstamped::Credit(refund_cutoff) = &mut self.unstamped {
-            refund_cutoff.rebase(shift);
+        self.remove_expired();
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        for stamp in &mut self.stamps {
+            stamp.at = offset.tick(stamp.at);
+        }
+        if let AnchorState::Grant(refund_cutoff) = &mut self.anchor {
+            refund_cutoff.rebase(offset);
         }
     }
 
@@ -400,10 +397,9 @@ impl Limit for SlidingLog {
     }
 }
 
-/// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Snapshot {
+struct Wire {
     limit: NonZeroU32,
     window: u64,
     anchor: Anchor,
@@ -414,11 +410,11 @@ struct Snapshot {
 }
 
 #[cfg(feature = "serde")]
-impl From<SlidingLog> for Snapshot {
+impl From<SlidingLog> for Wire {
     fn from(log: SlidingLog) -> Self {
-        let (anchor, refund_cutoff) = match log.unstamped {
-            Unstamped::Credit(refund_cutoff) => (Anchor::Grant, refund_cutoff),
-            Unstamped::InFlight(_) => (Anchor::Completion, RefundCutoff::default()),
+        let (anchor, refund_cutoff) = match log.anchor {
+            AnchorState::Grant(refund_cutoff) => (Anchor::Grant, refund_cutoff),
+            AnchorState::Completion(_) => (Anchor::Completion, RefundCutoff::default()),
         };
         Self {
             limit: log.limit,
@@ -426,38 +422,35 @@ impl From<SlidingLog> for Snapshot {
             anchor,
             latest: log.latest,
             refund_cutoff,
-            stamps: log.stamps.iter().collect(),
+            stamps: log.stamps.iter().copied().collect(),
             in_flight: log.in_flight(),
         }
     }
 }
 
 #[cfg(feature = "serde")]
-impl TryFrom<Snapshot> for SlidingLog {
+impl TryFrom<Wire> for SlidingLog {
     type Error = super::SnapshotError;
 
-    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
-        let mut log = Self::new(read.limit, Duration::from_nanos(read.window), read.anchor)?;
-        if read.stamps.len() > MAX {
-            return Err(super::SnapshotError::Contradiction);
-        }
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        let mut log = Self::new(wire.limit, Duration::from_nanos(wire.window), wire.anchor)?;
         let mut last = None;
-        for &Stamp { at, units } in &read.stamps {
-            if last.is_some_and(|last| last > at) || at > read.latest || units == 0 {
+        for &Stamp { at, units } in &wire.stamps {
+            if last.is_some_and(|last| last > at) || at > wire.latest || units == 0 {
                 return Err(super::SnapshotError::Contradiction);
             }
             last = Some(at);
             log.logged = log.logged.saturating_add(units.into());
         }
-        log.unstamped = match read.anchor {
-            Anchor::Grant if read.in_flight > 0 => {
+        log.anchor = match wire.anchor {
+            Anchor::Grant if wire.in_flight > 0 => {
                 return Err(super::SnapshotError::Contradiction);
             }
-            Anchor::Grant => Unstamped::Credit(read.refund_cutoff),
-            Anchor::Completion => Unstamped::InFlight(read.in_flight),
+            Anchor::Grant => AnchorState::Grant(wire.refund_cutoff),
+            Anchor::Completion => AnchorState::Completion(wire.in_flight),
         };
-        log.latest = read.latest;
-        log.stamps = read.stamps.into_iter().collect();
+        log.latest = wire.latest;
+        log.stamps = wire.stamps.into();
         Ok(log)
     }
 }
@@ -476,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_holds_its_place_for_a_whole_window() {
+    fn a_completion_counts_for_a_whole_window() {
         let mut log = log(1, 10, Anchor::Completion);
         let booked = log.try_acquire(tick(0), 1).unwrap();
         assert_eq!(log.try_acquire(tick(50), 1), Err(Wait::ForSettlement));
@@ -487,8 +480,9 @@ mod tests {
 
     #[test]
     fn a_skew_makes_a_completion_count_for_longer() {
-        let log = log(1, 10, Anchor::Completion);
-        let mut log = log.skew(Duration::from_nanos(3)).unwrap();
+        let (window, skew) = (Duration::from_nanos(10), Duration::from_nanos(3));
+        let mut log =
+            SlidingLog::with_skew(NonZeroU32::MIN, window, Anchor::Completion, skew).unwrap();
         let booked = log.try_acquire(tick(0), 1).unwrap();
         log.settle(tick(60), booked, 1, 1);
         assert_eq!(log.earliest(tick(60), 1), Wait::Until(tick(73)));
@@ -503,14 +497,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_ends_after_time_does_never_opens() {
+    fn a_window_that_ends_past_the_last_tick_never_opens() {
         let mut log = log(1, 10, Anchor::Grant);
         log.try_acquire(Tick::MAX, 1).unwrap();
         assert_eq!(log.try_acquire(Tick::MAX, 1), Err(Wait::Never));
     }
 
     #[test]
-    fn its_memory_grows_with_requests_and_not_with_units() {
+    fn memory_grows_with_requests_and_not_with_units() {
         let mut log = log(u32::MAX, 1_000, Anchor::Grant);
         for now in 0..100 {
             log.try_acquire(tick(now), 1_000_000).unwrap();
@@ -520,22 +514,22 @@ mod tests {
     }
 
     #[test]
-    fn more_requests_than_it_can_tell_apart_count_for_longer_and_all_of_them() {
+    fn stamps_beyond_the_maximum_are_merged_and_expire_late() {
         let mut log = log(u32::MAX, 1_000_000, Anchor::Grant);
-        let requests = 3 * MAX as u64;
+        let requests = 3 * MAX_STAMPS as u64;
         for now in 0..requests {
             log.charge(tick(now), 1);
-            assert!(log.stamps.len() <= MAX);
+            assert!(log.stamps.len() <= MAX_STAMPS);
         }
         let used = |now| u64::from(u32::MAX) - u64::from(log.available(tick(now)));
-        let leave = 1_000_000 + requests - MAX as u64;
+        let merged_expire = 1_000_000 + requests - MAX_STAMPS as u64;
         assert_eq!(used(requests), requests);
-        assert_eq!(used(leave - 1), requests);
-        assert_eq!(used(leave), MAX as u64 - 1);
+        assert_eq!(used(merged_expire - 1), requests);
+        assert_eq!(used(merged_expire), MAX_STAMPS as u64 - 1);
     }
 
     #[test]
-    fn what_no_longer_counts_takes_no_more_memory() {
+    fn expired_stamps_are_removed_before_memory_grows() {
         let mut log = log(1_000_000, 10, Anchor::Grant);
         for now in 0..1_000 {
             log.try_acquire(tick(now * 10), 1).unwrap();
@@ -544,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn refunds_between_live_stamps_leave_nothing_behind() {
+    fn a_full_refund_removes_the_stamp() {
         let mut log = log(3, u64::MAX, Anchor::Grant);
         log.try_acquire(tick(0), 1).unwrap();
         let mut last = log.try_acquire(tick(1), 1).unwrap();

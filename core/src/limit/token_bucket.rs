@@ -1,24 +1,23 @@
-//! A bucket that fills with tokens at a steady rate and holds a burst of them.
+//! Token bucket: a bucket that fills with tokens at a steady rate and holds a burst of them.
 //!
-//! Invariant: `used` is what was missing from the full bucket at `latest`, in parts of a token; above
-//! the capacity only where more was charged or settled than was free.
+//! Invariant: `missing` is what the full bucket lacked at `latest`, in parts of a token.
 
-use super::rate_ratio::{RateRatio, carry_over};
+use super::refill::Refill;
 use super::refund_cutoff::RefundCutoff;
 use super::{Limit, LimitConfigError, Wait};
 use crate::time::{ClockOffset, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
 
-/// `limit` tokens flow in per `window`, and up to `burst` can be kept. A token's fractions are counted
-/// exactly, so that no pattern of requests makes it drift.
+/// A token bucket: `limit` tokens flow in per `window`, and up to `burst` are kept.
 ///
-/// Every operation costs O(1). Memory is constant.
+/// Fractions of a token are counted exactly, so that no pattern of requests makes it drift. Every operation
+/// costs O(1); memory is constant.
 ///
 /// Worst case over a span: the burst, and what flows in between its first and its last nanosecond.
 ///
-/// A settlement below the reservation is credited in full only if nothing has been admitted or settled
-/// in between; otherwise not at all, because the bucket may have been full since.
+/// A settlement below the reservation is credited in full if nothing was admitted or settled at a later tick than
+/// the booking, otherwise not at all, because the bucket may have been full in between.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -35,49 +34,46 @@ use core::time::Duration;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Snapshot"))]
+#[cfg_attr(feature = "serde", serde(try_from = "Wire"))]
 pub struct TokenBucket {
-    ratio: RateRatio,
-    burst: NonZeroU32,
-    /// `burst` in parts.
+    refill: Refill,
+    /// The burst in parts.
     #[cfg_attr(feature = "serde", serde(skip))]
     capacity: u64,
-    used: u64,
-    /// When something was last admitted or settled.
+    missing: u64,
     latest: Tick,
     refund_cutoff: RefundCutoff,
 }
 
 impl TokenBucket {
-    /// A full bucket.
+    /// Creates a full bucket.
     ///
     /// # Errors
-    /// Where the window is zero or has less than a nanosecond for each unit, or a full bucket would take longer than 584 years, or so many parts of
-    /// a token, that it can't be counted.
+    /// [`LimitConfigError`] if the window is zero, longer than 584 years or has less than a nanosecond for each
+    /// unit, or a full bucket has 2^64 parts or more.
     pub fn new(
         limit: NonZeroU32,
         window: Duration,
         burst: NonZeroU32,
     ) -> Result<Self, LimitConfigError> {
-        Self::with_pace(RateRatio::new(limit, window)?, burst)
+        Self::full(Refill::new(limit, window, burst)?)
     }
 
-    fn with_pace(ratio: RateRatio, burst: NonZeroU32) -> Result<Self, LimitConfigError> {
-        let capacity = u64::try_from(ratio.cost(burst.get()));
+    fn full(refill: Refill) -> Result<Self, LimitConfigError> {
         Ok(Self {
-            ratio,
-            burst,
-            capacity: capacity.map_err(|_| LimitConfigError::TooFine)?,
-            used: 0,
+            refill,
+            capacity: u64::try_from(refill.capacity()).map_err(|_| LimitConfigError::TooFine)?,
+            missing: 0,
             latest: Tick::ZERO,
             refund_cutoff: RefundCutoff::default(),
         })
     }
 
-    /// Changes rate and burst from `now` on; what is free doesn't grow by it. While no more than two
-    /// configurations take turns, no span ever holds more than one of the two would admit in it, burst and
-    /// flow; otherwise no more than the largest burst with the largest rate. For that, a larger rate with a
-    /// smaller burst begins by owing the difference of the bursts.
+    /// Changes rate and burst from `now` on; the free tokens don't grow by the change.
+    ///
+    /// While at most two configurations alternate, no span holds more than the burst and flow of one of them.
+    /// With more, no span holds more than the largest burst and the largest rate. A larger rate with a smaller
+    /// burst therefore starts out owing the difference of the bursts.
     ///
     /// # Errors
     /// As for [`new`](Self::new); then nothing is changed.
@@ -89,30 +85,32 @@ impl TokenBucket {
         burst: NonZeroU32,
     ) -> Result<(), LimitConfigError> {
         let mut changed = Self::new(limit, window, burst)?;
-        if (changed.ratio, changed.burst) == (self.ratio, self.burst) {
+        if changed.refill == self.refill {
             return Ok(());
         }
         let now = now.max(self.latest);
-        let (before, after) = ((self.ratio, self.burst), (changed.ratio, burst));
-        let missing = carry_over(self.used_at(now).into(), before, after);
-        changed.used = u64::try_from(missing).unwrap_or(u64::MAX);
+        let missing = self
+            .refill
+            .carry_over(self.missing_at(now).into(), &changed.refill);
+        changed.missing = u64::try_from(missing).unwrap_or(u64::MAX);
         changed.latest = now;
-        changed.refund_cutoff = self.refund_cutoff.above(now);
+        changed.refund_cutoff = self.refund_cutoff.raised_to(now);
         *self = changed;
         Ok(())
     }
 
     #[inline]
-    fn used_at(&self, now: Tick) -> u64 {
+    fn missing_at(&self, now: Tick) -> u64 {
         let elapsed = now.as_nanos().saturating_sub(self.latest.as_nanos());
-        self.used
-            .saturating_sub(elapsed.saturating_mul(self.ratio.per_nano.get().into()))
+        let flowed = elapsed.saturating_mul(self.refill.ratio.per_nano.get().into());
+        self.missing.saturating_sub(flowed)
     }
 
+    /// The parts that `units` cost: exact up to the burst, as the capacity fits into 64 bits.
     #[inline]
     fn cost(&self, units: u32) -> u64 {
-        // A cost up to the burst fits, as the capacity does.
-        self.ratio.per_unit.get().saturating_mul(units.into())
+        let per_unit = self.refill.ratio.per_unit.get();
+        per_unit.saturating_mul(units.into())
     }
 }
 
@@ -120,14 +118,14 @@ impl Limit for TokenBucket {
     #[inline]
     fn try_acquire(&mut self, now: Tick, cost: u32) -> Result<Tick, Wait> {
         let now = now.max(self.latest);
-        let used = self.used_at(now).saturating_add(self.cost(cost));
+        let missing = self.missing_at(now).saturating_add(self.cost(cost));
         if cost == 0 {
             return Ok(self.charge(now, 0));
         }
-        if used > self.capacity || cost > self.burst.get() {
+        if missing > self.capacity || cost > self.refill.burst.get() {
             return Err(self.earliest(now, cost));
         }
-        self.used = used;
+        self.missing = missing;
         self.latest = now;
         Ok(now)
     }
@@ -135,81 +133,67 @@ impl Limit for TokenBucket {
     #[inline]
     fn earliest(&self, now: Tick, cost: u32) -> Wait {
         let now = now.max(self.latest);
-        if cost > self.burst.get() {
-            return Wait::Never;
-        }
-        let used = u128::from(self.used_at(now)).saturating_add(self.ratio.cost(cost));
-        let excess = used.saturating_sub(self.capacity.into());
-        if cost == 0 || excess == 0 {
-            return Wait::Until(now);
-        }
-        let nanos = self.ratio.nanos(excess);
-        let then = nanos.and_then(|nanos| now.checked_add_nanos(nanos));
-        then.map_or(Wait::Never, Wait::Until)
+        let missing = self.missing_at(now).into();
+        self.refill
+            .earliest(now, self.capacity.into(), missing, cost)
     }
 
     fn charge(&mut self, now: Tick, cost: u32) -> Tick {
         let now = now.max(self.latest);
-        self.used = self.used_at(now).saturating_add(self.cost(cost));
+        self.missing = self.missing_at(now).saturating_add(self.cost(cost));
         self.latest = now;
         now
     }
 
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        let alone = booked == self.latest && self.refund_cutoff.is_known(booked);
+        let refunds = booked == self.latest && self.refund_cutoff.allows(booked);
         let now = now.max(self.latest);
-        let used = self.used_at(now);
-        self.used = match actual.checked_sub(reserved) {
-            Some(more) => used.saturating_add(self.cost(more)),
-            None if alone => used.saturating_sub(self.cost(reserved.saturating_sub(actual))),
-            None => used,
-        };
+        let missing = self.missing_at(now).into();
+        let missing = self.refill.settle(missing, refunds, reserved, actual);
+        self.missing = u64::try_from(missing).unwrap_or(u64::MAX);
         self.latest = now;
     }
 
     fn available(&self, now: Tick) -> u32 {
-        let free = self
-            .capacity
-            .saturating_sub(self.used_at(now.max(self.latest)));
-        u32::try_from(self.ratio.units(free.into())).unwrap_or(u32::MAX)
+        let missing = self.missing_at(now.max(self.latest));
+        self.refill.available(self.capacity.into(), missing.into())
     }
 
     fn is_idle(&self, now: Tick) -> bool {
-        self.used_at(now.max(self.latest)) == 0
+        self.missing_at(now.max(self.latest)) == 0
     }
 
     fn rebase(&mut self, from: Tick, to: Tick) {
         self.charge(from, 0);
-        let shift = ClockOffset { from, to };
-        self.latest = shift.tick(self.latest);
-        self.refund_cutoff.rebase(shift);
+        let offset = ClockOffset { from, to };
+        self.latest = offset.tick(self.latest);
+        self.refund_cutoff.rebase(offset);
     }
 
     fn worst_case(&self, span: Duration) -> u64 {
-        self.ratio.worst_case(self.burst, span)
+        self.refill.worst_case(span)
     }
 }
 
-/// What a snapshot says, before it is believed.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
-struct Snapshot {
-    ratio: RateRatio,
-    burst: NonZeroU32,
-    used: u64,
+struct Wire {
+    refill: Refill,
+    missing: u64,
     latest: Tick,
     refund_cutoff: RefundCutoff,
 }
 
 #[cfg(feature = "serde")]
-impl TryFrom<Snapshot> for TokenBucket {
+impl TryFrom<Wire> for TokenBucket {
     type Error = super::SnapshotError;
 
-    fn try_from(read: Snapshot) -> Result<Self, Self::Error> {
-        let mut bucket = Self::with_pace(read.ratio, read.burst)?;
-        bucket.used = read.used;
-        bucket.latest = read.latest;
-        bucket.refund_cutoff = read.refund_cutoff;
-        Ok(bucket)
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        Ok(Self {
+            missing: wire.missing,
+            latest: wire.latest,
+            refund_cutoff: wire.refund_cutoff,
+            ..Self::full(wire.refill)?
+        })
     }
 }

@@ -5,4 +5,5 @@
 pub(crate) mod bits;
 pub(crate) mod heap;
 pub(crate) mod histogram;
+pub(crate) mod number;
 pub(crate) mod slab;

@@ -1,17 +1,15 @@
-//! A program without `std` and without allocation that limits.
+//! A program that uses limiters without `std` and without allocation.
 //!
-//! Building it decides whether `leasehold-core` can be used so; running it, whether the answers are
-//! right (exit code 0; otherwise the number of the first that is wrong). Invariants, kept by compiler
-//! and linker:
-//! - no `std`: there can be one panic handler in a program, and it is this one's;
-//! - no allocation: the allocator calls a function that is nowhere defined, so that the program can't be
-//!   linked if anything in it allocates.
+//! It builds only if `leasehold-core` can be used that way, and exits with 0 if the answers are right, otherwise with
+//! the number of the first wrong one. Invariants, kept by compiler and linker:
+//! - No `std`: a program has one panic handler, and this one defines its own.
+//! - No allocation: the allocator calls an undefined function, so that a program that allocates can't be linked.
 
 #![no_std]
 #![no_main]
 #![expect(
     unsafe_code,
-    reason = "entry point, allocator and what std would define can't be written without"
+    reason = "an entry point, an allocator and the symbols std would define need it"
 )]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -24,45 +22,45 @@ use leasehold_core::time::Tick;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the C library calls.
+/// The entry point that the C library calls.
 #[unsafe(no_mangle)]
 extern "C" fn main() -> c_int {
-    match gcra().and_then(|()| window()) {
+    match check_gcra().and_then(|()| check_window()) {
         Ok(()) => 0,
-        Err(wrong) => wrong,
+        Err(number) => number,
     }
 }
 
-/// One a minute, two at once.
-fn gcra() -> Result<(), c_int> {
+/// Checks a GCRA of one unit per minute with a burst of two.
+fn check_gcra() -> Result<(), c_int> {
     let two = NonZeroU32::MIN.saturating_add(1);
     let mut limit = Gcra::new(NonZeroU32::MIN, MINUTE, two).map_err(|_| 1)?;
-    is(limit.try_acquire(at(5), 2) == Ok(at(5)), 2)?;
-    is(limit.try_acquire(at(6), 1) == Err(Wait::Until(at(65))), 3)?;
-    is(limit.earliest(at(6), 2) == Wait::Until(at(125)), 4)?;
-    is(limit.earliest(at(6), 3) == Wait::Never, 5)?;
-    is(limit.try_acquire(at(65), 1) == Ok(at(65)), 6)
+    check(limit.try_acquire(at(5), 2) == Ok(at(5)), 2)?;
+    check(limit.try_acquire(at(6), 1) == Err(Wait::Until(at(65))), 3)?;
+    check(limit.earliest(at(6), 2) == Wait::Until(at(125)), 4)?;
+    check(limit.earliest(at(6), 3) == Wait::Never, 5)?;
+    check(limit.try_acquire(at(65), 1) == Ok(at(65)), 6)
 }
 
-/// Three a minute, counted in buckets of ten seconds.
-fn window() -> Result<(), c_int> {
+/// Checks a window of three units per minute in buckets of ten seconds.
+fn check_window() -> Result<(), c_int> {
     let three = NonZeroU32::MIN.saturating_add(2);
     let mut limit =
         BucketedWindow::<[u32; 7]>::inline(three, MINUTE, Anchor::Grant).map_err(|_| 11)?;
-    is(limit.try_acquire(at(5), 3) == Ok(at(5)), 12)?;
-    is(limit.try_acquire(at(65), 1) == Err(Wait::Until(at(70))), 13)?;
-    is(limit.earliest(at(65), 4) == Wait::Never, 14)?;
-    is(limit.try_acquire(at(70), 2) == Ok(at(70)), 15)?;
+    check(limit.try_acquire(at(5), 3) == Ok(at(5)), 12)?;
+    check(limit.try_acquire(at(65), 1) == Err(Wait::Until(at(70))), 13)?;
+    check(limit.earliest(at(65), 4) == Wait::Never, 14)?;
+    check(limit.try_acquire(at(70), 2) == Ok(at(70)), 15)?;
     limit.settle(at(71), at(70), 2, 1);
-    is(limit.try_acquire(at(72), 2) == Ok(at(72)), 16)?;
-    is(limit.worst_case(MINUTE) == 3, 17)
+    check(limit.try_acquire(at(72), 2) == Ok(at(72)), 16)?;
+    check(limit.worst_case(MINUTE) == 3, 17)
 }
 
 fn at(secs: u64) -> Tick {
     Tick::ZERO.saturating_add(Duration::from_secs(secs))
 }
 
-fn is(right: bool, number: c_int) -> Result<(), c_int> {
+fn check(right: bool, number: c_int) -> Result<(), c_int> {
     if right { Ok(()) } else { Err(number) }
 }
 
@@ -71,13 +69,13 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     abort()
 }
 
-/// The `alloc` crate, which the core links for its pool, wants an allocator to be there.
+/// The allocator that the `alloc` crate requires, which `core` links for its pool.
 struct NoAllocator;
 
 #[global_allocator]
 static ALLOCATOR: NoAllocator = NoAllocator;
 
-// SAFETY: it never returns memory, because no program that calls it can be linked.
+// SAFETY: it never returns memory, because a program that calls it can't be linked.
 unsafe impl GlobalAlloc for NoAllocator {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
         this_program_must_not_allocate()
@@ -88,14 +86,14 @@ unsafe impl GlobalAlloc for NoAllocator {
     }
 }
 
-// SAFETY: the C library has such an `abort`; the other is defined nowhere.
+// SAFETY: the C library defines `abort` with this signature; the other function is undefined.
 #[link(name = "c")]
 unsafe extern "C" {
     safe fn abort() -> !;
-    // Not `!`: what follows a call that never returns is optimized away, and the call with it.
+    // Not `!`: the optimizer would remove the call together with the code after it.
     safe fn this_program_must_not_allocate() -> *mut u8;
 }
 
-/// The compiled `core` names this symbol, which `std` would define. Nothing unwinds, so nothing calls it.
+/// A symbol the compiled `core` names and `std` would define. Panics abort, so it is never called.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
