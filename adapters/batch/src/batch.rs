@@ -13,7 +13,7 @@ use crate::worker::Run;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::balance::Policy;
-use leasehold_core::limit::{Anchor, Rate, SlidingLog};
+use leasehold_core::limit::{LimitSpecs, Unit};
 use leasehold_core::pool::{Member, PoolConfig};
 use leasehold_core::retry::{Backoff, RetryState};
 use leasehold_core::time::Tick;
@@ -47,12 +47,9 @@ pub struct Batch {
     pub models: Vec<String>,
     /// The endpoints, each with its own key.
     pub endpoints: Vec<Endpoint>,
-    /// Calls per window of each endpoint; no limit by default.
-    pub rate: Option<Rate>,
-    /// Event at which a call starts to count against `rate`: completion by default.
-    pub anchor: Anchor,
-    /// Maximum number of calls in flight on each endpoint; no limit by default.
-    pub concurrency: Option<NonZeroU32>,
+    /// Limits of each endpoint; none by default. Tokens are reserved before a call, as many as it may use at
+    /// most, and settled at the tokens that the answer reports.
+    pub limits: Option<LimitSpecs>,
     /// Number of threads that make calls: [`default_workers`] by default.
     pub workers: Option<NonZeroUsize>,
     /// Attempts per task: 3 by default. Rate-limited attempts are not counted.
@@ -73,9 +70,7 @@ impl Batch {
             items,
             models,
             endpoints,
-            rate: None,
-            anchor: Anchor::Completion,
-            concurrency: None,
+            limits: None,
             workers: None,
             max_attempts: NonZeroU32::MIN.saturating_add(2),
             max_tokens: ChatRequest::DEFAULT_MAX_TOKENS,
@@ -145,7 +140,8 @@ impl Batch {
                     url: endpoint.url().to_owned(),
                 });
             }
-            pool.add(self.limit(Member::new(index))?)?;
+            let limits = self.limits.as_ref().map(LimitSpecs::limits);
+            pool.add(Member::new(index).limits(limits.unwrap_or_default()))?;
         }
         if self.endpoints.is_empty() {
             return Err(BatchError::NoKeys);
@@ -153,15 +149,11 @@ impl Batch {
         Ok(pool)
     }
 
-    /// Puts the batch's limits on a member. No other code turns settings into limits.
-    fn limit(&self, mut member: Member<usize>) -> Result<Member<usize>, BatchError> {
-        if let Some(Rate { limit, window }) = self.rate {
-            member = member.limit(SlidingLog::new(limit, window, self.anchor)?);
-        }
-        if let Some(concurrency) = self.concurrency {
-            member = member.max_leases(concurrency);
-        }
-        Ok(member)
+    /// The most tokens that a call may reserve; `None` where no limit counts tokens.
+    pub(crate) fn token_cap(&self) -> Option<u32> {
+        let limits = self.limits.as_ref()?;
+        let counts = limits.iter().any(|spec| spec.unit() == Unit::Tokens);
+        counts.then(|| limits.limits().available(Tick::ZERO, 0).tokens)
     }
 
     fn open_tasks(&self, results: &Results) -> Vec<Task> {

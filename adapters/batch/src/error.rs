@@ -1,6 +1,5 @@
 //! Errors of a batch as a whole; the error of one task goes into the output instead.
 
-use leasehold_core::limit::LimitConfigError;
 use leasehold_core::pool::AddError;
 use std::io;
 use std::path::PathBuf;
@@ -60,9 +59,6 @@ pub enum BatchError {
         /// The base URL of the second endpoint.
         url: String,
     },
-    /// The limit can't be enforced.
-    #[error("the limit can't be used: {0}")]
-    Limit(#[from] LimitConfigError),
     /// The pool can't take all keys.
     #[error(transparent)]
     Pool(#[from] AddError),
@@ -80,7 +76,6 @@ impl BatchError {
             | Self::Busy { .. }
             | Self::NoKeys
             | Self::DuplicateKey { .. }
-            | Self::Limit(_)
             | Self::Pool(_) => true,
         }
     }

@@ -14,10 +14,10 @@ use crate::results::Results;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{Outcome, Release};
+use leasehold_core::pool::{Outcome, Release, Request};
 use leasehold_core::retry::AttemptFailure;
 use leasehold_http::{CallError, ChatCompletion, ChatRequest, Client};
-use leasehold_sync::{Lease, SyncPool};
+use leasehold_sync::{Lease, PendingLease, SyncPool};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -30,6 +30,8 @@ pub(crate) struct Run<'a> {
     /// The keys; each member's payload is the index of its endpoint.
     pool: &'a SyncPool<usize>,
     queue: &'a Queue,
+    /// The most tokens that a call may reserve; `None` where no limit counts tokens.
+    token_cap: Option<u32>,
     results: Mutex<Results>,
     counter: Counter,
     /// Flags by endpoint: whether the service rejected its key.
@@ -55,6 +57,7 @@ impl<'a> Run<'a> {
             client,
             pool,
             queue,
+            token_cap: batch.token_cap(),
             results: Mutex::new(results),
             counter,
             rejected: endpoints.map(|_| AtomicBool::new(false)).collect(),
@@ -135,17 +138,19 @@ impl<'a> Run<'a> {
     fn work(&self) {
         let _guard = CloseOnPanic(self);
         while let Some(task) = self.queue.next() {
-            let Ok(lease) = self.pool.acquire() else {
+            let item = &self.batch.items[task.item];
+            let request = Request::new().cost(self.max_cost(item));
+            let lease = self.pool.enqueue(request).and_then(PendingLease::wait);
+            let Ok(lease) = lease else {
                 self.queue.requeue(task, Duration::ZERO);
                 return;
             };
-            let item = &self.batch.items[task.item];
             let mut request = ChatRequest::user(&self.batch.models[task.model], &item.prompt);
             request.max_tokens = self.batch.max_tokens;
             match self.client.chat(&self.batch.endpoints[*lease], &request) {
                 Ok(answer) => {
                     // These leases have no time to live, so they can't have expired.
-                    let _ = lease.release(Outcome::Ok);
+                    let _ = lease.release(Release::from(Outcome::Ok).cost(cost(&answer)));
                     self.record(&task, &answer);
                     self.queue.finish();
                 }
@@ -157,6 +162,17 @@ impl<'a> Run<'a> {
                     self.retry_or_fail(task, &error);
                 }
             }
+        }
+    }
+
+    /// The most that a call may cost: a request, and the tokens of its prompt (a quarter of its bytes) and of the
+    /// longest answer, within the cap.
+    fn max_cost(&self, item: &Item) -> Cost {
+        let prompt = u32::try_from(item.prompt.len().div_ceil(4)).unwrap_or(u32::MAX);
+        let most = prompt.saturating_add(self.batch.max_tokens);
+        Cost {
+            requests: 1,
+            tokens: self.token_cap.map_or(0, |cap| most.min(cap)),
         }
     }
 
@@ -220,6 +236,15 @@ impl<'a> Run<'a> {
     fn close(&self) {
         self.queue.close();
         self.pool.close();
+    }
+}
+
+/// The real cost of a call.
+fn cost(answer: &ChatCompletion) -> Cost {
+    let tokens = u32::try_from(answer.total_tokens).unwrap_or(u32::MAX);
+    Cost {
+        requests: 1,
+        tokens,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{CliError, keys, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, Template, read_items};
-use leasehold_core::limit::{Anchor, Rate};
+use leasehold_core::limit::LimitSpecs;
 use leasehold_http::{ApiKey, Endpoint};
 use serde_json::json;
 use std::path::PathBuf;
@@ -17,6 +17,16 @@ const EXAMPLE: &str = "\
 Example:
   leasehold batch -i items.jsonl -o results.jsonl --url https://api.openai.com/v1 \\
       --keys keys.txt --limit 3/60s --model gpt-4o-mini --model gpt-4o";
+
+const LIMITS: &str = "\
+Limits of each key on each URL, separated by commas [default: none]
+  3/60s                        calls in any 60 seconds; or 500/min, 10000/d
+  40000 tokens/min             tokens, reserved before a call and settled after it
+  2 concurrent                 calls at a time
+A limit of calls is never exceeded as the service counts it. Another algorithm or anchor, if you say so:
+  100/60s bucketed 6           six buckets a window: less memory, up to 10 s more wait
+  500/min token bucket burst 20, 500/min gcra burst 20, 60/min paced, 60/min fixed, 60/min sliding counter
+  3/60s from grant             counts from the start of a call: faster, but the service may see more";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
@@ -39,15 +49,9 @@ pub(crate) struct Arguments {
     /// Environment variable with API keys, separated by commas or spaces
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
-    /// Calls per window of each key on each URL, such as 3/60s [default: no limit]
-    #[arg(long, value_name = "CALLS/WINDOW")]
-    limit: Option<Rate>,
-    /// Calls in flight of each key on each URL [default: no limit]
-    #[arg(long, value_name = "CALLS", value_parser = parse_whole::<NonZeroU32>)]
-    concurrency: Option<NonZeroU32>,
-    /// When a call starts to count against the limit
-    #[arg(long, value_enum, default_value_t = AnchorName::Completion)]
-    anchor: AnchorName,
+    /// Limits of each key on each URL, such as "3/60s, 40000 tokens/min, 2 concurrent" [default: none]
+    #[arg(long, value_name = "LIMITS", long_help = LIMITS)]
+    limit: Option<LimitSpecs>,
     /// File with the text of the prompt; {{ field }} inserts a field of the item (Jinja syntax)
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
@@ -71,14 +75,6 @@ pub(crate) struct Arguments {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum AnchorName {
-    /// When it completes; the service never sees the limit exceeded
-    Completion,
-    /// When it gets its key; faster, but the service may see the limit exceeded
-    Grant,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let template = arguments
         .template
@@ -88,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let items = read_items(&arguments.input, template.as_ref())?;
     let keys = read_keys(arguments)?;
     let mut batch = Batch::new(items, models(arguments)?, endpoints(arguments, &keys)?);
-    set_limits(&mut batch, arguments);
+    batch.limits.clone_from(&arguments.limit);
     batch.workers = arguments.workers;
     batch.max_attempts = arguments.tries;
     batch.timeout = arguments.timeout;
@@ -107,16 +103,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     print_summary(arguments, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0;
     Ok(ExitCode::from(u8::from(!done)))
-}
-
-/// Passes the flags about limits on to the batch. No other code here reads them.
-fn set_limits(batch: &mut Batch, arguments: &Arguments) {
-    batch.rate = arguments.limit;
-    batch.concurrency = arguments.concurrency;
-    batch.anchor = match arguments.anchor {
-        AnchorName::Completion => Anchor::Completion,
-        AnchorName::Grant => Anchor::Grant,
-    };
 }
 
 fn read_keys(arguments: &Arguments) -> Result<Vec<ApiKey>, CliError> {

@@ -10,7 +10,7 @@ use crate::{CliError, print_err, print_out, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_batch::{Batch, Progress, Stop, Summary, read_items};
-use leasehold_core::limit::Rate;
+use leasehold_core::limit::{Algorithm, LimitSpec, LimitSpecs, Rate, Unit};
 use leasehold_core::time::DisplaySpan;
 use leasehold_http::{ApiKey, Endpoint};
 use leasehold_testbed::{OpenAi, OpenAiConfig, Report};
@@ -80,7 +80,12 @@ fn run_batch(arguments: &Arguments) -> Result<Findings, CliError> {
     let endpoints = endpoints.collect::<Result<_, CliError>>()?;
     let models = MODELS.map(str::to_owned).to_vec();
     let mut batch = Batch::new(read_items(&input, None)?, models, endpoints);
-    batch.rate = Some(RATE);
+    let limit = LimitSpec::Rate {
+        unit: Unit::Requests,
+        rate: RATE,
+        algorithm: Algorithm::default(),
+    };
+    batch.limits = Some(LimitSpecs::new(vec![limit]).map_err(CliError::system)?);
 
     let progress = if arguments.json {
         Progress::Silent

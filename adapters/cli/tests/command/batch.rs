@@ -24,6 +24,22 @@ fn a_batch_stays_within_the_limits_that_the_server_counts() {
 }
 
 #[test]
+fn a_limit_may_name_calls_tokens_and_concurrency_at_once() {
+    for (limit, most) in [
+        ("2 concurrent, 100/1s from grant", 2),
+        ("60 tokens/50ms", 1),
+    ] {
+        let job = Job::new(8, 1);
+        let testbed = Testbed::start(&["--keys", "1", "--latency", "10ms..20ms"]);
+        let arguments = ["--workers", "4", "--max-tokens", "50", "--limit", limit];
+        let output = job.run(&testbed.url, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let report = testbed.stop();
+        assert_eq!(report["max_concurrent"], most, "{limit}");
+    }
+}
+
+#[test]
 fn a_task_with_an_answer_in_the_output_is_not_run_again() {
     let job = Job::new(5, 1);
     let testbed = Testbed::start(&["--keys", "1"]);
