@@ -8,6 +8,7 @@ mod progress;
 mod queue;
 mod report;
 mod results;
+mod run;
 mod stop;
 mod worker;
 

@@ -3,8 +3,8 @@
 //! Invariant: every text in a [`CallError`] went through [`sanitize`], so none holds the key, a line break, or
 //! more than [`MAX_TEXT`] characters.
 
-use crate::connect::NotConnected;
 use crate::endpoint::Endpoint;
+use crate::not_connected::NotConnected;
 use crate::secret::ApiKey;
 use core::fmt;
 use core::time::Duration;

@@ -7,6 +7,7 @@ mod clock;
 mod connect;
 mod endpoint;
 mod error;
+mod not_connected;
 mod resolver;
 mod retry;
 mod secret;

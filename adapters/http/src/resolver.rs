@@ -9,8 +9,8 @@
 //! Invariant: at most [`MAX_NAMES`] names are cached, each for less than [`TTL`], and no lock is held during a
 //! lookup.
 
-use crate::connect::NotConnected;
 use crate::endpoint::literal;
+use crate::not_connected::NotConnected;
 use crate::{clock, lock};
 use core::net::SocketAddr;
 use core::time::Duration;

@@ -4,8 +4,8 @@
 //! ring, hold the earlier buckets; `counted` is their sum. One bucket more is kept than the window has, because a
 //! window that doesn't begin at a bucket's edge touches one more.
 
+use super::admission::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
 use super::refund_cutoff::RefundCutoff;
-use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::boxed::Box;
 use alloc::vec;
@@ -375,13 +375,14 @@ where
     C: TryFrom<alloc::vec::Vec<u32>> + AsRef<[u32]> + AsMut<[u32]>,
 {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        use super::SnapshotError::Contradiction;
+        use super::admission::SnapshotError::Contradiction;
         use serde::de::Error;
         let wire = Wire::deserialize(from)?;
         let buckets = (wire.counts.len() as u64).saturating_sub(1);
         let window = wire.width.get().checked_mul(buckets);
         let window = window.ok_or_else(|| D::Error::custom(Contradiction))?;
-        super::check_start(wire.start, wire.latest, wire.width).map_err(D::Error::custom)?;
+        super::admission::check_start(wire.start, wire.latest, wire.width)
+            .map_err(D::Error::custom)?;
         if wire.slot >= wire.counts.len() {
             return Err(D::Error::custom(Contradiction));
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `in_flight` is the sum of the admitted costs that were not settled.
 
-use super::{Limit, Wait};
+use super::admission::{Limit, Wait};
 use crate::time::Tick;
 use core::num::NonZeroU32;
 use core::time::Duration;

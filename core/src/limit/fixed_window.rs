@@ -2,8 +2,8 @@
 //!
 //! Invariant: `counted` units were admitted in the window that begins at `start` and holds `latest`.
 
+use super::admission::{Limit, LimitConfigError, Wait, window_nanos};
 use super::refund_cutoff::RefundCutoff;
-use super::{Limit, LimitConfigError, Wait, window_nanos};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
@@ -167,10 +167,10 @@ struct Wire {
 
 #[cfg(feature = "serde")]
 impl TryFrom<Wire> for FixedWindow {
-    type Error = super::SnapshotError;
+    type Error = super::admission::SnapshotError;
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
-        super::check_start(wire.start, wire.latest, wire.width)?;
+        super::admission::check_start(wire.start, wire.latest, wire.width)?;
         Ok(Self {
             limit: wire.limit,
             width: wire.width,

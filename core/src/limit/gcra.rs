@@ -3,10 +3,10 @@
 //! Invariant: `due` is the theoretical arrival time of the next unit, in parts of a nanosecond; what lies
 //! after `now` is the missing part of the burst.
 
+use super::admission::{Limit, LimitConfigError, Wait};
 use super::rate_ratio::Parts;
 use super::refill::Refill;
 use super::refund_cutoff::RefundCutoff;
-use super::{Limit, LimitConfigError, Wait};
 use crate::time::{ClockOffset, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;

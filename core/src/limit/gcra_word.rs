@@ -3,9 +3,9 @@
 //! Invariant: the word is the theoretical arrival time of the next unit, in parts of a nanosecond, and never
 //! decreases.
 
+use super::admission::{LimitConfigError, Wait};
 use super::rate_ratio::RateRatio;
 use super::refill::Refill;
-use super::{LimitConfigError, Wait};
 use crate::time::Tick;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;

@@ -2,9 +2,9 @@
 //!
 //! Invariant: nothing is admitted before `due`, in parts of a nanosecond.
 
+use super::admission::{Limit, LimitConfigError, Wait};
 use super::rate_ratio::{Parts, RateRatio};
 use super::refund_cutoff::RefundCutoff;
-use super::{Limit, LimitConfigError, Wait};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;

@@ -1,11 +1,8 @@
 //! Rates as people write them: `3/60s`.
 
-use super::ParseLimitError;
-use super::spec::parse_rate;
 use crate::time::DisplaySpan;
 use core::fmt;
 use core::num::NonZeroU32;
-use core::str::FromStr;
 use core::time::Duration;
 
 /// A count per window: at most `limit` in any `window`.
@@ -27,14 +24,6 @@ pub struct Rate {
     pub limit: NonZeroU32,
     /// Length of the window; above zero and at most 584 years if parsed.
     pub window: Duration,
-}
-
-impl FromStr for Rate {
-    type Err = ParseLimitError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_rate(text)
-    }
 }
 
 impl fmt::Display for Rate {

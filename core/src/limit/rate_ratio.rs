@@ -3,7 +3,7 @@
 //! Invariant: time and units are compared in parts: a nanosecond is worth `per_nano` parts, a unit costs
 //! `per_unit`, and `per_unit >= per_nano`.
 
-use super::{LimitConfigError, window_nanos};
+use super::admission::{LimitConfigError, window_nanos};
 use crate::time::Tick;
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;

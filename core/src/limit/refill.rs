@@ -3,8 +3,8 @@
 //! Invariant: the state of such a limiter is the `missing` part of the burst, in parts of [`RateRatio`]. It is
 //! above the capacity only where more was charged or settled than was free.
 
+use super::admission::{LimitConfigError, Wait};
 use super::rate_ratio::RateRatio;
-use super::{LimitConfigError, Wait};
 use crate::time::{Tick, saturating_nanos};
 use core::num::NonZeroU32;
 use core::time::Duration;

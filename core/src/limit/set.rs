@@ -3,8 +3,10 @@
 //! Invariant: either every limit is booked at one tick or none is, and a class's counters decide as if they had
 //! existed from the start.
 
+use super::admission::{Limit, Wait, later};
+use super::cost::{Cost, Unit};
+use super::limiter::Limiter;
 use super::reported_quota::ReportedQuota;
-use super::{Cost, Limit, LimitSpecs, Limiter, Unit, Wait, later};
 use crate::time::{ClockOffset, Tick, earliest};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -135,30 +137,7 @@ impl LimitSet {
         self.push(unit, true, limit.into())
     }
 
-    /// Adds limits read from text, shared by all classes.
-    #[must_use]
-    pub fn with_all(self, specs: &LimitSpecs) -> Self {
-        let limiters = specs.limiters();
-        limiters.fold(self, |set, (unit, limit)| set.push(unit, false, limit))
-    }
-
-    /// Adds limits read from text that are counted for each class.
-    ///
-    /// ```
-    /// use leasehold_core::limit::{LimitSet, LimitSpecs};
-    ///
-    /// let key: LimitSpecs = "2 concurrent".parse()?;
-    /// let model: LimitSpecs = "3/60s, 40000 tokens/min".parse()?;
-    /// let limits = LimitSet::new().with_all(&key).with_all_each_class(&model);
-    /// # Ok::<(), leasehold_core::limit::ParseLimitError>(())
-    /// ```
-    #[must_use]
-    pub fn with_all_each_class(self, specs: &LimitSpecs) -> Self {
-        let limiters = specs.limiters();
-        limiters.fold(self, |set, (unit, limit)| set.push(unit, true, limit))
-    }
-
-    fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
+    pub(super) fn push(mut self, unit: Unit, each_class: bool, limit: Limiter) -> Self {
         if self.is_empty() && unit == Unit::Requests && !each_class {
             self.first = Some(limit);
         } else {

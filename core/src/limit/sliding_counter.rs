@@ -3,8 +3,8 @@
 //! Invariant: `current` units were admitted in the window that begins at `start` and holds `latest`, `previous`
 //! units in the one before.
 
+use super::admission::{Limit, LimitConfigError, Wait, window_nanos};
 use super::refund_cutoff::RefundCutoff;
-use super::{Limit, LimitConfigError, Wait, window_nanos};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
@@ -252,12 +252,12 @@ struct Wire {
 
 #[cfg(feature = "serde")]
 impl TryFrom<Wire> for SlidingCounter {
-    type Error = super::SnapshotError;
+    type Error = super::admission::SnapshotError;
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         let width = Duration::from_nanos(wire.width.get());
         let mut counter = Self::new(wire.limit, width)?;
-        super::check_start(wire.start, wire.latest, wire.width)?;
+        super::admission::check_start(wire.start, wire.latest, wire.width)?;
         counter.latest = wire.latest;
         counter.refund_cutoff = wire.refund_cutoff;
         counter.start = wire.start;

@@ -3,8 +3,8 @@
 //! Invariant: stamps are in order of time, none is later than `latest`, each holds at least one unit, and
 //! `logged` is their sum. Expired stamps are removed lazily, when units or memory are needed.
 
+use super::admission::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
 use super::refund_cutoff::RefundCutoff;
-use super::{Anchor, Limit, LimitConfigError, Wait, window_nanos};
 use crate::time::{ClockOffset, Tick, saturating_nanos};
 use alloc::collections::VecDeque;
 use core::num::NonZeroU32;
@@ -430,21 +430,21 @@ impl From<SlidingLog> for Wire {
 
 #[cfg(feature = "serde")]
 impl TryFrom<Wire> for SlidingLog {
-    type Error = super::SnapshotError;
+    type Error = super::admission::SnapshotError;
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         let mut log = Self::new(wire.limit, Duration::from_nanos(wire.window), wire.anchor)?;
         let mut last = None;
         for &Stamp { at, units } in &wire.stamps {
             if last.is_some_and(|last| last > at) || at > wire.latest || units == 0 {
-                return Err(super::SnapshotError::Contradiction);
+                return Err(super::admission::SnapshotError::Contradiction);
             }
             last = Some(at);
             log.logged = log.logged.saturating_add(units.into());
         }
         log.anchor = match wire.anchor {
             Anchor::Grant if wire.in_flight > 0 => {
-                return Err(super::SnapshotError::Contradiction);
+                return Err(super::admission::SnapshotError::Contradiction);
             }
             Anchor::Grant => AnchorState::Grant(wire.refund_cutoff),
             Anchor::Completion => AnchorState::Completion(wire.in_flight),

@@ -2,9 +2,9 @@
 //!
 //! Invariant: `missing` is what the full bucket lacked at `latest`, in parts of a token.
 
+use super::admission::{Limit, LimitConfigError, Wait};
 use super::refill::Refill;
 use super::refund_cutoff::RefundCutoff;
-use super::{Limit, LimitConfigError, Wait};
 use crate::time::{ClockOffset, Tick};
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -186,7 +186,7 @@ struct Wire {
 
 #[cfg(feature = "serde")]
 impl TryFrom<Wire> for TokenBucket {
-    type Error = super::SnapshotError;
+    type Error = super::admission::SnapshotError;
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         Ok(Self {

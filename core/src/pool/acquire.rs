@@ -1,13 +1,11 @@
 //! From a request to a lease, a place in the queue or a refusal.
 
-use super::Pool;
+use super::drive::Pool;
 use super::eligibility::{Cause, Readiness};
 use super::error::{AcquireError, StaleWaiter};
 use super::event::{Acquired, Event, Grant};
 use super::ids::{LeaseId, WaiterId};
-use super::lane::LaneKey;
 use super::leases::{Bookings, Lease};
-use super::member::MemberState;
 use super::request::Request;
 use crate::balance::pass;
 use crate::limit::{Cost, LimitSet};
@@ -143,7 +141,7 @@ impl<T> Pool<T> {
         let mut matching = self
             .members
             .iter()
-            .filter(|(handle, member)| matches(&key, *handle, member))
+            .filter(|(handle, member)| member.matches(*handle, &key))
             .peekable();
         let has_none = matching.peek().is_none();
         let fits = matching.any(|(_, member)| {
@@ -222,13 +220,5 @@ impl<T> Pool<T> {
         let sequence = self.clock.next_sequence();
         self.leases.set_expiry(lease, expires, sequence);
         Some(expires)
-    }
-}
-
-/// Whether requests of a lane may go to a member.
-pub(super) fn matches<T>(key: &LaneKey, handle: Handle, member: &MemberState<T>) -> bool {
-    match key.pin {
-        Some(pin) => pin == handle,
-        None => member.labels.contains(key.labels),
     }
 }

@@ -1,7 +1,6 @@
 //! What a pool tells of its members, of a request that might come, and of its figures.
 
-use super::Pool;
-use super::acquire::matches;
+use super::drive::Pool;
 use super::eligibility::{Eligibility, Readiness};
 use super::error::AcquireError;
 use super::event::Estimate;
@@ -84,7 +83,7 @@ impl<T> Pool<T> {
         handle: Handle,
         member: &MemberState<T>,
     ) -> Eligibility {
-        if matches(key, handle, member) {
+        if member.matches(handle, key) {
             member.eligibility(request.class, request.cost, &self.context())
         } else if key.pin.is_some() {
             Eligibility::NotPinned

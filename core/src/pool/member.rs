@@ -6,6 +6,7 @@ use super::config::PoolConfig;
 use super::eligibility::Eligibility;
 use super::groups::SharedLimits;
 use super::ids::{GroupId, GroupIndex};
+use super::lane::LaneKey;
 use super::outcome::LeaseEnd;
 use super::request::Labels;
 use super::stats::MemberFigures;
@@ -14,6 +15,7 @@ use crate::balance::{MemberLoad, PeakEwma, stable_hash};
 use crate::health::{self, Breaker, BreakerState, OutcomeWindow, Prober, SlowStart};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::time::{Tick, earliest};
+use crate::util::slab::Handle;
 use alloc::boxed::Box;
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -268,6 +270,14 @@ impl<T> MemberState<T> {
             }
         }
         longest.reason
+    }
+
+    /// Whether requests of a lane may go to it.
+    pub(super) fn matches(&self, handle: Handle, key: &LaneKey) -> bool {
+        match key.pin {
+            Some(pin) => pin == handle,
+            None => self.labels.contains(key.labels),
+        }
     }
 
     /// Leases held, and fast failures that count as such.

@@ -3,7 +3,7 @@
 //! Invariant: a change is entered at once in the panic threshold's counts, the member's timer and its
 //! positions in the lanes.
 
-use super::Pool;
+use super::drive::Pool;
 use super::error::{StaleMember, StaleProbe};
 use super::event::{Event, HealthChange};
 use super::ids::{MemberId, ProbeId};

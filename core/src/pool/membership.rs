@@ -1,6 +1,6 @@
 //! Commands that add, change and remove members.
 
-use super::Pool;
+use super::drive::Pool;
 use super::error::{AddError, StaleMember};
 use super::event::Event;
 use super::ids::{GroupId, MemberId, WaiterId};

@@ -1,6 +1,6 @@
 //! The end of leases: outcomes are learnt from, costs settled, members handed over.
 
-use super::Pool;
+use super::drive::Pool;
 use super::error::StaleLease;
 use super::event::Event;
 use super::fast_failures::FastFailure;

@@ -1,7 +1,6 @@
 //! Selecting the member for a request: its lane, its session, the policy, and why no member is ready.
 
-use super::Pool;
-use super::acquire::matches;
+use super::drive::Pool;
 use super::eligibility::{Cause, Readiness};
 use super::error::AcquireError;
 use super::lane::LaneKey;
@@ -38,7 +37,7 @@ impl<T> Pool<T> {
         let (lanes, members, ctx) = self.indexing();
         let matching = members
             .iter()
-            .filter(|(handle, member)| matches(&key, *handle, member))
+            .filter(|(handle, member)| member.matches(*handle, &key))
             .map(|(handle, member)| (handle.slot(), member));
         let (lane, held_back) = lanes
             .insert(key, matching, &ctx)
@@ -207,7 +206,7 @@ impl<T> Pool<T> {
         let mut matching = self
             .members
             .iter()
-            .filter(|(handle, member)| matches(&key, *handle, member));
+            .filter(|(handle, member)| member.matches(*handle, &key));
         let first = matching.next().and_then(|(handle, _)| cause(handle.slot()));
         first.unwrap_or(Cause::NoMember)
     }

@@ -3,8 +3,8 @@
 //! Invariant: a restored pool admits no more than the saved one would have. Leases come back without
 //! holders, and expire at their ticks.
 
-use super::Pool;
 use super::config::PoolConfig;
+use super::drive::Pool;
 use super::groups::SharedLimits;
 use super::leases::Lease;
 use super::member::{MemberHealth, MemberState, Status};

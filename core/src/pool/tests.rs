@@ -4,7 +4,9 @@ use super::*;
 use crate::balance::Policy;
 use crate::health::{BreakerConfig, ProbeConfig};
 use crate::limit::{Anchor, LimitSet, SlidingLog};
+use crate::time::Tick;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 use core::time::Duration;
 
 fn tick(nanos: u64) -> Tick {

@@ -2,8 +2,8 @@
 //!
 //! Invariant: each admitted call holds an [`InFlight`], so that its end is counted exactly once.
 
+use super::config::{Fault, FaultKind, OpenAiConfig};
 use super::wire::{self, ApiError, ChatCall};
-use super::{Fault, FaultKind, OpenAiConfig};
 use crate::clock::{Clock, unix_seconds};
 use crate::judge::{CallEnd, Judge, JudgeConfig, KeyId, Ruling};
 use crate::report::Report;

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::clock::Clock;
+use core::num::NonZeroU32;
+use core::time::Duration;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

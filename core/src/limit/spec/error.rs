@@ -1,9 +1,11 @@
 //! Errors of limits as text: kind, place and wrong part.
 
-use super::super::LimitConfigError;
-use super::LimitSpecs;
+use super::super::admission::LimitConfigError;
 use alloc::string::String;
 use core::fmt;
+
+/// The bound on limits that hold together.
+pub(super) const MAX_SPECS: usize = 16;
 
 /// Why limits can't hold together. An index counts from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,8 +14,8 @@ pub enum LimitSpecsError {
     /// There is no limit.
     #[error("there must be at least one limit")]
     Empty,
-    /// There are more than [`LimitSpecs::MAX`].
-    #[error("there may be at most {} limits", LimitSpecs::MAX)]
+    /// There are more than [`LimitSpecs::MAX`](super::LimitSpecs::MAX).
+    #[error("there may be at most {} limits", MAX_SPECS)]
     TooMany,
     /// A limit can't be built.
     #[error("limit {index}: {error}")]
@@ -31,7 +33,7 @@ pub enum LimitSpecsError {
     },
 }
 
-/// Why and where a text is not a [`LimitSpec`](super::LimitSpec), [`LimitSpecs`] or [`Rate`](super::super::Rate).
+/// Why and where a text is not a [`LimitSpec`](super::LimitSpec), [`LimitSpecs`](super::LimitSpecs) or [`Rate`](super::super::Rate).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLimitError {
     /// Byte offset of the wrong part, or of the place of a missing one. On a character boundary.
@@ -101,8 +103,8 @@ pub enum ParseLimitErrorKind {
     /// The limit has the unit, window and algorithm of an earlier one, or both are `concurrent`.
     #[error("an earlier limit has the same unit, window and algorithm already")]
     Duplicate,
-    /// There are more than [`LimitSpecs::MAX`].
-    #[error("there may be at most {} limits", LimitSpecs::MAX)]
+    /// There are more than [`LimitSpecs::MAX`](super::LimitSpecs::MAX).
+    #[error("there may be at most {} limits", MAX_SPECS)]
     TooMany,
     /// A [`Rate`](super::super::Rate) has tokens, `concurrent`, an algorithm or an anchor.
     #[error("only a number of requests per window can be here")]

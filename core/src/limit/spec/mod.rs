@@ -20,18 +20,25 @@ mod error;
 mod parse;
 
 pub use error::{LimitSpecsError, ParseLimitError, ParseLimitErrorKind};
-pub(super) use parse::parse_rate;
 
-use super::{
-    Anchor, BucketedWindow, Concurrency, FixedWindow, Gcra, LimitConfigError, LimitSet, Limiter,
-    Pacing, Rate, SlidingCounter, SlidingLog, TokenBucket, Unit,
-};
+use super::admission::{Anchor, LimitConfigError};
+use super::bucketed_window::BucketedWindow;
+use super::concurrency::Concurrency;
+use super::cost::Unit;
+use super::fixed_window::FixedWindow;
+use super::gcra::Gcra;
+use super::limiter::Limiter;
+use super::pacing::Pacing;
+use super::rate::Rate;
+use super::set::LimitSet;
+use super::sliding_counter::SlidingCounter;
+use super::sliding_log::SlidingLog;
+use super::token_bucket::TokenBucket;
 use crate::time::DisplaySpan;
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU32;
 use core::ops::Deref;
-use core::str::FromStr;
 
 /// The algorithm of a rate limit, with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,14 +223,6 @@ impl fmt::Display for LimitSpec {
     }
 }
 
-impl FromStr for LimitSpec {
-    type Err = ParseLimitError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse::parse_spec(text)
-    }
-}
-
 /// One to [`MAX`](Self::MAX) limits that hold together, none of them a duplicate.
 ///
 /// Two limits with the same unit, window and algorithm are duplicates, as are two counts of requests in flight.
@@ -255,7 +254,7 @@ pub struct LimitSpecs {
 
 impl LimitSpecs {
     /// The most limits that hold together.
-    pub const MAX: usize = 16;
+    pub const MAX: usize = error::MAX_SPECS;
 
     /// Joins limits that were not read from text.
     ///
@@ -331,11 +330,28 @@ impl fmt::Display for LimitSpecs {
     }
 }
 
-impl FromStr for LimitSpecs {
-    type Err = ParseLimitError;
+impl LimitSet {
+    /// Adds limits read from text, shared by all classes.
+    #[must_use]
+    pub fn with_all(self, specs: &LimitSpecs) -> Self {
+        let limiters = specs.limiters();
+        limiters.fold(self, |set, (unit, limit)| set.push(unit, false, limit))
+    }
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse::parse_specs(text)
+    /// Adds limits read from text that are counted for each class.
+    ///
+    /// ```
+    /// use leasehold_core::limit::{LimitSet, LimitSpecs};
+    ///
+    /// let key: LimitSpecs = "2 concurrent".parse()?;
+    /// let model: LimitSpecs = "3/60s, 40000 tokens/min".parse()?;
+    /// let limits = LimitSet::new().with_all(&key).with_all_each_class(&model);
+    /// # Ok::<(), leasehold_core::limit::ParseLimitError>(())
+    /// ```
+    #[must_use]
+    pub fn with_all_each_class(self, specs: &LimitSpecs) -> Self {
+        let limiters = specs.limiters();
+        limiters.fold(self, |set, (unit, limit)| set.push(unit, true, limit))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Invariant: each mistake is told with its kind and its fragment of the text; a spec that was read can be built.
 
-use super::super::{Anchor, Rate, Unit};
+use super::super::admission::Anchor;
+use super::super::cost::Unit;
+use super::super::rate::Rate;
 use super::{
     Algorithm, LimitSpec, LimitSpecs, LimitSpecsError, ParseLimitError, ParseLimitErrorKind as Kind,
 };
@@ -10,19 +12,44 @@ use crate::time::{ParseSpanError, parse_span};
 use crate::util::number::{NumberError, number_length, parse_number};
 use alloc::string::String;
 use core::num::NonZeroU32;
+use core::str::FromStr;
 use core::time::Duration;
 
-pub(super) fn parse_specs(text: &str) -> Result<LimitSpecs, ParseLimitError> {
+impl FromStr for LimitSpec {
+    type Err = ParseLimitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_spec(text)
+    }
+}
+
+impl FromStr for LimitSpecs {
+    type Err = ParseLimitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_specs(text)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = ParseLimitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_rate(text)
+    }
+}
+
+fn parse_specs(text: &str) -> Result<LimitSpecs, ParseLimitError> {
     read_specs(Fragment { at: 0, text }).map_err(|mistake| mistake.within(text))
 }
 
-pub(super) fn parse_spec(text: &str) -> Result<LimitSpec, ParseLimitError> {
+fn parse_spec(text: &str) -> Result<LimitSpec, ParseLimitError> {
     let whole = Fragment { at: 0, text };
     read_single(whole, read_spec).map_err(|mistake| mistake.within(text))
 }
 
 /// Reads a limit of requests without algorithm and anchor.
-pub(in super::super) fn parse_rate(text: &str) -> Result<Rate, ParseLimitError> {
+fn parse_rate(text: &str) -> Result<Rate, ParseLimitError> {
     let whole = Fragment { at: 0, text };
     let rate = read_single(whole, read_limit).and_then(|limit| match limit {
         Limit::Rate {

@@ -1,0 +1,328 @@
+//! The pool itself, and what drives it: time, timeouts, events, and members handed over to waiters.
+//!
+//! Invariant: after each command, no request at the head of its lane has a member that is ready for it,
+//! unless the pool's own limits forbid it.
+
+use super::config::PoolConfig;
+use super::event::Event;
+use super::fast_failures::FastFailures;
+use super::groups::SharedLimits;
+use super::ids::{LeaseId, WaiterId};
+use super::lanes::Lanes;
+use super::leases::Leases;
+use super::member::EligibilityContext;
+use super::members::Members;
+use super::outcome::LeaseEnd;
+use super::queue::Queue;
+use super::stats::Figures;
+use super::times::FleetTimes;
+use crate::affinity::Affinity;
+use crate::health::OutlierDetector;
+use crate::time::{Tick, earliest};
+use crate::util::slab::Handle;
+use alloc::collections::VecDeque;
+use core::num::NonZeroU32;
+
+/// Leases members to requests, in order of arrival and within every member's limits.
+///
+/// Commands cost O(log n) in members, leases and waiters, for each lane that the member or waiter is in, and
+/// as much again for each thing that became due since the last command. On top of that:
+/// - where the costs of requests in one lane differ, each change judges the members again that a limit held
+///   back for the last cost;
+/// - a grant or release in a [group](Member::group) at its limit judges all members of the group;
+/// - where members share limits, every command looks at all lanes in which requests wait;
+/// - the first request of a lane, the beginning and end of panic, and a request that costs more than one
+///   request and is not granted at once look at all members.
+///
+/// Commands on ids that are stale, or of another pool, are errors and change nothing.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use leasehold_core::balance::Policy;
+/// use leasehold_core::pool::{Acquired, Event, Member, Outcome, Pool, PoolConfig, Request};
+/// use leasehold_core::time::Tick;
+///
+/// let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+/// let now = Tick::ZERO;
+/// pool.add(now, Member::new("http://127.0.0.1:8001").max_leases(NonZeroU32::MIN))?;
+///
+/// let Acquired::Granted(first) = pool.acquire(now, Request::new())? else { panic!() };
+/// let Acquired::Waiting(second) = pool.acquire(now, Request::new())? else { panic!() };
+/// pool.release(now, first.lease, Outcome::Ok)?;
+/// assert!(matches!(pool.poll_event(), Some(Event::Granted { waiter, .. }) if waiter == second));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pool<T> {
+    pub(super) config: PoolConfig,
+    pub(super) clock: Clock,
+    pub(super) is_closed: bool,
+    pub(super) members: Members<T>,
+    pub(super) shared: SharedLimits,
+    pub(super) lanes: Lanes,
+    pub(super) queue: Queue,
+    pub(super) leases: Leases,
+    pub(super) fast_failures: FastFailures,
+    pub(super) outlier: Option<OutlierDetector>,
+    /// Members by session.
+    pub(super) sessions: Option<Affinity<Handle>>,
+    pub(super) times: FleetTimes,
+    pub(super) figures: Figures,
+    pub(super) events: VecDeque<Event<T>>,
+}
+
+/// The present, and the order of what happens in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// The latest time seen.
+    pub(super) now: Tick,
+    /// The tick up to which due work is done; `now` except while catching up.
+    pub(super) as_of: Tick,
+    /// Grants, releases and arrivals so far.
+    pub(super) sequence: u64,
+}
+
+impl Clock {
+    fn starting_at(now: Tick) -> Self {
+        Self {
+            now,
+            as_of: now,
+            sequence: 0,
+        }
+    }
+
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        self.sequence = self.sequence.saturating_add(1);
+        self.sequence
+    }
+}
+
+impl<T> Pool<T> {
+    /// A pool without members.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Self {
+        Self::at(config, Tick::ZERO, [NonZeroU32::MIN; 3])
+    }
+
+    /// A pool without members whose clock shows `now`, and whose members, leases and waiters get handles of
+    /// these generations or later.
+    pub(super) fn at(
+        mut config: PoolConfig,
+        now: Tick,
+        [members, leases, waiters]: [NonZeroU32; 3],
+    ) -> Self {
+        let outlier = config.outlier.as_ref();
+        Self {
+            clock: Clock::starting_at(now),
+            is_closed: false,
+            members: Members::starting_at_generation(config.id, members),
+            shared: SharedLimits::new(core::mem::take(&mut config.limits)),
+            lanes: Lanes::new(),
+            queue: Queue::starting_at_generation(waiters),
+            leases: Leases::starting_at_generation(leases),
+            fast_failures: FastFailures::new(),
+            outlier: outlier.map(|config| OutlierDetector::new(config, now)),
+            sessions: config.affinity.take(),
+            times: FleetTimes::new(config.policy.half_life(), now),
+            figures: Figures::default(),
+            events: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// Does what is due: expires leases, times out requests, opens windows and hands members over.
+    ///
+    /// It does so in order of time. A request is granted if a member became ready before its deadline, and
+    /// times out if that was at its deadline or later. Probes, slow starts and outlier sweeps are as of
+    /// `now`, however late that is.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        self.advance(now);
+    }
+
+    /// The tick at which [`handle_timeout`](Self::handle_timeout) is wanted next; `None` means never.
+    /// O(lanes in which requests wait).
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        let sweep = self
+            .outlier
+            .as_ref()
+            .and_then(OutlierDetector::poll_timeout);
+        let is_awaited = !self.lanes.awaited().is_empty();
+        let fast_failure = self.fast_failures.next_end().filter(|_| is_awaited);
+        let awaited = self.lanes.awaited().iter();
+        let ready = awaited.map(|lane| self.lanes.get(*lane)?.ready_at());
+        ready.chain([fast_failure]).fold(
+            earliest(
+                earliest(self.leases.next_expiry(), self.queue.next_deadline()),
+                earliest(self.members.next_timer(), sweep),
+            ),
+            earliest,
+        )
+    }
+
+    /// Something that no command asked for, oldest first.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event<T>> {
+        self.events.pop_front()
+    }
+
+    /// Does what became due since the last command, as [`handle_timeout`](Self::handle_timeout) says. Health
+    /// is as of now, since no probe can have been made before. Grants are made now, whenever they could
+    /// have been.
+    pub(super) fn advance(&mut self, now: Tick) {
+        self.clock.now = self.clock.now.max(now);
+        while let Some(member) = self.members.due(self.clock.now) {
+            self.handle_timer(member);
+        }
+        self.sweep();
+        self.hand_over();
+        while let Some(due) = self.poll_timeout().filter(|due| *due <= self.clock.now) {
+            self.clock.as_of = self.clock.as_of.max(due);
+            self.catch_up();
+        }
+        self.clock.as_of = self.clock.now;
+        self.end_fast_failures();
+        self.hand_over();
+    }
+
+    /// Does what is due as of `as_of`.
+    fn catch_up(&mut self) {
+        let as_of = self.clock.as_of;
+        self.end_fast_failures();
+        while let Some((lease, member)) = self.leases.due(as_of) {
+            self.events.push_back(Event::Expired {
+                lease: LeaseId::new(self.config.id, lease),
+                member: self.members.id(member),
+            });
+            if self.finish_lease(lease, LeaseEnd::Expired).is_err() {
+                break;
+            }
+        }
+        while let Some((waiter, left)) = self.queue.pop_due(as_of) {
+            self.figures.record_timeout();
+            self.events.push_back(Event::TimedOut {
+                waiter: WaiterId::new(self.config.id, waiter),
+            });
+            self.waiter_left(left.lane);
+        }
+        for at in 0..self.lanes.awaited().len() {
+            if let Some(lane) = self.lanes.awaited().get(at).copied()
+                && let Some(known) = self.lanes.get(lane)
+                && known.ready_at().is_some_and(|tick| tick <= as_of)
+            {
+                self.lanes.flag(lane);
+            }
+        }
+        self.hand_over();
+    }
+
+    /// Grants members that are ready to the requests at the heads of their lanes.
+    pub(super) fn hand_over(&mut self) {
+        if self.lanes.awaited().is_empty() && self.lanes.flagged().is_empty() {
+            return;
+        }
+        self.flag_if_shared();
+        while let Some((lane, waiter)) = self.next_flagged() {
+            let served = waiter.is_some_and(|waiter| self.serve(lane, waiter).is_some());
+            if served {
+                self.flag_if_shared();
+            } else {
+                self.lanes.unflag(lane);
+            }
+        }
+    }
+
+    /// The flagged lane whose head is served first, and that head. A lane without waiters comes before all
+    /// others, to be unflagged. O(flagged lanes).
+    fn next_flagged(&self) -> Option<(u32, Option<Handle>)> {
+        let lanes = self.lanes.flagged().iter();
+        let heads = lanes.map(|lane| (self.queue.next(*lane), *lane));
+        let first = heads.min_by_key(|(head, _)| head.map(|(turn, _)| turn));
+        first.map(|(head, lane)| (lane, head.map(|(_, waiter)| waiter)))
+    }
+
+    /// Grants a member to the head of a lane; `None` if no member is ready for it.
+    fn serve(&mut self, lane: u32, waiter: Handle) -> Option<()> {
+        let request = self.queue.waiter(waiter)?.request;
+        let slot = self.select(lane, &request).ok()?;
+        let (waiter, queued) = self.queue.pop(lane)?;
+        if let Some(grant) = self.grant(lane, slot, &request, queued.since) {
+            let waiter = WaiterId::new(self.config.id, waiter);
+            self.events.push_back(Event::Granted { waiter, grant });
+        }
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.record_served(self.clock.now);
+        }
+        self.waiter_left(lane);
+        Some(())
+    }
+
+    /// Flags all lanes in which requests wait, if members share limits: what one takes or gives back then
+    /// changes when others are ready.
+    fn flag_if_shared(&mut self) {
+        if !self.shared.is_empty() {
+            self.lanes.flag_awaited();
+        }
+    }
+
+    /// Notes that a request no longer waits in a lane.
+    pub(super) fn waiter_left(&mut self, lane: u32) {
+        if self.queue.len_of(lane) > 0 {
+            self.lanes.flag(lane);
+        } else {
+            self.lanes.set_awaited(lane, false);
+            self.lanes.remove_if_pinned_and_idle(lane);
+        }
+    }
+
+    /// The parts that decide over a member's position in the lanes.
+    pub(super) fn indexing(&mut self) -> (&mut Lanes, &Members<T>, EligibilityContext<'_>) {
+        let ctx = EligibilityContext {
+            config: &self.config,
+            shared: &self.shared,
+            now: self.clock.now,
+            as_of: self.clock.as_of,
+            in_panic: self.members.in_panic(),
+        };
+        (&mut self.lanes, &self.members, ctx)
+    }
+
+    /// The state of the pool that decides over members together with their own.
+    pub(super) fn context(&self) -> EligibilityContext<'_> {
+        EligibilityContext {
+            config: &self.config,
+            shared: &self.shared,
+            now: self.clock.now,
+            as_of: self.clock.as_of,
+            in_panic: self.members.in_panic(),
+        }
+    }
+
+    /// Judges a member again in all its lanes.
+    pub(super) fn reindex(&mut self, slot: u32) {
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(member) = members.at(slot)
+            && lanes.reindex(slot, member, &ctx)
+            && let Some(group) = member.group
+        {
+            self.shared.hold_back(group);
+        }
+    }
+
+    /// Judges a member again in one lane.
+    pub(super) fn reindex_in(&mut self, lane: u32, slot: u32) {
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(member) = members.at(slot)
+            && lanes.reindex_in(lane, slot, member, &ctx)
+            && let Some(group) = member.group
+        {
+            self.shared.hold_back(group);
+        }
+    }
+
+    pub(super) fn reindex_all(&mut self) {
+        for slot in self.members.slots() {
+            self.reindex(slot);
+        }
+    }
+}
