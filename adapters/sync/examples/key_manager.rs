@@ -4,9 +4,8 @@
 //! A minute lasts 600 ms here. Asserts from the calls' own log that no key exceeds either limit.
 
 use core::error::Error;
-use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_sync::limit::{Anchor, Cost, SlidingLog, Unit};
+use leasehold_sync::limit::{Cost, LimitSpecs};
 use leasehold_sync::{Member, Outcome, Policy, PoolConfig, Release, Request, SyncPool, Tick};
 use std::sync::Mutex;
 use std::thread;
@@ -20,16 +19,11 @@ const POISON: &str = "no worker panics while it holds the lock";
 /// A key's log: when each call was sent and the tokens it used.
 type Key = Mutex<Vec<(Tick, u32)>>;
 
-fn per_minute(limit: u32) -> SlidingLog {
-    let limit = NonZeroU32::new(limit).expect("the limit is above zero");
-    SlidingLog::new(limit, MINUTE, Anchor::Completion).expect("the window is above zero")
-}
-
 fn main() -> Result<(), Box<dyn Error>> {
+    let limits: LimitSpecs = format!("{REQUESTS}/600ms, {TOKENS} tokens/600ms").parse()?;
     let pool = SyncPool::new(PoolConfig::new(Policy::LeastUsed));
     for _ in 0..10 {
-        let member = Member::new(Key::default()).limit(per_minute(REQUESTS));
-        pool.add(member.limit_of(Unit::Tokens, per_minute(TOKENS)))?;
+        pool.add(Member::new(Key::default()).limits(limits.limits()))?;
     }
     thread::scope(|scope| {
         for worker in 0..30 {

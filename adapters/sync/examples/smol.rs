@@ -2,11 +2,10 @@
 
 use core::error::Error;
 use core::future::Future;
-use core::num::NonZeroU32;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use leasehold_sync::limit::{Anchor, SlidingLog};
+use leasehold_sync::limit::LimitSpecs;
 use leasehold_sync::{AcquireError, Lease, Member, PendingLease, Policy};
 use leasehold_sync::{PoolConfig, Request, SyncPool};
 use smol::{LocalExecutor, Timer};
@@ -31,8 +30,7 @@ impl Future for Acquire<'_> {
             let Some(wake_at) = wake_at else {
                 return answer;
             };
-            let wait = wake_at.since(self.pool.now());
-            self.timer.set_after(wait);
+            self.timer = Timer::after(wake_at.since(self.pool.now()));
             if Pin::new(&mut self.timer).poll(context).is_pending() {
                 return Poll::Pending;
             }
@@ -42,46 +40,39 @@ impl Future for Acquire<'_> {
 
 async fn acquire(pool: &Pool, request: Request) -> Result<Lease<&'static str>, AcquireError> {
     let (pending, timer) = (pool.enqueue(request)?, Timer::never());
-    let acquire = Acquire {
+    Acquire {
         pool,
         pending,
         timer,
-    };
-    acquire.await
+    }
+    .await
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
-    let two = NonZeroU32::MIN.saturating_add(1);
-    let limit = SlidingLog::new(two, WINDOW, Anchor::Completion)?;
-    pool.add(Member::new("sk-1").limit(limit))?;
+    let limits: LimitSpecs = "2/100ms".parse()?;
+    pool.add(Member::new("sk-1").limits(limits.limits()))?;
 
     let executor = LocalExecutor::new();
-    let tasks: Vec<_> = (0..6)
-        .map(|_| {
-            executor.spawn(async {
-                let lease = acquire(&pool, Request::new()).await?;
-                let sent = pool.now();
-                Timer::after(Duration::from_millis(5)).await;
-                drop(lease);
-                Ok::<_, AcquireError>(sent)
-            })
-        })
-        .collect();
-    let sent = smol::block_on(executor.run(async {
-        let mut sent = Vec::new();
-        for task in tasks {
-            sent.push(task.await?);
-        }
+    let call = async || {
+        let lease = acquire(&pool, Request::new()).await?;
+        let sent = pool.now();
+        Timer::after(Duration::from_millis(5)).await;
+        drop(lease);
         Ok::<_, AcquireError>(sent)
-    }))?;
+    };
+    let tasks: Vec<_> = (0..6).map(|_| executor.spawn(call())).collect();
+    let mut sent = Vec::new();
+    for task in tasks {
+        sent.push(smol::block_on(executor.run(task))?);
+    }
 
     assert!(sent.is_sorted(), "not served in order: {sent:?}");
     for three in sent.windows(3) {
         assert!(three[2].since(three[0]) >= WINDOW, "{three:?}");
     }
-    let soon = pool.now().saturating_add(WINDOW / 2);
-    let refused = smol::block_on(acquire(&pool, Request::new().deadline(soon)));
+    let soon = Request::new().deadline(pool.now().saturating_add(WINDOW / 2));
+    let refused = smol::block_on(acquire(&pool, soon));
     assert!(matches!(refused, Err(AcquireError::DeadlineTooSoon { .. })));
     println!("6 calls, never 3 in {WINDOW:?}: {sent:?}");
     Ok(())

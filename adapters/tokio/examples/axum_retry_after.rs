@@ -5,9 +5,8 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request as HttpRequest;
 use axum::http::{StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
-use core::net::SocketAddr;
-use core::{convert::Infallible, error::Error, future::ready, num::NonZeroU32, time::Duration};
-use leasehold_tokio::limit::{Anchor, SlidingLog};
+use core::{convert::Infallible, error::Error, future::ready, net::SocketAddr, time::Duration};
+use leasehold_tokio::limit::{LimitSpec, LimitSpecs};
 use leasehold_tokio::{AcquireError, LeaseError, LeaseLayer, Leased, Member, Policy};
 use leasehold_tokio::{PoolConfig, RateLimitError, RateLimitLayer, Request, TokioPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,22 +16,20 @@ use tower::{BoxError, ServiceBuilder};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 const BUSY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
 const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-const WINDOW: Duration = Duration::from_secs(3);
-
+const SOON: Duration = Duration::from_millis(300);
 type Refused = RateLimitError<LeaseError<Infallible>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let limit = |calls| SlidingLog::new(calls, WINDOW, Anchor::Completion);
-    let [two, four] = [1, 3].map(|more| NonZeroU32::MIN.saturating_add(more));
     let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
-    let key = Member::new("sk-1").limit(limit(two)?);
+    let limits: LimitSpecs = "2/3s".parse()?;
+    let key = Member::new("sk-1").limits(limits.limits());
     pool.blocking().add(key)?;
     let clock = pool.blocking().clone();
     let leases = LeaseLayer::new(pool, move |_: &HttpRequest| {
-        Request::new().deadline(clock.now().saturating_add(WINDOW / 10))
+        Request::new().deadline(clock.now().saturating_add(SOON))
     });
-    let rate = RateLimitLayer::new(limit(four)?);
+    let rate = RateLimitLayer::new("4/3s".parse::<LimitSpec>()?.limiter()?);
     let limited = rate.clone();
     let errors = HandleErrorLayer::new(move |error| ready(refuse(error, &rate)));
     let stack = ServiceBuilder::new()
@@ -43,8 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .service_fn(async |leased: Leased<_, _>| Ok::<&str, Infallible>(*leased.member));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
-    let router = axum::Router::new().route_service("/", stack);
-    tokio::spawn(axum::serve(listener, router).into_future());
+    let app = axum::Router::new().route_service("/", stack);
+    tokio::spawn(axum::serve(listener, app).into_future());
     for expected in [200, 200, 429, 429, 429, 429] {
         let (status, retry_after) = call(address).await?;
         assert_eq!((status, retry_after.is_some()), (expected, expected != 200));
