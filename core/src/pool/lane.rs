@@ -53,9 +53,6 @@ pub(super) enum Opening {
     Unknown,
 }
 
-/// As many members as are in a cache as a rule.
-pub(super) const CACHED: usize = 1 << 14;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Absent,
@@ -230,7 +227,7 @@ impl Lane {
                 Opening::At(_) | Opening::AnyTime | Opening::ForLess => Availability::Busy,
                 Opening::Recovered | Opening::Unknown => Availability::Out,
             };
-            balancer.place(slot, member_load, availability);
+            balancer.update(slot, member_load, availability);
         }
         match opening {
             Opening::At(tick) => resting.set(slot, tick),
@@ -258,23 +255,6 @@ impl Lane {
             Members::Many { tiers, .. } => tiers
                 .iter_mut()
                 .find_map(|(_, balancer)| balancer.choose(key)),
-        }
-    }
-
-    #[inline]
-    pub(super) fn outgrows_caches(&self) -> bool {
-        match &self.members {
-            Members::One { .. } => false,
-            Members::Many { places, .. } => places.len() > CACHED,
-        }
-    }
-
-    /// Shows who will be chosen next if nothing changes, as far as that is known and wasn't shown before.
-    pub(super) fn foresee(&mut self, mut look: impl FnMut(u32)) {
-        if let Members::Many { tiers, .. } = &mut self.members {
-            for (_, tier) in tiers {
-                tier.prefetch_next(&mut look);
-            }
         }
     }
 

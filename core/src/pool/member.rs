@@ -369,7 +369,7 @@ impl<T> Entry<T> {
     pub(super) fn member_load(&self, config: &PoolConfig, class: u32, now: Tick) -> MemberLoad {
         MemberLoad {
             load: self.in_flight.saturating_add(self.phantoms),
-            stamp: self.stamp,
+            last_used_seq: self.stamp,
             // What the policy doesn't go by is further away, and its memory need not be waited for.
             pass: if config.policy.uses_pass() {
                 self.details.pass

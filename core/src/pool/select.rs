@@ -230,23 +230,8 @@ impl<T> Pool<T> {
             return Some(member.slot());
         }
         let slot = known.choose(request.key)?;
-        if self.config.policy.draws() && known.outgrows_caches() {
-            self.look_ahead(lane);
-        }
         self.members.at(slot)?.preload();
         Some(slot)
-    }
-
-    /// Looks at those who will be chosen next, as far as that is known.
-    #[cold]
-    fn look_ahead(&mut self, lane: u32) {
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
-            lane.foresee(|next| {
-                if let Some(entry) = self.members.at(next) {
-                    entry.preload();
-                }
-            });
-        }
     }
 
     /// Who served the request's session last.
@@ -406,46 +391,6 @@ impl<T> Pool<T> {
         if opening == Opening::Now && !lane.flagged && self.waiters.len_of(index) > 0 {
             lane.flagged = true;
             self.flagged.push(index);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::lane::CACHED;
-    use super::super::{Acquired, Member, PoolConfig};
-    use super::*;
-    use crate::balance::{Availability, Balancer, MemberLoad, Policy};
-    use crate::health::SlowStart;
-
-    #[test]
-    fn who_draws_among_many_chooses_as_a_balancer_by_itself() {
-        for policy in [Policy::Random, Policy::PowerOfTwoChoices] {
-            let mut pool = Pool::new(PoolConfig::new(policy));
-            let mut balancer = Balancer::new(policy, mix(pool.config.seed));
-            let mut standings = Vec::new();
-            for id in 0..=CACHED as u32 {
-                pool.add(Tick::ZERO, Member::new(id)).unwrap();
-                balancer.insert(id, 0, SlowStart::SCALE);
-                let stamp = u64::from(id) + 1;
-                let member_load = MemberLoad {
-                    stamp,
-                    ..MemberLoad::default()
-                };
-                balancer.place(id, &member_load, Availability::Ready);
-                standings.push(member_load);
-            }
-            for stamp in (standings.len() as u64 + 1..).take(1_000) {
-                let id = balancer.choose(None).unwrap();
-                let Ok(Acquired::Granted(grant)) = pool.acquire(Tick::ZERO, Request::new()) else {
-                    panic!("members take any number of leases");
-                };
-                assert_eq!(grant.member.0.slot(), id);
-                let member_load = &mut standings[id as usize];
-                member_load.load += 1;
-                member_load.stamp = stamp;
-                balancer.place(id, member_load, Availability::Ready);
-            }
         }
     }
 }

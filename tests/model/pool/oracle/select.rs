@@ -145,7 +145,7 @@ impl Oracle {
         MemberLoad {
             load: member.in_flight + phantoms,
             pass: member.pass,
-            stamp: member.stamp,
+            last_used_seq: member.stamp,
             work,
             latency: member.latency.as_ref().and_then(PeakEwma::key),
         }
@@ -218,7 +218,7 @@ impl Oracle {
                     | Eligibility::Draining
                     | Eligibility::Unhealthy => Availability::Out,
                 };
-                balancer.place(name as u32, &member_load, availability);
+                balancer.update(name as u32, &member_load, availability);
             }
         }
         balancer.choose(ask.key()).expect("a member is ready") as usize
