@@ -1,64 +1,64 @@
-//! A balancer in use: what both benchmarks of selection measure.
+//! A balancer under load, shared by the benchmarks of selection.
 
 use leasehold_core::balance::{Availability, Balancer, MemberLoad, Policy, pass, stable_hash};
 
-/// Members that are all ready, of weights from 1 up in turn, and what a pool would tell of them.
+/// A balancer whose members are all ready, and the loads that a pool would report to it.
 pub(crate) struct Picks {
     balancer: Balancer,
-    standings: Vec<MemberLoad>,
+    loads: Vec<MemberLoad>,
     weights: Vec<u32>,
-    stamp: u64,
+    sequence: u64,
     random: u64,
 }
 
 impl Picks {
-    /// So many members of weights from 1 to `heaviest`.
+    /// Creates members of weights from 1 to `heaviest` in turn.
     pub(crate) fn new(policy: Policy, members: u32, heaviest: u32) -> Self {
         let mut picks = Self {
             balancer: Balancer::new(policy, 1),
-            standings: vec![MemberLoad::default(); members as usize],
+            loads: vec![MemberLoad::default(); members as usize],
             weights: (0..members).map(|id| 1 + id % heaviest).collect(),
-            stamp: 0,
+            sequence: 0,
             random: 1,
         };
         for id in 0..members {
             picks.insert(id);
         }
-        // The table of Maglev is made by the first choice.
+        // The first choice fills the table of Maglev.
         picks.pick();
         picks
     }
 
-    /// Lets a member in.
+    /// Adds a member.
     pub(crate) fn insert(&mut self, id: u32) {
         let name = stable_hash(&id.to_le_bytes());
         self.balancer.insert(id, name, self.weights[id as usize]);
-        self.place(id);
+        self.update(id);
     }
 
-    /// Takes a member out.
+    /// Removes a member.
     pub(crate) fn remove(&mut self, id: u32) {
         self.balancer.remove(id);
     }
 
-    /// One choice, given out and told back: `choose`, `chosen`, `place`.
+    /// Chooses a member and records it: `choose`, `chosen`, `update`.
     pub(crate) fn pick(&mut self) -> Option<u32> {
         let key = self.random();
         let id = self.balancer.choose(Some(key))?;
         self.balancer.chosen(id);
-        self.place(id);
+        self.update(id);
         Some(id)
     }
 
-    fn place(&mut self, id: u32) {
-        self.stamp += 1;
+    fn update(&mut self, id: u32) {
+        self.sequence += 1;
         let drawn = self.random();
-        let member_load = &mut self.standings[id as usize];
-        member_load.stamp = self.stamp;
-        member_load.pass += pass(self.weights[id as usize]);
-        member_load.work = drawn % 1_000;
-        member_load.latency = Some((20 << 18) + drawn % (3 << 18));
-        self.balancer.place(id, member_load, Availability::Ready);
+        let load = &mut self.loads[id as usize];
+        load.last_used_seq = self.sequence;
+        load.pass += pass(self.weights[id as usize]);
+        load.work = drawn % 1_000;
+        load.latency = Some((20 << 18) + drawn % (3 << 18));
+        self.balancer.update(id, load, Availability::Ready);
     }
 
     fn random(&mut self) -> u64 {

@@ -1,8 +1,8 @@
-//! The policies that the benchmarks go through.
+//! The policies that are measured.
 
 use leasehold_core::balance::Policy;
 
-/// Each with the name it has in reports.
+/// Policies with their names in reports.
 pub(crate) const ALL: [(&str, Policy); 12] = [
     ("fifo", Policy::Fifo),
     ("round_robin", Policy::RoundRobin),

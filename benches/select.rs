@@ -1,8 +1,8 @@
-//! What a choice costs at any number of members, and what it costs to add and remove one.
+//! Cost of a choice by number of members, and of adding and removing a member.
 //!
-//! `pick/<policy>/<members>` is `choose`, `chosen` and `place`. `member/<policy>` removes one of 1,000 and
-//! adds it again; under Maglev, the next choice makes the table anew, and is measured with it.
-//! `benches/pingora` has the same beside pingora.
+//! `pick/<policy>/<members>` measures `choose`, `chosen` and `update`. `member/<policy>` removes one of 1,000
+//! members, adds it again and makes a choice, which under Maglev refills the table. `benches/pingora` compares
+//! both with pingora.
 
 mod picks;
 mod policies;

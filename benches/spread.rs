@@ -1,5 +1,5 @@
-//! Draws `spread.svg`: how the load of eight members develops under four policies on the same trace, in
-//! which one of them is slow for a while. Virtual time, one seed: the same picture on every machine.
+//! Draws `spread.svg`: the load of eight members under four policies on the same trace, in which one member is
+//! slow for a while. Virtual time and one seed, so that the picture is the same on every machine.
 
 use core::cmp::Reverse;
 use core::fmt::Write;
@@ -12,19 +12,19 @@ use std::path::Path;
 use std::{fs, io};
 
 const MEMBERS: usize = 8;
-/// Whose calls take [`SLOWDOWN`] times as long between a third and two thirds of the time.
+/// Member whose calls take [`SLOWDOWN`] times as long in the middle third of the time.
 const SLOW: usize = 2;
 const SLOWDOWN: u64 = 10;
 const MILLIS: u64 = 1_000_000;
 const END: u64 = 30_000 * MILLIS;
-/// Time in one point of a line.
+/// Nanoseconds for each point of a line.
 const STEP: u64 = 300 * MILLIS;
 const STEPS: usize = (END / STEP) as usize;
 /// Leases at the top of a panel.
 const TOP: f64 = 32.0;
 const SEED: u64 = 7;
 
-/// What comes: when, and how long it takes a member that isn't slow.
+/// Returns the arrival of each call and its time of service on a member that isn't slow, in nanoseconds.
 fn trace() -> Vec<(u64, u64)> {
     let mut random = Rng::with_seed(SEED);
     let mut exponential = |mean: u64| (-random.f64().max(1e-9).ln() * mean as f64) as u64;
@@ -37,24 +37,24 @@ fn trace() -> Vec<(u64, u64)> {
     calls
 }
 
-/// Leases held on each member, the mean of each step; and the time that calls took at the 99th percentile.
+/// Returns the mean number of leases held on each member in each step, and the 99th percentile of latency.
 fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration) {
     let mut balancer = Balancer::new(policy, SEED);
     let half_life = policy.half_life().unwrap_or_default();
     let mut latencies = [PeakEwma::new(half_life, Tick::ZERO); MEMBERS];
-    let mut standings = [MemberLoad::default(); MEMBERS];
+    let mut loads = [MemberLoad::default(); MEMBERS];
     let mut held = vec![[0.0; MEMBERS]; STEPS];
     let mut took = Vec::new();
     let mut running: BinaryHeap<Reverse<(u64, u64, usize)>> = BinaryHeap::new();
-    for (id, member_load) in (0u32..).zip(&standings) {
+    for (id, load) in (0u32..).zip(&loads) {
         balancer.insert(id, id.into(), 1);
-        balancer.place(id, member_load, Availability::Ready);
+        balancer.update(id, load, Availability::Ready);
     }
-    let mut stamp = 0;
-    let mut told = |balancer: &mut Balancer, id: usize, member_load: &mut MemberLoad| {
-        stamp += 1;
-        member_load.stamp = stamp;
-        balancer.place(id as u32, member_load, Availability::Ready);
+    let mut sequence = 0;
+    let mut update = |balancer: &mut Balancer, id: usize, load: &mut MemberLoad| {
+        sequence += 1;
+        load.last_used_seq = sequence;
+        balancer.update(id as u32, load, Availability::Ready);
     };
     for &(now, service) in calls {
         while let Some(&Reverse((end, began, id))) = running.peek()
@@ -62,17 +62,17 @@ fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration)
         {
             running.pop();
             latencies[id].observe(Tick::from_nanos(end), Duration::from_nanos(end - began));
-            standings[id].latency = latencies[id].key();
-            standings[id].load -= 1;
-            told(&mut balancer, id, &mut standings[id]);
+            loads[id].latency = latencies[id].key();
+            loads[id].load -= 1;
+            update(&mut balancer, id, &mut loads[id]);
         }
         let Some(id) = balancer.choose(None) else {
             continue;
         };
         balancer.chosen(id);
         let id = id as usize;
-        standings[id].load += 1;
-        told(&mut balancer, id, &mut standings[id]);
+        loads[id].load += 1;
+        update(&mut balancer, id, &mut loads[id]);
         let slow = id == SLOW && (END / 3..END / 3 * 2).contains(&now);
         let service = service * if slow { SLOWDOWN } else { 1 };
         took.push(service);
@@ -90,9 +90,13 @@ fn play(policy: Policy, calls: &[(u64, u64)]) -> (Vec<[f64; MEMBERS]>, Duration)
     (held, Duration::from_nanos(took[took.len() * 99 / 100]))
 }
 
-fn draw(panels: &[(&str, Vec<[f64; MEMBERS]>, Duration)]) -> String {
-    const WIDTH: f64 = 360.0;
-    const HEIGHT: f64 = 150.0;
+/// Name of a policy, and what [`play`] returned for it.
+type Panel<'a> = (&'a str, Vec<[f64; MEMBERS]>, Duration);
+
+const WIDTH: f64 = 360.0;
+const HEIGHT: f64 = 150.0;
+
+fn draw(panels: &[Panel<'_>]) -> String {
     let mut svg = String::from(concat!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 840 470" role="img" "#,
         r#"font-family="system-ui, sans-serif" font-size="12">"#,
@@ -103,59 +107,65 @@ fn draw(panels: &[(&str, Vec<[f64; MEMBERS]>, Duration)]) -> String {
         "@media(prefers-color-scheme:dark){svg{color:#e6edf3;background:#0d1117}",
         ".m{stroke:#9da7b3}.s{stroke:#ff9b50}}</style>\n",
     ));
-    for (at, (name, held, slowest)) in panels.iter().enumerate() {
+    for (at, panel) in panels.iter().enumerate() {
         let (left, top) = (
             40.0 + (at % 2) as f64 * 410.0,
             40.0 + (at / 2) as f64 * 215.0,
         );
-        let x = |step: f64| step / STEPS as f64 * WIDTH;
-        let y = |leases: f64| HEIGHT - leases.min(TOP) / TOP * HEIGHT;
-        let mut put = |text: core::fmt::Arguments<'_>| {
-            // A string takes whatever is written to it.
-            let _ = svg.write_fmt(text);
-        };
-        put(format_args!(
-            "<g transform=\"translate({left} {top})\"><text class=\"t\" y=\"-10\">{name}</text>\
-             <text x=\"{WIDTH}\" y=\"-10\" text-anchor=\"end\">99 of 100 calls within {} ms</text>\
-             <rect class=\"a\" x=\"{}\" width=\"{}\" height=\"{HEIGHT}\"/>",
-            slowest.as_millis(),
-            WIDTH / 3.0,
-            WIDTH / 3.0,
-        ));
-        for leases in [0, 8, 16, 24, 32] {
-            let y = y(f64::from(leases));
-            put(format_args!(
-                "<path class=\"g\" d=\"M0 {y}h{WIDTH}\"/>\
-                 <text x=\"-8\" y=\"{}\" text-anchor=\"end\">{leases}</text>",
-                y + 4.0
-            ));
-        }
-        for seconds in [0, 10, 20, 30] {
-            put(format_args!(
-                "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{seconds} s</text>",
-                f64::from(seconds) / 30.0 * WIDTH,
-                HEIGHT + 16.0
-            ));
-        }
-        for id in (0..MEMBERS).filter(|id| *id != SLOW).chain([SLOW]) {
-            let class = if id == SLOW { "s" } else { "m" };
-            put(format_args!("<path class=\"{class}\" d=\"M"));
-            for (step, means) in held.iter().enumerate() {
-                put(format_args!(
-                    "{:.0} {:.1} ",
-                    x(step as f64 + 0.5),
-                    y(means[id])
-                ));
-            }
-            put(format_args!("\"/>"));
-        }
-        put(format_args!("</g>\n"));
+        // Writing to a string never fails.
+        let _ = draw_panel(&mut svg, left, top, panel);
     }
     svg.push_str(concat!(
         r#"<text x="40" y="455">Leases held on each of eight members. One of them (coloured) takes ten times "#,
         "as long while shaded.</text>\n</svg>\n",
     ));
     svg
+}
+
+fn draw_panel(
+    svg: &mut String,
+    left: f64,
+    top: f64,
+    (name, held, slowest): &Panel<'_>,
+) -> core::fmt::Result {
+    let x = |step: f64| step / STEPS as f64 * WIDTH;
+    let y = |leases: f64| HEIGHT - leases.min(TOP) / TOP * HEIGHT;
+    write!(
+        svg,
+        "<g transform=\"translate({left} {top})\"><text class=\"t\" y=\"-10\">{name}</text>\
+         <text x=\"{WIDTH}\" y=\"-10\" text-anchor=\"end\">99 of 100 calls within {} ms</text>\
+         <rect class=\"a\" x=\"{}\" width=\"{}\" height=\"{HEIGHT}\"/>",
+        slowest.as_millis(),
+        WIDTH / 3.0,
+        WIDTH / 3.0,
+    )?;
+    for leases in [0, 8, 16, 24, 32] {
+        let y = y(f64::from(leases));
+        write!(
+            svg,
+            "<path class=\"g\" d=\"M0 {y}h{WIDTH}\"/>\
+             <text x=\"-8\" y=\"{}\" text-anchor=\"end\">{leases}</text>",
+            y + 4.0
+        )?;
+    }
+    for seconds in [0, 10, 20, 30] {
+        write!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{seconds} s</text>",
+            f64::from(seconds) / 30.0 * WIDTH,
+            HEIGHT + 16.0
+        )?;
+    }
+    for id in (0..MEMBERS).filter(|id| *id != SLOW).chain([SLOW]) {
+        let class = if id == SLOW { "s" } else { "m" };
+        write!(svg, "<path class=\"{class}\" d=\"M")?;
+        for (step, means) in held.iter().enumerate() {
+            write!(svg, "{:.0} {:.1} ", x(step as f64 + 0.5), y(means[id]))?;
+        }
+        svg.push_str("\"/>");
+    }
+    svg.push_str("</g>\n");
+    Ok(())
 }
 
 fn main() -> io::Result<()> {

@@ -1,9 +1,8 @@
-//! What a pick and a change of members cost, ours beside pingora's in the same run.
+//! Cost of a choice and of a change of members, compared with pingora in the same run.
 //!
-//! `pick/<policy>/<members>/<whose>`: pingora's is `LoadBalancer::select`, which holds nothing; ours is
-//! `choose`, `chosen` and `place`, which also keeps count. `member/ring/<whose>`: ours removes one of
-//! 1,000 and adds it again, with 160 points each; pingora's builds the ring anew, as it does for each of
-//! the two.
+//! `pick/<policy>/<members>` measures pingora's `LoadBalancer::select`, which keeps no state, and our `choose`,
+//! `chosen` and `update`, which counts calls. `member/ring` removes one of our 1,000 members of 160 points and
+//! adds it again; pingora rebuilds its ring, as it does for each of the two changes.
 
 #[path = "../picks.rs"]
 mod picks;
@@ -26,7 +25,7 @@ fn backends(members: u32, heaviest: u32) -> BTreeSet<Backend> {
         .map(|member| {
             let address = format!("10.0.{}.{}:80", member / 250, member % 250 + 1);
             let weight = 1 + member as usize % heaviest as usize;
-            Backend::new_with_weight(&address, weight).expect("the address is one")
+            Backend::new_with_weight(&address, weight).expect("the address is valid")
         })
         .collect()
 }
@@ -41,13 +40,13 @@ where
     let updated = pin!(balancer.update()).poll(&mut Context::from_waker(Waker::noop()));
     assert!(
         matches!(updated, Poll::Ready(Ok(()))),
-        "nothing is waited for"
+        "static discovery never waits"
     );
     assert!(balancer.select(b"key", 16).is_some());
     balancer
 }
 
-/// Measures both with the same members.
+/// Measures both with the same number and weights of members.
 fn compare<S>(c: &mut Criterion, name: &str, policy: Policy, heaviest: u32)
 where
     S: BackendSelection + Send + Sync + 'static,

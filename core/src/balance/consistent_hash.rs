@@ -1,9 +1,9 @@
-//! Members by key, none of them loaded far above its share.
+//! Consistent hashing with bounded loads: selection by key.
 //!
-//! Invariant: readiness and load move a key only for as long as its first member can't take it.
+//! Invariant: a key leaves its first member only while that isn't ready or has reached its bound.
 
 use super::least_of::{Rank, in_order, load_by_weight};
-use super::policy::{LoadFactor, TableSize};
+use super::parameters::{LoadFactor, TableSize};
 use super::{
     Availability, Member, hash_ring::HashRing, maglev::Maglev, rendezvous::RendezvousTree,
 };
@@ -13,31 +13,30 @@ use crate::util::heap::IndexedHeap;
 use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
-/// How many members are looked at for one key before the least loaded is taken.
+/// Members tried for one key before the least loaded is taken.
 const ATTEMPTS: u64 = 16;
 
-/// The first member of a key's order that is ready and below its bound, `ceil(factor * (total load + 1) *
-/// weight / total weight)`; after 16, the ready one with the least load for its weight, which is below
-/// its bound if none is busy. The totals are of those that are ready or busy.
+/// Selects the first member of a key's order that is ready and below its bound, `ceil(factor * (total load + 1) *
+/// weight / total weight)`, with totals over the members that aren't out.
 ///
-/// The order is that of all members, whatever they are. The least loaded is wanted so seldom that members are
-/// filed in a heap where they stood once and never after where they stand: the choice that wants it pays
-/// for what has changed since the last one, O(log n) for each change. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam,
-/// "Consistent Hashing with Bounded Loads", 2018.
+/// After 16 attempts it selects the ready member with the least load by weight, which is below its bound if
+/// no member is busy. A key's order covers all members, ready or not. The heap of loads is lazy, because the
+/// fallback is rare: an entry may be below the member's actual rank, and is corrected when it comes to the
+/// top, in O(log n) for each change since. Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam, "Consistent Hashing
+/// with Bounded Loads", 2018.
 #[derive(Clone, Debug)]
 pub(super) struct ConsistentHash {
     table: Table,
     bound: LoadFactor,
-    /// By member.
+    /// Identities by member.
     identities: Vec<u64>,
-    /// Each member that is ready, at its place in the order of loads by weight or before it, and others.
+    /// Lazy heap of all ready members and perhaps others, each at its rank or below.
     loads: IndexedHeap<Rank>,
-    /// Those of them at no load, which is as low as can be: most, as a rule, and looked up much sooner.
-    lowest: BitSet,
-    /// Those that are ready and without load, which are below any bound: this is known sooner than what else
-    /// is known of a member.
+    /// Members in `loads` at load 0, the least there is. A cheaper lookup than the heap's.
+    at_zero: BitSet,
+    /// Ready members without load, which are below any bound.
     idle: BitSet,
-    /// Of all members that have a weight and aren't out.
+    /// Total load and weight of the members that have a weight and aren't out.
     load: u64,
     weight: u64,
 }
@@ -68,14 +67,14 @@ impl ConsistentHash {
             bound,
             identities: Vec::new(),
             loads: IndexedHeap::new(),
-            lowest: BitSet::new(),
+            at_zero: BitSet::new(),
             idle: BitSet::new(),
             load: 0,
             weight: 0,
         }
     }
 
-    /// Learns where a member that comes in belongs.
+    /// Records the identity of a new member, whose weight is still 0.
     pub(super) fn insert(&mut self, id: u32, identity: u64) {
         let slots = (id as usize).saturating_add(1);
         if self.identities.len() < slots {
@@ -86,78 +85,47 @@ impl ConsistentHash {
         }
     }
 
-    /// Takes note of a change from `before` to `after`; a weight of 0 is not there.
+    /// Applies a change of a member; one of weight 0 is not in the table.
     pub(super) fn update(&mut self, id: u32, before: &Member, after: &Member) {
-        if before.weight() != after.weight() {
-            let (from, to) = (before.weight(), after.weight());
+        if before.weight != after.weight {
+            let (from, to) = (before.weight, after.weight);
             match &mut self.table {
-                Table::Rendezvous(trie) => {
+                Table::Rendezvous(tree) => {
                     let identity = self.identities.get(id as usize).copied();
-                    trie.set_weight(identity.unwrap_or(0), id, from, to);
+                    tree.set_weight(identity.unwrap_or(0), id, from, to);
                 }
                 Table::Ring(ring) => ring.set_weight(&self.identities, id, from, to),
-                Table::Maglev(maglev) => maglev.forget(),
+                Table::Maglev(maglev) => maglev.invalidate(),
             }
         }
         if before.availability() != Availability::Out {
             self.load = self.load.saturating_sub(before.load.into());
-            self.weight = self.weight.saturating_sub(before.weight().into());
+            self.weight = self.weight.saturating_sub(before.weight.into());
         }
-        if after.could_be_chosen() && after.load == 0 {
+        if after.is_ready() && after.load == 0 {
             self.idle.insert(id);
         } else {
             self.idle.remove(id);
         }
         match after.availability() {
             Availability::Out => {
-                self.unfile(id);
+                self.drop_load(id);
                 return;
             }
             Availability::Ready | Availability::Busy => {
                 self.load = self.load.saturating_add(after.load.into());
-                self.weight = self.weight.saturating_add(after.weight().into());
+                self.weight = self.weight.saturating_add(after.weight.into());
             }
         }
-        let load = load_by_weight(after.load, after.weight());
+        let load = load_by_weight(after.load, after.weight);
         let is_lower = || {
-            let filed = self.loads.key(id);
-            filed.is_none_or(|filed| in_order(load, u64::MAX) < filed)
+            let known = self.loads.key(id);
+            known.is_none_or(|known| in_order(load, u64::MAX) < known)
         };
-        if after.stamp < before.stamp
-            || after.could_be_chosen() && !self.lowest.contains(id) && is_lower()
+        if after.last_used_seq < before.last_used_seq
+            || after.is_ready() && !self.at_zero.contains(id) && is_lower()
         {
-            self.file(id, load, after.stamp);
-        }
-    }
-
-    fn file(&mut self, id: u32, load: u64, stamp: u64) {
-        self.loads.set(id, in_order(load, stamp));
-        if load == 0 {
-            self.lowest.insert(id);
-        } else {
-            self.lowest.remove(id);
-        }
-    }
-
-    fn unfile(&mut self, id: u32) {
-        self.loads.remove(id);
-        self.lowest.remove(id);
-    }
-
-    /// The member that is ready with the least load for its weight, the longest idle of several.
-    fn least_loaded(&mut self, members: &[Option<Member>]) -> Option<u32> {
-        loop {
-            let (filed, id) = self.loads.peek()?;
-            let member = members.get(id as usize).and_then(Option::as_ref);
-            let Some(member) = member.filter(|member| member.could_be_chosen()) else {
-                self.unfile(id);
-                continue;
-            };
-            let load = load_by_weight(member.load, member.weight());
-            if filed == in_order(load, member.stamp) {
-                return Some(id);
-            }
-            self.file(id, load, member.stamp);
+            self.set_load(id, load, after.last_used_seq);
         }
     }
 
@@ -171,7 +139,7 @@ impl ConsistentHash {
                 _ => mix(key.wrapping_add(attempt.wrapping_mul(GOLDEN))),
             };
             let id = match &mut self.table {
-                Table::Rendezvous(trie) => trie.choose(salted),
+                Table::Rendezvous(tree) => tree.choose(salted),
                 Table::Ring(ring) => {
                     place = match attempt {
                         0 => ring.place_of(key),
@@ -186,7 +154,7 @@ impl ConsistentHash {
                 return Some(id);
             }
             if let Some(Some(member)) = members.get(id as usize)
-                && member.could_be_chosen()
+                && member.is_ready()
                 && self.has_room(member)
             {
                 return Some(id);
@@ -201,7 +169,38 @@ impl ConsistentHash {
         }
         // load < factor * (total load + 1) * weight / total weight, without dividing.
         let load = u128::from(member.load).saturating_mul(self.weight.into());
-        let share = u128::from(self.load.saturating_add(1)).saturating_mul(member.weight().into());
+        let share = u128::from(self.load.saturating_add(1)).saturating_mul(member.weight.into());
         load.saturating_mul(1_000) < share.saturating_mul(self.bound.permille().into())
+    }
+
+    /// Returns the ready member with the least load by weight, the longest idle of several.
+    fn least_loaded(&mut self, members: &[Option<Member>]) -> Option<u32> {
+        loop {
+            let (known, id) = self.loads.peek()?;
+            let member = members.get(id as usize).and_then(Option::as_ref);
+            let Some(member) = member.filter(|member| member.is_ready()) else {
+                self.drop_load(id);
+                continue;
+            };
+            let load = load_by_weight(member.load, member.weight);
+            if known == in_order(load, member.last_used_seq) {
+                return Some(id);
+            }
+            self.set_load(id, load, member.last_used_seq);
+        }
+    }
+
+    fn set_load(&mut self, id: u32, load: u64, last_used_seq: u64) {
+        self.loads.set(id, in_order(load, last_used_seq));
+        if load == 0 {
+            self.at_zero.insert(id);
+        } else {
+            self.at_zero.remove(id);
+        }
+    }
+
+    fn drop_load(&mut self, id: u32) {
+        self.loads.remove(id);
+        self.at_zero.remove(id);
     }
 }

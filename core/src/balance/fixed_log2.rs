@@ -1,26 +1,26 @@
-//! Logarithms and powers of two in whole numbers, the same on every machine.
+//! Fixed-point binary logarithms and powers, equal on every machine.
 //!
-//! Invariant: both are monotone.
+//! Invariant: both functions are monotone.
 #![expect(
     clippy::arithmetic_side_effects,
-    reason = "shifts and sums whose bits are counted beside them"
+    reason = "shifts and sums whose widths are counted beside them"
 )]
 
-/// Bits behind the point of [`fine_log2`].
+/// Fraction bits of [`fine_log2`].
 pub(super) const FINE: u32 = 48;
-/// Bits behind the point of [`log2`].
+/// Fraction bits of [`log2`].
 pub(super) const COARSE: u32 = 18;
 const STEPS: usize = 256;
 const MANTISSA: u32 = 55;
 
-/// The binary logarithm of `x` with [`COARSE`] bits behind the point; of 0, that of 1. Too low, by
-/// 7 * 2^-20 at most.
+/// Returns log2 of `x.max(1)` with [`COARSE`] fraction bits, too low by at most 7 * 2^-20.
 pub(super) fn log2(x: u64) -> u64 {
     fine_log2(x) >> (FINE - COARSE)
 }
 
-/// The binary logarithm of `x` with [`FINE`] bits behind the point; of 0, that of 1. Too low, by 3 *
-/// 2^-20 at most. Its distance from 64 is off by at most 1 part in 500.
+/// Returns log2 of `x.max(1)` with [`FINE`] fraction bits, too low by at most 3 * 2^-20.
+///
+/// Interpolates linearly between 257 values. Its distance from 64 is off by at most 1 part in 500.
 pub(super) fn fine_log2(x: u64) -> u64 {
     let x = x.max(1);
     let zeros = x.leading_zeros();
@@ -28,12 +28,12 @@ pub(super) fn fine_log2(x: u64) -> u64 {
     let step = (mantissa >> MANTISSA) as usize;
     let rest = mantissa & ((1 << MANTISSA) - 1);
     let (from, to) = (LOGS[step], LOGS[step + 1]);
-    // 41 bits times 55.
+    // A product of 41 and 55 bits.
     let between = (u128::from(to - from) * u128::from(rest)) >> MANTISSA;
     (u64::from(63 - zeros) << FINE) + from + between as u64
 }
 
-/// The logarithms of 1 + n/256.
+/// Binary logarithms of 1 + n/256, a bit at a time by repeated squaring.
 const LOGS: [u64; STEPS + 1] = {
     let mut logs = [0; STEPS + 1];
     let mut step = 0;
@@ -53,7 +53,7 @@ const LOGS: [u64; STEPS + 1] = {
     logs
 };
 
-/// `value * 2^(-elapsed / half_life)`, off by 1 part in 2^18 and 19 at most.
+/// Returns `value * 2^(-elapsed / half_life)`, off by at most 1 part in 2^18 and 19.
 pub(super) fn decay(value: u64, elapsed: u64, half_life: u64) -> u64 {
     let whole = elapsed / half_life.max(1);
     if whole >= u64::from(u64::BITS) {
@@ -70,7 +70,7 @@ pub(super) fn decay(value: u64, elapsed: u64, half_life: u64) -> u64 {
     value
 }
 
-/// 2^(-1/2), 2^(-1/4) and so on, in units of 2^-64.
+/// Powers 2^(-1/2), 2^(-1/4), ... in units of 2^-64.
 const ROOTS: [u64; COARSE as usize] = {
     let mut roots = [0; COARSE as usize];
     let mut root = 1u128 << 63;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logarithms_are_as_close_as_stated_and_monotone() {
+    fn logarithms_are_monotone_and_within_the_stated_error() {
         let mut last = 0;
         for exponent in 0..64u32 {
             for step in 0..2_000u64 {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_halves_in_a_half_life() {
+    fn a_value_halves_in_each_half_life() {
         assert_eq!(decay(1 << 40, 0, 7), 1 << 40);
         assert_eq!(decay(1 << 40, 7, 7), 1 << 39);
         assert_eq!(decay(u64::MAX, 64 * 7, 7), 0);

@@ -1,9 +1,10 @@
-//! The hash of names and keys.
+//! The stable hash of names and keys.
 
 use crate::random::mix;
 
-/// A hash of a name or key that is the same on every machine and in every version: FNV-1a of 64 bits,
-/// then the finaliser of SplitMix64, so that every bit of it depends on every byte.
+/// Hashes a name or key, equally on every machine and in every version.
+///
+/// 64-bit FNV-1a, then the finaliser of SplitMix64, so that every bit depends on every byte.
 #[must_use]
 pub const fn stable_hash(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
@@ -20,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_of_a_name_is_the_same_for_ever() {
+    fn hashes_stay_the_same_between_versions() {
         let expected = [
             ("", 0xf52a_15e9_a9b5_e89b),
             ("a", 0x02c0_bdbf_4814_20f8),

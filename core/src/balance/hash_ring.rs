@@ -1,7 +1,7 @@
-//! Many points of each member on a ring; a key goes to the next.
+//! Hash ring: a key goes to the member of the next point.
 //!
 //! Invariant: the points are in order, none is left of its own place (`point * capacity / 2^32`), and
-//! there is no gap between a point's own place and where it is.
+//! there is no gap between a point's own place and its actual one.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "places stay within a vector's length and one"
@@ -13,24 +13,26 @@ use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 const MIN_CAPACITY: usize = 16;
-/// Of one member: above it, more weight makes no difference.
+/// Points of a member at most; weight beyond that adds none.
 const MAX_POINTS: u32 = 1 << 16;
-const NOBODY: u32 = u32::MAX;
+const NO_MEMBER: u32 = u32::MAX;
 
-/// A ring of points in the manner of ketama, found by ordered linear probing: an array in which each
-/// point is near the place that its value says.
+/// A ring of 32-bit points in an ordered linear probing table, where each point is near the place that its
+/// value maps to.
 ///
-/// A key is found in O(1) on average. A member of `p` points comes and goes in O(p) on average, and
-/// O(points of all) when the array grows by a quarter or halves. 8 bytes a place; 20 to 75 places in 100
-/// are taken, in a ring of 16 and more. Points are drawn by a hash of the member's identity; equal ones are
-/// in order of identity, and those of members of equal identity in an order drawn anew for each.
-/// Removing one of n equal members moves its own keys, 1/n of all, and no others. With 160 points a
-/// unit of weight a member's share strays from its due by about 8 in 100. Sources: D. Karger et al.,
-/// "Consistent Hashing and Random Trees", 1997; O. Amble, D. Knuth, "Ordered Hash Tables", 1974.
+/// The number of points by weight is ketama's; their placement is this crate's own (a [`mix`] of the
+/// member's identity and the point's number), and matches no other implementation. Equal points are in order
+/// of identity, and those of members of equal identity in an order by another hash.
+///
+/// Finding a key is O(1) on average, adding or removing a member of `p` points O(p) on average, and O(all
+/// points) when the table grows by a quarter or halves. A place takes 8 bytes, and 20 to 75 % of the places
+/// are taken in a table above 16. Removing one of n equal members moves its own keys, 1/n of all, and no
+/// others. With 160 points a member, the standard deviation of the shares is about 8 %. Sources: D. Karger et
+/// al., "Consistent Hashing and Random Trees", 1997; O. Amble, D. Knuth, "Ordered Hash Tables", 1974.
 #[derive(Clone, Debug)]
 pub(super) struct HashRing {
     points_per_weight: NonZeroU16,
-    /// The places, and a tail for what the last of them have no room for.
+    /// `capacity` places, then overflow of the last ones.
     slots: Vec<Slot>,
     capacity: usize,
     len: usize,
@@ -44,7 +46,7 @@ struct Slot {
 
 const GAP: Slot = Slot {
     point: 0,
-    member: NOBODY,
+    member: NO_MEMBER,
 };
 
 impl HashRing {
@@ -57,7 +59,7 @@ impl HashRing {
         }
     }
 
-    /// Gives a member another weight, of those whose identities these are by member.
+    /// Changes the weight of a member; `identities` is by member.
     pub(super) fn set_weight(&mut self, identities: &[u64], id: u32, before: u32, after: u32) {
         let (from, to) = (self.points(before), self.points(after));
         self.resize(self.len + (to as usize).saturating_sub(from as usize));
@@ -72,19 +74,19 @@ impl HashRing {
         self.resize(self.len);
     }
 
-    /// Where the first point at or after `key` is, around the end if need be.
+    /// Returns the place of the first point at or after `key`, wrapping around at the end.
     pub(super) fn place_of(&self, key: u64) -> usize {
         let wanted = point(key);
         let points = self.slots.iter().enumerate();
         for (place, slot) in points.skip(self.own_place(wanted)) {
-            if slot.point >= wanted && slot.member != NOBODY {
+            if slot.point >= wanted && slot.member != NO_MEMBER {
                 return place;
             }
         }
         self.next_taken(0)
     }
 
-    /// Where the point after the one at `place` is.
+    /// Returns the place of the point after the one at `place`, wrapping around at the end.
     pub(super) fn after(&self, place: usize) -> usize {
         let next = self.next_taken(place + 1);
         if next < self.slots.len() {
@@ -96,7 +98,7 @@ impl HashRing {
 
     pub(super) fn member_at(&self, place: usize) -> Option<u32> {
         let member = self.slots.get(place)?.member;
-        (member != NOBODY).then_some(member)
+        (member != NO_MEMBER).then_some(member)
     }
 
     fn points(&self, weight: u32) -> u32 {
@@ -111,22 +113,22 @@ impl HashRing {
 
     fn next_taken(&self, from: usize) -> usize {
         let mut slots = self.slots.iter().skip(from);
-        let gap = slots.position(|slot| slot.member != NOBODY);
-        from + gap.unwrap_or(self.slots.len())
+        let taken = slots.position(|slot| slot.member != NO_MEMBER);
+        from + taken.unwrap_or(self.slots.len())
     }
 
     fn next_gap(&self, from: usize) -> usize {
         let mut slots = self.slots.iter().skip(from);
         from + slots
-            .position(|slot| slot.member == NOBODY)
+            .position(|slot| slot.member == NO_MEMBER)
             .unwrap_or(self.slots.len().saturating_sub(from))
     }
 
-    /// Where `slot` is or belongs.
+    /// Returns the place where `slot` is, or would be inserted.
     fn search(&self, slot: Slot, identities: &[u64]) -> usize {
         let mut place = self.own_place(slot.point);
         while let Some(there) = self.slots.get(place)
-            && there.member != NOBODY
+            && there.member != NO_MEMBER
             && is_before(*there, slot, identities)
         {
             place += 1;
@@ -152,7 +154,7 @@ impl HashRing {
         }
         let mut end = place + 1;
         while let Some(there) = self.slots.get(end)
-            && there.member != NOBODY
+            && there.member != NO_MEMBER
             && self.own_place(there.point) < end
         {
             end += 1;
@@ -162,7 +164,7 @@ impl HashRing {
         self.len -= 1;
     }
 
-    /// Makes the array fit for `len` points.
+    /// Grows or shrinks the table to fit `len` points.
     fn resize(&mut self, len: usize) {
         let mut capacity = self.capacity;
         while len * 4 > capacity * 3 {
@@ -178,7 +180,7 @@ impl HashRing {
         let before = core::mem::replace(&mut self.slots, vec![GAP; capacity]);
         let mut end = 0;
         for slot in before {
-            if slot.member == NOBODY {
+            if slot.member == NO_MEMBER {
                 continue;
             }
             let place = self.own_place(slot.point).max(end);
@@ -191,7 +193,7 @@ impl HashRing {
     }
 }
 
-/// Where a hash is on the ring: its upper half, as ketama's are.
+/// Returns the position of a hash on the ring: its upper half.
 fn point(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
@@ -202,8 +204,8 @@ fn is_before(a: Slot, b: Slot, identities: &[u64]) -> bool {
     }
     let rank = |slot: Slot| {
         let identity = identities.get(slot.member as usize).copied();
-        let draw = mix(u64::from(slot.point) << 32 | u64::from(slot.member));
-        (identity, draw, slot.member)
+        let tie = mix(u64::from(slot.point) << 32 | u64::from(slot.member));
+        (identity, tie, slot.member)
     };
     rank(a) < rank(b)
 }

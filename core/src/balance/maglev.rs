@@ -1,13 +1,13 @@
-//! A table of places that members take turns to fill, each in an order of its own.
+//! Maglev hashing: a lookup table whose places members take in turn, each in its own permutation.
 //!
-//! Invariant: every place is taken, or the table is made anew before the next look.
+//! Invariant: the table is empty, and refilled before the next lookup, or up to date.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "a table has less than 2^24 places, and steps stay below twice that"
 )]
 
 use super::Member;
-use super::policy::TableSize;
+use super::parameters::TableSize;
 use crate::random::{GOLDEN, mix};
 use alloc::collections::BinaryHeap;
 use alloc::collections::binary_heap::PeekMut;
@@ -16,21 +16,21 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 const FREE: u32 = u32::MAX;
-/// Bits behind the point of a turn's time: two that differ do so by one or more.
+/// Fraction bits of a turn's time, so that unequal times differ by at least 1.
 const FRACTION: u32 = 40;
 
-/// Maglev hashing. A key is found in O(1). The table of `m` places is made when it is needed after a
-/// change, in O(m log m) steps: a few milliseconds for 65,537 places. 4 bytes a place.
+/// A Maglev table. Finding a key is O(1).
 ///
-/// Members take turns by weight, the k-th of a member of weight `w` at `k / w`, those at once in order
-/// of identity. While all weights are equal nobody has more than one place more than another. With more
-/// members than places, some have none. Removing one of n moves its own keys and some others: 0.02/n of
-/// all at 10 members in 65,537 places, 0.5/n at 100, 5/n at 655. Source: D. Eisenbud et al., "Maglev: A
-/// Fast and Reliable Software Network Load Balancer", 2016.
+/// The first lookup after a change refills the table of `m` places in O(m log m): a few milliseconds for 65,537
+/// places of 4 bytes. The k-th turn of a member of weight `w` comes at `k / w`; simultaneous turns go in
+/// order of identity. Equal members differ by at most 1 place. If members outnumber places, some have none.
+/// Removing one of n members moves its own keys and some others: at 65,537 places, 0.02/n of all keys for
+/// n = 10, 0.5/n for 100 and 5/n for 655. Source: D. Eisenbud et al., "Maglev: A Fast and Reliable Software
+/// Network Load Balancer", 2016.
 #[derive(Clone, Debug)]
 pub(super) struct Maglev {
     size: u32,
-    /// Empty while out of date.
+    /// Member ids by place; empty while out of date.
     places: Vec<u32>,
 }
 
@@ -42,8 +42,8 @@ impl Maglev {
         }
     }
 
-    /// Makes the table anew before the next look.
-    pub(super) fn forget(&mut self) {
+    /// Marks the table as out of date.
+    pub(super) fn invalidate(&mut self) {
         self.places.clear();
     }
 
@@ -65,7 +65,7 @@ impl Maglev {
         let mut rows: Vec<Row> = (0u32..)
             .zip(members.iter().zip(identities))
             .filter_map(|(id, (member, identity))| {
-                let weight = member.as_ref().map(Member::weight);
+                let weight = member.as_ref().map(|member| member.weight);
                 let weight = weight.filter(|weight| *weight > 0)?;
                 Some(Row::new(id, *identity, weight, self.size))
             })
@@ -86,7 +86,7 @@ impl Maglev {
                 PeekMut::pop(turn);
                 continue;
             };
-            // A prime's steps reach every place, and one is free.
+            // Terminates: the size is prime, so that the steps reach every place, and one is free.
             while self.places[row.place as usize] != FREE {
                 row.place += row.skip;
                 if row.place >= self.size {
@@ -100,7 +100,7 @@ impl Maglev {
     }
 }
 
-/// A member and how far it has got.
+/// A member's permutation of the places, and its position in it.
 struct Row {
     identity: u64,
     id: u32,

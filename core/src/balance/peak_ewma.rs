@@ -1,16 +1,16 @@
-//! How long a member's calls take, as peak EWMA sees it.
+//! Peak EWMA: a peak-sensitive estimate of a member's latency.
 //!
-//! Invariant: the estimate is never below what the latest calls took, decayed since.
+//! Invariant: the estimate is never below the latency of any observed call, decayed since.
 
 use super::fixed_log2::{COARSE, decay, log2};
-use super::policy::HalfLife;
+use super::parameters::HalfLife;
 use crate::time::{Tick, saturating_nanos};
 use core::time::Duration;
 
-/// A member's latency: a peak raises the estimate at once, and all else fades by half in a half-life.
+/// Moving average of a member's latency that follows peaks at once and decays by half in a half-life.
 ///
-/// Every estimate fades alike, so that the order of two members doesn't change while nothing is
-/// observed, and a heap of them needs no attention as time goes by. Source: Finagle's `PeakEwma`.
+/// All estimates decay alike, so that the order of two members doesn't change while nothing is observed,
+/// and a heap of them stays valid as time goes by. Source: Finagle's `PeakEwma`.
 ///
 /// ```
 /// use core::time::Duration;
@@ -30,14 +30,14 @@ use core::time::Duration;
 pub struct PeakEwma {
     half_life: HalfLife,
     epoch: Tick,
-    /// Nanoseconds as of `at`; `None` until a call was observed.
+    /// Estimate at `at` in nanoseconds; `None` until a call was observed.
     estimate: Option<u64>,
     at: Tick,
 }
 
 impl PeakEwma {
-    /// One of which nothing is known yet, on a clock that shows this now. Only those of one half-life and
-    /// epoch have [`key`](Self::key)s in order.
+    /// An estimator without observations. Only the [`key`](Self::key)s of estimators of equal half-life and
+    /// epoch are comparable.
     #[must_use]
     pub const fn new(half_life: HalfLife, epoch: Tick) -> Self {
         Self {
@@ -48,52 +48,51 @@ impl PeakEwma {
         }
     }
 
-    /// One of which nothing is known yet, with keys in order with those of this one.
+    /// Creates an estimator without observations whose keys are comparable with this one's.
     #[must_use]
     pub const fn another(&self) -> Self {
         Self::new(self.half_life, self.epoch)
     }
 
-    /// Takes note of a call that ended now. Time that runs backwards stands still.
+    /// Records a call that ended now. Time that runs backwards is clamped.
     pub fn observe(&mut self, now: Tick, took: Duration) {
         let now = now.max(self.at);
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let faded = self.faded(now).unwrap_or(0);
-        let estimate = if took >= faded {
+        let decayed = self.decayed(now).unwrap_or(0);
+        let estimate = if took >= decayed {
             took
         } else {
-            let old = self.fade(took, now);
-            faded.saturating_add(took.saturating_sub(old))
+            let old = self.decay(took, now);
+            decayed.saturating_add(took.saturating_sub(old))
         };
         self.estimate = Some(estimate);
         self.at = now;
     }
 
-    /// What a call is expected to take; `None` if none was observed. Off by 1 part in 2^18 and
-    /// 20 ns at most for each observation that fades.
+    /// Expected latency of a call; `None` if none was observed. Off by at most 1 part in 2^18 and 20 ns for
+    /// each observation that is decayed.
     #[must_use]
     pub fn estimate(&self, now: Tick) -> Option<Duration> {
-        self.faded(now.max(self.at)).map(Duration::from_nanos)
+        self.decayed(now.max(self.at)).map(Duration::from_nanos)
     }
 
-    /// What [`MemberLoad::latency`](super::MemberLoad::latency) is made of: the logarithm of the estimate
-    /// as of the epoch, had it faded since at the rate it does. Off by 2^-17 at most. It only changes
-    /// with [`observe`](Self::observe).
+    /// Time-independent sort key for [`MemberLoad::latency`](super::MemberLoad::latency): the logarithm of the
+    /// estimate extrapolated back to the epoch. Off by at most 2^-17. Only [`observe`](Self::observe) changes it.
     #[must_use]
     pub fn key(&self) -> Option<u64> {
         let half_life = u128::from(self.half_life.as_nanos());
-        // Since the epoch, so that it is rounded alike on any clock.
+        // Relative to the epoch, so that rounding is the same on every clock.
         let since = saturating_nanos(self.at.since(self.epoch));
         let halvings = (u128::from(since) << COARSE).checked_div(half_life)?;
         let halvings = u64::try_from(halvings).unwrap_or(u64::MAX);
         Some(log2(self.estimate?).saturating_add(halvings))
     }
 
-    fn faded(&self, now: Tick) -> Option<u64> {
-        Some(self.fade(self.estimate?, now))
+    fn decayed(&self, now: Tick) -> Option<u64> {
+        Some(self.decay(self.estimate?, now))
     }
 
-    fn fade(&self, value: u64, now: Tick) -> u64 {
+    fn decay(&self, value: u64, now: Tick) -> u64 {
         let elapsed = now.as_nanos().saturating_sub(self.at.as_nanos());
         decay(value, elapsed, self.half_life.as_nanos())
     }
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_same_on_any_clock_that_shows_its_epoch() {
+    fn keys_depend_on_the_time_since_the_epoch_only() {
         let half_life = HalfLife::new(Duration::from_secs(1)).unwrap();
         let key = |epoch: u64, after: u64| {
             let at = |nanos: u64| Tick::from_nanos(epoch + nanos);

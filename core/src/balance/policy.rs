@@ -1,72 +1,153 @@
-//! Which policies there are, what each may be told, and what each needs to know.
+//! The selection policies: their statements, their traits and their names.
 //!
-//! Invariant: a policy that can be named can be built. What it is told was parsed.
+//! Invariant: every policy that can be named can be built, and one exhaustive match decides its traits.
 
+use super::parameters::{HalfLife, LoadFactor, TableSize};
+use core::fmt;
 use core::num::NonZeroU16;
-use core::time::Duration;
+use core::str::FromStr;
 
-/// How a member is chosen among those that could take a lease now.
+/// Selection rule among the members that could take a lease now.
 ///
-/// | policy | weight | costs |
-/// |---|---|---|
-/// | fifo, round robin | no | O(log n); round robin O(log64 n) |
-/// | the others | yes | O(log n); the ring a constant on average |
+/// | policy | name | by weight | cost of a choice |
+/// |---|---|---|---|
+/// | [`Fifo`](Self::Fifo) | `fifo` | no | O(log n) |
+/// | [`RoundRobin`](Self::RoundRobin) | `round_robin` | no | O(log64 n) |
+/// | [`WeightedRoundRobin`](Self::WeightedRoundRobin) | `weighted_round_robin` | yes | O(log n) |
+/// | [`Random`](Self::Random) | `random` | yes | O(log16 n) |
+/// | [`LeastConnections`](Self::LeastConnections) | `least_connections` | yes | O(log n) |
+/// | [`LeastUsed`](Self::LeastUsed) | `least_used` | yes | O(log n) |
+/// | [`LeastQueue`](Self::LeastQueue) | `least_queue` | yes | O(log n) |
+/// | [`PowerOfTwoChoices`](Self::PowerOfTwoChoices) | `power_of_two_choices` | yes | O(log16 n) |
+/// | [`PeakEwma`](Self::PeakEwma) | `peak_ewma` | yes | O(log n) |
+/// | [`Rendezvous`](Self::Rendezvous) | `rendezvous`, `ip_hash` | yes | O(log16 n) |
+/// | [`Ring`](Self::Ring) | `ring` | yes | O(1) on average |
+/// | [`Maglev`](Self::Maglev) | `maglev` | yes | O(1) |
 ///
-/// A weight of 0 takes a member out of every policy.
+/// A weight of 0 takes a member out of every policy. A policy is displayed as its name, without its
+/// parameters, and parsed from it with the default ones.
+///
+/// ```
+/// use leasehold_core::balance::Policy;
+///
+/// assert_eq!("least_used".parse(), Ok(Policy::LeastUsed));
+/// assert_eq!(Policy::PEAK_EWMA.to_string(), "peak_ewma");
+/// let error = "fastest".parse::<Policy>().unwrap_err();
+/// assert!(error.to_string().starts_with("unknown policy; expected one of fifo, round_robin, "));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Policy {
-    /// Longest idle first: a queue from which members are taken and into which they are put back.
-    /// A member that still holds leases comes after those that hold none; among them, the one whose
-    /// last grant or release is longest ago.
+    /// Longest idle first: members are taken from the front of a queue and put back at its end.
+    ///
+    /// A member that still holds leases comes after all that hold none. Among those that hold some, the
+    /// one whose last grant or release is the longest ago comes first.
     #[default]
     Fifo,
-    /// One after the other, in the order of their slots. A member that isn't ready when its turn comes
-    /// is passed over, and keeps one missed turn for when it is.
+    /// One after the other, in the order of their slots.
+    ///
+    /// A member that was [`Out`](super::Availability::Out) takes its place in the order again, and is owed
+    /// nothing: while the others stay, it is less than 1 call off its exact share over every prefix since. A
+    /// member that is [`Busy`](super::Availability::Busy) in its turn is owed that turn until the end of the
+    /// next round, less than 3 calls above its share since; if it stays busy for a whole round more, it comes
+    /// back like one that was out.
     RoundRobin,
-    /// In turn, as often as its weight says and as evenly as can be.
+    /// In turn, as often as its weight says and as evenly as whole calls allow (EEVDF).
+    ///
+    /// While the same members are ready, each is less than 1 call off its exact share over every prefix.
+    /// A member that was [`Out`](super::Availability::Out) is owed nothing when it comes back, waits for the
+    /// rest of a turn that it has had, and from then on is less than 1 call off its exact share over every
+    /// prefix. Its exact share of a call is its weight by that of all members that aren't out, and of those that
+    /// went out ahead of their share until that is used up; and its part by weight of the calls that others
+    /// leave to the rest, by going out while they are owed part of one or by staying busy.
+    ///
+    /// A member that was [`Busy`](super::Availability::Busy) for no longer than its turn takes is owed one
+    /// turn at most, less than 2 calls above its share over every prefix since. One that was busy for longer
+    /// is served next and owed nothing else, less than 1 call above. Each return from busy may delay the others
+    /// by one call.
     WeightedRoundRobin,
-    /// By chance, in proportion to weight.
+    /// A random draw in proportion to weight.
     Random,
     /// The fewest leases for its weight.
     LeastConnections,
-    /// The fewest calls for its weight so far.
+    /// The fewest calls for its weight so far: stride scheduling (C. Waldspurger, "Lottery and Stride
+    /// Scheduling", 1995).
+    ///
+    /// A member that was out or busy has fewer, and is chosen until it has caught up.
     LeastUsed,
     /// The least work ahead.
     LeastQueue,
-    /// The less loaded for its weight of two drawn by chance in proportion to weight. Source: M.
+    /// The less loaded for its weight of two random draws in proportion to weight. Source: M.
     /// Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
     PowerOfTwoChoices,
-    /// The least expected latency: the peak-sensitive average of what was measured, times the leases it
-    /// would hold, by weight. Source: Finagle's `PeakEwma`.
+    /// The least expected latency: a peak-sensitive moving average, times the leases it would hold, by
+    /// weight. Source: Finagle's `PeakEwma`.
     PeakEwma(HalfLife),
-    /// By key: weighted rendezvous hashing over a tree of the members.
+    /// By key: weighted rendezvous hashing (HRW) over a tree of the members.
+    ///
+    /// A member that is out or busy keeps its place, so that only its own keys move. Removing one of n equal
+    /// members moves its own keys, 1/n of all, and others of its groups in the tree: 1.1/n in all at 10
+    /// members, 1.9/n at 100, 2.7/n at 1,000. The bound moves further keys among loaded members: 7/n to 10/n
+    /// at 10 leases a member and 1.25 times the share.
     Rendezvous(LoadFactor),
-    /// By key: the next of many points of each member on a ring.
+    /// By key: the next point of a member on a hash ring.
+    ///
+    /// In the manner of ketama, with 160 points for each unit of weight by default; their placement is this
+    /// crate's own and matches no other implementation. Removing one of n equal members moves its own keys and
+    /// no others. The bound moves further keys among loaded members: 5/n to 7/n at 100 to 1,000 members with
+    /// 10 leases each and 1.25 times the share.
     Ring {
-        /// How many points a member has for each unit of its weight.
+        /// Points of a member for each unit of its weight.
         points: NonZeroU16,
-        /// How far above the average a member may be loaded.
+        /// Bound of a member's load, as a factor of its share.
         bound: LoadFactor,
     },
-    /// By key: a table that all members take turns to fill.
+    /// By key: a table whose places members take in turn.
+    ///
+    /// Removing one of n equal members moves its own keys and some others: at 65,537 places 1.0/n in all at
+    /// 10 members, 1.5/n at 100, 6/n at 655.
     Maglev {
-        /// How many places the table has.
+        /// Places in the table.
         table: TableSize,
-        /// How far above the average a member may be loaded.
+        /// Bound of a member's load, as a factor of its share.
         bound: LoadFactor,
     },
 }
 
+/// Name of a policy, and the figures of a member or request that it needs.
+struct PolicyTraits {
+    name: &'static str,
+    uses_key: bool,
+    uses_load: bool,
+    uses_pass: bool,
+    uses_work: bool,
+}
+
 impl Policy {
+    /// Every policy with its default parameters, in the order of their definition.
+    pub const ALL: [Self; 12] = [
+        Self::Fifo,
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::Random,
+        Self::LeastConnections,
+        Self::LeastUsed,
+        Self::LeastQueue,
+        Self::PowerOfTwoChoices,
+        Self::PEAK_EWMA,
+        Self::RENDEZVOUS,
+        Self::RING,
+        Self::MAGLEV,
+    ];
+
     /// [`PeakEwma`](Self::PeakEwma) with a half-life of 7 seconds, which is Finagle's decay of 10.
     pub const PEAK_EWMA: Self = Self::PeakEwma(HalfLife::DEFAULT);
 
     /// [`Rendezvous`](Self::Rendezvous) with no member above 1.25 times its share.
     pub const RENDEZVOUS: Self = Self::Rendezvous(LoadFactor::DEFAULT);
 
-    /// [`Ring`](Self::Ring) with 160 points, as ketama has, and no member above 1.25 times its share.
+    /// [`Ring`](Self::Ring) with 160 points for each unit of weight and no member above 1.25 times its share.
     pub const RING: Self = Self::Ring {
         points: NonZeroU16::MIN.saturating_add(159),
         bound: LoadFactor::DEFAULT,
@@ -78,247 +159,158 @@ impl Policy {
         bound: LoadFactor::DEFAULT,
     };
 
+    /// The one table of traits: name, and whether key, load, pass and work are used.
+    const fn traits(self) -> PolicyTraits {
+        let (name, [uses_key, uses_load, uses_pass, uses_work]) = match self {
+            Self::Fifo => ("fifo", [false, true, false, false]),
+            Self::RoundRobin => ("round_robin", [false, false, false, false]),
+            Self::WeightedRoundRobin => ("weighted_round_robin", [false, false, false, false]),
+            Self::Random => ("random", [false, false, false, false]),
+            Self::LeastConnections => ("least_connections", [false, true, false, false]),
+            Self::LeastUsed => ("least_used", [false, false, true, false]),
+            Self::LeastQueue => ("least_queue", [false, false, false, true]),
+            Self::PowerOfTwoChoices => ("power_of_two_choices", [false, true, false, false]),
+            Self::PeakEwma(_) => ("peak_ewma", [false, true, false, false]),
+            Self::Rendezvous(_) => ("rendezvous", [true, true, false, false]),
+            Self::Ring { .. } => ("ring", [true, true, false, false]),
+            Self::Maglev { .. } => ("maglev", [true, true, false, false]),
+        };
+        PolicyTraits {
+            name,
+            uses_key,
+            uses_load,
+            uses_pass,
+            uses_work,
+        }
+    }
+
+    /// The name in configuration files, such as `least_used`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.traits().name
+    }
+
     /// Whether requests with the same key go to the same member.
     #[must_use]
     pub const fn uses_key(self) -> bool {
-        matches!(
-            self,
-            Self::Rendezvous(_) | Self::Ring { .. } | Self::Maglev { .. }
-        )
+        self.traits().uses_key
     }
 
-    /// Whether members are drawn, whatever the request.
-    pub(crate) const fn draws(self) -> bool {
-        matches!(self, Self::Random | Self::PowerOfTwoChoices)
-    }
-
-    /// Whether [`MemberLoad::load`](super::MemberLoad::load) plays a part.
+    /// Whether the policy reads [`MemberLoad::load`](super::MemberLoad::load).
     #[must_use]
     pub const fn uses_load(self) -> bool {
-        matches!(
-            self,
-            Self::Fifo | Self::LeastConnections | Self::PowerOfTwoChoices | Self::PeakEwma(_)
-        ) || self.uses_key()
+        self.traits().uses_load
     }
 
-    /// Whether [`MemberLoad::pass`](super::MemberLoad::pass) plays a part.
+    /// Whether the policy reads [`MemberLoad::pass`](super::MemberLoad::pass).
     #[must_use]
     pub const fn uses_pass(self) -> bool {
-        matches!(self, Self::LeastUsed)
+        self.traits().uses_pass
     }
 
-    /// Whether [`MemberLoad::work`](super::MemberLoad::work) plays a part.
+    /// Whether the policy reads [`MemberLoad::work`](super::MemberLoad::work).
     #[must_use]
     pub const fn uses_work(self) -> bool {
-        matches!(self, Self::LeastQueue)
+        self.traits().uses_work
     }
 
-    /// The half-life of the latencies in [`MemberLoad::latency`](super::MemberLoad::latency), if they play
-    /// a part.
+    /// The half-life of [`MemberLoad::latency`](super::MemberLoad::latency), if the policy reads that.
     #[must_use]
     pub const fn half_life(self) -> Option<HalfLife> {
-        if let Self::PeakEwma(half_life) = self {
-            Some(half_life)
-        } else {
-            None
+        match self {
+            Self::PeakEwma(half_life) => Some(half_life),
+            Self::Fifo
+            | Self::RoundRobin
+            | Self::WeightedRoundRobin
+            | Self::Random
+            | Self::LeastConnections
+            | Self::LeastUsed
+            | Self::LeastQueue
+            | Self::PowerOfTwoChoices
+            | Self::Rendezvous(_)
+            | Self::Ring { .. }
+            | Self::Maglev { .. } => None,
         }
     }
 }
 
-/// Why what a policy was told was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyConfigError {
-    /// Not everybody can be below the average.
-    #[error("a load factor must be at least 1000 permille")]
-    FactorBelowOne,
-    /// A latency would be forgotten before the next is known.
-    #[error("a half-life must be from 1 millisecond to 1 day")]
-    HalfLifeOutOfRange,
-    /// The table's size is no prime, so that a member's steps through it might not reach every place.
-    #[error("the size of a Maglev table must be a prime from 3 to 16777213")]
-    TableNotPrime,
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
-/// How far above its share of all leases a member may be loaded under a hash policy, in permille.
-///
-/// Source: V. Mirrokni, M. Thorup, M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018.
+/// The name is of no policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
-pub struct LoadFactor(u32);
+pub struct ParsePolicyError(());
 
-impl LoadFactor {
-    /// 1.25 times its share.
-    pub const DEFAULT: Self = Self(1_250);
-
-    /// No bound: a key keeps its member however loaded it is.
-    pub const UNBOUNDED: Self = Self(u32::MAX);
-
-    /// So many thousandths of its share; `u32::MAX` is no bound.
-    ///
-    /// # Errors
-    /// Below 1,000.
-    pub const fn from_permille(permille: u32) -> Result<Self, PolicyConfigError> {
-        if permille < 1_000 {
-            return Err(PolicyConfigError::FactorBelowOne);
+impl fmt::Display for ParsePolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown policy; expected one of ")?;
+        for policy in Policy::ALL {
+            write!(f, "{policy}, ")?;
         }
-        Ok(Self(permille))
-    }
-
-    /// The factor in thousandths.
-    #[must_use]
-    pub const fn permille(self) -> u32 {
-        self.0
+        f.write_str(IP_HASH)
     }
 }
 
-impl Default for LoadFactor {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
+impl core::error::Error for ParsePolicyError {}
 
-impl TryFrom<u32> for LoadFactor {
-    type Error = PolicyConfigError;
+/// nginx's name for hashing by the caller's address, which a request then gives as its key.
+const IP_HASH: &str = "ip_hash";
 
-    fn try_from(permille: u32) -> Result<Self, PolicyConfigError> {
-        Self::from_permille(permille)
-    }
-}
+impl FromStr for Policy {
+    type Err = ParsePolicyError;
 
-impl From<LoadFactor> for u32 {
-    fn from(factor: LoadFactor) -> Self {
-        factor.0
-    }
-}
-
-/// After how long a measured latency counts for half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "Duration", into = "Duration"))]
-pub struct HalfLife(u64);
-
-impl HalfLife {
-    /// 7 seconds.
-    pub const DEFAULT: Self = Self(7_000_000_000);
-
-    /// A half-life from 1 millisecond to 1 day.
-    ///
-    /// # Errors
-    /// Where it is outside of that.
-    pub const fn new(half_life: Duration) -> Result<Self, PolicyConfigError> {
-        let nanos = half_life.as_nanos();
-        if nanos < 1_000_000 || nanos > 86_400_000_000_000 {
-            return Err(PolicyConfigError::HalfLifeOutOfRange);
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == IP_HASH {
+            return Ok(Self::RENDEZVOUS);
         }
-        Ok(Self(nanos as u64))
-    }
-
-    /// Nanoseconds.
-    #[must_use]
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-}
-
-impl Default for HalfLife {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-impl TryFrom<Duration> for HalfLife {
-    type Error = PolicyConfigError;
-
-    fn try_from(half_life: Duration) -> Result<Self, PolicyConfigError> {
-        Self::new(half_life)
-    }
-}
-
-impl From<HalfLife> for Duration {
-    fn from(half_life: HalfLife) -> Self {
-        Self::from_nanos(half_life.0)
-    }
-}
-
-/// How many places a Maglev table has: a prime. A hundred times the members or more keeps their shares
-/// within a percent of each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
-pub struct TableSize(u32);
-
-impl TableSize {
-    /// 65,537 places.
-    pub const DEFAULT: Self = Self(65_537);
-
-    /// So many places.
-    ///
-    /// # Errors
-    /// Where that is no prime, or not from 3 to 16,777,213.
-    pub const fn new(places: u32) -> Result<Self, PolicyConfigError> {
-        if places < 3 || places > 16_777_213 || places.is_multiple_of(2) {
-            return Err(PolicyConfigError::TableNotPrime);
-        }
-        let mut divisor = 3u32;
-        while divisor.saturating_mul(divisor) <= places {
-            if places.is_multiple_of(divisor) {
-                return Err(PolicyConfigError::TableNotPrime);
-            }
-            divisor = divisor.saturating_add(2);
-        }
-        Ok(Self(places))
-    }
-
-    /// How many places.
-    #[must_use]
-    pub const fn places(self) -> u32 {
-        self.0
-    }
-}
-
-impl Default for TableSize {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-impl TryFrom<u32> for TableSize {
-    type Error = PolicyConfigError;
-
-    fn try_from(places: u32) -> Result<Self, PolicyConfigError> {
-        Self::new(places)
-    }
-}
-
-impl From<TableSize> for u32 {
-    fn from(size: TableSize) -> Self {
-        size.0
+        let found = Self::ALL.into_iter().find(|policy| policy.name() == name);
+        found.ok_or(ParsePolicyError(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
+
+    /// Has to be extended with every new policy, and [`Policy::ALL`] with it.
+    fn position(policy: Policy) -> usize {
+        match policy {
+            Policy::Fifo => 0,
+            Policy::RoundRobin => 1,
+            Policy::WeightedRoundRobin => 2,
+            Policy::Random => 3,
+            Policy::LeastConnections => 4,
+            Policy::LeastUsed => 5,
+            Policy::LeastQueue => 6,
+            Policy::PowerOfTwoChoices => 7,
+            Policy::PeakEwma(_) => 8,
+            Policy::Rendezvous(_) => 9,
+            Policy::Ring { .. } => 10,
+            Policy::Maglev { .. } => 11,
+        }
+    }
 
     #[test]
-    fn what_no_policy_could_use_is_refused() {
-        assert_eq!(
-            LoadFactor::from_permille(999),
-            Err(PolicyConfigError::FactorBelowOne)
-        );
-        assert_eq!(
-            HalfLife::new(Duration::from_micros(999)),
-            Err(PolicyConfigError::HalfLifeOutOfRange)
-        );
-        for places in [0, 1, 2, 9, 65_535, 65_539 * 3, u32::MAX] {
-            assert_eq!(
-                TableSize::new(places),
-                Err(PolicyConfigError::TableNotPrime)
-            );
+    fn every_policy_is_parsed_from_the_name_that_it_is_displayed_as() {
+        for (at, policy) in Policy::ALL.into_iter().enumerate() {
+            assert_eq!(position(policy), at);
+            assert_eq!(policy.to_string().parse(), Ok(policy));
         }
-        for places in [3, 5, 7, 251, 65_537, 16_777_213] {
-            assert_eq!(TableSize::new(places).map(TableSize::places), Ok(places));
+        assert_eq!("ip_hash".parse(), Ok(Policy::RENDEZVOUS));
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_list_of_names() {
+        for name in ["", "Fifo", "fifo ", "least used"] {
+            let message = name.parse::<Policy>().unwrap_err().to_string();
+            for policy in Policy::ALL {
+                assert!(message.contains(policy.name()), "{message}");
+            }
+            assert!(message.ends_with("maglev, ip_hash"), "{message}");
         }
     }
 }

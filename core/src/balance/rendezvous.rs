@@ -1,8 +1,8 @@
-//! Rendezvous hashing over a tree of the members, so that a choice needn't look at all.
+//! Hierarchical rendezvous hashing (HRW): a tree of members, so that a choice is O(log n).
 //!
-//! Invariant: who is chosen follows from the set of members alone: a group of them is divided by the next
-//! four bits of their hashed identities, for as long as these differ. How many of a group are kept together,
-//! undivided until they are looked at, changes nothing.
+//! Invariant: the choice follows from the set of members alone. A group of members is divided by the next four
+//! bits of their hashed identities for as long as these differ. How many members a leaf keeps undivided until
+//! it is looked at is a matter of speed.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "at most 2^32 members of weight 2^20, and a depth of 16"
@@ -14,20 +14,20 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::select_unpredictable;
 
-/// Parts of a group.
+/// Parts of a group at most.
 const WIDTH: usize = 16;
-/// Bits of an identity by four.
+/// Levels at most: four bits of a hashed identity each.
 const DEPTH: u32 = 16;
 
-/// Weighted rendezvous hashing. In each group of members a key chooses among up to 16 parts by the weight
-/// of each, and goes on in that part.
+/// Weighted hierarchical rendezvous hashing: in each group, a key chooses among up to 16 parts by their
+/// weights, and goes on in that part.
 ///
-/// O(log n) to choose, add, remove and weigh; 24 bytes a member and some 100 for every 16. Removing one of n
-/// equal members moves its own keys, 1/n of all, and up to one more such share for each group of several
-/// that it is in: less than `(1 + log16 n) / n` on average. Sources: D. Thaler, C. Ravishankar, "Using
-/// Name-Based Mappings to Increase Hit Rates", 1998; W. Wang, C. Ravishankar, "Hash-Based Virtual
-/// Hierarchies for Scalable Location Service", 2009; the weights are those of J. Resch, "New Hashing
-/// Algorithms for Data Storage", 2015.
+/// O(log16 n) to choose, add, remove and weigh; 24 bytes a member and about 100 bytes for every 16. Plain HRW
+/// moves 1/n of the keys with one of n equal members, but costs O(n) a choice. Here the weights of all groups
+/// around the member change too, and each such level moves up to as many keys again: less than
+/// `(1 + log16 n) / n` of all on average. Sources: D. Thaler, C. Ravishankar, "Using Name-Based Mappings to
+/// Increase Hit Rates", 1998; W. Wang, C. Ravishankar, "Hash-Based Virtual Hierarchies for Scalable Location
+/// Service", 2009; weights by J. Resch, "New Hashing Algorithms for Data Storage", 2015.
 #[derive(Clone, Debug)]
 pub(super) struct RendezvousTree {
     root: Node,
@@ -35,7 +35,7 @@ pub(super) struct RendezvousTree {
 
 #[derive(Clone, Debug)]
 enum Node {
-    /// In order of place and then of id.
+    /// Members in order of hashed identity and then of id.
     Leaf(Vec<Entry>),
     Inner(Box<Inner>),
 }
@@ -49,7 +49,7 @@ struct Inner {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The hashed identity.
+    /// Hashed identity.
     spot: u64,
     id: u32,
     weight: u32,
@@ -97,10 +97,10 @@ impl RendezvousTree {
     }
 }
 
-/// What a key is looking at.
+/// The group of members that a key has come to.
 struct Group {
     key: u64,
-    /// A one and the bits on the way here.
+    /// A one and the bits of the parts chosen so far.
     path: u64,
     depth: u32,
 }
@@ -123,7 +123,7 @@ impl Group {
             let (mut nibbles, mut ends) = ([0u8; WIDTH], [0u8; WIDTH]);
             let (mut parts, mut nibble, mut weight) = (0, WIDTH, 0);
             for (end, entry) in (1u8..).zip(entries) {
-                // Without a branch, which nothing could prefetch_next.
+                // Without a branch, which could not be predicted.
                 let next = entry.nibble(self.depth);
                 let is_new = next != nibble;
                 parts += usize::from(is_new);
@@ -148,7 +148,7 @@ impl Group {
         }
     }
 
-    /// Chooses among members of the same identity.
+    /// Chooses among members of equal identity.
     #[cold]
     fn choose_twin(&self, twins: &[Entry]) -> Option<u32> {
         let mut best: Option<(Finish, u32)> = None;
@@ -166,18 +166,18 @@ impl Group {
     }
 }
 
-/// What a part of a group draws.
+/// Returns the draw of a part of a group: a hash of the key, the group and the part.
 fn draw(salt: u64, nibble: u64) -> u64 {
     mix(salt.wrapping_add((nibble + 1).wrapping_mul(GOLDEN)))
 }
 
-/// A group of more is kept in parts, until it has become half as few: sooner where all keys come by, and
-/// later where the memory of small parts would be far from each other.
-fn most(depth: u32) -> usize {
+/// Returns the size above which a leaf is divided; parts are merged again at half of it. The top levels
+/// divide sooner, because every key passes them; below, small leaves would cost cache misses.
+fn max_leaf(depth: u32) -> usize {
     if depth < 2 { 16 } else { 32 }
 }
 
-/// When a runner arrives: at `time / weight`.
+/// Finishing time `time / weight` of a part in a race.
 #[derive(Clone, Copy)]
 struct Finish {
     time: u64,
@@ -192,9 +192,11 @@ impl Finish {
     }
 }
 
-/// The place of the least `-log2(draw / 2^64) / weight`; of several, of the highest draw and then of the
-/// first. The highest draw runs first. Where nobody has a greater weight either, it has won; else it leaves the
-/// others behind: that few of them are faster can be prefetched, and needs no logarithm.
+/// Returns the place of the least `-log2(draw / 2^64) / weight`; of several, that of the highest draw and then
+/// the first.
+///
+/// The highest draw wins outright if no weight is greater than its own. Otherwise a linear lower bound of the
+/// logarithm rules out most of the others.
 #[inline(always)]
 fn race(draws: &mut [u64], weight: impl Fn(usize) -> u64) -> usize {
     let (mut highest, mut winner, mut heaviest) = (0, 0, 0);
@@ -248,7 +250,7 @@ impl Entry {
 }
 
 impl Node {
-    /// Gives `entry` its weight, which was `before`; 0 is not there.
+    /// Replaces the weight `before` of an entry by its own; an entry of weight 0 is removed.
     fn set(&mut self, entry: Entry, before: u32, depth: u32) {
         match self {
             Self::Leaf(entries) => {
@@ -259,7 +261,7 @@ impl Node {
                     Err(at) if entry.weight > 0 => entries.insert(at, entry),
                     Err(_) => {}
                 }
-                if entries.len() > most(depth) && depth < DEPTH {
+                if entries.len() > max_leaf(depth) && depth < DEPTH {
                     let mut inner = Inner::new();
                     for entry in entries.drain(..) {
                         inner.set(entry, 0, depth);
@@ -269,10 +271,10 @@ impl Node {
             }
             Self::Inner(inner) => {
                 inner.set(entry, before, depth);
-                if inner.len as usize <= most(depth) / 2 {
-                    let mut entries = Vec::with_capacity(most(depth));
+                if inner.len as usize <= max_leaf(depth) / 2 {
+                    let mut entries = Vec::with_capacity(max_leaf(depth));
                     for child in &mut inner.children {
-                        // A child has no more than all, and is a leaf.
+                        // Half a leaf's size in total, so that every child is a leaf.
                         if let Self::Leaf(some) = child {
                             entries.append(some);
                         }

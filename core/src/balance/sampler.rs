@@ -1,7 +1,7 @@
-//! Draws by weight.
+//! Random draws in proportion to weight.
 //!
-//! Invariant: each sum is that of the 16 below it, the highest level has one, and a slot that can't be
-//! drawn weighs nothing.
+//! Invariant: each sum is that of the 16 values below it, the highest level has one sum, and a slot that
+//! can't be drawn has weight 0.
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "places stay below twice a vector's length, sums below 2^32 weights of 2^20"
@@ -10,31 +10,28 @@
 use crate::random::SplitMix64;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::array;
 
-/// Two cache lines of sums.
+/// Values under one sum: two cache lines.
 const WIDTH: usize = 16;
 
-/// How often a slot is drawn by itself.
+/// Rejections before a draw descends the sums.
 const ATTEMPTS: u32 = 8;
-/// What is worth that: a share of 1 in so many of being taken.
-const WORTH: u64 = 4;
+/// Rejection sampling is used while at least 1 in `MAX_TICKETS_PER_WEIGHT` tickets is accepted.
+const MAX_TICKETS_PER_WEIGHT: u64 = 4;
 
-/// Slots drawn in proportion to weight, each draw independent. 4.6 bytes a slot.
+/// Independent draws of slots in proportion to weight. 4.6 bytes a slot.
 ///
-/// A slot drawn like any other is taken with a chance of its weight by the greatest, which is O(1) where
-/// weights are much alike and most slots have one. Otherwise the sums lead to it, in O(log16 n). Source of
-/// the former: J. von Neumann, "Various Techniques Used in Connection With Random Digits", 1951.
+/// Rejection sampling draws a slot uniformly and accepts it with probability `weight / greatest weight`:
+/// O(1) while weights are alike and most slots have one (J. von Neumann, "Various Techniques Used in
+/// Connection With Random Digits", 1951). Otherwise a draw descends a tree of sums in O(log16 n).
 #[derive(Clone, Debug)]
 pub(super) struct WeightedSampler {
     weights: Vec<u32>,
-    /// Of the greatest weight there ever was, rounded up.
+    /// Binary logarithm of the greatest weight ever set, rounded up.
     greatest_log2: u32,
-    /// The lowest level first: the sums of 16 weights each, then of 16 sums.
+    /// Levels of sums from the lowest up: sums of 16 weights, then of 16 sums.
     sums: Vec<Vec<u64>>,
     random: SplitMix64,
-    /// How many of the next draws were prefetched.
-    prefetched: usize,
 }
 
 impl WeightedSampler {
@@ -44,7 +41,6 @@ impl WeightedSampler {
             greatest_log2: 0,
             sums: vec![vec![0]],
             random: SplitMix64(seed),
-            prefetched: 0,
         }
     }
 
@@ -65,38 +61,17 @@ impl WeightedSampler {
         }
     }
 
+    /// Draws a slot; `None` if all weigh nothing.
     pub(super) fn draw(&mut self) -> Option<u32> {
-        self.prefetched = self.prefetched.saturating_sub(1);
-        let mut random = self.random.clone();
-        let drawn = self.draw_by(&mut random);
-        self.random = random;
-        drawn
-    }
-
-    /// What the next choices of so many draws each will draw if no weight changes, unless some were prefetched
-    /// that are yet to come.
-    pub(super) fn prefetch_next<const DRAWS: usize, const CHOICES: usize>(
-        &mut self,
-    ) -> Option<[[Option<u32>; DRAWS]; CHOICES]> {
-        if self.prefetched > 0 {
-            return None;
-        }
-        self.prefetched = DRAWS * CHOICES;
-        let mut random = self.random.clone();
-        let mut draw = |_| self.draw_by(&mut random);
-        Some(array::from_fn(|_| array::from_fn(&mut draw)))
-    }
-
-    fn draw_by(&self, random: &mut SplitMix64) -> Option<u32> {
         let (top, below_top) = self.sums.split_last()?;
         let total = *top.first()?;
         if total == 0 {
             return None;
         }
         let tickets = (self.weights.len() as u64) << self.greatest_log2;
-        if tickets <= total.saturating_mul(WORTH) {
+        if tickets <= total.saturating_mul(MAX_TICKETS_PER_WEIGHT) {
             for _ in 0..ATTEMPTS {
-                let ticket = below(random, tickets);
+                let ticket = below(&mut self.random, tickets);
                 let slot = ticket >> self.greatest_log2;
                 let weight = self.weights.get(slot as usize).copied().unwrap_or(0);
                 if ticket & ((1 << self.greatest_log2) - 1) < weight.into() {
@@ -104,7 +79,7 @@ impl WeightedSampler {
                 }
             }
         }
-        let mut target = below(random, total);
+        let mut target = below(&mut self.random, total);
         let mut at = 0;
         for level in below_top.iter().rev() {
             at = descend(level, at, &mut target);
@@ -128,8 +103,8 @@ impl WeightedSampler {
     }
 }
 
-/// The place below `at` that has the target, which becomes what is left of it. It looks at all there are,
-/// since where to stop can't be prefetched, and a wrong guess costs more.
+/// Returns the place, among the values under sum `at`, whose cumulated range contains `target`, and reduces
+/// `target` to its offset in that range. Reads all values: an early exit costs more in mispredicted branches.
 fn descend<V: Copy + Into<u64>>(level: &[V], at: usize, target: &mut u64) -> usize {
     let first = at * WIDTH;
     let (mut place, mut sum, mut before) = (first, 0, 0);
@@ -143,9 +118,9 @@ fn descend<V: Copy + Into<u64>>(level: &[V], at: usize, target: &mut u64) -> usi
     place
 }
 
-/// Uniform in `0 .. values`, which is above zero; without bias. A number is drawn again with a chance of
+/// Returns an unbiased uniform number in `0..values`, for `values > 0`. A draw is repeated with probability
 /// `values / 2^64`. Source: D. Lemire, "Fast Random Integer Generation in an Interval", 2019.
-pub(super) fn below(random: &mut SplitMix64, values: u64) -> u64 {
+fn below(random: &mut SplitMix64, values: u64) -> u64 {
     loop {
         let product = u128::from(random.next()) * u128::from(values);
         let low = product as u64;

@@ -1,33 +1,36 @@
-//! Members in the order of their places, most of which come at its end.
+//! An ordered queue of members to which most come at the end.
 //!
-//! Invariant: `queue` is in order and has each member at most once whose member_load is [`Position::Queued`]; what
-//! else is in it has left, and is never its first. `aside` holds exactly those whose member_load says so.
+//! Invariant: `queue` is in order and starts with a live entry. A live entry is of a member whose position is
+//! [`Position::Queued`]; the others are stale. `aside` holds exactly the members at [`Position::Aside`].
 
 use alloc::collections::{BTreeSet, VecDeque};
 
-/// Where a member stands, and its number: no two are the same.
-pub(super) type Place = (u128, u64, u32);
+/// Sort key of a member: the eligible time of its turn and the remainder of that, and the unique id.
+pub(super) type Key = (u128, u64, u32);
 
-/// Where a line keeps a member.
+/// The part of a queue that a member is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
-    /// It isn't in.
-    Nowhere,
-    /// It came at the end.
+    /// In neither part.
+    Absent,
+    /// In the FIFO part, because it came at the end.
     Queued,
-    /// It came somewhere else.
+    /// In the ordered set, because it came elsewhere.
     Aside,
 }
 
-/// Who left a queue but for its first place is taken out when that comes up, or when as many have left as are
-/// there. O(1) amortised to enter at the end and to leave the beginning or the queue, O(log n) otherwise.
+/// A FIFO queue with an ordered set beside it for members that come out of order.
+///
+/// A member that leaves from the middle of the FIFO part becomes a stale entry (lazy deletion), which is
+/// dropped at the front, or when stale entries outnumber live ones. O(1) amortised to come at the end and to
+/// leave the FIFO part, O(log n) otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct WeightQueue {
-    queue: VecDeque<Place>,
-    aside: BTreeSet<Place>,
-    /// How many of those in the queue have not left.
-    queued: usize,
-    /// How many could stand here.
+    queue: VecDeque<Key>,
+    aside: BTreeSet<Key>,
+    /// Number of live entries in `queue`.
+    live: usize,
+    /// Number of members of this weight, in the queue or not.
     pub(super) members: u32,
 }
 
@@ -36,55 +39,49 @@ impl WeightQueue {
         Self {
             queue: VecDeque::new(),
             aside: BTreeSet::new(),
-            queued: 0,
+            live: 0,
             members: 0,
         }
     }
 
-    pub(super) fn first(&self) -> Option<Place> {
-        let (queued, aside) = (self.queue.front(), self.aside.first());
-        match (queued, aside) {
+    pub(super) fn first(&self) -> Option<Key> {
+        match (self.queue.front(), self.aside.first()) {
             (Some(queued), Some(aside)) => Some(*queued.min(aside)),
             (one, other) => one.or(other).copied(),
         }
     }
 
-    pub(super) fn enter(&mut self, place: Place) -> Position {
-        if self.queue.back().is_none_or(|last| *last < place) {
-            self.queue.push_back(place);
-            self.queued = self.queued.saturating_add(1);
+    pub(super) fn push(&mut self, key: Key) -> Position {
+        if self.queue.back().is_none_or(|last| *last < key) {
+            self.queue.push_back(key);
+            self.live = self.live.saturating_add(1);
             Position::Queued
         } else {
-            self.aside.insert(place);
+            self.aside.insert(key);
             Position::Aside
         }
     }
 
-    /// Takes out who stood at `place`; `is_queued` tells of others whether they still stand in the queue.
-    pub(super) fn leave(
-        &mut self,
-        place: Place,
-        member_load: Position,
-        is_queued: impl Fn(Place) -> bool,
-    ) {
-        match member_load {
-            Position::Nowhere => {}
-            Position::Aside => drop(self.aside.remove(&place)),
+    /// Removes a member; `is_live` says whether another entry of the FIFO part is live.
+    pub(super) fn remove(&mut self, key: Key, position: Position, is_live: impl Fn(Key) -> bool) {
+        match position {
+            Position::Absent => {}
+            Position::Aside => drop(self.aside.remove(&key)),
             Position::Queued => {
-                self.queued = self.queued.saturating_sub(1);
-                if self.queue.back() == Some(&place) {
+                self.live = self.live.saturating_sub(1);
+                if self.queue.back() == Some(&key) {
                     self.queue.pop_back();
                 }
-                if self.queue.front() == Some(&place) {
+                if self.queue.front() == Some(&key) {
                     self.queue.pop_front();
                 }
                 while let Some(first) = self.queue.front()
-                    && !is_queued(*first)
+                    && !is_live(*first)
                 {
                     self.queue.pop_front();
                 }
-                if self.queue.len() > self.queued.saturating_mul(2) {
-                    self.queue.retain(|place| is_queued(*place));
+                if self.queue.len() > self.live.saturating_mul(2) {
+                    self.queue.retain(|key| is_live(*key));
                 }
             }
         }

@@ -323,7 +323,7 @@ impl<T> MemberState<T> {
         let policy = config.policy;
         MemberLoad {
             load: self.load(),
-            stamp: self.last_used_seq,
+            last_used_seq: self.last_used_seq,
             pass: if policy.uses_pass() { self.pass } else { 0 },
             work: if policy.uses_work() {
                 self.work(config, class, now)

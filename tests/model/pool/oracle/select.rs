@@ -187,7 +187,7 @@ impl Oracle {
         MemberLoad {
             load: member.in_flight + fast_failures,
             pass: member.pass,
-            stamp: member.stamp,
+            last_used_seq: member.stamp,
             work,
             latency: member.latency.as_ref().and_then(PeakEwma::key),
         }
@@ -260,7 +260,7 @@ impl Oracle {
                     | Eligibility::Draining
                     | Eligibility::Unhealthy => Availability::Out,
                 };
-                balancer.place(name as u32, &member_load, availability);
+                balancer.update(name as u32, &member_load, availability);
             }
         }
         balancer.choose(ask.key()).expect("a member is ready") as usize
