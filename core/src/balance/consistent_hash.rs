@@ -2,11 +2,12 @@
 //!
 //! Invariant: a key leaves its first member only while that isn't ready or has reached its bound.
 
+use super::hash_ring::HashRing;
 use super::least_of::{Rank, in_order, load_by_weight};
+use super::maglev::Maglev;
+use super::member::{Availability, Member};
 use super::parameters::{LoadFactor, TableSize};
-use super::{
-    Availability, Member, hash_ring::HashRing, maglev::Maglev, rendezvous::RendezvousTree,
-};
+use super::rendezvous::RendezvousTree;
 use crate::random::{GOLDEN, mix};
 use crate::util::bits::BitSet;
 use crate::util::heap::IndexedHeap;

@@ -4,8 +4,8 @@
 //! as time goes by.
 
 use super::fixed_log2::log2;
+use super::member::{MAX_WEIGHT, Member, MemberLoad};
 use super::policy::Policy;
-use super::{MAX_WEIGHT, Member, MemberLoad};
 
 /// Order among ready members; the least is selected.
 pub(super) type Rank = u128;

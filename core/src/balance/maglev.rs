@@ -6,7 +6,7 @@
     reason = "a table has less than 2^24 places, and steps stay below twice that"
 )]
 
-use super::Member;
+use super::member::Member;
 use super::parameters::TableSize;
 use crate::random::{GOLDEN, mix};
 use alloc::collections::BinaryHeap;

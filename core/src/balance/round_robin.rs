@@ -3,7 +3,7 @@
 //! Invariant: a ready member is in `owed` if its turn of the round before this one is still to come, in `due`
 //! if only that of this round is, and in `done` otherwise; `served` is at most the round.
 
-use super::Availability;
+use super::member::Availability;
 use crate::util::bits::BitSet;
 use alloc::vec::Vec;
 use core::mem;

@@ -4,7 +4,7 @@
 //! deadline of its first member, if that member is eligible, and in `upcoming`, by its eligible time,
 //! otherwise. `weight` is that of the members that aren't out and of those in `leaving`.
 
-use super::Availability;
+use super::member::Availability;
 use super::weight_queue::{Position, WeightQueue};
 use crate::util::heap::IndexedHeap;
 use alloc::collections::BTreeMap;

@@ -232,7 +232,7 @@ impl Lane {
         };
         let old = mem::replace(position, new);
         if let Some(balancer) = tier_mut(tiers, tier) {
-            balancer.place(slot, load, readiness.availability());
+            balancer.update(slot, load, readiness.availability());
         }
         if let Readiness::At(tick) = readiness {
             sleeping.set(slot, tick);
