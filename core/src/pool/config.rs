@@ -63,7 +63,6 @@ impl PoolConfig {
     /// let error = builder.lease_ttl(Duration::ZERO).build().unwrap_err();
     /// assert_eq!(error, PoolConfigError::EmptyLeaseTtl);
     /// ```
-    #[must_use]
     pub fn builder(policy: Policy) -> PoolConfigBuilder {
         PoolConfigBuilder {
             config: Self::new(policy),

@@ -39,9 +39,10 @@ impl<T> Pool<T> {
             if is_foreign {
                 return Eligibility::NotPinned;
             }
-            match self.judge(&key, request, handle, member) {
-                Eligibility::Ready => blocked_by.unwrap_or(Eligibility::Ready),
-                reason => reason,
+            let reason = self.judge(&key, request, handle, member);
+            match blocked_by {
+                Some(blocked_by) if reason == Eligibility::Ready => blocked_by,
+                Some(_) | None => reason,
             }
         };
         let ready = self

@@ -179,11 +179,13 @@ fn an_unknown_outcome_keeps_its_cost_and_moves_no_breaker() {
         .unwrap();
     let changes = |pool: &mut Pool<()>| {
         let events = core::iter::from_fn(|| pool.poll_event());
-        let changes = events.filter_map(|event| match event {
-            Event::Changed { change, .. } => Some(change),
-            _ => None,
-        });
-        changes.collect::<Vec<_>>()
+        let mut changes = Vec::new();
+        for event in events {
+            if let Event::Changed { change, .. } = event {
+                changes.push(change);
+            }
+        }
+        changes
     };
 
     let abandoned = lease(&mut pool, 0);
