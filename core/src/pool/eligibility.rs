@@ -173,6 +173,7 @@ pub(super) enum Readiness {
 
 impl Readiness {
     /// What a policy is told. A busy member keeps its share; that of one that is out goes to the others.
+    #[inline]
     pub(super) fn availability(self) -> Availability {
         match self {
             Self::Now => Availability::Ready,
@@ -196,6 +197,7 @@ pub(super) struct Row {
 
 impl Eligibility {
     /// The table of reasons.
+    #[inline]
     pub(super) const fn row(self) -> Row {
         use Readiness::{AfterRecovery, AnyTime, At, ForLess, Now, Unknown};
         const KEEPS: bool = true;
@@ -228,6 +230,7 @@ impl Eligibility {
     }
 }
 
+#[inline]
 const fn row(readiness: Readiness, keeps_session: bool, cause: Option<Cause>) -> Row {
     Row {
         readiness,
@@ -238,10 +241,12 @@ const fn row(readiness: Readiness, keeps_session: bool, cause: Option<Cause>) ->
 }
 
 impl Row {
+    #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.readiness == Readiness::Now
     }
 
+    #[inline]
     const fn by_limit(self) -> Self {
         Self {
             is_limit: true,

@@ -78,6 +78,7 @@ impl FastFailures {
     }
 
     /// Removes the failure that ends first, if that is due; its member.
+    #[inline]
     pub(super) fn pop_due(&mut self, now: Tick) -> Option<Handle> {
         let ((end, _), slot) = self.ends.peek()?;
         if end > now {
@@ -89,6 +90,7 @@ impl FastFailures {
     }
 
     /// The first tick at which a failure stops counting, as far as is known.
+    #[inline]
     pub(super) fn next_end(&self) -> Option<Tick> {
         let end = self.ends.peek().map(|((end, _), _)| end);
         end.filter(|end| *end < Tick::MAX)

@@ -32,18 +32,22 @@ impl SharedLimits {
     }
 
     /// Whether what one member takes or gives back can change when others are ready.
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.pool.is_empty() && self.groups.is_empty()
     }
 
+    #[inline]
     pub(super) fn has_groups(&self) -> bool {
         !self.groups.is_empty()
     }
 
+    #[inline]
     pub(super) fn pool(&self) -> &LimitSet {
         &self.pool
     }
 
+    #[inline]
     pub(super) fn group(&self, group: GroupIndex) -> Option<&LimitSet> {
         self.groups.get(group.0 as usize).map(|group| &group.limits)
     }
@@ -78,11 +82,13 @@ impl SharedLimits {
     }
 
     /// When the pool's own limits admit a cost.
+    #[inline]
     pub(super) fn earliest(&self, now: Tick, class: u32, cost: Cost) -> Wait {
         self.pool.earliest(now, class, cost)
     }
 
     /// Books a cost with the pool's own limits, if there are any.
+    #[inline]
     pub(super) fn charge_pool(&mut self, now: Tick, class: u32, cost: Cost) -> Option<Booking> {
         (!self.pool.is_empty()).then(|| self.pool.charge(now, class, cost))
     }

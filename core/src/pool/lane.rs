@@ -188,6 +188,7 @@ impl Lane {
         }
     }
 
+    #[inline]
     pub(super) fn contains(&self, slot: u32) -> bool {
         match &self.members {
             Members::One { slot: one, .. } => *one == slot,
@@ -254,6 +255,7 @@ impl Lane {
     }
 
     /// The member that the policy selects among the ready ones of the lowest tier that has any.
+    #[inline]
     pub(super) fn choose(&mut self, key: Option<u64>) -> Option<u32> {
         match &mut self.members {
             Members::One { slot, readiness } => (*readiness == Readiness::Now).then_some(*slot),
@@ -279,6 +281,7 @@ impl Lane {
     }
 
     /// Tells the policy that a member was leased.
+    #[inline]
     pub(super) fn chosen(&mut self, slot: u32, tier: u8) {
         if let Members::Many { tiers, .. } = &mut self.members
             && let Some(balancer) = tier_mut(tiers, tier)
@@ -288,6 +291,7 @@ impl Lane {
     }
 
     /// The sleeping member that is ready first, and when.
+    #[inline]
     pub(super) fn first_sleeping(&self) -> Option<(Tick, u32)> {
         match &self.members {
             Members::One { slot, readiness } => match readiness {
@@ -303,6 +307,7 @@ impl Lane {
     }
 
     /// A member that may be ready when a lease or probe ends.
+    #[inline]
     pub(super) fn first_busy(&self) -> Option<u32> {
         match &self.members {
             Members::One { slot, readiness } => (*readiness == Readiness::AnyTime).then_some(*slot),
@@ -311,6 +316,7 @@ impl Lane {
     }
 
     /// A member that is ready when its probes succeed.
+    #[inline]
     pub(super) fn first_down(&self) -> Option<u32> {
         match &self.members {
             Members::One { slot, readiness } => {
@@ -336,6 +342,7 @@ impl Lane {
     }
 
     /// Changes the wanted cost; the members that are to be judged again for it.
+    #[inline]
     pub(super) fn set_wanted(&mut self, cost: Cost) -> Vec<u32> {
         let old = mem::replace(&mut self.wanted, cost);
         if old == cost {

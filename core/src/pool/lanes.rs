@@ -43,10 +43,12 @@ impl Lanes {
         }
     }
 
+    #[inline]
     pub(super) fn get(&self, lane: u32) -> Option<&Lane> {
         self.lanes.get(lane as usize)?.as_ref()
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, lane: u32) -> Option<&mut Lane> {
         self.lanes.get_mut(lane as usize)?.as_mut()
     }
@@ -57,6 +59,7 @@ impl Lanes {
     }
 
     /// The lane of a key, if there is one; a use of it.
+    #[inline]
     pub(super) fn touch(&mut self, key: &LaneKey) -> Option<u32> {
         self.uses = self.uses.saturating_add(1);
         let uses = self.uses;
@@ -204,6 +207,7 @@ impl Lanes {
     }
 
     /// Tells the policies that a member was leased, in all lanes that it is in.
+    #[inline]
     pub(super) fn chosen(&mut self, slot: u32, tier: u8) {
         self.for_each_with(slot, |lane| lane.chosen(slot, tier));
     }
@@ -281,6 +285,7 @@ impl Lanes {
     }
 
     /// Flags all lanes in which requests wait.
+    #[inline]
     pub(super) fn flag_awaited(&mut self) {
         for at in 0..self.awaited.len() {
             if let Some(lane) = self.awaited.get(at).copied() {
@@ -296,10 +301,12 @@ impl Lanes {
         }
     }
 
+    #[inline]
     pub(super) fn flagged(&self) -> &[u32] {
         &self.flagged
     }
 
+    #[inline]
     pub(super) fn awaited(&self) -> &[u32] {
         &self.awaited
     }

@@ -59,10 +59,12 @@ impl Leases {
         }
     }
 
+    #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.slab.has_room()
     }
 
+    #[inline]
     pub(super) fn insert(&mut self, lease: Lease) -> Option<Handle> {
         let handle = self.slab.insert(lease)?;
         if lease.is_estimated() {
@@ -71,6 +73,7 @@ impl Leases {
         Some(handle)
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, handle: Handle) -> Option<Lease> {
         let lease = self.slab.remove(handle)?;
         self.expiries.remove(handle.slot());
@@ -89,19 +92,23 @@ impl Leases {
     }
 
     /// Whether a release may refund part of what was booked, so that no wait is certain.
+    #[inline]
     pub(super) fn may_be_refunded(&self) -> bool {
         self.estimated > 0
     }
 
+    #[inline]
     pub(super) fn set_expiry(&mut self, handle: Handle, expires: Tick, sequence: u64) {
         self.expiries.set(handle.slot(), (expires, sequence));
     }
 
+    #[inline]
     pub(super) fn next_expiry(&self) -> Option<Tick> {
         self.expiries.peek().map(|((expires, _), _)| expires)
     }
 
     /// The lease that expires first, and its member, if that is due.
+    #[inline]
     pub(super) fn due(&self, now: Tick) -> Option<(Handle, Handle)> {
         let ((expires, _), slot) = self.expiries.peek()?;
         let handle = self.slab.handle_at(slot).filter(|_| expires <= now)?;

@@ -330,7 +330,10 @@ impl<T> MemberState<T> {
             } else {
                 0
             },
-            latency: self.latency.as_ref().and_then(PeakEwma::key),
+            latency: match policy.half_life() {
+                Some(_) => self.latency.as_ref().and_then(PeakEwma::key),
+                None => None,
+            },
         }
     }
 

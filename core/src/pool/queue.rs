@@ -98,15 +98,18 @@ impl Queue {
         self.waiters.next_generation()
     }
 
+    #[inline]
     pub(super) fn len(&self) -> u32 {
         self.waiters.len()
     }
 
     /// Waiters in a lane.
+    #[inline]
     pub(super) fn len_of(&self, lane: u32) -> u32 {
         self.lanes.get(lane as usize).map_or(0, |lane| lane.len)
     }
 
+    #[inline]
     pub(super) fn next_deadline(&self) -> Option<Tick> {
         self.deadlines.peek().map(|((deadline, _), _)| deadline)
     }
@@ -116,6 +119,7 @@ impl Queue {
     }
 
     /// The head of a lane, and its turn among the heads of all lanes.
+    #[inline]
     pub(super) fn next(&self, lane: u32) -> Option<(Turn, Handle)> {
         let lane = self.lanes.get(lane as usize)?;
         let (turn, flow) = lane.turns.peek()?;

@@ -48,6 +48,7 @@ impl LeaseCounts {
         .fold(0, u64::saturating_add)
     }
 
+    #[inline]
     fn record(&mut self, end: &LeaseEnd) {
         let count = match end {
             LeaseEnd::Released(release) => match release.outcome {
@@ -156,6 +157,7 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    #[inline]
     pub(super) fn record_grant(&mut self, waited: Duration) {
         self.total.granted = self.total.granted.saturating_add(1);
         self.queue.waited = self.queue.waited.saturating_add(waited);
@@ -163,6 +165,7 @@ impl Figures {
         self.waited.record(waited);
     }
 
+    #[inline]
     pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
         self.total.record(end);
         self.held.record(held);
@@ -191,6 +194,7 @@ pub(super) struct MemberFigures {
 }
 
 impl MemberFigures {
+    #[inline]
     pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
         self.ended.record(end);
         self.held.record(held);

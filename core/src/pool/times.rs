@@ -15,6 +15,7 @@ const MAX_CLASSES: usize = 16;
 pub(super) struct ServiceTimes(Vec<(u32, u64)>);
 
 impl ServiceTimes {
+    #[inline]
     pub(super) fn observe(&mut self, class: u32, took: Duration) {
         let took = saturating_nanos(took);
         let has_room = self.0.len() < MAX_CLASSES;
@@ -31,6 +32,7 @@ impl ServiceTimes {
     }
 
     /// The mean in nanoseconds; `None` before the first call of the class.
+    #[inline]
     pub(super) fn mean(&self, class: u32) -> Option<u64> {
         let known = self.0.iter().find(|(known, _)| *known == class);
         let known = known.or_else(|| self.0.get(MAX_CLASSES.saturating_sub(1)));
@@ -60,6 +62,7 @@ impl FleetTimes {
     }
 
     /// Records a success; whether it is the first of its class.
+    #[inline]
     pub(super) fn observe(&mut self, now: Tick, class: u32, took: Duration) -> bool {
         let is_first = self.service.mean(class).is_none();
         self.service.observe(class, took);
