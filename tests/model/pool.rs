@@ -80,12 +80,19 @@ pub(crate) fn config(case: &Case) -> PoolConfig {
     config.build().expect(IN_RANGE)
 }
 
+/// Adds the groups of a case, unless neither has a limit, so that pools without groups are tried too.
+fn add_groups(pool: &mut Pool<usize>, case: &Case) -> Vec<GroupId> {
+    if case.groups.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    let limits = case.groups.map(|setup| machine_of(setup, None));
+    limits.map(|limits| pool.add_group(limits)).to_vec()
+}
+
 /// The pool of a case with its first members.
 pub(crate) fn pool(case: &Case) -> Pool<usize> {
     let mut pool = Pool::new(config(case));
-    let groups = case
-        .groups
-        .map(|setup| pool.add_group(machine_of(setup, None)));
+    let groups = add_groups(&mut pool, case);
     for (name, setup) in case.members.iter().take(4).enumerate() {
         pool.add(Tick::ZERO, setup.member(name, &groups))
             .expect("a small pool takes members");
@@ -100,13 +107,11 @@ pub(crate) fn pool(case: &Case) -> Pool<usize> {
 /// Where they differ.
 pub fn run(case: &Case) {
     let mut machine = Pool::new(config(case));
-    let groups = case
-        .groups
-        .map(|setup| machine.add_group(machine_of(setup, None)));
+    let groups = add_groups(&mut machine, case);
     let mut pair = Pair {
         machine,
         oracle: Oracle::new(case),
-        groups: groups.to_vec(),
+        groups,
         members: Vec::new(),
         leases: Vec::new(),
         waiters: Vec::new(),

@@ -77,6 +77,9 @@ impl<T> Pool<T> {
                         // Its flow has had its turn of this round.
                         self.queue.push(lane, self.clock.now, request);
                         self.queue.pop(lane);
+                        self.flag_lanes_of(&request);
+                        // The lane was judged for this request's cost, and goes back to that of its head.
+                        self.lanes.flag(lane);
                     }
                     let grant = self.grant(lane, slot, &request, self.clock.now);
                     let full = AcquireError::QueueFull { cause: Cause::Full };
@@ -141,7 +144,7 @@ impl<T> Pool<T> {
         let mut matching = self
             .members
             .iter()
-            .filter(|(handle, member)| member.matches(*handle, &key))
+            .filter(|(handle, member)| member.matches(*handle, &key) && !member.is_leaving())
             .peekable();
         let has_none = matching.peek().is_none();
         let fits = matching.any(|(_, member)| {

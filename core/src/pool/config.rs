@@ -29,8 +29,8 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
-    /// The default settings: leases don't expire, the queue is unbounded, the pool has no limits of its own
-    /// and does not watch its members' health.
+    /// The default settings. Leases don't expire, the queue is unbounded, the pool has no limits of its own, and
+    /// it does not watch its members' health.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self {
@@ -103,8 +103,8 @@ impl PoolConfigBuilder {
         self
     }
 
-    /// Time after its grant or last renewal at which a lease expires, so that the lease of a crashed
-    /// holder comes back; above zero. Under a completion anchor the call counts as completed then, so it should
+    /// Time from its grant or last renewal until a lease expires; above zero. So the lease of a crashed holder
+    /// comes back. Under a completion anchor the call counts as completed then, so it should
     /// exceed the longest time that a call can take.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.config.lease_ttl = Some(ttl);
@@ -147,14 +147,14 @@ impl PoolConfigBuilder {
         self
     }
 
-    /// Ejects members for a time that fail more often than the others.
+    /// Ejects, for a time, members that fail more often than the others.
     pub fn outlier(mut self, outlier: OutlierConfig) -> Self {
         self.config.outlier = Some(outlier);
         self
     }
 
-    /// Ignores probes and ejections while less than this share of the members is healthy, so that the
-    /// healthy ones are not overrun. Breakers still hold.
+    /// Ignores probes and ejections while less than this share of the members is healthy. The healthy ones are
+    /// then not overrun. Breakers still hold.
     pub fn panic_threshold(mut self, threshold: PanicThreshold) -> Self {
         self.config.panic_threshold = threshold;
         self
@@ -167,15 +167,15 @@ impl PoolConfigBuilder {
         self
     }
 
-    /// Sends requests of one session to the member that served it last, if that was less than `ttl` (above
-    /// zero) ago and among the latest `capacity` sessions.
+    /// Sends requests of one session to the member that served it last. The latest `capacity` sessions are kept,
+    /// for `ttl` (above zero) after their last use.
     pub fn affinity(mut self, capacity: NonZeroU32, ttl: Duration) -> Self {
         self.sessions = Some((capacity, ttl));
         self
     }
 
-    /// Under [`Policy::LeastQueue`], weighs a job by the measured time that jobs of its class take on the
-    /// member, so that the expected completion decides and not the number of jobs.
+    /// Weighs jobs by their measured time on the member, under [`Policy::LeastQueue`]. The expected completion
+    /// then decides, and not the number of jobs.
     pub fn weigh_by_time(mut self) -> Self {
         self.config.weigh_by_time = true;
         self

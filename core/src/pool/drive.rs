@@ -14,6 +14,7 @@ use super::member::EligibilityContext;
 use super::members::Members;
 use super::outcome::LeaseEnd;
 use super::queue::Queue;
+use super::request::Request;
 use super::stats::Figures;
 use super::times::FleetTimes;
 use crate::affinity::Affinity;
@@ -27,14 +28,15 @@ use core::num::NonZeroU32;
 ///
 /// Commands cost O(log n) in members, leases and waiters, for each lane that the member or waiter is in, and
 /// as much again for each thing that became due since the last command. On top of that:
+/// - every command looks at all lanes in which requests wait;
 /// - where the costs of requests in one lane differ, each change judges the members again that a limit held
 ///   back for the last cost;
 /// - a grant or release in a [group](Member::group) at its limit judges all members of the group;
-/// - where members share limits, every command looks at all lanes in which requests wait;
-/// - the first request of a lane, the beginning and end of panic, and a request that costs more than one
-///   request and is not granted at once look at all members.
+/// - these look at all members: the first request of a lane, the beginning and end of panic, an outlier
+///   sweep, a queued request that costs more than one request, and a refusal where no member is to be
+///   ready by itself.
 ///
-/// Commands on ids that are stale, or of another pool, are errors and change nothing.
+/// A command on an id that is stale, or of another pool, is an error: it only does what became due.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -88,6 +90,22 @@ impl Clock {
             now,
             as_of: now,
             sequence: 0,
+        }
+    }
+
+    /// The context in which eligibility is judged now.
+    fn context<'a>(
+        &self,
+        config: &'a PoolConfig,
+        shared: &'a SharedLimits,
+        in_panic: bool,
+    ) -> EligibilityContext<'a> {
+        EligibilityContext {
+            config,
+            shared,
+            now: self.now,
+            as_of: self.as_of,
+            in_panic,
         }
     }
 
@@ -253,8 +271,16 @@ impl<T> Pool<T> {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.record_served(self.clock.now);
         }
+        self.flag_lanes_of(&request);
         self.waiter_left(lane);
         Some(())
+    }
+
+    /// Flags the lanes in which a flow waits that has had its turn: their heads may have changed.
+    pub(super) fn flag_lanes_of(&mut self, request: &Request) {
+        for lane in self.queue.lanes_of(request) {
+            self.lanes.flag(*lane);
+        }
     }
 
     /// Flags all lanes in which requests wait, if members share limits: what one takes or gives back then
@@ -275,27 +301,17 @@ impl<T> Pool<T> {
         }
     }
 
-    /// The parts that decide over a member's position in the lanes.
+    /// Splits off the parts that decide over a member's position in the lanes.
     pub(super) fn indexing(&mut self) -> (&mut Lanes, &Members<T>, EligibilityContext<'_>) {
-        let ctx = EligibilityContext {
-            config: &self.config,
-            shared: &self.shared,
-            now: self.clock.now,
-            as_of: self.clock.as_of,
-            in_panic: self.members.in_panic(),
-        };
+        let in_panic = self.members.in_panic();
+        let ctx = self.clock.context(&self.config, &self.shared, in_panic);
         (&mut self.lanes, &self.members, ctx)
     }
 
     /// The state of the pool that decides over members together with their own.
     pub(super) fn context(&self) -> EligibilityContext<'_> {
-        EligibilityContext {
-            config: &self.config,
-            shared: &self.shared,
-            now: self.clock.now,
-            as_of: self.clock.as_of,
-            in_panic: self.members.in_panic(),
-        }
+        let in_panic = self.members.in_panic();
+        self.clock.context(&self.config, &self.shared, in_panic)
     }
 
     /// Judges a member again in all its lanes.

@@ -1,4 +1,4 @@
-//! Whether a member can serve, and what follows from each reason why it can't.
+//! The reasons why a member can't serve, and the consequences of each.
 //!
 //! Invariant: every reason has one row in [`Eligibility::row`], and nothing else decides by reasons.
 
@@ -57,10 +57,11 @@ pub enum Eligibility {
     NeverFits,
 }
 
-/// What keeps the members from serving a request: the reason of the member that can serve soonest.
+/// The dominant cause of a refusal: the reason of the member that can serve soonest.
 ///
-/// Where members can serve at any time (when a lease ends), theirs is taken; else that of the member
-/// with the earliest known tick; else that of members that may recover; else that of the rest.
+/// A member that may serve at any time, when a lease ends, comes first; then the one with the earliest known
+/// tick; then members that may recover; then the others. Where costs differ, or groups share limits, the
+/// member with the earliest tick may be taken although a lease on another may end sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A limit, of the member, its group or the pool, is used up.
@@ -93,9 +94,11 @@ pub enum Cause {
     Unhealthy,
     /// The members are disabled, draining or without weight.
     Disabled,
+    /// The request costs more than the limits ever admit.
+    NeverFits,
     /// No member has the labels that the request needs.
     NoMember,
-    /// Requests ahead in the lane are served first.
+    /// Requests ahead are served first; or the pool has four billion leases.
     BehindOthers,
 }
 
@@ -113,6 +116,7 @@ impl Cause {
             | Self::BreakerHalfOpen
             | Self::Unhealthy
             | Self::Disabled
+            | Self::NeverFits
             | Self::NoMember
             | Self::BehindOthers => None,
         }
@@ -126,6 +130,7 @@ impl Cause {
             | Self::AwaitingCompletion
             | Self::Full
             | Self::Throttled { .. }
+            | Self::NeverFits
             | Self::BehindOthers => true,
             Self::Ejected { .. }
             | Self::BreakerOpen { .. }
@@ -149,6 +154,7 @@ impl fmt::Display for Cause {
             Self::BreakerHalfOpen => "the members' breakers are half-open and probing",
             Self::Unhealthy => "probes of the members fail",
             Self::Disabled => "the members are disabled or draining",
+            Self::NeverFits => "the request costs more than any limit admits",
             Self::NoMember => "no member has the labels that the request needs",
             Self::BehindOthers => "other requests are ahead",
         })
@@ -172,7 +178,7 @@ pub(super) enum Readiness {
 }
 
 impl Readiness {
-    /// What a policy is told. A busy member keeps its share; that of one that is out goes to the others.
+    /// The availability for policies. A busy member keeps its share; that of one that is out goes to the others.
     #[inline]
     pub(super) fn availability(self) -> Availability {
         match self {
@@ -183,7 +189,7 @@ impl Readiness {
     }
 }
 
-/// What follows from a reason.
+/// The consequences of a reason.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     pub(super) readiness: Readiness,
@@ -223,9 +229,7 @@ impl Eligibility {
             Self::AwaitingCompletion => {
                 row(AnyTime, KEEPS, Some(Cause::AwaitingCompletion)).by_limit()
             }
-            Self::NeverFits => {
-                row(ForLess, LOSES, Some(Cause::AtLimit { until: Tick::MAX })).by_limit()
-            }
+            Self::NeverFits => row(ForLess, LOSES, Some(Cause::NeverFits)).by_limit(),
         }
     }
 }

@@ -16,13 +16,13 @@ pub enum AcquireError {
     /// The queue holds [`max_waiters`](super::PoolConfigBuilder::max_waiters) requests.
     #[error("the queue is full; {cause}")]
     QueueFull {
-        /// What the head of the request's lane waits for.
+        /// The cause of the wait of the lane's head.
         cause: Cause,
     },
     /// The deadline has come, and no member is ready.
     #[error("no member is ready now; {cause}")]
     NotReady {
-        /// What keeps the members from serving.
+        /// The reason of the member that can serve soonest.
         cause: Cause,
     },
     /// No member will be ready before the deadline, as far as is known. That may still change if a member is
@@ -32,7 +32,7 @@ pub enum AcquireError {
     DeadlineTooSoon {
         /// The first tick at which a member is ready, if nothing else happens.
         at: Tick,
-        /// What keeps that member from serving until then.
+        /// The reason of that member.
         cause: Cause,
     },
     /// The cost is above what any member's limits, or the pool's own, ever admit.

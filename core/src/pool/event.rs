@@ -1,4 +1,4 @@
-//! What a pool answers and tells.
+//! Answers and events of a pool.
 
 use super::eligibility::Cause;
 use super::ids::{LeaseId, MemberId, ProbeId, WaiterId};
@@ -27,15 +27,15 @@ pub enum Acquired {
     Waiting(WaiterId),
 }
 
-/// What a request would meet if it came now.
+/// The estimate for a request that might come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
     /// Requests in its lane that would be served before it.
     pub ahead: u32,
-    /// The expected wait, from the rate at which its lane was served of late and from the first tick at
-    /// which a member is ready; `None` where nothing tells.
+    /// The expected wait; `None` where nothing tells. It comes from the rate at which its lane was served of late
+    /// and from the first tick at which a member is ready.
     pub wait: Option<Duration>,
-    /// What the head of its lane would wait for; `None` where it would be granted at once.
+    /// The cause of the wait of its lane's head; `None` where it would be granted at once.
     pub cause: Option<Cause>,
 }
 

@@ -48,7 +48,7 @@ impl FastFailures {
         }
     }
 
-    /// Counts a failure; whether it is counted, which it isn't where a success would have ended by `now`.
+    /// Counts a failure, unless a success would have ended by `now`; returns whether it is counted.
     pub(super) fn add(
         &mut self,
         failure: FastFailure,
@@ -77,7 +77,7 @@ impl FastFailures {
         }
     }
 
-    /// Removes the failure that ends first, if that is due; its member.
+    /// Removes the failure that ends first, if that is due; returns its member.
     #[inline]
     pub(super) fn pop_due(&mut self, now: Tick) -> Option<Handle> {
         let ((end, _), slot) = self.ends.peek()?;

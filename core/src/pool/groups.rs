@@ -66,7 +66,7 @@ impl SharedLimits {
         GroupIndex(index)
     }
 
-    /// Enters a member in its group; whether there is such a group.
+    /// Enters a member in its group; returns whether there is such a group.
     pub(super) fn join(&mut self, group: GroupIndex, slot: u32) -> bool {
         let group = self.group_mut(group);
         group.is_some_and(|group| {

@@ -1,4 +1,4 @@
-//! What a pool tells of its members, of a request that might come, and of its figures.
+//! Inspection: members, eligibility, estimates and figures.
 
 use super::drive::Pool;
 use super::eligibility::{Eligibility, Readiness};
@@ -93,11 +93,11 @@ impl<T> Pool<T> {
         }
     }
 
-    /// What a request would meet if it came now. The wait is a guess: the requests ahead, at the rate at
+    /// Estimates what a request would meet if it came now. The wait is a guess: the requests ahead, at the rate at
     /// which the lane was served of late.
     ///
     /// # Errors
-    /// [`AcquireError`] where the request would be refused whatever its deadline.
+    /// [`AcquireError::PinnedMemberRemoved`] and [`AcquireError::TooManyLanes`]. Other refusals are not foreseen.
     pub fn estimate(&mut self, now: Tick, request: &Request) -> Result<Estimate, AcquireError> {
         self.advance(now);
         let now = self.clock.now;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a member that can serve the `wanted` cost now is in its tier's balancer as ready. A ready one
 //! may yet refuse, because limits that it shares were used up since, or because it was last judged for a
-//! lower cost; it is then judged again and moved. Members not ready for the wanted cost that might be for
+//! lower cost; it is then judged again and moved. LaneMembers not ready for the wanted cost that might be for
 //! a lower one are in `deferred`.
 
 use super::eligibility::Readiness;
@@ -43,7 +43,7 @@ impl LaneKey {
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) key: LaneKey,
-    members: Members,
+    members: LaneMembers,
     pub(super) wanted: Cost,
     /// Whether no other cost was ever wanted.
     pub(super) is_uniform: bool,
@@ -60,7 +60,7 @@ pub(super) struct Lane {
 }
 
 #[derive(Clone, Debug)]
-enum Members {
+enum LaneMembers {
     /// The member of pinned requests.
     One { slot: u32, readiness: Readiness },
     Many {
@@ -103,11 +103,11 @@ struct ServeRate {
 impl Lane {
     pub(super) fn new(key: LaneKey) -> Self {
         let members = match key.pin {
-            Some(pin) => Members::One {
+            Some(pin) => LaneMembers::One {
                 slot: pin.slot(),
                 readiness: Readiness::Unknown,
             },
-            None => Members::Many {
+            None => LaneMembers::Many {
                 tiers: Vec::new(),
                 positions: Vec::new(),
                 sleeping: IndexedHeap::new(),
@@ -146,7 +146,7 @@ impl Lane {
         weight: u32,
         new: impl FnOnce() -> (Policy, u64),
     ) {
-        let Members::Many {
+        let LaneMembers::Many {
             tiers, positions, ..
         } = &mut self.members
         else {
@@ -175,7 +175,7 @@ impl Lane {
     pub(super) fn remove(&mut self, slot: u32, tier: u8) {
         self.set(slot, tier, &MemberLoad::default(), Readiness::Unknown);
         self.deferred.remove(slot);
-        if let Members::Many {
+        if let LaneMembers::Many {
             tiers, positions, ..
         } = &mut self.members
         {
@@ -191,15 +191,15 @@ impl Lane {
     #[inline]
     pub(super) fn contains(&self, slot: u32) -> bool {
         match &self.members {
-            Members::One { slot: one, .. } => *one == slot,
-            Members::Many { positions, .. } => positions
+            LaneMembers::One { slot: one, .. } => *one == slot,
+            LaneMembers::Many { positions, .. } => positions
                 .get(slot as usize)
                 .is_some_and(|position| *position != Position::Absent),
         }
     }
 
     pub(super) fn set_weight(&mut self, slot: u32, tier: u8, weight: u32) {
-        if let Members::Many { tiers, .. } = &mut self.members
+        if let LaneMembers::Many { tiers, .. } = &mut self.members
             && let Some(balancer) = tier_mut(tiers, tier)
         {
             balancer.set_weight(slot, weight);
@@ -208,7 +208,7 @@ impl Lane {
 
     /// Moves a member to the position that its readiness gives.
     pub(super) fn set(&mut self, slot: u32, tier: u8, load: &MemberLoad, readiness: Readiness) {
-        let Members::Many {
+        let LaneMembers::Many {
             tiers,
             positions,
             sleeping,
@@ -216,7 +216,7 @@ impl Lane {
             down,
         } = &mut self.members
         else {
-            if let Members::One { readiness: one, .. } = &mut self.members {
+            if let LaneMembers::One { readiness: one, .. } = &mut self.members {
                 *one = readiness;
             }
             return;
@@ -258,8 +258,8 @@ impl Lane {
     #[inline]
     pub(super) fn choose(&mut self, key: Option<u64>) -> Option<u32> {
         match &mut self.members {
-            Members::One { slot, readiness } => (*readiness == Readiness::Now).then_some(*slot),
-            Members::Many { tiers, .. } => tiers
+            LaneMembers::One { slot, readiness } => (*readiness == Readiness::Now).then_some(*slot),
+            LaneMembers::Many { tiers, .. } => tiers
                 .iter_mut()
                 .find_map(|(_, balancer)| balancer.choose(key)),
         }
@@ -268,8 +268,8 @@ impl Lane {
     /// Whether a member is ready and no lower tier has a ready one.
     pub(super) fn may_choose(&self, slot: u32, tier: u8) -> bool {
         match &self.members {
-            Members::One { .. } => false,
-            Members::Many {
+            LaneMembers::One { .. } => false,
+            LaneMembers::Many {
                 tiers, positions, ..
             } => {
                 let position = positions.get(slot as usize);
@@ -283,7 +283,7 @@ impl Lane {
     /// Tells the policy that a member was leased.
     #[inline]
     pub(super) fn chosen(&mut self, slot: u32, tier: u8) {
-        if let Members::Many { tiers, .. } = &mut self.members
+        if let LaneMembers::Many { tiers, .. } = &mut self.members
             && let Some(balancer) = tier_mut(tiers, tier)
         {
             balancer.chosen(slot);
@@ -294,7 +294,7 @@ impl Lane {
     #[inline]
     pub(super) fn first_sleeping(&self) -> Option<(Tick, u32)> {
         match &self.members {
-            Members::One { slot, readiness } => match readiness {
+            LaneMembers::One { slot, readiness } => match readiness {
                 Readiness::At(tick) => Some((*tick, *slot)),
                 Readiness::Now
                 | Readiness::AnyTime
@@ -302,7 +302,7 @@ impl Lane {
                 | Readiness::ForLess
                 | Readiness::Unknown => None,
             },
-            Members::Many { sleeping, .. } => sleeping.peek(),
+            LaneMembers::Many { sleeping, .. } => sleeping.peek(),
         }
     }
 
@@ -310,8 +310,10 @@ impl Lane {
     #[inline]
     pub(super) fn first_busy(&self) -> Option<u32> {
         match &self.members {
-            Members::One { slot, readiness } => (*readiness == Readiness::AnyTime).then_some(*slot),
-            Members::Many { busy, .. } => busy.first(),
+            LaneMembers::One { slot, readiness } => {
+                (*readiness == Readiness::AnyTime).then_some(*slot)
+            }
+            LaneMembers::Many { busy, .. } => busy.first(),
         }
     }
 
@@ -319,10 +321,10 @@ impl Lane {
     #[inline]
     pub(super) fn first_down(&self) -> Option<u32> {
         match &self.members {
-            Members::One { slot, readiness } => {
+            LaneMembers::One { slot, readiness } => {
                 (*readiness == Readiness::AfterRecovery).then_some(*slot)
             }
-            Members::Many { down, .. } => down.first(),
+            LaneMembers::Many { down, .. } => down.first(),
         }
     }
 

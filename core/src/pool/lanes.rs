@@ -76,12 +76,12 @@ impl Lanes {
         Some(lane)
     }
 
-    /// Makes room for one more lane; whether there is.
+    /// Makes room for one more lane; returns whether there is.
     pub(super) fn make_room(&mut self, max: u32) -> bool {
         self.by_key.len() < max as usize || self.evict_idle()
     }
 
-    /// Evicts the least recently used lane in which no request waits; whether there is one.
+    /// Evicts the least recently used lane in which no request waits; returns whether there was one.
     fn evict_idle(&mut self) -> bool {
         let idle = self.general.iter().filter_map(|index| {
             let lane = self.get(*index).filter(|lane| !lane.is_awaited)?;
@@ -226,7 +226,7 @@ impl Lanes {
         }
     }
 
-    /// Judges a member again in all lanes that it is in; whether a limit holds it back in one.
+    /// Judges a member again in all its lanes; returns whether a limit holds it back in one.
     pub(super) fn reindex<T>(
         &mut self,
         slot: u32,
@@ -251,7 +251,7 @@ impl Lanes {
         at_limit
     }
 
-    /// Judges a member again in one lane; whether a limit holds it back there.
+    /// Judges a member again in one lane; returns whether a limit holds it back there.
     pub(super) fn reindex_in<T>(
         &mut self,
         index: u32,

@@ -20,7 +20,7 @@ pub(super) struct Lease {
     pub(super) granted: Tick,
     pub(super) class: u32,
     pub(super) cost: Cost,
-    /// What the grant added to the member's pass.
+    /// The stride that the grant added to the member's pass.
     pub(super) stride: u64,
     pub(super) booked: Bookings,
     pub(super) permit: Option<Permit>,

@@ -92,8 +92,8 @@ impl<T> Member<T> {
         self
     }
 
-    /// The name by which hash policies know it, so that a key maps to the same member in every pool and
-    /// at every time. Without a name they use its slot.
+    /// The name by which hash policies know it. A key then maps to the same member in every pool and at every
+    /// time. Without a name they use its slot.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         self.identity = Some(stable_hash(name.as_bytes()));
@@ -220,7 +220,8 @@ pub(super) struct EligibilityContext<'a> {
 }
 
 impl<T> MemberState<T> {
-    /// Whether it can serve a cost, and if not, the reason; of several, the one that lasts longest.
+    /// Whether it can serve a cost, and if not, the reason. Reasons without a tick come first, in the order of
+    /// the checks; of those with a tick, the one that lasts longest is told.
     pub(super) fn eligibility(
         &self,
         class: u32,
@@ -237,7 +238,7 @@ impl<T> MemberState<T> {
         if !ctx.in_panic && self.is_down() {
             return Eligibility::Unhealthy;
         }
-        if self.load() >= self.max_leases {
+        if self.in_flight >= self.max_leases {
             return Eligibility::Full;
         }
         let mut longest = Longest::new(ctx.as_of);
@@ -278,6 +279,11 @@ impl<T> MemberState<T> {
             Some(pin) => pin == handle,
             None => self.labels.contains(key.labels),
         }
+    }
+
+    /// Whether it was removed, and only its leases keep it.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.status == Status::Removing
     }
 
     /// Leases held, and fast failures that count as such.
@@ -337,8 +343,8 @@ impl<T> MemberState<T> {
         }
     }
 
-    /// The jobs ahead of the next one, by weight; or nanoseconds until that would be done, where work is
-    /// weighed by time. A member that was never measured comes first while idle and last while busy.
+    /// The jobs ahead of the next one, by weight, or the nanoseconds until it would be done, where work is weighed
+    /// by time. A member that was never measured comes first while idle and last while busy.
     fn work(&self, config: &PoolConfig, class: u32, now: Tick) -> u64 {
         let jobs = match self.depth {
             // A failure since the report is among both.
@@ -371,10 +377,14 @@ impl<T> MemberState<T> {
             return ramp;
         };
         let prober = health.prober.as_ref().and_then(Prober::poll_timeout);
-        earliest(
-            earliest(prober, health.breaker.poll_timeout()),
+        let breaker = config.breaker.as_ref();
+        let breaker = breaker.and_then(|_| health.breaker.poll_timeout());
+        let timers = earliest(
+            earliest(prober, breaker),
             earliest(ramp, health.outcomes.ejected_until(now)),
-        )
+        );
+        // The last tick never passes.
+        timers.filter(|tick| *tick < Tick::MAX)
     }
 
     /// Enters a grant.

@@ -124,7 +124,7 @@ impl<T> Members<T> {
         self.in_panic
     }
 
-    /// Enters a change of a member's health in its timer and the counts; whether panic began or ended.
+    /// Enters a change of a member's health in its timer and the counts; returns whether panic began or ended.
     pub(super) fn refresh(&mut self, handle: Handle, config: &PoolConfig, now: Tick) -> bool {
         let Some(member) = self.slab.get_mut(handle) else {
             return false;

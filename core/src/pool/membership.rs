@@ -92,7 +92,8 @@ impl<T> Pool<T> {
         state.status = Status::Removing;
         let is_idle = state.in_flight == 0;
         for lane in self.lanes.pinned_to(handle.slot()) {
-            while let Some((waiter, _)) = self.queue.pop(lane) {
+            while let Some((_, waiter)) = self.queue.next(lane) {
+                self.queue.remove(waiter);
                 self.figures.record_refusal();
                 self.events.push_back(Event::PinnedMemberRemoved {
                     waiter: WaiterId::new(self.config.id, waiter),

@@ -1,8 +1,5 @@
 //! The lease pool: members, leases on them, and the queue of requests.
 //!
-//! Invariant: after each command, no request at the head of its lane has a member that is ready for it,
-//! unless the pool's own limits forbid it.
-//!
 //! A request goes `acquire` -> `select` -> grant ([`acquire`], [`select`]); a lease ends by `release` -> settle ->
 //! `hand_over` ([`release`], [`drive`]). The parts of the pool own their state: [`members`], [`lanes`],
 //! [`queue`], [`leases`], [`groups`], [`fast_failures`], [`times`] and the figures in [`stats`].

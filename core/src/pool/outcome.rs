@@ -26,11 +26,11 @@ pub enum Outcome {
         until: Tick,
     },
     /// The call was sent, and its caller gave up before there was an answer. The cost stays booked, since
-    /// the upstream may count it; the member is neither praised nor blamed. A caller that takes a timeout
+    /// the upstream may count it; nothing is learnt about the member. A caller that takes a timeout
     /// for a fault of the member says [`Failed`](Self::Failed) instead.
     Unknown,
-    /// The caller gave up before it sent anything. The cost is refunded in full, and the member is neither
-    /// praised nor blamed. A member that could not be reached is a [failure](Self::Failed) at
+    /// The caller gave up before it sent anything. The cost is refunded in full, and nothing is learnt
+    /// about the member. A member that could not be reached is a [failure](Self::Failed) at
     /// [no cost](Release::cost).
     NotSent,
 }

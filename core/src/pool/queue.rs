@@ -230,6 +230,13 @@ impl Queue {
         Some(handle)
     }
 
+    /// The lanes in which a flow waits, by its priority and number.
+    pub(super) fn lanes_of(&self, request: &Request) -> &[u32] {
+        let flow = self.names.get(&(request.priority, request.flow));
+        let flow = flow.and_then(|flow| self.flows.get(*flow));
+        flow.map_or(&[], |flow| &flow.lanes)
+    }
+
     /// Removes the head of a lane, because it is served; its flow goes to the end of the ring.
     pub(super) fn pop(&mut self, lane: u32) -> Option<(Handle, Waiter)> {
         let (_, handle) = self.next(lane)?;

@@ -78,7 +78,7 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Learns from an outcome; whether it is the first success of its class.
+    /// Learns from an outcome; returns whether it is the first success of its class.
     fn learn(&mut self, lease: &Lease, ending: &Ending) -> bool {
         let now = self.clock.now;
         let Some(member) = self.members.get_mut(lease.member) else {
@@ -161,8 +161,8 @@ impl<T> Pool<T> {
         self.note_breaker(lease.member);
     }
 
-    /// Keeps counting a failure as in flight until a success would have finished, so that a member that fails
-    /// fast attracts no traffic. Its end is set once the time that a success takes is known.
+    /// Keeps counting a failure as in flight until a success would have finished. A member that fails fast then
+    /// attracts no traffic. The end is set once the time that a success takes is known.
     fn penalize_fast_failure(&mut self, lease: &Lease) {
         let policy = self.config.policy;
         let counts = (policy.uses_load() || policy.uses_work()) && policy != Policy::Fifo;
@@ -213,7 +213,7 @@ impl<T> Pool<T> {
     }
 }
 
-/// What the end of a lease means.
+/// The end of a lease, read.
 #[derive(Clone, Copy, Debug)]
 struct Ending {
     /// `None` for an expiry.

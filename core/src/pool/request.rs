@@ -1,4 +1,4 @@
-//! What a caller asks of a pool.
+//! Requests for leases.
 
 use super::ids::MemberId;
 use crate::limit::Cost;

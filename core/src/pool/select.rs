@@ -6,7 +6,6 @@ use super::error::AcquireError;
 use super::lane::LaneKey;
 use super::request::Request;
 use crate::limit::Wait;
-use crate::time::Tick;
 use crate::util::slab::Handle;
 
 impl<T> Pool<T> {
@@ -117,8 +116,8 @@ impl<T> Pool<T> {
         lane.choose(request.key)
     }
 
-    /// Whether every member that a lane holds as ready is: none was judged for a lower cost, or before
-    /// others used up a limit that it shares with them.
+    /// Whether every ready position of a lane is current. One may be out of date if the member was judged for a
+    /// lower cost, or before others used up a limit that it shares with them.
     fn is_exact(&self, lane: u32) -> bool {
         let lane = self.lanes.get(lane);
         !self.shared.has_groups() && lane.is_some_and(|lane| lane.is_uniform)
@@ -176,8 +175,8 @@ impl<T> Pool<T> {
         }
     }
 
-    /// What keeps the members of a lane from serving a request that [`select`](Self::select) has just tried. O(1),
-    /// but O(members) where none of them is to be ready by itself.
+    /// The cause for which [`select`](Self::select) has just found no member. O(1), but O(members) where none of
+    /// them is to be ready by itself.
     pub(super) fn cause(&self, lane: u32, request: &Request) -> Cause {
         let Some(known) = self.lanes.get(lane) else {
             return Cause::NoMember;
@@ -185,7 +184,7 @@ impl<T> Pool<T> {
         match known.blocked_by {
             Some(Wait::Until(until)) => return Cause::AtLimit { until },
             Some(Wait::ForSettlement) => return Cause::AwaitingCompletion,
-            Some(Wait::Never) => return Cause::AtLimit { until: Tick::MAX },
+            Some(Wait::Never) => return Cause::NeverFits,
             None => {}
         }
         let sleeping = known.first_sleeping().map(|(_, slot)| slot);
@@ -206,12 +205,12 @@ impl<T> Pool<T> {
         let mut matching = self
             .members
             .iter()
-            .filter(|(handle, member)| member.matches(*handle, &key));
+            .filter(|(handle, member)| member.matches(*handle, &key) && !member.is_leaving());
         let first = matching.next().and_then(|(handle, _)| cause(handle.slot()));
         first.unwrap_or(Cause::NoMember)
     }
 
-    /// What keeps the members of a lane from serving the request at its head.
+    /// The cause for which the head of a lane has no member.
     pub(super) fn cause_of_head(&self, lane: u32) -> Cause {
         let head = self.queue.next(lane);
         let head = head.and_then(|(_, waiter)| self.queue.waiter(waiter));

@@ -1,6 +1,6 @@
-//! A pool at rest.
+//! Snapshots of a pool.
 //!
-//! Invariant: a restored pool admits no more than the saved one would have. Leases come back without
+//! Invariant: the limits of a restored pool admit no more than those of the saved one would have. Leases come back without
 //! holders, and expire at their ticks.
 
 use super::config::PoolConfig;
@@ -11,6 +11,7 @@ use super::member::{MemberHealth, MemberState, Status};
 use super::stats::{Figures, QueueStats};
 use super::times::ServiceTimes;
 use crate::affinity;
+use crate::health::Breaker;
 use crate::limit::LimitSet;
 use crate::time::{ClockOffset, Tick};
 use crate::util::slab::Handle;
@@ -19,9 +20,10 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
-/// All that a pool remembers over a restart: its members with their limits, health and figures, the leases held
-/// on them, and the member of each session. It leaves out queued requests, whose turn it is under a policy,
-/// and measured latencies, which are soon known again.
+/// The state of a pool that survives a restart: members with their limits, health and figures, leases, sessions.
+///
+/// Left out are queued requests, the turns of policies, fast failures, and measured latencies, which are soon
+/// known again.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PoolSnapshot<T> {
     now: Tick,
@@ -215,6 +217,10 @@ impl<T> Pool<T> {
             member.latency = self.times.member_latency();
             let fresh = MemberHealth::new(&self.config, offset.to, index);
             member.rebase(fresh, offset);
+            if let (None, Some(health)) = (&self.config.breaker, &mut member.health) {
+                health.breaker = Breaker::new();
+                health.told_open = None;
+            }
             let group = member.group;
             let handle = self.members.insert(member).ok_or(RestoreError)?;
             if let Some(group) = group
@@ -255,8 +261,8 @@ impl<T> Pool<T> {
 }
 
 impl<T> MemberState<T> {
-    /// Moves it to another clock. `fresh` is the health of a new member: what the saved one had not, or has
-    /// no more, is taken from it.
+    /// Moves it to another clock. `fresh` is the health of a new member, whose prober is used where the saved one
+    /// has none.
     fn rebase(&mut self, fresh: Option<Box<MemberHealth>>, offset: ClockOffset) {
         let ClockOffset { from, to } = offset;
         self.limits.rebase(from, to);

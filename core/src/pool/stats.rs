@@ -119,8 +119,9 @@ impl Stats {
     /// Mean time from request to grant.
     #[must_use]
     pub fn mean_wait(&self) -> Duration {
-        let grants = u32::try_from(self.total.granted).unwrap_or(u32::MAX);
-        self.waiting.waited.checked_div(grants).unwrap_or_default()
+        let grants = u128::from(self.total.granted).max(1);
+        let nanos = self.waiting.waited.as_nanos() / grants;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// The population variance of calls over members; 0 when every member had the same number.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::balance::Policy;
 use crate::health::{BreakerConfig, ProbeConfig};
-use crate::limit::{Anchor, LimitSet, SlidingLog};
+use crate::limit::{Anchor, Cost, LimitSet, SlidingLog, Unit};
 use crate::time::Tick;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -216,4 +216,67 @@ fn an_unknown_outcome_keeps_its_cost_and_moves_no_breaker() {
     assert_eq!((stats.total.unknown, stats.total.failed), (3, 1));
     assert_eq!(stats.members.first().map(|one| one.counts.unknown), Some(3));
     assert!(pool.payload(member).is_some());
+}
+
+#[test]
+fn a_member_that_only_fails_is_tried_again_at_once() {
+    let mut pool = Pool::new(PoolConfig::new(Policy::LeastConnections));
+    let member = Member::new(()).max_leases(NonZeroU32::MIN);
+    pool.add(tick(0), member).unwrap();
+    for now in 0..3 {
+        let failed = lease(&mut pool, now);
+        pool.release(tick(now), failed, Outcome::Failed).unwrap();
+    }
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn an_open_breaker_is_forgotten_where_the_restored_pool_has_none() {
+    let span = Duration::from_nanos(100);
+    let breaker = BreakerConfig::builder(span, span).consecutive_failures(NonZeroU32::MIN);
+    let config = PoolConfig::builder(Policy::Fifo).breaker(breaker.build().unwrap());
+    let mut saved = Pool::new(config.build().unwrap());
+    saved.add(tick(0), Member::new(())).unwrap();
+    let failed = lease(&mut saved, 0);
+    saved.release(tick(0), failed, Outcome::Failed).unwrap();
+    let config = PoolConfig::new(Policy::Fifo);
+    let restored = Pool::restore(config, saved.snapshot(), tick(0), tick(0));
+    let mut pool = restored.unwrap();
+    assert_eq!(pool.poll_timeout(), None);
+    pool.handle_timeout(tick(1_000));
+    lease(&mut pool, 1_000);
+}
+
+#[test]
+fn a_turn_in_one_lane_serves_the_next_head_of_another() {
+    let tokens = |tokens| Cost {
+        requests: 1,
+        tokens,
+    };
+    let count = |count| NonZeroU32::new(count).unwrap();
+    let log = SlidingLog::new(count(100), Duration::from_nanos(1_000), Anchor::Grant).unwrap();
+    let mut pool: Pool<()> = Pool::new(PoolConfig::new(Policy::Fifo));
+    let (a, b) = (Labels::from_bits(1), Labels::from_bits(2));
+    let limited = Member::new(()).labels(a).limit_of(Unit::Tokens, log);
+    pool.add(tick(0), limited).unwrap();
+    let busy = Member::new(()).labels(b).max_leases(NonZeroU32::MIN);
+    pool.add(tick(0), busy).unwrap();
+    let mut ask = |request: Request| pool.acquire(tick(0), request).unwrap();
+    let Acquired::Granted(_) = ask(Request::new().labels(a).cost(tokens(50))) else {
+        panic!("50 of 100 tokens are free");
+    };
+    let Acquired::Granted(held) = ask(Request::new().labels(b)) else {
+        panic!("the member is free");
+    };
+    // Flow 1 waits in both lanes and heads both; flow 2 is behind it in the first, and would fit.
+    for request in [
+        Request::new().labels(a).flow(1).cost(tokens(100)),
+        Request::new().labels(a).flow(2).cost(tokens(50)),
+        Request::new().labels(b).flow(1),
+    ] {
+        assert!(matches!(ask(request), Acquired::Waiting(_)));
+    }
+    pool.release(tick(1), held.lease, Outcome::Ok).unwrap();
+    let events = core::iter::from_fn(|| pool.poll_event());
+    assert_eq!(events.count(), 2, "flow 1 by its turn, then flow 2");
 }

@@ -61,7 +61,7 @@ impl FleetTimes {
         self.latency.as_ref().map(PeakEwma::another)
     }
 
-    /// Records a success; whether it is the first of its class.
+    /// Records a success; returns whether it is the first of its class.
     #[inline]
     pub(super) fn observe(&mut self, now: Tick, class: u32, took: Duration) -> bool {
         let is_first = self.service.mean(class).is_none();

@@ -346,8 +346,8 @@ impl MemberSetup {
         if let Some(max) = NonZeroU32::new(self.max_leases()) {
             member = member.max_leases(max);
         }
-        if let Some(group) = self.group() {
-            member = member.group(groups[group]);
+        if let Some(group) = self.group().and_then(|group| groups.get(group)) {
+            member = member.group(*group);
         }
         member.limits(machine_of(self.limit, self.tokens))
     }

@@ -121,8 +121,6 @@ impl Oracle {
                 pin: Some(member),
             };
             while let Some((_, name)) = self.next(kind) {
-                let ask = self.waiters[name].ask;
-                self.had_its_turn(ask);
                 self.waiters[name].waiting = false;
                 self.forget_turns();
                 self.tally.refused += 1;

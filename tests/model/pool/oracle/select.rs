@@ -23,7 +23,8 @@ impl Oracle {
         let mut has_none = true;
         let mut fits = false;
         for (name, member) in self.members.iter().enumerate() {
-            if member.state != State::Gone && self.matches(kind, name) {
+            let leaves = matches!(member.state, State::Removing | State::Gone);
+            if !leaves && self.matches(kind, name) {
                 has_none = false;
                 let group = member.setup.group();
                 fits |= admits(&member.owner) && group.is_none_or(|at| admits(&self.groups[at]));
@@ -35,7 +36,6 @@ impl Oracle {
     pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
         let at = self.as_of;
         let group = self.members[member].setup.group();
-        let fast_failures = self.fast_failures_of(member);
         let member = &self.members[member];
         match member.state {
             State::Removing | State::Gone => return Eligibility::Removed,
@@ -47,7 +47,7 @@ impl Oracle {
         if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
             return Eligibility::Unhealthy;
         }
-        if member.in_flight.saturating_add(fast_failures) >= member.setup.max_leases() {
+        if member.in_flight >= member.setup.max_leases() {
             return Eligibility::Full;
         }
         let mut holds = vec![(at, 0, Eligibility::Ready)];
@@ -108,32 +108,37 @@ impl Oracle {
     /// The causes that a refusal may name: those of the members that can serve soonest.
     pub(crate) fn causes_of(&self, kind: Kind, cost: Cost) -> Vec<Cause> {
         let reasons: Vec<_> = (0..self.members.len())
-            .filter(|one| self.members[*one].state != State::Gone && self.matches(kind, *one))
+            .filter(|one| self.matches(kind, *one))
             .map(|one| self.reason(one, kind, cost))
+            .filter(|reason| *reason != Eligibility::Removed)
             .collect();
         if reasons.contains(&Eligibility::Ready) {
             return vec![match self.shared.earliest(self.as_of, kind.class, cost) {
                 Wait::Until(until) if until.as_nanos() <= self.as_of => Cause::BehindOthers,
                 Wait::Until(until) => Cause::AtLimit { until },
                 Wait::ForSettlement => Cause::AwaitingCompletion,
-                Wait::Never => Cause::AtLimit { until: Tick::MAX },
+                Wait::Never => Cause::NeverFits,
             }];
         }
         let causes: Vec<_> = reasons.into_iter().map(cause_of).collect();
         let rank = |cause: &Cause| match cause {
             Cause::Full | Cause::BreakerHalfOpen | Cause::AwaitingCompletion => (0, None),
-            Cause::AtLimit { until: Tick::MAX } => (3, None),
             Cause::AtLimit { .. }
             | Cause::Throttled { .. }
             | Cause::Ejected { .. }
             | Cause::BreakerOpen { .. } => (1, cause.until()),
             Cause::Unhealthy => (2, None),
-            Cause::Disabled | Cause::NoMember | Cause::BehindOthers => (3, None),
+            Cause::Disabled | Cause::NeverFits | Cause::NoMember | Cause::BehindOthers => (3, None),
         };
         let first = causes.iter().map(rank).min();
-        let soonest = causes
-            .into_iter()
-            .filter(|cause| Some(rank(cause)) == first);
+        // The pool judges only the first members of a lane again, and may miss that a later one waits for a
+        // completion where costs differ or groups share limits.
+        let first_tick = causes.iter().map(rank).filter(|(kind, _)| *kind == 1).min();
+        let first_tick = first_tick.filter(|_| first.is_some_and(|(kind, _)| kind == 0));
+        let soonest = causes.into_iter().filter(|cause| {
+            let rank = Some(rank(cause));
+            rank == first || rank == first_tick
+        });
         let soonest: Vec<_> = soonest.collect();
         match soonest.is_empty() {
             true => vec![Cause::NoMember],
@@ -352,7 +357,7 @@ impl Oracle {
 fn cause_of(reason: Eligibility) -> Cause {
     match reason {
         Eligibility::AtLimit { until } => Cause::AtLimit { until },
-        Eligibility::NeverFits => Cause::AtLimit { until: Tick::MAX },
+        Eligibility::NeverFits => Cause::NeverFits,
         Eligibility::AwaitingCompletion => Cause::AwaitingCompletion,
         Eligibility::Full => Cause::Full,
         Eligibility::Throttled { until } => Cause::Throttled { until },
