@@ -120,7 +120,12 @@ impl Stats {
     #[must_use]
     pub fn mean_wait(&self) -> Duration {
         let grants = u128::from(self.total.granted).max(1);
-        let nanos = self.waiting.waited.as_nanos() / grants;
+        let nanos = self
+            .waiting
+            .waited
+            .as_nanos()
+            .checked_div(grants)
+            .unwrap_or(0);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
