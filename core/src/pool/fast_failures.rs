@@ -66,15 +66,17 @@ impl FastFailures {
         true
     }
 
-    /// Sets the ends of a class whose first success has shown the usual time. O(failures).
-    pub(super) fn set_usual_time(&mut self, class: u32, usual_nanos: Option<u64>) {
+    /// Sets the ends of a class whose first success has shown the usual time; returns the members of its failures,
+    /// one for each. O(failures).
+    pub(super) fn set_usual_time(&mut self, class: u32, usual_nanos: Option<u64>) -> Vec<Handle> {
         let of_class = self.slab.iter().filter(|(_, one)| one.class == class);
         let ends: Vec<_> = of_class
-            .map(|(handle, failure)| (handle.slot(), failure.end(usual_nanos)))
+            .map(|(handle, failure)| (handle.slot(), failure.end(usual_nanos), failure.member))
             .collect();
-        for (slot, end) in ends {
-            self.set_end(slot, end);
+        for (slot, end, _) in &ends {
+            self.set_end(*slot, *end);
         }
+        ends.into_iter().map(|(_, _, member)| member).collect()
     }
 
     /// Removes the failure that ends first, if that is due; returns its member.

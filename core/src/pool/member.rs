@@ -151,6 +151,10 @@ pub(super) struct MemberState<T> {
     /// Fast failures that count as leases.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) fast_failures: u32,
+    /// Those of them whose end is not known, because no call of their class has succeeded. They don't make the
+    /// member full, or it would never be tried again.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) untimed_failures: u32,
     /// The place of its last grant, release or arrival in the order of all of them.
     pub(super) last_used_seq: u64,
     pub(super) group: Option<GroupIndex>,
@@ -238,7 +242,8 @@ impl<T> MemberState<T> {
         if !ctx.in_panic && self.is_down() {
             return Eligibility::Unhealthy;
         }
-        if self.in_flight >= self.max_leases {
+        let timed_failures = self.fast_failures.saturating_sub(self.untimed_failures);
+        if self.in_flight.saturating_add(timed_failures) >= self.max_leases {
             return Eligibility::Full;
         }
         let mut longest = Longest::new(ctx.as_of);

@@ -46,6 +46,7 @@ impl<T> Pool<T> {
             max_leases: member.max_leases,
             in_flight: 0,
             fast_failures: 0,
+            untimed_failures: 0,
             last_used_seq: self.clock.next_sequence(),
             group,
             counted: None,

@@ -62,7 +62,12 @@ impl<T> Pool<T> {
         self.tell_breaker(&lease, &ending);
         if is_first_success {
             let usual = self.times.service.mean(lease.class);
-            self.fast_failures.set_usual_time(lease.class, usual);
+            for handle in self.fast_failures.set_usual_time(lease.class, usual) {
+                if let Some(member) = self.members.get_mut(handle) {
+                    member.untimed_failures = member.untimed_failures.saturating_sub(1);
+                    self.reindex(handle.slot());
+                }
+            }
             self.end_fast_failures();
         }
         if ending.is_fast_failure() {
@@ -179,6 +184,9 @@ impl<T> Pool<T> {
             && let Some(member) = self.members.get_mut(lease.member)
         {
             member.fast_failures = member.fast_failures.saturating_add(1);
+            if usual.is_none() {
+                member.untimed_failures = member.untimed_failures.saturating_add(1);
+            }
         }
     }
 

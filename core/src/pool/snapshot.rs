@@ -127,6 +127,7 @@ fn at_rest<T: Clone>(member: &MemberState<T>) -> MemberState<T> {
     let mut member = MemberState {
         in_flight: 0,
         fast_failures: 0,
+        untimed_failures: 0,
         counted: None,
         latency: None,
         ..member.clone()

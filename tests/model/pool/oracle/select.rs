@@ -2,7 +2,7 @@
 
 use super::super::case::{Ask, Choice};
 use super::super::owner::Owner;
-use super::{Kind, Opening, Oracle, State, opening_of};
+use super::{FastFailure, Kind, Opening, Oracle, State, opening_of};
 use leasehold_core::balance::{Availability, Balancer, MemberLoad, PeakEwma};
 use leasehold_core::health::BreakerState;
 use leasehold_core::health::SlowStart;
@@ -36,6 +36,9 @@ impl Oracle {
     pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
         let at = self.as_of;
         let group = self.members[member].setup.group();
+        let timed = |one: &&FastFailure| one.end().is_some_and(|end| end > self.as_of);
+        let its = self.fast_failures.iter().filter(|one| one.member == member);
+        let timed_failures = its.filter(timed).count() as u32;
         let member = &self.members[member];
         match member.state {
             State::Removing | State::Gone => return Eligibility::Removed,
@@ -47,7 +50,7 @@ impl Oracle {
         if !self.panic && member.health.as_ref().is_some_and(|one| !one.is_up()) {
             return Eligibility::Unhealthy;
         }
-        if member.in_flight >= member.setup.max_leases() {
+        if member.in_flight + timed_failures >= member.setup.max_leases() {
             return Eligibility::Full;
         }
         let mut holds = vec![(at, 0, Eligibility::Ready)];
