@@ -53,7 +53,7 @@ pub enum Op {
     End {
         /// Index of the call, counted back from the latest, modulo 8.
         which: u8,
-        /// Result of the call: ok, failed or unused, by its remainder modulo 8.
+        /// Result of the call: ok, failed or unused, by the number modulo 8: 0 to 2, above 3, and 3.
         how: u8,
     },
     /// Trips the breaker for this many ticks, modulo 32.

@@ -114,7 +114,7 @@ impl Balancer {
 
     /// Adds a member, out until it is updated; replaces the one of the same number, if any.
     ///
-    /// `identity` places it under a hash policy: a [`stable_hash`] of its name. Two members may have the same.
+    /// `identity` places it under a hash policy: a [`stable_hash`](super::stable_hash) of its name. Two members may have the same.
     /// O(log n); on a ring, O(points of the member).
     pub fn insert(&mut self, id: u32, identity: u64, weight: u32) {
         self.remove(id);

@@ -31,7 +31,7 @@ use core::num::NonZeroU32;
 /// - every command looks at all lanes in which requests wait;
 /// - where the costs of requests in one lane differ, each change judges the members again that a limit held
 ///   back for the last cost;
-/// - a grant or release in a [group](Member::group) at its limit judges all members of the group;
+/// - a grant or release in a [group](super::Member::group) at its limit judges all members of the group;
 /// - these look at all members: the first request of a lane, the beginning and end of panic, an outlier
 ///   sweep, a queued request that costs more than one request, and a refusal where no member is to be
 ///   ready by itself.

@@ -1,8 +1,8 @@
 //! The lease pool: members, leases on them, and the queue of requests.
 //!
-//! A request goes `acquire` -> `select` -> grant ([`acquire`], [`select`]); a lease ends by `release` -> settle ->
-//! `hand_over` ([`release`], [`drive`]). The parts of the pool own their state: [`members`], [`lanes`],
-//! [`queue`], [`leases`], [`groups`], [`fast_failures`], [`times`] and the figures in [`stats`].
+//! A request goes `acquire` -> `select` -> grant (`acquire`, `select`); a lease ends by `release` -> settle ->
+//! `hand_over` (`release`, `drive`). The parts of the pool own their state: `members`, `lanes`,
+//! `queue`, `leases`, `groups`, `fast_failures`, `times` and the figures in `stats`.
 
 mod acquire;
 mod config;
