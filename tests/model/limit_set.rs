@@ -40,6 +40,9 @@ pub enum Op {
     /// Settles one of the bookings in flight at a cost.
     #[proptest(weight = 6)]
     Settle(u8, u8, u8),
+    /// Tells that the call of one of the bookings in flight has arrived.
+    #[proptest(weight = 3)]
+    Arrive(u8),
     /// Reports how many more tokens (or requests) will be served within some ticks.
     Observe(bool, u8, u8),
     /// Saves and restores.
@@ -70,6 +73,7 @@ struct Open {
     which: usize,
     class: u32,
     cost: Cost,
+    arrived: bool,
 }
 
 fn cost(requests: u8, tokens: u8) -> Cost {
@@ -148,12 +152,29 @@ impl Oracle {
         self.reports.admit(0, by_unit(cost));
     }
 
+    fn arrive(&mut self, now: u64, one: &mut Open) {
+        if std::mem::replace(&mut one.arrived, true) {
+            return;
+        }
+        self.latest = self.latest.max(now);
+        let latest = Tick::from_nanos(self.latest);
+        self.each(one.class, |setup, limit| {
+            if !setup.tokens {
+                limit.arrive(latest, one.cost.requests);
+            }
+        });
+    }
+
     fn settle(&mut self, now: u64, one: &Open, actual: Cost) {
         self.latest = self.latest.max(now);
         let latest = Tick::from_nanos(self.latest);
         self.each(one.class, |setup, limit| {
             let (reserved, actual) = (setup.of(one.cost), setup.of(actual));
-            limit.settle(latest, one.booking.at(), reserved, actual);
+            if one.arrived && !setup.tokens {
+                limit.settle_arrived(latest, one.booking.at(), reserved, actual);
+            } else {
+                limit.settle(latest, one.booking.at(), reserved, actual);
+            }
         });
         self.reports.settle(one.which, by_unit(actual));
     }
@@ -260,6 +281,14 @@ impl Run {
                     self.oracle.settle(self.now, &one, actual);
                 }
             }
+            Op::Arrive(which) => {
+                if let Some(which) = usize::from(which).checked_rem(self.open.len()) {
+                    let now = self.tick();
+                    let one = &mut self.open[which];
+                    self.machine.arrive(now, &mut one.booking, one.cost);
+                    self.oracle.arrive(self.now, one);
+                }
+            }
             Op::Observe(tokens, remaining, reset) => {
                 self.observe(tokens, remaining % 8, u64::from(reset % 32));
             }
@@ -306,6 +335,7 @@ impl Run {
             which: self.booked,
             class,
             cost,
+            arrived: false,
         });
         self.booked += 1;
     }

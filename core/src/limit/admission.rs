@@ -95,10 +95,29 @@ pub trait Limit {
     /// difference when `actual` is smaller says so in its own docs.
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32);
 
+    /// Starts the window of a booked cost before its settlement, because its call has arrived at the upstream.
+    ///
+    /// Only windows under [`Anchor::Completion`] change: they count the cost from `now` on instead of from its
+    /// settlement. The cost is then ended by [`settle_arrived`](Self::settle_arrived).
+    fn arrive(&mut self, now: Tick, reserved: u32) {
+        let _ = (now, reserved);
+    }
+
+    /// Ends the use of a booked cost that has [arrived](Self::arrive).
+    ///
+    /// A window that counts it from its arrival credits nothing, because the upstream has seen all of it; units above
+    /// the reservation count from `now`.
+    fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+        self.settle(now, booked, reserved, actual);
+    }
+
     /// Returns a booked cost that was not used.
     fn refund(&mut self, now: Tick, booked: Tick, reserved: u32) {
         self.settle(now, booked, reserved, 0);
     }
+
+    /// The largest cost that is ever admitted: the limit of a window, or a burst.
+    fn capacity(&self) -> u32;
 
     /// The largest cost that is admitted at `now`.
     fn available(&self, now: Tick) -> u32;

@@ -74,6 +74,10 @@ impl Limit for Concurrency {
         self.in_flight = self.in_flight.saturating_sub(reserved.into());
     }
 
+    fn capacity(&self) -> u32 {
+        self.limit.get()
+    }
+
     fn available(&self, _: Tick) -> u32 {
         u64::from(self.limit.get()).saturating_sub(self.in_flight) as u32
     }

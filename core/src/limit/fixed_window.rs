@@ -128,6 +128,10 @@ impl Limit for FixedWindow {
         }
     }
 
+    fn capacity(&self) -> u32 {
+        self.limit.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         let now = now.max(self.latest);
         self.limit.get().saturating_sub(self.counted_at(now))

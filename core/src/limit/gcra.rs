@@ -144,6 +144,10 @@ impl Limit for Gcra {
         self.set_missing(now, self.refill.settle(missing, refunds, reserved, actual));
     }
 
+    fn capacity(&self) -> u32 {
+        self.refill.burst.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         let missing = self.missing_at(now.max(self.latest));
         self.refill.available(self.tolerance.0, missing)

@@ -118,8 +118,11 @@ impl GcraWord {
     /// The first tick that is not before `parts`.
     #[inline]
     fn tick(&self, parts: u64) -> Tick {
-        let nanos = self.refill.ratio.nanos(parts.into());
-        nanos.map_or(Tick::MAX, Tick::from_nanos)
+        // In 64 bits, which a refusal can be answered in without a wider division.
+        Tick::from_nanos(match self.refill.ratio.per_nano {
+            NonZeroU32::MIN => parts,
+            per_nano => parts.div_ceil(per_nano.get().into()),
+        })
     }
 
     /// The word after `cost` units; `None` if it would not fit into 64 bits.

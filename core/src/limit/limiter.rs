@@ -48,6 +48,19 @@ macro_rules! limiter {
                 match self { $(Self::$algorithm(limit) => limit.settle(now, booked, reserved, actual),)* }
             }
 
+            fn arrive(&mut self, now: Tick, reserved: u32) {
+                match self { $(Self::$algorithm(limit) => limit.arrive(now, reserved),)* }
+            }
+
+            #[inline]
+            fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+                match self { $(Self::$algorithm(limit) => limit.settle_arrived(now, booked, reserved, actual),)* }
+            }
+
+            fn capacity(&self) -> u32 {
+                match self { $(Self::$algorithm(limit) => limit.capacity(),)* }
+            }
+
             fn available(&self, now: Tick) -> u32 {
                 match self { $(Self::$algorithm(limit) => limit.available(now),)* }
             }

@@ -151,6 +151,10 @@ impl Limit for Pacing {
         }
     }
 
+    fn capacity(&self) -> u32 {
+        self.limit.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         match self.earliest(now, 1) {
             Wait::Until(tick) if tick <= now.max(self.latest) => self.limit.get(),

@@ -98,6 +98,9 @@ pub struct Booking {
     /// Number of reports before it.
     reports: u64,
     class: u32,
+    /// Whether its call has arrived at the upstream.
+    #[cfg_attr(feature = "serde", serde(default))]
+    has_arrived: bool,
 }
 
 impl Booking {
@@ -105,6 +108,17 @@ impl Booking {
     #[must_use]
     pub fn at(self) -> Tick {
         self.at
+    }
+
+    /// Settles it with one limit.
+    #[inline]
+    fn settle(self, limit: &mut Limiter, unit: Unit, now: Tick, reserved: Cost, actual: Cost) {
+        let (reserved, actual) = (reserved.of(unit), actual.of(unit));
+        if self.has_arrived && unit == Unit::Requests {
+            limit.settle_arrived(now, self.at, reserved, actual);
+        } else {
+            limit.settle(now, self.at, reserved, actual);
+        }
     }
 
     /// The booking translated to another clock, to be used when its limits are [rebased](LimitSet::rebase).
@@ -261,12 +275,51 @@ impl LimitSet {
         self.sweep();
     }
 
+    /// Starts the windows of a booking's requests, because its call has arrived at the upstream. Tokens and concurrency
+    /// stay booked until the settlement. A second arrival of one booking changes nothing.
+    pub fn arrive(&mut self, now: Tick, booking: &mut Booking, reserved: Cost) {
+        if core::mem::replace(&mut booking.has_arrived, true) {
+            return;
+        }
+        self.latest = self.latest.max(now);
+        let latest = self.latest;
+        if let Some(only) = self.only() {
+            only.arrive(latest, reserved.requests);
+        } else if self.extra.is_some() {
+            self.arrive_all(*booking, reserved);
+        }
+    }
+
+    fn arrive_all(&mut self, booking: Booking, reserved: Cost) {
+        let Self {
+            first,
+            latest,
+            extra,
+        } = self;
+        let ExtraLimits {
+            limits, classes, ..
+        } = &mut **extra.get_or_insert_default();
+        for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
+            // A counter that was swept holds nothing of this booking.
+            let limit = match each_class {
+                true => classes.get_mut(&(booking.class, index)),
+                false => Some(limit),
+            };
+            if let (Unit::Requests, Some(limit)) = (unit, limit) {
+                limit.arrive(*latest, reserved.requests);
+            }
+        }
+        self.sweep();
+    }
+
     /// Ends the use of a booking: the `reserved` cost becomes the `actual` one, which may be larger.
+    ///
+    /// Of a booking whose call has [arrived](Self::arrive), windows that count arrivals credit no requests.
     pub fn settle(&mut self, now: Tick, booking: Booking, reserved: Cost, actual: Cost) {
         self.latest = self.latest.max(now);
         let latest = self.latest;
         if let Some(only) = self.only() {
-            only.settle(latest, booking.at, reserved.requests, actual.requests);
+            booking.settle(only, Unit::Requests, latest, reserved, actual);
         } else if self.extra.is_some() {
             self.settle_all(booking, reserved, actual);
         }
@@ -285,11 +338,10 @@ impl LimitSet {
             ..
         } = &mut **extra.get_or_insert_default();
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
-            let (reserved, actual) = (reserved.of(unit), actual.of(unit));
             let limit = if each_class {
                 let key = (booking.class, index);
                 // A counter that was swept held nothing of this booking; only units above it are new.
-                if actual > reserved {
+                if actual.of(unit) > reserved.of(unit) {
                     let fresh = || limit.clone();
                     Some(classes.entry(key).or_insert_with(fresh))
                 } else {
@@ -299,7 +351,7 @@ impl LimitSet {
                 Some(limit)
             };
             if let Some(limit) = limit {
-                limit.settle(*latest, booking.at, reserved, actual);
+                booking.settle(limit, unit, *latest, reserved, actual);
             }
         }
         for (quota, unit) in quotas.iter_mut().zip(Unit::ALL) {
@@ -325,6 +377,20 @@ impl LimitSet {
         extra.reports = extra.reports.saturating_add(1);
         let quota = unit.of_mut(&mut extra.quotas);
         quota.observe(latest, remaining, reset, extra.reports);
+    }
+
+    /// The largest cost of each unit that is ever admitted; `u32::MAX` where there is no limit.
+    #[must_use]
+    pub fn capacity(&self) -> Cost {
+        let of = |unit| {
+            let limits = self.limits(0).filter(|(counted, _)| *counted == unit);
+            let least = limits.map(|(_, limit)| limit.capacity()).min();
+            least.unwrap_or(u32::MAX)
+        };
+        Cost {
+            requests: of(Unit::Requests),
+            tokens: of(Unit::Tokens),
+        }
     }
 
     /// The largest admissible cost of each unit, the other being zero.
@@ -381,6 +447,7 @@ impl LimitSet {
             at: self.latest,
             reports: self.extra().reports,
             class,
+            has_arrived: false,
         }
     }
 

@@ -196,6 +196,10 @@ impl Limit for SlidingCounter {
         *count = count.saturating_sub(less).saturating_add(more);
     }
 
+    fn capacity(&self) -> u32 {
+        self.limit.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         let now = now.max(self.latest);
         let (start, previous, current) = self.at(now);

@@ -370,6 +370,26 @@ impl Limit for SlidingLog {
         }
     }
 
+    fn arrive(&mut self, now: Tick, reserved: u32) {
+        if let AnchorState::Completion(_) = self.anchor {
+            // An arrival counts as a completion does.
+            self.settle(now, now, reserved, reserved);
+        }
+    }
+
+    fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
+        match self.anchor {
+            AnchorState::Grant(_) => self.settle(now, booked, reserved, actual),
+            AnchorState::Completion(_) => {
+                self.settle(now, booked, 0, actual.saturating_sub(reserved));
+            }
+        }
+    }
+
+    fn capacity(&self) -> u32 {
+        self.limit.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         u64::from(self.limit.get()).saturating_sub(self.used_at(now)) as u32
     }

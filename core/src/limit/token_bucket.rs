@@ -154,6 +154,10 @@ impl Limit for TokenBucket {
         self.latest = now;
     }
 
+    fn capacity(&self) -> u32 {
+        self.refill.burst.get()
+    }
+
     fn available(&self, now: Tick) -> u32 {
         let missing = self.missing_at(now.max(self.latest));
         self.refill.available(self.capacity.into(), missing.into())

@@ -78,6 +78,9 @@ pub enum Op {
         /// Units used.
         actual: u8,
     },
+    /// Tells that the call of one of the open admissions has arrived.
+    #[proptest(weight = 2)]
+    Arrive(u8),
     /// Changes the limit, and the rate and burst of a level, as in the setup.
     SetLimit {
         /// Units per window.
@@ -208,13 +211,21 @@ pub fn run(case: &Case) {
 
 const GOOD: &str = "the setup makes a limit";
 
+/// An admission that was not settled: its index, tick and cost.
+struct Open {
+    which: usize,
+    booked: Tick,
+    cost: u32,
+    arrived: bool,
+}
+
 struct Run {
     setup: Setup,
     machine: Limiter,
     oracle: Oracle,
     now: u64,
-    /// Admissions that were not settled: index, tick and cost.
-    open: Vec<(usize, Tick, u32)>,
+    /// Admissions that were not settled.
+    open: Vec<Open>,
     /// Whether something was booked or settled beyond the limit.
     overdrawn: bool,
 }
@@ -225,6 +236,7 @@ impl Run {
             Op::Acquire(cost) => self.acquire(u32::from(cost % 8)),
             Op::Charge(cost) => self.charge(u32::from(cost % 8)),
             Op::Settle { which, actual } => self.settle(which.into(), u32::from(actual % 8)),
+            Op::Arrive(which) => self.arrive(which.into()),
             Op::SetLimit {
                 limit,
                 width,
@@ -261,7 +273,7 @@ impl Run {
         let booked = got.ok().map(Tick::as_nanos);
         assert_eq!(booked, expected, "{cost} units at {}", self.now);
         match got {
-            Ok(booked) => self.open.push((self.oracle.uses.len() - 1, booked, cost)),
+            Ok(booked) => self.push(booked, cost),
             Err(wait) => {
                 assert_eq!(self.machine, before, "a refusal changed the state");
                 assert_eq!(wait, self.machine.earliest(self.tick(), cost));
@@ -274,17 +286,44 @@ impl Run {
         let booked = self.machine.charge(self.tick(), cost);
         let expected = self.oracle.charge(self.now, cost.into());
         assert_eq!(booked.as_nanos(), expected);
-        self.open.push((self.oracle.uses.len() - 1, booked, cost));
+        self.push(booked, cost);
+    }
+
+    fn push(&mut self, booked: Tick, cost: u32) {
+        self.open.push(Open {
+            which: self.oracle.uses.len() - 1,
+            booked,
+            cost,
+            arrived: false,
+        });
+    }
+
+    fn arrive(&mut self, which: usize) {
+        let Some(which) = which.checked_rem(self.open.len()) else {
+            return;
+        };
+        let now = self.tick();
+        let one = &mut self.open[which];
+        if !std::mem::replace(&mut one.arrived, true) {
+            self.machine.arrive(now, one.cost);
+            self.oracle.arrive(self.now, one.which);
+        }
     }
 
     fn settle(&mut self, which: usize, actual: u32) {
         let Some(which) = which.checked_rem(self.open.len()) else {
             return;
         };
-        let (which, booked, reserved) = self.open.remove(which);
-        self.overdrawn |= actual > reserved;
-        self.oracle.settle(self.now, which, actual.into());
-        self.machine.settle(self.tick(), booked, reserved, actual);
+        let one = self.open.remove(which);
+        self.overdrawn |= actual > one.cost;
+        self.oracle.settle(self.now, one.which, actual.into());
+        let now = self.tick();
+        if one.arrived {
+            self.machine
+                .settle_arrived(now, one.booked, one.cost, actual);
+        } else {
+            self.machine.settle(now, one.booked, one.cost, actual);
+        }
     }
 
     fn set_limit(&mut self, next: Setup) {
@@ -297,8 +336,8 @@ impl Run {
     fn rebase(&mut self, to: u64) {
         self.machine.rebase(self.tick(), Tick::from_nanos(to));
         self.oracle.rebase(self.now, to);
-        for (which, booked, _) in &mut self.open {
-            *booked = Tick::from_nanos(self.oracle.uses[*which].booked);
+        for one in &mut self.open {
+            one.booked = Tick::from_nanos(self.oracle.uses[one.which].booked);
         }
         self.now = to;
     }

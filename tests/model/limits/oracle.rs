@@ -15,6 +15,8 @@ pub struct Use {
     /// The booking's tick on the present clock, below zero if before its epoch.
     at: i128,
     settled: Option<i128>,
+    /// Whether it was counted from its arrival.
+    arrived: bool,
     units: u64,
     /// Ticks of booking and settlement on a clock that is never set.
     real: (i128, Option<i128>),
@@ -79,6 +81,7 @@ impl Oracle {
             booked: self.latest,
             at: self.latest.into(),
             settled: None,
+            arrived: false,
             units: cost,
             real: (self.real(), None),
         });
@@ -89,8 +92,23 @@ impl Oracle {
         i128::from(self.latest) - self.ahead
     }
 
+    /// Counts an admission from now on, because its call has arrived, where that is the anchor.
+    pub fn arrive(&mut self, now: u64, which: usize) {
+        if self.setup.anchor() == Anchor::Completion {
+            self.settle(now, which, self.uses[which].units);
+            self.uses[which].arrived = true;
+        }
+    }
+
     /// Settles an admission that has not been settled.
     pub fn settle(&mut self, now: u64, which: usize, actual: u64) {
+        if self.uses[which].arrived {
+            let more = actual.saturating_sub(self.uses[which].units);
+            let extra = self.uses.len();
+            self.charge(now, more);
+            self.settle(now, extra, more);
+            return;
+        }
         let before = self.latest;
         self.latest = self.clamp(now);
         let (latest, real, cutoff) = (self.latest, self.real(), self.refund_cutoff);
@@ -111,6 +129,7 @@ impl Oracle {
                 booked: at,
                 at: at.into(),
                 settled: Some(latest.into()),
+                arrived: false,
                 units: more,
                 real: (real, Some(real)),
             });
