@@ -10,7 +10,7 @@ mod compare;
 mod oracle;
 mod owner;
 
-pub use case::{Ask, Case, Choice, End, Found, Management, MemberSetup, Op, Watch};
+pub use case::{Ask, Case, Change, Choice, End, Found, Management, MemberSetup, Op, Own, Watch};
 
 use crate::limits;
 use case::{IN_RANGE, machine_of, nanos};
@@ -20,8 +20,8 @@ use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::{Cost, Limit, LimitSet, Unit};
 use leasehold_core::pool::{
-    self, Acquired, GroupId, Labels, LeaseId, Member, MemberId, Outcome, Pool, PoolConfig, PoolId,
-    ProbeResult, Release, Request, WaiterId,
+    self, Acquired, GroupId, Labels, LeaseId, Member, MemberId, MemberUpdate, Outcome, Pool,
+    PoolConfig, PoolId, ProbeResult, Release, Request, StaleMember, WaiterId,
 };
 use leasehold_core::time::Tick;
 use oracle::{Answer, Opening, Oracle, Refusal, State};
@@ -45,6 +45,8 @@ struct Pair {
     orphans: VecDeque<usize>,
     /// Events of the machine that are yet to be compared.
     told: Vec<pool::Event<usize>>,
+    /// The fence of the latest grant.
+    fence: u64,
 }
 
 /// The settings of a case's pool.
@@ -120,6 +122,7 @@ pub fn run(case: &Case) {
         config: config(case),
         orphans: VecDeque::new(),
         told: Vec::new(),
+        fence: 0,
     };
     for setup in case.members.iter().take(4) {
         pair.add(0, *setup);
@@ -142,8 +145,10 @@ pub fn run(case: &Case) {
         }
     }
     let owners = pair.oracle.groups.iter().chain([&pair.oracle.shared]);
-    for (owner, setup) in owners.zip(case.groups.into_iter().chain([case.shared])) {
-        if let (Some(limit), Some(setup)) = (&owner.requests, setup) {
+    let judged = pair.oracle.groups_judged.into_iter().chain([true]);
+    let setups = case.groups.into_iter().chain([case.shared]);
+    for ((owner, setup), judged) in owners.zip(setups).zip(judged) {
+        if let (Some(limit), Some(setup), true) = (&owner.requests, setup, judged) {
             promise(limit, setup);
         }
     }
@@ -157,6 +162,11 @@ impl Pair {
             Op::Release(which, end, tokens, latency) => {
                 if let Some(lease) = pick(which, self.leases.len()) {
                     self.release(now, lease, end, tokens, latency);
+                }
+            }
+            Op::Arrive(which) => {
+                if let Some(lease) = pick(which, self.leases.len()) {
+                    self.arrive(now, lease);
                 }
             }
             Op::Renew(which) => {
@@ -333,6 +343,13 @@ impl Pair {
         assert_eq!(got.is_ok(), live);
     }
 
+    fn arrive(&mut self, now: u64, lease: usize) {
+        let id = self.leases[lease];
+        let got = self.machine.arrived(Tick::from_nanos(now), id);
+        self.take_hints();
+        assert_eq!(got.is_ok(), self.oracle.arrived(now, lease));
+    }
+
     fn renew(&mut self, now: u64, lease: usize) {
         let id = self.leases[lease];
         let got = self.machine.renew(Tick::from_nanos(now), id);
@@ -354,6 +371,24 @@ impl Pair {
             Management::Enable => machine.enable(tick, id),
             Management::Weigh(weight) => machine.set_weight(tick, id, (weight % 4).into()),
             Management::Limit(setup) => machine.set_limits(tick, id, machine_of(Some(setup), None)),
+            Management::Update(change) => {
+                let setup = self.oracle.members[member].setup;
+                let update = change.update(member, setup, &self.groups);
+                let replaced = machine.update(tick, id, update);
+                if let Ok(replaced) = replaced {
+                    assert_eq!(replaced, change.payload.then_some(member));
+                }
+                replaced.map(drop).map_err(|_| StaleMember)
+            }
+            Management::Trip(pause) => {
+                let from = self.oracle.now.max(now);
+                let until = from.saturating_add(u64::from(pause % 64));
+                let until = Tick::from_nanos(until);
+                machine
+                    .trip_breaker(tick, id, until)
+                    .map_err(|_| StaleMember)
+            }
+            Management::Reset => machine.reset_breaker(tick, id).map_err(|_| StaleMember),
         };
         self.take_hints();
         let (there, leaves) = self.oracle.manage(now, member, what);
@@ -484,6 +519,7 @@ impl Pair {
         let before = self.oracle.members.len();
         let stale = [
             pool.release(now, grant.lease, Outcome::Ok).is_err(),
+            pool.arrived(now, grant.lease).is_err(),
             pool.renew(now, grant.lease).is_err(),
             pool.cancel(now, waiter).is_err(),
             pool.remove(now, member).is_err(),
@@ -491,6 +527,9 @@ impl Pair {
             pool.disable(now, member).is_err(),
             pool.enable(now, member).is_err(),
             pool.set_weight(now, member, 0).is_err(),
+            pool.update(now, member, MemberUpdate::new()).is_err(),
+            pool.trip_breaker(now, member, Tick::MAX).is_err(),
+            pool.reset_breaker(now, member).is_err(),
             pool.set_limits(now, member, LimitSet::new()).is_err(),
             pool.observe(now, member, Unit::Requests, 0, now).is_err(),
             pool.observe_depth(now, member, 0).is_err(),

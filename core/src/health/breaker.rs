@@ -291,6 +291,14 @@ impl Breaker {
         }
     }
 
+    /// Closes at once, as when an operator knows that the member serves again. The backoff starts anew, and the
+    /// results of calls under way are ignored.
+    pub fn reset(&mut self, now: Tick) {
+        self.latest = self.latest.max(now);
+        self.trips = 0;
+        self.enter(State::closed(self.latest));
+    }
+
     /// Does what is due: fails a probe that has timed out, goes from open to half-open.
     ///
     /// A late call acts as of the tick at which each was due.

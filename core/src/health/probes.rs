@@ -104,6 +104,20 @@ impl Prober {
         prober
     }
 
+    /// Stops: no probe is due any more, and the member counts as up.
+    pub fn stop(&mut self) {
+        (self.wake, self.round) = (None, None);
+        (self.streak, self.up) = (0, true);
+    }
+
+    /// Begins anew, as [`new`](Self::new) does. The results of earlier probes are still told apart from later ones.
+    pub fn restart(&mut self, config: &ProbeConfig, now: Tick, seed: u64) {
+        *self = Self {
+            probes: self.probes,
+            ..Self::new(config, now.max(self.latest), seed)
+        };
+    }
+
     /// Returns whether the member is up.
     #[must_use]
     pub fn is_up(&self) -> bool {

@@ -110,6 +110,12 @@ impl Booking {
         self.at
     }
 
+    /// Whether its call has arrived at the upstream.
+    #[must_use]
+    pub fn has_arrived(self) -> bool {
+        self.has_arrived
+    }
+
     /// Settles it with one limit.
     #[inline]
     fn settle(self, limit: &mut Limiter, unit: Unit, now: Tick, reserved: Cost, actual: Cost) {

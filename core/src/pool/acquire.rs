@@ -163,7 +163,8 @@ impl<T> Pool<T> {
         since: Tick,
     ) -> Option<Grant> {
         let handle = self.members.handle_at(slot)?;
-        let lease = self.book(handle, request)?;
+        let fence = self.leases.next_fence();
+        let lease = self.book(handle, request, fence)?;
         let tier = self.members.get(handle)?.tier;
         self.lanes.chosen(slot, tier);
         self.assign_session(lane, request, handle);
@@ -173,13 +174,14 @@ impl<T> Pool<T> {
         Some(Grant {
             lease: LeaseId::new(self.config.id, lease),
             member: self.members.id(handle),
+            fence,
             waited,
             expires: self.set_expiry(lease),
         })
     }
 
     /// Books a request on a member: its limits, its breaker and its counts.
-    fn book(&mut self, handle: Handle, request: &Request) -> Option<Handle> {
+    fn book(&mut self, handle: Handle, request: &Request, fence: u64) -> Option<Handle> {
         let now = self.clock.now;
         let sequence = self.clock.next_sequence();
         let (class, cost) = (request.class, request.cost);
@@ -199,15 +201,14 @@ impl<T> Pool<T> {
                 .and_then(|group| self.shared.charge_group(group, now, class, cost)),
             pool: self.shared.charge_pool(now, class, cost),
         };
-        let permit = match (&self.config.breaker, &mut member.health) {
-            (Some(config), Some(health)) => health.breaker.begin(config, now),
-            (Some(_) | None, Some(_) | None) => None,
-        };
+        let breaker = member.breaker_mut(&self.config);
+        let permit = breaker.and_then(|(config, health)| health.breaker.begin(&config, now));
         if policy.uses_pass() {
             self.members.pass_floors.insert(tier, floor);
         }
         self.leases.insert(Lease {
             member: handle,
+            fence,
             granted: now,
             class,
             cost,

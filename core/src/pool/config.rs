@@ -74,11 +74,6 @@ impl PoolConfig {
     pub(super) fn weighs_by_time(&self) -> bool {
         self.weigh_by_time && self.policy.uses_work()
     }
-
-    /// Whether members have health to watch from the beginning.
-    pub(super) fn watches_health(&self) -> bool {
-        self.health.is_some() || self.outlier.is_some() || self.breaker.is_some()
-    }
 }
 
 /// Builds a [`PoolConfig`].

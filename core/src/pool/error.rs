@@ -79,6 +79,30 @@ pub struct StaleMember;
 #[error("the probe is over, or is of another pool")]
 pub struct StaleProbe;
 
+/// Why a breaker was neither tripped nor reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BreakerError {
+    /// The member was removed, or is of another pool.
+    #[error(transparent)]
+    StaleMember(#[from] StaleMember),
+    /// Neither the pool nor the member has a breaker.
+    #[error("the member has no breaker")]
+    NoBreaker,
+}
+
+/// Why a member was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// The member was removed, or is of another pool.
+    #[error(transparent)]
+    StaleMember(#[from] StaleMember),
+    /// The group is of another pool.
+    #[error("the member's group is not in this pool: {0:?}")]
+    NoSuchGroup(GroupId),
+}
+
 /// Why a member was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

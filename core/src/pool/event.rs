@@ -12,6 +12,9 @@ pub struct Grant {
     pub lease: LeaseId,
     /// The member it is on.
     pub member: MemberId,
+    /// A number above that of every grant before it, in this pool and in those that it was restored from. A store
+    /// that remembers the highest it has seen can refuse a holder whose lease has passed on to another.
+    pub fence: u64,
     /// Time from request to grant.
     pub waited: Duration,
     /// The tick at which the lease expires; `None` where leases don't.
@@ -56,6 +59,8 @@ pub enum HealthChange {
         /// The tick at which the breaker lets a call through.
         until: Tick,
     },
+    /// Its breaker lets probes through.
+    BreakerHalfOpen,
     /// Its breaker has closed.
     BreakerClosed,
 }

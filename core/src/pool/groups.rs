@@ -99,9 +99,24 @@ impl SharedLimits {
         now: Tick,
         class: u32,
         cost: Cost,
-    ) -> Option<Booking> {
-        let group = self.group_mut(group)?;
-        Some(group.limits.charge(now, class, cost))
+    ) -> Option<(GroupIndex, Booking)> {
+        let limits = &mut self.group_mut(group)?.limits;
+        Some((group, limits.charge(now, class, cost)))
+    }
+
+    pub(super) fn arrive_pool(&mut self, now: Tick, booking: &mut Booking, cost: Cost) {
+        self.pool.arrive(now, booking, cost);
+    }
+
+    pub(super) fn arrive_group(
+        &mut self,
+        now: Tick,
+        (group, booking): &mut (GroupIndex, Booking),
+        cost: Cost,
+    ) {
+        if let Some(group) = self.group_mut(*group) {
+            group.limits.arrive(now, booking, cost);
+        }
     }
 
     pub(super) fn settle_pool(
@@ -116,9 +131,8 @@ impl SharedLimits {
 
     pub(super) fn settle_group(
         &mut self,
-        group: GroupIndex,
         now: Tick,
-        booking: Booking,
+        (group, booking): (GroupIndex, Booking),
         reserved: Cost,
         actual: Cost,
     ) {

@@ -3,6 +3,7 @@
 //! Invariant: `expiries` holds exactly the leases that expire, and `estimated` counts those whose cost may
 //! still turn out different.
 
+use super::ids::GroupIndex;
 use crate::health::Permit;
 use crate::limit::{Booking, Cost};
 use crate::time::Tick;
@@ -17,6 +18,7 @@ use core::num::NonZeroU32;
 pub(super) struct Lease {
     #[cfg_attr(feature = "serde", serde(skip, default = "Handle::nowhere"))]
     pub(super) member: Handle,
+    pub(super) fence: u64,
     pub(super) granted: Tick,
     pub(super) class: u32,
     pub(super) cost: Cost,
@@ -31,7 +33,8 @@ pub(super) struct Lease {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Bookings {
     pub(super) member: Booking,
-    pub(super) group: Option<Booking>,
+    /// The group that the member was in at the grant.
+    pub(super) group: Option<(GroupIndex, Booking)>,
     pub(super) pool: Option<Booking>,
 }
 
@@ -47,6 +50,8 @@ pub(super) struct Leases {
     /// Ticks at which leases expire, in the order in which that was set.
     expiries: IndexedHeap<(Tick, u64)>,
     estimated: u32,
+    /// The fence of the latest grant.
+    last_fence: u64,
 }
 
 impl Leases {
@@ -56,7 +61,26 @@ impl Leases {
             slab: Slab::starting_at_generation(generation),
             expiries: IndexedHeap::new(),
             estimated: 0,
+            last_fence: 0,
         }
+    }
+
+    /// The fence of the next grant.
+    #[inline]
+    pub(super) fn next_fence(&mut self) -> u64 {
+        self.last_fence = self.last_fence.saturating_add(1);
+        self.last_fence
+    }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn last_fence(&self) -> u64 {
+        self.last_fence
+    }
+
+    /// Makes the fences of later grants exceed this one.
+    #[cfg(feature = "serde")]
+    pub(super) fn raise_fence(&mut self, fence: u64) {
+        self.last_fence = self.last_fence.max(fence);
     }
 
     #[inline]
@@ -85,6 +109,10 @@ impl Leases {
 
     pub(super) fn contains(&self, handle: Handle) -> bool {
         self.slab.get(handle).is_some()
+    }
+
+    pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Lease> {
+        self.slab.get_mut(handle)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lease> {

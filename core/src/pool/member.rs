@@ -12,7 +12,9 @@ use super::request::Labels;
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::balance::{MemberLoad, PeakEwma, stable_hash};
-use crate::health::{self, Breaker, BreakerState, OutcomeWindow, Prober, SlowStart};
+use crate::health::{
+    self, Breaker, BreakerConfig, BreakerState, OutcomeWindow, ProbeConfig, Prober, SlowStart,
+};
 use crate::limit::{Cost, LimitSet, Limiter, Unit, Wait};
 use crate::time::{Tick, earliest};
 use crate::util::slab::Handle;
@@ -34,6 +36,53 @@ pub struct Member<T> {
     pub(super) labels: Labels,
     pub(super) group: Option<GroupId>,
     pub(super) limits: LimitSet,
+    pub(super) settings: Settings,
+}
+
+/// A setting of a member: the pool's, one of its own, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemberSetting<C> {
+    /// As the pool's configuration says.
+    #[default]
+    Pool,
+    /// Its own, in place of the pool's.
+    Own(C),
+    /// None, whatever the pool's configuration says.
+    Off,
+}
+
+impl<C> From<C> for MemberSetting<C> {
+    fn from(own: C) -> Self {
+        Self::Own(own)
+    }
+}
+
+impl<C> MemberSetting<C> {
+    fn or<'a>(&'a self, pool: &'a Option<C>) -> Option<&'a C> {
+        match self {
+            Self::Pool => pool.as_ref(),
+            Self::Own(own) => Some(own),
+            Self::Off => None,
+        }
+    }
+}
+
+/// The settings of a member that go before the pool's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settings {
+    pub(super) breaker: MemberSetting<BreakerConfig>,
+    pub(super) probes: MemberSetting<ProbeConfig>,
+}
+
+impl Settings {
+    /// The settings, unless all are the pool's.
+    pub(super) fn into_box(self) -> Option<Box<Self>> {
+        let is_plain = matches!(
+            (&self.breaker, &self.probes),
+            (MemberSetting::Pool, MemberSetting::Pool)
+        );
+        (!is_plain).then(|| Box::new(self))
+    }
 }
 
 impl<T> Member<T> {
@@ -48,6 +97,7 @@ impl<T> Member<T> {
             labels: Labels::NONE,
             group: None,
             limits: LimitSet::default(),
+            settings: Settings::default(),
         }
     }
 
@@ -62,6 +112,7 @@ impl<T> Member<T> {
             labels: self.labels,
             group: self.group,
             limits: self.limits,
+            settings: self.settings,
         }
     }
 
@@ -127,6 +178,113 @@ impl<T> Member<T> {
         self.group = Some(group);
         self
     }
+
+    /// Its breaker: its own configuration, or none, in place of the pool's.
+    #[must_use]
+    pub fn breaker(mut self, breaker: impl Into<MemberSetting<BreakerConfig>>) -> Self {
+        self.settings.breaker = breaker.into();
+        self
+    }
+
+    /// Its probes: their own configuration, or none, in place of the pool's.
+    #[must_use]
+    pub fn probes(mut self, probes: impl Into<MemberSetting<ProbeConfig>>) -> Self {
+        self.settings.probes = probes.into();
+        self
+    }
+}
+
+/// A change of a member, in full or in part, for [`Pool::update`](super::Pool::update).
+#[derive(Clone, Debug)]
+#[must_use = "an update changes nothing before it is given to the pool"]
+pub struct MemberUpdate<T> {
+    pub(super) payload: Option<T>,
+    pub(super) weight: Option<u16>,
+    pub(super) max_leases: Option<u32>,
+    pub(super) tier: Option<u8>,
+    pub(super) labels: Option<Labels>,
+    pub(super) group: Option<Option<GroupId>>,
+    pub(super) limits: Option<LimitSet>,
+    pub(super) breaker: Option<MemberSetting<BreakerConfig>>,
+    pub(super) probes: Option<MemberSetting<ProbeConfig>>,
+}
+
+impl<T> Default for MemberUpdate<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> MemberUpdate<T> {
+    /// An update that changes nothing.
+    pub const fn new() -> Self {
+        Self {
+            payload: None,
+            weight: None,
+            max_leases: None,
+            tier: None,
+            labels: None,
+            group: None,
+            limits: None,
+            breaker: None,
+            probes: None,
+        }
+    }
+
+    /// Replaces the payload. Leases that are held keep what they were granted with.
+    pub fn payload(mut self, payload: T) -> Self {
+        self.payload = Some(payload);
+        self
+    }
+
+    /// Changes its share of the calls; a weight of 0 drains it, without an event.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Changes the bound on leases held on it at once; `None` for any number. Leases above a lower bound stay.
+    pub fn max_leases(mut self, max: impl Into<Option<NonZeroU32>>) -> Self {
+        self.max_leases = Some(max.into().map_or(u32::MAX, NonZeroU32::get));
+        self
+    }
+
+    /// Moves it to a tier, behind the members there in the order of policies that take turns.
+    pub fn tier(mut self, tier: u8) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
+    /// Replaces its labels. Policies that take turns put it behind the other members.
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = Some(labels);
+        self
+    }
+
+    /// Moves it to a group, or out of any. Leases held on it count as completed in the old group, and as granted
+    /// now in the new one. O(leases).
+    pub fn group(mut self, group: impl Into<Option<GroupId>>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// Replaces its limits, as [`Pool::set_limits`](super::Pool::set_limits) does. O(leases).
+    pub fn limits(mut self, limits: LimitSet) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Changes the configuration of its breaker, whose state stays; without one it forgets its state.
+    pub fn breaker(mut self, breaker: impl Into<MemberSetting<BreakerConfig>>) -> Self {
+        self.breaker = Some(breaker.into());
+        self
+    }
+
+    /// Changes the configuration of its probes from the next one on; without any it counts as up.
+    pub fn probes(mut self, probes: impl Into<MemberSetting<ProbeConfig>>) -> Self {
+        self.probes = Some(probes.into());
+        self
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,9 +320,14 @@ pub(super) struct MemberState<T> {
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) counted: Option<bool>,
     pub(super) limits: LimitSet,
-    /// Made when the pool watches health, or at the first throttle.
+    /// Made when health is watched, or at the first throttle.
     pub(super) health: Option<Box<MemberHealth>>,
+    /// Its own settings, if it has any. They are configuration, which a snapshot leaves out.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) settings: Option<Box<Settings>>,
     pub(super) slow_start: SlowStart,
+    /// The seed of its probes' times.
+    pub(super) probe_seed: u64,
     /// Virtual time of stride scheduling, where the policy uses it.
     pub(super) pass: u64,
     /// The queue depth that it last reported, and leases granted since.
@@ -194,15 +357,34 @@ pub(super) struct MemberHealth {
     pub(super) probe: Option<health::ProbeNumber>,
     pub(super) outcomes: OutcomeWindow,
     pub(super) breaker: Breaker,
-    /// The end of the breaker's open time that an event last told, while it is not closed again.
-    pub(super) told_open: Option<Tick>,
+    /// The state of the breaker that an event last told.
+    pub(super) told: ToldBreaker,
+}
+
+/// The state of a breaker that the last event about it told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) enum ToldBreaker {
+    #[default]
+    Closed,
+    Open {
+        until: Tick,
+    },
+    HalfOpen,
 }
 
 impl MemberHealth {
-    /// The health of a new member, where the pool watches it.
-    pub(super) fn new(config: &PoolConfig, now: Tick, seed: u64) -> Option<Box<Self>> {
-        config.watches_health().then(|| {
-            let prober = config.health.as_ref();
+    /// The health of a new member, where it is watched.
+    pub(super) fn new(
+        config: &PoolConfig,
+        own: &Settings,
+        now: Tick,
+        seed: u64,
+    ) -> Option<Box<Self>> {
+        let prober = own.probes.or(&config.health);
+        let breaker = own.breaker.or(&config.breaker);
+        let is_watched = prober.is_some() || breaker.is_some() || config.outlier.is_some();
+        is_watched.then(|| {
             Box::new(Self {
                 prober: prober.map(|config| Prober::new(config, now, seed)),
                 ..Self::default()
@@ -254,7 +436,7 @@ impl<T> MemberState<T> {
             let until = health.cooldown_until;
             longest.add(until, Eligibility::Throttled { until });
         }
-        if let (Some(config), Some(health)) = (&ctx.config.breaker, &self.health) {
+        if let (Some(config), Some(health)) = (self.breaker_config(ctx.config), &self.health) {
             match health.breaker.state(config, ctx.now) {
                 BreakerState::Closed => {}
                 BreakerState::Open { until } => {
@@ -276,6 +458,36 @@ impl<T> MemberState<T> {
             }
         }
         longest.reason
+    }
+
+    /// The configuration of its breaker.
+    #[inline]
+    pub(super) fn breaker_config<'a>(
+        &'a self,
+        config: &'a PoolConfig,
+    ) -> Option<&'a BreakerConfig> {
+        match &self.settings {
+            None => config.breaker.as_ref(),
+            Some(own) => own.breaker.or(&config.breaker),
+        }
+    }
+
+    /// Its breaker, with the configuration.
+    #[inline]
+    pub(super) fn breaker_mut(
+        &mut self,
+        config: &PoolConfig,
+    ) -> Option<(BreakerConfig, &mut MemberHealth)> {
+        let config = *self.breaker_config(config)?;
+        Some((config, self.health.as_deref_mut()?))
+    }
+
+    /// The configuration of its probes.
+    pub(super) fn probe_config<'a>(&'a self, config: &'a PoolConfig) -> Option<&'a ProbeConfig> {
+        match &self.settings {
+            None => config.health.as_ref(),
+            Some(own) => own.probes.or(&config.health),
+        }
     }
 
     /// Whether requests of a lane may go to it.
@@ -382,7 +594,7 @@ impl<T> MemberState<T> {
             return ramp;
         };
         let prober = health.prober.as_ref().and_then(Prober::poll_timeout);
-        let breaker = config.breaker.as_ref();
+        let breaker = self.breaker_config(config);
         let breaker = breaker.and_then(|_| health.breaker.poll_timeout());
         let timers = earliest(
             earliest(prober, breaker),

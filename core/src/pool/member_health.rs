@@ -4,13 +4,15 @@
 //! positions in the lanes.
 
 use super::drive::Pool;
-use super::error::{StaleMember, StaleProbe};
+use super::error::{BreakerError, StaleMember, StaleProbe};
 use super::event::{Event, HealthChange};
 use super::ids::{MemberId, ProbeId};
+use super::member::{MemberHealth, Settings, ToldBreaker};
 use super::outcome::ProbeResult;
-use crate::health::{BreakerState, ProbeAnswer, Transition};
+use crate::health::{Breaker, BreakerConfig, BreakerState, ProbeAnswer, Transition};
 use crate::time::Tick;
 use crate::util::slab::Handle;
+use core::mem;
 
 impl<T> Pool<T> {
     /// Enters the result of a probe.
@@ -27,6 +29,7 @@ impl<T> Pool<T> {
         let now = self.clock.now;
         let handle = probe.member.within(self.config.id).ok_or(StaleProbe)?;
         let member = self.members.get_mut(handle).ok_or(StaleProbe)?;
+        let config = member.probe_config(&self.config).copied();
         let health = member.health.as_mut().ok_or(StaleProbe)?;
         if health.probe != Some(probe.probe) {
             return Err(StaleProbe);
@@ -36,8 +39,8 @@ impl<T> Pool<T> {
             ProbeResult::Up { .. } => ProbeAnswer::Up,
             ProbeResult::Down => ProbeAnswer::Down,
         };
-        let change = match (&mut health.prober, &self.config.health) {
-            (Some(prober), Some(config)) => prober.answer(config, now, probe.probe, answer),
+        let change = match (&mut health.prober, config) {
+            (Some(prober), Some(config)) => prober.answer(&config, now, probe.probe, answer),
             (Some(_) | None, Some(_) | None) => None,
         };
         if let ProbeResult::Up { depth, latency } = result {
@@ -73,18 +76,97 @@ impl<T> Pool<T> {
         Ok(())
     }
 
+    /// Opens a member's breaker until a tick, as an operator may. Ignored if the tick has passed.
+    ///
+    /// # Errors
+    /// [`BreakerError`] where the member was removed or has no breaker.
+    pub fn trip_breaker(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        until: Tick,
+    ) -> Result<(), BreakerError> {
+        self.command_breaker(now, member, |config, breaker, now| {
+            breaker.trip(config, now, until);
+        })
+    }
+
+    /// Closes a member's breaker, as an operator may who knows that it serves again. A throttle by its upstream
+    /// still holds.
+    ///
+    /// # Errors
+    /// [`BreakerError`] where the member was removed or has no breaker.
+    pub fn reset_breaker(&mut self, now: Tick, member: MemberId) -> Result<(), BreakerError> {
+        self.command_breaker(now, member, |_, breaker, now| breaker.reset(now))
+    }
+
+    fn command_breaker(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        command: impl FnOnce(&BreakerConfig, &mut Breaker, Tick),
+    ) -> Result<(), BreakerError> {
+        self.advance(now);
+        let (handle, state) = self.members.current_mut(member)?;
+        let (config, health) = state
+            .breaker_mut(&self.config)
+            .ok_or(BreakerError::NoBreaker)?;
+        command(&config, &mut health.breaker, self.clock.now);
+        self.note_breaker(handle);
+        self.refresh(handle);
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Enters new settings of a member: what they end is forgotten, what they begin starts now.
+    pub(super) fn apply_settings(&mut self, handle: Handle, settings: Settings) {
+        let now = self.clock.now;
+        let Some(member) = self.members.get_mut(handle) else {
+            return;
+        };
+        let seed = member.probe_seed;
+        let was_probed = member.probe_config(&self.config).is_some();
+        member.settings = settings.into_box();
+        let fresh = MemberHealth::new(&self.config, &settings, now, seed);
+        let probes = member.probe_config(&self.config).copied();
+        let has_breaker = member.breaker_config(&self.config).is_some();
+        let Some(health) = &mut member.health else {
+            member.health = fresh;
+            return;
+        };
+        let mut change = None;
+        match (&mut health.prober, probes) {
+            (Some(prober), Some(config)) if !was_probed => prober.restart(&config, now, seed),
+            (Some(prober), None) => {
+                health.probe = None;
+                change = (!prober.is_up()).then_some(Transition::WentUp);
+                prober.stop();
+            }
+            (Some(_), Some(_)) => {}
+            (None, _) => health.prober = fresh.and_then(|fresh| fresh.prober),
+        }
+        if has_breaker {
+            self.note_breaker(handle);
+        } else {
+            health.breaker.reset(now);
+            if mem::take(&mut health.told) != ToldBreaker::Closed {
+                self.tell_change(handle, HealthChange::BreakerClosed);
+            }
+        }
+        self.note_transition(handle, change);
+    }
+
     /// Does what is due of a member: its probes, its breaker, the end of its ejection, its slow start.
     pub(super) fn handle_timer(&mut self, handle: Handle) {
         self.handle_probe_timer(handle);
         let now = self.clock.now;
-        if let Some(member) = self.members.get_mut(handle)
-            && let Some(health) = &mut member.health
-        {
-            if health.outcomes.uneject_if_due(now) {
+        if let Some(member) = self.members.get_mut(handle) {
+            let health = member.health.as_mut();
+            if health.is_some_and(|health| health.outcomes.uneject_if_due(now)) {
                 member.slow_start.begin(now);
             }
-            if let Some(config) = &self.config.breaker {
-                health.breaker.handle_timeout(config, now);
+            if let Some((config, health)) = member.breaker_mut(&self.config) {
+                health.breaker.handle_timeout(&config, now);
                 self.note_breaker(handle);
             }
         }
@@ -98,18 +180,19 @@ impl<T> Pool<T> {
         let Some(member) = self.members.get_mut(handle) else {
             return;
         };
+        let config = member.probe_config(&self.config).copied();
         let Some(health) = &mut member.health else {
             return;
         };
-        let (Some(prober), Some(config)) = (&mut health.prober, &self.config.health) else {
+        let (Some(prober), Some(config)) = (&mut health.prober, config) else {
             return;
         };
         // A timer while a probe is under way is that probe's.
         if prober.poll_timeout().is_some_and(|due| due <= now) {
             health.probe = None;
         }
-        let change = prober.handle_timeout(config, now);
-        if let Some(probe) = prober.begin_probe(config, now) {
+        let change = prober.handle_timeout(&config, now);
+        if let Some(probe) = prober.begin_probe(&config, now) {
             health.probe = Some(probe);
             member.granted_since_probe = 0;
             self.events.push_back(Event::Probe {
@@ -158,30 +241,29 @@ impl<T> Pool<T> {
         self.reweigh(handle);
     }
 
-    /// Tells that a breaker has opened, for another time or for longer, or has closed.
+    /// Tells that a breaker has opened, for another time or for longer, is half-open or has closed.
     pub(super) fn note_breaker(&mut self, handle: Handle) {
         let now = self.clock.now;
-        let (Some(member), Some(config)) = (self.members.get_mut(handle), &self.config.breaker)
-        else {
+        let Some(member) = self.members.get_mut(handle) else {
             return;
         };
-        let Some(health) = &mut member.health else {
+        let Some((config, health)) = member.breaker_mut(&self.config) else {
             return;
         };
-        let change = match health.breaker.state(config, now) {
-            BreakerState::Open { until } if health.told_open != Some(until) => {
-                health.told_open = Some(until);
-                HealthChange::BreakerOpen { until }
+        let (told, change) = match health.breaker.state(&config, now) {
+            BreakerState::Open { until } => {
+                let change = HealthChange::BreakerOpen { until };
+                (ToldBreaker::Open { until }, change)
             }
-            BreakerState::Closed if health.told_open.is_some() => {
-                health.told_open = None;
-                member.slow_start.begin(now);
-                HealthChange::BreakerClosed
-            }
-            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
-                return;
-            }
+            BreakerState::HalfOpen { .. } => (ToldBreaker::HalfOpen, HealthChange::BreakerHalfOpen),
+            BreakerState::Closed => (ToldBreaker::Closed, HealthChange::BreakerClosed),
         };
+        if mem::replace(&mut health.told, told) == told {
+            return;
+        }
+        if told == ToldBreaker::Closed {
+            member.slow_start.begin(now);
+        }
         self.tell_change(handle, change);
         self.reweigh(handle);
     }
@@ -193,7 +275,8 @@ impl<T> Pool<T> {
 
     /// Enters a grant or release in the member's positions, and in its timer where a breaker may have moved.
     pub(super) fn reindex_after_use(&mut self, handle: Handle) {
-        if self.config.breaker.is_some() {
+        let member = self.members.get(handle);
+        if member.is_some_and(|member| member.breaker_config(&self.config).is_some()) {
             self.refresh(handle);
         } else {
             self.reindex(handle.slot());

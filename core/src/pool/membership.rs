@@ -1,10 +1,11 @@
 //! Commands that add, change and remove members.
 
 use super::drive::Pool;
-use super::error::{AddError, StaleMember};
+use super::error::{AddError, StaleMember, UpdateError};
 use super::event::Event;
-use super::ids::{GroupId, MemberId, WaiterId};
-use super::member::{Member, MemberHealth, MemberState, Status};
+use super::ids::{GroupId, GroupIndex, MemberId, WaiterId};
+use super::member::{Member, MemberHealth, MemberState, MemberUpdate, Status};
+use super::request::Labels;
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::health::SlowStart;
@@ -12,6 +13,7 @@ use crate::limit::{LimitSet, Unit};
 use crate::random::mix;
 use crate::time::Tick;
 use crate::util::slab::Handle;
+use core::mem;
 
 impl<T> Pool<T> {
     /// Adds a group, whose members share these limits besides their own.
@@ -26,14 +28,8 @@ impl<T> Pool<T> {
     pub fn add(&mut self, now: Tick, member: Member<T>) -> Result<MemberId, AddError> {
         self.advance(now);
         let now = self.clock.now;
-        let group = match member.group {
-            Some(id) => {
-                let group = id.within(self.config.id);
-                let group = group.filter(|group| self.shared.group(*group).is_some());
-                Some(group.ok_or(AddError::NoSuchGroup(id))?)
-            }
-            None => None,
-        };
+        let group = self.group_index(member.group);
+        let group = group.map_err(AddError::NoSuchGroup)?;
         let seed = self.config.seed.wrapping_add(self.members.added);
         self.members.added = self.members.added.wrapping_add(1);
         let mut slow_start = SlowStart::default();
@@ -51,7 +47,9 @@ impl<T> Pool<T> {
             group,
             counted: None,
             limits: member.limits,
-            health: MemberHealth::new(&self.config, now, seed),
+            health: MemberHealth::new(&self.config, &member.settings, now, seed),
+            settings: member.settings.into_box(),
+            probe_seed: seed,
             slow_start,
             pass: pass_floor.copied().unwrap_or(0),
             depth: None,
@@ -177,6 +175,110 @@ impl<T> Pool<T> {
         Ok(handle)
     }
 
+    /// Changes a member, all at once and without losing its state, and returns a payload that was replaced.
+    ///
+    /// # Errors
+    /// [`UpdateError`] where the member was removed, or the group is of another pool; nothing is changed then.
+    pub fn update(
+        &mut self,
+        now: Tick,
+        member: MemberId,
+        update: MemberUpdate<T>,
+    ) -> Result<Option<T>, UpdateError> {
+        self.advance(now);
+        let group = update.group.map(|group| self.group_index(group));
+        let group = group.transpose().map_err(UpdateError::NoSuchGroup)?;
+        let (handle, state) = self.members.current_mut(member)?;
+        state.weight = update.weight.unwrap_or(state.weight);
+        state.max_leases = update.max_leases.unwrap_or(state.max_leases);
+        let replaced = update
+            .payload
+            .map(|new| mem::replace(&mut state.payload, new));
+        let mut settings = state.settings.as_deref().copied().unwrap_or_default();
+        let labels = update.labels.unwrap_or(state.labels);
+        let tier = update.tier.unwrap_or(state.tier);
+        if (tier, labels) != (state.tier, state.labels) {
+            self.enroll_anew(handle, tier, labels);
+        }
+        if let Some(limits) = update.limits {
+            self.replace_limits(handle, limits);
+        }
+        if let Some(group) = group {
+            self.move_to_group(handle, group);
+        }
+        if update.breaker.is_some() || update.probes.is_some() {
+            settings.breaker = update.breaker.unwrap_or(settings.breaker);
+            settings.probes = update.probes.unwrap_or(settings.probes);
+            self.apply_settings(handle, settings);
+        }
+        self.reweigh(handle);
+        self.refresh(handle);
+        self.hand_over();
+        Ok(replaced)
+    }
+
+    /// Moves a member to the lanes and tier that it has from now on.
+    fn enroll_anew(&mut self, handle: Handle, tier: u8, labels: Labels) {
+        let slot = handle.slot();
+        if let Some(state) = self.members.get(handle) {
+            self.lanes.withdraw(slot, state);
+        }
+        let floor = self.members.pass_floors.get(&tier).copied().unwrap_or(0);
+        if let Some(state) = self.members.get_mut(handle) {
+            if mem::replace(&mut state.tier, tier) != tier {
+                state.pass = floor;
+            }
+            state.labels = labels;
+        }
+        let (lanes, members, ctx) = self.indexing();
+        if let Some(state) = members.get(handle) {
+            lanes.enroll(slot, state, &ctx);
+        }
+    }
+
+    /// Moves a member to another group, and its leases to that group's limits.
+    fn move_to_group(&mut self, handle: Handle, group: Option<GroupIndex>) {
+        let now = self.clock.now;
+        let Some(state) = self.members.get_mut(handle) else {
+            return;
+        };
+        let old = mem::replace(&mut state.group, group);
+        if old == group {
+            return;
+        }
+        if let Some(old) = old {
+            self.shared.leave(old, handle.slot());
+        }
+        if let Some(group) = group {
+            self.shared.join(group, handle.slot());
+        }
+        for lease in self.leases.iter_mut().filter(|it| it.member == handle) {
+            let cost = lease.cost;
+            if let Some(booked) = lease.booked.group.take() {
+                self.shared.settle_group(now, booked, cost, cost);
+            }
+            let booked =
+                group.and_then(|new| self.shared.charge_group(new, now, lease.class, cost));
+            lease.booked.group = booked;
+            if lease.booked.member.has_arrived()
+                && let Some(booked) = &mut lease.booked.group
+            {
+                self.shared.arrive_group(now, booked, cost);
+            }
+        }
+        self.reindex_held_back(old);
+    }
+
+    /// The index of a group of this pool; the id if it is of another.
+    fn group_index(&self, group: Option<GroupId>) -> Result<Option<GroupIndex>, GroupId> {
+        let Some(id) = group else {
+            return Ok(None);
+        };
+        let index = id.within(self.config.id);
+        let index = index.filter(|index| self.shared.group(*index).is_some());
+        index.map(Some).ok_or(id)
+    }
+
     /// Replaces a member's limits. Leases held on it count in them as if granted now; leases that have ended
     /// don't count. O(leases).
     ///
@@ -189,17 +291,27 @@ impl<T> Pool<T> {
         limits: LimitSet,
     ) -> Result<(), StaleMember> {
         self.advance(now);
-        let now = self.clock.now;
-        let (handle, state) = self.members.current_mut(member)?;
-        state.limits = limits;
-        for lease in self.leases.iter_mut() {
-            if lease.member == handle {
-                lease.booked.member = state.limits.charge(now, lease.class, lease.cost);
-            }
-        }
+        let (handle, _) = self.members.current_mut(member)?;
+        self.replace_limits(handle, limits);
         self.reindex(handle.slot());
         self.hand_over();
         Ok(())
+    }
+
+    fn replace_limits(&mut self, handle: Handle, limits: LimitSet) {
+        let now = self.clock.now;
+        let Some(state) = self.members.get_mut(handle) else {
+            return;
+        };
+        state.limits = limits;
+        for lease in self.leases.iter_mut().filter(|it| it.member == handle) {
+            let had_arrived = lease.booked.member.has_arrived();
+            lease.booked.member = state.limits.charge(now, lease.class, lease.cost);
+            if had_arrived {
+                let booked = &mut lease.booked.member;
+                state.limits.arrive(now, booked, lease.cost);
+            }
+        }
     }
 
     /// Learns that a member's upstream will serve only `remaining` more of a unit until `reset`, besides

@@ -36,10 +36,13 @@ mod times;
 pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
 pub use drive::Pool;
 pub use eligibility::{Cause, Eligibility};
-pub use error::{AcquireError, AddError, StaleLease, StaleMember, StaleProbe, StaleWaiter};
+pub use error::{
+    AcquireError, AddError, BreakerError, StaleLease, StaleMember, StaleProbe, StaleWaiter,
+    UpdateError,
+};
 pub use event::{Acquired, Estimate, Event, Grant, HealthChange};
 pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
-pub use member::Member;
+pub use member::{Member, MemberSetting, MemberUpdate};
 pub use outcome::{Outcome, ProbeResult, Release};
 pub use request::{Labels, Request};
 #[cfg(feature = "serde")]

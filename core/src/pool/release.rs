@@ -4,7 +4,7 @@ use super::drive::Pool;
 use super::error::StaleLease;
 use super::event::Event;
 use super::fast_failures::FastFailure;
-use super::ids::LeaseId;
+use super::ids::{GroupIndex, LeaseId};
 use super::leases::Lease;
 use super::member::Status;
 use super::outcome::{LeaseEnd, Outcome, Release};
@@ -47,6 +47,44 @@ impl<T> Pool<T> {
         Ok(self.set_expiry(handle))
     }
 
+    /// Learns that the call of a lease has arrived at the upstream, as response headers prove.
+    ///
+    /// Windows that count requests from completion count this one from now on, so that a long response does not
+    /// hold up the next request. Tokens and concurrency stay booked until the release. Again for the same
+    /// lease, it has no effect.
+    ///
+    /// # Errors
+    /// [`StaleLease`] where it was released before or has expired.
+    pub fn arrived(&mut self, now: Tick, lease: LeaseId) -> Result<(), StaleLease> {
+        self.advance(now);
+        let now = self.clock.now;
+        let handle = lease.within(self.config.id).ok_or(StaleLease)?;
+        let lease = self.leases.get_mut(handle).ok_or(StaleLease)?;
+        let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
+        let (booked, cost) = (&mut lease.booked, lease.cost);
+        member.limits.arrive(now, &mut booked.member, cost);
+        if let Some(grouped) = &mut booked.group {
+            self.shared.arrive_group(now, grouped, cost);
+        }
+        if let Some(pooled) = &mut booked.pool {
+            self.shared.arrive_pool(now, pooled, cost);
+        }
+        let (slot, group) = (lease.member.slot(), booked.group);
+        self.reindex(slot);
+        self.reindex_held_back(group.map(|(group, _)| group));
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Judges the members again that a group's limit held back until now.
+    pub(super) fn reindex_held_back(&mut self, group: Option<GroupIndex>) {
+        if let Some(group) = group {
+            for slot in self.shared.take_held_back(group) {
+                self.reindex(slot);
+            }
+        }
+    }
+
     /// Ends a lease.
     pub(super) fn finish_lease(&mut self, handle: Handle, end: LeaseEnd) -> Result<(), StaleLease> {
         let lease = self.leases.remove(handle).ok_or(StaleLease)?;
@@ -54,7 +92,7 @@ impl<T> Pool<T> {
         let held = self.clock.now.since(lease.granted);
         let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
         member.record_end(sequence, &end, held);
-        let group = member.group;
+        let group = lease.booked.group.map(|(group, _)| group);
         self.figures.record_end(&end, held);
         let ending = Ending::new(&lease, &end, held);
         let is_first_success = self.learn(&lease, &ending);
@@ -74,11 +112,7 @@ impl<T> Pool<T> {
             self.penalize_fast_failure(&lease);
         }
         self.reindex_after_use(lease.member);
-        if let Some(group) = group {
-            for slot in self.shared.take_held_back(group) {
-                self.reindex(slot);
-            }
-        }
+        self.reindex_held_back(group);
         self.finish_drain(lease.member);
         Ok(())
     }
@@ -134,9 +168,8 @@ impl<T> Pool<T> {
         member
             .limits
             .settle(now, lease.booked.member, lease.cost, actual);
-        if let (Some(group), Some(booked)) = (member.group, lease.booked.group) {
-            self.shared
-                .settle_group(group, now, booked, lease.cost, actual);
+        if let Some(grouped) = lease.booked.group {
+            self.shared.settle_group(now, grouped, lease.cost, actual);
         }
         if let Some(booked) = lease.booked.pool {
             self.shared.settle_pool(now, booked, lease.cost, actual);
@@ -145,23 +178,19 @@ impl<T> Pool<T> {
 
     fn tell_breaker(&mut self, lease: &Lease, ending: &Ending) {
         let now = self.clock.now;
-        let Some(config) = &self.config.breaker else {
-            return;
-        };
-        let Some(health) = self
+        let Some((config, health)) = self
             .members
             .get_mut(lease.member)
-            .and_then(|member| member.health.as_mut())
+            .and_then(|member| member.breaker_mut(&self.config))
         else {
             return;
         };
         if let Some(permit) = lease.permit {
-            health
-                .breaker
-                .end(config, now, permit, ending.call_result());
+            let result = ending.call_result();
+            health.breaker.end(&config, now, permit, result);
         }
         if let Some(Outcome::Throttled { until }) = ending.outcome {
-            health.breaker.trip(config, now, until);
+            health.breaker.trip(&config, now, until);
         }
         self.note_breaker(lease.member);
     }

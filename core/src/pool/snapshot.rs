@@ -7,7 +7,7 @@ use super::config::PoolConfig;
 use super::drive::Pool;
 use super::groups::SharedLimits;
 use super::leases::Lease;
-use super::member::{MemberHealth, MemberState, Status};
+use super::member::{MemberHealth, MemberSetting, MemberState, Settings, Status, ToldBreaker};
 use super::stats::{Figures, QueueStats};
 use super::times::ServiceTimes;
 use crate::affinity;
@@ -22,8 +22,8 @@ use core::num::NonZeroU32;
 
 /// The state of a pool that survives a restart: members with their limits, health and figures, leases, sessions.
 ///
-/// Left out are queued requests, the turns of policies, fast failures, and measured latencies, which are soon
-/// known again.
+/// Left out are queued requests, the turns of policies, fast failures, members' own settings of breaker and probes,
+/// and measured latencies, which are soon known again.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PoolSnapshot<T> {
     now: Tick,
@@ -37,6 +37,8 @@ pub struct PoolSnapshot<T> {
     service: ServiceTimes,
     added: u64,
     pass_floors: BTreeMap<u8, u64>,
+    /// The fence of the latest grant.
+    fence: u64,
     figures: Figures,
     /// Generations above those of all handles so far: of members, leases and waiters.
     generations: [NonZeroU32; 3],
@@ -109,6 +111,7 @@ impl<T: Clone> Pool<T> {
             service: self.times.service.clone(),
             added: self.members.added,
             pass_floors: self.members.pass_floors.clone(),
+            fence: self.leases.last_fence(),
             figures: Figures {
                 queue,
                 ..self.figures.clone()
@@ -123,17 +126,24 @@ impl<T: Clone> Pool<T> {
 }
 
 /// A member without what is not saved, so that a snapshot is the same before it is written and after.
-fn at_rest<T: Clone>(member: &MemberState<T>) -> MemberState<T> {
+fn at_rest<T: Clone>(saved: &MemberState<T>) -> MemberState<T> {
     let mut member = MemberState {
         in_flight: 0,
         fast_failures: 0,
         untimed_failures: 0,
         counted: None,
         latency: None,
-        ..member.clone()
+        settings: None,
+        ..saved.clone()
     };
+    let is_probed = |own: &Settings| own.probes != MemberSetting::Off;
     if let Some(health) = &mut member.health {
         health.probe = None;
+        let settings = saved.settings.as_deref();
+        health.prober = health
+            .prober
+            .take()
+            .filter(|_| settings.is_none_or(is_probed));
     }
     member
 }
@@ -159,6 +169,7 @@ impl<T> Pool<T> {
         pool.times.service = snapshot.service;
         pool.members.added = snapshot.added;
         pool.members.pass_floors = snapshot.pass_floors;
+        pool.leases.raise_fence(snapshot.fence);
         pool.figures = snapshot.figures;
         let rebased = |mut limits: LimitSet| {
             limits.rebase(from, to);
@@ -216,11 +227,12 @@ impl<T> Pool<T> {
             self.clock.next_sequence();
             member.last_used_seq = ranks.get(&index).copied().unwrap_or(0);
             member.latency = self.times.member_latency();
-            let fresh = MemberHealth::new(&self.config, offset.to, index);
+            let (own, seed) = (Settings::default(), member.probe_seed);
+            let fresh = MemberHealth::new(&self.config, &own, offset.to, seed);
             member.rebase(fresh, offset);
             if let (None, Some(health)) = (&self.config.breaker, &mut member.health) {
                 health.breaker = Breaker::new();
-                health.told_open = None;
+                health.told = ToldBreaker::Closed;
             }
             let group = member.group;
             let handle = self.members.insert(member).ok_or(RestoreError)?;
@@ -246,7 +258,8 @@ impl<T> Pool<T> {
         lease.member = handle;
         lease.granted = offset.tick(lease.granted);
         lease.booked.member = lease.booked.member.rebased(from, to);
-        lease.booked.group = lease.booked.group.map(|group| group.rebased(from, to));
+        let group = lease.booked.group;
+        lease.booked.group = group.map(|(group, booked)| (group, booked.rebased(from, to)));
         lease.booked.pool = lease.booked.pool.map(|pool| pool.rebased(from, to));
         if let Some(permit) = &mut lease.permit {
             permit.rebase(from, to);
@@ -278,7 +291,9 @@ impl<T> MemberState<T> {
         if health.outcomes.uneject_if_due(to) {
             self.slow_start.begin(to);
         }
-        health.told_open = health.told_open.map(|until| offset.tick(until));
+        if let ToldBreaker::Open { until } = &mut health.told {
+            *until = offset.tick(*until);
+        }
         let saved = health.prober.take();
         let fresh = fresh.and_then(|fresh| fresh.prober);
         health.prober = fresh.map(|fresh| {

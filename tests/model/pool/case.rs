@@ -11,7 +11,7 @@ use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::OutlierConfig;
 use leasehold_core::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use leasehold_core::limit::{Cost, LimitSet, Unit};
-use leasehold_core::pool::{GroupId, Labels, Member};
+use leasehold_core::pool::{GroupId, Labels, Member, MemberSetting, MemberUpdate};
 use proptest_derive::Arbitrary as Strategy;
 
 /// A pool and the operations on it.
@@ -126,6 +126,9 @@ pub enum Op {
     /// Releases one of the latest 16 leases, at a number of tokens and a latency.
     #[proptest(weight = 12)]
     Release(u8, End, Option<u8>, Option<u8>),
+    /// Tells that the call of a lease has arrived.
+    #[proptest(weight = 4)]
+    Arrive(u8),
     /// Renews a lease.
     Renew(u8),
     /// Cancels one of the latest 16 waiters.
@@ -203,6 +206,57 @@ pub enum Management {
     Weigh(u8),
     /// Replaces its limits by one of requests.
     Limit(limits::Setup),
+    /// Changes several things at once.
+    #[proptest(weight = 6)]
+    Update(Change),
+    /// Trips its breaker for at most 63 ticks.
+    Trip(u8),
+    /// Resets its breaker.
+    Reset,
+}
+
+/// A change of several things at once; numbers as in [`MemberSetup`].
+#[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
+#[expect(missing_docs, reason = "the names are those of the updates")]
+pub struct Change {
+    pub payload: bool,
+    pub weight: Option<u8>,
+    pub max_leases: Option<u8>,
+    pub tier: Option<u8>,
+    pub labels: Option<u8>,
+    pub group: Option<u8>,
+    pub limit: Option<limits::Setup>,
+    pub breaker: Option<Own>,
+    pub probes: Option<Own>,
+}
+
+/// A setting of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Arbitrary, Strategy)]
+pub enum Own {
+    /// The pool's.
+    Pool,
+    /// None.
+    Off,
+    /// One of the numbers in [`Watch`].
+    Own(u8, u8),
+}
+
+impl Own {
+    pub(super) fn breaker(self) -> MemberSetting<BreakerConfig> {
+        self.setting(breaker_config)
+    }
+
+    pub(super) fn probes(self) -> MemberSetting<ProbeConfig> {
+        self.setting(probe_config)
+    }
+
+    fn setting<C>(self, config: fn((u8, u8)) -> C) -> MemberSetting<C> {
+        match self {
+            Self::Pool => MemberSetting::Pool,
+            Self::Off => MemberSetting::Off,
+            Self::Own(one, other) => MemberSetting::Own(config((one, other))),
+        }
+    }
 }
 
 impl Choice {
@@ -254,25 +308,31 @@ pub(super) fn nanos(count: u64) -> Duration {
 
 pub(super) const IN_RANGE: &str = "the numbers are in range";
 
+fn breaker_config((failures, open): (u8, u8)) -> BreakerConfig {
+    let base = nanos(u64::from(open % 16).max(1));
+    let failures = NonZeroU32::MIN.saturating_add(u32::from(failures % 4));
+    let config = BreakerConfig::builder(base, base * 4)
+        .consecutive_failures(failures)
+        .probe_timeout(nanos(9));
+    config.build().expect(IN_RANGE)
+}
+
+fn probe_config((interval, timeout): (u8, u8)) -> ProbeConfig {
+    let interval = u64::from(interval % 16).max(1);
+    let timeout = u64::from(timeout % 16).clamp(1, interval);
+    let config = ProbeConfig::builder(nanos(interval), nanos(timeout))
+        .fall(NonZeroU32::MIN)
+        .rise(NonZeroU32::MIN);
+    config.build().expect(IN_RANGE)
+}
+
 impl Watch {
     pub(super) fn breaker(self) -> Option<BreakerConfig> {
-        let (failures, open) = self.breaker?;
-        let base = nanos(u64::from(open % 16).max(1));
-        let failures = NonZeroU32::MIN.saturating_add(u32::from(failures % 4));
-        let config = BreakerConfig::builder(base, base * 4)
-            .consecutive_failures(failures)
-            .probe_timeout(nanos(9));
-        Some(config.build().expect(IN_RANGE))
+        self.breaker.map(breaker_config)
     }
 
     pub(super) fn health(self) -> Option<ProbeConfig> {
-        let (interval, timeout) = self.health?;
-        let interval = u64::from(interval % 16).max(1);
-        let timeout = u64::from(timeout % 16).clamp(1, interval);
-        let config = ProbeConfig::builder(nanos(interval), nanos(timeout))
-            .fall(NonZeroU32::MIN)
-            .rise(NonZeroU32::MIN);
-        Some(config.build().expect(IN_RANGE))
+        self.health.map(probe_config)
     }
 
     pub(super) fn outlier(self) -> Option<OutlierConfig> {
@@ -350,6 +410,59 @@ impl MemberSetup {
             member = member.group(*group);
         }
         member.limits(machine_of(self.limit, self.tokens))
+    }
+}
+
+impl Change {
+    /// The setup with the changes entered.
+    pub(super) fn of(self, mut setup: MemberSetup) -> MemberSetup {
+        setup.weight = self.weight.unwrap_or(setup.weight);
+        setup.max_leases = self.max_leases.unwrap_or(setup.max_leases);
+        setup.tier = self.tier.unwrap_or(setup.tier);
+        setup.labels = self.labels.unwrap_or(setup.labels);
+        setup.group = self.group.unwrap_or(setup.group);
+        setup
+    }
+
+    /// The machine's update of a member of this name and setup.
+    pub(super) fn update(
+        self,
+        name: usize,
+        setup: MemberSetup,
+        groups: &[GroupId],
+    ) -> MemberUpdate<usize> {
+        let setup = self.of(setup);
+        let mut update = MemberUpdate::new();
+        if self.payload {
+            update = update.payload(name);
+        }
+        if self.weight.is_some() {
+            update = update.weight(setup.weight());
+        }
+        if self.max_leases.is_some() {
+            let max = NonZeroU32::new(setup.max_leases());
+            update = update.max_leases(max.filter(|max| *max < NonZeroU32::MAX));
+        }
+        if self.tier.is_some() {
+            update = update.tier(setup.tier());
+        }
+        if self.labels.is_some() {
+            update = update.labels(Labels::from_bits(setup.labels()));
+        }
+        if self.group.is_some() {
+            let group = setup.group().and_then(|group| groups.get(group));
+            update = update.group(group.copied());
+        }
+        if let Some(limit) = self.limit {
+            update = update.limits(machine_of(Some(limit), None));
+        }
+        if let Some(breaker) = self.breaker {
+            update = update.breaker(breaker.breaker());
+        }
+        if let Some(probes) = self.probes {
+            update = update.probes(probes.probes());
+        }
+        update
     }
 }
 

@@ -8,6 +8,8 @@ use leasehold_core::time::Tick;
 impl Pair {
     /// Gives a new lease the next name.
     fn grant(&mut self, grant: Grant) -> OracleGrant {
+        assert!(grant.fence > self.fence, "fences grow");
+        self.fence = grant.fence;
         self.leases.push(grant.lease);
         let waited =
             u64::try_from(grant.waited.as_nanos()).expect("a wait is within a clock's range");
@@ -68,7 +70,7 @@ impl Pair {
                 }
                 pool::Event::Probe { member, probe } => {
                     let name = self.member(member);
-                    let known = self.oracle.members[name].probe;
+                    let known = self.oracle.members[name].latest_probe;
                     self.probes.push((probe, name, known));
                     OracleEvent::Probe(name)
                 }

@@ -6,12 +6,12 @@ mod queue;
 mod release;
 mod select;
 
-use super::case::{Ask, Case, Choice, IN_RANGE, MemberSetup, Watch};
+use super::case::{Ask, Case, Choice, IN_RANGE, MemberSetup, Own, Watch};
 use super::owner::{Owner, Uses};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{PeakEwma, pass};
-use leasehold_core::health::{Breaker, Permit};
+use leasehold_core::health::{Breaker, BreakerState, Permit};
 use leasehold_core::health::{OutcomeWindow, OutlierDetector};
 use leasehold_core::health::{ProbeNumber, Prober, SlowStart};
 use leasehold_core::limit::Cost;
@@ -45,6 +45,8 @@ pub(super) struct OracleMember {
     breaker: Breaker,
     health: Option<Prober>,
     pub(super) probe: Option<ProbeNumber>,
+    /// The probe begun last.
+    pub(super) latest_probe: Option<ProbeNumber>,
     outcomes: OutcomeWindow,
     slow_start: SlowStart,
     depth: Option<u32>,
@@ -52,7 +54,11 @@ pub(super) struct OracleMember {
     granted_since_probe: u32,
     latency: Option<PeakEwma>,
     service: BTreeMap<u32, u64>,
-    told_open: Option<Tick>,
+    told: BreakerState,
+    own_breaker: Own,
+    own_probes: Own,
+    /// The seed of its probes.
+    seed: u64,
     /// The end of an ejection, until that has been handled.
     ejected_until: Option<Tick>,
     /// Whether its limits are still the first ones.
@@ -67,8 +73,9 @@ pub(super) struct OracleLease {
     pub(super) cost: Cost,
     stride: u64,
     own: Uses,
-    grouped: Uses,
+    group: Option<(usize, Uses)>,
     shared: Uses,
+    arrived: bool,
     permit: Option<Permit>,
     pub(super) expires: Option<(u64, u64)>,
     pub(super) live: bool,
@@ -171,6 +178,9 @@ pub(super) struct Oracle {
     pub(super) shared: Owner,
     has_shared: bool,
     pub(super) groups: [Owner; 2],
+    /// Whether nothing was booked beyond a group's limit.
+    pub(super) groups_judged: [bool; 2],
+    has_groups: bool,
     pub(super) members: Vec<OracleMember>,
     pub(super) leases: Vec<OracleLease>,
     waiters: Vec<OracleWaiter>,
@@ -269,6 +279,8 @@ impl Oracle {
             shared: owner(case.shared),
             has_shared: case.shared.is_some(),
             groups: case.groups.map(owner),
+            groups_judged: [true; 2],
+            has_groups: case.groups.iter().any(Option::is_some),
             members: Vec::new(),
             leases: Vec::new(),
             waiters: Vec::new(),
@@ -380,7 +392,7 @@ impl Oracle {
         let now = self.now;
         let tick = self.tick();
         let (class, cost) = (kind.class, ask.cost());
-        let breaker = self.watch.breaker();
+        let breaker = self.breaker_of(name);
         let stride = pass(self.weight(name));
         let chosen = &mut self.members[name];
         if self.choice == Choice::LeastUsed {
@@ -399,7 +411,7 @@ impl Oracle {
         let own = chosen.owner.charge(now, class, cost);
         let group = chosen.setup.group();
         let permit = breaker.and_then(|config| chosen.breaker.begin(&config, tick));
-        let grouped = group.map(|group| self.groups[group].charge(now, class, cost));
+        let group = group.map(|group| (group, self.groups[group].charge(now, class, cost)));
         let shared = self
             .has_shared
             .then(|| self.shared.charge(now, class, cost));
@@ -410,8 +422,9 @@ impl Oracle {
             cost,
             stride,
             own,
-            grouped: grouped.unwrap_or_default(),
+            group,
             shared: shared.unwrap_or_default(),
+            arrived: false,
             permit,
             expires: None,
             live: true,

@@ -70,6 +70,13 @@ impl Owner {
         uses
     }
 
+    pub(super) fn arrive(&mut self, now: u64, uses: Uses) {
+        self.latest = self.latest.max(now);
+        if let Some(limit) = &mut self.requests {
+            limit.arrive(now, uses.requests);
+        }
+    }
+
     pub(super) fn settle(&mut self, now: u64, class: u32, uses: Uses, actual: Cost) {
         self.latest = self.latest.max(now);
         if let Some(limit) = &mut self.requests {

@@ -80,6 +80,10 @@ impl World {
                 sim.excuse_idle_until(until.as_nanos());
                 self.sum.breaker_trips += 1;
             }
+            HealthChange::BreakerHalfOpen => {
+                let breaker = &sim.breaker;
+                assert!(breaker.is_tripped && breaker.open_until <= now);
+            }
             HealthChange::BreakerClosed => {
                 let breaker = &mut sim.breaker;
                 assert!(breaker.is_tripped && breaker.open_until <= now);

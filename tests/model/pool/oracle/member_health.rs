@@ -2,10 +2,16 @@
 
 use super::super::case::{Found, nanos};
 use super::{Oracle, OracleEvent, OracleMember, State};
-use leasehold_core::health::BreakerState;
+use leasehold_core::health::{BreakerConfig, BreakerState, ProbeConfig};
 use leasehold_core::health::{ProbeAnswer, ProbeNumber, Prober, Transition};
-use leasehold_core::pool::HealthChange;
+use leasehold_core::pool::{HealthChange, MemberSetting};
 use leasehold_core::time::Tick;
+
+/// Half-open, whatever its probes.
+const HALF_OPEN: BreakerState = BreakerState::HalfOpen {
+    probes: 0,
+    successes: 0,
+};
 
 impl Oracle {
     pub(crate) fn handle_probe(
@@ -35,8 +41,11 @@ impl Oracle {
             }
             Found::Down => ProbeAnswer::Down,
         };
-        let config = self.watch.health().expect("there was a probe");
-        let health = one.health.as_mut().expect("there was a probe");
+        let config = self.probes_of(member).expect("there was a probe");
+        let health = self.members[member]
+            .health
+            .as_mut()
+            .expect("there was a probe");
         let change = health.answer(&config, tick, probe, answer);
         self.changed(member, change);
         self.refresh_panic();
@@ -76,9 +85,10 @@ impl Oracle {
         }
         let now = self.tick();
         let ramp = self.watch.slow_start();
+        let breaker = self.setting(member.own_breaker.breaker(), self.watch.breaker());
         let timers = [
             member.health.as_ref().and_then(Prober::poll_timeout),
-            member.breaker.poll_timeout(),
+            breaker.and_then(|_| member.breaker.poll_timeout()),
             ramp.and_then(|ramp| member.slow_start.next_change(&ramp, now)),
             member.ejected_until,
         ];
@@ -95,7 +105,7 @@ impl Oracle {
 
     pub(super) fn handle_timer(&mut self, name: usize) {
         let tick = self.tick();
-        if let Some(config) = self.watch.health() {
+        if let Some(config) = self.probes_of(name) {
             let member = &mut self.members[name];
             let health = member.health.as_mut().expect("members are probed");
             if health.poll_timeout().is_some_and(|due| due <= tick) {
@@ -104,17 +114,19 @@ impl Oracle {
             let change = health.handle_timeout(&config, tick);
             if let Some(probe) = health.begin_probe(&config, tick) {
                 member.probe = Some(probe);
+                member.latest_probe = Some(probe);
                 member.granted_since_probe = 0;
                 self.events.push(OracleEvent::Probe(name));
             }
             self.changed(name, change);
         }
+        let breaker = self.breaker_of(name);
         let member = &mut self.members[name];
         member.ejected_until = member.ejected_until.filter(|until| *until > tick);
         if member.outcomes.uneject_if_due(tick) {
             member.slow_start.begin(tick);
         }
-        if let Some(config) = self.watch.breaker() {
+        if let Some(config) = breaker {
             member.breaker.handle_timeout(&config, tick);
             self.note_breaker(name);
         }
@@ -122,26 +134,94 @@ impl Oracle {
     }
 
     pub(super) fn note_breaker(&mut self, name: usize) {
-        let Some(config) = self.watch.breaker() else {
+        let Some(config) = self.breaker_of(name) else {
             return;
         };
         let tick = self.tick();
         let member = &mut self.members[name];
-        let condition = match member.breaker.state(&config, tick) {
-            BreakerState::Open { until } if member.told_open != Some(until) => {
-                member.told_open = Some(until);
-                HealthChange::BreakerOpen { until }
-            }
-            BreakerState::Closed if member.told_open.is_some() => {
-                member.told_open = None;
+        let state = match member.breaker.state(&config, tick) {
+            BreakerState::HalfOpen { .. } => HALF_OPEN,
+            other => other,
+        };
+        if core::mem::replace(&mut member.told, state) == state {
+            return;
+        }
+        let condition = match state {
+            BreakerState::Open { until } => HealthChange::BreakerOpen { until },
+            BreakerState::HalfOpen { .. } => HealthChange::BreakerHalfOpen,
+            BreakerState::Closed => {
                 member.slow_start.begin(tick);
                 HealthChange::BreakerClosed
             }
-            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } | BreakerState::Closed => {
-                return;
-            }
         };
         self.events.push(OracleEvent::Changed(name, condition));
+    }
+
+    pub(super) fn breaker_of(&self, member: usize) -> Option<BreakerConfig> {
+        let own = self.members[member].own_breaker;
+        self.setting(own.breaker(), self.watch.breaker())
+    }
+
+    pub(super) fn probes_of(&self, member: usize) -> Option<ProbeConfig> {
+        let own = self.members[member].own_probes;
+        self.setting(own.probes(), self.watch.health())
+    }
+
+    fn setting<C>(&self, own: MemberSetting<C>, pool: Option<C>) -> Option<C> {
+        match own {
+            MemberSetting::Pool => pool,
+            MemberSetting::Own(own) => Some(own),
+            MemberSetting::Off => None,
+        }
+    }
+
+    /// Trips a breaker until a tick, or resets it; whether there is one.
+    pub(super) fn command_breaker(&mut self, name: usize, trip: Option<u64>) -> bool {
+        let tick = self.tick();
+        let Some(config) = self.breaker_of(name) else {
+            return false;
+        };
+        let breaker = &mut self.members[name].breaker;
+        match trip {
+            Some(until) => breaker.trip(&config, tick, Tick::from_nanos(until)),
+            None => breaker.reset(tick),
+        }
+        self.note_breaker(name);
+        true
+    }
+
+    /// Enters settings that are new.
+    pub(super) fn apply_settings(&mut self, name: usize, was_probed: bool) {
+        let tick = self.tick();
+        let (breaker, probes) = (self.breaker_of(name), self.probes_of(name));
+        if breaker.is_some() {
+            self.note_breaker(name);
+        } else {
+            let member = &mut self.members[name];
+            member.breaker.reset(tick);
+            if core::mem::replace(&mut member.told, BreakerState::Closed) != BreakerState::Closed {
+                let closed = HealthChange::BreakerClosed;
+                self.events.push(OracleEvent::Changed(name, closed));
+            }
+        }
+        let member = &mut self.members[name];
+        match (&mut member.health, probes) {
+            (Some(prober), Some(config)) if !was_probed => {
+                prober.restart(&config, tick, member.seed);
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+            (None, Some(config)) => {
+                member.health = Some(Prober::new(&config, tick, member.seed));
+            }
+            (Some(prober), None) => {
+                member.probe = None;
+                let was_up = prober.is_up();
+                prober.stop();
+                if !was_up {
+                    self.changed(name, Some(Transition::WentUp));
+                }
+            }
+        }
     }
 
     pub(super) fn sweep(&mut self) {

@@ -1,11 +1,11 @@
 //! Members that are added, removed and changed.
 
-use super::super::case::{Management, MemberSetup};
+use super::super::case::{Change, Management, MemberSetup, Own};
 use super::super::owner::Owner;
 use super::{Kind, Oracle, OracleEvent, OracleMember, State};
 use crate::limits;
 use leasehold_core::balance::PeakEwma;
-use leasehold_core::health::Breaker;
+use leasehold_core::health::{Breaker, BreakerState};
 use leasehold_core::health::{OutcomeWindow, OutlierDetector};
 use leasehold_core::health::{Prober, SlowStart};
 use leasehold_core::pool::MemberId;
@@ -34,6 +34,7 @@ impl Oracle {
             breaker: Breaker::new(),
             health: health.map(|config| Prober::new(&config, self.tick(), seed)),
             probe: None,
+            latest_probe: None,
             outcomes: OutcomeWindow::default(),
             slow_start,
             depth: None,
@@ -41,7 +42,10 @@ impl Oracle {
             granted_since_probe: 0,
             latency: self.latency.as_ref().map(PeakEwma::another),
             service: BTreeMap::new(),
-            told_open: None,
+            told: BreakerState::Closed,
+            own_breaker: Own::Pool,
+            own_probes: Own::Pool,
+            seed,
             ejected_until: None,
             judged: true,
         });
@@ -56,6 +60,7 @@ impl Oracle {
             return (false, false);
         }
         let idle = self.members[member].in_flight == 0;
+        let mut there = true;
         let (state, leaves) = match what {
             Management::Remove if idle => (State::Gone, true),
             Management::Remove => (State::Removing, false),
@@ -68,6 +73,19 @@ impl Oracle {
             }
             Management::Limit(setup) => {
                 self.set_limit(member, setup);
+                (self.members[member].state, false)
+            }
+            Management::Update(change) => {
+                self.update(member, change);
+                (self.members[member].state, false)
+            }
+            Management::Trip(pause) => {
+                let until = self.now.saturating_add(u64::from(pause % 64));
+                there = self.command_breaker(member, Some(until));
+                (self.members[member].state, false)
+            }
+            Management::Reset => {
+                there = self.command_breaker(member, None);
                 (self.members[member].state, false)
             }
         };
@@ -88,7 +106,52 @@ impl Oracle {
         if idle && state == State::Draining && matches!(what, Management::Drain) {
             self.events.push(OracleEvent::Drained(member));
         }
-        (true, leaves)
+        (there, leaves)
+    }
+
+    fn update(&mut self, name: usize, change: Change) {
+        let member = &mut self.members[name];
+        let old = member.setup;
+        member.setup = change.of(old);
+        if let Some(_new) = change.weight {
+            member.weight = member.setup.weight();
+        }
+        if member.setup.tier() != old.tier() {
+            let floor = self.pass_floors.get(&member.setup.tier());
+            member.pass = floor.copied().unwrap_or(0);
+        }
+        if let Some(limit) = change.limit {
+            self.set_limit(name, limit);
+        }
+        let group = self.members[name].setup.group().filter(|_| self.has_groups);
+        if group != old.group().filter(|_| self.has_groups) {
+            self.move_to_group(name, group);
+        }
+        if change.breaker.is_some() || change.probes.is_some() {
+            let was_probed = self.probes_of(name).is_some();
+            let member = &mut self.members[name];
+            member.own_breaker = change.breaker.unwrap_or(member.own_breaker);
+            member.own_probes = change.probes.unwrap_or(member.own_probes);
+            self.apply_settings(name, was_probed);
+        }
+    }
+
+    fn move_to_group(&mut self, name: usize, group: Option<usize>) {
+        let now = self.now;
+        let held = self.leases.iter_mut();
+        for lease in held.filter(|one| one.live && one.member == name) {
+            if let Some((old, uses)) = lease.group {
+                self.groups[old].settle(now, lease.class, uses, lease.cost);
+            }
+            lease.group = group.map(|new| {
+                self.groups_judged[new] = false;
+                let uses = self.groups[new].charge(now, lease.class, lease.cost);
+                if lease.arrived {
+                    self.groups[new].arrive(now, uses);
+                }
+                (new, uses)
+            });
+        }
     }
 
     fn set_limit(&mut self, name: usize, setup: limits::Setup) {
@@ -101,6 +164,9 @@ impl Oracle {
         for lease in &mut self.leases {
             if lease.live && lease.member == name {
                 lease.own = member.owner.charge(self.now, lease.class, lease.cost);
+                if lease.arrived {
+                    member.owner.arrive(self.now, lease.own);
+                }
             }
         }
     }
@@ -161,6 +227,23 @@ impl Oracle {
         for member in &mut self.members {
             member.probe = None;
             member.latency = self.latency.as_ref().map(PeakEwma::another);
+            let was_off = member.own_probes == Own::Off;
+            (member.own_breaker, member.own_probes) = (Own::Pool, Own::Pool);
+            if self.watch.breaker().is_none() {
+                member.breaker = Breaker::new();
+                member.told = BreakerState::Closed;
+            }
+            let (seed, tick) = (member.seed, Tick::from_nanos(self.now));
+            let saved = member.health.take();
+            member.health = self.watch.health().map(|config| match saved {
+                // Its probes are still told apart from those before.
+                Some(mut saved) if was_off => {
+                    saved.restart(&config, tick, seed);
+                    saved
+                }
+                Some(saved) => saved,
+                None => Prober::new(&config, tick, seed),
+            });
             let now = Tick::from_nanos(self.now);
             member.ejected_until = member.ejected_until.filter(|until| *until > now);
             if member.outcomes.uneject_if_due(now) {

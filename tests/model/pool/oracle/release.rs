@@ -54,6 +54,24 @@ impl Oracle {
         live
     }
 
+    pub(crate) fn arrived(&mut self, now: u64, lease: usize) -> bool {
+        self.advance(now);
+        let now = self.now;
+        let lease = &mut self.leases[lease];
+        let live = lease.live && lease.held;
+        if live && !core::mem::replace(&mut lease.arrived, true) {
+            self.members[lease.member].owner.arrive(now, lease.own);
+            if let Some((group, uses)) = lease.group {
+                self.groups[group].arrive(now, uses);
+            }
+            if self.has_shared {
+                self.shared.arrive(now, lease.shared);
+            }
+        }
+        self.serve();
+        live
+    }
+
     pub(crate) fn renew(&mut self, now: u64, lease: usize) -> bool {
         self.advance(now);
         let live = self.leases[lease].live && self.leases[lease].held;
@@ -136,7 +154,7 @@ impl Oracle {
                 member.owner.turned_away = member.owner.turned_away.max(until);
             }
             Some(End::NotSent) => {
-                member.pass -= lease.stride;
+                member.pass = member.pass.saturating_sub(lease.stride);
                 member.calls -= 1;
                 member.granted_since_depth = member.granted_since_depth.saturating_sub(1);
                 member.granted_since_probe = member.granted_since_probe.saturating_sub(1);
@@ -155,8 +173,8 @@ impl Oracle {
         let now = self.now;
         let member = &mut self.members[lease.member];
         member.owner.settle(now, lease.class, lease.own, actual);
-        if let Some(group) = member.setup.group() {
-            self.groups[group].settle(now, lease.class, lease.grouped, actual);
+        if let Some((group, uses)) = lease.group {
+            self.groups[group].settle(now, lease.class, uses, actual);
         }
         if self.has_shared {
             self.shared.settle(now, lease.class, lease.shared, actual);
@@ -164,7 +182,7 @@ impl Oracle {
     }
 
     fn tell_breaker(&mut self, lease: &OracleLease, ended: Ended) {
-        let Some(config) = self.watch.breaker() else {
+        let Some(config) = self.breaker_of(lease.member) else {
             return;
         };
         let (now, tick) = (self.now, self.tick());

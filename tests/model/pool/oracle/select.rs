@@ -39,6 +39,7 @@ impl Oracle {
         let timed = |one: &&FastFailure| one.end().is_some_and(|end| end > self.as_of);
         let its = self.fast_failures.iter().filter(|one| one.member == member);
         let timed_failures = its.filter(timed).count() as u32;
+        let breaker = self.breaker_of(member);
         let member = &self.members[member];
         match member.state {
             State::Removing | State::Gone => return Eligibility::Removed,
@@ -61,7 +62,7 @@ impl Oracle {
         }
         let until = Tick::from_nanos(member.cooldown_until);
         holds.push((member.cooldown_until, 2, Eligibility::Throttled { until }));
-        if let Some(config) = self.watch.breaker() {
+        if let Some(config) = breaker {
             match member.breaker.state(&config, self.tick()) {
                 BreakerState::Open { until } => {
                     holds.push((until.as_nanos(), 3, Eligibility::BreakerOpen { until }));
