@@ -10,7 +10,9 @@ mod compare;
 mod oracle;
 mod owner;
 
-pub use case::{Ask, Case, Change, Choice, End, Found, Management, MemberSetup, Op, Own, Watch};
+pub use case::{
+    Ask, Case, Change, Choice, End, FlowSetup, Found, Management, MemberSetup, Op, Own, Watch,
+};
 
 use crate::limits;
 use case::{IN_RANGE, machine_of, nanos};
@@ -20,8 +22,8 @@ use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::{Cost, Limit, LimitSet, Unit};
 use leasehold_core::pool::{
-    self, Acquired, GroupId, Labels, LeaseId, Member, MemberId, MemberUpdate, Outcome, Pool,
-    PoolConfig, PoolId, ProbeResult, Release, Request, StaleMember, WaiterId,
+    self, Acquired, GroupId, LeaseId, Member, MemberId, MemberUpdate, Outcome, Pool, PoolConfig,
+    PoolId, ProbeResult, Release, Request, ShareBy, StaleMember, WaiterId,
 };
 use leasehold_core::time::Tick;
 use oracle::{Answer, Opening, Oracle, Refusal, State};
@@ -57,7 +59,14 @@ pub(crate) fn config(case: &Case) -> PoolConfig {
         .max_waiters(u32::from(case.max_waiters % 16))
         .max_lanes(max_lanes)
         .limits(machine_of(case.shared, None))
+        .share_by(match case.share_by_tokens {
+            true => ShareBy::Tokens,
+            false => ShareBy::Requests,
+        })
         .panic_threshold(case.watch.panic());
+    if let Some(flow) = case.each_flow {
+        config = config.each_flow(flow.config());
+    }
     if let Some(ttl) = ttl {
         config = config.lease_ttl(nanos(ttl));
     }
@@ -96,7 +105,8 @@ pub(crate) fn pool(case: &Case) -> Pool<usize> {
     let mut pool = Pool::new(config(case));
     let groups = add_groups(&mut pool, case);
     for (name, setup) in case.members.iter().take(4).enumerate() {
-        pool.add(Tick::ZERO, setup.member(name, &groups))
+        let labels = case::labels(&mut pool, setup.labels());
+        pool.add(Tick::ZERO, setup.member(name, &groups, labels))
             .expect("a small pool takes members");
     }
     pool
@@ -132,6 +142,12 @@ pub fn run(case: &Case) {
     for op in &case.ops {
         now = pair.apply(*op, now);
         pair.compare();
+    }
+    for flow in pair.oracle.flows.values().filter(|flow| flow.judged) {
+        if let (Some(limit), Some(setup)) = (&flow.owner.requests, flow.setup.limit) {
+            let machine = setup.anchored().machine();
+            limit.judge(|span| machine.worst_case(span));
+        }
     }
     let promise = |limit: &limits::Oracle, setup: limits::Setup| {
         let machine = setup.anchored().machine();
@@ -200,6 +216,23 @@ impl Pair {
                 }
             }
             Op::Estimate(ask) => self.estimate(now, ask),
+            Op::Place(which) => {
+                if let Some(waiter) = pick(which, self.waiters.len()) {
+                    self.place(now, waiter);
+                }
+            }
+            Op::SetFlow(flow, setup) => {
+                let flow = u64::from(flow % 3);
+                self.machine.set_flow(tick, flow, &setup.config());
+                self.take_hints();
+                self.oracle.set_flow(now, flow, Some(setup));
+            }
+            Op::ResetFlow(flow) => {
+                let flow = u64::from(flow % 3);
+                self.machine.reset_flow(tick, flow);
+                self.take_hints();
+                self.oracle.set_flow(now, flow, None);
+            }
             Op::Advance(ticks) => return now.saturating_add(u64::from(ticks % 16)),
             Op::Back(ticks) => return now.saturating_sub(ticks.into()),
             Op::Leap(ticks) => return now.saturating_add(ticks.into()),
@@ -232,7 +265,8 @@ impl Pair {
     }
 
     fn add(&mut self, now: u64, setup: MemberSetup) {
-        let member = setup.member(self.members.len(), &self.groups);
+        let labels = case::labels(&mut self.machine, setup.labels());
+        let member = setup.member(self.members.len(), &self.groups, labels);
         let added = self.machine.add(Tick::from_nanos(now), member);
         let id = added.expect("a small pool takes members");
         self.members.push(id);
@@ -247,13 +281,13 @@ impl Pair {
     }
 
     /// The machine's request.
-    fn request(&self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Request {
+    fn request(&mut self, ask: Ask, pin: Option<usize>, deadline: Option<u64>) -> Request {
         let mut request = Request::new()
             .class(ask.class())
             .cost(ask.cost())
             .priority(ask.priority())
             .flow(ask.flow())
-            .labels(Labels::from_bits(ask.labels()));
+            .labels(case::labels(&mut self.machine, ask.labels()));
         if let Some(deadline) = deadline {
             request = request.deadline(Tick::from_nanos(deadline));
         }
@@ -373,7 +407,8 @@ impl Pair {
             Management::Limit(setup) => machine.set_limits(tick, id, machine_of(Some(setup), None)),
             Management::Update(change) => {
                 let setup = self.oracle.members[member].setup;
-                let update = change.update(member, setup, &self.groups);
+                let labels = case::labels(machine, change.of(setup).labels());
+                let update = change.update(member, setup, &self.groups, labels);
                 let replaced = machine.update(tick, id, update);
                 if let Ok(replaced) = replaced {
                     assert_eq!(replaced, change.payload.then_some(member));
@@ -468,6 +503,15 @@ impl Pair {
         );
     }
 
+    fn place(&mut self, now: u64, waiter: usize) {
+        let got = self
+            .machine
+            .place(Tick::from_nanos(now), self.waiters[waiter]);
+        self.take_hints();
+        self.oracle.advance(now);
+        assert_eq!(got.ok().map(|place| place.ahead), self.oracle.place(waiter));
+    }
+
     fn estimate(&mut self, now: u64, ask: Ask) {
         let pin = self.pin(ask);
         let request = self.request(ask, pin, None);
@@ -477,18 +521,26 @@ impl Pair {
         let kind = self.oracle.kind(ask, pin);
         match (got, kind) {
             (Ok(got), Ok(kind)) => {
-                let opening = self.oracle.lane_opening(kind, ask.cost());
+                let held_back = self.oracle.held_back(ask);
+                let mut opening = self.oracle.lane_opening(kind, ask.cost());
+                let newcomer = self.waiters.len();
+                assert_eq!(got.ahead, self.oracle.ahead_of(kind, ask, newcomer));
                 let causes = match got.ahead {
+                    _ if held_back.is_some() => {
+                        held_back.map(|(_, cause)| cause).into_iter().collect()
+                    }
                     0 if opening == Opening::Now => Vec::new(),
                     0 => self.oracle.causes_of(kind, ask.cost()),
                     _ => self.oracle.causes_of_head(kind),
                 };
+                opening = held_back.map_or(opening, |(held_back, _)| held_back);
                 assert_eq!(got.cause.is_none(), causes.is_empty(), "{got:?}");
                 assert!(
                     got.cause.is_none_or(|cause| causes.contains(&cause)),
                     "{got:?} {causes:?}"
                 );
-                let idle = self.oracle.next(kind).is_none();
+                let mut waiting = self.oracle.waiting();
+                let idle = !waiting.any(|(_, waiter)| waiter.kind == kind);
                 if idle {
                     assert_eq!(got.ahead, 0);
                     match opening {
@@ -505,6 +557,9 @@ impl Pair {
     /// Uses the ids of another pool, whose handles are equal to some of this one's. All are refused, and nothing
     /// changes.
     fn use_foreign_ids(&mut self, now: Tick) {
+        if self.members.is_empty() {
+            return;
+        }
         let config = PoolConfig::builder(Policy::Fifo).id(PoolId::new(1));
         let mut other = Pool::new(config.build().expect(IN_RANGE));
         let group = other.add_group(LimitSet::new());
@@ -515,6 +570,8 @@ impl Pair {
         else {
             panic!("one member serves one request and then none");
         };
+        let labels = other.labels([0]).expect("there are few sets");
+        let own = self.members[self.members.len().saturating_sub(1)];
         let pool = &mut self.machine;
         let before = self.oracle.members.len();
         let stale = [
@@ -536,9 +593,15 @@ impl Pair {
             pool.payload(member).is_none(),
             pool.estimate(now, &Request::new().pin(member)).is_err(),
             pool.add(now, Member::new(before).group(group)).is_err(),
+            pool.add(now, Member::new(before).labels(labels)).is_err(),
+            pool.update(now, own, MemberUpdate::new().labels(labels))
+                .is_err(),
+            pool.acquire(now, Request::new().labels(labels)).is_err(),
+            pool.place(now, waiter).is_err(),
         ];
         assert!(stale.into_iter().all(|stale| stale), "{stale:?}");
         self.take_hints();
+        self.oracle.tally.refused += 1;
         self.oracle.advance(now.as_nanos());
     }
 

@@ -16,6 +16,12 @@ pub enum AcquireError {
         /// What the head of the request's lane waits for.
         cause: Cause,
     },
+    /// The request's flow has queued as many requests as it may.
+    #[error("the caller has queued as many requests as it may; {cause}")]
+    FlowQueueFull {
+        /// What the flow's requests wait for.
+        cause: Cause,
+    },
     /// No member is ready, and the request must not wait.
     #[error("no member is ready now; {cause}")]
     NotReady {
@@ -39,6 +45,9 @@ pub enum AcquireError {
     /// The member that the request is pinned to was removed, before or while it waited.
     #[error("the member that the request is pinned to was removed")]
     PinnedMemberRemoved,
+    /// The request's labels are of another pool.
+    #[error("the request's labels are of another pool")]
+    ForeignLabels,
     /// The pool keeps `max_lanes` lanes, and all have waiters.
     #[error("the pool has no lane left for another class or set of labels")]
     TooManyLanes,
@@ -54,12 +63,14 @@ impl AcquireError {
     pub const fn cause(&self) -> Option<Cause> {
         match *self {
             Self::QueueFull { cause }
+            | Self::FlowQueueFull { cause }
             | Self::NotReady { cause }
             | Self::DeadlineTooSoon { cause, .. } => Some(cause),
             Self::Closed
             | Self::TimedOut
             | Self::NeverFits
             | Self::PinnedMemberRemoved
+            | Self::ForeignLabels
             | Self::TooManyLanes
             | Self::Cancelled => None,
         }
@@ -69,6 +80,8 @@ impl AcquireError {
         match error {
             pool::AcquireError::Closed => Self::Closed,
             pool::AcquireError::QueueFull { cause } => Self::QueueFull { cause },
+            pool::AcquireError::FlowQueueFull { cause } => Self::FlowQueueFull { cause },
+            pool::AcquireError::ForeignLabels => Self::ForeignLabels,
             pool::AcquireError::NotReady { cause } => Self::NotReady { cause },
             pool::AcquireError::DeadlineTooSoon { at, cause } => Self::DeadlineTooSoon {
                 wait: at.since(now),

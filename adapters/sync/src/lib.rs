@@ -73,7 +73,7 @@ pub use event::PoolEvent;
 pub use keyed::{KeyRule, KeyedError, KeyedLimiter, PerKey};
 pub use lease::{Lease, LeaseExpired};
 pub use limiter::SyncLimiter;
-pub use names::{TooManyClasses, TooManyLabels};
+pub use names::TooManyNames;
 pub use pending::{CancelHandle, PendingLease};
 pub use pool::SyncPool;
 pub use subscription::Subscription;
@@ -84,9 +84,10 @@ pub use leasehold_core::balance::{
 };
 pub use leasehold_core::pool::stats::{Histogram, LeaseCounts, MemberStats, QueueStats, Stats};
 pub use leasehold_core::pool::{
-    AddError, Cause, Eligibility, Estimate, GroupId, HealthChange, Labels, Member, MemberId,
-    Outcome, PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId, ProbeResult, Release,
-    Request, StaleMember, StaleProbe,
+    AddError, BreakerError, Cause, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
+    HealthChange, Labels, Member, MemberId, MemberSetting, MemberUpdate, Outcome, Place,
+    PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId, ProbeResult, Release, Request,
+    ShareBy, StaleMember, StaleProbe, StaleWaiter, UpdateError,
 };
 pub use leasehold_core::time::Tick;
 pub use leasehold_core::{health, limit};

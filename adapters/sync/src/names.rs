@@ -1,71 +1,107 @@
-//! Names of classes and labels, for which the core has numbers only.
+//! Names of members, classes, labels and flows, for which the core has numbers only.
 //!
-//! Invariant: a name keeps its number for the pool's life, and no two names share one; a refused call adds no
-//! name.
+//! Invariant: a name keeps its number for the pool's life, and no two names of a kind share one; a refused call
+//! adds no name.
 
 use crate::sync::{Mutex, lock};
-use leasehold_core::pool::Labels;
-use std::collections::HashMap;
+use leasehold_core::pool::MemberId;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Classes that a pool can name. Class 0, the default of a request, has no name.
-const MAX_CLASSES: usize = 65_536;
-/// Labels that fit in [`Labels`], one bit each.
-const MAX_LABELS: usize = 64;
+/// The names of a kind that a pool can keep. Class 0 and flow 0, the defaults of a request, have no name.
+const MAX_NAMES: usize = 65_536;
 
-/// The pool has named 65,536 classes, and the name is new.
+/// The pool keeps 65,536 names of this kind, or as many sets of labels, and this one is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool has named {MAX_CLASSES} classes and can't name another")]
-pub struct TooManyClasses;
+#[error("the pool keeps {MAX_NAMES} names of {kind} and can't keep another")]
+pub struct TooManyNames {
+    kind: &'static str,
+}
 
-/// The pool would have to name more than 64 labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool can't name more than {MAX_LABELS} labels")]
-pub struct TooManyLabels;
+impl TooManyNames {
+    pub(crate) const fn of(kind: &'static str) -> Self {
+        Self { kind }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Names(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
+    members: BTreeMap<MemberId, Arc<str>>,
     classes: Interner,
     labels: Interner,
+    flows: Interner,
 }
 
 impl Names {
-    pub(crate) fn class(&self, name: &str) -> Result<u32, TooManyClasses> {
-        let index = lock(&self.0).classes.intern(name, MAX_CLASSES);
-        index.map(|index| index + 1).ok_or(TooManyClasses)
+    pub(crate) fn class(&self, name: &str) -> Result<u32, TooManyNames> {
+        let index = lock(&self.0).classes.intern(name);
+        index
+            .map(|index| index + 1)
+            .ok_or(TooManyNames::of("classes"))
     }
 
     pub(crate) fn class_name(&self, class: u32) -> Option<Arc<str>> {
         lock(&self.0).classes.name(class.checked_sub(1)?)
     }
 
+    pub(crate) fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
+        let index = lock(&self.0).flows.intern(name);
+        let index = index.ok_or(TooManyNames::of("flows"))?;
+        Ok(u64::from(index) + 1)
+    }
+
+    pub(crate) fn flow_name(&self, flow: u64) -> Option<Arc<str>> {
+        let index = u32::try_from(flow.checked_sub(1)?).ok()?;
+        lock(&self.0).flows.name(index)
+    }
+
+    /// The numbers of labels.
     pub(crate) fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<Labels, TooManyLabels> {
+    ) -> Result<Vec<u32>, TooManyNames> {
         // The caller's iterator runs before the lock is taken, as it may use the pool.
         let names: Vec<_> = names.into_iter().collect();
         let labels = &mut lock(&self.0).labels;
         let known = labels.names.len();
-        let mut bits = 0;
+        let mut numbers = Vec::with_capacity(names.len());
         for name in &names {
-            let Some(index) = labels.intern(name.as_ref(), MAX_LABELS) else {
+            let Some(number) = labels.intern(name.as_ref()) else {
                 labels.truncate(known);
-                return Err(TooManyLabels);
+                return Err(TooManyNames::of("labels"));
             };
-            bits |= 1 << index;
+            numbers.push(number);
         }
-        Ok(Labels::from_bits(bits))
+        Ok(numbers)
     }
 
-    pub(crate) fn label_names(&self, labels: Labels) -> Vec<Arc<str>> {
-        let names = &lock(&self.0).labels.names;
-        let named = names.iter().enumerate();
-        let in_set = named.filter(|(index, _)| labels.contains(Labels::from_bits(1 << index)));
-        in_set.map(|(_, name)| Arc::clone(name)).collect()
+    pub(crate) fn label_names(&self, numbers: &[u32]) -> Vec<Arc<str>> {
+        let labels = &lock(&self.0).labels;
+        let names = numbers.iter().filter_map(|number| labels.name(*number));
+        names.collect()
+    }
+
+    pub(crate) fn set_member(&self, member: MemberId, name: &str) {
+        lock(&self.0).members.insert(member, name.into());
+    }
+
+    /// Forgets the name of a member that left.
+    pub(crate) fn forget_member(&self, member: MemberId) {
+        lock(&self.0).members.remove(&member);
+    }
+
+    pub(crate) fn member_name(&self, member: MemberId) -> Option<Arc<str>> {
+        lock(&self.0).members.get(&member).map(Arc::clone)
+    }
+
+    /// The member of a name; the one added last, if several have it. O(members).
+    pub(crate) fn member(&self, name: &str) -> Option<MemberId> {
+        let members = &lock(&self.0).members;
+        let mut named = members.iter().rev().filter(|(_, known)| ***known == *name);
+        named.next().map(|(member, _)| *member)
     }
 }
 
@@ -77,12 +113,12 @@ struct Interner {
 }
 
 impl Interner {
-    /// The name's number; `None` if it is new and `max` names are known.
-    fn intern(&mut self, name: &str, max: usize) -> Option<u32> {
+    /// The name's number; `None` if it is new and there is no room.
+    fn intern(&mut self, name: &str) -> Option<u32> {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
-        if self.names.len() >= max {
+        if self.names.len() >= MAX_NAMES {
             return None;
         }
         let number = u32::try_from(self.names.len()).ok()?;
@@ -124,46 +160,49 @@ mod tests {
     }
 
     #[test]
-    fn class_0_has_no_name() {
+    fn class_0_and_flow_0_have_no_name() {
         let names = Names::default();
         assert_ne!(names.class("gpt-4o"), Ok(0));
         assert_eq!(names.class_name(0), None);
         assert_eq!(names.class_name(u32::MAX), None);
+        let flow = names.flow("alice").unwrap();
+        assert_ne!(flow, 0);
+        assert_eq!(names.flow_name(flow).as_deref(), Some("alice"));
+        assert_eq!(names.flow_name(0), None);
+        assert_eq!(names.flow_name(u64::MAX), None);
     }
 
     #[test]
     fn the_65537th_class_is_refused_and_the_others_stay_known() {
         let names = Names::default();
-        for class in 0..MAX_CLASSES {
+        for class in 0..MAX_NAMES {
             names.class(&class.to_string()).unwrap();
         }
-        assert_eq!(names.class("one more"), Err(TooManyClasses));
+        assert_eq!(names.class("one more"), Err(TooManyNames::of("classes")));
         assert_eq!(names.class("65535"), Ok(65_536));
         assert_eq!(names.class_name(65_536).as_deref(), Some("65535"));
     }
 
     #[test]
-    fn a_set_of_labels_has_the_same_bits_in_any_order_and_with_repeats() {
+    fn a_label_has_the_same_number_in_any_set() {
         let names = Names::default();
         let both = names.labels(["vision", "cheap"]).unwrap();
-        assert_eq!(names.labels(["cheap", "vision", "cheap"]), Ok(both));
-        let vision = names.labels(["vision"]).unwrap();
-        assert!(both.contains(vision) && !vision.contains(both));
-        assert_eq!(strings(&names.label_names(both)), ["vision", "cheap"]);
-        assert_eq!(strings(&names.label_names(vision)), ["vision"]);
-        assert_eq!(names.labels([""; 0]), Ok(Labels::NONE));
+        let other = names.labels(["cheap", "vision", "cheap"]).unwrap();
+        assert_eq!(other, [both[1], both[0], both[1]]);
+        assert_eq!(strings(&names.label_names(&both)), ["vision", "cheap"]);
+        assert_eq!(names.labels([""; 0]), Ok(Vec::new()));
     }
 
     #[test]
     fn a_refused_set_of_labels_adds_no_name() {
         let names = Names::default();
-        let all: Vec<String> = (0..63).map(|label| label.to_string()).collect();
+        let all: Vec<String> = (1..MAX_NAMES).map(|label| label.to_string()).collect();
         names.labels(&all).unwrap();
-        assert_eq!(names.labels(["new", "newer"]), Err(TooManyLabels));
+        let refused = Err(TooManyNames::of("labels"));
+        assert_eq!(names.labels(["new", "newer"]), refused);
         let last = names.labels(["newer"]).unwrap();
-        assert_eq!(strings(&names.label_names(last)), ["newer"]);
-        assert_eq!(names.labels(["new"]), Err(TooManyLabels));
-        assert_eq!(names.label_names(Labels::from_bits(u64::MAX)).len(), 64);
+        assert_eq!(strings(&names.label_names(&last)), ["newer"]);
+        assert_eq!(names.labels(["new"]), refused);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::error::AcquireError;
 use crate::lease::Lease;
-use crate::names::{Names, TooManyClasses, TooManyLabels};
+use crate::names::{Names, TooManyNames};
 use crate::parker::Parker;
 use crate::pending::PendingLease;
 use crate::shared::Shared;
@@ -18,8 +18,9 @@ use leasehold_core::limit::{LimitSet, Unit};
 use leasehold_core::pool::PoolSnapshot;
 use leasehold_core::pool::stats::Stats;
 use leasehold_core::pool::{
-    Acquired, AddError, Eligibility, Estimate, GroupId, Labels, Member, MemberId, Pool, PoolConfig,
-    ProbeId, ProbeResult, Request, StaleMember, StaleProbe,
+    Acquired, AddError, BreakerError, Eligibility, Estimate, FlowConfig, GroupId, Labels, Member,
+    MemberId, MemberUpdate, Pool, PoolConfig, ProbeId, ProbeResult, Request, StaleMember,
+    StaleProbe, UpdateError,
 };
 use leasehold_core::time::Tick;
 
@@ -145,7 +146,7 @@ impl<T> SyncPool<T> {
     ///
     /// # Errors
     /// The name is new, and the pool has named 65,536 classes.
-    pub fn class(&self, name: &str) -> Result<u32, TooManyClasses> {
+    pub fn class(&self, name: &str) -> Result<u32, TooManyNames> {
         self.shared.names.class(name)
     }
 
@@ -155,23 +156,54 @@ impl<T> SyncPool<T> {
         self.shared.names.class_name(class)
     }
 
-    /// The set of the labels of these names: the same bit for a name for the pool's life.
-    ///
-    /// Don't mix it with [`Labels::from_bits`], which may use the same bits for other labels.
+    /// The set of the labels of these names, for members and requests.
     ///
     /// # Errors
-    /// The pool would have to name more than 64 labels; it then names none of the new ones.
+    /// The pool would have to keep more than 65,536 labels, or sets of them; it then names none of the new ones.
     pub fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<Labels, TooManyLabels> {
-        self.shared.names.labels(names)
+    ) -> Result<Labels, TooManyNames> {
+        let numbers = self.shared.names.labels(names)?;
+        let labels = self
+            .shared
+            .under_lock(|state, _| state.pool.labels(numbers));
+        labels.map_err(|_| TooManyNames::of("sets of labels"))
     }
 
     /// The names of the labels in a set, in the order in which they were first named.
     #[must_use]
     pub fn label_names(&self, labels: Labels) -> Vec<std::sync::Arc<str>> {
-        self.shared.names.label_names(labels)
+        let state = lock(&self.shared.state);
+        let numbers = state.pool.labels_in(labels).unwrap_or_default().to_vec();
+        drop(state);
+        self.shared.names.label_names(&numbers)
+    }
+
+    /// The number of the flow of this name: the same for a name for the pool's life, never 0.
+    ///
+    /// # Errors
+    /// The name is new, and the pool has named 65,536 flows.
+    pub fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
+        self.shared.names.flow(name)
+    }
+
+    /// The name of a flow; `None` for those that [`flow`](Self::flow) didn't number.
+    #[must_use]
+    pub fn flow_name(&self, flow: u64) -> Option<std::sync::Arc<str>> {
+        self.shared.names.flow_name(flow)
+    }
+
+    /// Configures a flow: its weight, limits and bound on queued requests.
+    pub fn set_flow(&self, flow: u64, config: &FlowConfig) {
+        self.shared
+            .under_lock(|state, now| state.pool.set_flow(now, flow, config));
+    }
+
+    /// Lets a flow be as the pool's settings say of each.
+    pub fn reset_flow(&self, flow: u64) {
+        self.shared
+            .under_lock(|state, now| state.pool.reset_flow(now, flow));
     }
 
     /// Adds a member.
@@ -182,6 +214,28 @@ impl<T> SyncPool<T> {
         let member = member.map(Arc::new);
         self.shared
             .under_lock(|state, now| state.pool.add(now, member))
+    }
+
+    /// Adds a member under a name, by which hash policies know it, and which people see.
+    ///
+    /// # Errors
+    /// As for [`add`](Self::add).
+    pub fn add_named(&self, name: &str, member: Member<T>) -> Result<MemberId, AddError> {
+        let id = self.add(member.name(name))?;
+        self.shared.names.set_member(id, name);
+        Ok(id)
+    }
+
+    /// The name of a member that was [added](Self::add_named) under one.
+    #[must_use]
+    pub fn member_name(&self, member: MemberId) -> Option<std::sync::Arc<str>> {
+        self.shared.names.member_name(member)
+    }
+
+    /// The member of a name; the one added last, if several have it. O(members).
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<MemberId> {
+        self.shared.names.member(name)
     }
 
     /// Makes a group, whose members share these limits besides their own.
@@ -196,8 +250,45 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// The member was removed before.
     pub fn remove(&self, member: MemberId) -> Result<Option<Arc<T>>, StaleMember> {
+        let removed = self
+            .shared
+            .under_lock(|state, now| state.pool.remove(now, member))?;
+        self.shared.names.forget_member(member);
+        Ok(removed)
+    }
+
+    /// Changes a member, all at once and without losing its state, and returns a payload that was replaced.
+    ///
+    /// # Errors
+    /// The member was removed, or a group or labels are of another pool; nothing is changed then.
+    pub fn update(
+        &self,
+        member: MemberId,
+        update: MemberUpdate<T>,
+    ) -> Result<Option<Arc<T>>, UpdateError> {
+        let update = update.map(Arc::new);
         self.shared
-            .under_lock(|state, now| state.pool.remove(now, member))
+            .under_lock(|state, now| state.pool.update(now, member, update))
+    }
+
+    /// Opens a member's breaker for a time, as an operator may.
+    ///
+    /// # Errors
+    /// The member was removed or has no breaker.
+    pub fn trip_breaker(&self, member: MemberId, open: Duration) -> Result<(), BreakerError> {
+        self.shared.under_lock(|state, now| {
+            let until = now.saturating_add(open);
+            state.pool.trip_breaker(now, member, until)
+        })
+    }
+
+    /// Closes a member's breaker, as an operator may who knows that it serves again.
+    ///
+    /// # Errors
+    /// The member was removed or has no breaker.
+    pub fn reset_breaker(&self, member: MemberId) -> Result<(), BreakerError> {
+        self.shared
+            .under_lock(|state, now| state.pool.reset_breaker(now, member))
     }
 
     /// Grants no more leases on a member; [`PoolEvent::Drained`](crate::PoolEvent::Drained) follows its last one.

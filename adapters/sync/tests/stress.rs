@@ -119,6 +119,8 @@ impl Worker<'_> {
                     refused @ (AcquireError::QueueFull { .. }
                     | AcquireError::NeverFits
                     | AcquireError::PinnedMemberRemoved
+                    | AcquireError::FlowQueueFull { .. }
+                    | AcquireError::ForeignLabels
                     | AcquireError::TooManyLanes),
                 ) => panic!("{refused}"),
             }

@@ -40,7 +40,7 @@ pub use leasehold_sync::{
     Histogram, Labels, Lease, LeaseCounts, LeaseExpired, LoadFactor, Member, MemberId, MemberStats,
     Outcome, Policy, PolicyConfigError, PoolConfig, PoolConfigBuilder, PoolConfigError, PoolEvent,
     PoolId, ProbeId, ProbeResult, QueueStats, Release, Request, StaleMember, StaleProbe, Stats,
-    SyncPool, TableSize, Tick, TooManyClasses, TooManyLabels, health, limit, stable_hash,
+    SyncPool, TableSize, Tick, TooManyNames, health, limit, stable_hash,
 };
 
 /// Runs the README's example as a doctest.

@@ -7,7 +7,7 @@ use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use leasehold_core::pool::{Labels, Pool, PoolConfig, Request};
-use leasehold_sync::{AcquireError, Lease, SyncPool, TooManyClasses, TooManyLabels};
+use leasehold_sync::{AcquireError, Lease, SyncPool, TooManyNames};
 use std::sync::Arc;
 
 /// A lease pool on tokio's clock. Clones are the same pool.
@@ -91,18 +91,18 @@ impl<T> TokioPool<T> {
     ///
     /// # Errors
     /// The name is new, and the pool has named 65,536 classes.
-    pub fn class(&self, name: &str) -> Result<u32, TooManyClasses> {
+    pub fn class(&self, name: &str) -> Result<u32, TooManyNames> {
         self.pool.class(name)
     }
 
     /// The set of the labels of these names; see [`SyncPool::labels`].
     ///
     /// # Errors
-    /// The pool would have to name more than 64 labels; it then names none of the new ones.
+    /// The pool would have to keep more than 65,536 labels, or sets of them; it then names none of the new ones.
     pub fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,
-    ) -> Result<Labels, TooManyLabels> {
+    ) -> Result<Labels, TooManyNames> {
         self.pool.labels(names)
     }
 

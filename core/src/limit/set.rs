@@ -206,6 +206,26 @@ impl LimitSet {
         self.first.is_none() && self.extra().limits.is_empty()
     }
 
+    /// Whether a limit is counted for each class.
+    #[must_use]
+    pub fn counts_classes(&self) -> bool {
+        self.extra().limits.iter().any(|scoped| scoped.each_class)
+    }
+
+    /// Whether the set decides like a new one from `now` on: nothing in flight, nothing still counted or reported.
+    /// O(limits and classes).
+    #[must_use]
+    pub fn is_idle(&self, now: Tick) -> bool {
+        let now = now.max(self.latest);
+        let extra = self.extra();
+        let shared = extra.limits.iter().filter(|scoped| !scoped.each_class);
+        let mut limits = self.first.iter().chain(shared.map(|scoped| &scoped.limit));
+        let mut quotas = extra.quotas.iter();
+        limits.all(|limit| limit.is_idle(now))
+            && extra.classes.values().all(|limit| limit.is_idle(now))
+            && quotas.all(|quota| quota.next_change(now).is_none())
+    }
+
     /// Whether a cost can ever be admitted.
     #[must_use]
     pub fn fits(&self, class: u32, cost: Cost) -> bool {

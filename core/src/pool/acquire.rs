@@ -38,6 +38,7 @@ impl<T> Pool<T> {
         let left = self.queue.remove(handle).ok_or(StaleWaiter)?;
         self.figures.record_cancellation();
         self.waiter_left(left.lane);
+        self.rejudge_flow(left.request.flow);
         self.hand_over();
         Ok(())
     }
@@ -46,7 +47,10 @@ impl<T> Pool<T> {
     pub fn close(&mut self, now: Tick) {
         self.advance(now);
         self.is_closed = true;
-        for (waiter, left) in self.queue.drain() {
+        for waiter in self.queue.by_arrival() {
+            let Some(left) = self.queue.remove(waiter) else {
+                continue;
+            };
             self.figures.record_cancellation();
             self.events.push_back(Event::Closed {
                 waiter: WaiterId::new(self.config.id, waiter),
@@ -66,16 +70,19 @@ impl<T> Pool<T> {
     }
 
     fn grant_or_queue_in(&mut self, lane: u32, request: Request) -> Result<Acquired, AcquireError> {
+        let weight = self.flow_weight(&request);
+        let held_back = self.held_back_by_flow(&request);
         let next = self.queue.next(lane);
-        let is_first = next.is_none_or(|(turn, _)| self.queue.turn_of(&request) < turn);
-        let mut readiness = Readiness::AnyTime;
-        let is_tried = is_first && self.leases.has_room();
+        let turn = self.queue.turn_of(lane, &request, weight);
+        let is_first = turn.is_some_and(|turn| next.is_none_or(|(head, _)| turn < head));
+        let mut readiness = held_back.map_or(Readiness::AnyTime, |(readiness, _)| readiness);
+        let is_tried = is_first && held_back.is_none() && self.leases.has_room();
         if is_tried {
             match self.select(lane, &request) {
                 Ok(slot) => {
                     if next.is_some() {
                         // Its flow has had its turn of this round.
-                        self.queue.push(lane, self.clock.now, request);
+                        self.queue.push(lane, self.clock.now, request, weight);
                         self.queue.pop(lane);
                         self.flag_lanes_of(&request);
                         // The lane was judged for this request's cost, and goes back to that of its head.
@@ -90,20 +97,28 @@ impl<T> Pool<T> {
             // The lane was judged for this request's cost, and goes back to that of its head.
             self.lanes.flag(lane);
         }
-        let cause = |pool: &Self| match is_tried {
-            true => pool.cause(lane, &request),
-            false => pool.cause_of_head(lane),
+        let cause = |pool: &Self| match held_back {
+            Some((_, cause)) => cause,
+            None if is_tried => pool.cause(lane, &request),
+            None => pool.cause_of_head(lane),
         };
         self.check_in_time(&request, readiness, cause)?;
+        if self.is_flow_queue_full(&request) {
+            let cause = cause(self);
+            return Err(AcquireError::FlowQueueFull { cause });
+        }
         if self.queue.len() >= self.config.max_waiters {
             let cause = cause(self);
             return Err(AcquireError::QueueFull { cause });
         }
-        let Some(waiter) = self.queue.push(lane, self.clock.now, request) else {
+        let Some(waiter) = self.queue.push(lane, self.clock.now, request, weight) else {
             return Err(AcquireError::QueueFull { cause: Cause::Full });
         };
-        if next.is_none() {
+        if self.queue.len_of(lane) == 1 {
             self.lanes.set_awaited(lane, true);
+        }
+        if held_back.is_some() && self.queue.is_head(waiter) {
+            self.judge_head(waiter);
         }
         Ok(Acquired::Waiting(WaiterId::new(self.config.id, waiter)))
     }
@@ -135,23 +150,27 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Whether the pool's limits and those of some member that the request may go to would ever admit it. A
+    /// Whether the limits of the pool, of the flow and of some member that the request may go to would ever admit it. A
     /// request without any such member may wait for one.
     fn fits(&self, request: &Request) -> bool {
         let (class, cost) = (request.class, request.cost);
         let admits = |limits: &LimitSet| limits.fits(class, cost);
-        let key = self.lane_key(request);
+        let Ok(key) = self.lane_key(request) else {
+            return false;
+        };
+        let sets = &self.label_sets;
         let mut matching = self
             .members
             .iter()
-            .filter(|(handle, member)| member.matches(*handle, &key) && !member.is_leaving())
+            .filter(|(handle, member)| member.matches(*handle, &key, sets) && !member.is_leaving())
             .peekable();
         let has_none = matching.peek().is_none();
         let fits = matching.any(|(_, member)| {
             let group = member.group.and_then(|group| self.shared.group(group));
             admits(&member.limits) && group.is_none_or(admits)
         });
-        (has_none || fits) && admits(self.shared.pool())
+        let flow_fits = self.flows.is_empty() || self.flows.fits(request.flow, class, cost);
+        (has_none || fits) && flow_fits && admits(self.shared.pool())
     }
 
     /// Makes the lease on a selected member.
@@ -169,6 +188,7 @@ impl<T> Pool<T> {
         self.lanes.chosen(slot, tier);
         self.assign_session(lane, request, handle);
         self.reindex_after_use(handle);
+        self.rejudge_flow(request.flow);
         let waited = self.clock.now.since(since);
         self.figures.record_grant(waited);
         Some(Grant {
@@ -200,6 +220,10 @@ impl<T> Pool<T> {
                 .group
                 .and_then(|group| self.shared.charge_group(group, now, class, cost)),
             pool: self.shared.charge_pool(now, class, cost),
+            flow: match self.flows.is_empty() {
+                true => None,
+                false => self.flows.charge(now, request.flow, class, cost),
+            },
         };
         let breaker = member.breaker_mut(&self.config);
         let permit = breaker.and_then(|(config, health)| health.breaker.begin(&config, now));
@@ -211,6 +235,7 @@ impl<T> Pool<T> {
             fence,
             granted: now,
             class,
+            flow: request.flow,
             cost,
             stride,
             booked,

@@ -1,5 +1,6 @@
 //! The settings of a pool.
 
+use super::flows::{FlowConfig, ShareBy};
 use super::ids::PoolId;
 use crate::affinity::{Affinity, AffinityConfigError};
 use crate::balance::Policy;
@@ -19,6 +20,8 @@ pub struct PoolConfig {
     pub(super) max_waiters: u32,
     pub(super) max_lanes: u32,
     pub(super) limits: LimitSet,
+    pub(super) each_flow: FlowConfig,
+    pub(super) share_by: ShareBy,
     pub(super) breaker: Option<BreakerConfig>,
     pub(super) health: Option<ProbeConfig>,
     pub(super) outlier: Option<OutlierConfig>,
@@ -39,8 +42,10 @@ impl PoolConfig {
             seed: 0,
             lease_ttl: None,
             max_waiters: u32::MAX,
-            max_lanes: 64,
+            max_lanes: 65_536,
             limits: LimitSet::default(),
+            each_flow: FlowConfig::new(),
+            share_by: ShareBy::Requests,
             breaker: None,
             health: None,
             outlier: None,
@@ -112,12 +117,14 @@ impl PoolConfigBuilder {
         self
     }
 
-    /// The bound on lanes; 64 by default.
+    /// The bound on lanes; 65,536 by default.
     ///
-    /// A lane is kept for each class with each set of labels that was asked for of late, and for each pinned
-    /// member and class while requests wait for it. A lane costs what an empty pool of as many members does,
-    /// and each grant and release updates all lanes of its member. At the bound, the least recently used idle
-    /// lane is evicted; if requests wait in all of them, a request for another is refused.
+    /// A lane is kept for each set of labels that was asked for of late, and for each pinned member while
+    /// requests wait for it. Where a limit is counted by class, or work is weighed by time, each class has
+    /// lanes of its own. A lane costs what an empty pool of as many members does, and each grant and
+    /// release updates all lanes of its member. At most 64 lanes in which no request waits are kept; at the
+    /// bound, the least recently used of them is evicted, and if requests wait in all lanes, a request for
+    /// another is refused.
     pub fn max_lanes(mut self, max: NonZeroU32) -> Self {
         self.config.max_lanes = max.get();
         self
@@ -126,6 +133,18 @@ impl PoolConfigBuilder {
     /// Limits over all members together.
     pub fn limits(mut self, limits: LimitSet) -> Self {
         self.config.limits = limits;
+        self
+    }
+
+    /// The settings of each flow that is not [configured](super::Pool::set_flow) by itself.
+    pub fn each_flow(mut self, flow: FlowConfig) -> Self {
+        self.config.each_flow = flow;
+        self
+    }
+
+    /// The unit by which flows share; [`ShareBy::Requests`] by default.
+    pub fn share_by(mut self, unit: ShareBy) -> Self {
+        self.config.share_by = unit;
         self
     }
 

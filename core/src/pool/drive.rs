@@ -6,8 +6,10 @@
 use super::config::PoolConfig;
 use super::event::Event;
 use super::fast_failures::FastFailures;
+use super::flows::Flows;
 use super::groups::SharedLimits;
 use super::ids::{LeaseId, WaiterId};
+use super::labels::LabelSets;
 use super::lanes::Lanes;
 use super::leases::Leases;
 use super::member::EligibilityContext;
@@ -61,7 +63,11 @@ pub struct Pool<T> {
     pub(super) is_closed: bool,
     pub(super) members: Members<T>,
     pub(super) shared: SharedLimits,
+    pub(super) label_sets: LabelSets,
+    pub(super) flows: Flows,
     pub(super) lanes: Lanes,
+    /// Whether classes have lanes of their own, because something is counted by class.
+    pub(super) by_class: bool,
     pub(super) queue: Queue,
     pub(super) leases: Leases,
     pub(super) fast_failures: FastFailures,
@@ -98,11 +104,13 @@ impl Clock {
         &self,
         config: &'a PoolConfig,
         shared: &'a SharedLimits,
+        label_sets: &'a LabelSets,
         in_panic: bool,
     ) -> EligibilityContext<'a> {
         EligibilityContext {
             config,
             shared,
+            label_sets,
             now: self.now,
             as_of: self.as_of,
             in_panic,
@@ -130,13 +138,18 @@ impl<T> Pool<T> {
         [members, leases, waiters]: [NonZeroU32; 3],
     ) -> Self {
         let outlier = config.outlier.as_ref();
+        let flows = Flows::new(core::mem::take(&mut config.each_flow));
+        let by_class = config.limits.counts_classes() || flows.counts_classes();
         Self {
             clock: Clock::starting_at(now),
             is_closed: false,
             members: Members::starting_at_generation(config.id, members),
             shared: SharedLimits::new(core::mem::take(&mut config.limits)),
+            label_sets: LabelSets::new(),
+            flows,
             lanes: Lanes::new(),
-            queue: Queue::starting_at_generation(waiters),
+            by_class: by_class || config.weighs_by_time(),
+            queue: Queue::starting_at_generation(waiters, config.share_by),
             leases: Leases::starting_at_generation(leases),
             fast_failures: FastFailures::new(),
             outlier: outlier.map(|config| OutlierDetector::new(config, now)),
@@ -168,14 +181,20 @@ impl<T> Pool<T> {
         let is_awaited = !self.lanes.awaited().is_empty();
         let fast_failure = self.fast_failures.next_end().filter(|_| is_awaited);
         let awaited = self.lanes.awaited().iter();
-        let ready = awaited.map(|lane| self.lanes.get(*lane)?.ready_at());
+        let ready = awaited.map(|lane| self.ready_at(*lane));
         ready.chain([fast_failure]).fold(
             earliest(
-                earliest(self.leases.next_expiry(), self.queue.next_deadline()),
+                earliest(self.leases.next_expiry(), self.queue.next_timer()),
                 earliest(self.members.next_timer(), sweep),
             ),
             earliest,
         )
+    }
+
+    /// The tick at which a lane's head may be served; `None` where that is now or not known.
+    fn ready_at(&self, lane: u32) -> Option<Tick> {
+        let tick = self.lanes.get(lane)?.ready_at()?;
+        self.queue.next(lane).map(|_| tick)
     }
 
     /// Something that no command asked for, oldest first.
@@ -222,11 +241,14 @@ impl<T> Pool<T> {
                 waiter: WaiterId::new(self.config.id, waiter),
             });
             self.waiter_left(left.lane);
+            self.rejudge_flow(left.request.flow);
+        }
+        while let Some(head) = self.queue.parked_due(as_of) {
+            self.judge_head(head);
         }
         for at in 0..self.lanes.awaited().len() {
             if let Some(lane) = self.lanes.awaited().get(at).copied()
-                && let Some(known) = self.lanes.get(lane)
-                && known.ready_at().is_some_and(|tick| tick <= as_of)
+                && self.ready_at(lane).is_some_and(|tick| tick <= as_of)
             {
                 self.lanes.flag(lane);
             }
@@ -236,27 +258,41 @@ impl<T> Pool<T> {
 
     /// Grants members that are ready to the requests at the heads of their lanes.
     pub(super) fn hand_over(&mut self) {
-        if self.lanes.awaited().is_empty() && self.lanes.flagged().is_empty() {
+        if self.lanes.awaited().is_empty() && !self.lanes.has_flagged() {
             return;
         }
         self.flag_if_shared();
         while let Some((lane, waiter)) = self.next_flagged() {
-            let served = waiter.is_some_and(|waiter| self.serve(lane, waiter).is_some());
-            if served {
+            if self.serve(lane, waiter).is_some() {
                 self.flag_if_shared();
+                self.consider(lane);
             } else {
                 self.lanes.unflag(lane);
             }
         }
     }
 
-    /// The flagged lane whose head is served first, and that head. A lane without waiters comes before all
-    /// others, to be unflagged. O(flagged lanes).
-    fn next_flagged(&self) -> Option<(u32, Option<Handle>)> {
-        let lanes = self.lanes.flagged().iter();
-        let heads = lanes.map(|lane| (self.queue.next(*lane), *lane));
-        let first = heads.min_by_key(|(head, _)| head.map(|(turn, _)| turn));
-        first.map(|(head, lane)| (lane, head.map(|(_, waiter)| waiter)))
+    /// Takes the flagged lane whose head is served first, and that head. Lanes without a head are unflagged.
+    fn next_flagged(&mut self) -> Option<(u32, Handle)> {
+        while let Some(lane) = self.lanes.pop_flagged() {
+            self.consider(lane);
+        }
+        while let Some((turn, lane)) = self.lanes.pop_candidate() {
+            match self.queue.next(lane) {
+                Some((present, waiter)) if present == turn => return Some((lane, waiter)),
+                // Turns only move back while members are handed over.
+                Some(_) | None => self.consider(lane),
+            }
+        }
+        None
+    }
+
+    /// Makes a flagged lane a candidate, if it has a head.
+    fn consider(&mut self, lane: u32) {
+        match self.queue.next(lane) {
+            Some((turn, _)) => self.lanes.push_candidate(turn, lane),
+            None => self.lanes.unflag(lane),
+        }
     }
 
     /// Grants a member to the head of a lane; `None` if no member is ready for it.
@@ -304,14 +340,17 @@ impl<T> Pool<T> {
     /// Splits off the parts that decide over a member's position in the lanes.
     pub(super) fn indexing(&mut self) -> (&mut Lanes, &Members<T>, EligibilityContext<'_>) {
         let in_panic = self.members.in_panic();
-        let ctx = self.clock.context(&self.config, &self.shared, in_panic);
+        let ctx = self
+            .clock
+            .context(&self.config, &self.shared, &self.label_sets, in_panic);
         (&mut self.lanes, &self.members, ctx)
     }
 
     /// The state of the pool that decides over members together with their own.
     pub(super) fn context(&self) -> EligibilityContext<'_> {
         let in_panic = self.members.in_panic();
-        self.clock.context(&self.config, &self.shared, in_panic)
+        self.clock
+            .context(&self.config, &self.shared, &self.label_sets, in_panic)
     }
 
     /// Judges a member again in all its lanes.

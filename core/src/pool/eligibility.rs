@@ -53,6 +53,11 @@ pub enum Eligibility {
     },
     /// It is at a limit until a call in flight completes.
     AwaitingCompletion,
+    /// The request's flow is at a limit of its own.
+    FlowAtLimit {
+        /// The tick at which the request fits; `None` where that is when a call of the flow completes.
+        until: Option<Tick>,
+    },
     /// The request costs more than its limits ever admit.
     NeverFits,
 }
@@ -71,6 +76,11 @@ pub enum Cause {
     },
     /// A limit is used up until a call in flight completes.
     AwaitingCompletion,
+    /// A limit of the request's own flow is used up.
+    FlowAtLimit {
+        /// The tick at which the request fits; `None` where that is when a call of the flow completes.
+        until: Option<Tick>,
+    },
     /// The members hold their maximum of leases.
     Full,
     /// The upstream has turned a call away.
@@ -111,6 +121,7 @@ impl Cause {
             | Self::Throttled { until }
             | Self::Ejected { until }
             | Self::BreakerOpen { until } => Some(until),
+            Self::FlowAtLimit { until } => until,
             Self::AwaitingCompletion
             | Self::Full
             | Self::BreakerHalfOpen
@@ -128,6 +139,7 @@ impl Cause {
         match self {
             Self::AtLimit { .. }
             | Self::AwaitingCompletion
+            | Self::FlowAtLimit { .. }
             | Self::Full
             | Self::Throttled { .. }
             | Self::NeverFits
@@ -147,6 +159,7 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::AtLimit { .. } => "every member is at a limit",
             Self::AwaitingCompletion => "every member is at a limit until a call completes",
+            Self::FlowAtLimit { .. } => "the caller is at its own limit",
             Self::Full => "every member holds its maximum of leases",
             Self::Throttled { .. } => "the upstream has turned calls away",
             Self::Ejected { .. } => "the members were ejected for failing",
@@ -229,6 +242,7 @@ impl Eligibility {
             Self::AwaitingCompletion => {
                 row(AnyTime, KEEPS, Some(Cause::AwaitingCompletion)).by_limit()
             }
+            Self::FlowAtLimit { until } => row(Now, KEEPS, Some(Cause::FlowAtLimit { until })),
             Self::NeverFits => row(ForLess, LOSES, Some(Cause::NeverFits)).by_limit(),
         }
     }

@@ -19,6 +19,12 @@ pub enum AcquireError {
         /// The cause of the wait of the lane's head.
         cause: Cause,
     },
+    /// The request's flow has queued [`max_waiters`](super::FlowConfig::max_waiters) requests.
+    #[error("the caller has queued as many requests as it may; {cause}")]
+    FlowQueueFull {
+        /// The cause of the wait of the flow's requests.
+        cause: Cause,
+    },
     /// The deadline has come, and no member is ready.
     #[error("no member is ready now; {cause}")]
     NotReady {
@@ -35,12 +41,15 @@ pub enum AcquireError {
         /// The reason of that member.
         cause: Cause,
     },
-    /// The cost is above what any member's limits, or the pool's own, ever admit.
+    /// The cost is above what any member's limits, the flow's or the pool's own, ever admit.
     #[error("the request costs more than any limit admits")]
     NeverFits,
     /// The member that the request is pinned to was removed, or is of another pool.
     #[error("the member that the request is pinned to was removed")]
     PinnedMemberRemoved,
+    /// The request's labels are of another pool.
+    #[error("the request's labels are of another pool")]
+    ForeignLabels,
     /// Requests wait in [`max_lanes`](super::PoolConfigBuilder::max_lanes) lanes.
     #[error("the pool has no lane left for another class or set of labels")]
     TooManyLanes,
@@ -52,9 +61,14 @@ impl AcquireError {
     pub const fn cause(&self) -> Option<Cause> {
         match *self {
             Self::QueueFull { cause }
+            | Self::FlowQueueFull { cause }
             | Self::NotReady { cause }
             | Self::DeadlineTooSoon { cause, .. } => Some(cause),
-            Self::Closed | Self::NeverFits | Self::PinnedMemberRemoved | Self::TooManyLanes => None,
+            Self::Closed
+            | Self::NeverFits
+            | Self::PinnedMemberRemoved
+            | Self::ForeignLabels
+            | Self::TooManyLanes => None,
         }
     }
 }
@@ -101,6 +115,9 @@ pub enum UpdateError {
     /// The group is of another pool.
     #[error("the member's group is not in this pool: {0:?}")]
     NoSuchGroup(GroupId),
+    /// The labels are of another pool.
+    #[error("the member's labels are of another pool")]
+    ForeignLabels,
 }
 
 /// Why a member was not added.
@@ -113,4 +130,7 @@ pub enum AddError {
     /// The group is of another pool.
     #[error("the member's group is not in this pool: {0:?}")]
     NoSuchGroup(GroupId),
+    /// The labels are of another pool.
+    #[error("the member's labels are of another pool")]
+    ForeignLabels,
 }

@@ -42,6 +42,17 @@ pub struct Estimate {
     pub cause: Option<Cause>,
 }
 
+/// The place of a queued request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Requests in its lane that are served before it if no other comes. Those that a limit of their own flow holds
+    /// back don't count.
+    pub ahead: u32,
+    /// The expected wait from now on; `None` where nothing tells. It comes from the rate at which its lane was
+    /// served of late, and from the ticks at which its flow's limits open or a member is ready.
+    pub wait: Option<Duration>,
+}
+
 /// A change of a member's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthChange {

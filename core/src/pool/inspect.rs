@@ -4,7 +4,9 @@ use super::drive::Pool;
 use super::eligibility::{Eligibility, Readiness};
 use super::error::AcquireError;
 use super::event::Estimate;
+use super::flows::FlowStats;
 use super::ids::MemberId;
+use super::labels::{Labels, TooManyLabelSets};
 use super::lane::LaneKey;
 use super::member::MemberState;
 use super::request::Request;
@@ -32,13 +34,15 @@ impl<T> Pool<T> {
     /// Whether each member could serve the request as of the last command, and if not, why not; by slot.
     /// O(members).
     pub fn explain(&self, request: &Request) -> impl Iterator<Item = (MemberId, Eligibility)> {
-        let key = self.lane_key(request);
-        let is_foreign = request.pin.is_some() && key.pin.is_none();
+        let key = self.lane_key(request).ok();
         let blocked_by = self.blocked_by(request);
         let judge = move |handle: Handle, member: &MemberState<T>| {
-            if is_foreign {
-                return Eligibility::NotPinned;
-            }
+            let Some(key) = key else {
+                return match request.pin {
+                    Some(_) => Eligibility::NotPinned,
+                    None => Eligibility::WrongLabels,
+                };
+            };
             let reason = self.judge(&key, request, handle, member);
             match blocked_by {
                 Some(blocked_by) if reason == Eligibility::Ready => blocked_by,
@@ -50,9 +54,12 @@ impl<T> Pool<T> {
             .iter()
             .filter(|(handle, member)| judge(*handle, member) == Eligibility::Ready);
         let lowest = ready.map(|(_, member)| member.tier).min();
-        let head = self.lanes.find(&key);
-        let head = head.and_then(|lane| self.queue.next(lane));
-        let is_behind = head.is_some_and(|(turn, _)| turn < self.queue.turn_of(request));
+        let lane = key.and_then(|key| self.lanes.find(&key));
+        let is_behind = lane.is_some_and(|lane| {
+            let turn = self.queue.turn_of(lane, request, self.flow_weight(request));
+            let head = self.queue.next(lane).map(|(head, _)| head);
+            turn.is_none_or(|turn| head.is_some_and(|head| head < turn))
+        });
         self.members.iter().map(move |(handle, member)| {
             let mut reason = judge(handle, member);
             if reason == Eligibility::Ready {
@@ -66,8 +73,16 @@ impl<T> Pool<T> {
         })
     }
 
-    /// Whether the pool's own limits hold a request back.
+    /// Whether the limits of its flow, or the pool's own, hold a request back.
     fn blocked_by(&self, request: &Request) -> Option<Eligibility> {
+        match self.held_back_by_flow(request) {
+            None => {}
+            Some((Readiness::Unknown, _)) => return Some(Eligibility::NeverFits),
+            Some((_, cause)) => {
+                let until = cause.until();
+                return Some(Eligibility::FlowAtLimit { until });
+            }
+        }
         let now = self.clock.now;
         match self.shared.earliest(now, request.class, request.cost) {
             Wait::Until(until) if until <= now => None,
@@ -84,7 +99,7 @@ impl<T> Pool<T> {
         handle: Handle,
         member: &MemberState<T>,
     ) -> Eligibility {
-        if member.matches(handle, key) {
+        if member.matches(handle, key, &self.label_sets) {
             member.eligibility(request.class, request.cost, &self.context())
         } else if key.pin.is_some() {
             Eligibility::NotPinned
@@ -97,13 +112,18 @@ impl<T> Pool<T> {
     /// which the lane was served of late.
     ///
     /// # Errors
-    /// [`AcquireError::PinnedMemberRemoved`] and [`AcquireError::TooManyLanes`]. Other refusals are not foreseen.
+    /// [`AcquireError::PinnedMemberRemoved`], [`AcquireError::ForeignLabels`] and
+    /// [`AcquireError::TooManyLanes`]. Other refusals are not foreseen.
     pub fn estimate(&mut self, now: Tick, request: &Request) -> Result<Estimate, AcquireError> {
         self.advance(now);
         let now = self.clock.now;
         let lane = self.lane_of(request)?;
-        let ahead = self.queue.ahead_of(lane, request);
-        let (readiness, cause) = if ahead > 0 {
+        let ahead = self
+            .queue
+            .ahead_of(lane, request, self.flow_weight(request));
+        let (readiness, cause) = if let Some((readiness, cause)) = self.held_back_by_flow(request) {
+            (readiness, Some(cause))
+        } else if ahead > 0 {
             (Readiness::AnyTime, Some(self.cause_of_head(lane)))
         } else {
             match self.select(lane, request) {
@@ -155,6 +175,33 @@ impl<T> Pool<T> {
                     member.figures.stats(id, member.in_flight)
                 })
                 .collect(),
+            flows: self.flow_stats().collect(),
         }
+    }
+
+    /// The figures of the flows that have settings.
+    pub fn flow_stats(&self) -> impl Iterator<Item = FlowStats> {
+        self.flows.stats().map(|flow| FlowStats {
+            waiting: self.queue.len_of_flow(flow.flow),
+            ..flow
+        })
+    }
+
+    /// The set of these labels, which members have and requests need; their meaning is the caller's.
+    ///
+    /// # Errors
+    /// [`TooManyLabelSets`] where the pool keeps 65,536 different sets already.
+    pub fn labels(
+        &mut self,
+        labels: impl IntoIterator<Item = u32>,
+    ) -> Result<Labels, TooManyLabelSets> {
+        let set = self.label_sets.intern(labels).ok_or(TooManyLabelSets)?;
+        Ok(Labels::new(self.config.id, set))
+    }
+
+    /// The labels in a set, sorted; `None` where it is of another pool.
+    #[must_use]
+    pub fn labels_in(&self, labels: Labels) -> Option<&[u32]> {
+        self.label_sets.get(labels.within(self.config.id)?)
     }
 }

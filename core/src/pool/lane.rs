@@ -6,7 +6,7 @@
 //! a lower one are in `deferred`.
 
 use super::eligibility::Readiness;
-use super::request::{Labels, Request};
+use super::labels::LabelSet;
 use crate::balance::{Balancer, MemberLoad, Policy};
 use crate::limit::{Cost, Wait};
 use crate::time::Tick;
@@ -17,27 +17,14 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-/// The kind of request that a lane is for.
+/// The kind of request that a lane is for. The class is 0 where the pool does not tell classes apart, and the labels
+/// are none where the lane is for pinned requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LaneKey {
     pub(super) class: u32,
-    pub(super) labels: Labels,
+    pub(super) labels: LabelSet,
     /// The only member, for pinned requests.
     pub(super) pin: Option<Handle>,
-}
-
-impl LaneKey {
-    /// The lane of a request, which is pinned to `pin`.
-    pub(super) fn new(request: &Request, pin: Option<Handle>) -> Self {
-        Self {
-            class: request.class,
-            labels: match pin {
-                Some(_) => Labels::NONE,
-                None => request.labels,
-            },
-            pin,
-        }
-    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,15 +1,21 @@
 //! All lanes of a pool.
 //!
 //! Invariant: `by_key` names each lane once; `general` and `pinned` hold each lane once, by whether it is for
-//! pinned requests; `flagged` and `awaited` hold exactly the lanes marked so.
+//! pinned requests; `awaited` holds exactly the lanes marked so, and `flagged` and `candidates` together those marked as
+//! flagged.
 
 use super::ids::GroupIndex;
 use super::lane::{Lane, LaneKey};
 use super::member::{EligibilityContext, MemberState, Status};
+use super::queue::Turn;
 use crate::random::mix;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BinaryHeap};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::mem;
+
+/// The bound on lanes in which no request waits.
+const MAX_IDLE_LANES: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct Lanes {
@@ -21,8 +27,10 @@ pub(super) struct Lanes {
     pinned: BTreeMap<u32, Vec<u32>>,
     /// Indexes of lanes that are not in use.
     free: Vec<u32>,
-    /// Lanes whose head may be served now.
+    /// Lanes whose head may be served now, apart from the candidates.
     flagged: Vec<u32>,
+    /// Flagged lanes by the turn of their head, the first on top. Empty between commands.
+    candidates: BinaryHeap<Reverse<(Turn, u32)>>,
     /// Lanes in which requests wait.
     awaited: Vec<u32>,
     /// Uses of any lane so far.
@@ -38,6 +46,7 @@ impl Lanes {
             pinned: BTreeMap::new(),
             free: Vec::new(),
             flagged: Vec::new(),
+            candidates: BinaryHeap::new(),
             awaited: Vec::new(),
             uses: 0,
         }
@@ -76,8 +85,12 @@ impl Lanes {
         Some(lane)
     }
 
-    /// Makes room for one more lane; returns whether there is.
+    /// Makes room for one more lane; returns whether there is. O(lanes).
     pub(super) fn make_room(&mut self, max: u32) -> bool {
+        let idle = self.by_key.len().saturating_sub(self.awaited.len());
+        if idle > MAX_IDLE_LANES {
+            self.evict_idle();
+        }
         self.by_key.len() < max as usize || self.evict_idle()
     }
 
@@ -190,7 +203,8 @@ impl Lanes {
         let Some(lane) = self.get_mut(index) else {
             return;
         };
-        if member.status == Status::Removing || !member.labels.contains(lane.key.labels) {
+        let key = lane.key.labels;
+        if member.status == Status::Removing || !ctx.label_sets.contains(member.labels, key) {
             return;
         }
         let config = ctx.config;
@@ -294,16 +308,33 @@ impl Lanes {
         }
     }
 
+    /// Takes the flag from a lane that is no candidate any more.
     pub(super) fn unflag(&mut self, lane: u32) {
-        self.flagged.retain(|other| *other != lane);
         if let Some(lane) = self.get_mut(lane) {
             lane.is_flagged = false;
         }
     }
 
+    /// A flagged lane that is not yet a candidate.
     #[inline]
-    pub(super) fn flagged(&self) -> &[u32] {
-        &self.flagged
+    pub(super) fn pop_flagged(&mut self) -> Option<u32> {
+        self.flagged.pop()
+    }
+
+    pub(super) fn has_flagged(&self) -> bool {
+        !self.flagged.is_empty()
+    }
+
+    /// Makes a flagged lane a candidate, at the turn of its head.
+    #[inline]
+    pub(super) fn push_candidate(&mut self, turn: Turn, lane: u32) {
+        self.candidates.push(Reverse((turn, lane)));
+    }
+
+    /// The candidate whose head is served first.
+    #[inline]
+    pub(super) fn pop_candidate(&mut self) -> Option<(Turn, u32)> {
+        self.candidates.pop().map(|Reverse(first)| first)
     }
 
     #[inline]

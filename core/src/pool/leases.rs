@@ -21,6 +21,7 @@ pub(super) struct Lease {
     pub(super) fence: u64,
     pub(super) granted: Tick,
     pub(super) class: u32,
+    pub(super) flow: u64,
     pub(super) cost: Cost,
     /// The stride that the grant added to the member's pass.
     pub(super) stride: u64,
@@ -36,6 +37,7 @@ pub(super) struct Bookings {
     /// The group that the member was in at the grant.
     pub(super) group: Option<(GroupIndex, Booking)>,
     pub(super) pool: Option<Booking>,
+    pub(super) flow: Option<Booking>,
 }
 
 impl Lease {

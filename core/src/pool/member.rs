@@ -6,9 +6,9 @@ use super::config::PoolConfig;
 use super::eligibility::Eligibility;
 use super::groups::SharedLimits;
 use super::ids::{GroupId, GroupIndex};
+use super::labels::{LabelSet, LabelSets, Labels};
 use super::lane::LaneKey;
 use super::outcome::LeaseEnd;
-use super::request::Labels;
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::balance::{MemberLoad, PeakEwma, stable_hash};
@@ -231,6 +231,21 @@ impl<T> MemberUpdate<T> {
         }
     }
 
+    /// The same update with another payload.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> MemberUpdate<U> {
+        MemberUpdate {
+            payload: self.payload.map(change),
+            weight: self.weight,
+            max_leases: self.max_leases,
+            tier: self.tier,
+            labels: self.labels,
+            group: self.group,
+            limits: self.limits,
+            breaker: self.breaker,
+            probes: self.probes,
+        }
+    }
+
     /// Replaces the payload. Leases that are held keep what they were granted with.
     pub fn payload(mut self, payload: T) -> Self {
         self.payload = Some(payload);
@@ -339,7 +354,7 @@ pub(super) struct MemberState<T> {
     pub(super) latency: Option<PeakEwma>,
     /// Kept where work is weighed by time.
     pub(super) service: ServiceTimes,
-    pub(super) labels: Labels,
+    pub(super) labels: LabelSet,
     pub(super) identity: u64,
     pub(super) figures: MemberFigures,
     pub(super) payload: T,
@@ -398,6 +413,7 @@ impl MemberHealth {
 pub(super) struct EligibilityContext<'a> {
     pub(super) config: &'a PoolConfig,
     pub(super) shared: &'a SharedLimits,
+    pub(super) label_sets: &'a LabelSets,
     /// The present, by which health is judged.
     pub(super) now: Tick,
     /// The tick up to which the pool has caught up, by which limits are judged.
@@ -491,10 +507,10 @@ impl<T> MemberState<T> {
     }
 
     /// Whether requests of a lane may go to it.
-    pub(super) fn matches(&self, handle: Handle, key: &LaneKey) -> bool {
+    pub(super) fn matches(&self, handle: Handle, key: &LaneKey, sets: &LabelSets) -> bool {
         match key.pin {
             Some(pin) => pin == handle,
-            None => self.labels.contains(key.labels),
+            None => sets.contains(self.labels, key.labels),
         }
     }
 

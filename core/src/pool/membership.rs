@@ -4,8 +4,8 @@ use super::drive::Pool;
 use super::error::{AddError, StaleMember, UpdateError};
 use super::event::Event;
 use super::ids::{GroupId, GroupIndex, MemberId, WaiterId};
+use super::labels::LabelSet;
 use super::member::{Member, MemberHealth, MemberState, MemberUpdate, Status};
-use super::request::Labels;
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::health::SlowStart;
@@ -18,6 +18,10 @@ use core::mem;
 impl<T> Pool<T> {
     /// Adds a group, whose members share these limits besides their own.
     pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
+        if limits.counts_classes() {
+            self.part_classes();
+            self.hand_over();
+        }
         GroupId::new(self.config.id, self.shared.add_group(limits))
     }
 
@@ -30,6 +34,11 @@ impl<T> Pool<T> {
         let now = self.clock.now;
         let group = self.group_index(member.group);
         let group = group.map_err(AddError::NoSuchGroup)?;
+        let labels = member.labels.within(self.config.id);
+        let labels = labels.ok_or(AddError::ForeignLabels)?;
+        if member.limits.counts_classes() {
+            self.part_classes();
+        }
         let seed = self.config.seed.wrapping_add(self.members.added);
         self.members.added = self.members.added.wrapping_add(1);
         let mut slow_start = SlowStart::default();
@@ -57,7 +66,7 @@ impl<T> Pool<T> {
             granted_since_probe: 0,
             latency: self.times.member_latency(),
             service: ServiceTimes::default(),
-            labels: member.labels,
+            labels,
             identity: 0,
             figures: MemberFigures::default(),
             payload: member.payload,
@@ -91,7 +100,7 @@ impl<T> Pool<T> {
         state.status = Status::Removing;
         let is_idle = state.in_flight == 0;
         for lane in self.lanes.pinned_to(handle.slot()) {
-            while let Some((_, waiter)) = self.queue.next(lane) {
+            for waiter in self.queue.waiters_in(lane) {
                 self.queue.remove(waiter);
                 self.figures.record_refusal();
                 self.events.push_back(Event::PinnedMemberRemoved {
@@ -188,6 +197,10 @@ impl<T> Pool<T> {
         self.advance(now);
         let group = update.group.map(|group| self.group_index(group));
         let group = group.transpose().map_err(UpdateError::NoSuchGroup)?;
+        let labels = update.labels.map(|labels| labels.within(self.config.id));
+        if labels == Some(None) {
+            return Err(UpdateError::ForeignLabels);
+        }
         let (handle, state) = self.members.current_mut(member)?;
         state.weight = update.weight.unwrap_or(state.weight);
         state.max_leases = update.max_leases.unwrap_or(state.max_leases);
@@ -195,7 +208,7 @@ impl<T> Pool<T> {
             .payload
             .map(|new| mem::replace(&mut state.payload, new));
         let mut settings = state.settings.as_deref().copied().unwrap_or_default();
-        let labels = update.labels.unwrap_or(state.labels);
+        let labels = labels.flatten().unwrap_or(state.labels);
         let tier = update.tier.unwrap_or(state.tier);
         if (tier, labels) != (state.tier, state.labels) {
             self.enroll_anew(handle, tier, labels);
@@ -218,7 +231,7 @@ impl<T> Pool<T> {
     }
 
     /// Moves a member to the lanes and tier that it has from now on.
-    fn enroll_anew(&mut self, handle: Handle, tier: u8, labels: Labels) {
+    fn enroll_anew(&mut self, handle: Handle, tier: u8, labels: LabelSet) {
         let slot = handle.slot();
         if let Some(state) = self.members.get(handle) {
             self.lanes.withdraw(slot, state);
@@ -300,6 +313,9 @@ impl<T> Pool<T> {
 
     fn replace_limits(&mut self, handle: Handle, limits: LimitSet) {
         let now = self.clock.now;
+        if limits.counts_classes() {
+            self.part_classes();
+        }
         let Some(state) = self.members.get_mut(handle) else {
             return;
         };

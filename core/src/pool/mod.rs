@@ -1,8 +1,8 @@
 //! The lease pool: members, leases on them, and the queue of requests.
 //!
 //! A request goes `acquire` -> `select` -> grant (`acquire`, `select`); a lease ends by `release` -> settle ->
-//! `hand_over` (`release`, `drive`). The parts of the pool own their state: `members`, `lanes`,
-//! `queue`, `leases`, `groups`, `fast_failures`, `times` and the figures in `stats`.
+//! `hand_over` (`release`, `drive`). The parts of the pool own their state: `members`, `lanes`, `queue`,
+//! `flows`, `leases`, `groups`, `labels`, `fast_failures`, `times` and the figures in `stats`.
 
 mod acquire;
 mod config;
@@ -10,10 +10,13 @@ mod drive;
 mod eligibility;
 mod error;
 mod event;
+mod fairness;
 mod fast_failures;
+mod flows;
 mod groups;
 mod ids;
 mod inspect;
+mod labels;
 mod lane;
 mod lanes;
 mod leases;
@@ -40,10 +43,12 @@ pub use error::{
     AcquireError, AddError, BreakerError, StaleLease, StaleMember, StaleProbe, StaleWaiter,
     UpdateError,
 };
-pub use event::{Acquired, Estimate, Event, Grant, HealthChange};
+pub use event::{Acquired, Estimate, Event, Grant, HealthChange, Place};
+pub use flows::{FlowConfig, FlowStats, ShareBy};
 pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
+pub use labels::{Labels, TooManyLabelSets};
 pub use member::{Member, MemberSetting, MemberUpdate};
 pub use outcome::{Outcome, ProbeResult, Release};
-pub use request::{Labels, Request};
+pub use request::Request;
 #[cfg(feature = "serde")]
 pub use snapshot::{PoolSnapshot, RestoreError};

@@ -1,31 +1,35 @@
 //! The queued requests, and the order in which they are served.
 //!
 //! Invariant: a waiter is in exactly one flow queue, that of its lane and flow, in order of arrival; a lane's
-//! `turns` hold each flow that has a queue there, at the turn of that queue's head; `deadlines` holds
-//! exactly the waiters that have one.
+//! `turns` hold each flow queue there that is not parked, at the turn of its head; `deadlines` holds exactly
+//! the waiters that have one, and `parked` the heads of parked flow queues whose tick is known.
 
+use super::flows::ShareBy;
 use super::request::Request;
-use crate::time::Tick;
+use crate::limit::{Cost, Wait};
+use crate::time::{Tick, earliest};
 use crate::util::heap::IndexedHeap;
 use crate::util::slab::{Handle, Slab};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
-use core::num::NonZeroU32;
+use core::num::{NonZeroU16, NonZeroU32};
 
-/// The order of waiters: by priority, then by the turn of the flow, then by arrival.
+/// The order of waiters: by priority, then by the tag of the flow's head, then by arrival.
 ///
-/// The flows of one priority form a ring, and a flow goes to its end when one of its requests is served:
-/// deficit round robin with a quantum of one request, each of which costs one, so that no deficit is ever
-/// carried. Source: Shreedhar and Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1996.
+/// Flows of one priority share by self-clocked fair queueing: a request's tag is the virtual time at which its
+/// flow was served last, or joined, plus its cost divided by the flow's weight; the virtual time of a
+/// priority is the highest tag served. So while two flows wait, what they have been served, each divided
+/// by its weight, differs by at most one request of each. Source: S. J. Golestani, "A Self-Clocked Fair
+/// Queueing Scheme for Broadband Applications", 1994.
 ///
-/// Places in the ring are numbers. A flow that waits in several lanes has one place in all of them, and a flow
-/// whose lanes can't be served keeps its place without holding up the others. A new flow joins at the end, so
-/// leaving and rejoining gains nothing, and newcomers starve no flow.
+/// A flow joins at the present virtual time, so that leaving and rejoining gains nothing, and newcomers
+/// starve no flow. A flow that waits in several lanes has one place in all of them, and a flow whose lanes
+/// can't be served does not hold up the others, nor does it save up turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     priority: u8,
-    place: u64,
+    tag: u128,
     arrival: u64,
 }
 
@@ -43,11 +47,14 @@ pub(super) struct Waiter {
 /// A flow at one priority, over all lanes.
 #[derive(Clone, Debug)]
 struct Flow {
-    name: (u8, u64),
-    /// Its place in the ring.
-    place: u64,
+    number: u64,
+    priority: u8,
+    weight: NonZeroU16,
+    /// The virtual time at which it was served last, or joined.
+    base: u128,
     /// The lanes in which it has a queue.
     lanes: Vec<u32>,
+    waiters: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +62,8 @@ struct FlowQueue {
     head: Handle,
     tail: Handle,
     len: u32,
+    /// Whether the flow's own limits hold back its head.
+    is_parked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,29 +74,41 @@ struct LaneQueue {
     len: u32,
 }
 
+/// The virtual time of one priority, and the flows that wait at it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    virtual_time: u128,
+    flows: u32,
+}
+
 /// The queue. Operations cost O(log n) in flows and waiters, for each lane that the flow waits in.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
+    share_by: ShareBy,
     waiters: Slab<Waiter>,
     deadlines: IndexedHeap<(Tick, u64)>,
+    /// The ticks at which parked flow queues may go on, by the slot of the head.
+    parked: IndexedHeap<Tick>,
     arrivals: u64,
     flows: Slab<Flow>,
-    names: BTreeMap<(u8, u64), Handle>,
-    /// The place behind the last flow of every ring.
-    ring_end: u64,
+    /// Flows by number and priority.
+    names: BTreeMap<(u64, u8), Handle>,
+    rounds: BTreeMap<u8, Round>,
     lanes: Vec<LaneQueue>,
 }
 
 impl Queue {
     /// An empty queue, whose handles will be of this generation or later.
-    pub(super) fn starting_at_generation(generation: NonZeroU32) -> Self {
+    pub(super) fn starting_at_generation(generation: NonZeroU32, share_by: ShareBy) -> Self {
         Self {
+            share_by,
             waiters: Slab::starting_at_generation(generation),
             deadlines: IndexedHeap::new(),
+            parked: IndexedHeap::new(),
             arrivals: 0,
             flows: Slab::new(),
             names: BTreeMap::new(),
-            ring_end: 0,
+            rounds: BTreeMap::new(),
             lanes: Vec::new(),
         }
     }
@@ -109,16 +130,25 @@ impl Queue {
         self.lanes.get(lane as usize).map_or(0, |lane| lane.len)
     }
 
+    /// Waiters of a flow, at all priorities.
+    pub(super) fn len_of_flow(&self, number: u64) -> u32 {
+        let flows = self.flows_of(number);
+        let waiters = flows.filter_map(|flow| self.flows.get(flow).map(|flow| flow.waiters));
+        waiters.fold(0, u32::saturating_add)
+    }
+
+    /// The next tick at which a deadline passes or a parked flow may go on.
     #[inline]
-    pub(super) fn next_deadline(&self) -> Option<Tick> {
-        self.deadlines.peek().map(|((deadline, _), _)| deadline)
+    pub(super) fn next_timer(&self) -> Option<Tick> {
+        let deadline = self.deadlines.peek().map(|((deadline, _), _)| deadline);
+        earliest(deadline, self.parked.peek().map(|(tick, _)| tick))
     }
 
     pub(super) fn waiter(&self, handle: Handle) -> Option<&Waiter> {
         self.waiters.get(handle)
     }
 
-    /// The head of a lane, and its turn among the heads of all lanes.
+    /// The head of a lane, and its turn among the heads of all lanes; `None` also where all flows are parked.
     #[inline]
     pub(super) fn next(&self, lane: u32) -> Option<(Turn, Handle)> {
         let lane = self.lanes.get(lane as usize)?;
@@ -126,36 +156,88 @@ impl Queue {
         lane.queues.get(&flow).map(|queue| (turn, queue.head))
     }
 
-    /// The turn that a request would have if it came now.
-    pub(super) fn turn_of(&self, request: &Request) -> Turn {
-        let name = (request.priority, request.flow);
-        let known = self.names.get(&name).and_then(|flow| self.flows.get(*flow));
-        Turn {
-            priority: request.priority,
-            place: known.map_or(self.ring_end, |flow| flow.place),
-            arrival: self.arrivals,
+    /// The turn that a request of a flow of this weight would have if it came now; `None` if its flow has
+    /// requests ahead of it in the lane.
+    pub(super) fn turn_of(&self, lane: u32, request: &Request, weight: NonZeroU16) -> Option<Turn> {
+        let known = self.names.get(&(request.flow, request.priority));
+        if known.is_some_and(|flow| self.queue(lane, flow.slot()).is_some()) {
+            return None;
         }
+        let base = known
+            .and_then(|flow| self.flows.get(*flow))
+            .map_or_else(|| self.virtual_time(request.priority), |flow| flow.base);
+        let stride = self.stride(request.cost, weight);
+        Some(Turn {
+            priority: request.priority,
+            tag: base.saturating_add(stride),
+            arrival: self.arrivals,
+        })
     }
 
-    /// Waiters that would be served before a request if it came now and no other did. O(flows).
-    pub(super) fn ahead_of(&self, lane: u32, request: &Request) -> u32 {
-        let Some(lane_queue) = self.lanes.get(lane as usize) else {
+    /// Waiters in its lane that would be served before a request if it came now and no other did.
+    /// O(those waiters, and flows).
+    pub(super) fn ahead_of(&self, lane: u32, request: &Request, weight: NonZeroU16) -> u32 {
+        let known = self.names.get(&(request.flow, request.priority)).copied();
+        let flow = known.and_then(|flow| self.flows.get(flow));
+        let base = flow.map_or_else(|| self.virtual_time(request.priority), |flow| flow.base);
+        let (own, before) = known.map_or((0, base), |known| {
+            let queue = self.queue(lane, known.slot());
+            self.tag_after(queue.map(|queue| queue.head), None, base, weight)
+        });
+        let turn = Turn {
+            priority: request.priority,
+            tag: before.saturating_add(self.stride(request.cost, weight)),
+            arrival: self.arrivals,
+        };
+        own.saturating_add(self.others_before(lane, known, turn))
+    }
+
+    /// Waiters in its lane that will be served before a waiter, if no other comes. O(those, and flows).
+    pub(super) fn ahead_of_waiter(&self, handle: Handle) -> Option<u32> {
+        let waiter = self.waiters.get(handle)?;
+        let flow = self.flows.get(waiter.flow)?;
+        let queue = self.queue(waiter.lane, waiter.flow.slot())?;
+        let (own, tag) = self.tag_after(Some(queue.head), Some(handle), flow.base, flow.weight);
+        let turn = Turn {
+            priority: flow.priority,
+            tag: tag.saturating_add(self.stride(waiter.request.cost, flow.weight)),
+            arrival: waiter.arrival,
+        };
+        Some(own.saturating_add(self.others_before(waiter.lane, Some(waiter.flow), turn)))
+    }
+
+    /// The waiters from `at` to before `end` in their flow's queue, and the flow's tag after them.
+    fn tag_after(
+        &self,
+        mut at: Option<Handle>,
+        end: Option<Handle>,
+        base: u128,
+        weight: NonZeroU16,
+    ) -> (u32, u128) {
+        let (mut count, mut tag) = (0u32, base);
+        while let Some(waiter) = at.filter(|_| at != end).and_then(|at| self.waiters.get(at)) {
+            count = count.saturating_add(1);
+            tag = tag.saturating_add(self.stride(waiter.request.cost, weight));
+            at = waiter.next;
+        }
+        (count, tag)
+    }
+
+    /// Waiters of other flows in a lane that are served before a turn, but for those that their flow's limits hold
+    /// back.
+    fn others_before(&self, lane: u32, own: Option<Handle>, turn: Turn) -> u32 {
+        let Some(lane) = self.lanes.get(lane as usize) else {
             return 0;
         };
-        let own = self.names.get(&(request.priority, request.flow));
-        let own = own.and_then(|flow| lane_queue.queues.get(&flow.slot()));
-        let own = own.map_or(0, |queue| queue.len);
         let mut ahead = 0u32;
-        for (slot, queue) in &lane_queue.queues {
-            let flow = self.flows.handle_at(*slot);
-            let Some(flow) = flow.and_then(|flow| self.flows.get(flow)) else {
+        for (slot, queue) in &lane.queues {
+            let is_other = own.is_none_or(|own| own.slot() != *slot) && !queue.is_parked;
+            let Some(flow) = self.flows.at(*slot).filter(|_| is_other) else {
                 continue;
             };
-            let before = match flow.name.0.cmp(&request.priority) {
+            let before = match flow.priority.cmp(&turn.priority) {
                 Ordering::Less => queue.len,
-                Ordering::Equal if flow.name.1 == request.flow => own,
-                // One for each turn that the request's own flow needs.
-                Ordering::Equal => queue.len.min(own.saturating_add(1)),
+                Ordering::Equal => self.served_before(queue, flow, turn),
                 Ordering::Greater => 0,
             };
             ahead = ahead.saturating_add(before);
@@ -163,31 +245,37 @@ impl Queue {
         ahead
     }
 
-    pub(super) fn push(&mut self, lane: u32, since: Tick, request: Request) -> Option<Handle> {
-        let name = (request.priority, request.flow);
-        let flow = match self.names.get(&name) {
-            Some(flow) => *flow,
-            None => {
-                let flow = self.flows.insert(Flow {
-                    name,
-                    place: self.ring_end,
-                    lanes: Vec::new(),
-                })?;
-                self.ring_end = self.ring_end.saturating_add(1);
-                self.names.insert(name, flow);
-                flow
+    /// Waiters of a flow queue that are served before a turn of the same priority.
+    fn served_before(&self, queue: &FlowQueue, flow: &Flow, turn: Turn) -> u32 {
+        let (mut at, mut tag, mut before) = (Some(queue.head), flow.base, 0u32);
+        while let Some(waiter) = at.and_then(|at| self.waiters.get(at)) {
+            tag = tag.saturating_add(self.stride(waiter.request.cost, flow.weight));
+            if (tag, waiter.arrival) >= (turn.tag, turn.arrival) {
+                break;
             }
-        };
+            before = before.saturating_add(1);
+            at = waiter.next;
+        }
+        before
+    }
+
+    pub(super) fn push(
+        &mut self,
+        lane: u32,
+        since: Tick,
+        request: Request,
+        weight: NonZeroU16,
+    ) -> Option<Handle> {
+        let flow = self.flow(&request, weight)?;
         let arrival = self.arrivals;
         self.arrivals = arrival.saturating_add(1);
-        let previous = self.tail(lane, flow);
         let handle = self.waiters.insert(Waiter {
             since,
             request,
             lane,
             flow,
             arrival,
-            previous,
+            previous: None,
             next: None,
         });
         let Some(handle) = handle else {
@@ -197,6 +285,35 @@ impl Queue {
         if let Some(deadline) = request.deadline {
             self.deadlines.set(handle.slot(), (deadline, arrival));
         }
+        if let Some(flow) = self.flows.get_mut(flow) {
+            flow.waiters = flow.waiters.saturating_add(1);
+        }
+        self.link(lane, flow, handle);
+        Some(handle)
+    }
+
+    /// The flow of a request, which joins if it is new.
+    fn flow(&mut self, request: &Request, weight: NonZeroU16) -> Option<Handle> {
+        let (number, priority) = (request.flow, request.priority);
+        if let Some(flow) = self.names.get(&(number, priority)) {
+            return Some(*flow);
+        }
+        let flow = self.flows.insert(Flow {
+            number,
+            priority,
+            weight,
+            base: self.virtual_time(priority),
+            lanes: Vec::new(),
+            waiters: 0,
+        })?;
+        self.names.insert((number, priority), flow);
+        let round = self.rounds.entry(priority).or_default();
+        round.flows = round.flows.saturating_add(1);
+        Some(flow)
+    }
+
+    /// Puts a waiter at the end of its flow's queue in a lane.
+    fn link(&mut self, lane: u32, flow: Handle, handle: Handle) {
         while self.lanes.len() <= lane as usize {
             self.lanes.push(LaneQueue {
                 turns: IndexedHeap::new(),
@@ -204,52 +321,50 @@ impl Queue {
                 len: 0,
             });
         }
-        let lane_queue = self.lanes.get_mut(lane as usize)?;
+        let Some(lane_queue) = self.lanes.get_mut(lane as usize) else {
+            return;
+        };
         lane_queue.len = lane_queue.len.saturating_add(1);
-        match previous.and_then(|previous| self.waiters.get_mut(previous)) {
-            Some(previous) => {
-                previous.next = Some(handle);
-                if let Some(queue) = lane_queue.queues.get_mut(&flow.slot()) {
-                    queue.tail = handle;
-                    queue.len = queue.len.saturating_add(1);
-                }
-            }
-            None => {
-                let queue = FlowQueue {
-                    head: handle,
-                    tail: handle,
-                    len: 1,
-                };
-                lane_queue.queues.insert(flow.slot(), queue);
-                if let Some(flow) = self.flows.get_mut(flow) {
-                    flow.lanes.push(lane);
-                }
-                self.set_turn(lane, flow);
-            }
+        let previous = lane_queue.queues.get_mut(&flow.slot()).map(|queue| {
+            queue.len = queue.len.saturating_add(1);
+            core::mem::replace(&mut queue.tail, handle)
+        });
+        if let Some(waiter) = self.waiters.get_mut(handle) {
+            (waiter.lane, waiter.previous, waiter.next) = (lane, previous, None);
         }
-        Some(handle)
+        if let Some(previous) = previous.and_then(|previous| self.waiters.get_mut(previous)) {
+            previous.next = Some(handle);
+            return;
+        }
+        let queue = FlowQueue {
+            head: handle,
+            tail: handle,
+            len: 1,
+            is_parked: false,
+        };
+        lane_queue.queues.insert(flow.slot(), queue);
+        if let Some(flow) = self.flows.get_mut(flow) {
+            flow.lanes.push(lane);
+        }
+        self.set_turn(lane, flow);
     }
 
-    /// The lanes in which a flow waits, by its priority and number.
+    /// The lanes in which a flow waits, at the request's priority.
     pub(super) fn lanes_of(&self, request: &Request) -> &[u32] {
-        let flow = self.names.get(&(request.priority, request.flow));
+        let flow = self.names.get(&(request.flow, request.priority));
         let flow = flow.and_then(|flow| self.flows.get(*flow));
         flow.map_or(&[], |flow| &flow.lanes)
     }
 
-    /// Removes the head of a lane, because it is served; its flow goes to the end of the ring.
+    /// Removes the head of a lane, because it is served; its flow's next turn counts from now.
     pub(super) fn pop(&mut self, lane: u32) -> Option<(Handle, Waiter)> {
-        let (_, handle) = self.next(lane)?;
+        let (turn, handle) = self.next(lane)?;
         let flow = self.waiters.get(handle)?.flow;
-        let served = self.flows.get_mut(flow)?;
-        served.place = self.ring_end;
-        self.ring_end = self.ring_end.saturating_add(1);
+        let round = self.rounds.get_mut(&turn.priority)?;
+        round.virtual_time = round.virtual_time.max(turn.tag);
+        self.flows.get_mut(flow)?.base = round.virtual_time;
         let waiter = self.remove(handle)?;
-        let mut others = 0;
-        while let Some(other) = self.flows.get(flow).and_then(|flow| flow.lanes.get(others)) {
-            self.set_turn(*other, flow);
-            others = others.saturating_add(1);
-        }
+        self.set_turns(flow);
         Some((handle, waiter))
     }
 
@@ -261,79 +376,220 @@ impl Queue {
     }
 
     pub(super) fn remove(&mut self, handle: Handle) -> Option<Waiter> {
+        self.unlink(handle)?;
         let waiter = self.waiters.remove(handle)?;
         self.deadlines.remove(handle.slot());
-        if let Some(previous) = waiter.previous.and_then(|at| self.waiters.get_mut(at)) {
-            previous.next = waiter.next;
+        if let Some(flow) = self.flows.get_mut(waiter.flow) {
+            flow.waiters = flow.waiters.saturating_sub(1);
         }
-        if let Some(next) = waiter.next.and_then(|at| self.waiters.get_mut(at)) {
-            next.previous = waiter.previous;
-        }
-        let lane_queue = self.lanes.get_mut(waiter.lane as usize)?;
-        lane_queue.len = lane_queue.len.saturating_sub(1);
-        let slot = waiter.flow.slot();
-        if let Some(queue) = lane_queue.queues.get_mut(&slot) {
-            queue.len = queue.len.saturating_sub(1);
-            queue.head = waiter
-                .next
-                .filter(|_| waiter.previous.is_none())
-                .unwrap_or(queue.head);
-            queue.tail = waiter
-                .previous
-                .filter(|_| waiter.next.is_none())
-                .unwrap_or(queue.tail);
-        }
-        match (waiter.previous, waiter.next) {
-            (None, None) => {
-                lane_queue.queues.remove(&slot);
-                lane_queue.turns.remove(slot);
-                if let Some(flow) = self.flows.get_mut(waiter.flow) {
-                    flow.lanes.retain(|lane| *lane != waiter.lane);
-                }
-                self.forget_idle(waiter.flow);
-            }
-            (None, Some(_)) => self.set_turn(waiter.lane, waiter.flow),
-            (Some(_), Some(_) | None) => {}
-        }
+        self.forget_idle(waiter.flow);
         Some(waiter)
     }
 
-    /// Removes all waiters, in order of arrival. O(n log n).
-    pub(super) fn drain(&mut self) -> Vec<(Handle, Waiter)> {
-        let mut all: Vec<_> = self.waiters.iter().map(|(handle, _)| handle).collect();
-        all.sort_by_key(|handle| self.waiters.get(*handle).map(|waiter| waiter.arrival));
-        all.into_iter()
-            .filter_map(|handle| self.remove(handle).map(|waiter| (handle, waiter)))
-            .collect()
+    /// Moves a waiter to the end of its flow's queue in another lane, in which its flow keeps its turn.
+    pub(super) fn move_to(&mut self, handle: Handle, lane: u32) {
+        if let Some(flow) = self.unlink(handle) {
+            self.link(lane, flow, handle);
+        }
     }
 
-    fn tail(&self, lane: u32, flow: Handle) -> Option<Handle> {
-        let lane = self.lanes.get(lane as usize)?;
-        lane.queues.get(&flow.slot()).map(|queue| queue.tail)
+    /// Takes a waiter out of its flow's queue, and returns the flow.
+    fn unlink(&mut self, handle: Handle) -> Option<Handle> {
+        let Waiter {
+            lane,
+            flow,
+            previous,
+            next,
+            ..
+        } = *self.waiters.get(handle)?;
+        if let Some(previous) = previous.and_then(|at| self.waiters.get_mut(at)) {
+            previous.next = next;
+        }
+        if let Some(next) = next.and_then(|at| self.waiters.get_mut(at)) {
+            next.previous = previous;
+        }
+        self.parked.remove(handle.slot());
+        let lane_queue = self.lanes.get_mut(lane as usize)?;
+        lane_queue.len = lane_queue.len.saturating_sub(1);
+        let queue = lane_queue.queues.get_mut(&flow.slot())?;
+        queue.len = queue.len.saturating_sub(1);
+        match (previous, next) {
+            (None, None) => {
+                lane_queue.queues.remove(&flow.slot());
+                lane_queue.turns.remove(flow.slot());
+                if let Some(flow) = self.flows.get_mut(flow) {
+                    flow.lanes.retain(|other| *other != lane);
+                }
+            }
+            (None, Some(next)) => {
+                queue.head = next;
+                // The flow's limits judge each head anew.
+                queue.is_parked = false;
+                self.set_turn(lane, flow);
+            }
+            (Some(previous), None) => queue.tail = previous,
+            (Some(_), Some(_)) => {}
+        }
+        Some(flow)
+    }
+
+    /// All waiters, in order of arrival. O(n log n).
+    pub(super) fn by_arrival(&self) -> Vec<Handle> {
+        let mut all: Vec<_> = self.waiters.iter().map(|(handle, _)| handle).collect();
+        all.sort_by_key(|handle| self.waiters.get(*handle).map(|waiter| waiter.arrival));
+        all
+    }
+
+    /// The waiters in a lane, in order of arrival. O(waiters).
+    pub(super) fn waiters_in(&self, lane: u32) -> Vec<Handle> {
+        let mut all = self.by_arrival();
+        all.retain(|handle| self.waiters.get(*handle).is_some_and(|it| it.lane == lane));
+        all
+    }
+
+    /// The lanes in which a flow waits, at any priority.
+    pub(super) fn lanes_of_flow(&self, number: u64) -> Vec<u32> {
+        let flows = self.flows_of(number);
+        let lanes = flows.filter_map(|flow| Some(&self.flows.get(flow)?.lanes));
+        lanes.flatten().copied().collect()
+    }
+
+    /// The heads of a flow's queues, at all priorities and in all lanes.
+    pub(super) fn heads_of(&self, number: u64) -> Vec<Handle> {
+        let flows = self.flows_of(number);
+        let heads = flows.flat_map(|handle| {
+            let flow = self.flows.get(handle);
+            let lanes = flow.map_or(&[][..], |flow| &flow.lanes).iter();
+            lanes.filter_map(move |lane| Some(self.queue(*lane, handle.slot())?.head))
+        });
+        heads.collect()
+    }
+
+    /// Whether a waiter is at the head of its flow's queue.
+    pub(super) fn is_head(&self, handle: Handle) -> bool {
+        let waiter = self.waiters.get(handle);
+        waiter.is_some_and(|waiter| waiter.previous.is_none())
+    }
+
+    /// Parks the flow queue of a head, or lets it go on, as its flow's limits say; returns whether that changed
+    /// the queue's turn.
+    pub(super) fn judge_head(&mut self, handle: Handle, as_of: Tick, wait: Wait) -> bool {
+        let Some(Waiter { lane, flow, .. }) = self.waiters.get(handle).copied() else {
+            return false;
+        };
+        let (is_parked, tick) = match wait {
+            Wait::Until(at) if at <= as_of => (false, None),
+            Wait::Until(at) => (true, Some(at)),
+            Wait::ForSettlement | Wait::Never => (true, None),
+        };
+        match tick {
+            Some(tick) => self.parked.set(handle.slot(), tick),
+            None => drop(self.parked.remove(handle.slot())),
+        }
+        let lane_queue = self.lanes.get_mut(lane as usize);
+        let queue = lane_queue.and_then(|lane| lane.queues.get_mut(&flow.slot()));
+        let Some(queue) = queue.filter(|queue| queue.is_parked != is_parked) else {
+            return false;
+        };
+        queue.is_parked = is_parked;
+        self.set_turn(lane, flow);
+        true
+    }
+
+    /// The tick at which a parked head may go on.
+    pub(super) fn parked_until(&self, handle: Handle) -> Option<Tick> {
+        self.parked.key(handle.slot())
+    }
+
+    /// The head whose flow's limits open first, if that is due.
+    pub(super) fn parked_due(&self, now: Tick) -> Option<Handle> {
+        let (tick, slot) = self.parked.peek()?;
+        self.waiters.handle_at(slot).filter(|_| tick <= now)
+    }
+
+    /// Changes the weight of a flow that waits.
+    pub(super) fn set_weight(&mut self, number: u64, weight: NonZeroU16) {
+        let flows: Vec<_> = self.flows_of(number).collect();
+        for handle in flows {
+            if let Some(flow) = self.flows.get_mut(handle) {
+                flow.weight = weight;
+            }
+            self.set_turns(handle);
+        }
+    }
+
+    /// The handles of a flow, one a priority.
+    fn flows_of(&self, number: u64) -> impl Iterator<Item = Handle> {
+        let names = self.names.range((number, 0)..=(number, u8::MAX));
+        names.map(|(_, flow)| *flow)
+    }
+
+    fn queue(&self, lane: u32, flow: u32) -> Option<&FlowQueue> {
+        self.lanes.get(lane as usize)?.queues.get(&flow)
+    }
+
+    fn virtual_time(&self, priority: u8) -> u128 {
+        let round = self.rounds.get(&priority);
+        round.map_or(0, |round| round.virtual_time)
+    }
+
+    /// The virtual time that a cost takes.
+    #[inline]
+    fn stride(&self, cost: Cost, weight: NonZeroU16) -> u128 {
+        let units = match self.share_by {
+            ShareBy::Requests => cost.requests,
+            ShareBy::Tokens => cost.tokens,
+        };
+        let scaled = u64::from(units.max(1)) << 32;
+        scaled
+            .checked_div(weight.get().into())
+            .unwrap_or(scaled)
+            .into()
+    }
+
+    fn set_turns(&mut self, flow: Handle) {
+        let mut at = 0;
+        while let Some(lane) = self.flows.get(flow).and_then(|flow| flow.lanes.get(at)) {
+            self.set_turn(*lane, flow);
+            at = at.saturating_add(1);
+        }
     }
 
     /// Sets a flow's turn in a lane to that of its head.
     fn set_turn(&mut self, lane: u32, flow: Handle) {
-        let Some(lane_queue) = self.lanes.get_mut(lane as usize) else {
+        let Some(queue) = self.queue(lane, flow.slot()).copied() else {
             return;
         };
-        let queue = lane_queue.queues.get(&flow.slot());
-        let head = queue.and_then(|queue| self.waiters.get(queue.head));
-        if let (Some(head), Some(known)) = (head, self.flows.get(flow)) {
-            let turn = Turn {
-                priority: known.name.0,
-                place: known.place,
-                arrival: head.arrival,
-            };
-            lane_queue.turns.set(flow.slot(), turn);
+        let (Some(head), Some(known)) = (self.waiters.get(queue.head), self.flows.get(flow)) else {
+            return;
+        };
+        let stride = self.stride(head.request.cost, known.weight);
+        let turn = Turn {
+            priority: known.priority,
+            tag: known.base.saturating_add(stride),
+            arrival: head.arrival,
+        };
+        if let Some(lane) = self.lanes.get_mut(lane as usize) {
+            if queue.is_parked {
+                lane.turns.remove(flow.slot());
+            } else {
+                lane.turns.set(flow.slot(), turn);
+            }
         }
     }
 
-    fn forget_idle(&mut self, flow: Handle) {
-        let idle = |flow: &&Flow| flow.lanes.is_empty();
-        if let Some(name) = self.flows.get(flow).filter(idle).map(|flow| flow.name) {
-            self.names.remove(&name);
-            self.flows.remove(flow);
+    fn forget_idle(&mut self, handle: Handle) {
+        let flow = self.flows.get(handle).filter(|flow| flow.waiters == 0);
+        let Some((number, priority)) = flow.map(|flow| (flow.number, flow.priority)) else {
+            return;
+        };
+        self.names.remove(&(number, priority));
+        self.flows.remove(handle);
+        if let Some(round) = self.rounds.get_mut(&priority) {
+            round.flows = round.flows.saturating_sub(1);
+            if round.flows == 0 {
+                self.rounds.remove(&priority);
+            }
         }
     }
 }

@@ -69,8 +69,13 @@ impl<T> Pool<T> {
         if let Some(pooled) = &mut booked.pool {
             self.shared.arrive_pool(now, pooled, cost);
         }
+        let flow = lease.flow;
+        if let Some(flowing) = &mut booked.flow {
+            self.flows.arrive(now, flow, flowing, cost);
+        }
         let (slot, group) = (lease.member.slot(), booked.group);
         self.reindex(slot);
+        self.rejudge_flow(flow);
         self.reindex_held_back(group.map(|(group, _)| group));
         self.hand_over();
         Ok(())
@@ -173,6 +178,11 @@ impl<T> Pool<T> {
         }
         if let Some(booked) = lease.booked.pool {
             self.shared.settle_pool(now, booked, lease.cost, actual);
+        }
+        if let Some(booked) = lease.booked.flow {
+            self.flows
+                .settle(now, lease.flow, booked, lease.cost, actual);
+            self.rejudge_flow(lease.flow);
         }
     }
 

@@ -1,45 +1,16 @@
 //! Requests for leases.
 
 use super::ids::MemberId;
+use super::labels::Labels;
 use crate::limit::Cost;
 use crate::time::Tick;
 
-/// A set of up to 64 labels: what a member can do, or a request needs. Their meaning is the caller's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(transparent))]
-pub struct Labels(u64);
-
-impl Labels {
-    /// The empty set.
-    pub const NONE: Self = Self(0);
-
-    /// The set of the labels whose bits are one.
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    /// The bits of the labels in this set.
-    #[must_use]
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// Whether all of `needed` are in this set.
-    #[must_use]
-    pub const fn contains(self, needed: Self) -> bool {
-        self.0 & needed.0 == needed.0
-    }
-}
-
 /// A request for a lease.
 ///
-/// Requests of one class with the same labels share a lane. No request overtakes another inside a lane:
-/// the order is by priority, then fair between flows, then by arrival, and a cheap request does not pass
-/// a costly one.
+/// Requests with the same labels share a lane; where a limit is counted by class, only those of one class do. No
+/// request overtakes another inside a lane: the order is by priority, then fair between flows, then by arrival,
+/// and a cheap request does not pass a costly one. Only a flow that is at a limit of its own is passed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Request {
     pub(crate) class: u32,
     pub(crate) cost: Cost,
@@ -48,7 +19,6 @@ pub struct Request {
     pub(crate) labels: Labels,
     pub(crate) key: Option<u64>,
     pub(crate) session: Option<u64>,
-    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) pin: Option<MemberId>,
     pub(crate) deadline: Option<Tick>,
 }
@@ -105,8 +75,8 @@ impl Request {
         self
     }
 
-    /// The flow it belongs to, such as a job. Flows of one priority are served one request each in turn,
-    /// however many requests each has queued.
+    /// The flow it belongs to, such as a job or a caller. Flows of one priority share by
+    /// [weight](super::FlowConfig::weight), however many requests each has queued.
     #[must_use]
     pub const fn flow(mut self, flow: u64) -> Self {
         self.flow = flow;

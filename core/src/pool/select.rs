@@ -3,25 +3,34 @@
 use super::drive::Pool;
 use super::eligibility::{Cause, Readiness};
 use super::error::AcquireError;
+use super::labels::LabelSet;
 use super::lane::LaneKey;
 use super::request::Request;
 use crate::limit::Wait;
 use crate::util::slab::Handle;
 
 impl<T> Pool<T> {
-    /// The key of the request's lane.
-    pub(super) fn lane_key(&self, request: &Request) -> LaneKey {
-        let pin = request.pin.and_then(|pin| pin.within(self.config.id));
-        LaneKey::new(request, pin)
+    /// The key of the request's lane; an error where an id in it is of another pool.
+    pub(super) fn lane_key(&self, request: &Request) -> Result<LaneKey, AcquireError> {
+        let pin = request.pin.map(|pin| pin.within(self.config.id));
+        let labels = request.labels.within(self.config.id);
+        Ok(LaneKey {
+            class: if self.by_class { request.class } else { 0 },
+            labels: match pin {
+                Some(_) => LabelSet::NONE,
+                None => labels.ok_or(AcquireError::ForeignLabels)?,
+            },
+            pin: match pin {
+                Some(pin) => Some(pin.ok_or(AcquireError::PinnedMemberRemoved)?),
+                None => None,
+            },
+        })
     }
 
     /// Returns the request's lane, creating it if needed and evicting the least recently used idle lane at
     /// the limit. Creation is O(members).
     pub(super) fn lane_of(&mut self, request: &Request) -> Result<u32, AcquireError> {
-        let key = self.lane_key(request);
-        if request.pin.is_some() && key.pin.is_none() {
-            return Err(AcquireError::PinnedMemberRemoved);
-        }
+        let key = self.lane_key(request)?;
         if let Some(lane) = self.lanes.touch(&key) {
             return Ok(lane);
         }
@@ -33,18 +42,21 @@ impl<T> Pool<T> {
         if !self.lanes.make_room(self.config.max_lanes) {
             return Err(AcquireError::TooManyLanes);
         }
+        self.insert_lane(key).ok_or(AcquireError::TooManyLanes)
+    }
+
+    /// Creates the lane of a key. O(members).
+    pub(super) fn insert_lane(&mut self, key: LaneKey) -> Option<u32> {
         let (lanes, members, ctx) = self.indexing();
         let matching = members
             .iter()
-            .filter(|(handle, member)| member.matches(*handle, &key))
+            .filter(|(handle, member)| member.matches(*handle, &key, ctx.label_sets))
             .map(|(handle, member)| (handle.slot(), member));
-        let (lane, held_back) = lanes
-            .insert(key, matching, &ctx)
-            .ok_or(AcquireError::TooManyLanes)?;
+        let (lane, held_back) = lanes.insert(key, matching, &ctx)?;
         for group in held_back {
             self.shared.hold_back(group);
         }
-        Ok(lane)
+        Some(lane)
     }
 
     /// The member that serves a request of a lane now, or when one will be ready.
@@ -202,10 +214,9 @@ impl<T> Pool<T> {
             return cause(slot).unwrap_or(Cause::BehindOthers);
         }
         let key = known.key;
-        let mut matching = self
-            .members
-            .iter()
-            .filter(|(handle, member)| member.matches(*handle, &key) && !member.is_leaving());
+        let mut matching = self.members.iter().filter(|(handle, member)| {
+            member.matches(*handle, &key, ctx.label_sets) && !member.is_leaving()
+        });
         let first = matching.next().and_then(|(handle, _)| cause(handle.slot()));
         first.unwrap_or(Cause::NoMember)
     }

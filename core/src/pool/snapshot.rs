@@ -5,7 +5,9 @@
 
 use super::config::PoolConfig;
 use super::drive::Pool;
+use super::flows::FlowState;
 use super::groups::SharedLimits;
+use super::labels::LabelSets;
 use super::leases::Lease;
 use super::member::{MemberHealth, MemberSetting, MemberState, Settings, Status, ToldBreaker};
 use super::stats::{Figures, QueueStats};
@@ -29,6 +31,8 @@ pub struct PoolSnapshot<T> {
     now: Tick,
     limits: LimitSet,
     groups: Vec<LimitSet>,
+    flows: Vec<(u64, FlowState)>,
+    labels: Vec<Box<[u32]>>,
     /// Members by slot.
     members: Vec<MemberState<T>>,
     /// Leases in the order of their expiries.
@@ -105,6 +109,8 @@ impl<T: Clone> Pool<T> {
             now: self.clock.now,
             limits: self.shared.pool().clone(),
             groups: self.shared.groups().cloned().collect(),
+            flows: self.flows.saved(),
+            labels: self.label_sets.saved(),
             members: self.members.iter().map(|(_, one)| at_rest(one)).collect(),
             leases: leases.collect(),
             sessions: sessions.collect(),
@@ -179,6 +185,8 @@ impl<T> Pool<T> {
         for limits in snapshot.groups {
             pool.shared.add_group(rebased(limits));
         }
+        pool.flows.restore(snapshot.flows, from, to);
+        pool.label_sets = LabelSets::restored(snapshot.labels).ok_or(RestoreError)?;
         let handles = pool.restore_members(snapshot.members, offset)?;
         for lease in snapshot.leases {
             pool.restore_lease(lease, &handles, offset)?;
@@ -204,7 +212,17 @@ impl<T> Pool<T> {
                 pool.refresh(handle);
             }
         }
+        pool.by_class |= pool.counts_classes();
         Ok(pool)
+    }
+
+    /// Whether a limit is counted by class.
+    fn counts_classes(&self) -> bool {
+        let members = self.members.iter().map(|(_, member)| &member.limits);
+        let mut limits = members
+            .chain(self.shared.groups())
+            .chain([self.shared.pool()]);
+        self.flows.counts_classes() || limits.any(LimitSet::counts_classes)
     }
 
     fn restore_members(
@@ -234,6 +252,7 @@ impl<T> Pool<T> {
                 health.breaker = Breaker::new();
                 health.told = ToldBreaker::Closed;
             }
+            self.label_sets.get(member.labels).ok_or(RestoreError)?;
             let group = member.group;
             let handle = self.members.insert(member).ok_or(RestoreError)?;
             if let Some(group) = group
@@ -261,6 +280,10 @@ impl<T> Pool<T> {
         let group = lease.booked.group;
         lease.booked.group = group.map(|(group, booked)| (group, booked.rebased(from, to)));
         lease.booked.pool = lease.booked.pool.map(|pool| pool.rebased(from, to));
+        lease.booked.flow = lease.booked.flow.map(|flow| flow.rebased(from, to));
+        if lease.booked.flow.is_some() {
+            self.flows.hold(lease.flow);
+        }
         if let Some(permit) = &mut lease.permit {
             permit.rebase(from, to);
         }

@@ -2,6 +2,7 @@
 
 pub use crate::util::histogram::Histogram;
 
+use super::flows::FlowStats;
 use super::ids::MemberId;
 use super::outcome::{LeaseEnd, Outcome};
 use alloc::vec::Vec;
@@ -113,6 +114,8 @@ pub struct Stats {
     pub waited: Histogram,
     /// The members, by slot.
     pub members: Vec<MemberStats>,
+    /// The flows that have settings.
+    pub flows: Vec<FlowStats>,
 }
 
 impl Stats {

@@ -11,7 +11,9 @@ use leasehold_core::health::BreakerConfig;
 use leasehold_core::health::OutlierConfig;
 use leasehold_core::health::{PanicThreshold, ProbeConfig, SlowStartConfig};
 use leasehold_core::limit::{Cost, LimitSet, Unit};
-use leasehold_core::pool::{GroupId, Labels, Member, MemberSetting, MemberUpdate};
+use leasehold_core::pool::{
+    FlowConfig, GroupId, Labels, Member, MemberSetting, MemberUpdate, Pool,
+};
 use proptest_derive::Arbitrary as Strategy;
 
 /// A pool and the operations on it.
@@ -25,6 +27,10 @@ pub struct Case {
     pub max_waiters: u8,
     /// The bound on lanes, less one, modulo 6.
     pub max_lanes: u8,
+    /// The settings of each flow.
+    pub each_flow: Option<FlowSetup>,
+    /// Whether flows share by tokens.
+    pub share_by_tokens: bool,
     /// Limits over all members.
     pub shared: Option<limits::Setup>,
     /// Limits of two groups.
@@ -72,6 +78,63 @@ pub struct Watch {
     pub slow_start: Option<u8>,
     /// The time to live of sessions in ticks, modulo 64.
     pub affinity: Option<u8>,
+}
+
+/// The settings of a flow.
+#[derive(Clone, Copy, Debug, Arbitrary, Strategy)]
+pub struct FlowSetup {
+    /// Its weight, less one, modulo 3.
+    pub weight: u8,
+    /// Its limit of requests.
+    pub limit: Option<limits::Setup>,
+    /// Its limit of tokens for each class.
+    pub tokens: Option<limits::Setup>,
+    /// The bound on its waiters, modulo 8, if below 64.
+    pub max_waiters: u8,
+}
+
+impl FlowSetup {
+    /// A flow without settings.
+    pub(super) const PLAIN: Self = Self {
+        weight: 0,
+        limit: None,
+        tokens: None,
+        max_waiters: 64,
+    };
+
+    pub(super) fn weight(self) -> u16 {
+        u16::from(self.weight % 3) + 1
+    }
+
+    pub(super) fn max_waiters(self) -> u32 {
+        match self.max_waiters {
+            few @ ..64 => u32::from(few % 8),
+            _ => u32::MAX,
+        }
+    }
+
+    pub(super) fn owner(self) -> Owner {
+        owner(self.limit, self.tokens)
+    }
+
+    pub(super) fn config(self) -> FlowConfig {
+        let weight = NonZeroU16::new(self.weight()).expect(IN_RANGE);
+        FlowConfig::new()
+            .weight(weight)
+            .limits(machine_of(self.limit, self.tokens))
+            .max_waiters(self.max_waiters())
+    }
+}
+
+/// The brute-force limits of an owner.
+fn owner(requests: Option<limits::Setup>, tokens: Option<limits::Setup>) -> Owner {
+    let tokens = tokens.map(limits::Setup::anchored);
+    Owner {
+        requests: requests.map(|limit| limit.anchored().oracle()),
+        tokens: tokens.map(|tokens| [tokens.oracle(), tokens.oracle()]),
+        latest: 0,
+        turned_away: 0,
+    }
 }
 
 /// A member to be added.
@@ -145,6 +208,14 @@ pub enum Op {
     Depth(u8, u8),
     /// Estimates a request.
     Estimate(Ask),
+    /// Asks for the place of one of the latest 16 waiters.
+    #[proptest(weight = 2)]
+    Place(u8),
+    /// Configures a flow.
+    #[proptest(weight = 2)]
+    SetFlow(u8, FlowSetup),
+    /// Lets a flow be as the others.
+    ResetFlow(u8),
     /// Lets at most 15 ticks pass without a command.
     #[proptest(weight = 8)]
     Advance(u8),
@@ -388,21 +459,15 @@ impl MemberSetup {
     }
 
     pub(super) fn owner(self) -> Owner {
-        let tokens = self.tokens.map(limits::Setup::anchored);
-        Owner {
-            requests: self.limit.map(|limit| limit.anchored().oracle()),
-            tokens: tokens.map(|tokens| [tokens.oracle(), tokens.oracle()]),
-            latest: 0,
-            turned_away: 0,
-        }
+        owner(self.limit, self.tokens)
     }
 
-    pub(super) fn member(self, name: usize, groups: &[GroupId]) -> Member<usize> {
+    pub(super) fn member(self, name: usize, groups: &[GroupId], labels: Labels) -> Member<usize> {
         let mut member = Member::new(name)
             .name(&name.to_string())
             .weight(self.weight())
             .tier(self.tier())
-            .labels(Labels::from_bits(self.labels()));
+            .labels(labels);
         if let Some(max) = NonZeroU32::new(self.max_leases()) {
             member = member.max_leases(max);
         }
@@ -411,6 +476,14 @@ impl MemberSetup {
         }
         member.limits(machine_of(self.limit, self.tokens))
     }
+}
+
+/// The set of the labels whose bits are one.
+pub(super) fn labels(pool: &mut Pool<usize>, bits: u64) -> Labels {
+    // Far from one another, as no number is too large.
+    let numbers = (0..2).filter(|bit| bits >> bit & 1 == 1);
+    let labels = pool.labels(numbers.map(|bit| bit * 1_000_000));
+    labels.expect("there are few sets")
 }
 
 impl Change {
@@ -430,6 +503,7 @@ impl Change {
         name: usize,
         setup: MemberSetup,
         groups: &[GroupId],
+        labels: Labels,
     ) -> MemberUpdate<usize> {
         let setup = self.of(setup);
         let mut update = MemberUpdate::new();
@@ -447,7 +521,7 @@ impl Change {
             update = update.tier(setup.tier());
         }
         if self.labels.is_some() {
-            update = update.labels(Labels::from_bits(setup.labels()));
+            update = update.labels(labels);
         }
         if self.group.is_some() {
             let group = setup.group().and_then(|group| groups.get(group));

@@ -123,6 +123,14 @@ impl Pair {
             assert_eq!(figures.counts.calls(), member.calls);
             assert_eq!(figures.in_flight, member.in_flight);
         }
+        for flow in &stats.flows {
+            let waiting = self.oracle.waiting();
+            let waiting = waiting.filter(|(_, one)| one.ask.flow() == flow.flow);
+            assert_eq!(flow.waiting as usize, waiting.count());
+            let leases = self.oracle.leases.iter();
+            let held = leases.filter(|one| one.live && one.flow == flow.flow);
+            assert_eq!(flow.held as usize, held.count());
+        }
         let there = self
             .oracle
             .members

@@ -6,7 +6,7 @@ mod queue;
 mod release;
 mod select;
 
-use super::case::{Ask, Case, Choice, IN_RANGE, MemberSetup, Own, Watch};
+use super::case::{Ask, Case, Choice, FlowSetup, IN_RANGE, MemberSetup, Own, Watch};
 use super::owner::{Owner, Uses};
 use crate::limits;
 use leasehold_core::affinity::Affinity;
@@ -17,6 +17,7 @@ use leasehold_core::health::{ProbeNumber, Prober, SlowStart};
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::{AcquireError, Cause, Eligibility, HealthChange, MemberId};
 use leasehold_core::time::Tick;
+use queue::OracleFlow;
 use release::Ended;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -76,6 +77,8 @@ pub(super) struct OracleLease {
     group: Option<(usize, Uses)>,
     shared: Uses,
     arrived: bool,
+    pub(super) flow: u64,
+    flow_uses: Option<Uses>,
     permit: Option<Permit>,
     pub(super) expires: Option<(u64, u64)>,
     pub(super) live: bool,
@@ -86,8 +89,8 @@ pub(super) struct OracleLease {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OracleWaiter {
     since: u64,
-    ask: Ask,
-    kind: Kind,
+    pub(super) ask: Ask,
+    pub(super) kind: Kind,
     deadline: Option<u64>,
     waiting: bool,
 }
@@ -133,6 +136,8 @@ pub(super) enum Answer {
 pub(super) enum Refusal {
     Closed,
     QueueFull,
+    FlowQueueFull,
+    ForeignLabels,
     NotReady,
     DeadlineTooSoon(Tick),
     NeverFits,
@@ -145,6 +150,8 @@ impl From<AcquireError> for Refusal {
         match error {
             AcquireError::Closed => Self::Closed,
             AcquireError::QueueFull { .. } => Self::QueueFull,
+            AcquireError::FlowQueueFull { .. } => Self::FlowQueueFull,
+            AcquireError::ForeignLabels => Self::ForeignLabels,
             AcquireError::NotReady { .. } => Self::NotReady,
             AcquireError::DeadlineTooSoon { at, .. } => Self::DeadlineTooSoon(at),
             AcquireError::NeverFits => Self::NeverFits,
@@ -189,9 +196,16 @@ pub(super) struct Oracle {
     /// Lanes that aren't pinned, and the number of their last use.
     kinds: BTreeMap<Kind, u64>,
     asked: u64,
-    /// The last turn of each waiting flow, by priority and flow.
-    turns: BTreeMap<(u8, u64), u64>,
-    turn: u64,
+    /// Whether classes have lanes of their own.
+    by_class: bool,
+    /// The flows that have settings.
+    pub(super) flows: BTreeMap<u64, OracleFlow>,
+    each_flow: Option<FlowSetup>,
+    share_by_tokens: bool,
+    /// The virtual time at which each waiting flow was served last, or joined, by priority and flow.
+    bases: BTreeMap<(u8, u64), u128>,
+    /// The virtual time of each priority.
+    times: BTreeMap<u8, u128>,
     outlier: Option<OutlierDetector>,
     affinity: Option<Affinity<usize>>,
     service: BTreeMap<u32, u64>,
@@ -246,6 +260,7 @@ pub(super) fn opening_of(reason: Eligibility) -> Opening {
         | Eligibility::Removed
         | Eligibility::Disabled
         | Eligibility::Draining
+        | Eligibility::FlowAtLimit { .. }
         | Eligibility::NeverFits => Opening::Unknown,
     }
 }
@@ -287,8 +302,17 @@ impl Oracle {
             fast_failures: Vec::new(),
             kinds: BTreeMap::new(),
             asked: 0,
-            turns: BTreeMap::new(),
-            turn: 0,
+            by_class: case.policy == Choice::LeastTime
+                || case.each_flow.is_some_and(|flow| flow.tokens.is_some()),
+            flows: case
+                .each_flow
+                .into_iter()
+                .flat_map(|flow| (0..3).map(move |number| (number, OracleFlow::new(flow))))
+                .collect(),
+            each_flow: case.each_flow,
+            share_by_tokens: case.share_by_tokens,
+            bases: BTreeMap::new(),
+            times: BTreeMap::new(),
             outlier: case
                 .watch
                 .outlier()
@@ -342,12 +366,16 @@ impl Oracle {
         let newcomer = self.waiters.len();
         let turn = self.turn(ask, newcomer);
         let next = self.next(kind).map(|(turn, _)| turn);
+        let held_back = self.held_back(ask);
         let mut opening = Opening::AnyTime;
-        if next.is_none_or(|next| turn < next) {
+        if let Some((until, cause)) = held_back {
+            opening = until;
+            self.causes = vec![cause];
+        } else if next.is_none_or(|next| turn < next) && !self.is_behind_own(kind, ask) {
             opening = self.lane_opening(kind, ask.cost());
             if opening == Opening::Now {
                 if next.is_some() {
-                    self.had_its_turn(ask);
+                    self.had_its_turn(ask, turn);
                 }
                 return Answer::Granted(self.grant(kind, ask, self.now));
             }
@@ -355,7 +383,7 @@ impl Oracle {
         } else {
             self.causes = self.causes_of_head(kind);
         }
-        if ask.cost() != Cost::REQUEST && !self.fits(kind, ask.cost()) {
+        if ask.cost() != Cost::REQUEST && !(self.fits(kind, ask.cost()) && self.fits_flow(ask)) {
             return Answer::Refused(Refusal::NeverFits);
         }
         if let Some(deadline) = deadline {
@@ -370,12 +398,21 @@ impl Oracle {
                 return Answer::Refused(Refusal::DeadlineTooSoon(Tick::from_nanos(at)));
             }
         }
+        let of_flow = self
+            .waiting()
+            .filter(|(_, one)| one.ask.flow() == ask.flow());
+        let bound = self
+            .flow_setup(ask.flow())
+            .map_or(u32::MAX, FlowSetup::max_waiters);
+        if of_flow.count() >= bound as usize {
+            return Answer::Refused(Refusal::FlowQueueFull);
+        }
         if self.waiting().count() >= self.max_waiters {
             return Answer::Refused(Refusal::QueueFull);
         }
+        let time = *self.times.entry(ask.priority()).or_insert(0);
         let flow = (ask.priority(), ask.flow());
-        self.turns.entry(flow).or_insert(self.turn);
-        self.turn += 1;
+        self.bases.entry(flow).or_insert(time);
         self.waiters.push(OracleWaiter {
             since: self.now,
             ask,
@@ -391,7 +428,7 @@ impl Oracle {
         let stamp = self.stamp();
         let now = self.now;
         let tick = self.tick();
-        let (class, cost) = (kind.class, ask.cost());
+        let (class, cost) = (ask.class(), ask.cost());
         let breaker = self.breaker_of(name);
         let stride = pass(self.weight(name));
         let chosen = &mut self.members[name];
@@ -425,6 +462,8 @@ impl Oracle {
             group,
             shared: shared.unwrap_or_default(),
             arrived: false,
+            flow: ask.flow(),
+            flow_uses: None,
             permit,
             expires: None,
             live: true,
@@ -432,6 +471,7 @@ impl Oracle {
         });
         self.assign_session(kind, ask, name);
         let lease = self.leases.len() - 1;
+        self.leases[lease].flow_uses = self.charge_flow(ask);
         self.set_expiry(lease);
         self.refresh_panic();
         self.tally.granted += 1;
@@ -449,6 +489,13 @@ impl Oracle {
             let stamp = self.stamp();
             self.leases[lease].expires = Some((self.now.saturating_add(ttl), stamp));
         }
+    }
+
+    /// The requests ahead of a waiter; `None` if it does not wait.
+    pub(super) fn place(&self, waiter: usize) -> Option<u32> {
+        let one = self.waiters[waiter];
+        one.waiting
+            .then(|| self.ahead_of(one.kind, one.ask, waiter))
     }
 
     pub(super) fn cancel(&mut self, now: u64, waiter: usize) -> bool {
@@ -520,13 +567,12 @@ impl Oracle {
                 let waiter = &self.waiters[*name];
                 self.lane_opening(waiter.kind, waiter.ask.cost()) == Opening::Now
             });
-            let Some((_, name)) = servable else { return };
+            let Some((turn, name)) = servable else { return };
             let OracleWaiter {
                 since, ask, kind, ..
             } = self.waiters[name];
-            self.had_its_turn(ask);
             self.waiters[name].waiting = false;
-            self.forget_turns();
+            self.had_its_turn(ask, turn);
             let grant = self.grant(kind, ask, since);
             self.events.push(OracleEvent::Granted(name, grant));
         }
@@ -560,6 +606,7 @@ impl Oracle {
             .chain(expiries)
             .chain(deadlines)
             .chain(openings)
+            .chain(self.parked_until())
             .chain(timers);
         let first = first.chain(sweep.map(Tick::as_nanos)).min();
         first.map(Tick::from_nanos)

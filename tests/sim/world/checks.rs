@@ -25,6 +25,8 @@ impl World {
             AcquireError::Closed
             | AcquireError::NotReady { .. }
             | AcquireError::NeverFits
+            | AcquireError::FlowQueueFull { .. }
+            | AcquireError::ForeignLabels
             | AcquireError::TooManyLanes => panic!("{error} for {task:?}"),
         }
     }

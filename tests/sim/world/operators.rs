@@ -8,7 +8,7 @@ use crate::settings::{
     labels, log, max_leases, request_limit, span, tick, weight,
 };
 use leasehold_core::limit::{Anchor, BucketedWindow, LimitSet, Unit};
-use leasehold_core::pool::{Labels, Member};
+use leasehold_core::pool::{Labels, Member, Pool};
 
 impl World {
     pub(super) fn add_member(&mut self, index: usize) {
@@ -26,12 +26,13 @@ impl World {
         if has_token_limit(index) {
             limits = limits.with_each_class(Unit::Tokens, log(TOKEN_LIMIT));
         }
+        let label_set = label_set(&mut self.pool, labels(index));
         let mut member = Member::new(index)
             .name(&index.to_string())
             .weight(weight(index))
             .max_leases(count(max_leases(index)))
             .tier(u8::from(index >= TIER_0))
-            .labels(Labels::from_bits(labels(index)))
+            .labels(label_set)
             .limits(limits);
         if let Some(group) = group(index) {
             member = member.group(self.groups[group]);
@@ -114,4 +115,10 @@ impl World {
         self.members[index].is_operated = false;
         self.record((index, "is restored"));
     }
+}
+
+/// The set of the labels whose bits are one.
+pub(super) fn label_set(pool: &mut Pool<usize>, bits: u64) -> Labels {
+    let labels = (0..64).filter(|bit| bits >> bit & 1 == 1);
+    pool.labels(labels).expect("there are few sets")
 }

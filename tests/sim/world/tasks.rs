@@ -1,12 +1,13 @@
 //! The clients: tasks arrive, ask for a lease, back off, are cancelled and end.
 
 use super::member::Membership;
+use super::operators::label_set;
 use super::{SimEvent, World};
 use crate::schedule::{MS, Nanos, SEC};
 use crate::settings::{MEMBERS, span, tick};
 use core::num::NonZeroU32;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{Acquired, Labels, Request, WaiterId};
+use leasehold_core::pool::{Acquired, Request, WaiterId};
 use leasehold_core::retry::{AttemptFailure, Backoff, RetryState};
 
 #[derive(Debug)]
@@ -72,9 +73,10 @@ impl World {
             _ => rng.u64(5 * SEC..60 * SEC),
         };
         let deadline = self.now + wait;
+        let label_set = label_set(&mut self.pool, labels);
         let mut request = Request::new()
             .class(class)
-            .labels(Labels::from_bits(labels))
+            .labels(label_set)
             .cost(Cost {
                 requests: 1,
                 tokens,

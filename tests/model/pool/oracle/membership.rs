@@ -2,7 +2,7 @@
 
 use super::super::case::{Change, Management, MemberSetup, Own};
 use super::super::owner::Owner;
-use super::{Kind, Oracle, OracleEvent, OracleMember, State};
+use super::{Oracle, OracleEvent, OracleMember, State};
 use crate::limits;
 use leasehold_core::balance::PeakEwma;
 use leasehold_core::health::{Breaker, BreakerState};
@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 impl Oracle {
     pub(crate) fn add(&mut self, now: u64, id: MemberId, setup: MemberSetup) {
         self.advance(now);
+        if setup.tokens.is_some() {
+            self.part_classes();
+        }
         let stamp = self.stamp();
         let mut slow_start = SlowStart::default();
         slow_start.begin(self.tick());
@@ -91,15 +94,7 @@ impl Oracle {
         };
         self.members[member].state = state;
         if matches!(what, Management::Remove) {
-            let pinned: Vec<_> = self
-                .waiting()
-                .filter(|(_, waiter)| waiter.kind.pin == Some(member))
-                .map(|(name, waiter)| (waiter.kind.class, self.turn(waiter.ask, name), name))
-                .collect();
-            self.send_away(
-                member,
-                pinned.into_iter().map(|(class, ..)| class).collect(),
-            );
+            self.send_away(member);
         }
         self.refresh_panic();
         self.serve();
@@ -171,28 +166,26 @@ impl Oracle {
         }
     }
 
-    /// Refuses the requests pinned to a removed member, by lane in order of creation, then by turn.
-    fn send_away(&mut self, member: usize, mut classes: Vec<u32>) {
-        classes.dedup();
+    /// Refuses the requests pinned to a removed member, by lane in order of creation, then by arrival.
+    fn send_away(&mut self, member: usize) {
+        let pinned = self
+            .waiting()
+            .filter(|(_, one)| one.kind.pin == Some(member));
+        let pinned: Vec<_> = pinned.map(|(name, one)| (one.kind.class, name)).collect();
         let mut lanes: Vec<u32> = Vec::new();
-        for class in classes {
-            if !lanes.contains(&class) {
-                lanes.push(class);
+        for (class, _) in &pinned {
+            if !lanes.contains(class) {
+                lanes.push(*class);
             }
         }
-        for class in lanes {
-            let kind = Kind {
-                class,
-                labels: 0,
-                pin: Some(member),
-            };
-            while let Some((_, name)) = self.next(kind) {
-                self.waiters[name].waiting = false;
-                self.forget_turns();
+        for lane in lanes {
+            for (_, name) in pinned.iter().filter(|(class, _)| *class == lane) {
+                self.waiters[*name].waiting = false;
                 self.tally.refused += 1;
-                self.events.push(OracleEvent::PinnedMemberRemoved(name));
+                self.events.push(OracleEvent::PinnedMemberRemoved(*name));
             }
         }
+        self.forget_turns();
     }
 
     pub(crate) fn close(&mut self, now: u64) {
@@ -204,7 +197,7 @@ impl Oracle {
                 self.events.push(OracleEvent::Closed(name));
             }
         }
-        self.turns.clear();
+        self.forget_turns();
     }
 
     /// Forgets what a snapshot leaves out. `leases` are the live ones, in the order of their expiries.
@@ -215,7 +208,8 @@ impl Oracle {
         for waiter in &mut self.waiters {
             self.tally.cancelled += u64::from(core::mem::take(&mut waiter.waiting));
         }
-        self.turns.clear();
+        self.forget_turns();
+        self.by_class = self.counts_classes();
         self.kinds.clear();
         self.fast_failures.clear();
         self.outlier = self

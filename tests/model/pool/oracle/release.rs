@@ -67,6 +67,9 @@ impl Oracle {
             if self.has_shared {
                 self.shared.arrive(now, lease.shared);
             }
+            if let (Some(flow), Some(uses)) = (self.flows.get_mut(&lease.flow), lease.flow_uses) {
+                flow.owner.arrive(now, uses);
+            }
         }
         self.serve();
         live
@@ -179,6 +182,7 @@ impl Oracle {
         if self.has_shared {
             self.shared.settle(now, lease.class, lease.shared, actual);
         }
+        self.settle_flow(lease.flow, lease.class, lease.flow_uses, actual);
     }
 
     fn tell_breaker(&mut self, lease: &OracleLease, ended: Ended) {

@@ -33,6 +33,13 @@ impl Oracle {
         (has_none || fits) && admits(&self.shared)
     }
 
+    /// Whether the limits of its flow would ever admit a request.
+    pub(super) fn fits_flow(&self, ask: Ask) -> bool {
+        let flow = self.flows.get(&ask.flow());
+        let wait = flow.map(|flow| flow.owner.earliest(self.now, ask.class(), ask.cost()));
+        wait != Some(Wait::Never)
+    }
+
     pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
         let at = self.as_of;
         let group = self.members[member].setup.group();
@@ -132,6 +139,7 @@ impl Oracle {
             | Cause::Ejected { .. }
             | Cause::BreakerOpen { .. } => (1, cause.until()),
             Cause::Unhealthy => (2, None),
+            Cause::FlowAtLimit { .. } => unreachable!("it is no member's"),
             Cause::Disabled | Cause::NeverFits | Cause::NoMember | Cause::BehindOthers => (3, None),
         };
         let first = causes.iter().map(rank).min();
@@ -152,8 +160,11 @@ impl Oracle {
 
     /// The same for the request at the head of a lane.
     pub(crate) fn causes_of_head(&self, kind: Kind) -> Vec<Cause> {
-        let (_, head) = self.next(kind).expect("a request waits");
-        self.causes_of(kind, self.waiters[head].ask.cost())
+        match self.next(kind) {
+            Some((_, head)) => self.causes_of(kind, self.waiters[head].ask.cost()),
+            // All flows in it are held back by limits of their own.
+            None => vec![Cause::BehindOthers],
+        }
     }
 
     /// The first known tick at which a member of a lane is ready.
@@ -267,6 +278,7 @@ impl Oracle {
                     | Eligibility::Removed
                     | Eligibility::Disabled
                     | Eligibility::Draining
+                    | Eligibility::FlowAtLimit { .. }
                     | Eligibility::Unhealthy => Availability::Out,
                 };
                 balancer.update(name as u32, &member_load, availability);
@@ -311,16 +323,22 @@ impl Oracle {
     /// The eligibility of each member for a request.
     pub(crate) fn explain(&self, ask: Ask, pin: Option<usize>) -> Vec<(usize, Eligibility)> {
         let kind = Kind {
-            class: ask.class(),
             labels: ask.labels(),
-            pin,
+            ..self.kind_of(ask, pin)
         };
+        let held_back = self.held_back(ask).map(|(opening, cause)| match opening {
+            Opening::Unknown => Eligibility::NeverFits,
+            Opening::Now | Opening::At(_) | Opening::AnyTime => Eligibility::FlowAtLimit {
+                until: cause.until(),
+            },
+        });
         let shared = match self.shared.earliest(self.now, kind.class, ask.cost()) {
             Wait::Until(until) if until.as_nanos() <= self.now => None,
             Wait::Until(until) => Some(Eligibility::AtLimit { until }),
             Wait::ForSettlement => Some(Eligibility::AwaitingCompletion),
             Wait::Never => Some(Eligibility::NeverFits),
         };
+        let shared = held_back.or(shared);
         let there = (0..self.members.len()).filter(|one| self.members[*one].state != State::Gone);
         let mut reasons: Vec<_> = there
             .map(|name| {
@@ -345,7 +363,8 @@ impl Oracle {
             ..kind
         };
         let next = self.next(kind).map(|(turn, _)| turn);
-        let is_behind = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()));
+        let is_behind = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()))
+            || self.is_behind_own(kind, ask);
         for (name, reason) in &mut reasons {
             if *reason == Eligibility::Ready && nearest.is_some_and(|nearest| nearest < tier(*name))
             {
@@ -363,6 +382,7 @@ fn cause_of(reason: Eligibility) -> Cause {
         Eligibility::AtLimit { until } => Cause::AtLimit { until },
         Eligibility::NeverFits => Cause::NeverFits,
         Eligibility::AwaitingCompletion => Cause::AwaitingCompletion,
+        Eligibility::FlowAtLimit { until } => Cause::FlowAtLimit { until },
         Eligibility::Full => Cause::Full,
         Eligibility::Throttled { until } => Cause::Throttled { until },
         Eligibility::Ejected { until } => Cause::Ejected { until },
