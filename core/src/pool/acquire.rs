@@ -1,5 +1,6 @@
 //! From a request to a lease, a place in the queue or a refusal.
 
+use super::charges::Charge;
 use super::drive::Pool;
 use super::eligibility::{Cause, Readiness};
 use super::error::{AcquireError, StaleWaiter};
@@ -88,7 +89,7 @@ impl<T> Pool<T> {
                         // The lane was judged for this request's cost, and goes back to that of its head.
                         self.lanes.flag(lane);
                     }
-                    let grant = self.grant(lane, slot, &request, self.clock.now);
+                    let grant = self.grant(lane, slot, &request, self.clock.now, false);
                     let full = AcquireError::QueueFull { cause: Cause::Full };
                     return grant.map(Acquired::Granted).ok_or(full);
                 }
@@ -180,6 +181,7 @@ impl<T> Pool<T> {
         slot: u32,
         request: &Request,
         since: Tick,
+        is_queued: bool,
     ) -> Option<Grant> {
         let handle = self.members.handle_at(slot)?;
         let fence = self.leases.next_fence();
@@ -190,14 +192,37 @@ impl<T> Pool<T> {
         self.reindex_after_use(handle);
         self.rejudge_flow(request.flow);
         let waited = self.clock.now.since(since);
-        self.figures.record_grant(waited);
+        self.figures.record_grant(waited, is_queued);
+        let expires = self.set_expiry(lease);
+        self.log_grant(handle, request, fence, expires);
         Some(Grant {
             lease: LeaseId::new(self.config.id, lease),
             member: self.members.id(handle),
             fence,
             waited,
-            expires: self.set_expiry(lease),
+            expires,
         })
+    }
+
+    /// Records a grant in the log of charges, if one is kept.
+    fn log_grant(&mut self, handle: Handle, request: &Request, fence: u64, expires: Option<Tick>) {
+        let Some(log) = &mut self.charges else {
+            return;
+        };
+        // Where other limits than the member's count too, each lease is written by itself.
+        let has_blocks = !self.by_class && self.flows.is_empty() && self.shared.is_empty();
+        if let Some(member) = self.members.get_mut(handle) {
+            let charge = Charge::Granted {
+                lease: fence,
+                member: member.identity,
+                class: request.class,
+                flow: request.flow,
+                cost: request.cost,
+                at: self.clock.now,
+                expires,
+            };
+            log.record_grant(charge, request.cost, member, has_blocks);
+        }
     }
 
     /// Books a request on a member: its limits, its breaker and its counts.
@@ -213,7 +238,7 @@ impl<T> Pool<T> {
         if policy.uses_pass() {
             stride = pass(member.weight_at(&self.config, now));
         }
-        member.record_grant(sequence, stride, policy.uses_work());
+        member.record_grant(now, sequence, stride, policy.uses_work());
         let booked = Bookings {
             member: member.limits.charge(now, class, cost),
             group: member

@@ -22,6 +22,7 @@ pub struct PoolConfig {
     pub(super) limits: LimitSet,
     pub(super) each_flow: FlowConfig,
     pub(super) share_by: ShareBy,
+    pub(super) block_permille: Option<u16>,
     pub(super) breaker: Option<BreakerConfig>,
     pub(super) health: Option<ProbeConfig>,
     pub(super) outlier: Option<OutlierConfig>,
@@ -46,6 +47,7 @@ impl PoolConfig {
             limits: LimitSet::default(),
             each_flow: FlowConfig::new(),
             share_by: ShareBy::Requests,
+            block_permille: None,
             breaker: None,
             health: None,
             outlier: None,
@@ -145,6 +147,17 @@ impl PoolConfigBuilder {
     /// The unit by which flows share; [`ShareBy::Requests`] by default.
     pub fn share_by(mut self, unit: ShareBy) -> Self {
         self.config.share_by = unit;
+        self
+    }
+
+    /// Keeps a log of [charges](super::Pool::take_charges), by which limits hold across a crash.
+    ///
+    /// Charges are due for writing once for each block of leases on a member: this share of its limit, in
+    /// thousandths, and at least one lease. A crash costs at most the rest of each member's last block, which
+    /// counts as used. Where a group, the pool or a flow has limits, or one is counted by class, each
+    /// lease is a block by itself.
+    pub fn log_charges(mut self, block_permille: u16) -> Self {
+        self.config.block_permille = Some(block_permille.min(1_000));
         self
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: after each command, no request at the head of its lane has a member that is ready for it,
 //! unless the pool's own limits forbid it.
 
+use super::charges::{Charge, ChargeLog};
 use super::config::PoolConfig;
 use super::event::Event;
 use super::fast_failures::FastFailures;
@@ -24,6 +25,7 @@ use crate::health::OutlierDetector;
 use crate::time::{Tick, earliest};
 use crate::util::slab::Handle;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 /// Leases members to requests, in order of arrival and within every member's limits.
@@ -70,6 +72,8 @@ pub struct Pool<T> {
     pub(super) by_class: bool,
     pub(super) queue: Queue,
     pub(super) leases: Leases,
+    /// The log of charges, if one is kept.
+    pub(super) charges: Option<ChargeLog>,
     pub(super) fast_failures: FastFailures,
     pub(super) outlier: Option<OutlierDetector>,
     /// Members by session.
@@ -151,6 +155,7 @@ impl<T> Pool<T> {
             by_class: by_class || config.weighs_by_time(),
             queue: Queue::starting_at_generation(waiters, config.share_by),
             leases: Leases::starting_at_generation(leases),
+            charges: config.block_permille.map(ChargeLog::new),
             fast_failures: FastFailures::new(),
             outlier: outlier.map(|config| OutlierDetector::new(config, now)),
             sessions: config.affinity.take(),
@@ -201,6 +206,26 @@ impl<T> Pool<T> {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event<T>> {
         self.events.pop_front()
+    }
+
+    /// Whether a lease was granted whose call must not be sent before the [charges](Self::take_charges) so far are
+    /// written. Always false where no log is [kept](super::PoolConfigBuilder::log_charges).
+    #[must_use]
+    pub fn charges_due(&self) -> bool {
+        self.charges.as_ref().is_some_and(ChargeLog::is_due)
+    }
+
+    /// The charges since they were taken last, in order, to be written to a log.
+    ///
+    /// They must be written at once where they are [due](Self::charges_due), and should be written now and then
+    /// otherwise: a lease whose end was not written counts from the restart after a crash. A
+    /// [`PoolSnapshot`](super::PoolSnapshot) replaces all charges taken before it.
+    #[must_use]
+    pub fn take_charges(&mut self) -> Vec<Charge> {
+        self.charges
+            .as_mut()
+            .map(ChargeLog::take)
+            .unwrap_or_default()
     }
 
     /// Does what became due since the last command, as [`handle_timeout`](Self::handle_timeout) says. Health
@@ -300,7 +325,7 @@ impl<T> Pool<T> {
         let request = self.queue.waiter(waiter)?.request;
         let slot = self.select(lane, &request).ok()?;
         let (waiter, queued) = self.queue.pop(lane)?;
-        if let Some(grant) = self.grant(lane, slot, &request, queued.since) {
+        if let Some(grant) = self.grant(lane, slot, &request, queued.since, true) {
             let waiter = WaiterId::new(self.config.id, waiter);
             self.events.push_back(Event::Granted { waiter, grant });
         }

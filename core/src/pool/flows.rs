@@ -127,6 +127,11 @@ impl FlowState {
             granted: 0,
         }
     }
+
+    #[cfg(feature = "serde")]
+    pub(super) fn limits_mut(&mut self) -> &mut LimitSet {
+        &mut self.limits
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -269,6 +274,13 @@ impl Flows {
         let states = self.states.values();
         let mut limits = states.map(|state| &state.limits);
         self.default.counts_classes() || limits.any(LimitSet::counts_classes)
+    }
+
+    /// The state of a flow without settings of its own, if it has bounds.
+    #[cfg(feature = "serde")]
+    pub(super) fn fresh(&self) -> Option<FlowState> {
+        let has_bounds = self.default.has_bounds();
+        has_bounds.then(|| FlowState::new(&self.default, false))
     }
 
     #[cfg(feature = "serde")]

@@ -160,8 +160,19 @@ impl<T> Pool<T> {
     /// The figures so far. O(members).
     #[must_use]
     pub fn stats(&self) -> Stats {
+        self.stats_since(0)
+    }
+
+    /// The figures so far, with those members only on which a lease was granted or has ended since the
+    /// [`sequence`](Stats::sequence) of other figures, or which were added since. Costs a look at each member, and the
+    /// copy of what has changed.
+    #[must_use]
+    pub fn stats_since(&self, sequence: u64) -> Stats {
         let members = self.members.iter();
+        let members = members.filter(|(_, member)| member.last_used_seq > sequence);
+        let now = self.clock.now;
         Stats {
+            sequence: self.clock.sequence,
             total: self.figures.total,
             waiting: QueueStats {
                 waiting: self.queue.len(),
@@ -172,7 +183,8 @@ impl<T> Pool<T> {
             members: members
                 .map(|(handle, member)| {
                     let id = self.members.id(handle);
-                    member.figures.stats(id, member.in_flight)
+                    let (held, max) = (member.in_flight, member.max_leases);
+                    member.figures.stats(id, now, held, max)
                 })
                 .collect(),
             flows: self.flow_stats().collect(),

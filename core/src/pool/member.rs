@@ -335,6 +335,9 @@ pub(super) struct MemberState<T> {
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) counted: Option<bool>,
     pub(super) limits: LimitSet,
+    /// The cost of leases that may be granted before charges are written.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) block: Cost,
     /// Made when health is watched, or at the first throttle.
     pub(super) health: Option<Box<MemberHealth>>,
     /// Its own settings, if it has any. They are configuration, which a snapshot leaves out.
@@ -621,7 +624,14 @@ impl<T> MemberState<T> {
     }
 
     /// Enters a grant.
-    pub(super) fn record_grant(&mut self, sequence: u64, stride: u64, counts_work: bool) {
+    pub(super) fn record_grant(
+        &mut self,
+        now: Tick,
+        sequence: u64,
+        stride: u64,
+        counts_work: bool,
+    ) {
+        self.figures.measure(now, self.in_flight);
         self.in_flight = self.in_flight.saturating_add(1);
         self.last_used_seq = sequence;
         self.pass = self.pass.saturating_add(stride);
@@ -632,7 +642,8 @@ impl<T> MemberState<T> {
     }
 
     /// Enters the end of a lease.
-    pub(super) fn record_end(&mut self, sequence: u64, end: &LeaseEnd, held: Duration) {
+    pub(super) fn record_end(&mut self, now: Tick, sequence: u64, end: &LeaseEnd, held: Duration) {
+        self.figures.measure(now, self.in_flight);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.last_used_seq = sequence;
         self.figures.record_end(end, held);

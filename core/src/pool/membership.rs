@@ -9,7 +9,7 @@ use super::member::{Member, MemberHealth, MemberState, MemberUpdate, Status};
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::health::SlowStart;
-use crate::limit::{LimitSet, Unit};
+use crate::limit::{Cost, LimitSet, Unit};
 use crate::random::mix;
 use crate::time::Tick;
 use crate::util::slab::Handle;
@@ -56,6 +56,7 @@ impl<T> Pool<T> {
             group,
             counted: None,
             limits: member.limits,
+            block: Cost::default(),
             health: MemberHealth::new(&self.config, &member.settings, now, seed),
             settings: member.settings.into_box(),
             probe_seed: seed,
@@ -68,7 +69,7 @@ impl<T> Pool<T> {
             service: ServiceTimes::default(),
             labels,
             identity: 0,
-            figures: MemberFigures::default(),
+            figures: MemberFigures::starting_at(now),
             payload: member.payload,
         };
         let handle = self.members.insert(state).ok_or(AddError::TooManyMembers)?;
@@ -347,6 +348,9 @@ impl<T> Pool<T> {
         let now = self.clock.now;
         let (handle, state) = self.members.current_mut(member)?;
         state.limits.observe(now, unit, remaining, reset);
+        if let Some(log) = &mut self.charges {
+            log.record_observation(now, state.identity, unit, remaining, reset);
+        }
         self.reindex(handle.slot());
         self.hand_over();
         Ok(())

@@ -5,6 +5,7 @@
 //! `flows`, `leases`, `groups`, `labels`, `fast_failures`, `times` and the figures in `stats`.
 
 mod acquire;
+mod charges;
 mod config;
 mod drive;
 mod eligibility;
@@ -27,6 +28,8 @@ mod membership;
 mod outcome;
 mod queue;
 mod release;
+#[cfg(feature = "serde")]
+mod replay;
 mod request;
 mod select;
 #[cfg(feature = "serde")]
@@ -36,6 +39,7 @@ pub mod stats;
 mod tests;
 mod times;
 
+pub use charges::Charge;
 pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
 pub use drive::Pool;
 pub use eligibility::{Cause, Eligibility};
@@ -49,6 +53,8 @@ pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
 pub use labels::{Labels, TooManyLabelSets};
 pub use member::{Member, MemberSetting, MemberUpdate};
 pub use outcome::{Outcome, ProbeResult, Release};
+#[cfg(feature = "serde")]
+pub use replay::Replayed;
 pub use request::Request;
 #[cfg(feature = "serde")]
 pub use snapshot::{PoolSnapshot, RestoreError};

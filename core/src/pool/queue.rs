@@ -15,13 +15,14 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::num::{NonZeroU16, NonZeroU32};
 
-/// The order of waiters: by priority, then by the tag of the flow's head, then by arrival.
+/// The order of waiters: by priority, then by the tag of the flow's head, then by the flow's place in the round.
 ///
 /// Flows of one priority share by self-clocked fair queueing: a request's tag is the virtual time at which its
 /// flow was served last, or joined, plus its cost divided by the flow's weight; the virtual time of a
 /// priority is the highest tag served. So while two flows wait, what they have been served, each divided
-/// by its weight, differs by at most one request of each. Source: S. J. Golestani, "A Self-Clocked Fair
-/// Queueing Scheme for Broadband Applications", 1994.
+/// by its weight, differs by at most one request of each. Of equal tags, the flow that was served longest ago
+/// comes first, so that flows of equal weights and costs take strict turns. Source: S. J. Golestani,
+/// "A Self-Clocked Fair Queueing Scheme for Broadband Applications", 1994.
 ///
 /// A flow joins at the present virtual time, so that leaving and rejoining gains nothing, and newcomers
 /// starve no flow. A flow that waits in several lanes has one place in all of them, and a flow whose lanes
@@ -30,6 +31,9 @@ use core::num::{NonZeroU16, NonZeroU32};
 pub(super) struct Turn {
     priority: u8,
     tag: u128,
+    /// A number above that of all flows that joined or were served before.
+    place: u64,
+    /// The order of requests of one flow in several lanes.
     arrival: u64,
 }
 
@@ -52,6 +56,8 @@ struct Flow {
     weight: NonZeroU16,
     /// The virtual time at which it was served last, or joined.
     base: u128,
+    /// Its place among flows with equal tags.
+    place: u64,
     /// The lanes in which it has a queue.
     lanes: Vec<u32>,
     waiters: u32,
@@ -81,6 +87,46 @@ struct Round {
     flows: u32,
 }
 
+impl Flow {
+    fn line(&self) -> Line {
+        Line {
+            priority: self.priority,
+            base: self.base,
+            place: self.place,
+            weight: self.weight,
+            tags: Vec::new(),
+        }
+    }
+}
+
+/// The first requests of a flow, by the tags that they will have when they are served.
+#[derive(Debug)]
+struct Line {
+    priority: u8,
+    base: u128,
+    place: u64,
+    weight: NonZeroU16,
+    tags: Vec<u128>,
+}
+
+impl Line {
+    /// Whether its last request is served before that of another flow: by their tags or, if these are equal, by which
+    /// flow was served, or joined, longer ago.
+    fn is_before(&self, other: &Self) -> bool {
+        for (own, other) in self.tags.iter().rev().zip(other.tags.iter().rev()) {
+            if own != other {
+                return own < other;
+            }
+        }
+        // A flow in its first place comes before one that was served in the meantime.
+        match self.tags.len().cmp(&other.tags.len()) {
+            Ordering::Less => true,
+            Ordering::Equal => self.place < other.place,
+            Ordering::Greater => false,
+        }
+    }
+}
+
 /// The queue. Operations cost O(log n) in flows and waiters, for each lane that the flow waits in.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
@@ -90,6 +136,8 @@ pub(super) struct Queue {
     /// The ticks at which parked flow queues may go on, by the slot of the head.
     parked: IndexedHeap<Tick>,
     arrivals: u64,
+    /// The place behind all flows.
+    last_place: u64,
     flows: Slab<Flow>,
     /// Flows by number and priority.
     names: BTreeMap<(u64, u8), Handle>,
@@ -106,6 +154,7 @@ impl Queue {
             deadlines: IndexedHeap::new(),
             parked: IndexedHeap::new(),
             arrivals: 0,
+            last_place: 0,
             flows: Slab::new(),
             names: BTreeMap::new(),
             rounds: BTreeMap::new(),
@@ -163,81 +212,75 @@ impl Queue {
         if known.is_some_and(|flow| self.queue(lane, flow.slot()).is_some()) {
             return None;
         }
-        let base = known
-            .and_then(|flow| self.flows.get(*flow))
-            .map_or_else(|| self.virtual_time(request.priority), |flow| flow.base);
+        let flow = known.and_then(|flow| self.flows.get(*flow));
+        let base = flow.map_or_else(|| self.virtual_time(request.priority), |flow| flow.base);
         let stride = self.stride(request.cost, weight);
         Some(Turn {
             priority: request.priority,
             tag: base.saturating_add(stride),
+            place: flow.map_or(self.last_place, |flow| flow.place),
             arrival: self.arrivals,
         })
     }
 
-    /// Waiters in its lane that would be served before a request if it came now and no other did.
-    /// O(those waiters, and flows).
+    /// Waiters in its lane that would be served before a request if it came now and no other did. Those that a limit
+    /// of their own flow holds back don't count. O(those waiters, and flows).
     pub(super) fn ahead_of(&self, lane: u32, request: &Request, weight: NonZeroU16) -> u32 {
         let known = self.names.get(&(request.flow, request.priority)).copied();
         let flow = known.and_then(|flow| self.flows.get(flow));
-        let base = flow.map_or_else(|| self.virtual_time(request.priority), |flow| flow.base);
-        let (own, before) = known.map_or((0, base), |known| {
-            let queue = self.queue(lane, known.slot());
-            self.tag_after(queue.map(|queue| queue.head), None, base, weight)
-        });
-        let turn = Turn {
+        let queue = known.and_then(|known| self.queue(lane, known.slot()));
+        let mut own = Line {
             priority: request.priority,
-            tag: before.saturating_add(self.stride(request.cost, weight)),
-            arrival: self.arrivals,
+            base: flow.map_or_else(|| self.virtual_time(request.priority), |flow| flow.base),
+            place: flow.map_or(self.last_place, |flow| flow.place),
+            weight,
+            tags: Vec::new(),
         };
-        own.saturating_add(self.others_before(lane, known, turn))
+        self.extend(&mut own, queue.map(|queue| queue.head), None);
+        self.push_tag(&mut own, request.cost);
+        self.ahead(lane, known, &own)
     }
 
     /// Waiters in its lane that will be served before a waiter, if no other comes. O(those, and flows).
     pub(super) fn ahead_of_waiter(&self, handle: Handle) -> Option<u32> {
         let waiter = self.waiters.get(handle)?;
-        let flow = self.flows.get(waiter.flow)?;
-        let queue = self.queue(waiter.lane, waiter.flow.slot())?;
-        let (own, tag) = self.tag_after(Some(queue.head), Some(handle), flow.base, flow.weight);
-        let turn = Turn {
-            priority: flow.priority,
-            tag: tag.saturating_add(self.stride(waiter.request.cost, flow.weight)),
-            arrival: waiter.arrival,
-        };
-        Some(own.saturating_add(self.others_before(waiter.lane, Some(waiter.flow), turn)))
+        let head = self.queue(waiter.lane, waiter.flow.slot())?.head;
+        let mut own = self.flows.get(waiter.flow)?.line();
+        self.extend(&mut own, Some(head), waiter.next);
+        Some(self.ahead(waiter.lane, Some(waiter.flow), &own))
     }
 
-    /// The waiters from `at` to before `end` in their flow's queue, and the flow's tag after them.
-    fn tag_after(
-        &self,
-        mut at: Option<Handle>,
-        end: Option<Handle>,
-        base: u128,
-        weight: NonZeroU16,
-    ) -> (u32, u128) {
-        let (mut count, mut tag) = (0u32, base);
+    /// Adds the tags of waiters of a flow queue, from `at` to before `end`.
+    fn extend(&self, line: &mut Line, mut at: Option<Handle>, end: Option<Handle>) {
         while let Some(waiter) = at.filter(|_| at != end).and_then(|at| self.waiters.get(at)) {
-            count = count.saturating_add(1);
-            tag = tag.saturating_add(self.stride(waiter.request.cost, weight));
+            self.push_tag(line, waiter.request.cost);
             at = waiter.next;
         }
-        (count, tag)
     }
 
-    /// Waiters of other flows in a lane that are served before a turn, but for those that their flow's limits hold
-    /// back.
-    fn others_before(&self, lane: u32, own: Option<Handle>, turn: Turn) -> u32 {
+    /// Adds the tag of a flow's next request.
+    fn push_tag(&self, line: &mut Line, cost: Cost) {
+        let time = self.virtual_time(line.priority);
+        let served = line.tags.last().map_or(line.base, |last| time.max(*last));
+        let stride = self.stride(cost, line.weight);
+        line.tags.push(served.saturating_add(stride));
+    }
+
+    /// The waiters in a lane that are served before the last request of a flow.
+    fn ahead(&self, lane: u32, known: Option<Handle>, own: &Line) -> u32 {
+        let before_last = own.tags.len().saturating_sub(1);
+        let mut ahead = u32::try_from(before_last).unwrap_or(u32::MAX);
         let Some(lane) = self.lanes.get(lane as usize) else {
-            return 0;
+            return ahead;
         };
-        let mut ahead = 0u32;
         for (slot, queue) in &lane.queues {
-            let is_other = own.is_none_or(|own| own.slot() != *slot) && !queue.is_parked;
+            let is_other = known.is_none_or(|own| own.slot() != *slot) && !queue.is_parked;
             let Some(flow) = self.flows.at(*slot).filter(|_| is_other) else {
                 continue;
             };
-            let before = match flow.priority.cmp(&turn.priority) {
+            let before = match flow.priority.cmp(&own.priority) {
                 Ordering::Less => queue.len,
-                Ordering::Equal => self.served_before(queue, flow, turn),
+                Ordering::Equal => self.served_before(queue, flow, own),
                 Ordering::Greater => 0,
             };
             ahead = ahead.saturating_add(before);
@@ -245,12 +288,13 @@ impl Queue {
         ahead
     }
 
-    /// Waiters of a flow queue that are served before a turn of the same priority.
-    fn served_before(&self, queue: &FlowQueue, flow: &Flow, turn: Turn) -> u32 {
-        let (mut at, mut tag, mut before) = (Some(queue.head), flow.base, 0u32);
+    /// Waiters of a flow queue that are served before the last request of another flow of the same priority.
+    fn served_before(&self, queue: &FlowQueue, flow: &Flow, own: &Line) -> u32 {
+        let (mut line, mut before) = (flow.line(), 0u32);
+        let mut at = Some(queue.head);
         while let Some(waiter) = at.and_then(|at| self.waiters.get(at)) {
-            tag = tag.saturating_add(self.stride(waiter.request.cost, flow.weight));
-            if (tag, waiter.arrival) >= (turn.tag, turn.arrival) {
+            self.push_tag(&mut line, waiter.request.cost);
+            if !line.is_before(own) {
                 break;
             }
             before = before.saturating_add(1);
@@ -303,9 +347,11 @@ impl Queue {
             priority,
             weight,
             base: self.virtual_time(priority),
+            place: self.last_place,
             lanes: Vec::new(),
             waiters: 0,
         })?;
+        self.last_place = self.last_place.saturating_add(1);
         self.names.insert((number, priority), flow);
         let round = self.rounds.entry(priority).or_default();
         round.flows = round.flows.saturating_add(1);
@@ -362,7 +408,9 @@ impl Queue {
         let flow = self.waiters.get(handle)?.flow;
         let round = self.rounds.get_mut(&turn.priority)?;
         round.virtual_time = round.virtual_time.max(turn.tag);
-        self.flows.get_mut(flow)?.base = round.virtual_time;
+        let served = self.flows.get_mut(flow)?;
+        (served.base, served.place) = (round.virtual_time, self.last_place);
+        self.last_place = self.last_place.saturating_add(1);
         let waiter = self.remove(handle)?;
         self.set_turns(flow);
         Some((handle, waiter))
@@ -567,6 +615,7 @@ impl Queue {
         let turn = Turn {
             priority: known.priority,
             tag: known.base.saturating_add(stride),
+            place: known.place,
             arrival: head.arrival,
         };
         if let Some(lane) = self.lanes.get_mut(lane as usize) {

@@ -1,5 +1,6 @@
 //! The end of leases: outcomes are learnt from, costs settled, members handed over.
 
+use super::charges::Charge;
 use super::drive::Pool;
 use super::error::StaleLease;
 use super::event::Event;
@@ -62,6 +63,14 @@ impl<T> Pool<T> {
         let lease = self.leases.get_mut(handle).ok_or(StaleLease)?;
         let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
         let (booked, cost) = (&mut lease.booked, lease.cost);
+        if let Some(log) = self
+            .charges
+            .as_mut()
+            .filter(|_| !booked.member.has_arrived())
+        {
+            let lease = lease.fence;
+            log.push(Charge::Arrived { lease, at: now });
+        }
         member.limits.arrive(now, &mut booked.member, cost);
         if let Some(grouped) = &mut booked.group {
             self.shared.arrive_group(now, grouped, cost);
@@ -96,12 +105,19 @@ impl<T> Pool<T> {
         let sequence = self.clock.next_sequence();
         let held = self.clock.now.since(lease.granted);
         let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
-        member.record_end(sequence, &end, held);
+        member.record_end(self.clock.now, sequence, &end, held);
         let group = lease.booked.group.map(|(group, _)| group);
         self.figures.record_end(&end, held);
         let ending = Ending::new(&lease, &end, held);
         let is_first_success = self.learn(&lease, &ending);
         self.settle(&lease, ending.cost);
+        if let Some(log) = &mut self.charges {
+            log.push(Charge::Ended {
+                lease: lease.fence,
+                cost: ending.cost,
+                at: self.clock.now,
+            });
+        }
         self.tell_breaker(&lease, &ending);
         if is_first_success {
             let usual = self.times.service.mean(lease.class);
@@ -150,6 +166,9 @@ impl<T> Pool<T> {
             Some(Outcome::Throttled { until }) => {
                 member.cool_down(until);
                 member.limits.observe(now, Unit::Requests, 0, until);
+                if let Some(log) = &mut self.charges {
+                    log.record_observation(now, member.identity, Unit::Requests, 0, until);
+                }
             }
             Some(Outcome::NotSent) => member.take_back_grant(lease.stride),
             Some(Outcome::Unknown) => {}

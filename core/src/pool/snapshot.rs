@@ -14,7 +14,7 @@ use super::stats::{Figures, QueueStats};
 use super::times::ServiceTimes;
 use crate::affinity;
 use crate::health::Breaker;
-use crate::limit::LimitSet;
+use crate::limit::{Cost, LimitSet};
 use crate::time::{ClockOffset, Tick};
 use crate::util::slab::Handle;
 use alloc::boxed::Box;
@@ -28,32 +28,34 @@ use core::num::NonZeroU32;
 /// and measured latencies, which are soon known again.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PoolSnapshot<T> {
-    now: Tick,
-    limits: LimitSet,
-    groups: Vec<LimitSet>,
-    flows: Vec<(u64, FlowState)>,
+    pub(super) now: Tick,
+    pub(super) limits: LimitSet,
+    pub(super) groups: Vec<LimitSet>,
+    pub(super) flows: Vec<(u64, FlowState)>,
+    /// The state of a flow without settings of its own, if it has bounds.
+    pub(super) each_flow: Option<FlowState>,
     labels: Vec<Box<[u32]>>,
     /// Members by slot.
-    members: Vec<MemberState<T>>,
+    pub(super) members: Vec<MemberState<T>>,
     /// Leases in the order of their expiries.
-    leases: Vec<SavedLease>,
+    pub(super) leases: Vec<SavedLease>,
     sessions: Vec<SavedSession>,
     service: ServiceTimes,
     added: u64,
     pass_floors: BTreeMap<u8, u64>,
     /// The fence of the latest grant.
-    fence: u64,
-    figures: Figures,
+    pub(super) fence: u64,
+    pub(super) figures: Figures,
     /// Generations above those of all handles so far: of members, leases and waiters.
     generations: [NonZeroU32; 3],
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-struct SavedLease {
+pub(super) struct SavedLease {
     /// The index of its member.
-    member: u32,
-    expires: Option<Tick>,
-    lease: Lease,
+    pub(super) member: u32,
+    pub(super) expires: Option<Tick>,
+    pub(super) lease: Lease,
 }
 
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -110,8 +112,13 @@ impl<T: Clone> Pool<T> {
             limits: self.shared.pool().clone(),
             groups: self.shared.groups().cloned().collect(),
             flows: self.flows.saved(),
+            each_flow: self.flows.fresh(),
             labels: self.label_sets.saved(),
-            members: self.members.iter().map(|(_, one)| at_rest(one)).collect(),
+            members: self
+                .members
+                .iter()
+                .map(|(_, one)| at_rest(one, self.clock.now))
+                .collect(),
             leases: leases.collect(),
             sessions: sessions.collect(),
             service: self.times.service.clone(),
@@ -132,7 +139,7 @@ impl<T: Clone> Pool<T> {
 }
 
 /// A member without what is not saved, so that a snapshot is the same before it is written and after.
-fn at_rest<T: Clone>(saved: &MemberState<T>) -> MemberState<T> {
+fn at_rest<T: Clone>(saved: &MemberState<T>, now: Tick) -> MemberState<T> {
     let mut member = MemberState {
         in_flight: 0,
         fast_failures: 0,
@@ -142,6 +149,8 @@ fn at_rest<T: Clone>(saved: &MemberState<T>) -> MemberState<T> {
         settings: None,
         ..saved.clone()
     };
+    member.figures.measure(now, saved.in_flight);
+    member.block = Cost::default();
     let is_probed = |own: &Settings| own.probes != MemberSetting::Off;
     if let Some(health) = &mut member.health {
         health.probe = None;
@@ -304,6 +313,7 @@ impl<T> MemberState<T> {
         let ClockOffset { from, to } = offset;
         self.limits.rebase(from, to);
         self.slow_start.rebase(from, to);
+        self.figures.measure_from(to);
         let Some(mut health) = self.health.take() else {
             self.health = fresh;
             return;

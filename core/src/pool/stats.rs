@@ -5,6 +5,7 @@ pub use crate::util::histogram::Histogram;
 use super::flows::FlowStats;
 use super::ids::MemberId;
 use super::outcome::{LeaseEnd, Outcome};
+use crate::time::Tick;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -80,6 +81,13 @@ pub struct MemberStats {
     pub held: Duration,
     /// The times that leases were held.
     pub histogram: Histogram,
+    /// Lease time: the leases held, integrated over time. Divided by the time that has passed, it is the mean number of
+    /// leases held; divided by `max_leases` as well, the utilisation.
+    pub leased: Duration,
+    /// The time in which at least one lease was held.
+    pub busy: Duration,
+    /// The bound on leases at once; `None` for any number.
+    pub max_leases: Option<u32>,
 }
 
 /// Requests by what became of them.
@@ -88,6 +96,10 @@ pub struct MemberStats {
 pub struct QueueStats {
     /// Requests queued now.
     pub waiting: u32,
+    /// Requests granted at once.
+    pub granted_at_once: u64,
+    /// Requests granted after they were queued.
+    pub granted_queued: u64,
     /// Requests refused at once, or because the member they were pinned to was removed.
     pub refused: u64,
     /// Requests that reached their deadline in the queue.
@@ -100,10 +112,12 @@ pub struct QueueStats {
     pub longest: Duration,
 }
 
-/// The figures of a pool. O(members) to make.
+/// The figures of a pool.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Stats {
+    /// The state of the pool that the figures are of, for [`Pool::stats_since`](super::Pool::stats_since).
+    pub sequence: u64,
     /// Leases, over all members that ever were.
     pub total: LeaseCounts,
     /// Requests that did not get a lease at once.
@@ -112,7 +126,7 @@ pub struct Stats {
     pub held: Histogram,
     /// The times from request to grant.
     pub waited: Histogram,
-    /// The members, by slot.
+    /// The members, by slot: all, or those that have changed.
     pub members: Vec<MemberStats>,
     /// The flows that have settings.
     pub flows: Vec<FlowStats>,
@@ -167,7 +181,12 @@ pub(super) struct Figures {
 
 impl Figures {
     #[inline]
-    pub(super) fn record_grant(&mut self, waited: Duration) {
+    pub(super) fn record_grant(&mut self, waited: Duration, is_queued: bool) {
+        let count = match is_queued {
+            true => &mut self.queue.granted_queued,
+            false => &mut self.queue.granted_at_once,
+        };
+        *count = count.saturating_add(1);
         self.total.granted = self.total.granted.saturating_add(1);
         self.queue.waited = self.queue.waited.saturating_add(waited);
         self.queue.longest = self.queue.longest.max(waited);
@@ -200,16 +219,57 @@ pub(super) struct MemberFigures {
     /// Leases that have ended; `granted` is theirs.
     ended: LeaseCounts,
     held: Histogram,
+    /// Nanoseconds of lease time, and of time in which a lease was held, up to `measured`.
+    leased: u64,
+    busy: u64,
+    measured: Tick,
 }
 
 impl MemberFigures {
+    pub(super) fn starting_at(now: Tick) -> Self {
+        Self {
+            measured: now,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the time since the last measurement, in which so many leases were held.
+    #[inline]
+    pub(super) fn measure(&mut self, now: Tick, in_flight: u32) {
+        let passed = now.as_nanos().saturating_sub(self.measured.as_nanos());
+        self.measured = self.measured.max(now);
+        if in_flight > 0 {
+            self.busy = self.busy.saturating_add(passed);
+            let leased = passed.saturating_mul(in_flight.into());
+            self.leased = self.leased.saturating_add(leased);
+        }
+    }
+
+    /// Goes on from another clock's tick.
+    #[cfg(feature = "serde")]
+    pub(super) fn measure_from(&mut self, now: Tick) {
+        self.measured = now;
+    }
+
     #[inline]
     pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
         self.ended.record(end);
         self.held.record(held);
     }
 
-    pub(super) fn stats(&self, member: MemberId, in_flight: u32) -> MemberStats {
+    pub(super) fn stats(
+        &self,
+        member: MemberId,
+        now: Tick,
+        in_flight: u32,
+        max_leases: u32,
+    ) -> MemberStats {
+        let mut measured = Self {
+            ended: self.ended,
+            held: Histogram::default(),
+            ..*self
+        };
+        measured.measure(now, in_flight);
         let granted = self.ended.ended().saturating_add(in_flight.into());
         MemberStats {
             member,
@@ -220,6 +280,9 @@ impl MemberFigures {
             in_flight,
             held: self.held.sum(),
             histogram: self.held.clone(),
+            leased: Duration::from_nanos(measured.leased),
+            busy: Duration::from_nanos(measured.busy),
+            max_leases: Some(max_leases).filter(|max| *max < u32::MAX),
         }
     }
 }

@@ -203,7 +203,9 @@ pub(super) struct Oracle {
     each_flow: Option<FlowSetup>,
     share_by_tokens: bool,
     /// The virtual time at which each waiting flow was served last, or joined, by priority and flow.
-    bases: BTreeMap<(u8, u64), u128>,
+    bases: BTreeMap<(u8, u64), (u128, u64)>,
+    /// The place behind all flows that joined or were served.
+    last_place: u64,
     /// The virtual time of each priority.
     times: BTreeMap<u8, u128>,
     outlier: Option<OutlierDetector>,
@@ -312,6 +314,7 @@ impl Oracle {
             each_flow: case.each_flow,
             share_by_tokens: case.share_by_tokens,
             bases: BTreeMap::new(),
+            last_place: 0,
             times: BTreeMap::new(),
             outlier: case
                 .watch
@@ -364,7 +367,7 @@ impl Oracle {
             Err(error) => return Answer::Refused(error),
         };
         let newcomer = self.waiters.len();
-        let turn = self.turn(ask, newcomer);
+        let turn = self.turn(ask);
         let next = self.next(kind).map(|(turn, _)| turn);
         let held_back = self.held_back(ask);
         let mut opening = Opening::AnyTime;
@@ -375,6 +378,8 @@ impl Oracle {
             opening = self.lane_opening(kind, ask.cost());
             if opening == Opening::Now {
                 if next.is_some() {
+                    let flow = (ask.priority(), ask.flow());
+                    self.last_place += u64::from(!self.bases.contains_key(&flow));
                     self.had_its_turn(ask, turn);
                 }
                 return Answer::Granted(self.grant(kind, ask, self.now));
@@ -412,7 +417,10 @@ impl Oracle {
         }
         let time = *self.times.entry(ask.priority()).or_insert(0);
         let flow = (ask.priority(), ask.flow());
-        self.bases.entry(flow).or_insert(time);
+        if !self.bases.contains_key(&flow) {
+            self.bases.insert(flow, (time, self.last_place));
+            self.last_place += 1;
+        }
         self.waiters.push(OracleWaiter {
             since: self.now,
             ask,

@@ -5,10 +5,10 @@ use super::super::owner::{Owner, Uses};
 use super::{Kind, Opening, Oracle, OracleWaiter, Refusal, State};
 use leasehold_core::limit::{Cost, Wait};
 use leasehold_core::pool::Cause;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-/// Priority, tag and arrival.
-pub(super) type Turn = (u8, u128, usize);
+/// Priority, tag and place.
+pub(super) type Turn = (u8, u128, u64);
 
 /// A flow that has settings.
 #[derive(Clone, Debug)]
@@ -121,16 +121,18 @@ impl Oracle {
         (u128::from(units) << 32) / u128::from(weight)
     }
 
-    fn base(&self, ask: Ask) -> u128 {
+    /// The virtual time and place at which its flow was served last, or joined.
+    fn base(&self, ask: Ask) -> (u128, u64) {
         let known = self.bases.get(&(ask.priority(), ask.flow()));
         let time = self.times.get(&ask.priority());
-        known.or(time).copied().unwrap_or(0)
+        let joins = (time.copied().unwrap_or(0), self.last_place);
+        known.copied().unwrap_or(joins)
     }
 
     /// The turn of a request at the head of its flow.
-    pub(super) fn turn(&self, ask: Ask, arrival: usize) -> Turn {
-        let tag = self.base(ask) + self.stride(ask);
-        (ask.priority(), tag, arrival)
+    pub(super) fn turn(&self, ask: Ask) -> Turn {
+        let (base, place) = self.base(ask);
+        (ask.priority(), base + self.stride(ask), place)
     }
 
     /// The flows' heads in a lane.
@@ -154,7 +156,7 @@ impl Oracle {
     pub(crate) fn next(&self, kind: Kind) -> Option<(Turn, usize)> {
         let heads = self.heads(kind).into_iter();
         let free = heads.filter(|name| self.held_back(self.waiters[*name].ask).is_none());
-        let turns = free.map(|name| (self.turn(self.waiters[name].ask, name), name));
+        let turns = free.map(|name| (self.turn(self.waiters[name].ask), name));
         turns.min()
     }
 
@@ -170,51 +172,49 @@ impl Oracle {
         ticks.collect()
     }
 
-    /// The requests ahead of one in its lane, which waits or might come.
+    /// The requests ahead of one in its lane, which waits or might come: all are served in turn until it is.
     pub(crate) fn ahead_of(&self, kind: Kind, ask: Ask, arrival: usize) -> u32 {
-        let mut own = self.base(ask);
         let flow = |ask: Ask| (ask.priority(), ask.flow());
-        let in_lane: Vec<_> = self
-            .waiting()
-            .filter(|(_, waiter)| waiter.kind == kind)
-            .collect();
-        let mine = in_lane
-            .iter()
-            .filter(|(name, waiter)| *name < arrival && flow(waiter.ask) == flow(ask));
-        let mut ahead = 0;
-        for (_, waiter) in mine {
-            own += self.stride(waiter.ask);
-            ahead += 1;
+        let in_lane = self.waiting().filter(|(_, waiter)| waiter.kind == kind);
+        let in_lane = in_lane.map(|(name, waiter)| (name, waiter.ask));
+        let newcomer = (arrival == self.waiters.len()).then_some((arrival, ask));
+        let mut queues: BTreeMap<(u8, u64), VecDeque<(usize, Ask)>> = BTreeMap::new();
+        for (name, ask) in in_lane.chain(newcomer) {
+            queues.entry(flow(ask)).or_default().push_back((name, ask));
         }
-        let turn = (own + self.stride(ask), arrival);
-        let mut tags = BTreeMap::new();
-        for (name, waiter) in &in_lane {
-            let other = waiter.ask;
-            let is_first = !tags.contains_key(&flow(other));
-            let base = self.base(other);
-            let (tag, parked) = tags.entry(flow(other)).or_insert((base, false));
-            if is_first {
-                *parked = self.held_back(other).is_some();
+        let own = flow(ask);
+        queues.retain(|other, queue| *other == own || self.held_back(queue[0].1).is_none());
+        let bases = queues.iter();
+        let bases = bases.map(|(other, queue)| (*other, self.base(queue[0].1)));
+        let mut bases: BTreeMap<_, _> = bases.collect();
+        let mut times = self.times.clone();
+        let mut last_place = self.last_place + 1;
+        for ahead in 0.. {
+            let heads = queues.iter().filter_map(|(other, queue)| {
+                let (base, place) = bases[other];
+                let (name, head) = queue.front()?;
+                Some((other.0, base + self.stride(*head), place, *other, *name))
+            });
+            let (priority, tag, _, first, name) = heads.min().expect("it is among them");
+            if name == arrival {
+                return ahead;
             }
-            *tag += self.stride(other);
-            if *parked || flow(other) == flow(ask) {
-                continue;
-            }
-            let before = match other.priority().cmp(&ask.priority()) {
-                core::cmp::Ordering::Less => true,
-                core::cmp::Ordering::Equal => (*tag, *name) < turn,
-                core::cmp::Ordering::Greater => false,
-            };
-            ahead += u32::from(before);
+            let time = times.entry(priority).or_insert(0);
+            *time = tag.max(*time);
+            bases.insert(first, (*time, last_place));
+            last_place += 1;
+            queues.entry(first).or_default().pop_front();
         }
-        ahead
+        unreachable!("it is served")
     }
 
     /// Enters that a request of a turn is served.
     pub(super) fn had_its_turn(&mut self, ask: Ask, (priority, tag, _): Turn) {
         let time = self.times.entry(priority).or_insert(0);
         *time = tag.max(*time);
-        self.bases.insert((priority, ask.flow()), *time);
+        let served = (*time, self.last_place);
+        self.bases.insert((priority, ask.flow()), served);
+        self.last_place += 1;
         self.forget_turns();
     }
 

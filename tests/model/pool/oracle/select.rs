@@ -363,8 +363,8 @@ impl Oracle {
             ..kind
         };
         let next = self.next(kind).map(|(turn, _)| turn);
-        let is_behind = next.is_some_and(|next| next < self.turn(ask, self.waiters.len()))
-            || self.is_behind_own(kind, ask);
+        let is_behind =
+            next.is_some_and(|next| next < self.turn(ask)) || self.is_behind_own(kind, ask);
         for (name, reason) in &mut reasons {
             if *reason == Eligibility::Ready && nearest.is_some_and(|nearest| nearest < tier(*name))
             {
