@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod charges;
 pub mod failure;
 pub mod grammar;
 pub mod limit_set;

@@ -1,6 +1,6 @@
 //! Promises of the pool.
 
-use leasehold_tests::{pool, pool_snapshot};
+use leasehold_tests::{charges, pool, pool_snapshot};
 use proptest::prelude::*;
 
 proptest! {
@@ -12,7 +12,17 @@ proptest! {
     }
 
     #[test]
+    fn limits_hold_across_a_crash_at_any_point(case: charges::Case) {
+        charges::run(&case);
+    }
+
+    #[test]
     fn a_restored_pool_behaves_like_the_original(case: pool_snapshot::Case) {
         pool_snapshot::run(&case);
     }
+}
+
+#[test]
+fn limits_hold_across_every_crash_of_small_pools() {
+    charges::run_all(4);
 }

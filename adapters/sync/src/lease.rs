@@ -45,6 +45,25 @@ impl<T> Lease<T> {
         &self.payload
     }
 
+    /// A number above that of every lease granted before, in this pool and in those that it was restored from.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.grant.fence
+    }
+
+    /// Tells that the call has arrived at the upstream, as response headers prove. Windows that count requests from
+    /// completion count this one from now on; tokens and concurrency stay booked until the release.
+    ///
+    /// # Errors
+    /// The lease has expired.
+    pub fn arrived(&self) -> Result<(), LeaseExpired> {
+        let lease = self.grant.lease;
+        self.shared.under_lock(|state, now| {
+            let arrived = state.pool.arrived(now, lease);
+            arrived.map_err(|_| LeaseExpired)
+        })
+    }
+
     /// Time from the request to the grant.
     #[must_use]
     pub fn waited(&self) -> Duration {

@@ -50,6 +50,7 @@ mod atomic_window;
 mod clock;
 mod error;
 mod event;
+mod explained;
 mod keyed;
 mod lease;
 mod limiter;
@@ -70,6 +71,7 @@ pub use atomic_window::{AtomicWindow, AtomicWindowConfigError};
 pub use clock::Clock;
 pub use error::AcquireError;
 pub use event::PoolEvent;
+pub use explained::Explained;
 pub use keyed::{KeyRule, KeyedError, KeyedLimiter, PerKey};
 pub use lease::{Lease, LeaseExpired};
 pub use limiter::SyncLimiter;
@@ -84,7 +86,7 @@ pub use leasehold_core::balance::{
 };
 pub use leasehold_core::pool::stats::{Histogram, LeaseCounts, MemberStats, QueueStats, Stats};
 pub use leasehold_core::pool::{
-    AddError, BreakerError, Cause, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
+    AddError, BreakerError, Cause, Charge, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
     HealthChange, Labels, Member, MemberId, MemberSetting, MemberUpdate, Outcome, Place,
     PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId, ProbeResult, Release, Request,
     ShareBy, StaleMember, StaleProbe, StaleWaiter, UpdateError,

@@ -12,7 +12,7 @@ use crate::sync::Arc;
 use core::fmt;
 use core::mem;
 use core::task::{Context, Poll};
-use leasehold_core::pool::{Outcome, WaiterId};
+use leasehold_core::pool::{Outcome, Place, WaiterId};
 use leasehold_core::time::Tick;
 
 /// A lease, or a request for one in the queue.
@@ -111,6 +111,17 @@ impl<T> PendingLease<T> {
                 return (Poll::Ready(decided), None);
             }
         }
+    }
+
+    /// The place in line and the expected wait; `None` once the request is decided.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let Stage::Queued(request) = &self.0 else {
+            return None;
+        };
+        request
+            .shared
+            .under_lock(|state, now| state.pool.place(now, request.waiter).ok())
     }
 
     /// Returns a handle that cancels the request from another thread or task.

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::error::AcquireError;
+use crate::explained::Explained;
 use crate::lease::Lease;
 use crate::names::{Names, TooManyNames};
 use crate::parker::Parker;
@@ -18,7 +19,7 @@ use leasehold_core::limit::{LimitSet, Unit};
 use leasehold_core::pool::PoolSnapshot;
 use leasehold_core::pool::stats::Stats;
 use leasehold_core::pool::{
-    Acquired, AddError, BreakerError, Eligibility, Estimate, FlowConfig, GroupId, Labels, Member,
+    Acquired, AddError, BreakerError, Charge, Estimate, FlowConfig, GroupId, Labels, Member,
     MemberId, MemberUpdate, Pool, PoolConfig, ProbeId, ProbeResult, Request, StaleMember,
     StaleProbe, UpdateError,
 };
@@ -122,11 +123,41 @@ impl<T> SyncPool<T> {
 
     /// Tells for each member whether it could serve the request, and if not, why. O(members), under the lock.
     #[must_use]
-    pub fn explain(&self, request: &Request) -> Vec<(MemberId, Eligibility)> {
-        self.shared.under_lock(|state, now| {
+    pub fn explain(&self, request: &Request) -> Vec<Explained> {
+        let reasons: Vec<_> = self.shared.under_lock(|state, now| {
             state.pool.handle_timeout(now);
             state.pool.explain(request).collect()
-        })
+        });
+        let names = &self.shared.names;
+        let explained = reasons.into_iter().map(|(member, eligibility)| Explained {
+            member,
+            name: names.member_name(member),
+            eligibility,
+        });
+        explained.collect()
+    }
+
+    /// A refusal for people: the error, and the names of what the request asked for.
+    #[must_use]
+    pub fn describe(&self, refused: AcquireError, request: &Request) -> String {
+        let mut asked = Vec::new();
+        if let Some(class) = self.class_name(request.class_number()) {
+            asked.push(format!("class {class}"));
+        }
+        for label in self.label_names(request.label_set()) {
+            asked.push(format!("label {label}"));
+        }
+        if let Some(flow) = self.flow_name(request.flow_number()) {
+            asked.push(format!("caller {flow}"));
+        }
+        let pinned = request.pinned_to();
+        if let Some(member) = pinned.and_then(|member| self.member_name(member)) {
+            asked.push(format!("only {member}"));
+        }
+        match asked.is_empty() {
+            true => refused.to_string(),
+            false => format!("{refused} ({})", asked.join(", ")),
+        }
     }
 
     /// The number of the class of this name: the same for a name for the pool's life, never 0.
@@ -211,7 +242,8 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// The pool has had four billion members at once, or the member's group is of another pool.
     pub fn add(&self, member: Member<T>) -> Result<MemberId, AddError> {
-        let member = member.map(Arc::new);
+        let mut kept = None;
+        let member = member.map(|payload| keep(payload, &mut kept));
         self.shared
             .under_lock(|state, now| state.pool.add(now, member))
     }
@@ -266,7 +298,8 @@ impl<T> SyncPool<T> {
         member: MemberId,
         update: MemberUpdate<T>,
     ) -> Result<Option<Arc<T>>, UpdateError> {
-        let update = update.map(Arc::new);
+        let mut kept = None;
+        let update = update.map(|payload| keep(payload, &mut kept));
         self.shared
             .under_lock(|state, now| state.pool.update(now, member, update))
     }
@@ -401,6 +434,25 @@ impl<T> SyncPool<T> {
         lock(&self.shared.state).pool.stats()
     }
 
+    /// The figures so far, with those members only that have changed since the sequence of other figures; see
+    /// [`Pool::stats_since`].
+    #[must_use]
+    pub fn stats_since(&self, sequence: u64) -> Stats {
+        lock(&self.shared.state).pool.stats_since(sequence)
+    }
+
+    /// Whether a lease was granted whose call must not be sent before [`take_charges`](Self::take_charges) are written.
+    #[must_use]
+    pub fn charges_due(&self) -> bool {
+        lock(&self.shared.state).pool.charges_due()
+    }
+
+    /// The charges since they were taken last, in order, to be written to a log; see [`Pool::take_charges`].
+    #[must_use]
+    pub fn take_charges(&self) -> Vec<Charge> {
+        lock(&self.shared.state).pool.take_charges()
+    }
+
     /// Enqueues a request that may depend on the tick at which it is made.
     fn enqueue_at(
         &self,
@@ -423,6 +475,11 @@ impl<T> SyncPool<T> {
             Err(refused) => Err(AcquireError::from_core(refused, now)),
         })
     }
+}
+
+/// Shares a payload, so that a command that refuses it does not drop it under the lock: its `Drop` may use the pool.
+fn keep<T>(payload: T, kept: &mut Option<Arc<T>>) -> Arc<T> {
+    Arc::clone(kept.insert(Arc::new(payload)))
 }
 
 #[cfg(feature = "serde")]

@@ -95,6 +95,14 @@ impl<T> TokioPool<T> {
         self.pool.class(name)
     }
 
+    /// The number of the flow of this name; see [`SyncPool::flow`].
+    ///
+    /// # Errors
+    /// The name is new, and the pool has named 65,536 flows.
+    pub fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
+        self.pool.flow(name)
+    }
+
     /// The set of the labels of these names; see [`SyncPool::labels`].
     ///
     /// # Errors

@@ -62,6 +62,31 @@ pub enum Eligibility {
     NeverFits,
 }
 
+impl fmt::Display for Eligibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::LowerTier => "ready, but a member of a lower tier is as well",
+            Self::BehindOthers => "ready, but requests ahead are served first",
+            Self::WrongLabels => "lacks a label that the request needs",
+            Self::NotPinned => "not the member that the request is restricted to",
+            Self::Removed => "removed",
+            Self::Disabled => "disabled",
+            Self::Draining => "draining, or without weight",
+            Self::Unhealthy => "its probes fail",
+            Self::Ejected { .. } => "ejected for failing more often than the others",
+            Self::BreakerOpen { .. } => "its breaker is open",
+            Self::BreakerHalfOpen => "its breaker is half-open and probing",
+            Self::Full => "holds its maximum of leases",
+            Self::Throttled { .. } => "its upstream has turned a call away",
+            Self::AtLimit { .. } => "at a limit",
+            Self::AwaitingCompletion => "at a limit until a call completes",
+            Self::FlowAtLimit { .. } => "the caller is at its own limit",
+            Self::NeverFits => "the request costs more than its limits admit",
+        })
+    }
+}
+
 /// The dominant cause of a refusal: the reason of the member that can serve soonest.
 ///
 /// A member that may serve at any time, when a lease ends, comes first; then the one with the earliest known

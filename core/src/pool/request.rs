@@ -46,6 +46,30 @@ impl Request {
         }
     }
 
+    /// The class that it counts as.
+    #[must_use]
+    pub const fn class_number(&self) -> u32 {
+        self.class
+    }
+
+    /// The flow that it belongs to.
+    #[must_use]
+    pub const fn flow_number(&self) -> u64 {
+        self.flow
+    }
+
+    /// The labels that it needs.
+    #[must_use]
+    pub const fn label_set(&self) -> Labels {
+        self.labels
+    }
+
+    /// The member that it is restricted to.
+    #[must_use]
+    pub const fn pinned_to(&self) -> Option<MemberId> {
+        self.pin
+    }
+
     /// Times out at `deadline`. A member that is ready at once is leased even after the deadline.
     #[must_use]
     pub const fn deadline(mut self, deadline: Tick) -> Self {

@@ -256,7 +256,7 @@ fn a_turn_in_one_lane_serves_the_next_head_of_another() {
     let count = |count| NonZeroU32::new(count).unwrap();
     let log = SlidingLog::new(count(100), Duration::from_nanos(1_000), Anchor::Grant).unwrap();
     let mut pool: Pool<()> = Pool::new(PoolConfig::new(Policy::Fifo));
-    let (a, b) = (Labels::from_bits(1), Labels::from_bits(2));
+    let (a, b) = (pool.labels([1]).unwrap(), pool.labels([2]).unwrap());
     let limited = Member::new(()).labels(a).limit_of(Unit::Tokens, log);
     pool.add(tick(0), limited).unwrap();
     let busy = Member::new(()).labels(b).max_leases(NonZeroU32::MIN);

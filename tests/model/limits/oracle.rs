@@ -92,6 +92,12 @@ impl Oracle {
         i128::from(self.latest) - self.ahead
     }
 
+    /// Whether an admission counts from its arrival.
+    #[must_use]
+    pub fn has_arrived(&self, which: usize) -> bool {
+        self.uses[which].arrived
+    }
+
     /// Counts an admission from now on, because its call has arrived, where that is the anchor.
     pub fn arrive(&mut self, now: u64, which: usize) {
         if self.setup.anchor() == Anchor::Completion {
