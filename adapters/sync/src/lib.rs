@@ -52,6 +52,7 @@ mod error;
 mod event;
 mod keyed;
 mod lease;
+mod leased_reader;
 mod limiter;
 #[cfg(test)]
 mod limits_tests;
@@ -72,6 +73,7 @@ pub use error::AcquireError;
 pub use event::PoolEvent;
 pub use keyed::{KeyRule, KeyedError, KeyedLimiter, PerKey};
 pub use lease::{Lease, LeaseExpired};
+pub use leased_reader::LeasedReader;
 pub use limiter::SyncLimiter;
 pub use names::{TooManyClasses, TooManyLabels};
 pub use pending::{CancelHandle, PendingLease};
