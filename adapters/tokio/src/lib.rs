@@ -4,6 +4,8 @@
 //! [`LeaseLayer`] leases a member for each request of a tower stack; [`RateLimitLayer`] holds requests to a
 //! limit of the core.
 //!
+//! With the feature `http`, `LeaseLayer::hold_body` holds a lease until the response's body ends.
+//!
 //! # Dropped futures
 //! Every future here may be dropped at any point. It then cancels its request or releases its grant, and hands
 //! the role of timekeeper over; no other request waits longer for it.
@@ -20,6 +22,10 @@
 mod acquire;
 mod clock;
 mod lease;
+#[cfg(feature = "http")]
+mod lease_body;
+#[cfg(feature = "http")]
+mod leased_body;
 mod pool;
 mod rate_limit;
 mod subscription;
@@ -30,6 +36,10 @@ pub use acquire::Acquire;
 pub use lease::{
     Classify, ClassifyByResult, LeaseError, LeaseFuture, LeaseLayer, LeaseService, Leased,
 };
+#[cfg(feature = "http")]
+pub use lease_body::{LeaseBodyFuture, LeaseBodyLayer, LeaseBodyService};
+#[cfg(feature = "http")]
+pub use leased_body::{BodyEnd, ClassifyEnd, KeepRelease, LeasedBody};
 pub use pool::TokioPool;
 pub use rate_limit::{RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
 pub use subscription::Subscription;

@@ -111,6 +111,11 @@ impl<T> TokioPool<T> {
     pub fn events(&self, capacity: NonZeroUsize) -> Subscription<T> {
         Subscription::new(self.pool.events(capacity), self.epoch)
     }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
 }
 
 impl<T> Clone for TokioPool<T> {

@@ -1,5 +1,7 @@
 //! The pool and the layers under tokio, in virtual time unless threads take part.
 
+#[cfg(feature = "http")]
+mod body;
 mod dropped;
 mod tower;
 
