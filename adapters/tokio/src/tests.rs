@@ -3,6 +3,8 @@
 #[cfg(feature = "http")]
 mod body;
 mod dropped;
+#[cfg(feature = "http")]
+mod headers;
 mod tower;
 
 use crate::TokioPool;
