@@ -95,10 +95,10 @@ impl<R: Read, T> Read for LeasedReader<R, T> {
     }
 }
 
-impl<R: fmt::Debug, T> fmt::Debug for LeasedReader<R, T> {
+// Without the inner reader, which may show what it has buffered.
+impl<R, T> fmt::Debug for LeasedReader<R, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeasedReader")
-            .field("reader", &self.reader)
             .field("lease", &self.held.lease)
             .finish_non_exhaustive()
     }

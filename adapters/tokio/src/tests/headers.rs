@@ -116,7 +116,10 @@ async fn a_refusal_tells_no_tick_while_that_depends_on_a_call() {
 #[tokio::test(start_paused = true)]
 async fn a_refusing_service_is_always_ready_and_its_refused_calls_cost_nothing() {
     let waiting = layer("1/min from grant");
-    let refusing = waiting.clone().refuse().layer(service_fn(ok::<()>));
+    let refusing = waiting.clone().refuse();
+    let headers = refusing.clone().with_headers();
+    let headers = headers.layer(service_fn(ok::<()>));
+    let refusing = refusing.layer(service_fn(ok::<()>));
     let waiting = waiting.layer(service_fn(ok::<()>));
     assert_eq!(refused(&refusing).await, None);
     for _ in 0..3 {
@@ -134,6 +137,9 @@ async fn a_refusing_service_is_always_ready_and_its_refused_calls_cost_nothing()
         refused(&refusing).await.unwrap().reset,
         Some(Duration::ZERO)
     );
+    let response = headers.oneshot(()).await.unwrap();
+    assert_eq!(header(&response, "ratelimit"), r#""default";r=0;t=0"#);
+    assert_eq!(header(&response, "retry-after"), "1");
     waiter.await.unwrap().unwrap();
     assert_eq!(start.elapsed(), MINUTE);
     assert_eq!(refused(&refusing).await.unwrap().reset, Some(MINUTE));
@@ -171,6 +177,14 @@ async fn a_refused_request_is_told_whole_seconds_after_which_it_is_served() {
         }
         assert!(told > 3, "{spec}: {told}");
     }
+}
+
+#[test]
+fn a_limit_that_is_partly_used_is_told_in_full() {
+    let mut limit = SlidingLog::new(NonZeroU32::MIN, MINUTE, Anchor::Grant).unwrap();
+    limit.try_acquire(Tick::ZERO, 1).unwrap();
+    let quota = RateLimitLayer::new(limit).quota();
+    assert_eq!((quota.limit, quota.remaining, quota.window), (1, 0, None));
 }
 
 /// The two headers of the next answer.

@@ -3,25 +3,50 @@
 use super::*;
 use ::core::net::SocketAddr;
 use ::core::pin::Pin;
+use ::core::task::ready;
 use axum::extract::State;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Interval, interval};
 
 type Counts = Arc<(AtomicU32, AtomicU32)>;
 
 /// A time that no passing test takes.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server that streams an answer of a few frames, and counts how many it serves at once.
+/// A body of three frames, a millisecond apart, which counts itself as being served.
+struct Paced {
+    left: u32,
+    pace: Interval,
+    _busy: Busy,
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        ready!(self.pace.poll_tick(context));
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or(0);
+        Poll::Ready(left.map(|_| Ok(Frame::data(Bytes::from_static(b"data")))))
+    }
+}
+
+/// A server that streams its answers, and counts how many it serves at once.
 async fn upstream(counts: Counts) -> SocketAddr {
     async fn stream(State(counts): State<Counts>) -> axum::body::Body {
-        let steps = [Step::Data, Step::Pend, Step::Data, Step::Pend, Step::Data];
-        let mut script = Script::new(steps);
-        script.busy = Some(Busy::new(&counts));
-        axum::body::Body::new(script)
+        axum::body::Body::new(Paced {
+            left: 3,
+            pace: interval(Duration::from_millis(1)),
+            _busy: Busy::new(&counts),
+        })
     }
     let router = axum::Router::new().fallback(stream).with_state(counts);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
