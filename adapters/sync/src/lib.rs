@@ -53,6 +53,7 @@ mod event;
 mod explained;
 mod keyed;
 mod lease;
+mod leased_reader;
 mod limiter;
 #[cfg(test)]
 mod limits_tests;
@@ -74,6 +75,7 @@ pub use event::PoolEvent;
 pub use explained::Explained;
 pub use keyed::{KeyRule, KeyedError, KeyedLimiter, PerKey};
 pub use lease::{Lease, LeaseExpired};
+pub use leased_reader::LeasedReader;
 pub use limiter::SyncLimiter;
 pub use names::TooManyNames;
 pub use pending::{CancelHandle, PendingLease};

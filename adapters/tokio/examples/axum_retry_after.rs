@@ -1,23 +1,20 @@
-//! A tower stack under axum that refuses with a true `Retry-After`. Where a limit is used up, the
-//! server's or every key's, it answers 429; where no key is in service, 503. It calls itself; asserts that a client that waits as long as told is served.
+//! A tower stack under axum that refuses with a true `Retry-After`. Where a limit is used up, the server's or
+//! every key's, it answers 429; where no key is in service, 503. Each answer tells the server's limit. It calls
+//! itself, and asserts that a client that waits for as long as told is served.
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request as HttpRequest;
-use axum::http::{StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use core::{convert::Infallible, error::Error, future::ready, net::SocketAddr, time::Duration};
 use leasehold_tokio::limit::{LimitSpec, LimitSpecs};
-use leasehold_tokio::{AcquireError, LeaseError, LeaseLayer, Leased, Member, Policy};
-use leasehold_tokio::{PoolConfig, RateLimitError, RateLimitLayer, Request, TokioPool};
+use leasehold_tokio::{LeaseError, LeaseLayer, Leased, Member, Policy, PoolConfig};
+use leasehold_tokio::{RateLimitLayer, Request, TokioPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower::{BoxError, ServiceBuilder};
+use tower::ServiceBuilder;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-const BUSY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
-const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
 const SOON: Duration = Duration::from_millis(300);
-type Refused = RateLimitError<LeaseError<Infallible>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -26,18 +23,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let key = Member::new("sk-1").limits(limits.limits());
     pool.blocking().add(key)?;
     let clock = pool.blocking().clone();
-    let leases = LeaseLayer::new(pool, move |_: &HttpRequest| {
+    let leases = LeaseLayer::new(pool.clone(), move |_: &HttpRequest| {
         Request::new().deadline(clock.now().saturating_add(SOON))
     });
-    let rate = RateLimitLayer::new("4/3s".parse::<LimitSpec>()?.limiter()?);
-    let limited = rate.clone();
-    let errors = HandleErrorLayer::new(move |error| ready(refuse(error, &rate)));
+    let limit: LimitSpec = "4/3s from grant".parse()?;
+    let rate = RateLimitLayer::from_spec(&limit)?.refuse();
     let stack = ServiceBuilder::new()
-        .layer(errors)
-        .load_shed()
-        .layer(limited)
-        .layer(leases)
-        .service_fn(async |leased: Leased<_, _>| Ok::<&str, Infallible>(*leased.member));
+        .layer(rate.with_headers())
+        .layer(HandleErrorLayer::new(move |error| {
+            ready(refuse(&pool, &error))
+        }))
+        .layer(leases.hold_body())
+        .service_fn(answer);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let app = axum::Router::new().route_service("/", stack);
@@ -52,18 +49,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers with the seconds until a key or the server's limit can serve, rounded up.
-fn refuse(error: BoxError, rate: &RateLimitLayer) -> Response {
-    let (status, wait) = match error.downcast_ref() {
-        Some(Refused::Inner(LeaseError::Refused(AcquireError::DeadlineTooSoon {
-            wait,
-            cause,
-        }))) => (if cause.is_exhaustion() { BUSY } else { DOWN }, Some(*wait)),
-        Some(_) => (DOWN, None),
-        None => (BUSY, rate.retry_after()),
-    };
-    let header = wait.map(|wait| [(RETRY_AFTER, wait.as_secs_f64().ceil() as u64)]);
-    (status, header, error.to_string()).into_response()
+async fn answer(leased: Leased<&'static str, HttpRequest>) -> Result<Response, Infallible> {
+    Ok(leased.member.into_response())
+}
+
+/// Answers with the seconds until a key can serve, rounded up.
+fn refuse(pool: &TokioPool<&str>, error: &LeaseError<Infallible>) -> Response {
+    match error {
+        LeaseError::Refused(refused) => pool.refusal_response(refused),
+        LeaseError::Inner(never) => match *never {},
+    }
 }
 
 /// Calls the server, prints its answer, and returns the status and the seconds of `Retry-After`.
@@ -73,8 +68,8 @@ async fn call(address: SocketAddr) -> Result<(u16, Option<u64>), Box<dyn Error>>
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let status = answer.split(' ').nth(1).ok_or("no status")?.parse()?;
-    let mut lines = answer.lines();
-    let retry_after = lines.find_map(|line| line.strip_prefix("retry-after: "));
-    println!("{status}, Retry-After: {}", retry_after.unwrap_or("none"));
+    let header = |name| answer.lines().find_map(|line| line.strip_prefix(name));
+    let (limit, retry_after) = (header("ratelimit: "), header("retry-after: "));
+    println!("{status}, RateLimit: {limit:?}, Retry-After: {retry_after:?}");
     Ok((status, retry_after.map(str::parse).transpose()?))
 }

@@ -1,16 +1,21 @@
 //! A tower layer that leases a member of a pool for each request.
 //!
 //! Invariant: a lease is held from before the inner service is asked for readiness until its answer has been
-//! classified, or the call's future is dropped.
+//! classified, or the call's future is dropped. `lease_body` prolongs that to the end of the answer's body.
 
-use crate::acquire::Acquire;
+mod call;
+
+#[cfg(feature = "http")]
+pub(crate) use call::HeldLease;
+pub(crate) use call::{LeaseCall, Stopwatch};
+
 use crate::pool::TokioPool;
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use leasehold_core::pool::{Outcome, Release, Request};
-use leasehold_sync::{AcquireError, Lease};
+use leasehold_sync::AcquireError;
 use pin_project_lite::pin_project;
 use std::sync::Arc;
 use tower_layer::Layer;
@@ -49,8 +54,8 @@ pub struct LeaseLayer<T, F, C = ClassifyByResult> {
 /// Service that leases a member for each request, and passes both on as [`Leased`].
 ///
 /// It is always ready itself: a call first waits for the lease, then for the inner service's readiness. The
-/// lease is held until the inner service's future is ready or dropped; a response body that is streamed
-/// afterwards is not under the lease. A call that is dropped before the inner service was called releases its
+/// lease is held until the inner service's future is ready or dropped, and not until a streamed body ends, which
+/// `LeaseLayer::hold_body` is for. A call that is dropped before the inner service was called releases its
 /// lease as not sent.
 pub struct LeaseService<S, T, F, C = ClassifyByResult> {
     inner: S,
@@ -58,11 +63,11 @@ pub struct LeaseService<S, T, F, C = ClassifyByResult> {
 }
 
 /// How leases are requested and released.
-struct Settings<T, F, C> {
-    pool: TokioPool<T>,
-    to_request: F,
-    classify: C,
-    abandoned: Release,
+pub(crate) struct Settings<T, F, C> {
+    pub(crate) pool: TokioPool<T>,
+    pub(crate) to_request: F,
+    pub(crate) classify: C,
+    pub(crate) abandoned: Release,
 }
 
 /// A request, and the member that is leased for it.
@@ -173,6 +178,39 @@ impl<T, F, C> LeaseLayer<T, F, C> {
         self.settings.abandoned = release.into();
         self
     }
+
+    /// Holds each lease until the body of its response ends, fails or is dropped; for services that answer with
+    /// an `http::Response`.
+    ///
+    /// ```
+    /// use core::convert::Infallible;
+    /// use core::num::NonZeroU32;
+    /// use http_body_util::{BodyExt, Full};
+    /// use leasehold_tokio::{LeaseLayer, Leased, Member, Policy, PoolConfig, Request, TokioPool};
+    /// use tower::{ServiceBuilder, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
+    /// pool.blocking().add(Member::new("a page").max_leases(NonZeroU32::MIN))?;
+    /// let service = ServiceBuilder::new()
+    ///     .layer(LeaseLayer::new(pool.clone(), |_: &()| Request::new()).hold_body())
+    ///     .service_fn(async |leased: Leased<&'static str, ()>| {
+    ///         let body = Full::new(leased.member.as_bytes());
+    ///         Ok::<_, Infallible>(http::Response::new(body))
+    ///     });
+    /// let response = service.oneshot(()).await?;
+    /// assert!(pool.try_acquire().is_err());
+    /// assert_eq!(response.into_body().collect().await?.to_bytes(), "a page");
+    /// assert!(pool.try_acquire().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn hold_body(self) -> crate::LeaseBodyLayer<T, F, C> {
+        crate::LeaseBodyLayer::new(self.settings)
+    }
 }
 
 impl<S, T, F: Clone, C: Clone> Layer<S> for LeaseLayer<T, F, C> {
@@ -201,19 +239,9 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let settings = &self.settings;
-        let lease_request = (settings.to_request)(&request);
         LeaseFuture {
-            call: None,
-            held: HeldLease {
-                lease: None,
-                on_drop: Outcome::NotSent.into(),
-            },
-            acquire: settings.pool.acquire_with(lease_request),
-            inner: self.inner.clone(),
-            request: Some(request),
-            classify: settings.classify.clone(),
-            abandoned: settings.abandoned,
+            call: LeaseCall::new(&self.settings, &self.inner, request, Stopwatch::Unused),
+            classify: self.settings.classify.clone(),
         }
     }
 }
@@ -224,15 +252,9 @@ pin_project! {
     where
         S: Service<Leased<T, R>>,
     {
-        // Dropped before `held`, so that a dropped call has ended before another one gets its member.
         #[pin]
-        call: Option<S::Future>,
-        held: HeldLease<T>,
-        acquire: Acquire<T>,
-        inner: S,
-        request: Option<R>,
+        call: LeaseCall<S, T, R>,
         classify: C,
-        abandoned: Release,
     }
 }
 
@@ -244,56 +266,11 @@ where
     type Output = Result<S::Response, LeaseError<S::Error>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let call = loop {
-            if let Some(call) = this.call.as_mut().as_pin_mut() {
-                break call;
-            }
-            let Some(lease) = &this.held.lease else {
-                let acquired = ready!(Pin::new(&mut *this.acquire).poll(context));
-                this.held.lease = Some(acquired.map_err(LeaseError::Refused)?);
-                continue;
-            };
-            let member = Arc::clone(lease.payload());
-            if let Err(error) = ready!(this.inner.poll_ready(context)) {
-                this.held.release(Outcome::NotSent.into());
-                return Poll::Ready(Err(LeaseError::Inner(error)));
-            }
-            let request = this.request.take();
-            let request = request.expect("a future gets at most one lease");
-            this.held.on_drop = *this.abandoned;
-            let call = this.inner.call(Leased { member, request });
-            this.call.set(Some(call));
-        };
-        let answer = ready!(call.poll(context));
-        this.call.set(None);
-        this.held.release(this.classify.classify(&answer));
-        Poll::Ready(answer.map_err(LeaseError::Inner))
-    }
-}
-
-/// A lease, and how it is released if it is dropped.
-struct HeldLease<T> {
-    lease: Option<Lease<T>>,
-    on_drop: Release,
-}
-
-impl<T> HeldLease<T> {
-    fn release(&mut self, release: Release) {
-        if let Some(lease) = self.lease.take() {
-            // An expired lease has ended already; the answer is valid nevertheless.
-            let _ = lease.release(release);
-        }
-    }
-}
-
-impl<T> Drop for HeldLease<T> {
-    fn drop(&mut self) {
-        let release = match std::thread::panicking() {
-            true => Outcome::Failed.into(),
-            false => self.on_drop,
-        };
-        self.release(release);
+        let this = self.project();
+        let mut answered = ready!(this.call.poll(context))?;
+        let release = this.classify.classify(&answered.answer);
+        answered.held.release(release);
+        Poll::Ready(answered.answer.map_err(LeaseError::Inner))
     }
 }
 

@@ -4,6 +4,9 @@
 //! [`LeaseLayer`] leases a member for each request of a tower stack; [`RateLimitLayer`] holds requests to a
 //! limit of the core.
 //!
+//! With the feature `http`, `LeaseLayer::hold_body` holds a lease until the response's body ends, and
+//! `RateLimitLayer::with_headers` tells callers the limit and when to come back.
+//!
 //! # Dropped futures
 //! Every future here may be dropped at any point. It then cancels its request or releases its grant, and hands
 //! the role of timekeeper over; no other request waits longer for it.
@@ -20,8 +23,16 @@
 mod acquire;
 mod clock;
 mod lease;
+#[cfg(feature = "http")]
+mod lease_body;
+#[cfg(feature = "http")]
+mod leased_body;
 mod pool;
 mod rate_limit;
+#[cfg(feature = "http")]
+mod rate_limit_headers;
+#[cfg(feature = "http")]
+mod refusal;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -30,8 +41,17 @@ pub use acquire::Acquire;
 pub use lease::{
     Classify, ClassifyByResult, LeaseError, LeaseFuture, LeaseLayer, LeaseService, Leased,
 };
+#[cfg(feature = "http")]
+pub use lease_body::{LeaseBodyFuture, LeaseBodyLayer, LeaseBodyService};
+#[cfg(feature = "http")]
+pub use leased_body::{BodyEnd, ClassifyEnd, KeepRelease, LeasedBody};
 pub use pool::TokioPool;
-pub use rate_limit::{RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
+pub use rate_limit::{Quota, RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
+#[cfg(feature = "http")]
+pub use rate_limit_headers::{
+    BuildRefusal, PolicyNameError, RateLimitHeaders, RateLimitHeadersFuture, RateLimitHeadersLayer,
+    TextRefusal,
+};
 pub use subscription::Subscription;
 
 // Types of the shared pool and of the core that the commands above take or answer with.

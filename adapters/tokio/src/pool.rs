@@ -114,10 +114,37 @@ impl<T> TokioPool<T> {
         self.pool.labels(names)
     }
 
+    /// Time until a refused request may be served, as far as the refusal tells; for a `Retry-After` header.
+    ///
+    /// `None` if that depends on leases that are held, on a recovery or on an operator, if the request waited in
+    /// vain, or if it can never be served. For a full queue it is the time until a request ahead is served. Ask soon
+    /// after the refusal.
+    #[must_use]
+    pub fn retry_after(&self, refused: &AcquireError) -> Option<Duration> {
+        match refused {
+            AcquireError::DeadlineTooSoon { wait, .. } => Some(*wait),
+            AcquireError::QueueFull { cause } | AcquireError::NotReady { cause } => {
+                let until = cause.until()?;
+                Some(until.since(self.pool.now()))
+            }
+            AcquireError::Closed
+            | AcquireError::TimedOut
+            | AcquireError::NeverFits
+            | AcquireError::PinnedMemberRemoved
+            | AcquireError::TooManyLanes
+            | AcquireError::Cancelled => None,
+        }
+    }
+
     /// Subscribes to the pool's events from now on; the latest `capacity` events are kept until taken.
     #[must_use]
     pub fn events(&self, capacity: NonZeroUsize) -> Subscription<T> {
         Subscription::new(self.pool.events(capacity), self.epoch)
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 }
 

@@ -1,26 +1,32 @@
-//! A tower layer that holds requests to a limit.
+//! A tower layer that holds requests to a limit: each waits for its admission, or is refused.
 //!
-//! Invariant: each admission is owned by exactly one ready service or one call, and is settled when that is
-//! dropped. The service at the head of the queue has been woken since the limit last changed, or waits for the
-//! tick that the limit named.
+//! Invariant: the inner service is called only with an admission.
 
-use crate::clock::{Epoch, Timer};
+mod queue;
+mod quota;
+
+pub use quota::Quota;
+
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
-use core::task::{Context, Poll, Waker, ready};
+use core::task::{Context, Poll, ready};
 use core::time::Duration;
-use leasehold_core::limit::{Limit, Limiter, Wait};
-use leasehold_core::time::Tick;
+use leasehold_core::limit::{LimitConfigError, LimitSpec, Limiter};
 use pin_project_lite::pin_project;
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use queue::{Admitted, NeverFits, QueueSlot, Shared};
+use quota::{Allowance, Until};
+use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
 
 /// Why a service can't become ready, or a call has no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RateLimitError<E> {
+    /// The limit is used up, and the layer [refuses](RateLimitLayer::refuse). Nothing is left of the quota, whose
+    /// reset is when to try again.
+    #[error("the limit is used up; try again {}", Until(.0.reset))]
+    Refused(Quota),
     /// The limit will never admit another request.
     #[error("the limit never admits another request")]
     NeverFits,
@@ -31,6 +37,8 @@ pub enum RateLimitError<E> {
 }
 
 /// Layer that holds all services that it makes, and their clones, to one limit.
+///
+/// Requests over the limit wait, or are [refused](Self::refuse). Each costs one unit.
 ///
 /// ```
 /// use core::convert::Infallible;
@@ -57,16 +65,29 @@ pub enum RateLimitError<E> {
 #[derive(Clone, Debug)]
 pub struct RateLimitLayer {
     shared: Arc<Shared>,
+    allowance: Allowance,
+    over_limit: OverLimit,
+}
+
+/// What happens to a request over the limit.
+#[derive(Clone, Copy, Debug)]
+enum OverLimit {
+    Wait,
+    Refuse,
 }
 
 /// Service that is ready once its inner service is ready and the limit admits a request, in this order.
 ///
 /// The limit comes second so that an admitted request is sent soon. A service that is dropped or fails after its
-/// admission gives it back; a call counts as completed when its future is ready or dropped.
+/// admission gives it back; a call counts as completed when its future is ready or dropped, not when the body of
+/// its answer ends.
 ///
 /// Waiting services are admitted strictly in the order of their first poll, even if the first of them is slow to
 /// poll again. A dropped one lets the next move up at once. A clone starts without a place in the queue and
 /// without an admission.
+///
+/// One that [refuses](RateLimitLayer::refuse) is ready once its inner service is, and asks for the admission when it
+/// is called.
 ///
 /// ```
 /// use core::convert::Infallible;
@@ -90,22 +111,69 @@ pub struct RateLimitLayer {
 pub struct RateLimit<S> {
     inner: S,
     slot: QueueSlot,
+    allowance: Allowance,
+    over_limit: OverLimit,
 }
 
 impl RateLimitLayer {
-    /// Makes a layer with this limit; its clock starts at tick 0 now.
+    /// Makes a layer with this limit; its clock starts at tick 0 now. Its [quota](Self::quota) has no window.
     #[must_use]
     pub fn new(limit: impl Into<Limiter>) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                epoch: Epoch::start(),
-                state: Mutex::new(State {
-                    limiter: limit.into(),
-                    queue: BTreeMap::new(),
-                    arrivals: 0,
-                }),
-            }),
-        }
+        let limiter = limit.into();
+        let allowance = Allowance::of_limiter(&limiter);
+        Self::with_allowance(limiter, allowance)
+    }
+
+    /// Makes a layer with the limit of a text such as `100/min from grant`, for a [quota](Self::quota) with a window.
+    ///
+    /// Count a limit for callers from the grant: a window that counts from completion can't tell when it admits the
+    /// next request while earlier ones are in flight.
+    ///
+    /// # Errors
+    /// The limit can't be built; a spec read from text always can.
+    pub fn from_spec(spec: &LimitSpec) -> Result<Self, LimitConfigError> {
+        Ok(Self::with_allowance(
+            spec.limiter()?,
+            Allowance::of_spec(spec),
+        ))
+    }
+
+    /// Refuses a call over the limit with [`RateLimitError::Refused`], instead of waiting.
+    ///
+    /// Clones made before share the limit and go on waiting; a call is refused while one of them does.
+    ///
+    /// ```
+    /// use core::convert::Infallible;
+    /// use core::time::Duration;
+    /// use leasehold_tokio::limit::LimitSpec;
+    /// use leasehold_tokio::{RateLimitError, RateLimitLayer};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limit: LimitSpec = "1/min from grant".parse()?;
+    /// let service = RateLimitLayer::from_spec(&limit)?
+    ///     .refuse()
+    ///     .layer(service_fn(async |request: u32| Ok::<_, Infallible>(request)));
+    /// assert_eq!(service.clone().oneshot(1).await, Ok(1));
+    /// let Err(RateLimitError::Refused(quota)) = service.oneshot(2).await else {
+    ///     panic!("the limit is used up");
+    /// };
+    /// assert_eq!((quota.limit, quota.remaining), (1, 0));
+    /// assert_eq!(quota.reset, Some(Duration::from_secs(60)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn refuse(mut self) -> Self {
+        self.over_limit = OverLimit::Refuse;
+        self
+    }
+
+    /// What the limit allows now.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.allowance.read(&self.shared)
     }
 
     /// Time until the limit can admit a request, for a `Retry-After` header; zero if it can now.
@@ -114,10 +182,29 @@ impl RateLimitLayer {
     /// admitted first, are not accounted for.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        let now = self.shared.epoch.now();
-        match self.shared.lock().limiter.earliest(now, COST) {
-            Wait::Until(tick) => Some(tick.since(now)),
-            Wait::ForSettlement | Wait::Never => None,
+        quota::retry_after(&self.shared)
+    }
+
+    /// Tells the quota in headers of each response, and answers a refused request with a response too; for services
+    /// that answer with an `http::Response`.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn with_headers(self) -> crate::RateLimitHeadersLayer {
+        crate::RateLimitHeadersLayer::new(self)
+    }
+
+    /// Whether the limit is one of calls in flight.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_concurrency(&self) -> bool {
+        self.shared
+            .read(|limiter, _| matches!(limiter, Limiter::Concurrency(_)))
+    }
+
+    fn with_allowance(limiter: Limiter, allowance: Allowance) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(limiter)),
+            allowance,
+            over_limit: OverLimit::Wait,
         }
     }
 }
@@ -129,6 +216,8 @@ impl<S> Layer<S> for RateLimitLayer {
         RateLimit {
             inner,
             slot: QueueSlot::new(&self.shared),
+            allowance: self.allowance,
+            over_limit: self.over_limit,
         }
     }
 }
@@ -138,6 +227,8 @@ impl<S: Clone> Clone for RateLimit<S> {
         Self {
             inner: self.inner.clone(),
             slot: QueueSlot::new(&self.slot.shared),
+            allowance: self.allowance,
+            over_limit: self.over_limit,
         }
     }
 }
@@ -152,31 +243,61 @@ impl<S: Service<R>, R> Service<R> for RateLimit<S> {
             self.slot.give_up();
             return Poll::Ready(Err(RateLimitError::Inner(error)));
         }
-        let admitted = ready!(self.slot.poll(context));
-        Poll::Ready(admitted.map_err(|NeverFits| RateLimitError::NeverFits))
+        match self.over_limit {
+            OverLimit::Refuse => Poll::Ready(Ok(())),
+            OverLimit::Wait => {
+                let admitted = ready!(self.slot.poll(context));
+                Poll::Ready(admitted.map_err(|NeverFits| RateLimitError::NeverFits))
+            }
+        }
     }
 
-    /// Calls the inner service.
+    /// Calls the inner service, or refuses the request.
     ///
     /// # Panics
     /// The service is not ready.
     fn call(&mut self, request: R) -> Self::Future {
-        let admitted = self.slot.admitted.take();
-        let admitted = admitted.expect("a service must be ready before it is called");
-        RateLimitFuture {
-            call: self.inner.call(request),
-            admitted: Some(admitted.sent()),
-        }
+        let admitted = match self.over_limit {
+            OverLimit::Wait => {
+                let admitted = self.slot.take();
+                Ok(admitted.expect("a service must be ready before it is called"))
+            }
+            OverLimit::Refuse => self.slot.admit(),
+        };
+        let stage = match admitted {
+            Ok(admitted) => Stage::Called {
+                call: self.inner.call(request),
+                admitted: Some(admitted),
+            },
+            Err(wait) => Stage::Refused {
+                quota: self.allowance.used_up(&self.slot.shared, wait),
+            },
+        };
+        RateLimitFuture { stage }
     }
 }
 
 pin_project! {
     /// Future of [`RateLimit`]'s answer.
     pub struct RateLimitFuture<F> {
-        // Dropped before `admitted`, so that a dropped call has ended before another is admitted.
         #[pin]
-        call: F,
-        admitted: Option<Admitted>,
+        stage: Stage<F>,
+    }
+}
+
+pin_project! {
+    #[project = StageProjection]
+    enum Stage<F> {
+        Called {
+            // Dropped before `admitted`, so that a dropped call has ended before another is admitted.
+            #[pin]
+            call: F,
+            admitted: Option<Admitted>,
+        },
+        Refused {
+            // `None` if the limit never admits another request.
+            quota: Option<Quota>,
+        },
     }
 }
 
@@ -187,10 +308,17 @@ where
     type Output = Result<Response, RateLimitError<Error>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(this.call.poll(context));
-        *this.admitted = None;
-        Poll::Ready(answer.map_err(RateLimitError::Inner))
+        Poll::Ready(match self.project().stage.project() {
+            StageProjection::Called { call, admitted } => {
+                let answer = ready!(call.poll(context));
+                *admitted = None;
+                answer.map_err(RateLimitError::Inner)
+            }
+            StageProjection::Refused { quota } => Err(match *quota {
+                Some(quota) => RateLimitError::Refused(quota),
+                None => RateLimitError::NeverFits,
+            }),
+        })
     }
 }
 
@@ -200,195 +328,10 @@ impl<F> fmt::Debug for RateLimitFuture<F> {
     }
 }
 
-/// A service's place in the queue, or its admission.
-#[derive(Debug)]
-struct QueueSlot {
-    shared: Arc<Shared>,
-    position: Option<u64>,
-    admitted: Option<Admitted>,
-    timer: Timer,
-}
-
-impl QueueSlot {
-    fn new(shared: &Arc<Shared>) -> Self {
-        Self {
-            shared: Arc::clone(shared),
-            position: None,
-            admitted: None,
-            timer: Timer::new(shared.epoch),
-        }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), NeverFits>> {
-        if self.admitted.is_some() {
-            return Poll::Ready(Ok(()));
-        }
-        let Self {
-            shared,
-            position,
-            timer,
-            ..
-        } = self;
-        let booked = ready!(timer.poll(context, |context| shared.poll(position, context)))?;
-        self.admitted = Some(Admitted {
-            shared: Arc::clone(shared),
-            booked,
-            used: 0,
-        });
-        Poll::Ready(Ok(()))
-    }
-
-    /// Leaves the queue and gives the admission back.
-    fn give_up(&mut self) {
-        self.admitted = None;
-        if let Some(position) = self.position.take() {
-            self.shared.leave(position);
-        }
-    }
-}
-
-impl Drop for QueueSlot {
-    fn drop(&mut self) {
-        self.give_up();
-    }
-}
-
-/// An admission; settled when it is dropped.
-#[derive(Debug)]
-struct Admitted {
-    shared: Arc<Shared>,
-    booked: Tick,
-    used: u32,
-}
-
-impl Admitted {
-    fn sent(mut self) -> Self {
-        self.used = COST;
-        self
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.shared.settle(self.booked, self.used);
-    }
-}
-
-struct NeverFits;
-
-/// Cost of a request, in units of the limit.
-const COST: u32 = 1;
-
-/// The limit and its queue, shared by all services of a layer.
-#[derive(Debug)]
-struct Shared {
-    epoch: Epoch,
-    /// Poison is ignored: the lock is held over commands of the limiter, which don't panic.
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    limiter: Limiter,
-    /// Wakers of the waiting services, by order of arrival; `None` after a wake-up, until the next poll.
-    queue: BTreeMap<u64, Option<Waker>>,
-    /// Services ever queued, which numbers the next one.
-    arrivals: u64,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Admits a request at the head of the queue, or queues it; returns when to poll again, if that is known.
-    fn poll(
-        &self,
-        position: &mut Option<u64>,
-        context: &Context<'_>,
-    ) -> (Poll<Result<Tick, NeverFits>>, Option<Tick>) {
-        // Wakers run foreign code when they are dropped or called: do that after unlocking.
-        let (answer, replaced, next) = {
-            let mut state = self.lock();
-            let answer = match state.is_first(*position) {
-                true => state.limiter.try_acquire(self.epoch.now(), COST),
-                false => Err(Wait::ForSettlement),
-            };
-            match answer {
-                Err(wait @ (Wait::Until(_) | Wait::ForSettlement)) => {
-                    let waker = context.waker().clone();
-                    (Err(wait), state.enqueue(position, waker), None)
-                }
-                decided @ (Ok(_) | Err(Wait::Never)) => {
-                    let left = position.take();
-                    let left = left.and_then(|position| state.queue.remove(&position));
-                    (decided, left.flatten(), state.take_first_waker())
-                }
-            }
-        };
-        drop(replaced);
-        if let Some(next) = next {
-            next.wake();
-        }
-        match answer {
-            Ok(booked) => (Poll::Ready(Ok(booked)), None),
-            Err(Wait::Never) => (Poll::Ready(Err(NeverFits)), None),
-            Err(Wait::ForSettlement) => (Poll::Pending, None),
-            Err(Wait::Until(tick)) => (Poll::Pending, Some(tick)),
-        }
-    }
-
-    fn settle(&self, booked: Tick, used: u32) {
-        let mut state = self.lock();
-        let now = self.epoch.now();
-        state.limiter.settle(now, booked, COST, used);
-        let next = state.take_first_waker();
-        drop(state);
-        if let Some(next) = next {
-            next.wake();
-        }
-    }
-
-    fn leave(&self, position: u64) {
-        let mut state = self.lock();
-        let was_first = state.is_first(Some(position));
-        let left = state.queue.remove(&position);
-        let next = was_first.then(|| state.take_first_waker()).flatten();
-        drop(state);
-        drop(left);
-        if let Some(next) = next {
-            next.wake();
-        }
-    }
-}
-
-impl State {
-    /// Whether this is the position at the head of the queue; `None` is, if the queue is empty.
-    fn is_first(&self, position: Option<u64>) -> bool {
-        self.queue.keys().next().copied() == position
-    }
-
-    /// Stores the waker of a position, a new one at the end if there is none; returns the waker it replaced.
-    fn enqueue(&mut self, position: &mut Option<u64>, waker: Waker) -> Option<Waker> {
-        let position = *position.get_or_insert_with(|| {
-            self.arrivals = self.arrivals.saturating_add(1);
-            self.arrivals
-        });
-        self.queue.entry(position).or_default().replace(waker)
-    }
-
-    /// Takes the waker at the head of the queue, which may be admitted now or earlier than it was told.
-    fn take_first_waker(&mut self) -> Option<Waker> {
-        self.queue.values_mut().next()?.take()
-    }
-}
-
 #[cfg(test)]
 impl RateLimitLayer {
     /// Units available now, and waiting services.
     pub(crate) fn available_and_waiting(&self) -> (u32, usize) {
-        let state = self.shared.lock();
-        let now = self.shared.epoch.now();
-        (state.limiter.available(now), state.queue.len())
+        (self.quota().remaining, self.shared.waiting())
     }
 }

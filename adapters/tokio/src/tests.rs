@@ -1,6 +1,10 @@
 //! The pool and the layers under tokio, in virtual time unless threads take part.
 
+#[cfg(feature = "http")]
+mod body;
 mod dropped;
+#[cfg(feature = "http")]
+mod headers;
 mod tower;
 
 use crate::TokioPool;

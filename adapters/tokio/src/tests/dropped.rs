@@ -3,6 +3,9 @@
 //! Each scenario polls its future n times, lets something happen after each poll, and drops it, for every n
 //! until it completes. The future never sees what happens after its last poll.
 
+#[cfg(feature = "http")]
+mod body;
+
 use super::*;
 use crate::{LeaseLayer, Leased, RateLimit, RateLimitLayer};
 use ::core::convert::Infallible;
