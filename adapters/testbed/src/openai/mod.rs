@@ -71,8 +71,8 @@ pub enum StartError {
     },
 }
 
-/// Most tokens of an answer.
-const MAX_ANSWER_TOKENS: u64 = 1_000_000;
+/// Most tokens of an answer; a call may ask for 128 of them, in memory at once.
+const MAX_ANSWER_TOKENS: u64 = 100_000;
 
 /// A running OpenAI-compatible server.
 ///
