@@ -3,12 +3,15 @@
 use crate::values::{parse_error_status, parse_host, parse_latency, parse_whole};
 use crate::{CliError, keys, print_out};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use core::num::NonZeroU32;
+use core::num::{NonZeroU32, NonZeroU64};
 use core::ops::RangeInclusive;
 use core::time::Duration;
-use leasehold_core::limit::Rate;
+use leasehold_core::time::parse_span;
 use leasehold_http::ApiKey;
-use leasehold_testbed::{Fault, FaultKind, OpenAi, OpenAiConfig, StartError};
+use leasehold_testbed::{
+    Fault, FaultRule, FaultRuleError, Limit, LimitError, LimitUnit, ModelRule, Occurrence, OpenAi,
+    OpenAiConfig, Outage, StartError,
+};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -17,12 +20,14 @@ use std::sync::mpsc;
 pub(crate) enum Command {
     /// Serve an OpenAI-compatible API with a rate limit for each key.
     ///
-    /// Routes: `POST /v1/chat/completions` (an echo), `GET /v1/models`, and `GET /testbed/report` (what the server
-    /// saw). The server enforces the limits by its own count, and answers 429 as the real service does.
+    /// Routes: POST /v1/chat/completions, /v1/responses (both also streamed) and /v1/embeddings,
+    /// GET /v1/models, and GET /testbed/report (what the server saw). An answer is an echo of the
+    /// last user message; a word is a token. The server enforces the limits by its own count, and
+    /// answers 429 as the real service does.
     ///
-    /// The first line of standard output is the address. Stop the server with an interrupt (Ctrl-C); it then
-    /// prints its report as JSON.
-    #[command(name = "openai")]
+    /// The first line of standard output is the address. Stop the server with an interrupt (Ctrl-C);
+    /// it then prints its report as JSON.
+    #[command(name = "openai", verbatim_doc_comment, after_long_help = fault_help())]
     OpenAi(OpenAiArguments),
 }
 
@@ -34,18 +39,73 @@ pub(crate) struct OpenAiArguments {
     /// IP address to listen on
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = parse_host)]
     host: IpAddr,
-    /// File with one key per line, or the number N of keys sk-testbed-0001 to N [default: any key]
+    /// File with one key per line, or a number of keys from sk-testbed-0001 on [default: any key]
     #[arg(long, value_name = "FILE|N")]
     keys: Option<String>,
-    /// Calls per window of each key, such as 3/60s [default: no limit]
-    #[arg(long, value_name = "CALLS/WINDOW")]
-    limit: Option<Rate>,
-    /// Duration of a call, such as 50ms, or a range to draw it from, such as 20ms..80ms
-    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = parse_latency)]
-    latency: RangeInclusive<Duration>,
+    /// Known model; others get 404; repeatable [default: any model]
+    #[arg(long, value_name = "NAME")]
+    model: Vec<String>,
+    /// Seed of all that is drawn: latencies, faults, pauses, lengths
+    #[arg(long, default_value_t = 0, value_parser = parse_whole::<u64>)]
+    seed: u64,
+
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: Limits,
+    #[command(flatten, next_help_heading = "Answers")]
+    answers: Answers,
+    #[command(flatten, next_help_heading = "Faults")]
+    faults: Faults,
+}
+
+#[derive(Debug, clap::Args)]
+struct Limits {
+    /// Limits of each key, such as "3/60s, 40000 tokens/min" or gpt-4o=500/min; repeatable
+    #[arg(long, value_name = "[MODEL=]LIMIT,..", value_parser = parse_limits)]
+    limit: Vec<LimitList>,
     /// Calls in flight of each key [default: no limit]
     #[arg(long, value_name = "CALLS", value_parser = parse_whole::<NonZeroU32>)]
     concurrency: Option<NonZeroU32>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Answers {
+    /// Duration of a call, such as 50ms, or a range to draw it from, such as 20ms..80ms
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = parse_latency)]
+    latency: RangeInclusive<Duration>,
+    /// Least tokens of an answer, such as 200, or a range to draw them from, such as 50..400
+    #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = parse_range)]
+    answer_tokens: RangeInclusive<u64>,
+    /// Pieces of a streamed answer's text [default: one a word]
+    #[arg(long, value_name = "N", value_parser = parse_whole::<NonZeroU32>)]
+    chunks: Option<NonZeroU32>,
+    /// Pause before each event of a stream but the first, or a range to draw it from
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = parse_latency)]
+    chunk_delay: RangeInclusive<Duration>,
+    /// Model that refuses max_tokens, or all; repeatable
+    #[arg(long, value_name = "MODEL|all")]
+    refuse_max_tokens: Vec<String>,
+    /// Most completion tokens that a call may ask for, such as 16384 or gpt-4o=16384; repeatable
+    #[arg(long, value_name = "[MODEL=]TOKENS", value_parser = parse_max_output)]
+    max_output: Vec<ModelRule>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Faults {
+    /// Fault from the table below for some calls; repeatable; "list" prints the table
+    #[arg(long, value_name = "NAME[=SHARE][@key=TAIL][@model=NAME]", value_parser = parse_fault)]
+    fault: Vec<FaultArgument>,
+    /// Wait that refusals tell and slow answers take
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    fault_wait: Duration,
+    /// Silence of a stall
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    stall: Duration,
+    /// Pause before each byte of a trickle
+    #[arg(long, value_name = "DURATION", default_value = "2ms", value_parser = parse_duration)]
+    trickle: Duration,
+    /// Span in which every call fails, in seconds from the first call; repeatable
+    #[arg(long, value_name = "FROM..TO[=FAULT]")]
+    outage: Vec<Outage>,
     /// Fail one call in every N [default: never]
     #[arg(long, value_name = "N", value_parser = parse_whole::<NonZeroU32>)]
     fail_every: Option<NonZeroU32>,
@@ -58,13 +118,26 @@ pub(crate) struct OpenAiArguments {
         value_parser = parse_error_status
     )]
     fail_with: u16,
-    /// Seed of the drawn latencies
-    #[arg(long, default_value_t = 0, value_parser = parse_whole::<u64>)]
-    seed: u64,
+}
+
+/// The limits of one flag.
+#[derive(Clone, Debug)]
+struct LimitList(Vec<Limit>);
+
+#[derive(Clone, Debug)]
+enum FaultArgument {
+    /// Prints the table of all faults.
+    List,
+    Rule(FaultRule),
 }
 
 pub(crate) fn run(command: &Command) -> Result<ExitCode, CliError> {
     let Command::OpenAi(arguments) = command;
+    let asks_for_list = |fault: &FaultArgument| matches!(fault, FaultArgument::List);
+    if arguments.faults.fault.iter().any(asks_for_list) {
+        print_out(fault_help());
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = config(arguments)?;
     let (interrupt, interrupted) = mpsc::channel();
     ctrlc::set_handler(move || {
@@ -80,22 +153,106 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How faults are written; the table of all faults follows.
+const FAULT_HELP: &str = "Faults, for --fault NAME[=SHARE][@key=TAIL][@model=NAME]:
+  NAME is a fault, a group of them (each as likely as the others), or any.
+  SHARE is 0.2 or 20% of the calls, or first:3, after:3, every:3 [default: all].
+  @key picks the calls whose key ends with TAIL, @model those for a model.
+";
+
+fn fault_help() -> String {
+    format!("{FAULT_HELP}\n{}", Fault::table().trim_end())
+}
+
 fn config(arguments: &OpenAiArguments) -> Result<OpenAiConfig, CliError> {
+    let OpenAiArguments {
+        limits,
+        answers,
+        faults,
+        ..
+    } = arguments;
     let mut config = OpenAiConfig::default();
     config.keys = test_keys(arguments.keys.as_deref())?;
-    config.latency = arguments.latency.clone();
-    config.max_concurrent = arguments.concurrency.map(NonZeroU32::get);
-    config.fault = arguments.fail_every.map(|every| Fault {
-        every,
-        kind: FaultKind::Status(arguments.fail_with),
-    });
+    config.models.clone_from(&arguments.model);
     config.seed = arguments.seed;
     config.listen = SocketAddr::new(arguments.host, arguments.port);
-    if let Some(rate) = arguments.limit {
-        config.limit = Some(rate.limit);
-        config.window = rate.window;
+    config.max_concurrent = limits.concurrency.map(NonZeroU32::get);
+    for limit in limits.limit.iter().flat_map(|list| &list.0) {
+        add_limit(&mut config, limit);
+    }
+    config.latency = answers.latency.clone();
+    config.answer_tokens = answers.answer_tokens.clone();
+    config.chunks = answers.chunks;
+    config.chunk_delay = answers.chunk_delay.clone();
+    config.model_rules.clone_from(&answers.max_output);
+    for model in &answers.refuse_max_tokens {
+        let mut rule = ModelRule::new();
+        rule.model = (model != "all").then(|| model.clone());
+        rule.refuses_max_tokens = true;
+        config.model_rules.push(rule);
+    }
+    config.fault_wait = faults.fault_wait;
+    config.stall = faults.stall;
+    config.trickle = faults.trickle;
+    config.outages.clone_from(&faults.outage);
+    for fault in &faults.fault {
+        if let FaultArgument::Rule(rule) = fault {
+            config.faults.push(rule.clone());
+        }
+    }
+    if let Some(every) = faults.fail_every {
+        let rule = FaultRule::new(Fault::Status(faults.fail_with));
+        config.faults.push(rule.occurring(Occurrence::Every(every)));
     }
     Ok(config)
+}
+
+/// Adds a limit. The first on all requests is the one that the report counts its windows by.
+fn add_limit(config: &mut OpenAiConfig, limit: &Limit) {
+    let requests = limit.unit == LimitUnit::Requests && limit.model.is_none();
+    match NonZeroU32::try_from(limit.amount) {
+        Ok(amount) if requests && config.limit.is_none() => {
+            config.limit = Some(amount);
+            config.window = limit.window;
+        }
+        Ok(_) | Err(_) => config.limits.push(limit.clone()),
+    }
+}
+
+fn parse_limits(text: &str) -> Result<LimitList, LimitError> {
+    Limit::parse_list(text).map(LimitList)
+}
+
+fn parse_fault(text: &str) -> Result<FaultArgument, FaultRuleError> {
+    if text == "list" {
+        return Ok(FaultArgument::List);
+    }
+    text.parse().map(FaultArgument::Rule)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse_span(text).map_err(|error| error.to_string())
+}
+
+/// Parses a number (`200`), or a range of numbers (`50..400`).
+fn parse_range(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (fewest, most) = text.split_once("..").unwrap_or((text, text));
+    let (fewest, most) = (parse_whole(fewest)?, parse_whole(most)?);
+    if fewest > most {
+        return Err("write the smaller number first, such as 50..400".to_owned());
+    }
+    Ok(fewest..=most)
+}
+
+fn parse_max_output(text: &str) -> Result<ModelRule, String> {
+    let (model, most) = match text.rsplit_once('=') {
+        Some((model, most)) => (Some(model), most),
+        None => (None, text),
+    };
+    let mut rule = ModelRule::new();
+    rule.model = model.map(str::to_owned);
+    rule.max_output = Some(parse_whole::<NonZeroU64>(most)?);
+    Ok(rule)
 }
 
 fn start_error(error: &StartError) -> CliError {

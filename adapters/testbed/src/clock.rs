@@ -1,5 +1,6 @@
 //! The clocks; no other file of this crate reads one.
 
+use core::time::Duration;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A monotonic clock that counts from its start.
@@ -22,10 +23,10 @@ impl Clock {
     }
 }
 
-/// Whole seconds since 1970; zero if the machine's clock is set earlier.
+/// Time since 1970; zero if the machine's clock is set earlier.
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
-pub(crate) fn unix_seconds() -> u64 {
+pub(crate) fn unix_now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .unwrap_or_default()
 }

@@ -4,6 +4,7 @@
 
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Counts of a server since it started.
 ///
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Maximum number of calls of a key in any window, if limited.
+    /// Maximum number of calls of a key in any `window`, if limited.
     pub limit: Option<u32>,
     /// The window; serialized as `window_ms`, in milliseconds.
     #[serde(rename = "window_ms", with = "millis")]
@@ -21,11 +22,11 @@ pub struct Report {
     pub calls: u64,
     /// Calls answered in full.
     pub ok: u64,
-    /// Calls rejected as over the limit.
+    /// Calls rejected as over a limit.
     pub rejected_429: u64,
     /// Calls rejected because too many were in flight.
     pub rejected_503: u64,
-    /// Calls failed on purpose.
+    /// Calls failed on purpose, those in an outage included.
     pub faults: u64,
     /// Calls admitted but malformed, too large, or for an unknown model.
     pub invalid: u64,
@@ -37,6 +38,18 @@ pub struct Report {
     pub max_concurrent: u64,
     /// Connections accepted.
     pub connections_opened: u64,
+    /// Calls that arrived while their key was told to wait.
+    ///
+    /// A call that was on its way when the key was told counts too.
+    pub early: u64,
+    /// Calls answered in full whose path and body equal those of an earlier one. Above 0, work was paid for twice.
+    pub repeated: u64,
+    /// Calls whose caller closed the connection before the end of the answer.
+    pub hung_up: u64,
+    /// Number of calls by the name of their fault, faults with a whole answer included.
+    pub by_fault: BTreeMap<String, u64>,
+    /// Counts of each limit over all keys, in the order of the configuration.
+    pub limits: Vec<LimitReport>,
     /// Counts of each key, in the order of the configuration; without configured keys, of their first call.
     pub per_key: Vec<KeyReport>,
     /// Latency drawn for each of the first 100,000 valid calls, in the order of their start.
@@ -56,12 +69,30 @@ pub struct KeyReport {
     pub calls: u64,
     /// Calls answered in full.
     pub ok: u64,
-    /// Calls rejected as over the limit.
+    /// Calls rejected as over a limit.
     pub rejected_429: u64,
     /// Most calls that arrived in any window, rejected ones included. Above the limit, the caller exceeded it.
     pub max_in_window: u64,
     /// Most calls in flight at once. A rejected call counts at its arrival.
     pub max_concurrent: u64,
+    /// Calls that arrived while the key was told to wait.
+    pub early: u64,
+    /// Counts of each limit, in the order of the configuration.
+    pub limits: Vec<LimitReport>,
+}
+
+/// Counts of one limit.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitReport {
+    /// The limit, such as `40000 tokens/60s`.
+    pub limit: String,
+    /// Most units that are admitted in any window.
+    pub amount: u64,
+    /// Most units that arrived in any window, refused ones included. Above `amount`, a caller exceeded the limit.
+    pub max_in_window: u64,
+    /// Calls refused for this limit.
+    pub refused: u64,
 }
 
 /// Masks a key: `…` and its last four characters, at most half of it.

@@ -130,7 +130,7 @@ fn a_bad_flag_is_reported_with_its_name_and_what_to_write() {
 
 #[test]
 fn a_bad_testbed_flag_is_reported_with_what_to_write() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 12] = [
         (
             &["--latency", "80ms..20ms"],
             "write the shorter duration first",
@@ -142,6 +142,22 @@ fn a_bad_testbed_flag_is_reported_with_what_to_write() {
             &["--fail-every", "2", "--fail-with", "200"],
             "must be a status from 400 to 599",
         ),
+        (&["--limit", "3/0s"], "\"3/0s\" is not a limit; write it as"),
+        (
+            &["--fault", "nothing"],
+            "no fault \"nothing\"; `--fault list`",
+        ),
+        (&["--fault", "reset=7"], "\"7\" is not a share; write it as"),
+        (&["--fault", "reset@x=7"], "write @key=TAIL or @model=NAME"),
+        (
+            &["--outage", "70..10"],
+            "is not an outage; write it as 10..70",
+        ),
+        (
+            &["--answer-tokens", "9..1"],
+            "write the smaller number first",
+        ),
+        (&["--max-output", "m=0"], "must be at least 1"),
     ];
     for (arguments, words) in cases {
         let output = leasehold()

@@ -3,6 +3,7 @@
 mod batch;
 mod errors;
 mod interrupt;
+mod testbed;
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

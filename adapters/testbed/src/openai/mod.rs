@@ -2,35 +2,65 @@
 //!
 //! Invariant: a server that started has settings that make sense, so that no call fails because of them.
 
+mod answer;
+mod call;
+mod chat;
 mod config;
+mod control;
+mod embeddings;
+mod error;
+mod fault;
+mod reply;
+mod request;
+mod responses;
+mod route;
 mod service;
+mod sse;
+mod state;
 #[cfg(test)]
 mod tests;
-mod wire;
 
-pub use config::{Fault, FaultKind, OpenAiConfig};
+pub use call::{Call, CallStatus, Recording};
+pub use config::{ModelRule, OpenAiConfig, Outage, OutageError};
+pub use control::Control;
+pub use fault::{
+    BytesFault, DisguiseFault, Fault, FaultGroup, FaultRule, FaultRuleError, FramingFault,
+    KeyFault, Occurrence, OverloadFault, RateLimitFault, RequestFault, ShapeFault, StreamFault,
+    TransportFault, UnknownFault,
+};
 
 use crate::report::Report;
 use crate::server::Server;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
-use core::sync::atomic::AtomicU64;
-use service::Upstream;
+use state::Upstream;
 use std::io;
 
 /// The reason that an [`OpenAi`] server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The window is zero.
+    /// A window is zero.
     #[error("the window must be above zero")]
     EmptyWindow,
     /// The range of latencies is empty.
     #[error("the shortest latency must not be above the longest")]
     EmptyLatency,
-    /// The status of the fault is not that of an error.
+    /// The range of pauses in a stream is empty.
+    #[error("the shortest chunk delay must not be above the longest")]
+    EmptyChunkDelay,
+    /// The range of lengths of an answer is empty.
+    #[error("the fewest answer tokens must not be above the most")]
+    EmptyAnswer,
+    /// The answers are too long.
+    #[error("an answer must have at most {MAX_ANSWER_TOKENS} tokens")]
+    LongAnswer,
+    /// The status of a fault is not that of an error.
     #[error("the status of a failed call must be 400 to 599, not {0}")]
     NotAnError(u16),
+    /// A share is not from 0 to 1.
+    #[error("the share of a fault must be 0 to 1, not {0}")]
+    Share(f64),
     /// The address can't be listened on, or the thread can't be started.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -41,14 +71,19 @@ pub enum StartError {
     },
 }
 
+/// Most tokens of an answer; a call may ask for 128 of them, in memory at once.
+const MAX_ANSWER_TOKENS: u64 = 100_000;
+
 /// A running OpenAI-compatible server.
 ///
-/// Routes: `POST /v1/chat/completions`, `GET /v1/models`, and `GET /testbed/report`, which returns the [`Report`]
-/// to anyone.
+/// Routes: `POST /v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, the same under `/openai/v1/` and
+/// `/openai/deployments/NAME/` as Azure has them, `GET /v1/models`, and `GET /testbed/report`, which returns the
+/// [`Report`] to anyone. All other paths get 404.
 ///
 /// A call arrives when its head has been read, and is judged then: 401 for an unknown key, 429 over the limit,
-/// 503 over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked (400, 404). The
-/// answer is an echo of the last user message.
+/// 503 over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked (400, 404), and
+/// judged again: 429 over a limit on tokens or of a model. The answer is an echo of the last user message; a word
+/// is a token. It is streamed if the call asks for that, and cut at the call's maximum of tokens.
 ///
 /// The server runs on its own thread. Dropping it stops it; calls in flight have up to 5 s to end.
 #[derive(Debug)]
@@ -63,29 +98,20 @@ impl OpenAi {
     /// # Errors
     /// [`StartError`], if the settings make no sense or the address can't be listened on.
     pub fn start(config: OpenAiConfig) -> Result<Self, StartError> {
-        if config.window.is_zero() {
-            return Err(StartError::EmptyWindow);
-        }
-        if config.latency.is_empty() {
-            return Err(StartError::EmptyLatency);
-        }
-        if let Some(Fault {
-            kind: FaultKind::Status(status),
-            ..
-        }) = config.fault
-            && !(400..600).contains(&status)
-        {
-            return Err(StartError::NotAnError(status));
-        }
+        check(&config)?;
         let addr = config.listen;
-        let connections = Arc::new(AtomicU64::new(0));
-        let upstream = Arc::new(Upstream::new(config, Arc::clone(&connections)));
-        let shared = Arc::clone(&upstream);
-        let server = Server::start(addr, connections, move |request| {
-            service::respond(Arc::clone(&shared), request)
-        })
-        .map_err(|source| StartError::Listen { addr, source })?;
+        let upstream = Arc::new(Upstream::new(config));
+        let server = Server::start(addr, Arc::clone(&upstream))
+            .map_err(|source| StartError::Listen { addr, source })?;
         Ok(Self { server, upstream })
+    }
+
+    /// Returns a handle to steer the server with.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control {
+            upstream: Arc::clone(&self.upstream),
+        }
     }
 
     /// The address that the server listens on.
@@ -112,4 +138,43 @@ impl OpenAi {
         drop(server);
         upstream.report()
     }
+}
+
+fn check(config: &OpenAiConfig) -> Result<(), StartError> {
+    let windows = config.limits.iter().map(|limit| limit.window);
+    if windows
+        .chain([config.window])
+        .any(|window| window.is_zero())
+    {
+        return Err(StartError::EmptyWindow);
+    }
+    if config.latency.is_empty() {
+        return Err(StartError::EmptyLatency);
+    }
+    if config.chunk_delay.is_empty() {
+        return Err(StartError::EmptyChunkDelay);
+    }
+    if config.answer_tokens.is_empty() {
+        return Err(StartError::EmptyAnswer);
+    }
+    if *config.answer_tokens.end() > MAX_ANSWER_TOKENS {
+        return Err(StartError::LongAnswer);
+    }
+    for rule in &config.faults {
+        if let Occurrence::Share(share) = rule.occurrence
+            && !(0.0..=1.0).contains(&share)
+        {
+            return Err(StartError::Share(share));
+        }
+    }
+    let of_rules = config.faults.iter().flat_map(|rule| &rule.faults);
+    let of_outages = config.outages.iter().map(|outage| &outage.fault);
+    for fault in of_rules.chain(of_outages) {
+        if let Fault::Status(status) = fault
+            && !(400..600).contains(status)
+        {
+            return Err(StartError::NotAnError(*status));
+        }
+    }
+    Ok(())
 }

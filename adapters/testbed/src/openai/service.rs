@@ -1,250 +1,445 @@
-//! The handling of a request: route, key, ruling, latency, fault.
+//! The handling of a request: route, key, ruling, draws, answer.
 //!
 //! Invariant: each admitted call holds an [`InFlight`], so that its end is counted exactly once.
 
-use super::config::{Fault, FaultKind, OpenAiConfig};
-use super::wire::{self, ApiError, ChatCall};
-use crate::clock::{Clock, unix_seconds};
-use crate::judge::{CallEnd, Judge, JudgeConfig, KeyId, Ruling};
+use super::answer::Answer;
+use super::call::{CallStatus, LogIndex};
+use super::error::{ApiError, over_limit};
+use super::fault::{Fault, Scene};
+use super::reply::Reply;
+use super::request::{Api, ApiRequest};
+use super::route::{Route, credential};
+use super::state::{Draw, FinishedCall, Upstream, plan};
+use crate::clock::unix_now;
+use crate::judge::{CallEnd, KeyId, Ruling, Usages};
 use crate::report::Report;
-use crate::server::{HttpResponse, drain, read_body};
+use crate::server::{CloseConnection, HttpResponse, Orders, Site, drain, read_body};
+use crate::text::go_duration;
 use alloc::sync::Arc;
-use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderMap;
 use hyper::{Method, Request};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
-const MAX_LATENCIES: usize = 100_000;
-
-#[derive(Debug)]
-pub(super) struct Upstream {
-    models: Vec<String>,
-    latency: RangeInclusive<u64>,
-    fault: Option<Fault>,
-    clock: Clock,
-    started: u64,
-    /// Random id of this run, so that request ids are unique over several runs.
-    run: u64,
-    requests: AtomicU64,
-    connections: Arc<AtomicU64>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    judge: Judge,
-    rng: fastrand::Rng,
-    until_fault: u32,
-    latencies: Vec<Duration>,
-}
-
-impl Upstream {
-    /// Creates an upstream that reports `connections` as the connections opened.
-    pub(super) fn new(config: OpenAiConfig, connections: Arc<AtomicU64>) -> Self {
-        let judge = JudgeConfig {
-            limit: config.limit,
-            window: config.window,
-            max_concurrent: config.max_concurrent,
-        };
-        let nanos = |span: &Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            models: config.models,
-            latency: nanos(config.latency.start())..=nanos(config.latency.end()),
-            fault: config.fault,
-            clock: Clock::start(),
-            started: unix_seconds(),
-            run: fastrand::u64(..),
-            requests: AtomicU64::new(0),
-            connections,
-            state: Mutex::new(State {
-                judge: Judge::new(judge, config.keys),
-                rng: fastrand::Rng::with_seed(config.seed),
-                until_fault: config.fault.map_or(0, |fault| fault.every.get()),
-                latencies: Vec::new(),
-            }),
-        }
+impl Site for Arc<Upstream> {
+    fn respond(
+        &self,
+        request: Request<Incoming>,
+        orders: Arc<Orders>,
+    ) -> impl Future<Output = Result<HttpResponse, CloseConnection>> + Send + 'static + use<> {
+        respond(Self::clone(self), request, orders)
     }
 
-    pub(super) fn report(&self) -> Report {
-        let state = self.state();
-        let connections = self.connections.load(Ordering::Relaxed);
-        state.judge.report(connections, state.latencies.clone())
-    }
-
-    /// Locks the state, and ignores poison: counts that are off by one call are better than none.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Draws the latency of the next valid call, and whether it fails afterwards.
-    fn draw_latency_and_fault(&self) -> (Duration, Option<FaultKind>) {
-        let state = &mut *self.state();
-        let latency = Duration::from_nanos(state.rng.u64(self.latency.clone()));
-        if state.latencies.len() < MAX_LATENCIES {
-            state.latencies.push(latency);
-        }
-        let fault = self.fault.and_then(|fault| {
-            state.until_fault -= 1;
-            (state.until_fault == 0).then(|| {
-                state.until_fault = fault.every.get();
-                fault.kind
-            })
+    fn opened(&self) {
+        self.change(|state| {
+            state.connections_opened += 1;
+            state.connections_open += 1;
         });
-        (latency, fault)
     }
 
-    fn check_model(&self, call: ChatCall) -> Result<ChatCall, ApiError> {
-        if self.models.is_empty() || self.models.contains(&call.model) {
-            Ok(call)
-        } else {
-            Err(ApiError::unknown_model(&call.model))
-        }
-    }
-
-    fn models(&self, headers: &HeaderMap) -> HttpResponse {
-        let key = bearer(headers);
-        if key.is_some_and(|key| self.state().judge.knows(key)) {
-            wire::models(&self.models, self.started)
-        } else {
-            ApiError::unauthorized(key).response()
-        }
+    fn closed(&self) {
+        self.change(|state| state.connections_open -= 1);
     }
 }
 
-/// Closes the connection without a response, because of a fault.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("connection closed on purpose")]
-pub(super) struct CloseConnection;
-
-pub(super) async fn respond(
+async fn respond(
     upstream: Arc<Upstream>,
     request: Request<Incoming>,
+    orders: Arc<Orders>,
 ) -> Result<HttpResponse, CloseConnection> {
     let arrived = upstream.clock.nanos();
-    let number = upstream.requests.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:016x}{number:08x}", upstream.run);
-    let mut response = route(&upstream, request, arrived, &id).await?;
-    wire::set(&mut response, "x-request-id", format_args!("req_{id}"));
-    Ok(response)
-}
-
-async fn route(
-    upstream: &Upstream,
-    request: Request<Incoming>,
-    arrived: u64,
-    id: &str,
-) -> Result<HttpResponse, CloseConnection> {
+    let id = upstream.next_id();
     let (head, body) = request.into_parts();
     let (method, path) = (&head.method, head.uri.path());
-    if (path, method) == ("/v1/chat/completions", &Method::POST) {
-        return chat(upstream, &head.headers, body, arrived, id).await;
+    let route = Route::of(method, &head.uri);
+    if let Route::Call { api, deployment } = route {
+        let exchange = Exchange {
+            upstream: &upstream,
+            orders: &orders,
+            arrived,
+            id: &id,
+            path: head.uri.path_and_query().map_or(path, |path| path.as_str()),
+            headers: &head.headers,
+            api,
+            deployment,
+        };
+        return exchange.call(body).await;
     }
     drain(body).await;
-    Ok(match (path, method) {
-        ("/v1/models", &Method::GET) => upstream.models(&head.headers),
-        ("/testbed/report", &Method::GET) => wire::report(&upstream.report()),
-        ("/v1/chat/completions", _) => wire::wrong_method(method, path, "POST"),
-        ("/v1/models" | "/testbed/report", _) => wire::wrong_method(method, path, "GET"),
-        _ => ApiError::unknown_url(method, path).response(),
-    })
+    let reply = other(&upstream, &route, method, path, &head.headers);
+    Ok(with_id(reply, &id).into_response(|| ()))
 }
 
-async fn chat(
+/// Answers what is no call.
+fn other(
     upstream: &Upstream,
+    route: &Route<'_>,
+    method: &Method,
+    path: &str,
     headers: &HeaderMap,
-    body: Incoming,
+) -> Reply {
+    match route {
+        Route::Models | Route::Model(_) => models(upstream, route, headers),
+        Route::Report => report(&upstream.report()),
+        Route::WrongMethod(allowed) => {
+            let error = ApiError::wrong_method(method, path, allowed);
+            error.reply().header("allow", allowed)
+        }
+        Route::NoApiVersion => {
+            let error = json!({ "code": "404", "message": "Resource not found" });
+            Reply::json(404, &json!({ "error": error }))
+        }
+        Route::Unknown | Route::Call { .. } => ApiError::unknown_url(method, path).reply(),
+    }
+}
+
+fn models(upstream: &Upstream, route: &Route<'_>, headers: &HeaderMap) -> Reply {
+    let key = credential(headers);
+    if !key.is_some_and(|key| upstream.read(|state| state.judge.knows(key))) {
+        return ApiError::unauthorized(key).reply();
+    }
+    let model = |id: &str| json!({ "id": id, "object": "model", "created": upstream.started, "owned_by": "testbed" });
+    if let Route::Model(id) = route {
+        let is_known = upstream.models.iter().any(|known| known == id);
+        return if is_known {
+            Reply::json(200, &model(id))
+        } else {
+            ApiError::unknown_model(id).reply()
+        };
+    }
+    let data: Vec<Value> = upstream.models.iter().map(|id| model(id)).collect();
+    Reply::json(200, &json!({ "object": "list", "data": data }))
+}
+
+fn report(report: &Report) -> Reply {
+    serde_json::to_value(report).map_or_else(
+        |_| ApiError::fault(500).reply(),
+        |report| Reply::json(200, &report),
+    )
+}
+
+/// A call and its connection.
+struct Exchange<'a> {
+    upstream: &'a Arc<Upstream>,
+    orders: &'a Arc<Orders>,
     arrived: u64,
-    id: &str,
-) -> Result<HttpResponse, CloseConnection> {
-    let token = bearer(headers);
-    let Some(key) = token.and_then(|token| upstream.state().judge.identify(token)) else {
-        drain(body).await;
-        return Ok(ApiError::unauthorized(token).response());
-    };
-    let (ruling, usage) = upstream.state().judge.arrive(key, arrived);
-    let mut response = match ruling {
-        Ruling::Admitted => serve(InFlight::new(upstream, key), body, id).await?,
-        Ruling::OverLimit(wait) => wire::over_limit(read_body(body).await.ok(), usage, wait),
-        Ruling::Busy => {
-            drain(body).await;
-            ApiError::overloaded().response()
+    id: &'a str,
+    path: &'a str,
+    headers: &'a HeaderMap,
+    api: Api,
+    /// The model of a path that names one.
+    deployment: Option<&'a str>,
+}
+
+impl Exchange<'_> {
+    async fn call(&self, body: Incoming) -> Result<HttpResponse, CloseConnection> {
+        let token = credential(self.headers);
+        let (mut in_flight, ruling, outage) = match self.arrive(token) {
+            Ok(arrival) => arrival,
+            Err(index) => {
+                drain(body).await;
+                let now = self.upstream.now();
+                self.upstream
+                    .change(|state| state.log.close(index, CallStatus::UnknownKey, now));
+                let reply = ApiError::unauthorized(token).reply();
+                return Ok(with_id(reply, self.id).into_response(|| ()));
+            }
+        };
+        in_flight.refused = match ruling {
+            Ruling::Admitted => None,
+            Ruling::OverLimit(_) => Some(CallStatus::OverLimit),
+            Ruling::Busy => Some(CallStatus::Busy),
+        };
+        if let Some(fault) = outage {
+            return self.fail(in_flight, body, fault).await;
         }
-    };
-    if let Some(usage) = usage {
-        wire::set_rate_headers(&mut response, usage);
-    }
-    let spent = Duration::from_nanos(upstream.clock.nanos().saturating_sub(arrived));
-    wire::set(&mut response, "openai-processing-ms", spent.as_millis());
-    Ok(response)
-}
-
-async fn serve(
-    in_flight: InFlight<'_>,
-    body: Incoming,
-    id: &str,
-) -> Result<HttpResponse, CloseConnection> {
-    let upstream = in_flight.upstream;
-    let call = read_body(body)
-        .await
-        .map_err(ApiError::from)
-        .and_then(|body| ChatCall::parse(&body))
-        .and_then(|call| upstream.check_model(call));
-    let call = match call {
-        Ok(call) => call,
-        Err(error) => {
-            in_flight.end(CallEnd::Invalid);
-            return Ok(error.response());
+        match ruling {
+            Ruling::Admitted => self.serve(in_flight, body).await,
+            Ruling::OverLimit(refusal) => {
+                let body = read_body(body).await.unwrap_or_default();
+                let model = self.parse(&body).ok().map(|request| request.model);
+                let reply = over_limit(model.as_deref(), &refusal);
+                Ok(self.finish(in_flight, reply, model.as_deref()))
+            }
+            Ruling::Busy => {
+                drain(body).await;
+                Ok(self.finish(in_flight, ApiError::overloaded().reply(), None))
+            }
         }
-    };
-    let (latency, fault) = upstream.draw_latency_and_fault();
-    if !latency.is_zero() {
-        sleep(latency).await;
     }
-    in_flight.end(match fault {
-        None => CallEnd::Ok,
-        Some(_) => CallEnd::Fault,
-    });
-    match fault {
-        None => Ok(call.response(id, unix_seconds())),
-        Some(FaultKind::Status(status)) => Ok(ApiError::fault(status).response()),
-        Some(FaultKind::Garbage) => Ok(wire::garbage()),
-        Some(FaultKind::Close) => Err(CloseConnection),
+
+    /// Lets the judge rule on the call. An unknown key has only a place in the log.
+    fn arrive(&self, token: Option<&str>) -> Result<(InFlight, Ruling, Option<Fault>), LogIndex> {
+        self.upstream.change(|state| {
+            let key = token.and_then(|token| state.judge.identify(token));
+            let arrived = Duration::from_nanos(self.arrived);
+            let index = state.log.open(self.path, token, self.headers, arrived);
+            let key = key.ok_or(index)?;
+            let outage = state.outage_at(self.arrived);
+            let ruling = state.judge.arrive(key, self.arrived);
+            if let (Ruling::OverLimit(refusal), None) = (&ruling, outage) {
+                state.judge.tell_wait(key, refusal.wait, self.arrived);
+            }
+            Ok((InFlight::new(self, key, index), ruling, outage))
+        })
+    }
+
+    fn parse(&self, body: &[u8]) -> Result<ApiRequest, ApiError> {
+        ApiRequest::parse(self.api, self.deployment, body)
+    }
+
+    /// Answers an admitted call.
+    async fn serve(
+        &self,
+        mut in_flight: InFlight,
+        body: Incoming,
+    ) -> Result<HttpResponse, CloseConnection> {
+        let upstream = self.upstream;
+        let request = match read_body(body).await {
+            Ok(body) => {
+                in_flight.note_body(body);
+                self.parse(&in_flight.body)
+            }
+            Err(error) => Err(error.into()),
+        };
+        let request = request.and_then(|request| {
+            in_flight.note_request(&request);
+            request.check(&upstream.models, &upstream.model_rules)
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                in_flight.count_as(CallEnd::Invalid);
+                return Ok(self.finish(in_flight, error.reply(), None));
+            }
+        };
+        let draw = upstream.draw(in_flight.key, &request);
+        let answer = plan(request, self.id, &draw);
+        let model = answer.request.model.clone();
+        let admitted = upstream.change(|state| {
+            let (key, now) = (in_flight.key, upstream.clock.nanos());
+            let admitted = state.judge.admit(key, &model, answer.total_tokens(), now);
+            match &admitted {
+                Ok(()) => state.note_latency(draw.latency),
+                Err(refusal) => state.judge.tell_wait(key, refusal.wait, now),
+            }
+            admitted
+        });
+        if let Err(refusal) = admitted {
+            in_flight.count_as(CallEnd::OverLimit);
+            let reply = over_limit(Some(&model), &refusal);
+            return Ok(self.finish(in_flight, reply, Some(&model)));
+        }
+        if !draw.latency.is_zero() {
+            sleep(draw.latency).await;
+        }
+        self.deliver(in_flight, &answer, &draw).await
+    }
+
+    /// Answers every call of an outage with the same fault.
+    async fn fail(
+        &self,
+        mut in_flight: InFlight,
+        body: Incoming,
+        fault: Fault,
+    ) -> Result<HttpResponse, CloseConnection> {
+        let body = read_body(body).await.unwrap_or_default();
+        let request = self
+            .parse(&body)
+            .unwrap_or_else(|_| ApiRequest::empty(self.api));
+        in_flight.note_body(body);
+        in_flight.note_request(&request);
+        let draw = Draw {
+            latency: Duration::ZERO,
+            fault: Some(fault),
+            tokens: 0,
+            pace: self.upstream.pace(0),
+        };
+        let answer = plan(request, self.id, &draw);
+        self.deliver(in_flight, &answer, &draw).await
+    }
+
+    /// Answers with what was drawn.
+    async fn deliver(
+        &self,
+        mut in_flight: InFlight,
+        answer: &Answer,
+        draw: &Draw,
+    ) -> Result<HttpResponse, CloseConnection> {
+        let upstream = self.upstream;
+        in_flight.planned = CallEnd::Ok;
+        let model = Some(answer.request.model.as_str());
+        let Some(fault) = draw.fault else {
+            return Ok(self.finish(in_flight, answer.reply(&draw.pace), model));
+        };
+        if !fault.is_answered() {
+            in_flight.count_as(CallEnd::Fault);
+        }
+        upstream.change(|state| {
+            state.note_fault(in_flight.index, fault);
+            if fault.tells_wait() {
+                let wait = Some(upstream.times.wait);
+                state
+                    .judge
+                    .tell_wait(in_flight.key, wait, upstream.clock.nanos());
+            }
+        });
+        let scene = Scene {
+            answer,
+            pace: &draw.pace,
+            times: upstream.times,
+            now: unix_now(),
+            orders: self.orders,
+        };
+        let reply = match fault.reply(&scene).await {
+            Ok(reply) => reply,
+            Err(close) => {
+                in_flight.finish();
+                return Err(close);
+            }
+        };
+        if fault.hides_limits() {
+            return Ok(self.respond(in_flight, reply));
+        }
+        Ok(self.finish(in_flight, reply, model))
+    }
+
+    /// Adds what the service says of limits.
+    fn finish(&self, in_flight: InFlight, reply: Reply, model: Option<&str>) -> HttpResponse {
+        let key = in_flight.key;
+        let now = self.upstream.clock.nanos();
+        let usages = self
+            .upstream
+            .read(|state| state.judge.usages(key, model, now));
+        let reply = if reply.is_foreign() {
+            reply
+        } else {
+            with_limits(reply, &usages)
+        };
+        self.respond(in_flight, reply)
+    }
+
+    fn respond(&self, in_flight: InFlight, reply: Reply) -> HttpResponse {
+        let spent = self.upstream.clock.nanos().saturating_sub(self.arrived);
+        let spent = Duration::from_nanos(spent).as_millis();
+        let reply = if reply.is_foreign() {
+            reply
+        } else {
+            with_id(reply, self.id)
+                .header("openai-processing-ms", spent)
+                .header("openai-version", "2020-10-01")
+        };
+        let hang_up = reply.hangs_up.then(|| Arc::clone(self.orders));
+        reply.into_response(move || {
+            in_flight.finish();
+            if let Some(orders) = hang_up {
+                orders.hang_up();
+            }
+        })
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+fn with_id(reply: Reply, id: &str) -> Reply {
+    reply.header("x-request-id", format_args!("req_{id}"))
 }
 
-/// An admitted call. Dropped without [`end`](Self::end) it counts as abandoned.
-struct InFlight<'a> {
-    upstream: &'a Upstream,
+fn with_limits(mut reply: Reply, usages: &Usages) -> Reply {
+    if let Some(usage) = usages.requests {
+        reply = reply
+            .header("x-ratelimit-limit-requests", usage.amount)
+            .header("x-ratelimit-remaining-requests", usage.remaining())
+            .header("x-ratelimit-reset-requests", go_duration(usage.reset));
+    }
+    if let Some(usage) = usages.tokens {
+        reply = reply
+            .header("x-ratelimit-limit-tokens", usage.amount)
+            .header("x-ratelimit-remaining-tokens", usage.remaining())
+            .header("x-ratelimit-reset-tokens", go_duration(usage.reset));
+    }
+    reply
+}
+
+/// A call in flight. Dropped before [`finish`](Self::finish), its caller hung up.
+struct InFlight {
+    upstream: Arc<Upstream>,
     key: KeyId,
-    end: CallEnd,
+    index: LogIndex,
+    path: String,
+    body: Bytes,
+    /// What the call counts as if it ends as planned.
+    planned: CallEnd,
+    /// What it counts as if its caller hangs up before.
+    early: CallEnd,
+    is_finished: bool,
+    /// The status of a call that the judge has refused and counted at its arrival.
+    refused: Option<CallStatus>,
 }
 
-impl<'a> InFlight<'a> {
-    const fn new(upstream: &'a Upstream, key: KeyId) -> Self {
+impl InFlight {
+    fn new(exchange: &Exchange<'_>, key: KeyId, index: LogIndex) -> Self {
         Self {
-            upstream,
+            upstream: Arc::clone(exchange.upstream),
             key,
-            end: CallEnd::Abandoned,
+            index,
+            path: exchange.path.to_owned(),
+            body: Bytes::new(),
+            planned: CallEnd::Abandoned,
+            early: CallEnd::Abandoned,
+            is_finished: false,
+            refused: None,
         }
     }
 
-    fn end(mut self, end: CallEnd) {
-        self.end = end;
+    fn note_body(&mut self, body: Bytes) {
+        self.upstream
+            .change(|state| state.log.note_body(self.index, &body));
+        self.body = body;
+    }
+
+    fn note_request(&self, request: &ApiRequest) {
+        self.upstream.change(|state| {
+            if let Some(call) = state.log.call(self.index) {
+                call.model = Some(request.model.clone());
+                call.streamed = request.stream.is_some();
+            }
+        });
+    }
+
+    /// Sets what the call counts as, whether its caller hangs up or not.
+    const fn count_as(&mut self, end: CallEnd) {
+        self.planned = end;
+        self.early = end;
+    }
+
+    /// Ends the call as planned.
+    fn finish(mut self) {
+        self.is_finished = true;
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.upstream.state().judge.finish(self.key, self.end);
+        let now = self.upstream.now();
+        let end = if self.is_finished {
+            self.planned
+        } else {
+            self.early
+        };
+        self.upstream.change(|state| match self.refused {
+            Some(status) => state.log.close(self.index, status, now),
+            None => state.finish(
+                &FinishedCall {
+                    key: self.key,
+                    index: self.index,
+                    end,
+                    hung_up: !self.is_finished,
+                    path: &self.path,
+                    body: &self.body,
+                },
+                now,
+            ),
+        });
     }
 }

@@ -3,18 +3,23 @@
 //! Invariant: when the drop of a [`Server`] returns, after at most [`GRACE`], its thread, listener and connections
 //! are gone.
 
+mod link;
+mod payload;
+
+pub(crate) use link::Orders;
+pub(crate) use payload::{Payload, Step};
+
 use alloc::sync::Arc;
-use core::error::Error;
 use core::net::SocketAddr;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use link::Link;
 use std::io;
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
@@ -23,8 +28,29 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-/// A response with its whole body in memory.
-pub(crate) type HttpResponse = Response<Full<Bytes>>;
+/// A response with a scripted body.
+pub(crate) type HttpResponse = Response<Payload>;
+
+/// Closes the connection without a response.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("connection closed on purpose")]
+pub(crate) struct CloseConnection;
+
+/// A kind of server: it answers requests and is told of connections.
+pub(crate) trait Site: Clone + Send + 'static {
+    /// Answers a request of the connection that `orders` belong to.
+    fn respond(
+        &self,
+        request: Request<Incoming>,
+        orders: Arc<Orders>,
+    ) -> impl Future<Output = Result<HttpResponse, CloseConnection>> + Send + 'static + use<Self>;
+
+    /// A connection was accepted.
+    fn opened(&self);
+
+    /// A connection was closed, by either side.
+    fn closed(&self);
+}
 
 /// Time for calls in flight to end after a stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,19 +77,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens on `listen`, counts connections in `connections`, and calls `handler` for each request.
-    ///
-    /// An error of `handler` closes the connection without a response.
-    pub(crate) fn start<H, F, E>(
-        listen: SocketAddr,
-        connections: Arc<AtomicU64>,
-        handler: H,
-    ) -> io::Result<Self>
-    where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-        F: Future<Output = Result<HttpResponse, E>> + Send + 'static,
-        E: Error + Send + Sync + 'static,
-    {
+    /// Listens on `listen`, and lets `site` answer each request.
+    pub(crate) fn start(listen: SocketAddr, site: impl Site) -> io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
@@ -78,7 +93,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("testbed".into())
-            .spawn(move || runtime.block_on(serve(listener, stopped, connections, handler)))?;
+            .spawn(move || runtime.block_on(serve(listener, stopped, site)))?;
         Ok(Self {
             addr,
             stop: Some(stop),
@@ -130,16 +145,7 @@ pub(crate) async fn drain(body: Incoming) {
     let _ = read_body(body).await;
 }
 
-async fn serve<H, F, E>(
-    listener: AsyncListener,
-    mut stopped: oneshot::Receiver<()>,
-    connections: Arc<AtomicU64>,
-    handler: H,
-) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<HttpResponse, E>> + Send + 'static,
-    E: Error + Send + Sync + 'static,
-{
+async fn serve(listener: AsyncListener, mut stopped: oneshot::Receiver<()>, site: impl Site) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
@@ -153,17 +159,37 @@ async fn serve<H, F, E>(
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        connections.fetch_add(1, Ordering::Relaxed);
+        let open = OpenConnection::new(site.clone());
         // An error means a broken connection, which serving it will report.
         let _ = stream.set_nodelay(true);
-        let connection = graceful
-            .watch(http.serve_connection(TokioIo::new(stream), service_fn(handler.clone())));
+        let orders = Arc::new(Orders::default());
+        let link = Link::new(stream, Arc::clone(&orders));
+        let site = site.clone();
+        let service = service_fn(move |request| site.respond(request, Arc::clone(&orders)));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(link), service));
         tokio::spawn(async move {
-            // An error means that the client misbehaved or the handler closed the connection.
+            // An error means that the client misbehaved or a fault closed the connection.
             let _ = connection.await;
+            drop(open);
         });
     }
     drop(listener);
     // Connections still open after that are closed when the runtime is dropped.
     let _ = timeout(GRACE, graceful.shutdown()).await;
+}
+
+/// Tells the site of a connection's end, also when the runtime is dropped with it.
+struct OpenConnection<S: Site>(S);
+
+impl<S: Site> OpenConnection<S> {
+    fn new(site: S) -> Self {
+        site.opened();
+        Self(site)
+    }
+}
+
+impl<S: Site> Drop for OpenConnection<S> {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
 }

@@ -1,0 +1,76 @@
+//! Refusals of a request: no other key and no waiting helps.
+
+use super::Scene;
+use crate::openai::error::{ApiError, rate_limited, too_large_message};
+use crate::openai::reply::Reply;
+use hyper::Method;
+
+fault_table! {
+    /// The request is refused: too large, malformed, wrong model or URL.
+    RequestFault {
+        TooLargeForLimit "too-large" "429: the request is larger than the limit on tokens",
+        ContextLength "context-length" "400 context_length_exceeded",
+        ContentFilter "content-filter" "400 content_filter, as Azure has it",
+        Bad "bad-request" "400 without a code",
+        BadParameter "bad-parameter" "400 unsupported_parameter: max_tokens",
+        BadText "bad-request-text" "400 as plain text",
+        Unprocessable "unprocessable" "422 without a code",
+        BodyTooLarge "body-too-large" "413, an HTML page by nginx",
+        Model "model-missing" "404 model_not_found",
+        Url "url-missing" "404 unknown_url",
+        UrlHtml "url-missing-html" "404, an HTML page by nginx",
+        UrlEmpty "url-missing-empty" "404 without a body",
+        Method "method" "405 with Allow",
+        Conflict "conflict" "409 without a code",
+        Redirect "redirect" "308 to the same path with a slash",
+        RedirectLogin "redirect-login" "302 to a login page, with HTML",
+    }
+}
+
+impl RequestFault {
+    pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
+        let model = scene.model();
+        let path = "/v1/chat/completions";
+        let error = |status, code, message: &str| ApiError::new(status, code, message);
+        match self {
+            Self::TooLargeForLimit => {
+                let message = too_large_message(model, "tokens per min (TPM)", 30_000, 36_055);
+                rate_limited(message).kind("tokens").reply()
+            }
+            Self::ContextLength => {
+                let message = "This model's maximum context length is 128000 tokens. However, your \
+                               messages resulted in 150000 tokens. Please reduce the length of the messages.";
+                let error = error(400, Some("context_length_exceeded"), message);
+                error.param("messages").reply()
+            }
+            Self::ContentFilter => {
+                let message = "The response was filtered due to the prompt triggering Azure OpenAI's \
+                               content management policy.";
+                error(400, Some("content_filter"), message)
+                    .param("prompt")
+                    .reply()
+            }
+            Self::Bad => error(400, None, "The request could not be understood.").reply(),
+            Self::BadParameter => ApiError::max_tokens_unsupported().reply(),
+            Self::BadText => Reply::text(400, "Bad Request"),
+            Self::Unprocessable => {
+                error(422, None, "The request is well formed but wrong.").reply()
+            }
+            Self::BodyTooLarge => Reply::nginx(413),
+            Self::Model => ApiError::unknown_model(model).reply(),
+            Self::Url => ApiError::unknown_url(&Method::POST, path).reply(),
+            Self::UrlHtml => Reply::nginx(404),
+            Self::UrlEmpty => Reply::text(404, ""),
+            Self::Method => ApiError::wrong_method(&Method::POST, path, "GET")
+                .reply()
+                .header("allow", "GET"),
+            Self::Conflict => error(409, None, "The resource is being changed.").reply(),
+            Self::Redirect => Reply::text(308, "").header("location", format_args!("{path}/")),
+            Self::RedirectLogin => {
+                let page =
+                    "<html><body><a href=\"https://login.example.com/\">Log in</a></body></html>";
+                Reply::html(302, page).header("location", "https://login.example.com/?next=%2Fv1")
+            }
+        }
+    }
+}
