@@ -152,6 +152,8 @@ where
         Poll::Ready(match answered.answer {
             Ok(response) => {
                 let held = answered.held;
+                // The headers prove that the call has arrived; a lease that has expired has ended already.
+                let _ = held.lease.as_ref().map(Lease::arrived);
                 let classify_end = this.classify_end.clone();
                 Ok(response.map(|body| LeasedBody::holding(body, held, release, classify_end)))
             }

@@ -123,7 +123,9 @@ impl<T> TokioPool<T> {
     pub fn retry_after(&self, refused: &AcquireError) -> Option<Duration> {
         match refused {
             AcquireError::DeadlineTooSoon { wait, .. } => Some(*wait),
-            AcquireError::QueueFull { cause } | AcquireError::NotReady { cause } => {
+            AcquireError::QueueFull { cause }
+            | AcquireError::FlowQueueFull { cause }
+            | AcquireError::NotReady { cause } => {
                 let until = cause.until()?;
                 Some(until.since(self.pool.now()))
             }
@@ -131,6 +133,7 @@ impl<T> TokioPool<T> {
             | AcquireError::TimedOut
             | AcquireError::NeverFits
             | AcquireError::PinnedMemberRemoved
+            | AcquireError::ForeignLabels
             | AcquireError::TooManyLanes
             | AcquireError::Cancelled => None,
         }

@@ -73,12 +73,14 @@ pub(crate) fn whole_seconds(time: Duration) -> u64 {
 fn status(refused: &AcquireError) -> StatusCode {
     let is_used_up = match refused {
         AcquireError::QueueFull { cause }
+        | AcquireError::FlowQueueFull { cause }
         | AcquireError::NotReady { cause }
         | AcquireError::DeadlineTooSoon { cause, .. } => cause.is_exhaustion(),
         AcquireError::NeverFits => true,
         AcquireError::Closed
         | AcquireError::TimedOut
         | AcquireError::PinnedMemberRemoved
+        | AcquireError::ForeignLabels
         | AcquireError::TooManyLanes
         | AcquireError::Cancelled => false,
     };

@@ -199,6 +199,8 @@ fn an_unknown_outcome_keeps_its_cost_and_moves_no_breaker() {
     );
 
     // Half-open: an abandoned call frees its place, and the breaker stays half-open for the next.
+    pool.handle_timeout(tick(150));
+    assert_eq!(changes(&mut pool), [HealthChange::BreakerHalfOpen]);
     for _ in 0..2 {
         let abandoned = lease(&mut pool, 150);
         assert_eq!(cause(&mut pool, 150), Cause::BreakerHalfOpen);
