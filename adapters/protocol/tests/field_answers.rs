@@ -140,7 +140,7 @@ fn check(name: &str, judged: &Judged) {
             Some("stop")
         ),
         "deep" => assert_eq!(judged.answer("a").notes, [Note::TooDeep]),
-        "max_tokens" => {
+        "no_max_tokens" => {
             assert_eq!(
                 (verdict.kind, verdict.next),
                 (Kind::BadRequest, Next::GiveUp)

@@ -27,6 +27,7 @@ use core::time::Duration;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
 use leasehold_core::limit::Cost;
+use serde_json::Value;
 use sign::{Sign, status_of, too_large};
 use table::Row;
 
@@ -138,13 +139,16 @@ pub fn read(
     context: &Context<'_>,
 ) -> (Verdict, Option<Completion>) {
     if table::is_success(answer.status) {
-        let reading = match answer.body {
+        let mut reading = match answer.body {
             Some(body) => read_body(context.call, answer.headers, body),
             None => Reading {
                 shape: Shape::Answer,
                 completion: Completion::default(),
             },
         };
+        if let (Shape::Untyped | Shape::Error(_), Some(key)) = (&reading.shape, context.key) {
+            redact(&mut reading.completion.raw, key);
+        }
         let verdict = judge_reading(answer.status, answer.headers, &reading, now, context);
         return (
             verdict,
@@ -420,6 +424,33 @@ impl Judged<'_> {
             }
             _ => "redirected without a target".to_owned(),
         }
+    }
+}
+
+/// Returns a body as JSON, its defects mended and the key masked; what is not JSON becomes a string.
+#[must_use]
+pub fn body_as_json(body: &[u8], key: Option<&ApiKey>) -> Value {
+    let mut notes = Notes::default();
+    let mut value = match json::read(body, &mut notes) {
+        Json::Value(value) => value,
+        Json::Cut | Json::Other => match json::text(body, &mut notes) {
+            text if text.is_empty() => Value::Null,
+            text => Value::String(text.into_owned()),
+        },
+    };
+    if let Some(key) = key {
+        redact(&mut value, key);
+    }
+    value
+}
+
+/// Masks the key in every text of a value. The depth is bounded by that of the JSON.
+fn redact(value: &mut Value, key: &ApiKey) {
+    match value {
+        Value::String(text) => *text = key.redact(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, key)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| redact(field, key)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

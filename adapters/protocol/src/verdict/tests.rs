@@ -448,7 +448,14 @@ fn a_key_that_is_echoed_appears_in_no_text() {
             assert!(!shown.contains("secret"), "{shown}");
         }
     }
+    let (_, kept) = judge_call(Call::Chat, 200, &[], &body);
+    assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
     let key = ApiKey::new(KEY).unwrap();
+    assert!(
+        !body_as_json(body.as_bytes(), Some(&key))
+            .to_string()
+            .contains("secret")
+    );
     let context = Context {
         call: Call::Chat,
         key: Some(&key),
@@ -547,4 +554,14 @@ fn a_stream_is_judged_by_its_end() {
         (Kind::Overloaded, "status 200 (overloaded_error): m")
     );
     assert_eq!(failed.usage.and_then(|usage| usage.total_tokens), Some(9));
+}
+
+#[test]
+fn a_body_is_kept_as_json_or_as_text() {
+    assert_eq!(
+        body_as_json(b"\xef\xbb\xbf{\"a\": NaN}", None),
+        serde_json::json!({"a": null})
+    );
+    assert_eq!(body_as_json(b" <html> ", None), "<html>");
+    assert_eq!(body_as_json(b"", None), Value::Null);
 }
