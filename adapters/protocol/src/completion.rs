@@ -130,7 +130,9 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Reads a JSON body by the fields it has.
+    /// Reads a JSON body by the fields it has. `is_typed` says that the call has an answer of a known shape.
+    ///
+    /// Other calls return resources, such as a job, whose own `error` is no error of the call.
     pub(crate) fn of_json(body: Value, is_typed: bool, notes: Notes) -> Self {
         let (shape, mut completion) = if body["choices"].is_array() {
             openai::chat::read(&body)
@@ -138,7 +140,7 @@ impl Reading {
             openai::responses::read(&body)
         } else if body["type"] == "message" && body["content"].is_array() {
             anthropic::messages::read(&body)
-        } else if let Some(error) = error_in(&body) {
+        } else if let Some(error) = error_in(&body).filter(|_| is_typed || body["id"].is_null()) {
             (Shape::Error(Box::new(error)), Completion::default())
         } else if body["data"].is_array() {
             openai::embeddings::read(&body)

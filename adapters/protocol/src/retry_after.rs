@@ -95,83 +95,88 @@ mod tests {
         wait.map(|wait| wait.as_millis())
     }
 
+    const DAY: Option<u128> = Some(86_400_000);
+    type Headers = &'static [(&'static str, &'static str)];
+
+    /// Headers, and the wait in ms that they ask for.
+    const WAITS: &[(Headers, Option<u128>)] = &[
+        (&[], None),
+        (&[("retry-after-ms", "1500")], Some(1_500)),
+        (&[("Retry-After-Ms", "1500.5")], Some(1_500)),
+        (&[("x-ms-retry-after-ms", "3000")], Some(3_000)),
+        (&[("retry-after-ms", "20"), ("retry-after", "7")], Some(20)),
+        (
+            &[("retry-after-ms", "soon"), ("retry-after", "7")],
+            Some(7_000),
+        ),
+        (
+            &[("retry-after-ms", "0"), ("retry-after", "7")],
+            Some(7_000),
+        ),
+        (&[("RETRY-AFTER", " 7 ")], Some(7_000)),
+        (&[("retry-after", "0.25")], Some(250)),
+        (&[("retry-after", "3s")], Some(3_000)),
+        (&[("retry-after", "784111773")], Some(3_000)),
+        (&[("retry-after", "0")], None),
+        (&[("retry-after", "-3")], None),
+        (&[("retry-after", "99999999999999999999")], DAY),
+        (&[("retry-after", "1e9")], None),
+        (
+            &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            Some(7_000),
+        ),
+        (&[("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT")], None),
+        (
+            &[
+                ("date", "Sun, 06 Nov 1994 09:49:00 GMT"),
+                ("retry-after", "Sun, 06 Nov 1994 09:49:02 GMT"),
+            ],
+            Some(2_000),
+        ),
+        (
+            &[
+                ("x-ratelimit-remaining-requests", "0"),
+                ("x-ratelimit-reset-requests", "3s"),
+                ("x-ratelimit-reset-tokens", "12ms"),
+            ],
+            Some(3_000),
+        ),
+        (
+            &[
+                ("x-ratelimit-remaining-tokens", "0"),
+                ("x-ratelimit-reset-tokens", "12ms"),
+                ("x-ratelimit-reset-requests", "6m0s"),
+                ("x-ratelimit-remaining-requests", "5"),
+            ],
+            Some(12),
+        ),
+        (
+            &[
+                ("x-ratelimit-remaining-tokens", "90"),
+                ("x-ratelimit-reset-tokens", "2s"),
+                ("x-ratelimit-reset-requests", "8s"),
+                ("x-ratelimit-remaining-requests", "5"),
+            ],
+            Some(2_000),
+        ),
+        (&[("x-ratelimit-reset", "784111774000")], Some(4_000)),
+        (
+            &[("x-rate-limit-reset", "4"), ("retry-after", "0")],
+            Some(4_000),
+        ),
+        (
+            &[
+                ("x-ratelimit-reset-requests", "0"),
+                ("x-ratelimit-reset-tokens", "-1"),
+            ],
+            None,
+        ),
+    ];
+
     #[test]
     fn the_wait_is_read_from_every_common_header() {
-        let day = Some(86_400_000);
-        for (headers, millis) in [
-            (&[][..], None),
-            (&[("retry-after-ms", "1500")], Some(1_500)),
-            (&[("Retry-After-Ms", "1500.5")], Some(1_500)),
-            (&[("x-ms-retry-after-ms", "3000")], Some(3_000)),
-            (&[("retry-after-ms", "20"), ("retry-after", "7")], Some(20)),
-            (
-                &[("retry-after-ms", "soon"), ("retry-after", "7")],
-                Some(7_000),
-            ),
-            (
-                &[("retry-after-ms", "0"), ("retry-after", "7")],
-                Some(7_000),
-            ),
-            (&[("RETRY-AFTER", " 7 ")], Some(7_000)),
-            (&[("retry-after", "0.25")], Some(250)),
-            (&[("retry-after", "3s")], Some(3_000)),
-            (&[("retry-after", "784111773")], Some(3_000)),
-            (&[("retry-after", "0")], None),
-            (&[("retry-after", "-3")], None),
-            (&[("retry-after", "99999999999999999999")], day),
-            (&[("retry-after", "1e9")], None),
-            (
-                &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")],
-                Some(7_000),
-            ),
-            (&[("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT")], None),
-            (
-                &[
-                    ("date", "Sun, 06 Nov 1994 09:49:00 GMT"),
-                    ("retry-after", "Sun, 06 Nov 1994 09:49:02 GMT"),
-                ],
-                Some(2_000),
-            ),
-            (
-                &[
-                    ("x-ratelimit-remaining-requests", "0"),
-                    ("x-ratelimit-reset-requests", "3s"),
-                    ("x-ratelimit-reset-tokens", "12ms"),
-                ],
-                Some(3_000),
-            ),
-            (
-                &[
-                    ("x-ratelimit-remaining-tokens", "0"),
-                    ("x-ratelimit-reset-tokens", "12ms"),
-                    ("x-ratelimit-reset-requests", "6m0s"),
-                    ("x-ratelimit-remaining-requests", "5"),
-                ],
-                Some(12),
-            ),
-            (
-                &[
-                    ("x-ratelimit-remaining-tokens", "90"),
-                    ("x-ratelimit-reset-tokens", "2s"),
-                    ("x-ratelimit-reset-requests", "8s"),
-                    ("x-ratelimit-remaining-requests", "5"),
-                ],
-                Some(2_000),
-            ),
-            (&[("x-ratelimit-reset", "784111774000")], Some(4_000)),
-            (
-                &[("x-rate-limit-reset", "4"), ("retry-after", "0")],
-                Some(4_000),
-            ),
-            (
-                &[
-                    ("x-ratelimit-reset-requests", "0"),
-                    ("x-ratelimit-reset-tokens", "-1"),
-                ],
-                None,
-            ),
-        ] {
-            assert_eq!(wait(headers, ""), millis, "{headers:?}");
+        for (headers, millis) in WAITS {
+            assert_eq!(wait(headers, ""), *millis, "{headers:?}");
         }
     }
 

@@ -103,7 +103,12 @@ pub struct AnswerStream {
     notes: Notes,
     error: Option<Box<ErrorBody>>,
     has_end_mark: bool,
+    /// The first bytes, as long as they look like one JSON body.
+    body: Option<Vec<u8>>,
 }
+
+/// Bytes kept of a stream that looks like one JSON body.
+const MAX_BODY: usize = 1024 * 1024;
 
 impl AnswerStream {
     /// Creates the reader of a stream that answers a call.
@@ -132,6 +137,7 @@ impl AnswerStream {
             notes: Notes::default(),
             error: None,
             has_end_mark: false,
+            body: Some(Vec::new()),
         }
     }
 
@@ -140,6 +146,7 @@ impl AnswerStream {
     /// # Errors
     /// If an event is too long. What came before it is kept.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), EventTooLong> {
+        self.keep_body(bytes);
         let fed = self.parser.feed(bytes);
         while let Some(event) = self.parser.next_event() {
             if !self.add(event) {
@@ -161,8 +168,15 @@ impl AnswerStream {
     }
 
     /// Ends the stream and joins its answer.
+    ///
+    /// A body that is JSON, and no stream at all, is read as such.
     #[must_use]
     pub fn finish(mut self) -> JoinedStream {
+        let body = self.body.take().unwrap_or_default();
+        if let Json::Value(body) = json::read(&body, &mut self.notes) {
+            let is_typed = !matches!(self.joiner, Joiner::Other { .. });
+            return JoinedStream(Reading::of_json(body, is_typed, self.notes));
+        }
         // The last event may lack its blank line; one that was cut is no JSON.
         let is_cut = match self.parser.finish() {
             Some(event) => !self.add(event),
@@ -196,6 +210,18 @@ impl AnswerStream {
             reading.completion.notes.push(Note::Cut);
         }
         JoinedStream(reading)
+    }
+
+    /// Keeps the bytes of a body that looks like JSON.
+    fn keep_body(&mut self, bytes: &[u8]) {
+        let Some(body) = &mut self.body else {
+            return;
+        };
+        body.extend_from_slice(bytes);
+        let start = body.trim_ascii_start().first();
+        if body.len() > MAX_BODY || start.is_some_and(|byte| !matches!(byte, b'{' | b'[')) {
+            self.body = None;
+        }
     }
 
     /// Adds an event; false if it is not JSON.
@@ -359,6 +385,20 @@ mod tests {
                 .1
                 .is_complete()
         );
+    }
+
+    #[test]
+    fn a_body_that_is_no_stream_at_all_is_read_as_json() {
+        let joined = read(
+            Call::Chat,
+            " {\"choices\": [{\"message\": {\"content\": \"hi\"}}]}\n",
+        )
+        .1;
+        assert!(joined.is_complete());
+        assert_eq!(joined.completion().choice.content, "hi");
+        let failed = read(Call::Chat, "{\"error\": {\"message\": \"m\"}}").1;
+        assert!(matches!(failed.0.shape, Shape::Error(error) if error.message == "m"));
+        assert!(!read(Call::Chat, "{\"choices\": [").1.is_complete());
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub enum Kind {
     Abandoned,
 }
 
-/// The part that an event concerns, and so who else will meet it.
+/// The part that an event concerns, and so which other calls will meet it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Only this task.

@@ -253,11 +253,8 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
     let is_stream = kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"));
     let is_typed = call != Call::Other;
     let mut notes = Notes::default();
-    let json = if is_stream {
-        Json::Other
-    } else {
-        json::read(body, &mut notes)
-    };
+    // A few servers label JSON as a stream.
+    let json = json::read(body, &mut notes);
     match json {
         Json::Value(body) => Reading::of_json(body, is_typed, notes),
         Json::Cut => Reading::of_text(Shape::Cut, json::text(body, &mut notes).into_owned(), notes),

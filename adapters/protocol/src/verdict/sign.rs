@@ -302,92 +302,94 @@ mod tests {
         Sign::of_error(&ErrorBody::read(&HeaderMap::new(), body.as_bytes()))
     }
 
+    const SIGNS: &[(&str, Sign)] = &[
+        (r#"{"error": {"code": "insufficient_quota"}}"#, Sign::Quota),
+        (r#"{"error": {"type": "billing_error"}}"#, Sign::Quota),
+        (r#"{"error": {"code": "Arrearage"}}"#, Sign::Quota),
+        (
+            r#"{"error": {"message": "Your credit balance is too low to access the Anthropic API."}}"#,
+            Sign::Quota,
+        ),
+        (
+            r#"{"error": {"message": "Error: Insufficient Balance"}}"#,
+            Sign::Quota,
+        ),
+        (
+            r#"{"error": {"message": "You exceeded your current quota, please check your plan"}}"#,
+            Sign::Quota,
+        ),
+        (
+            r#"{"error": {"message": "You exceeded your current quota. Please retry in 3s."}}"#,
+            Sign::Other,
+        ),
+        (
+            r#"{"error": {"status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota"}}"#,
+            Sign::Rate,
+        ),
+        (r#"{"error": {"code": "invalid_api_key"}}"#, Sign::Key),
+        (
+            r#"{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}"#,
+            Sign::Key,
+        ),
+        (
+            r#"{"error": {"message": "Request too large for m on tokens per min (TPM): Limit 30000, Requested 36055."}}"#,
+            Sign::TooLarge,
+        ),
+        (
+            r#"{"error": {"message": "Rate limit reached: Limit 10, Requested 11"}}"#,
+            Sign::TooLarge,
+        ),
+        (
+            r#"{"error": {"message": "Limit 30000, Used 29000, Requested 2000", "code": "rate_limit_exceeded"}}"#,
+            Sign::Rate,
+        ),
+        (
+            r#"{"error": {"code": "tokens_limit_reached"}}"#,
+            Sign::TooLarge,
+        ),
+        (r#"{"error": {"type": "overloaded_error"}}"#, Sign::Overload),
+        (
+            r#"{"error": {"type": "engine_overloaded_error"}}"#,
+            Sign::Overload,
+        ),
+        (
+            r#"{"__type": "com.amazon#ThrottlingException"}"#,
+            Sign::Rate,
+        ),
+        (r#"{"error": {"code": "model_not_found"}}"#, Sign::Model),
+        (
+            r#"{"error": {"message": "The model `x` does not exist"}}"#,
+            Sign::Model,
+        ),
+        (
+            r#"{"error": {"type": "not_found_error", "message": "model: claude-x"}}"#,
+            Sign::Model,
+        ),
+        (
+            r#"{"error": {"message": "x/y is not a valid model ID"}}"#,
+            Sign::Model,
+        ),
+        (
+            r#"{"error": {"message": "model: field required in body"}}"#,
+            Sign::Other,
+        ),
+        (
+            r#"{"error": {"code": "context_length_exceeded"}}"#,
+            Sign::Context,
+        ),
+        (
+            r#"{"error": {"innererror": {"code": "ResponsibleAIPolicyViolation"}}}"#,
+            Sign::Policy,
+        ),
+        (r#"{"error": {"message": "oops"}}"#, Sign::Other),
+        ("no healthy upstream", Sign::Overload),
+        ("", Sign::Other),
+    ];
+
     #[test]
     fn a_body_says_what_it_is_by_names_and_by_phrases() {
-        for (body, expected) in [
-            (r#"{"error": {"code": "insufficient_quota"}}"#, Sign::Quota),
-            (r#"{"error": {"type": "billing_error"}}"#, Sign::Quota),
-            (r#"{"error": {"code": "Arrearage"}}"#, Sign::Quota),
-            (
-                r#"{"error": {"message": "Your credit balance is too low to access the Anthropic API."}}"#,
-                Sign::Quota,
-            ),
-            (
-                r#"{"error": {"message": "Error: Insufficient Balance"}}"#,
-                Sign::Quota,
-            ),
-            (
-                r#"{"error": {"message": "You exceeded your current quota, please check your plan"}}"#,
-                Sign::Quota,
-            ),
-            (
-                r#"{"error": {"message": "You exceeded your current quota. Please retry in 3s."}}"#,
-                Sign::Other,
-            ),
-            (
-                r#"{"error": {"status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota"}}"#,
-                Sign::Rate,
-            ),
-            (r#"{"error": {"code": "invalid_api_key"}}"#, Sign::Key),
-            (
-                r#"{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}"#,
-                Sign::Key,
-            ),
-            (
-                r#"{"error": {"message": "Request too large for m on tokens per min (TPM): Limit 30000, Requested 36055."}}"#,
-                Sign::TooLarge,
-            ),
-            (
-                r#"{"error": {"message": "Rate limit reached: Limit 10, Requested 11"}}"#,
-                Sign::TooLarge,
-            ),
-            (
-                r#"{"error": {"message": "Limit 30000, Used 29000, Requested 2000", "code": "rate_limit_exceeded"}}"#,
-                Sign::Rate,
-            ),
-            (
-                r#"{"error": {"code": "tokens_limit_reached"}}"#,
-                Sign::TooLarge,
-            ),
-            (r#"{"error": {"type": "overloaded_error"}}"#, Sign::Overload),
-            (
-                r#"{"error": {"type": "engine_overloaded_error"}}"#,
-                Sign::Overload,
-            ),
-            (
-                r#"{"__type": "com.amazon#ThrottlingException"}"#,
-                Sign::Rate,
-            ),
-            (r#"{"error": {"code": "model_not_found"}}"#, Sign::Model),
-            (
-                r#"{"error": {"message": "The model `x` does not exist"}}"#,
-                Sign::Model,
-            ),
-            (
-                r#"{"error": {"type": "not_found_error", "message": "model: claude-x"}}"#,
-                Sign::Model,
-            ),
-            (
-                r#"{"error": {"message": "x/y is not a valid model ID"}}"#,
-                Sign::Model,
-            ),
-            (
-                r#"{"error": {"message": "model: field required in body"}}"#,
-                Sign::Other,
-            ),
-            (
-                r#"{"error": {"code": "context_length_exceeded"}}"#,
-                Sign::Context,
-            ),
-            (
-                r#"{"error": {"innererror": {"code": "ResponsibleAIPolicyViolation"}}}"#,
-                Sign::Policy,
-            ),
-            (r#"{"error": {"message": "oops"}}"#, Sign::Other),
-            ("no healthy upstream", Sign::Overload),
-            ("", Sign::Other),
-        ] {
-            assert_eq!(sign(body), expected, "{body}");
+        for (body, expected) in SIGNS {
+            assert_eq!(sign(body), *expected, "{body}");
         }
     }
 

@@ -79,106 +79,109 @@ fn the_status_decides_where_the_body_says_nothing() {
     }
 }
 
+/// Statuses, bodies and what they mean.
+const KINDS: &[(u16, &str, Kind)] = &[
+    (
+        400,
+        r#"{"error": {"code": "billing_hard_limit_reached"}}"#,
+        Kind::QuotaUsedUp,
+    ),
+    (
+        403,
+        r#"{"error": {"type": "insufficient_quota"}}"#,
+        Kind::QuotaUsedUp,
+    ),
+    (
+        429,
+        r#"{"error": {"code": "insufficient_quota"}}"#,
+        Kind::QuotaUsedUp,
+    ),
+    (
+        400,
+        r#"{"error": {"message": "Your credit balance is too low"}}"#,
+        Kind::QuotaUsedUp,
+    ),
+    (
+        400,
+        r#"{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}"#,
+        Kind::KeyRejected,
+    ),
+    (
+        413,
+        r#"{"error": {"message": "Request too large for model: Limit 6000, Requested 9000", "code": "rate_limit_exceeded"}}"#,
+        Kind::TooLarge,
+    ),
+    (
+        413,
+        r#"{"type": "error", "error": {"type": "request_too_large", "message": "too large"}}"#,
+        Kind::BadRequest,
+    ),
+    (
+        400,
+        r#"{"__type": "ThrottlingException"}"#,
+        Kind::RateLimited,
+    ),
+    (
+        500,
+        r#"{"error": {"code": "rate_limit_exceeded"}}"#,
+        Kind::RateLimited,
+    ),
+    (
+        500,
+        r#"{"type": "error", "error": {"type": "overloaded_error"}}"#,
+        Kind::Overloaded,
+    ),
+    (
+        429,
+        r#"{"error": {"type": "engine_overloaded_error"}}"#,
+        Kind::Overloaded,
+    ),
+    (
+        400,
+        r#"{"error": {"code": "context_length_exceeded"}}"#,
+        Kind::PromptTooLong,
+    ),
+    (
+        400,
+        r#"{"error": {"code": "content_filter"}}"#,
+        Kind::Blocked,
+    ),
+    (
+        400,
+        r#"{"error": {"code": "model_not_found"}}"#,
+        Kind::WrongModel,
+    ),
+    (
+        403,
+        r#"{"error": {"code": "model_not_found"}}"#,
+        Kind::Forbidden,
+    ),
+    (
+        404,
+        "<html><title>404 Not Found</title><center>nginx</center></html>",
+        Kind::WrongUrl,
+    ),
+    (
+        403,
+        "<html><title>Just a moment...</title>cloudflare</html>",
+        Kind::Forbidden,
+    ),
+    (
+        429,
+        "<html><title>Access denied | error 1015</title>cloudflare</html>",
+        Kind::RateLimited,
+    ),
+    (
+        502,
+        "<html><h1>502 Bad Gateway</h1>haproxy</html>",
+        Kind::BadGateway,
+    ),
+];
+
 #[test]
 fn the_body_decides_before_the_status() {
-    for (status, body, kind) in [
-        (
-            400,
-            r#"{"error": {"code": "billing_hard_limit_reached"}}"#,
-            Kind::QuotaUsedUp,
-        ),
-        (
-            403,
-            r#"{"error": {"type": "insufficient_quota"}}"#,
-            Kind::QuotaUsedUp,
-        ),
-        (
-            429,
-            r#"{"error": {"code": "insufficient_quota"}}"#,
-            Kind::QuotaUsedUp,
-        ),
-        (
-            400,
-            r#"{"error": {"message": "Your credit balance is too low"}}"#,
-            Kind::QuotaUsedUp,
-        ),
-        (
-            400,
-            r#"{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}"#,
-            Kind::KeyRejected,
-        ),
-        (
-            413,
-            r#"{"error": {"message": "Request too large for model: Limit 6000, Requested 9000", "code": "rate_limit_exceeded"}}"#,
-            Kind::TooLarge,
-        ),
-        (
-            413,
-            r#"{"type": "error", "error": {"type": "request_too_large", "message": "too large"}}"#,
-            Kind::BadRequest,
-        ),
-        (
-            400,
-            r#"{"__type": "ThrottlingException"}"#,
-            Kind::RateLimited,
-        ),
-        (
-            500,
-            r#"{"error": {"code": "rate_limit_exceeded"}}"#,
-            Kind::RateLimited,
-        ),
-        (
-            500,
-            r#"{"type": "error", "error": {"type": "overloaded_error"}}"#,
-            Kind::Overloaded,
-        ),
-        (
-            429,
-            r#"{"error": {"type": "engine_overloaded_error"}}"#,
-            Kind::Overloaded,
-        ),
-        (
-            400,
-            r#"{"error": {"code": "context_length_exceeded"}}"#,
-            Kind::PromptTooLong,
-        ),
-        (
-            400,
-            r#"{"error": {"code": "content_filter"}}"#,
-            Kind::Blocked,
-        ),
-        (
-            400,
-            r#"{"error": {"code": "model_not_found"}}"#,
-            Kind::WrongModel,
-        ),
-        (
-            403,
-            r#"{"error": {"code": "model_not_found"}}"#,
-            Kind::Forbidden,
-        ),
-        (
-            404,
-            "<html><title>404 Not Found</title><center>nginx</center></html>",
-            Kind::WrongUrl,
-        ),
-        (
-            403,
-            "<html><title>Just a moment...</title>cloudflare</html>",
-            Kind::Forbidden,
-        ),
-        (
-            429,
-            "<html><title>Access denied | error 1015</title>cloudflare</html>",
-            Kind::RateLimited,
-        ),
-        (
-            502,
-            "<html><h1>502 Bad Gateway</h1>haproxy</html>",
-            Kind::BadGateway,
-        ),
-    ] {
-        assert_eq!(judge(status, &[], body).kind, kind, "{body}");
+    for (status, body, kind) in KINDS {
+        assert_eq!(judge(*status, &[], body).kind, *kind, "{body}");
     }
 }
 
@@ -268,6 +271,11 @@ fn answers_of_every_call_are_read() {
             Call::Other,
             r#"{"anything": 1, "usage": {"total_tokens": 5.0}}"#,
             Some(5),
+        ),
+        (
+            Call::Other,
+            r#"{"id": "job_1", "status": "failed", "error": {"message": "m"}}"#,
+            None,
         ),
         (Call::Other, "\u{1}\u{2}", None),
         (Call::Other, "", None),
