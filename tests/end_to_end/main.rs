@@ -41,7 +41,7 @@ fn run_tasks(pool: &SyncPool<Endpoint>, client: &Client, workers: usize, tasks: 
                     lease
                         .release(Outcome::Ok)
                         .expect("leases don't expire here");
-                    if answer.content.ends_with(&format!("task {task}")) {
+                    if answer.content().ends_with(&format!("task {task}")) {
                         answered.lock().expect("no worker panics").insert(task);
                     }
                 }

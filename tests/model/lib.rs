@@ -1,4 +1,4 @@
-//! Operations and plain oracles for the machines of `leasehold-core`.
+//! Operations and plain oracles for the machines of `leasehold-core` and the readers of `leasehold-protocol`.
 //!
 //! Each module has one `Case` and one `run`, which property tests, fuzz targets and the replay of the
 //! committed corpora share. `run` panics if machine and oracle differ.
@@ -16,6 +16,7 @@ pub mod outlier;
 pub mod pool;
 pub mod pool_snapshot;
 pub mod prober;
+pub mod protocol;
 pub mod reports;
 pub mod snapshot;
 

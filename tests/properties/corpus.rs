@@ -1,7 +1,7 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, snapshot,
+    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -73,5 +73,26 @@ fn grammar_corpus() {
 fn health_corpus() {
     replay("health", |bytes| {
         decode(bytes).map(|case| failure::run(&case))
+    });
+}
+
+#[test]
+fn sse_corpus() {
+    replay("sse", |bytes| {
+        decode(bytes).map(|case| protocol::sse::run(&case))
+    });
+}
+
+#[test]
+fn verdict_corpus() {
+    replay("verdict", |bytes| {
+        decode(bytes).map(|case| protocol::verdict::run(&case))
+    });
+}
+
+#[test]
+fn rate_headers_corpus() {
+    replay("rate_headers", |bytes| {
+        decode(bytes).map(|case| protocol::rate_headers::run(&case))
     });
 }

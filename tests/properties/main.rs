@@ -9,6 +9,7 @@ mod lessons;
 mod limit_set;
 mod limits;
 mod pool;
+mod protocol;
 mod shared;
 
 use proptest::test_runner::Config;

@@ -5,7 +5,10 @@ use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::{LimitSpecs, Unit};
 use leasehold_core::time::Tick;
-use leasehold_http::{ChatRequest, Endpoint};
+use leasehold_protocol::Endpoint;
+
+/// Maximum number of tokens of an answer by default: 30,720.
+const DEFAULT_MAX_TOKENS: u32 = 30 * 1024;
 
 /// Returns `min(keys * 2, models * 10)`, at least one.
 ///
@@ -52,7 +55,7 @@ impl Batch {
             limits: None,
             workers: None,
             max_attempts: NonZeroU32::MIN.saturating_add(2),
-            max_tokens: ChatRequest::DEFAULT_MAX_TOKENS,
+            max_tokens: DEFAULT_MAX_TOKENS,
             timeout: Duration::from_secs(600),
             seed: 0,
         }

@@ -17,7 +17,8 @@ use leasehold_core::limit::LimitSpecs;
 use leasehold_core::pool::{Member, PoolConfig};
 use leasehold_core::retry::{Backoff, RetryState};
 use leasehold_core::time::Tick;
-use leasehold_http::{ApiKey, Client, ClientConfig, Endpoint};
+use leasehold_http::{Client, ClientConfig};
+use leasehold_protocol::{ApiKey, Endpoint};
 use leasehold_sync::{Clock, SyncPool};
 use std::collections::HashSet;
 use std::path::Path;
@@ -115,5 +116,5 @@ impl Batch {
 
 /// Returns the pair by which a service counts calls: two endpoints with the same pair share one limit.
 fn identity(endpoint: &Endpoint) -> (&str, &ApiKey) {
-    (endpoint.chat_url(), endpoint.key())
+    (endpoint.root(), endpoint.key())
 }

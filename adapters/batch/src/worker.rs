@@ -17,6 +17,7 @@ use leasehold_core::limit::Cost;
 use leasehold_core::pool::{Outcome, Release, Request};
 use leasehold_core::retry::AttemptFailure;
 use leasehold_http::{CallError, ChatCompletion, ChatRequest, Client};
+use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Pause, Tally};
 use leasehold_sync::{Lease, PendingLease, SyncPool};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -139,18 +140,20 @@ impl<'a> Run<'a> {
         let _guard = CloseOnPanic(self);
         while let Some(task) = self.queue.next() {
             let item = &self.batch.items[task.item];
-            let request = Request::new().cost(self.max_cost(item));
+            let request_cost = self.max_cost(item);
+            let request = Request::new().cost(request_cost);
             let lease = self.pool.enqueue(request).and_then(PendingLease::wait);
             let Ok(lease) = lease else {
                 self.queue.requeue(task, Duration::ZERO);
                 return;
             };
             let mut request = ChatRequest::user(&self.batch.models[task.model], &item.prompt);
-            request.max_tokens = self.batch.max_tokens;
+            request.max_tokens = Some(self.batch.max_tokens);
             match self.client.chat(&self.batch.endpoints[*lease], &request) {
                 Ok(answer) => {
                     // These leases have no time to live, so they can't have expired.
-                    let _ = lease.release(Release::from(Outcome::Ok).cost(cost(&answer)));
+                    let _ =
+                        lease.release(Release::from(Outcome::Ok).cost(cost(&answer, request_cost)));
                     self.record(&task, &answer);
                     self.queue.finish();
                 }
@@ -158,7 +161,7 @@ impl<'a> Run<'a> {
                     if error.rejects_key() {
                         self.reject_key(&lease, &error);
                     }
-                    release_failed(lease, &error);
+                    release_failed(lease, &error, request_cost);
                     self.retry_or_fail(task, &error);
                 }
             }
@@ -239,36 +242,51 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The real cost of a call.
-fn cost(answer: &ChatCompletion) -> Cost {
-    let tokens = u32::try_from(answer.total_tokens).unwrap_or(u32::MAX);
+/// The real cost of a call; what was reserved if the answer does not say.
+fn cost(answer: &ChatCompletion, reserved: Cost) -> Cost {
+    let tokens = answer.total_tokens();
     Cost {
         requests: 1,
-        tokens,
+        tokens: tokens.map_or(reserved.tokens, |tokens| {
+            u32::try_from(tokens).unwrap_or(u32::MAX)
+        }),
     }
 }
 
 fn classify(error: &CallError) -> AttemptFailure {
-    if error.rejects_key() {
-        AttemptFailure::MemberUnusable
-    } else if error.is_throttled() {
-        AttemptFailure::Throttled
-    } else if error.is_retryable() || error.is_forbidden() {
-        AttemptFailure::Failed
-    } else {
-        AttemptFailure::Permanent
+    let verdict = error.verdict();
+    match verdict.next {
+        _ if verdict.fate == Fate::Reject => AttemptFailure::MemberUnusable,
+        _ if verdict.outcome == Judged::Throttled => AttemptFailure::Throttled,
+        Next::RetryAfter { .. }
+        | Next::OtherMember {
+            tally: Tally::Attempt,
+        } => AttemptFailure::Failed,
+        Next::OtherMember { .. } => AttemptFailure::MemberUnusable,
+        Next::Done | Next::GiveUp | Next::Stop => AttemptFailure::Permanent,
     }
 }
 
-fn release_failed(lease: Lease<usize>, error: &CallError) {
+fn release_failed(lease: Lease<usize>, error: &CallError, reserved: Cost) {
+    let verdict = error.verdict();
+    let cost = verdict.cost(reserved);
     // These leases have no time to live, so they can't have expired.
-    let _ = if error.is_throttled() {
-        lease.release_throttled(error.retry_after().unwrap_or(DEFAULT_PAUSE))
-    } else if error.was_sent() {
-        lease.release(Outcome::Failed)
-    } else {
-        // Not charged to any limit, but counted as a failure of the endpoint.
-        lease.release(Release::from(Outcome::Failed).cost(Cost::default()))
+    let _ = match verdict.outcome {
+        Judged::Throttled => {
+            let told = match verdict.fate {
+                Fate::Rest(Pause::Told(wait)) => wait,
+                Fate::Rest(Pause::Rate | Pause::Overload)
+                | Fate::Keep
+                | Fate::Reject
+                | Fate::TooSmall => DEFAULT_PAUSE,
+            };
+            lease.release_throttled(told)
+        }
+        Judged::Ok => lease.release(Release::from(Outcome::Ok).cost(cost)),
+        // Not charged to any limit if it was not sent, but counted as a failure of the endpoint.
+        Judged::Failed => lease.release(Release::from(Outcome::Failed).cost(cost)),
+        Judged::Unknown => lease.release(Release::from(Outcome::Unknown).cost(cost)),
+        Judged::NotSent => lease.release(Outcome::NotSent),
     };
 }
 

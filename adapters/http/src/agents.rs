@@ -3,7 +3,7 @@
 //! Invariant: at most `max` agents are open; a new one evicts the least recently used. A call in flight on a
 //! closed agent runs to its end; then its connection closes.
 
-use crate::endpoint::Endpoint;
+use leasehold_protocol::Endpoint;
 use std::collections::HashMap;
 use ureq::Agent;
 

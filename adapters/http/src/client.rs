@@ -1,23 +1,28 @@
-//! Chat completion calls over pooled connections.
+//! Calls over pooled connections.
 //!
 //! Invariant: a connection returns to its pool only after its response was read to the end; any other is closed.
 //! No lock is held during a call.
 
 use crate::agents::Agents;
-use crate::chat::{ChatCompletion, ChatRequest, ErrorBody};
+use crate::body::{self, BodyError};
+use crate::config::ClientConfig;
 use crate::connect::MarkingConnector;
-use crate::endpoint::Endpoint;
-use crate::error::{CallError, CallErrorKind, ErrorResponse};
+use crate::error::{CallError, verdict_of_body, verdict_of_ureq};
+use crate::reply::{CallEvent, ChatCompletion, Reply};
 use crate::resolver::CachedResolver;
-use crate::retry::{RetryPolicy, retry_after};
-use crate::{clock, lock};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::retry::RetryPolicy;
+use crate::stats::{ClientStats, Counters};
+use crate::tls::tls_config;
+use crate::{clock, decode, lock};
 use core::time::Duration;
-use std::io::Read;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use leasehold_protocol::verdict::{Answer, Context, Failure, Kind, Next, Verdict};
+use leasehold_protocol::verdict::{read, verdict_of_failure, verdict_of_stream};
+use leasehold_protocol::{Call, ChatRequest, Completion, Endpoint, Note, Rests, make_streamed};
+use serde_json::Value;
 use std::sync::Mutex;
 use ureq::config::Config;
-use ureq::http::header::{ACCEPT, AUTHORIZATION};
-use ureq::http::{HeaderMap, HeaderValue};
 use ureq::{Agent, Body, Proxy, ProxyProtocol};
 use uuid::Uuid;
 
@@ -30,53 +35,15 @@ const MAX_ERROR_BYTES: u64 = 64 * 1024;
 /// With ureq's default of 128 KiB, 50 agents with 64 idle connections each would hold 800 MiB.
 const BUFFER_BYTES: usize = 32 * 1024;
 
-/// Settings of a [`Client`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClientConfig {
-    /// Maximum number of endpoints with open connections: 50 by default. Zero is taken as one.
-    pub max_agents: usize,
-    /// Timeout of a call, from the name lookup to the response's last byte: 600 s by default, at most 365 days.
-    pub timeout: Duration,
-    /// Timeout of the name lookup, and again of connecting with the TLS handshake: 10 s by default.
-    pub connect_timeout: Duration,
-    /// Maximum number of idle connections to one endpoint: 64 by default.
-    pub max_idle_per_agent: usize,
-    /// Time that a connection stays idle before it is closed: 60 s by default.
-    ///
-    /// Keep it below the service's own idle timeout, so that the client closes first.
-    pub max_idle_age: Duration,
-    /// Maximum length of a response: 64 MiB by default.
-    pub max_response_bytes: u64,
-    /// Value of the `user-agent` header: `leasehold/<version>` by default.
-    ///
-    /// Characters other than printable ASCII are left out; an empty value omits the header.
-    pub user_agent: String,
-}
-
-impl Default for ClientConfig {
-    fn default() -> Self {
-        Self {
-            max_agents: 50,
-            timeout: Duration::from_secs(600),
-            connect_timeout: Duration::from_secs(10),
-            max_idle_per_agent: 64,
-            max_idle_age: Duration::from_secs(60),
-            max_response_bytes: 64 * 1024 * 1024,
-            user_agent: concat!("leasehold/", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-}
-
 /// A client with pooled connections, shared by all threads. Dropping it closes them.
 ///
 /// It starts a thread only for a name lookup: at most one per host and minute, or one per caller if several miss
 /// the cache at once.
 ///
 /// Redirects are not followed, so that no other host receives the key. HTTPS is checked against Mozilla's
-/// certificate authorities, not those of the machine. The proxy is the first one set of `ALL_PROXY`,
-/// `HTTPS_PROXY` and `HTTP_PROXY`, for both schemes. Hosts in `NO_PROXY` and loopback hosts are called directly;
-/// a SOCKS proxy is ignored.
+/// certificate authorities, or those of the settings. The proxy is the first one set of `ALL_PROXY`, `HTTPS_PROXY`
+/// and `HTTP_PROXY`, for both schemes. Hosts in `NO_PROXY` and loopback hosts are called directly; a SOCKS proxy is
+/// ignored.
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
@@ -84,13 +51,6 @@ pub struct Client {
     resolver: CachedResolver,
     agents: Mutex<Agents>,
     counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    calls: AtomicU64,
-    failed: AtomicU64,
-    nanos: AtomicU64,
 }
 
 impl Client {
@@ -111,18 +71,38 @@ impl Client {
     /// Makes one attempt, for callers that lease a key for each. Blocks for at most the configured timeout.
     ///
     /// # Errors
-    /// [`CallError`], if no completion arrived; its methods say what to do.
+    /// [`CallError`], if no completion arrived; its verdict says what to do.
     pub fn chat(
         &self,
         endpoint: &Endpoint,
         request: &ChatRequest,
     ) -> Result<ChatCompletion, CallError> {
-        self.attempt(endpoint, request, None)
+        let body = chat_body(endpoint, request)?;
+        let path = Call::Chat.path();
+        let reply = self.send(endpoint, path, &body, &HeaderMap::new())?;
+        into_completion(endpoint, reply, &request.model)
+    }
+
+    /// Makes one attempt, and calls `on_event` with each part of the answer as it comes.
+    ///
+    /// # Errors
+    /// As [`Client::chat`]. What came before a stream broke is in [`CallError::completion`].
+    pub fn chat_stream(
+        &self,
+        endpoint: &Endpoint,
+        request: &ChatRequest,
+        on_event: &mut dyn FnMut(CallEvent<'_>),
+    ) -> Result<ChatCompletion, CallError> {
+        let mut body = chat_body(endpoint, request)?;
+        make_streamed(Call::Chat, &mut body);
+        let path = Call::Chat.path();
+        let reply = self.send_with_events(endpoint, path, &body, &HeaderMap::new(), on_event)?;
+        into_completion(endpoint, reply, &request.model)
     }
 
     /// Makes up to `1 + policy.max_retries` attempts while the error [`is_retryable`](CallError::is_retryable).
     ///
-    /// Each delay is drawn from the policy, plus the wait that the service asks for. All attempts and delays
+    /// Each delay is drawn from the policy, plus the rest that the verdict asks for. All attempts and delays
     /// together block for at most the configured timeout: a delay that would exceed it is not begun.
     ///
     /// The service counts each attempt as a call. Callers with a limit should lease each attempt and use
@@ -137,132 +117,271 @@ impl Client {
         policy: &RetryPolicy,
     ) -> Result<ChatCompletion, CallError> {
         let deadline = clock::now() + self.timeout();
-        let mut backoff = policy.backoff(Uuid::new_v4().as_u64_pair().0);
-        let mut result = self.attempt(endpoint, request, None);
-        for _ in 0..policy.max_retries {
+        let seed = Uuid::new_v4().as_u64_pair().0;
+        let (mut backoff, mut rests) = (policy.backoff(seed), Rests::new(seed));
+        let body = chat_body(endpoint, request)?;
+        let mut timeout = None;
+        for retries_left in (0..=policy.max_retries).rev() {
+            let path = Call::Chat.path();
+            let result = self
+                .attempt(
+                    endpoint,
+                    path,
+                    &body,
+                    &HeaderMap::new(),
+                    timeout,
+                    &mut |_| {},
+                )
+                .and_then(|reply| into_completion(endpoint, reply, &request.model));
             let error = match result {
-                Err(error) if error.is_retryable() => error,
+                Err(error) if retries_left > 0 && error.is_retryable() => error,
                 done => return done,
             };
-            let asked = error.retry_after().unwrap_or_default();
+            let rest = rests.after(error.verdict());
+            let asked = rest.or(error.retry_after()).unwrap_or_default();
             let delay = asked.saturating_add(backoff.next_delay());
             let left = deadline.saturating_duration_since(clock::now());
             if delay >= left {
                 return Err(error);
             }
             clock::sleep(delay);
-            result = self.attempt(endpoint, request, Some(left - delay));
+            timeout = Some(left - delay);
         }
-        result
+        // The last round of the loop returns.
+        let context = context(endpoint, Call::Chat);
+        let verdict = verdict_of_failure(Failure::NotSent, "no attempts", &context);
+        Err(CallError::new(endpoint, String::new(), verdict, None))
+    }
+
+    /// Makes one attempt at any call. `path` is as of [`Endpoint::url_of`]; the headers are added to those of the
+    /// settings.
+    ///
+    /// # Errors
+    /// [`CallError`], if no whole answer arrived. An error that the service answers is a [`Reply`]; its verdict says
+    /// what it means.
+    pub fn send(
+        &self,
+        endpoint: &Endpoint,
+        path: &str,
+        body: &Value,
+        headers: &HeaderMap,
+    ) -> Result<Reply, CallError> {
+        self.attempt(endpoint, path, body, headers, None, &mut |_| {})
+    }
+
+    /// Makes one attempt at any call, and calls `on_event` as the answer comes.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn send_with_events(
+        &self,
+        endpoint: &Endpoint,
+        path: &str,
+        body: &Value,
+        headers: &HeaderMap,
+        on_event: &mut dyn FnMut(CallEvent<'_>),
+    ) -> Result<Reply, CallError> {
+        self.attempt(endpoint, path, body, headers, None, on_event)
     }
 
     /// Returns counts so far. Each is exact, but they are not read at one instant.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
         let agents = lock(&self.agents).counts();
-        ClientStats {
-            agents_created: agents.created,
-            agents_reused: agents.reused,
-            agents_closed: agents.closed,
-            name_lookups: self.resolver.lookups(),
-            calls: self.counters.calls.load(Ordering::Relaxed),
-            failed: self.counters.failed.load(Ordering::Relaxed),
-            total_time: Duration::from_nanos(self.counters.nanos.load(Ordering::Relaxed)),
-        }
+        self.counters.stats(agents, self.resolver.lookups())
     }
 
     fn attempt(
         &self,
         endpoint: &Endpoint,
-        request: &ChatRequest,
+        path: &str,
+        body: &Value,
+        headers: &HeaderMap,
         timeout: Option<Duration>,
-    ) -> Result<ChatCompletion, CallError> {
+        on_event: &mut dyn FnMut(CallEvent<'_>),
+    ) -> Result<Reply, CallError> {
         let trace_id = Uuid::new_v4().simple().to_string();
-        let body = match request.to_json() {
-            Ok(body) => body,
-            Err(reason) => {
-                let kind = CallErrorKind::InvalidRequest { reason };
-                return Err(CallError::new(endpoint, trace_id, kind));
-            }
-        };
         let began = clock::now();
-        let result = self.send(endpoint, &body, &trace_id, timeout);
+        let headers = self.headers(endpoint, path, body, headers, &trace_id);
+        let outcome = self.exchange(endpoint, path, body, headers, timeout, on_event);
         let latency = clock::now().saturating_duration_since(began);
-        self.counters.count(latency, result.is_ok());
-        match result {
-            Ok(mut completion) => {
-                if completion.model.is_empty() {
-                    completion.model.clone_from(&request.model);
-                }
-                completion.trace_id = trace_id;
-                completion.latency = latency;
-                Ok(completion)
-            }
-            Err(kind) => Err(CallError::new(endpoint, trace_id, kind)),
-        }
+        let is_answer = outcome.verdict.kind == Kind::Answer;
+        self.counters.count(latency, is_answer);
+        let Exchange {
+            verdict,
+            completion,
+            answer,
+        } = outcome;
+        let Some((status, headers, body)) = answer else {
+            return Err(CallError::new(endpoint, trace_id, verdict, completion));
+        };
+        Ok(Reply {
+            status,
+            headers,
+            body,
+            verdict,
+            completion,
+            trace_id,
+            latency,
+        })
     }
 
-    fn send(
+    /// Builds the headers of a call. Those of the caller replace those of the settings, and the key goes last.
+    fn headers(
         &self,
         endpoint: &Endpoint,
-        body: &[u8],
+        path: &str,
+        body: &Value,
+        own: &HeaderMap,
         trace_id: &str,
+    ) -> HeaderMap {
+        let is_stream = body["stream"] == true;
+        let (accept, encoding) = if is_stream {
+            // A compressor in between would hold events back.
+            ("text/event-stream", "identity")
+        } else {
+            ("application/json", decode::ACCEPTED)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(encoding));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A trace id is hexadecimal.
+        if let Ok(trace_id) = HeaderValue::from_str(trace_id) {
+            headers.insert(self.config.trace_header.clone(), trace_id);
+        }
+        for more in [&self.config.headers, own, &endpoint.auth_headers(path)] {
+            for name in more.keys() {
+                headers.remove(name);
+            }
+            for (name, value) in more {
+                headers.append(name, value.clone());
+            }
+        }
+        headers
+    }
+
+    fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        path: &str,
+        body: &Value,
+        headers: HeaderMap,
         timeout: Option<Duration>,
-    ) -> Result<ChatCompletion, CallErrorKind> {
-        let bearer = format!("Bearer {}", endpoint.key().expose());
-        let mut bearer =
-            HeaderValue::try_from(bearer).map_err(|error| CallErrorKind::InvalidRequest {
-                reason: error.to_string(),
-            })?;
-        bearer.set_sensitive(true);
-        let request = self
-            .agent(endpoint)
-            .post(endpoint.chat_url())
-            .header(AUTHORIZATION, bearer)
-            .header(ACCEPT, "application/json")
-            .header("x-trace-id", trace_id)
-            .content_type("application/json");
+        on_event: &mut dyn FnMut(CallEvent<'_>),
+    ) -> Exchange {
+        let call = Call::of_path(path);
+        let context = context(endpoint, call);
+        let url = endpoint.url_of(path, body["model"].as_str().unwrap_or_default());
+        let mut request = self.agent(endpoint).post(url);
+        for (name, value) in &headers {
+            request = request.header(name, value);
+        }
         // Only if needed: a request with a config of its own may have to set TLS up from scratch for a new
         // connection.
         let request = match timeout {
             Some(timeout) => request.config().timeout_global(Some(timeout)).build(),
             None => request,
         };
-        let response = request
-            .send(body)
-            .map_err(|error| CallErrorKind::from_ureq(&error))?;
+        // A value has no map with keys other than texts, which is the only thing that can't be written.
+        let bytes = serde_json::to_vec(body).unwrap_or_default();
+        let response = match request.send(&bytes[..]) {
+            Ok(response) => response,
+            Err(error) => return Exchange::failed(verdict_of_ureq(&error, &context), None),
+        };
         let (head, mut body) = response.into_parts();
-        if !head.status.is_success() {
-            let status = head.status.as_u16();
-            let response = self.error_response(status, &head.headers, &mut body);
-            return Err(CallErrorKind::Status(response));
+        let (status, headers) = (head.status, head.headers);
+        on_event(CallEvent::Arrived {
+            status,
+            headers: &headers,
+        });
+        if status.is_success() && body::is_stream(&headers) {
+            return self.read_stream(status, headers, &mut body, &context, on_event);
         }
-        let limit = self.config.max_response_bytes;
-        let bytes = read_up_to(&mut body, limit.saturating_add(1))
-            .map_err(|error| CallErrorKind::from_ureq(&error))?;
-        if bytes.len() as u64 > limit {
-            return Err(CallErrorKind::ResponseTooLarge { limit });
-        }
-        let mut completion = ChatCompletion::from_json(&bytes)
-            .map_err(|reason| CallErrorKind::InvalidResponse { reason })?;
-        if let Some(id) = request_id(&head.headers) {
-            completion.request_id = id;
-        }
-        Ok(completion)
+        self.read_whole(status, headers, &mut body, &context)
     }
 
-    fn error_response(&self, status: u16, headers: &HeaderMap, body: &mut Body) -> ErrorResponse {
-        let limit = MAX_ERROR_BYTES.min(self.config.max_response_bytes);
-        // A body that can't be read is left out: the status is the more useful part.
-        let bytes = read_up_to(body, limit.saturating_add(1)).unwrap_or_default();
-        let body = ErrorBody::from_body(&bytes);
-        ErrorResponse {
+    fn read_whole(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: &mut Body,
+        context: &Context<'_>,
+    ) -> Exchange {
+        let max = self.config.max_response_bytes;
+        let limit = if status.is_success() {
+            max
+        } else {
+            MAX_ERROR_BYTES.min(max)
+        };
+        let mut whole = body::read_whole(&headers, body, limit);
+        let is_too_long = matches!(whole.error, Some(BodyError::TooLong));
+        if status.is_success() && is_too_long {
+            let verdict = verdict_of_body(&BodyError::TooLong, limit, context);
+            return Exchange::failed(verdict, None);
+        }
+        // Of an error, the status is the more useful part.
+        whole
+            .bytes
+            .truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let bytes = Some(&whole.bytes[..]);
+        let answer = Answer {
             status,
-            code: body.code,
-            error_type: body.error_type,
-            message: body.message,
-            retry_after: retry_after(headers, clock::wall()),
-            request_id: request_id(headers),
+            headers: &headers,
+            body: bytes,
+        };
+        let (verdict, mut completion) = read(&answer, clock::since_epoch(), context);
+        if let Some(completion) = &mut completion
+            && !whole.is_encoded_as_told
+        {
+            completion.notes.push(Note::WrongEncoding);
+        }
+        match whole.error {
+            // An answer that is there in full was paid for, however its connection ended.
+            Some(error)
+                if status.is_success()
+                    && (verdict.kind != Kind::Answer || context.call == Call::Other) =>
+            {
+                Exchange::failed(verdict_of_body(&error, limit, context), completion)
+            }
+            _ => Exchange {
+                verdict,
+                completion,
+                answer: Some((status, headers, whole.bytes)),
+            },
+        }
+    }
+
+    fn read_stream(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        body: &mut Body,
+        context: &Context<'_>,
+        on_event: &mut dyn FnMut(CallEvent<'_>),
+    ) -> Exchange {
+        let limit = self.config.max_response_bytes;
+        let mut on_chunk = |chunk| on_event(CallEvent::Chunk(chunk));
+        let (joined, error) = body::read_stream(context.call, &headers, body, limit, &mut on_chunk);
+        let verdict = verdict_of_stream(status, &headers, &joined, clock::since_epoch(), context);
+        // What ended or reported its own error is known, however its connection ended.
+        let is_cut = verdict.kind == Kind::CutAnswer;
+        let mut completion = joined.into_completion();
+        if let Some(id) = &verdict.request_id {
+            completion.request_id.clone_from(id);
+        }
+        let completion = Some(completion);
+        match error {
+            Some(error) if is_cut => {
+                let mut failed = verdict_of_body(&error, limit, context);
+                failed.usage = verdict.usage;
+                Exchange::failed(failed, completion)
+            }
+            _ => Exchange {
+                verdict,
+                completion,
+                answer: Some((status, headers, Vec::new())),
+            },
         }
     }
 
@@ -295,6 +414,7 @@ impl Client {
             .max_redirects(0)
             .proxy(proxy)
             .user_agent(user_agent)
+            .tls_config(tls_config(config.ca.as_ref(), config.insecure_skip_verify))
             .timeout_global(Some(self.timeout()))
             .timeout_resolve(Some(connect_timeout))
             .timeout_connect(Some(connect_timeout))
@@ -312,69 +432,71 @@ impl Client {
     }
 }
 
-impl Counters {
-    fn count(&self, time: Duration, succeeded: bool) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.failed
-            .fetch_add(u64::from(!succeeded), Ordering::Relaxed);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+/// The result of an attempt.
+struct Exchange {
+    verdict: Verdict,
+    completion: Option<Completion>,
+    /// Status, headers and body, if the answer is whole.
+    answer: Option<(StatusCode, HeaderMap, Vec<u8>)>,
+}
+
+impl Exchange {
+    const fn failed(verdict: Verdict, completion: Option<Completion>) -> Self {
+        Self {
+            verdict,
+            completion,
+            answer: None,
+        }
     }
 }
 
-/// Counts of a [`Client`] since it was created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClientStats {
-    /// Agents opened; each is the connection pool of one endpoint.
-    pub agents_created: u64,
-    /// Calls that used an agent already open.
-    pub agents_reused: u64,
-    /// Agents evicted to make room for another.
-    pub agents_closed: u64,
-    /// Lookups of names that were not cached.
-    pub name_lookups: u64,
-    /// Attempts, failed ones included.
-    pub calls: u64,
-    /// Failed attempts.
-    pub failed: u64,
-    /// Total duration of all attempts.
-    pub total_time: Duration,
-}
-
-impl ClientStats {
-    /// Mean duration of an attempt; zero before the first.
-    #[must_use]
-    pub fn mean_time(&self) -> Duration {
-        let nanos = self
-            .total_time
-            .as_nanos()
-            .checked_div(u128::from(self.calls));
-        Duration::from_nanos(
-            nanos
-                .and_then(|nanos| u64::try_from(nanos).ok())
-                .unwrap_or(0),
-        )
+const fn context(endpoint: &Endpoint, call: Call) -> Context<'_> {
+    Context {
+        call,
+        key: Some(endpoint.key()),
     }
 }
 
-/// Reads at most `limit` bytes of a body.
-///
-/// A shorter body is read to its end, which returns the connection to its pool.
-fn read_up_to(body: &mut Body, limit: u64) -> Result<Vec<u8>, ureq::Error> {
-    let mut bytes = Vec::new();
-    body.as_reader().take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn chat_body(endpoint: &Endpoint, request: &ChatRequest) -> Result<Value, CallError> {
+    request.body().map_err(|error| {
+        let context = context(endpoint, Call::Chat);
+        let verdict = verdict_of_failure(Failure::NotSent, &error.to_string(), &context);
+        CallError::new(endpoint, String::new(), verdict, None)
+    })
 }
 
-fn request_id(headers: &HeaderMap) -> Option<String> {
-    Some(headers.get("x-request-id")?.to_str().ok()?.to_owned())
+/// Returns the completion of a reply, or its error. A model that is not reported is the one of the request.
+fn into_completion(
+    endpoint: &Endpoint,
+    reply: Reply,
+    model: &str,
+) -> Result<ChatCompletion, CallError> {
+    let Reply {
+        verdict,
+        completion,
+        trace_id,
+        latency,
+        ..
+    } = reply;
+    match completion {
+        Some(mut completion) if verdict.next == Next::Done => {
+            if completion.model.is_empty() {
+                model.clone_into(&mut completion.model);
+            }
+            Ok(ChatCompletion {
+                completion,
+                trace_id,
+                latency,
+            })
+        }
+        completion => Err(CallError::new(endpoint, trace_id, verdict, completion)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ApiKey;
+    use leasehold_protocol::ApiKey;
 
     #[test]
     fn a_loopback_host_is_called_without_the_proxy() {
@@ -385,14 +507,5 @@ mod tests {
             let config = client.agent_config(&endpoint);
             assert_eq!(config.proxy().is_some(), through_proxy, "{url}");
         }
-    }
-
-    #[test]
-    fn the_mean_of_no_calls_is_zero() {
-        let mut stats = ClientStats::default();
-        assert_eq!(stats.mean_time(), Duration::ZERO);
-        stats.calls = 4;
-        stats.total_time = Duration::from_secs(10);
-        assert_eq!(stats.mean_time(), Duration::from_millis(2_500));
     }
 }

@@ -1,17 +1,18 @@
 //! The clocks and sleep; no other file of this crate reads a clock.
 
 use core::time::Duration;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Reads the time of day, to compare with dates in headers.
+/// Reads the time since 1970, to compare with instants in answers.
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
-pub(crate) fn wall() -> SystemTime {
-    SystemTime::now()
+pub(crate) fn since_epoch() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
 }
 
 /// Blocks the calling thread for at least `span`.

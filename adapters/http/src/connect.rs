@@ -3,7 +3,7 @@
 //! Implements a trait of ureq's `unversioned` module, which may change in any minor version. Because of this
 //! file and `resolver.rs` the workspace pins ureq to one minor version.
 
-use crate::not_connected::NotConnected;
+use crate::not_connected::{NotConnected, Phase};
 use crate::resolver::CachedResolver;
 use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
 
@@ -36,7 +36,7 @@ impl Connector<()> for MarkingConnector {
     ) -> Result<Option<Self::Out>, ureq::Error> {
         self.inner.connect(details, chained).map_err(|error| {
             self.resolver.forget(details.uri);
-            NotConnected::mark(error)
+            NotConnected::mark(Phase::Connect, error)
         })
     }
 }

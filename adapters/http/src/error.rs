@@ -1,143 +1,62 @@
-//! Errors of a call, and what the caller can do about each.
+//! Errors of a call: what an answer or a broken connection means, and where it happened.
 //!
-//! Invariant: every text in a [`CallError`] went through [`sanitize`], so none holds the key, a line break, or
-//! more than [`MAX_TEXT`] characters.
+//! Invariant: no text in a [`CallError`] holds the key, a line break, or more than 1,024 characters.
 
-use crate::endpoint::Endpoint;
-use crate::not_connected::NotConnected;
-use crate::secret::ApiKey;
+use crate::body::BodyError;
+use crate::not_connected::{NotConnected, Phase};
 use core::fmt;
 use core::time::Duration;
-
-/// Longest text kept of a service's message, in characters.
-const MAX_TEXT: usize = 1_024;
+use leasehold_protocol::verdict::{Context, Failure, verdict_of_failure};
+use leasehold_protocol::verdict::{Fate, Kind, Next, Outcome, Verdict};
+use leasehold_protocol::{Completion, Endpoint, sanitize};
+use std::io::ErrorKind;
 
 /// A failed call. Displays the URL, the masked key, the trace id and the cause.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub struct CallError(Box<Detail>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 struct Detail {
     url: String,
     key: String,
     trace_id: String,
-    kind: CallErrorKind,
-}
-
-/// The cause of a failed call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallErrorKind {
-    /// The request contradicts itself or can't be written.
-    #[error("invalid request: {reason}")]
-    InvalidRequest {
-        /// The contradiction, or the field that can't be written.
-        reason: String,
-    },
-    /// The name was not resolved, or no connection made, in time.
-    #[error("no connection: {reason}")]
-    NotConnected {
-        /// Message of the resolver, the network or the TLS layer.
-        reason: String,
-    },
-    /// The connection was made, but the response was not complete in time.
-    #[error("timed out ({phase})")]
-    TimedOut {
-        /// Name of ureq's timeout.
-        phase: String,
-    },
-    /// The connection ended before the response did.
-    #[error("connection lost: {reason}")]
-    ConnectionLost {
-        /// Message of the network.
-        reason: String,
-    },
-    /// The response has a status other than success.
-    #[error("{0}")]
-    Status(ErrorResponse),
-    /// The status is success, but the response can't be parsed.
-    #[error("invalid response: {reason}")]
-    InvalidResponse {
-        /// The part that can't be parsed.
-        reason: String,
-    },
-    /// The response is longer than [`ClientConfig::max_response_bytes`](crate::ClientConfig).
-    #[error("the response is longer than {limit} bytes")]
-    ResponseTooLarge {
-        /// The limit, in bytes.
-        limit: u64,
-    },
-}
-
-/// A response with a status other than success.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ErrorResponse {
-    /// The HTTP status. A redirect counts as an error: following it would send the key to another host.
-    pub status: u16,
-    /// The service's error code, such as `rate_limit_exceeded`.
-    pub code: Option<String>,
-    /// The service's error type (`type`), such as `invalid_request_error`.
-    pub error_type: Option<String>,
-    /// The service's message.
-    pub message: String,
-    /// The wait that the service asks for.
-    pub retry_after: Option<Duration>,
-    /// The service's id of the call: the `x-request-id` header.
-    pub request_id: Option<String>,
-}
-
-impl ErrorResponse {
-    fn is_out_of_quota(&self) -> bool {
-        let quota = Some("insufficient_quota");
-        self.status == 429 && (self.code.as_deref() == quota || self.error_type.as_deref() == quota)
-    }
-}
-
-impl fmt::Display for ErrorResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {}", self.status)?;
-        if let Some(name) = self.code.as_ref().or(self.error_type.as_ref()) {
-            write!(f, " ({name})")?;
-        }
-        if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
-        }
-        if let Some(id) = &self.request_id {
-            write!(f, " [request {id}]")?;
-        }
-        Ok(())
-    }
+    verdict: Verdict,
+    completion: Option<Completion>,
 }
 
 impl CallError {
-    pub(crate) fn new(endpoint: &Endpoint, trace_id: String, kind: CallErrorKind) -> Self {
+    pub(crate) fn new(
+        endpoint: &Endpoint,
+        trace_id: String,
+        verdict: Verdict,
+        completion: Option<Completion>,
+    ) -> Self {
         let key = endpoint.key();
         Self(Box::new(Detail {
-            url: sanitize(endpoint.url(), key),
+            url: sanitize(endpoint.url(), Some(key)),
             key: key.to_string(),
             trace_id,
-            kind: kind.sanitized(key),
+            verdict,
+            completion,
         }))
     }
 
-    /// The cause.
+    /// What the failure means for the pool, the task and the key.
     #[must_use]
-    pub fn kind(&self) -> &CallErrorKind {
-        &self.0.kind
+    pub fn verdict(&self) -> &Verdict {
+        &self.0.verdict
     }
 
-    /// The error response, if the service sent one.
+    /// The kind of the failure.
     #[must_use]
-    pub fn response(&self) -> Option<&ErrorResponse> {
-        match self.kind() {
-            CallErrorKind::Status(response) => Some(response),
-            CallErrorKind::InvalidRequest { .. }
-            | CallErrorKind::NotConnected { .. }
-            | CallErrorKind::TimedOut { .. }
-            | CallErrorKind::ConnectionLost { .. }
-            | CallErrorKind::InvalidResponse { .. }
-            | CallErrorKind::ResponseTooLarge { .. } => None,
-        }
+    pub fn kind(&self) -> Kind {
+        self.0.verdict.kind
+    }
+
+    /// What came of the answer before it failed, or an answer without a known shape.
+    #[must_use]
+    pub fn completion(&self) -> Option<&Completion> {
+        self.0.completion.as_ref()
     }
 
     /// The base URL of the call.
@@ -152,31 +71,16 @@ impl CallError {
         &self.0.key
     }
 
-    /// The `x-trace-id` of the call.
+    /// The client's id of the call.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         &self.0.trace_id
     }
 
-    /// Whether the same call may succeed later.
-    ///
-    /// True after a timeout, a failed or lost connection, and for the statuses 408, 409, 425, 429 (with quota
-    /// left) and 5xx. A response that is invalid or too long is not retried: it was billed, and a retry would
-    /// probably fail the same way.
+    /// Whether the same call with the same key may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self.kind() {
-            CallErrorKind::NotConnected { .. }
-            | CallErrorKind::TimedOut { .. }
-            | CallErrorKind::ConnectionLost { .. } => true,
-            CallErrorKind::Status(response) => {
-                matches!(response.status, 408 | 409 | 425 | 429 | 500..=599)
-                    && !response.is_out_of_quota()
-            }
-            CallErrorKind::InvalidRequest { .. }
-            | CallErrorKind::InvalidResponse { .. }
-            | CallErrorKind::ResponseTooLarge { .. } => false,
-        }
+        matches!(self.0.verdict.next, Next::RetryAfter { .. })
     }
 
     /// Whether the service may have seen the call.
@@ -184,44 +88,25 @@ impl CallError {
     /// False only if no byte of it was sent, so that its lease can be refunded in full.
     #[must_use]
     pub fn was_sent(&self) -> bool {
-        !matches!(
-            self.kind(),
-            CallErrorKind::InvalidRequest { .. } | CallErrorKind::NotConnected { .. }
-        )
+        self.kind().was_sent()
     }
 
     /// The wait that the service asks for, at most a day.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.response()?.retry_after
+        self.0.verdict.asked_wait
     }
 
-    /// Whether the service asks for fewer calls: 429 with quota left, or 503 with a wait.
+    /// Whether the service turned the call away and the key must rest.
     #[must_use]
     pub fn is_throttled(&self) -> bool {
-        self.response()
-            .is_some_and(|response| match response.status {
-                429 => !response.is_out_of_quota(),
-                503 => response.retry_after.is_some(),
-                _ => false,
-            })
+        self.0.verdict.outcome == Outcome::Throttled
     }
 
-    /// Whether the key will not work again until an operator acts: 401, 402, or 429 with the quota used up.
+    /// Whether the key will not work again until an operator acts.
     #[must_use]
     pub fn rejects_key(&self) -> bool {
-        self.response().is_some_and(|response| {
-            matches!(response.status, 401 | 402) || response.is_out_of_quota()
-        })
-    }
-
-    /// Whether the same call may succeed with another key: 403.
-    ///
-    /// Services send 403 both for a key without access to a model and for a prompt against their rules.
-    #[must_use]
-    pub fn is_forbidden(&self) -> bool {
-        self.response()
-            .is_some_and(|response| response.status == 403)
+        self.0.verdict.fate == Fate::Reject
     }
 }
 
@@ -231,185 +116,152 @@ impl fmt::Display for CallError {
             url,
             key,
             trace_id,
-            kind,
+            verdict,
+            ..
         } = &*self.0;
-        write!(f, "{url} (key {key}, trace {trace_id}): {kind}")
+        write!(f, "{url} (key {key}, trace {trace_id}): {verdict}")
+    }
+}
+
+/// Shows no content of answers.
+impl fmt::Debug for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Detail {
+            url,
+            key,
+            trace_id,
+            verdict,
+            ..
+        } = &*self.0;
+        f.debug_struct("CallError")
+            .field("url", url)
+            .field("key", key)
+            .field("trace_id", trace_id)
+            .field("verdict", verdict)
+            .finish_non_exhaustive()
     }
 }
 
 impl core::error::Error for CallError {}
 
-impl CallErrorKind {
-    /// Classifies an error of ureq.
-    pub(crate) fn from_ureq(error: &ureq::Error) -> Self {
-        use ureq::Error;
-        if let Some(cause) = NotConnected::cause(error) {
-            let reason = message(cause);
-            return Self::NotConnected { reason };
-        }
-        let reason = message(error);
-        if matches!(error, Error::ConnectionFailed | Error::TlsRequired) {
-            Self::NotConnected { reason }
-        } else if let Error::Timeout(phase) = error {
-            let phase = phase.to_string();
-            Self::TimedOut { phase }
-        } else if matches!(error, Error::Io(_)) {
-            Self::ConnectionLost { reason }
-        } else if matches!(error, Error::Http(_) | Error::BadUri(_)) {
-            Self::InvalidRequest { reason }
-        } else {
-            // The only case left is a response that isn't HTTP.
-            Self::InvalidResponse { reason }
-        }
-    }
+/// Judges an error of ureq before the head of an answer was there.
+pub(crate) fn verdict_of_ureq(error: &ureq::Error, context: &Context<'_>) -> Verdict {
+    verdict_of_failure(failure(error), &message(error), context)
+}
 
-    fn sanitized(self, key: &ApiKey) -> Self {
-        let sanitize = |text: String| sanitize(&text, key);
-        match self {
-            Self::InvalidRequest { reason } => Self::InvalidRequest {
-                reason: sanitize(reason),
-            },
-            Self::NotConnected { reason } => Self::NotConnected {
-                reason: sanitize(reason),
-            },
-            Self::TimedOut { phase } => Self::TimedOut {
-                phase: sanitize(phase),
-            },
-            Self::ConnectionLost { reason } => Self::ConnectionLost {
-                reason: sanitize(reason),
-            },
-            Self::Status(response) => Self::Status(ErrorResponse {
-                status: response.status,
-                code: response.code.map(sanitize),
-                error_type: response.error_type.map(sanitize),
-                message: sanitize(response.message),
-                retry_after: response.retry_after,
-                request_id: response.request_id.map(sanitize),
-            }),
-            Self::InvalidResponse { reason } => Self::InvalidResponse {
-                reason: sanitize(reason),
-            },
-            Self::ResponseTooLarge { limit } => Self::ResponseTooLarge { limit },
+/// Judges an error within the body of an answer.
+pub(crate) fn verdict_of_body(error: &BodyError, limit: u64, context: &Context<'_>) -> Verdict {
+    match error {
+        BodyError::TooLong => {
+            let reason = format!("more than {limit} bytes");
+            verdict_of_failure(Failure::AnswerTooLong, &reason, context)
+        }
+        BodyError::Transport(error) => {
+            verdict_of_failure(Failure::AnswerCut, &message(error), context)
         }
     }
 }
 
+fn failure(error: &ureq::Error) -> Failure {
+    use ureq::Error;
+    if let Some((phase, cause)) = NotConnected::cause(error) {
+        return not_connected(phase, cause);
+    }
+    if matches!(error, Error::TlsRequired) {
+        Failure::TlsFailed
+    } else if matches!(
+        error,
+        Error::ConnectionFailed | Error::ConnectProxyFailed(_)
+    ) {
+        Failure::NotConnected
+    } else if matches!(error, Error::Timeout(_)) {
+        Failure::TimedOut
+    } else if matches!(error, Error::Io(_)) {
+        Failure::ConnectionLost
+    } else if matches!(error, Error::Http(_) | Error::BadUri(_)) {
+        Failure::NotSent
+    } else {
+        // The only case left is a response that isn't HTTP.
+        Failure::NotHttp
+    }
+}
+
+fn not_connected(phase: Phase, cause: &ureq::Error) -> Failure {
+    use ureq::Error;
+    let text = cause.to_string();
+    let is_timeout = matches!(cause, Error::Timeout(_));
+    match phase {
+        // Without a network, or when the name service is down, the name may still be right.
+        Phase::Resolve if is_timeout || TEMPORARY.iter().any(|part| text.contains(part)) => {
+            Failure::NotConnected
+        }
+        Phase::Resolve => Failure::HostNotFound,
+        Phase::Connect if matches!(cause, Error::Rustls(_) | Error::Tls(_)) => Failure::TlsFailed,
+        // rustls reports a bad certificate and a bad handshake as invalid data.
+        Phase::Connect if matches!(cause, Error::Io(io) if io.kind() == ErrorKind::InvalidData) => {
+            Failure::TlsFailed
+        }
+        Phase::Connect => Failure::NotConnected,
+    }
+}
+
+/// Parts of the messages of `getaddrinfo` for errors that pass: glibc's and musl's.
+const TEMPORARY: [&str; 2] = ["emporary failure", "Try again"];
+
 /// Returns ureq's message, for an I/O error without the `io:` before it.
 fn message(error: &ureq::Error) -> String {
+    let error = NotConnected::cause(error).map_or(error, |(_, cause)| cause);
     if let ureq::Error::Io(io) = error {
         return io.to_string();
     }
     error.to_string()
 }
 
-/// Makes a foreign text fit for a log: without the key, on one line, at most [`MAX_TEXT`] characters.
-fn sanitize(text: &str, key: &ApiKey) -> String {
-    // The key goes first: a key cut in half would not be found.
-    let text = key.redact(text);
-    let one_line = text.trim().replace(char::is_control, " ");
-    match one_line.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!("{}…", &one_line[..end]),
-        None => one_line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leasehold_protocol::{ApiKey, Call};
 
-    fn error(kind: CallErrorKind) -> CallError {
+    #[test]
+    fn no_error_shows_the_key_or_an_answer() {
         let key = ApiKey::new("sk-secret-12345678").unwrap();
-        let endpoint = Endpoint::new("http://h:1/sk-secret-12345678", key).unwrap();
-        CallError::new(&endpoint, "trace".to_owned(), kind)
-    }
-
-    fn status(status: u16, code: Option<&str>, retry_after: Option<Duration>) -> CallError {
-        error(CallErrorKind::Status(ErrorResponse {
-            status,
-            code: code.map(str::to_owned),
-            retry_after,
-            ..ErrorResponse::default()
-        }))
-    }
-
-    #[test]
-    fn the_status_decides_about_retry_throttle_and_key() {
-        let wait = Some(Duration::ZERO);
-        let quota = Some("insufficient_quota");
-        for (code, name, wait, retryable, throttled, rejects_key) in [
-            (307, None, None, false, false, false),
-            (400, None, None, false, false, false),
-            (401, None, None, false, false, true),
-            (402, None, None, false, false, true),
-            (403, None, None, false, false, false),
-            (404, None, None, false, false, false),
-            (408, None, None, true, false, false),
-            (409, None, None, true, false, false),
-            (413, None, None, false, false, false),
-            (422, None, None, false, false, false),
-            (425, None, None, true, false, false),
-            (429, None, None, true, true, false),
-            (429, Some("other"), wait, true, true, false),
-            (429, quota, wait, false, false, true),
-            (500, None, None, true, false, false),
-            (503, None, None, true, false, false),
-            (503, None, wait, true, true, false),
-            (599, quota, None, true, false, false),
-        ] {
-            let error = status(code, name, wait);
-            assert_eq!(error.is_retryable(), retryable, "{error}");
-            assert_eq!(error.is_throttled(), throttled, "{error}");
-            assert_eq!(error.rejects_key(), rejects_key, "{error}");
-            assert_eq!(error.is_forbidden(), code == 403, "{error}");
-            assert!(error.was_sent());
-        }
-    }
-
-    #[test]
-    fn the_error_type_may_also_say_that_the_quota_is_used_up() {
-        let response = ErrorResponse {
-            status: 429,
-            error_type: Some("insufficient_quota".to_owned()),
-            ..ErrorResponse::default()
+        let endpoint = Endpoint::new("http://h:1/sk-secret-12345678", key.clone()).unwrap();
+        let context = Context {
+            call: Call::Chat,
+            key: Some(&key),
         };
-        assert!(error(CallErrorKind::Status(response)).rejects_key());
+        let reason = "a\nsk-secret-12345678 b";
+        let verdict = verdict_of_failure(Failure::AnswerCut, reason, &context);
+        let mut completion = Completion::default();
+        completion.choice.content = "what sk-secret-12345678 said".to_owned();
+        let error = CallError::new(&endpoint, "trace".to_owned(), verdict, Some(completion));
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+        assert!(shown.contains("a …5678 b") && shown.contains("http://h:1"));
+        assert!(shown.contains("key …5678, trace trace"), "{shown}");
+        assert!(error.completion().is_some());
     }
 
     #[test]
-    fn no_error_shows_the_key() {
-        let text = || "a\nsk-secret-12345678 b".to_owned();
-        let kinds = [
-            CallErrorKind::InvalidRequest { reason: text() },
-            CallErrorKind::NotConnected { reason: text() },
-            CallErrorKind::TimedOut { phase: text() },
-            CallErrorKind::ConnectionLost { reason: text() },
-            CallErrorKind::InvalidResponse { reason: text() },
-            CallErrorKind::Status(ErrorResponse {
-                status: 401,
-                code: Some(text()),
-                error_type: Some(text()),
-                message: text(),
-                retry_after: None,
-                request_id: Some(text()),
-            }),
-        ];
-        for kind in kinds {
-            let error = error(kind);
-            let shown = format!("{error} {error:?}");
-            assert!(!shown.contains("secret"), "{shown}");
-            assert!(shown.contains("a …5678 b") && shown.contains("http://h:1"));
-            assert!(shown.contains("key …5678, trace trace"), "{shown}");
-        }
-    }
-
-    #[test]
-    fn a_key_at_the_cut_is_masked() {
-        let key = ApiKey::new("sk-secret-12345678").unwrap();
-        for filler in MAX_TEXT - 20..=MAX_TEXT {
-            let text = format!("{}{}{}", "é".repeat(filler), key.expose(), "é".repeat(99));
-            let sanitized = sanitize(&text, &key);
-            assert_eq!(sanitized.chars().count(), MAX_TEXT + 1);
-            assert!(!sanitized.contains("sk-"), "{sanitized}");
-        }
+    fn a_name_that_can_not_be_looked_up_now_is_told_from_one_that_is_unknown() {
+        let lookup = |message: &str| {
+            let error = ureq::Error::Io(std::io::Error::other(message.to_owned()));
+            failure(&NotConnected::mark(Phase::Resolve, error))
+        };
+        assert_eq!(
+            lookup("failed to lookup address information: Name or service not known"),
+            Failure::HostNotFound
+        );
+        assert_eq!(
+            lookup("failed to lookup address information: Temporary failure in name resolution"),
+            Failure::NotConnected
+        );
+        assert_eq!(
+            failure(&NotConnected::mark(
+                Phase::Resolve,
+                ureq::Error::HostNotFound
+            )),
+            Failure::HostNotFound
+        );
     }
 }

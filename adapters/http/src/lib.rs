@@ -1,25 +1,32 @@
 #![doc = include_str!("../README.md")]
 
 mod agents;
-mod chat;
+mod body;
 mod client;
 mod clock;
+mod config;
 mod connect;
-mod endpoint;
+mod decode;
 mod error;
 mod not_connected;
+mod reply;
 mod resolver;
 mod retry;
-mod secret;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-pub use chat::{ChatCompletion, ChatRequest, Message, Role};
-pub use client::{Client, ClientConfig, ClientStats};
-pub use endpoint::{Endpoint, EndpointError};
-pub use error::{CallError, CallErrorKind, ErrorResponse};
+pub use client::Client;
+pub use config::{ClientConfig, HeaderError};
+pub use error::CallError;
+pub use leasehold_protocol::{
+    ApiKey, ApiKeyError, ChatRequest, Chunk, Completion, Endpoint, EndpointError,
+};
+pub use reply::{CallEvent, ChatCompletion, Reply};
 pub use retry::RetryPolicy;
-pub use secret::{ApiKey, ApiKeyError};
+pub use stats::ClientStats;
+pub use tls::{CaBundle, CaError};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -9,10 +9,9 @@
 //! Invariant: at most [`MAX_NAMES`] names are cached, each for less than [`TTL`], and no lock is held during a
 //! lookup.
 
-use crate::endpoint::literal;
-use crate::not_connected::NotConnected;
+use crate::not_connected::{NotConnected, Phase};
 use crate::{clock, lock};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -112,10 +111,9 @@ impl Resolver for CachedResolver {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let inner = DefaultResolver::default();
+        let mark = |error| NotConnected::mark(Phase::Resolve, error);
         let Some(name) = host_and_port(uri) else {
-            return inner
-                .resolve(uri, config, timeout)
-                .map_err(NotConnected::mark);
+            return inner.resolve(uri, config, timeout).map_err(mark);
         };
         if let Some(address) = literal_address(&name) {
             let mut addresses = self.empty();
@@ -123,7 +121,7 @@ impl Resolver for CachedResolver {
             return Ok(addresses);
         }
         self.addresses(name, clock::now(), || inner.resolve(uri, config, timeout))
-            .map_err(NotConnected::mark)
+            .map_err(mark)
     }
 }
 
@@ -138,6 +136,14 @@ fn host_and_port(uri: &Uri) -> Option<String> {
 fn literal_address(name: &str) -> Option<SocketAddr> {
     let (host, port) = name.rsplit_once(':')?;
     Some(SocketAddr::new(literal(host)?, port.parse().ok()?))
+}
+
+/// Parses a host that is an IP address; IPv6 in brackets.
+fn literal(host: &str) -> Option<IpAddr> {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    bare.unwrap_or(host).parse().ok()
 }
 
 #[cfg(test)]

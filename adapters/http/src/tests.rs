@@ -5,14 +5,20 @@ mod errors;
 mod responses;
 mod retries;
 mod secrets;
+mod streams;
+mod tls;
 
 use crate::{
-    ApiKey, CallError, CallErrorKind, ChatCompletion, ChatRequest, Client, ClientConfig, Endpoint,
+    ApiKey, CallError, CallEvent, ChatCompletion, ChatRequest, Client, ClientConfig, Endpoint,
     RetryPolicy, clock, lock,
 };
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
+use http::{HeaderMap, StatusCode};
+use leasehold_protocol::Note;
+use leasehold_protocol::verdict::{Fate, Kind, Next, Pause, Tally};
+use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -27,18 +33,21 @@ const BODY: &str = r#"{"id": "c-1", "created": 1700000000, "model": "m-2024",
 #[derive(Clone)]
 enum Reply {
     /// Sends these bytes.
-    Send(String),
+    Send(Vec<u8>),
     /// Sends these bytes and closes the connection.
-    SendAndClose(String),
+    SendAndClose(Vec<u8>),
     /// Sends nothing.
     Hang,
 }
 
 fn reply(status: u16, headers: &str, body: &str) -> Reply {
+    reply_bytes(status, headers, body.as_bytes())
+}
+
+fn reply_bytes(status: u16, headers: &str, body: &[u8]) -> Reply {
     let length = body.len();
-    Reply::Send(format!(
-        "HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
-    ))
+    let head = format!("HTTP/1.1 {status} Status\r\ncontent-length: {length}\r\n{headers}\r\n");
+    Reply::Send([head.as_bytes(), body].concat())
 }
 
 fn success() -> Reply {
@@ -99,9 +108,9 @@ fn serve(mut stream: TcpStream, script: &[Reply], requests: &Mutex<Vec<String>>)
             requests.len() - 1
         };
         match &script[number.min(script.len() - 1)] {
-            Reply::Send(bytes) => stream.write_all(bytes.as_bytes()).unwrap_or_default(),
+            Reply::Send(bytes) => stream.write_all(bytes).unwrap_or_default(),
             Reply::SendAndClose(bytes) => {
-                stream.write_all(bytes.as_bytes()).unwrap_or_default();
+                stream.write_all(bytes).unwrap_or_default();
                 return;
             }
             Reply::Hang => thread::sleep(Duration::from_secs(60)),

@@ -13,6 +13,7 @@ use core::task::{Context, Poll, ready};
 use http::Response;
 use http_body::Body;
 use leasehold_core::pool::Request;
+use leasehold_sync::Lease;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;

@@ -11,13 +11,15 @@ fn a_key_echoed_by_the_service_is_masked() {
         reply(401, &header, &body),
         reply(403, "", &text),
         reply(200, "", &body),
-        reply(200, "", &format!(r#""{text}""#)),
+        reply(301, &format!("location: /{KEY}\r\n"), ""),
     ] {
         let error = chat_with(echo).unwrap_err();
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("secret"), "{shown}");
         assert!(shown.contains("…5678"), "{shown}");
     }
+    let untyped = chat_with(reply(200, "", &format!(r#"{{"a": "{text}"}}"#))).unwrap_err();
+    assert_eq!(untyped.completion().unwrap().raw["a"], "bad key …5678");
 }
 
 #[test]

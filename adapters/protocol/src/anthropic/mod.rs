@@ -1,0 +1,4 @@
+//! The wire types of Anthropic.
+
+pub(crate) mod messages;
+pub(crate) mod messages_stream;

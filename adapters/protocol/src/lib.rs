@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+
+mod anthropic;
+mod call;
+mod completion;
+mod endpoint;
+mod error_body;
+mod json;
+mod note;
+mod openai;
+mod page;
+mod rate_headers;
+mod rest;
+mod retry_after;
+mod secret;
+mod sse;
+mod stream;
+mod tokens;
+mod usage;
+pub mod verdict;
+mod wait;
+
+pub use call::Call;
+pub use completion::{Choice, Completion};
+pub use endpoint::{Auth, Endpoint, EndpointError};
+pub use error_body::ErrorBody;
+pub use note::Note;
+pub use openai::request::{ChatRequest, RequestError, make_streamed};
+pub use page::Proxy;
+pub use rate_headers::{Counted, LearnedLimit};
+pub use rest::{Rest, RestConfig, Rests};
+pub use secret::{ApiKey, ApiKeyError, MAX_TEXT, sanitize};
+pub use sse::{EventTooLong, SseEvent, SseParser};
+pub use stream::{AnswerStream, Chunk, Delta, JoinedStream};
+pub use tokens::{Encoding, count_tokens, estimate_most, estimate_prompt};
+pub use usage::Usage;
+pub use wait::MAX_WAIT;

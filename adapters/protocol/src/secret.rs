@@ -1,0 +1,138 @@
+//! API keys.
+//!
+//! Invariant: an [`ApiKey`] fits into a header, and only [`ApiKey::expose`] shows all of it. No text that went
+//! through [`sanitize`] holds the key, a line break, or more than [`MAX_TEXT`] characters and a dot.
+
+use core::fmt;
+
+/// Longest text kept of a service's message, in characters.
+pub const MAX_TEXT: usize = 1_024;
+
+/// Makes a foreign text fit for a log: without the key, on one line, at most [`MAX_TEXT`] characters.
+///
+/// ```
+/// use leasehold_protocol::{ApiKey, sanitize};
+///
+/// let key = ApiKey::new("sk-secret-12345678")?;
+/// assert_eq!(sanitize("no access\nfor sk-secret-12345678", Some(&key)), "no access for …5678");
+/// # Ok::<(), leasehold_protocol::ApiKeyError>(())
+/// ```
+#[must_use]
+pub fn sanitize(text: &str, key: Option<&ApiKey>) -> String {
+    // The key goes first: a key cut in half would not be found.
+    let text = key.map_or_else(|| text.to_owned(), |key| key.redact(text));
+    let breaks_line = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let one_line = text.trim().replace(breaks_line, " ");
+    match one_line.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => format!("{}…", &one_line[..end]),
+        None => one_line,
+    }
+}
+
+/// An API key.
+///
+/// `Debug` and `Display` show `…` and its last four characters; for a key shorter than eight characters, only
+/// `…`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Maximum length in bytes: the header has to fit into a connection's buffer.
+    pub const MAX_LEN: usize = 8 * 1024;
+
+    /// Parses a key, without the white space around it.
+    ///
+    /// # Errors
+    /// If the key is empty, longer than [`ApiKey::MAX_LEN`], or has a character other than visible ASCII.
+    pub fn new(key: impl AsRef<str>) -> Result<Self, ApiKeyError> {
+        let key = key.as_ref().trim();
+        if key.is_empty() {
+            return Err(ApiKeyError::Empty);
+        }
+        if key.len() > Self::MAX_LEN {
+            return Err(ApiKeyError::TooLong);
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ApiKeyError::NotVisibleAscii);
+        }
+        Ok(Self(key.to_owned()))
+    }
+
+    /// Returns the whole key, for use in a request only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Masks every occurrence of the key in `text`.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, &self.to_string())
+    }
+}
+
+impl fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = if self.0.len() < 8 { 0 } else { 4 };
+        write!(f, "…{}", &self.0[self.0.len() - shown..])
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({self})")
+    }
+}
+
+/// The reason that a text is not an [`ApiKey`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiKeyError {
+    /// The text is empty or only white space.
+    #[error("the API key is empty")]
+    Empty,
+    /// The key is longer than [`ApiKey::MAX_LEN`].
+    #[error("the API key is longer than {} bytes", ApiKey::MAX_LEN)]
+    TooLong,
+    /// A character that could change the meaning of a header, or can't be in one.
+    #[error("the API key has a space or another character that is not visible ASCII")]
+    NotVisibleAscii,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_shows_its_last_four_characters_at_most() {
+        let long = ApiKey::new(" sk-secret-12345678\n").unwrap();
+        assert_eq!(format!("{long} {long:?}"), "…5678 ApiKey(…5678)");
+        assert_eq!(long.expose(), "sk-secret-12345678");
+        assert_eq!(ApiKey::new("1234567").unwrap().to_string(), "…");
+        assert_eq!(
+            long.redact("a sk-secret-12345678 b sk-secret-12345678"),
+            "a …5678 b …5678"
+        );
+    }
+
+    #[test]
+    fn a_key_at_the_cut_is_masked() {
+        let key = ApiKey::new("sk-secret-12345678").unwrap();
+        for filler in MAX_TEXT - 20..=MAX_TEXT {
+            let text = format!("{}{}{}", "é".repeat(filler), key.expose(), "é".repeat(99));
+            let sanitized = sanitize(&text, Some(&key));
+            assert_eq!(sanitized.chars().count(), MAX_TEXT + 1);
+            assert!(!sanitized.contains("sk-"), "{sanitized}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_into_a_header_is_an_error() {
+        assert_eq!(ApiKey::new(" \t"), Err(ApiKeyError::Empty));
+        for key in ["a b", "a\r\nHost: x", "ключ", "a\0"] {
+            assert_eq!(ApiKey::new(key), Err(ApiKeyError::NotVisibleAscii));
+        }
+        let long = "k".repeat(ApiKey::MAX_LEN + 1);
+        assert_eq!(ApiKey::new(&long), Err(ApiKeyError::TooLong));
+        assert!(ApiKey::new(&long[1..]).is_ok());
+    }
+}
