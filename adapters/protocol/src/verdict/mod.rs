@@ -1,6 +1,6 @@
 //! What an answer means: for the pool, for the task, for the key.
 //!
-//! Invariant: a status code has a meaning in [`TABLE`](table::TABLE) and nowhere else. No text of a verdict holds the
+//! Invariant: a status code has a meaning in the table and nowhere else. No text of a verdict holds the
 //! key, and no wait is longer than a day.
 
 mod kind;
