@@ -249,9 +249,11 @@ impl Run {
     /// Restores a pool as if this one had crashed now, and compares it with what the upstream has seen.
     fn crash(&self, truth: &Truth, written: &[Charge], is_whole: bool) {
         let mut snapshot = self.snapshot.clone();
-        let replayed = snapshot.replay(written.iter().copied());
         let (now, config) = (self.tick(), self.config.clone());
-        let pool = Pool::restore(config, snapshot, now, now).expect("it was saved");
+        let replayed = snapshot.replay(now, written.iter().copied());
+        let mut pool = Pool::restore(config, snapshot, now, now).expect("it was saved");
+        // Leases without holders end.
+        pool.handle_timeout(now);
         let truth = truth.after_crash(self.now);
         // What may count for longer than it has to: what is left of blocks, and ends that were not written.
         let mut pending = self.pool.clone();

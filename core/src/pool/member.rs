@@ -336,7 +336,6 @@ pub(super) struct MemberState<T> {
     pub(super) counted: Option<bool>,
     pub(super) limits: LimitSet,
     /// The cost of leases that may be granted before charges are written.
-    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) block: Cost,
     /// Made when health is watched, or at the first throttle.
     pub(super) health: Option<Box<MemberHealth>>,

@@ -29,15 +29,18 @@ type Open = BTreeMap<u64, SavedLease>;
 
 impl<T> PoolSnapshot<T> {
     /// Enters the charges that were logged since this snapshot was taken, in their order; a log that was cut off
-    /// at any point will do. O(n log n).
+    /// at any point will do. `now` is the time of the restart on the clock of the log. O(n log n).
     ///
     /// Leases without a recorded end expire at their ticks, or end at the restart if they don't expire. What is left
     /// of the last block of each member counts as used at the restart. So a pool that is restored from the snapshot
     /// never admits more than its limits, and refuses at most what those blocks could hold, and the cost of calls
     /// whose end was not recorded, that it would not have refused without the crash.
     ///
+    /// After a crash, replay even a log that holds nothing: blocks may have been open when the snapshot was taken. Before
+    /// an orderly end, take the snapshot last; then there is nothing to replay.
+    ///
     /// Members go by their names, which must differ. Figures don't count what is replayed.
-    pub fn replay(&mut self, charges: impl IntoIterator<Item = Charge>) -> Replayed {
+    pub fn replay(&mut self, now: Tick, charges: impl IntoIterator<Item = Charge>) -> Replayed {
         let mut found = Replayed::default();
         let mut open: Open = BTreeMap::new();
         for saved in core::mem::take(&mut self.leases) {
@@ -47,7 +50,9 @@ impl<T> PoolSnapshot<T> {
         let members: BTreeMap<u64, u32> = members
             .map(|(member, index)| (member.identity, index))
             .collect();
-        let mut blocks: BTreeMap<u32, Cost> = BTreeMap::new();
+        let left = self.members.iter_mut().zip(0u32..);
+        let left = left.map(|(member, index)| (index, core::mem::take(&mut member.block)));
+        let mut blocks: BTreeMap<u32, Cost> = left.collect();
         for charge in charges {
             if self
                 .enter(charge, &members, &mut open, &mut blocks)
@@ -62,8 +67,8 @@ impl<T> PoolSnapshot<T> {
                 tokens: found.unrecorded.tokens.saturating_add(rest.tokens),
             };
             self.fence = self.fence.saturating_add(rest.requests.into());
-            let (lease, at) = (self.fence, self.now);
-            if let Some(saved) = self.grant(member, 0, 0, bounded(rest), at, None) {
+            let lease = self.fence;
+            if let Some(saved) = self.grant(member, 0, 0, bounded(rest), now, None) {
                 open.insert(lease, saved);
             }
         }

@@ -150,7 +150,6 @@ fn at_rest<T: Clone>(saved: &MemberState<T>, now: Tick) -> MemberState<T> {
         ..saved.clone()
     };
     member.figures.measure(now, saved.in_flight);
-    member.block = Cost::default();
     let is_probed = |own: &Settings| own.probes != MemberSetting::Off;
     if let Some(health) = &mut member.health {
         health.probe = None;
@@ -252,6 +251,7 @@ impl<T> Pool<T> {
         let mut handles = Vec::new();
         for (index, mut member) in (0u64..).zip(members) {
             self.clock.next_sequence();
+            member.block = Cost::default();
             member.last_used_seq = ranks.get(&index).copied().unwrap_or(0);
             member.latency = self.times.member_latency();
             let (own, seed) = (Settings::default(), member.probe_seed);
