@@ -555,6 +555,7 @@ fn a_breaker_opened_by_a_probe_timeout_is_reported() {
     );
     harness.now = 10;
     harness.take(Request::new());
+    assert_eq!(reported(&mut harness), Some(HealthChange::BreakerHalfOpen));
     harness.pool.handle_timeout(tick(15));
     let until = tick(35);
     assert_eq!(

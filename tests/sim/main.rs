@@ -8,6 +8,7 @@ mod fast_failure;
 mod flows;
 mod schedule;
 mod settings;
+mod shares;
 mod upstream;
 mod window;
 mod world;

@@ -305,16 +305,27 @@ impl<T> Pool<T> {
         while let Some((turn, lane)) = self.lanes.pop_candidate() {
             match self.queue.next(lane) {
                 Some((present, waiter)) if present == turn => return Some((lane, waiter)),
-                // Turns only move back while members are handed over.
-                Some(_) | None => self.consider(lane),
+                // Turns only move back while members are handed over. The others have moved with this one.
+                Some(_) | None => {
+                    self.consider(lane);
+                    for lane in self.lanes.take_candidates() {
+                        self.consider(lane);
+                    }
+                }
             }
         }
         None
     }
 
-    /// Makes a flagged lane a candidate, if it has a head.
+    /// Makes a flagged lane a candidate, if it has a head that may be served.
     fn consider(&mut self, lane: u32) {
-        match self.queue.next(lane) {
+        let may_serve = !self.is_exact(lane)
+            || !self.shared.is_empty()
+            || self
+                .lanes
+                .get(lane)
+                .is_some_and(|lane| lane.may_serve(self.clock.as_of));
+        match self.queue.next(lane).filter(|_| may_serve) {
             Some((turn, _)) => self.lanes.push_candidate(turn, lane),
             None => self.lanes.unflag(lane),
         }

@@ -219,6 +219,10 @@ impl Lane {
             Readiness::ForLess | Readiness::Unknown => Position::Out,
         };
         let old = mem::replace(position, new);
+        if old == new && matches!(new, Position::Busy | Position::Down | Position::Out) {
+            // The policy learns its load when it is ready again.
+            return;
+        }
         if let Some(balancer) = tier_mut(tiers, tier) {
             balancer.update(slot, load, readiness.availability());
         }
@@ -239,6 +243,17 @@ impl Lane {
             Position::Down => down.insert(slot),
             Position::Absent | Position::Ready | Position::Sleeping | Position::Out => {}
         }
+    }
+
+    /// Whether a member is ready, or asleep until a tick that has come.
+    pub(super) fn may_serve(&self, as_of: Tick) -> bool {
+        let is_awake = match &self.members {
+            LaneMembers::One { readiness, .. } => *readiness == Readiness::Now,
+            LaneMembers::Many { tiers, .. } => {
+                tiers.iter().any(|(_, balancer)| balancer.ready() > 0)
+            }
+        };
+        is_awake || self.first_sleeping().is_some_and(|(tick, _)| tick <= as_of)
     }
 
     /// The member that the policy selects among the ready ones of the lowest tier that has any.

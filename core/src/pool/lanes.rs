@@ -331,6 +331,12 @@ impl Lanes {
         self.candidates.push(Reverse((turn, lane)));
     }
 
+    /// All candidates, in no order.
+    pub(super) fn take_candidates(&mut self) -> Vec<u32> {
+        let candidates = self.candidates.drain();
+        candidates.map(|Reverse((_, lane))| lane).collect()
+    }
+
     /// The candidate whose head is served first.
     #[inline]
     pub(super) fn pop_candidate(&mut self) -> Option<(Turn, u32)> {

@@ -130,7 +130,7 @@ impl<T> Pool<T> {
 
     /// Whether every ready position of a lane is current. One may be out of date if the member was judged for a
     /// lower cost, or before others used up a limit that it shares with them.
-    fn is_exact(&self, lane: u32) -> bool {
+    pub(super) fn is_exact(&self, lane: u32) -> bool {
         let lane = self.lanes.get(lane);
         !self.shared.has_groups() && lane.is_some_and(|lane| lane.is_uniform)
     }
