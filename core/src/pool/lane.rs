@@ -219,10 +219,6 @@ impl Lane {
             Readiness::ForLess | Readiness::Unknown => Position::Out,
         };
         let old = mem::replace(position, new);
-        if old == new && matches!(new, Position::Busy | Position::Down | Position::Out) {
-            // The policy learns its load when it is ready again.
-            return;
-        }
         if let Some(balancer) = tier_mut(tiers, tier) {
             balancer.update(slot, load, readiness.availability());
         }
