@@ -319,15 +319,19 @@ impl<T> Pool<T> {
 
     /// Makes a flagged lane a candidate, if it has a head that may be served.
     fn consider(&mut self, lane: u32) {
-        let may_serve = !self.is_exact(lane)
-            || !self.shared.is_empty()
-            || self
-                .lanes
-                .get(lane)
-                .is_some_and(|lane| lane.may_serve(self.clock.as_of));
-        match self.queue.next(lane).filter(|_| may_serve) {
-            Some((turn, _)) => self.lanes.push_candidate(turn, lane),
-            None => self.lanes.unflag(lane),
+        let Some((turn, waiter)) = self.queue.next(lane) else {
+            self.lanes.unflag(lane);
+            return;
+        };
+        let known = self.lanes.get(lane);
+        let cost = self.queue.waiter(waiter).map(|waiter| waiter.request.cost);
+        // The lane's index tells by itself that no member is ready, if it was judged for this cost.
+        let is_idle = known
+            .is_some_and(|known| Some(known.wanted) == cost && !known.may_serve(self.clock.as_of));
+        if is_idle && self.is_exact(lane) && self.shared.is_empty() {
+            self.lanes.unflag(lane);
+        } else {
+            self.lanes.push_candidate(turn, lane);
         }
     }
 
