@@ -110,6 +110,16 @@ impl Booking {
         self.at
     }
 
+    /// The booking of a class at a tick, in a set without reports.
+    pub(crate) fn unreported(at: Tick, class: u32, has_arrived: bool) -> Self {
+        Self {
+            at,
+            reports: 0,
+            class,
+            has_arrived,
+        }
+    }
+
     /// Whether its call has arrived at the upstream.
     #[must_use]
     pub fn has_arrived(self) -> bool {

@@ -74,8 +74,10 @@ impl<T> Pool<T> {
         let weight = self.flow_weight(&request);
         let held_back = self.held_back_by_flow(&request);
         let next = self.queue.next(lane);
-        let turn = self.queue.turn_of(lane, &request, weight);
-        let is_first = turn.is_some_and(|turn| next.is_none_or(|(head, _)| turn < head));
+        let is_first = self.queue.len_of(lane) == 0 || {
+            let turn = self.queue.turn_of(lane, &request, weight);
+            turn.is_some_and(|turn| next.is_none_or(|(head, _)| turn < head))
+        };
         let mut readiness = held_back.map_or(Readiness::AnyTime, |(readiness, _)| readiness);
         let is_tried = is_first && held_back.is_none() && self.leases.has_room();
         if is_tried {

@@ -183,17 +183,17 @@ impl<T> Pool<T> {
             .outlier
             .as_ref()
             .and_then(OutlierDetector::poll_timeout);
-        let is_awaited = !self.lanes.awaited().is_empty();
-        let fast_failure = self.fast_failures.next_end().filter(|_| is_awaited);
+        let others = earliest(
+            earliest(self.leases.next_expiry(), self.queue.next_timer()),
+            earliest(self.members.next_timer(), sweep),
+        );
+        if self.lanes.awaited().is_empty() {
+            return others;
+        }
         let awaited = self.lanes.awaited().iter();
         let ready = awaited.map(|lane| self.ready_at(*lane));
-        ready.chain([fast_failure]).fold(
-            earliest(
-                earliest(self.leases.next_expiry(), self.queue.next_timer()),
-                earliest(self.members.next_timer(), sweep),
-            ),
-            earliest,
-        )
+        let ready = ready.chain([self.fast_failures.next_end()]);
+        ready.fold(others, earliest)
     }
 
     /// The tick at which a lane's head may be served; `None` where that is now or not known.

@@ -9,7 +9,7 @@ use super::event::Place;
 use super::flows::FlowConfig;
 use super::ids::WaiterId;
 use super::request::Request;
-use crate::limit::Wait;
+use crate::limit::{Booking, Wait};
 use crate::time::Tick;
 use crate::util::slab::Handle;
 use core::num::NonZeroU16;
@@ -32,10 +32,9 @@ impl<T> Pool<T> {
         self.flows.set(flow, config);
         for lease in self.leases.iter_mut().filter(|lease| lease.flow == flow) {
             lease.booked.flow = self.flows.rebook(now, flow, lease.class, lease.cost);
-            if lease.booked.member.has_arrived()
-                && let Some(booked) = &mut lease.booked.flow
-            {
-                self.flows.arrive(now, flow, booked, lease.cost);
+            if let (Some(at), true) = (lease.booked.flow, lease.booked.member.has_arrived()) {
+                let booking = Booking::unreported(at, lease.class, false);
+                self.flows.arrive(now, flow, booking, lease.cost);
             }
         }
         if self.flows.counts_classes() {

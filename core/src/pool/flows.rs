@@ -137,6 +137,8 @@ impl FlowState {
 #[derive(Clone, Debug)]
 pub(super) struct Flows {
     default: FlowConfig,
+    /// Whether the default has limits or a bound, so that every flow has a state.
+    has_bounds: bool,
     states: BTreeMap<u64, FlowState>,
     /// The flow looked at last for removal.
     swept: u64,
@@ -145,6 +147,7 @@ pub(super) struct Flows {
 impl Flows {
     pub(super) fn new(default: FlowConfig) -> Self {
         Self {
+            has_bounds: default.has_bounds(),
             default,
             states: BTreeMap::new(),
             swept: 0,
@@ -154,10 +157,14 @@ impl Flows {
     /// Whether any flow has settings, so that requests are to be held to them.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.states.is_empty() && !self.default.has_bounds()
+        !self.has_bounds && self.states.is_empty()
     }
 
+    #[inline]
     pub(super) fn weight(&self, flow: u64) -> NonZeroU16 {
+        if self.states.is_empty() {
+            return self.default.weight;
+        }
         let state = self.states.get(&flow);
         state.map_or(self.default.weight, |state| state.weight)
     }
@@ -182,14 +189,8 @@ impl Flows {
     }
 
     /// Books a grant.
-    pub(super) fn charge(
-        &mut self,
-        now: Tick,
-        flow: u64,
-        class: u32,
-        cost: Cost,
-    ) -> Option<Booking> {
-        if self.default.has_bounds() {
+    pub(super) fn charge(&mut self, now: Tick, flow: u64, class: u32, cost: Cost) -> Option<Tick> {
+        if self.has_bounds {
             let fresh = || FlowState::new(&self.default, false);
             self.states.entry(flow).or_insert_with(fresh);
         }
@@ -198,12 +199,13 @@ impl Flows {
         state.granted = state.granted.saturating_add(1);
         let booking = state.limits.charge(now, class, cost);
         self.sweep(now);
-        Some(booking)
+        Some(booking.at())
     }
 
-    pub(super) fn arrive(&mut self, now: Tick, flow: u64, booking: &mut Booking, cost: Cost) {
+    /// Starts the windows of a booking that has not arrived.
+    pub(super) fn arrive(&mut self, now: Tick, flow: u64, mut booking: Booking, cost: Cost) {
         if let Some(state) = self.states.get_mut(&flow) {
-            state.limits.arrive(now, booking, cost);
+            state.limits.arrive(now, &mut booking, cost);
         }
     }
 
@@ -232,16 +234,10 @@ impl Flows {
     }
 
     /// Books a lease that the flow already holds.
-    pub(super) fn rebook(
-        &mut self,
-        now: Tick,
-        flow: u64,
-        class: u32,
-        cost: Cost,
-    ) -> Option<Booking> {
+    pub(super) fn rebook(&mut self, now: Tick, flow: u64, class: u32, cost: Cost) -> Option<Tick> {
         let state = self.states.get_mut(&flow)?;
         state.held = state.held.saturating_add(1);
-        Some(state.limits.charge(now, class, cost))
+        Some(state.limits.charge(now, class, cost).at())
     }
 
     /// Removes idle states among the next few: two for each that a grant can create.
@@ -279,8 +275,8 @@ impl Flows {
     /// The state of a flow without settings of its own, if it has bounds.
     #[cfg(feature = "serde")]
     pub(super) fn fresh(&self) -> Option<FlowState> {
-        let has_bounds = self.default.has_bounds();
-        has_bounds.then(|| FlowState::new(&self.default, false))
+        self.has_bounds
+            .then(|| FlowState::new(&self.default, false))
     }
 
     #[cfg(feature = "serde")]

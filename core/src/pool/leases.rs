@@ -37,10 +37,18 @@ pub(super) struct Bookings {
     /// The group that the member was in at the grant.
     pub(super) group: Option<(GroupIndex, Booking)>,
     pub(super) pool: Option<Booking>,
-    pub(super) flow: Option<Booking>,
+    /// The tick of the booking with the flow, if that has a state.
+    pub(super) flow: Option<Tick>,
 }
 
 impl Lease {
+    /// Its booking with the flow, if that has a state. Flows have no reports.
+    pub(super) fn flow_booking(&self) -> Option<Booking> {
+        let has_arrived = self.booked.member.has_arrived();
+        let at = self.booked.flow?;
+        Some(Booking::unreported(at, self.class, has_arrived))
+    }
+
     fn is_estimated(&self) -> bool {
         self.cost != Cost::REQUEST
     }
@@ -92,8 +100,9 @@ impl Leases {
 
     #[inline]
     pub(super) fn insert(&mut self, lease: Lease) -> Option<Handle> {
+        let is_estimated = lease.is_estimated();
         let handle = self.slab.insert(lease)?;
-        if lease.is_estimated() {
+        if is_estimated {
             self.estimated = self.estimated.saturating_add(1);
         }
         Some(handle)

@@ -62,15 +62,13 @@ impl<T> Pool<T> {
         let handle = lease.within(self.config.id).ok_or(StaleLease)?;
         let lease = self.leases.get_mut(handle).ok_or(StaleLease)?;
         let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
-        let (booked, cost) = (&mut lease.booked, lease.cost);
-        if let Some(log) = self
-            .charges
-            .as_mut()
-            .filter(|_| !booked.member.has_arrived())
-        {
+        let (flowing, cost) = (lease.flow_booking(), lease.cost);
+        let is_first = !lease.booked.member.has_arrived();
+        if let Some(log) = self.charges.as_mut().filter(|_| is_first) {
             let lease = lease.fence;
             log.push(Charge::Arrived { lease, at: now });
         }
+        let booked = &mut lease.booked;
         member.limits.arrive(now, &mut booked.member, cost);
         if let Some(grouped) = &mut booked.group {
             self.shared.arrive_group(now, grouped, cost);
@@ -79,10 +77,10 @@ impl<T> Pool<T> {
             self.shared.arrive_pool(now, pooled, cost);
         }
         let flow = lease.flow;
-        if let Some(flowing) = &mut booked.flow {
+        if let Some(flowing) = flowing {
             self.flows.arrive(now, flow, flowing, cost);
         }
-        let (slot, group) = (lease.member.slot(), booked.group);
+        let (slot, group) = (lease.member.slot(), lease.booked.group);
         self.reindex(slot);
         self.rejudge_flow(flow);
         self.reindex_held_back(group.map(|(group, _)| group));
@@ -198,7 +196,7 @@ impl<T> Pool<T> {
         if let Some(booked) = lease.booked.pool {
             self.shared.settle_pool(now, booked, lease.cost, actual);
         }
-        if let Some(booked) = lease.booked.flow {
+        if let Some(booked) = lease.flow_booking() {
             self.flows
                 .settle(now, lease.flow, booked, lease.cost, actual);
             self.rejudge_flow(lease.flow);

@@ -108,9 +108,9 @@ impl<T> PoolSnapshot<T> {
             Charge::Arrived { lease, at } => {
                 let saved = open.get_mut(&lease)?;
                 let SavedLease { member, lease, .. } = saved;
-                let (cost, flow) = (lease.cost, lease.flow);
                 self.now = self.now.max(at);
-                self.each(*member, flow, &mut lease.booked, |limits, booking| {
+                let cost = lease.cost;
+                self.each(*member, lease, |limits, booking| {
                     limits.arrive(at, booking, cost);
                 });
             }
@@ -119,8 +119,9 @@ impl<T> PoolSnapshot<T> {
                     member, mut lease, ..
                 } = open.remove(&lease)?;
                 self.now = self.now.max(at);
-                self.each(member, lease.flow, &mut lease.booked, |limits, booking| {
-                    limits.settle(at, *booking, lease.cost, cost);
+                let reserved = lease.cost;
+                self.each(member, &mut lease, |limits, booking| {
+                    limits.settle(at, *booking, reserved, cost);
                 });
             }
             Charge::Observed {
@@ -166,7 +167,7 @@ impl<T> PoolSnapshot<T> {
             member: booked,
             group,
             pool,
-            flow: flow_limits.map(|limits| limits.charge(at, class, cost)),
+            flow: flow_limits.map(|limits| limits.charge(at, class, cost).at()),
         };
         self.figures.record_grant(Duration::ZERO, false);
         Some(SavedLease {
@@ -202,10 +203,16 @@ impl<T> PoolSnapshot<T> {
     fn each(
         &mut self,
         member: u32,
-        flow: u64,
-        booked: &mut Bookings,
+        lease: &mut Lease,
         mut change: impl FnMut(&mut LimitSet, &mut Booking),
     ) {
+        let (flowing, flow) = (lease.flow_booking(), lease.flow);
+        let booked = &mut lease.booked;
+        if let Some(mut flowing) = flowing
+            && let Some(limits) = self.flow_limits(flow)
+        {
+            change(limits, &mut flowing);
+        }
         if let Some(member) = self.members.get_mut(member as usize) {
             change(&mut member.limits, &mut booked.member);
         }
@@ -216,11 +223,6 @@ impl<T> PoolSnapshot<T> {
         }
         if let Some(booking) = &mut booked.pool {
             change(&mut self.limits, booking);
-        }
-        if let Some(booking) = &mut booked.flow
-            && let Some(limits) = self.flow_limits(flow)
-        {
-            change(limits, booking);
         }
     }
 }

@@ -289,7 +289,7 @@ impl<T> Pool<T> {
         let group = lease.booked.group;
         lease.booked.group = group.map(|(group, booked)| (group, booked.rebased(from, to)));
         lease.booked.pool = lease.booked.pool.map(|pool| pool.rebased(from, to));
-        lease.booked.flow = lease.booked.flow.map(|flow| flow.rebased(from, to));
+        lease.booked.flow = lease.booked.flow.map(|at| offset.tick(at));
         if lease.booked.flow.is_some() {
             self.flows.hold(lease.flow);
         }
