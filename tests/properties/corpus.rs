@@ -1,7 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    balance, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, protocol, snapshot,
+    balance, charges, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, protocol,
+    snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,13 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
 fn balance_corpus() {
     replay("balance", |bytes| {
         decode(bytes).map(|case| balance::run(&case))
+    });
+}
+
+#[test]
+fn charges_corpus() {
+    replay("charges", |bytes| {
+        decode(bytes).map(|case| charges::run(&case))
     });
 }
 
