@@ -6,7 +6,7 @@ use crate::batch::{Batch, Upstream};
 use crate::error::BatchError;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_core::balance::Policy;
+use leasehold_core::balance::{Policy, stable_hash};
 use leasehold_core::health::BreakerConfig;
 use leasehold_core::limit::{LimitSet, LimitSpec, LimitSpecs, Unit};
 use leasehold_core::pool::{Charge, Labels, Member, MemberId, Pool, PoolConfig};
@@ -135,48 +135,50 @@ impl KeyPool {
             let label = by_model.then(|| pool.labels([number]).ok()).flatten();
             labels.push(label.unwrap_or(Labels::NONE));
         }
-        let (mut hashes, mut logs, mut first_log) = (HashMap::new(), HashMap::new(), 0_usize);
+        let (mut logs, mut first_log) = (HashMap::new(), 0_usize);
         for (index, account) in accounts.iter().enumerate() {
-            let shared = account.limits.as_ref().map(LimitSpecs::limits);
-            let shared = shared.unwrap_or_default();
-            let group = by_model.then(|| pool.add_group(shared.clone()));
-            let models = if by_model { batch.models.len() } else { 1 };
-            for model in 0..models {
-                let name = format!("{index}/{model}");
-                let own = by_model.then(|| model_limits(batch, model)).flatten();
-                let slot = Slot {
-                    account: index,
-                    model: by_model.then_some(model),
-                    token_cap: token_cap([account.limits.as_ref(), own]),
-                };
-                let mut member = Member::new(Arc::new(slot)).name(&name);
-                member = match group {
-                    Some(group) => {
-                        let limits = own.map(LimitSpecs::limits).unwrap_or_default();
-                        member.group(group).limits(limits).labels(labels[model])
-                    }
-                    None => member.limits(shared.clone()),
-                };
-                pool.add(first, member)?;
-                let hash = leasehold_core::balance::stable_hash(name.as_bytes());
-                hashes.insert((index, model), hash);
-                logs.insert(hash, (first_log, account.upstreams.len()));
+            let members = if by_model {
+                members_by_model(batch, index, account, &mut pool, &labels)
+            } else {
+                vec![member_of_account(index, account)]
+            };
+            for (model, member) in members.into_iter().enumerate() {
+                let name = name_of(index, model);
+                pool.add(first, member.name(&name))?;
+                let logs_of = (first_log, account.upstreams.len());
+                logs.insert(stable_hash(name.as_bytes()), logs_of);
             }
             first_log = first_log.saturating_add(account.upstreams.len());
         }
         let mut snapshot = pool.snapshot();
-        let charges = charges.into_iter().filter_map(|it| {
+        let charges = charges.into_iter().map(|it| {
             let model = batch.models.iter().position(|name| *name == it.model);
             // A model that this run does not call still counts in the limits that all models share.
             let model = model.filter(|_| by_model).unwrap_or(0);
-            Some(moved(it.charge, *hashes.get(&(it.account, model))?))
+            moved(
+                it.charge,
+                stable_hash(name_of(it.account, model).as_bytes()),
+            )
         });
         snapshot.replay(now, charges);
         let restored = Pool::restore(config, snapshot, now, now);
         let pool = restored.map_err(|error| BatchError::State {
             problem: error.to_string(),
         })?;
-        let pool = SyncPool::from_core(pool, clock);
+        Ok(Self::of_pool(
+            batch,
+            SyncPool::from_core(pool, clock),
+            labels,
+            logs,
+        ))
+    }
+
+    fn of_pool(
+        batch: &Batch,
+        pool: SyncPool<Slot>,
+        labels: Vec<Labels>,
+        logs: HashMap<u64, (usize, usize)>,
+    ) -> Self {
         let members = pool.members();
         let caps = |model: usize| {
             let serving = members.iter().map(|(_, slot)| slot);
@@ -184,13 +186,13 @@ impl KeyPool {
             serving.filter_map(|slot| slot.token_cap).min()
         };
         let token_caps = (0..batch.models.len()).map(caps).collect();
-        Ok(Self {
+        Self {
             pool,
             members,
             labels,
             logs,
             token_caps,
-        })
+        }
     }
 
     /// Returns the log of a charge, in the order of the keys by account. `turn` picks one of the account's keys.
@@ -209,6 +211,46 @@ impl KeyPool {
     pub(crate) fn token_cap(&self, model: usize) -> Option<u32> {
         self.token_caps.get(model).copied().flatten()
     }
+}
+
+/// Returns the name of a member, by which charges find it.
+fn name_of(account: usize, model: usize) -> String {
+    format!("{account}/{model}")
+}
+
+/// Makes the member of an account that serves all models.
+fn member_of_account(index: usize, account: &Account) -> Member<Arc<Slot>> {
+    let slot = Slot {
+        account: index,
+        model: None,
+        token_cap: token_cap([account.limits.as_ref()]),
+    };
+    let limits = account.limits.as_ref().map(LimitSpecs::limits);
+    Member::new(Arc::new(slot)).limits(limits.unwrap_or_default())
+}
+
+/// Makes the members of an account, one for each model, which share the account's limits.
+fn members_by_model(
+    batch: &Batch,
+    index: usize,
+    account: &Account,
+    pool: &mut Pool<Arc<Slot>>,
+    labels: &[Labels],
+) -> Vec<Member<Arc<Slot>>> {
+    let shared = account.limits.as_ref().map(LimitSpecs::limits);
+    let group = pool.add_group(shared.unwrap_or_default());
+    let members = labels.iter().enumerate().map(|(model, labels)| {
+        let own = model_limits(batch, model);
+        let slot = Slot {
+            account: index,
+            model: Some(model),
+            token_cap: token_cap([account.limits.as_ref(), own]),
+        };
+        let limits = own.map(LimitSpecs::limits).unwrap_or_default();
+        let member = Member::new(Arc::new(slot)).group(group);
+        member.limits(limits).labels(*labels)
+    });
+    members.collect()
 }
 
 fn pool_config(batch: &Batch) -> PoolConfig {

@@ -479,7 +479,11 @@ mod tests {
         assert_eq!(earlier.len(), 4, "one call for each of two minutes");
         let cost = |charge: &Charge| match charge {
             Charge::Granted { cost, .. } => cost.requests,
-            _ => 0,
+            Charge::Arrived { .. }
+            | Charge::Ended { .. }
+            | Charge::Observed { .. }
+            | Charge::Block { .. }
+            | _ => 0,
         };
         assert_eq!(earlier.iter().map(cost).sum::<u32>(), 100);
         assert_eq!(open(folder.path(), hours(26)).1.len(), 0);

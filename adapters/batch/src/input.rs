@@ -218,7 +218,7 @@ impl Item {
         let content = match (input.template, fields.get("prompt"), fields.get("messages")) {
             (Some(template), _, _) => Content::Prompt(template.render(&fields)?),
             (None, None, Some(messages)) => {
-                if !messages.as_array().is_some_and(|it| !it.is_empty()) {
+                if messages.as_array().is_none_or(Vec::is_empty) {
                     return Err("`messages` is not a list with at least one message".to_owned());
                 }
                 Content::Messages(messages.clone())
@@ -281,9 +281,10 @@ fn call_of(fields: &Map<String, Value>) -> Result<Content, String> {
 /// Returns the id of an item or result, as JSON: a string or a whole number.
 pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
     if let Some(id) = fields.get("custom_id") {
-        return match id {
-            Value::String(_) => Ok(id.to_string()),
-            _ => Err("the `custom_id` is not a string".to_owned()),
+        return if id.is_string() {
+            Ok(id.to_string())
+        } else {
+            Err("the `custom_id` is not a string".to_owned())
         };
     }
     match fields.get("id").or_else(|| fields.get("input_id")) {

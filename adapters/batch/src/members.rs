@@ -171,7 +171,7 @@ impl<'a> Members<'a> {
             let next = verdict.next_after_success(state.has_answered(called.model));
             let is_alive = verdict.outcome == Judged::Ok || verdict.kind.scope() == Scope::Key;
             let (reaction, ended) = if is_alive {
-                let ended = state.answer(now, called.model, verdict.kind);
+                let ended = state.answer(now, called.began, called.model, verdict.kind);
                 (Reaction::None, ended)
             } else {
                 let reaction = state.failure(now, called.began, called.model, verdict);
@@ -345,9 +345,12 @@ impl<'a> Members<'a> {
             lock(&self.resting).remove(&member);
         }
         let host = lock(&self.origins[origin]).host().to_owned();
-        let lasted = words(now.since(outage.since));
-        self.counter
-            .say(&format!("{host} answers again, after {lasted}"));
+        let lasted = now.since(outage.since);
+        if lasted >= HEAD_START {
+            let lasted = words(lasted);
+            self.counter
+                .say(&format!("{host} answers again, after {lasted}"));
+        }
     }
 
     fn members_of(&self, origin: usize) -> Vec<MemberId> {

@@ -110,8 +110,20 @@ impl Origin {
         self.last_answer.is_some_and(|last| last >= tick)
     }
 
-    /// Counts an answer, also one that refuses the request; returns the outage that it ends.
-    pub(crate) fn answer(&mut self, now: Tick, model: usize, kind: Kind) -> Option<Outage> {
+    /// Counts an answer to a call that began at `began`, also one that refuses the request; returns the outage that it
+    /// ends.
+    pub(crate) fn answer(
+        &mut self,
+        now: Tick,
+        began: Tick,
+        model: usize,
+        kind: Kind,
+    ) -> Option<Outage> {
+        let outage = self.outage.as_ref();
+        if outage.is_some_and(|outage| began < outage.since) {
+            // The call was under way when the outage began: it tells nothing of its end.
+            return None;
+        }
         self.last_answer = Some(now);
         self.bad_since = None;
         self.failures = 0;
@@ -181,7 +193,8 @@ impl Origin {
             Some(_) | None => &mut self.strikes,
         };
         *strikes = strikes.saturating_add(1);
-        if *strikes < STRIKES {
+        // Once is enough: calls that were under way say the same.
+        if *strikes != STRIKES {
             return Reaction::None;
         }
         self.is_wrong |= is_url;
@@ -231,12 +244,13 @@ mod tests {
         };
         assert!(at(6) <= until && until <= at(10), "{until:?}");
         assert_eq!(origin.outage().unwrap().since, at(1));
+        assert!(origin.answer(at(6), at(0), 0, Kind::Answer).is_none());
         // A call that began before tells nothing new.
         let late = origin.failure(at(6), at(3), 0, &status(503));
         assert_eq!(late, Reaction::None);
         let again = origin.failure(at(11), at(10), 0, &status(503));
         assert!(matches!(again, Reaction::RestUntil(_)));
-        assert!(origin.answer(at(12), 0, Kind::Answer).is_some());
+        assert!(origin.answer(at(12), at(11), 0, Kind::Answer).is_some());
         assert!(origin.outage().is_none() && origin.bad_since().is_none());
     }
 
@@ -250,10 +264,11 @@ mod tests {
         assert_eq!(third, Reaction::WrongUrl);
 
         let mut origin = Origin::new("http://h/v1", 2, 7);
-        origin.answer(at(1), 0, Kind::Answer);
+        origin.answer(at(1), at(1), 0, Kind::Answer);
         for _ in 0..10 {
             let reaction = origin.failure(at(2), at(2), 0, &not_found);
-            assert_eq!(reaction, Reaction::None);
+            let waits = matches!(reaction, Reaction::None | Reaction::RestUntil(_));
+            assert!(waits, "after an answer it is an outage");
         }
         for expected in [Reaction::None, Reaction::None, Reaction::WrongModel] {
             assert_eq!(origin.failure(at(2), at(2), 1, &not_found), expected);

@@ -25,7 +25,7 @@ use leasehold_core::limit::Cost;
 use leasehold_core::pool::{Charge, Outcome, Release, Request};
 use leasehold_http::{CallEvent, Client};
 use leasehold_protocol::estimate_most;
-use leasehold_protocol::verdict::{Kind, Next, Tally};
+use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
 use leasehold_sync::{AcquireError, Lease, PendingLease};
 use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
@@ -297,9 +297,11 @@ impl<'a> Run<'a> {
             self.queue.finish();
             return;
         }
-        match verdict.kind {
-            Kind::BadRequest | Kind::PromptTooLong | Kind::Blocked => self.warmup.open(),
-            _ => self.warmup.fail(),
+        if verdict.outcome == Judged::Ok {
+            // The service has read the request: URL and model are right.
+            self.warmup.open();
+        } else {
+            self.warmup.fail();
         }
         self.retry_or_fail(task, attempt, step);
     }
@@ -335,7 +337,9 @@ impl<'a> Run<'a> {
                     ..
                 } => (*member, *class, *lease),
                 Charge::Observed { member, .. } => (*member, 0, 0),
-                _ => return None,
+                Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Block { .. } | _ => {
+                    return None;
+                }
             };
             let log = self.keys.log_of(member, turn)?;
             let model = usize::try_from(class).ok()?.checked_sub(1);
@@ -388,7 +392,7 @@ impl<'a> Run<'a> {
         // A member that rests delays the task by itself, and another may serve it at once.
         let delay = if step.rests && !is_counted {
             wait
-        } else if attempt.verdict.fate == leasehold_protocol::verdict::Fate::Reject {
+        } else if attempt.verdict.fate == Fate::Reject {
             Duration::ZERO
         } else {
             wait.max(task.backoff.next_delay())

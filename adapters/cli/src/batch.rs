@@ -33,16 +33,16 @@ Limits of each key (or group) on each URL, separated by commas [default: none]
   3/60s                        calls in any 60 seconds; or 500/min, 10000/d
   40000 tokens/min             tokens, reserved before a call and settled after it
   2 concurrent                 calls at a time
-  gpt-4o=500/min               for the calls of one model, besides the others; repeat the flag
-A limit of calls is never exceeded as the service counts it, over restarts too. Another algorithm
-or anchor, if you say so:
+  gpt-4o=500/min               for one model, besides the others; repeat the flag
+A limit of calls is never exceeded as the service counts it, over restarts too.
+Another algorithm or anchor, if you say so:
   100/60s bucketed 6           six buckets a window: less memory, up to 10 s more wait
   500/min token bucket burst 20, 500/min gcra burst 20, 60/min paced, 60/min fixed
-  3/60s from grant             counts from the start of a call: faster, the service may see more";
+  3/60s from grant             from the start of a call: the service may see more";
 
 const KEYS: &str = "\
 File with one API key per line. A line may say more:
-  KEY url=URL                  the key is for this URL only; then --url is not needed for it
+  KEY url=URL                  the key is for this URL only
   KEY group=NAME               keys of one account: they share one set of limits
   KEY limit=\"3/60s, 2 concurrent\"   limits of its own, in place of --limit
 Lines of .env files (NAME=KEY), quotes, commas and comments (#) are understood.";
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     /// Output; results already in it are kept; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Model to call; repeat it for more models; OpenAI Batch lines name their own
+    /// Model to call; repeatable; OpenAI Batch lines name their own
     #[arg(long)]
     model: Vec<String>,
 
@@ -72,13 +72,13 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Args)]
 struct Service {
-    /// Base URL of the service, such as https://api.openai.com/v1; repeat it to use several
+    /// Base URL, such as https://api.openai.com/v1; repeatable
     #[arg(long)]
     url: Vec<String>,
     /// File with one API key per line
     #[arg(long, value_name = "FILE", conflicts_with = "keys_env", long_help = KEYS)]
     keys: Option<PathBuf>,
-    /// Environment variable with API keys, separated by commas or spaces
+    /// Environment variable with API keys, comma-separated
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
     /// Header of every call; repeatable; the value is not shown
@@ -87,7 +87,7 @@ struct Service {
     /// Name of the header with the id of each call
     #[arg(long, value_name = "NAME", default_value = "x-trace-id")]
     trace_header: String,
-    /// Certificate authorities to trust, as PEM [default: SSL_CERT_FILE, else Mozilla's]
+    /// Trusted certificates, PEM [default: SSL_CERT_FILE, else Mozilla's]
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Accept any certificate: anyone in between can read the keys
@@ -97,7 +97,7 @@ struct Service {
 
 #[derive(Debug, clap::Args)]
 struct Requests {
-    /// File with the text of the prompt; {{ field }} inserts a field of the item (Jinja syntax)
+    /// File with the prompt; {{ field }} inserts a field of the item (Jinja)
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
     /// System message of every request
@@ -106,7 +106,7 @@ struct Requests {
     /// JSON file with fields of every request; its texts may have {{ field }}
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Field of every request, such as temperature=0; the value is JSON, else text; repeatable
+    /// Field of every request, JSON or text, such as temperature=0; repeatable
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_field)]
     set: Vec<(String, Value)>,
     /// Same as --set max_tokens=TOKENS [default: not sent]
@@ -116,23 +116,23 @@ struct Requests {
 
 #[derive(Debug, clap::Args)]
 struct Pace {
-    /// Limits of each key, such as "3/60s, 40000 tokens/min" or gpt-4o=500/min; repeatable
+    /// Limits of each key, such as "3/60s, 2 concurrent"; repeatable
     #[arg(long, value_name = "[MODEL=]LIMITS", value_parser = parse_limit, long_help = LIMITS)]
     limit: Vec<LimitArgument>,
-    /// Folder that keeps what keys have used, for limits over restarts; "none" keeps nothing
+    /// Folder by which limits hold over restarts, or "none"
     #[arg(
         long,
         value_name = "DIR|none",
         long_help = "\
 Folder that keeps what keys have used, so that limits hold over restarts and kills
-[default: $XDG_STATE_HOME/leasehold, else ~/.local/state/leasehold; used only with limits].
-No key is in it. \"none\" keeps nothing."
+[default: $XDG_STATE_HOME/leasehold, else ~/.local/state/leasehold].
+Used only with limits. No key is in it. \"none\" keeps nothing."
     )]
     state: Option<PathBuf>,
-    /// Threads that make calls [default: 2 per key and URL, at most 10 per model]
+    /// Threads that call [default: 2 per key, at most 10 per model]
     #[arg(long, value_name = "THREADS", value_parser = parse_whole::<NonZeroUsize>)]
     workers: Option<NonZeroUsize>,
-    /// Attempts per task; rate-limited attempts and outages are not counted
+    /// Attempts per task; rate limits and outages don't count
     #[arg(long, value_name = "ATTEMPTS", default_value = "3", value_parser = parse_whole::<NonZeroU32>)]
     tries: NonZeroU32,
     /// Timeout of a call
@@ -145,10 +145,10 @@ No key is in it. \"none\" keeps nothing."
 
 #[derive(Debug, clap::Args)]
 struct Results {
-    /// What to do with earlier answers whose request has changed since
+    /// Earlier answers whose request has changed
     #[arg(long, value_name = "keep|redo|fail", value_enum, default_value_t = OnChangeArgument::Fail, hide_possible_values = true)]
     on_change: OnChangeArgument,
-    /// Parts of answers to keep: the usual fields, or "full" for the whole body as `raw`
+    /// Usual fields of answers, or the whole body too
     #[arg(long, value_name = "usual|full", value_enum, default_value_t = Keep::Usual, hide_possible_values = true)]
     keep: Keep,
     /// Print the summary as JSON
@@ -454,7 +454,8 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
             key.key
         ));
     }
-    if let Some(task) = &summary.first_failure {
+    let is_wrong = summary.ok == 0 && !summary.stopped.is_empty();
+    if let Some(task) = summary.first_failure.as_ref().filter(|_| !is_wrong) {
         print_err(format_args!(
             "first failure: item {}, model {}: {}",
             task.item, task.model, task.reason
@@ -463,7 +464,6 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
             "all failures are in {output}, under `output_error`"
         ));
     }
-    let is_wrong = summary.ok == 0 && !summary.stopped.is_empty();
     if (summary.failed > 0 || summary.unfinished > 0) && !is_wrong {
         print_err("run the same command again to continue");
     }
