@@ -3,6 +3,8 @@
 mod batch;
 mod errors;
 mod interrupt;
+mod requests;
+mod state;
 mod testbed;
 
 use serde_json::{Value, json};
