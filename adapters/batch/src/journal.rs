@@ -140,10 +140,12 @@ impl JournalEntry {
         let Ok(id) = serde_json::from_str::<Value>(&self.id) else {
             return false;
         };
-        match self.answer.get("custom_id") {
+        let written = id.to_string();
+        let is_id = match self.answer.get("custom_id") {
             Some(custom_id) => id.is_string() && *custom_id == id,
-            None => (id.is_string() || id.is_i64() || id.is_u64()) && id.to_string() == self.id,
-        }
+            None => id.is_string() || id.is_i64() || id.is_u64(),
+        };
+        is_id && written == self.id
     }
 }
 
