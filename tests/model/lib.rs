@@ -1,4 +1,5 @@
-//! Operations and plain oracles for the machines of `leasehold-core` and the readers of `leasehold-protocol`.
+//! Operations and plain oracles for the machines of `leasehold-core` and the readers of `leasehold-protocol`, and files
+//! of `leasehold-batch`.
 //!
 //! Each module has one `Case` and one `run`, which property tests, fuzz targets and the replay of the
 //! committed corpora share. `run` panics if machine and oracle differ.
@@ -10,6 +11,7 @@ pub mod budget;
 pub mod charges;
 pub mod failure;
 pub mod grammar;
+pub mod journal;
 pub mod limit_set;
 pub mod limits;
 pub mod outlier;

@@ -1,8 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    balance, charges, decode, failure, grammar, limit_set, limits, pool, pool_snapshot, protocol,
-    snapshot,
+    balance, charges, decode, failure, grammar, journal, limit_set, limits, pool, pool_snapshot,
+    protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -102,5 +102,12 @@ fn verdict_corpus() {
 fn rate_headers_corpus() {
     replay("rate_headers", |bytes| {
         decode(bytes).map(|case| protocol::rate_headers::run(&case))
+    });
+}
+
+#[test]
+fn journal_corpus() {
+    replay("journal", |bytes| {
+        decode(bytes).map(|case| journal::run(&case))
     });
 }

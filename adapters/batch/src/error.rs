@@ -48,6 +48,55 @@ pub enum BatchError {
         /// The journal of both runs.
         path: PathBuf,
     },
+    /// Another process charges one of the keys.
+    #[error(
+        "the key {key} for {url} is in use by {}: two runs would exceed its limits together; wait for the other to \
+         end, share the keys with `leasehold gateway`, or use other keys",
+        process_words(*process)
+    )]
+    KeyInUse {
+        /// The key, masked.
+        key: String,
+        /// The base URL.
+        url: String,
+        /// The id of the other process, if it can be read.
+        process: Option<u32>,
+    },
+    /// The state of the limits can't be kept.
+    #[error(
+        "{problem}; limits hold across runs only if it can be: choose another folder with --state DIR, or --state none"
+    )]
+    State {
+        /// Description for the user.
+        problem: String,
+    },
+    /// Keys of one group have different limits.
+    #[error(
+        "the keys of the group {group} have different limits; they share one set, so write the same on each line"
+    )]
+    GroupLimits {
+        /// The group.
+        group: String,
+    },
+    /// No model is named.
+    #[error("there is no model; name one with --model")]
+    NoModels,
+    /// Earlier answers belong to other requests.
+    #[error(
+        "{changed} of {answers} answers in {} are to other requests: {example}; prompt, template or parameters have \
+         changed since. --on-change redo asks again, --on-change keep keeps them",
+        path.display()
+    )]
+    Changed {
+        /// The output.
+        path: PathBuf,
+        /// Answers to other requests.
+        changed: usize,
+        /// All answers that are already there.
+        answers: usize,
+        /// One of the tasks.
+        example: String,
+    },
     /// The batch has no endpoints.
     #[error("there is no API key")]
     NoKeys,
@@ -69,14 +118,25 @@ impl BatchError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Write { .. } => false,
+            Self::Write { .. } | Self::State { .. } => false,
             Self::Read { .. }
             | Self::InvalidLine { .. }
             | Self::InvalidFile { .. }
             | Self::Busy { .. }
+            | Self::KeyInUse { .. }
+            | Self::GroupLimits { .. }
+            | Self::NoModels
+            | Self::Changed { .. }
             | Self::NoKeys
             | Self::DuplicateKey { .. }
             | Self::Pool(_) => true,
         }
     }
+}
+
+fn process_words(process: Option<u32>) -> String {
+    process.map_or_else(
+        || "another process".to_owned(),
+        |id| format!("process {id}"),
+    )
 }

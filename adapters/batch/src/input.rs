@@ -1,7 +1,7 @@
-//! Items as written in the input file, and the prompts made of them.
+//! Items as written in the input, and the prompts made of them.
 //!
-//! Invariant: every item has a unique id and a finished prompt, so that no input error can occur once calls are
-//! made.
+//! Invariant: every item has a unique id and all that its requests need, so that no input error can occur once calls
+//! are made.
 
 use crate::error::BatchError;
 use minijinja::value::Serde;
@@ -9,16 +9,68 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// One line of the input.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// The `id` or `input_id`, as JSON.
+    /// The `id`, `input_id` or `custom_id`, as JSON.
     pub(crate) id: String,
-    pub(crate) prompt: String,
+    pub(crate) content: Content,
     /// All fields of the line.
     pub(crate) fields: Map<String, Value>,
+}
+
+/// What an item asks.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Content {
+    /// The text of a user message.
+    Prompt(String),
+    /// A whole conversation.
+    Messages(Value),
+    /// A line of OpenAI's Batch API: the path of a call and its body.
+    Call {
+        path: String,
+        body: Map<String, Value>,
+    },
+    /// Only fields, which a template of the body uses.
+    Fields,
+}
+
+/// The input's place and how it is read.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Input<'a> {
+    /// The file; `-` is standard input.
+    pub path: &'a Path,
+    /// The template of the prompts; an item's own `prompt` otherwise.
+    pub template: Option<&'a Template>,
+    /// Whether an item may have neither prompt nor messages, because a template of the body has them.
+    pub prompt_optional: bool,
+}
+
+impl<'a> Input<'a> {
+    /// Items with prompts or messages of their own.
+    #[must_use]
+    pub const fn new(path: &'a Path) -> Self {
+        Self {
+            path,
+            template: None,
+            prompt_optional: false,
+        }
+    }
+
+    /// Whether it is standard input.
+    #[must_use]
+    pub fn is_stdin(&self) -> bool {
+        is_standard(self.path)
+    }
+}
+
+/// Whether a path stands for standard input or output.
+pub(crate) fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// A prompt with `{{ field }}` placeholders for an item's fields, in Jinja's syntax.
@@ -40,7 +92,11 @@ impl Template {
     /// # Errors
     /// If the file can't be read or isn't a template.
     pub fn read(path: &Path) -> Result<Self, BatchError> {
-        let text = read(path)?;
+        Self::of_text(path, read(path)?)
+    }
+
+    /// Makes a template of a text in a file.
+    pub(crate) fn of_text(path: &Path, text: String) -> Result<Self, BatchError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment
@@ -56,7 +112,7 @@ impl Template {
         })
     }
 
-    fn render(&self, fields: &Map<String, Value>) -> Result<String, String> {
+    pub(crate) fn render(&self, fields: &Map<String, Value>) -> Result<String, String> {
         let rendered = self
             .environment
             .get_template(NAME)
@@ -106,27 +162,40 @@ fn reason(error: &minijinja::Error) -> String {
 /// Reads items, one JSON object per line; blank lines are skipped.
 ///
 /// # Errors
-/// If the file can't be read or has no item, a line isn't a JSON object or has no id or prompt, or two lines have
-/// the same id.
-pub fn read_items(path: &Path, template: Option<&Template>) -> Result<Vec<Item>, BatchError> {
-    let mut items = Vec::new();
+/// If the input can't be read or has no item, a line isn't a JSON object or lacks an id or what is asked, two lines
+/// have the same id, or lines of OpenAI's Batch API are among others.
+pub fn read_items(input: &Input<'_>) -> Result<Vec<Item>, BatchError> {
+    let (shown, text) = if input.is_stdin() {
+        let shown = Path::new("standard input");
+        (shown, read_stdin(shown)?)
+    } else {
+        (input.path, read(input.path)?)
+    };
+    let mut items: Vec<Item> = Vec::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
-    for (line, fields) in read_objects(path)? {
+    for (line, fields) in parse_objects(shown, &text)? {
         let invalid = |problem: String| BatchError::InvalidLine {
-            path: path.to_owned(),
+            path: shown.to_owned(),
             line,
             problem,
         };
-        let item = Item::new(fields, template).map_err(invalid)?;
+        let item = Item::new(fields, input).map_err(invalid)?;
         if let Some(first) = lines.insert(item.id.clone(), line) {
             let problem = format!("the id {} is already used on line {first}", item.id);
             return Err(invalid(problem));
+        }
+        if items
+            .first()
+            .is_some_and(|it| it.is_call() != item.is_call())
+        {
+            let problem = "lines with a `custom_id` (OpenAI's Batch API) and others can't be mixed";
+            return Err(invalid(problem.to_owned()));
         }
         items.push(item);
     }
     if items.is_empty() {
         return Err(BatchError::InvalidFile {
-            path: path.to_owned(),
+            path: shown.to_owned(),
             problem: "the file has no items; write one JSON object per line".to_owned(),
         });
     }
@@ -134,23 +203,90 @@ pub fn read_items(path: &Path, template: Option<&Template>) -> Result<Vec<Item>,
 }
 
 impl Item {
-    fn new(fields: Map<String, Value>, template: Option<&Template>) -> Result<Self, String> {
+    fn new(fields: Map<String, Value>, input: &Input<'_>) -> Result<Self, String> {
         let id = item_id(&fields)?;
+        if fields.contains_key("custom_id") {
+            let content = call_of(&fields)?;
+            let fields = Map::new();
+            return Ok(Self {
+                id,
+                content,
+                fields,
+            });
+        }
         check_model_maps(&fields)?;
-        let prompt = match (template, fields.get("prompt")) {
-            (Some(template), _) => template.render(&fields)?,
-            (None, Some(Value::String(prompt))) => prompt.clone(),
-            (None, Some(_)) => return Err("the `prompt` is not a string".to_owned()),
-            (None, None) => {
-                return Err("the item has no `prompt`; add one, or use a template".to_owned());
+        let content = match (input.template, fields.get("prompt"), fields.get("messages")) {
+            (Some(template), _, _) => Content::Prompt(template.render(&fields)?),
+            (None, None, Some(messages)) => {
+                if messages.as_array().is_none_or(Vec::is_empty) {
+                    return Err("`messages` is not a list with at least one message".to_owned());
+                }
+                Content::Messages(messages.clone())
+            }
+            (None, Some(_), Some(_)) => {
+                return Err("the item has both `prompt` and `messages`; keep one".to_owned());
+            }
+            (None, Some(Value::String(prompt)), None) => Content::Prompt(prompt.clone()),
+            (None, Some(_), None) => return Err("the `prompt` is not a string".to_owned()),
+            (None, None, None) if input.prompt_optional => Content::Fields,
+            (None, None, None) => {
+                let problem =
+                    "the item has no `prompt` and no `messages`; add one, or use a template";
+                return Err(problem.to_owned());
             }
         };
-        Ok(Self { id, prompt, fields })
+        Ok(Self {
+            id,
+            content,
+            fields,
+        })
     }
+
+    /// Whether the item is a line of OpenAI's Batch API.
+    #[must_use]
+    pub const fn is_call(&self) -> bool {
+        matches!(self.content, Content::Call { .. })
+    }
+
+    /// The model that the item names itself.
+    pub(crate) fn own_model(&self) -> Option<&str> {
+        match &self.content {
+            Content::Call { body, .. } => body.get("model")?.as_str(),
+            Content::Prompt(_) | Content::Messages(_) | Content::Fields => None,
+        }
+    }
+}
+
+/// Reads a line of OpenAI's Batch API.
+fn call_of(fields: &Map<String, Value>) -> Result<Content, String> {
+    let method = fields.get("method").and_then(Value::as_str);
+    if method.is_some_and(|method| !method.eq_ignore_ascii_case("post")) {
+        return Err("the `method` is not POST".to_owned());
+    }
+    let path = match fields.get("url").and_then(Value::as_str) {
+        Some(path) if path.starts_with('/') && path.len() > 1 => path.to_owned(),
+        Some(_) => return Err("the `url` is not a path, such as /v1/chat/completions".to_owned()),
+        None => return Err("the line has no `url`, such as /v1/chat/completions".to_owned()),
+    };
+    let Some(Value::Object(body)) = fields.get("body") else {
+        return Err("the line has no `body` that is an object".to_owned());
+    };
+    if !body.get("model").is_some_and(Value::is_string) {
+        return Err("the `body` has no `model`".to_owned());
+    }
+    let body = body.clone();
+    Ok(Content::Call { path, body })
 }
 
 /// Returns the id of an item or result, as JSON: a string or a whole number.
 pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
+    if let Some(id) = fields.get("custom_id") {
+        return if id.is_string() {
+            Ok(id.to_string())
+        } else {
+            Err("the `custom_id` is not a string".to_owned())
+        };
+    }
     match fields.get("id").or_else(|| fields.get("input_id")) {
         Some(id @ Value::String(_)) => Ok(id.to_string()),
         Some(id) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
@@ -175,7 +311,10 @@ pub(crate) fn check_model_maps(fields: &Map<String, Value>) -> Result<(), String
 }
 
 pub(crate) fn read_objects(path: &Path) -> Result<Vec<NumberedObject>, BatchError> {
-    let text = read(path)?;
+    parse_objects(path, &read(path)?)
+}
+
+fn parse_objects(path: &Path, text: &str) -> Result<Vec<NumberedObject>, BatchError> {
     let mut objects = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         if text.trim().is_empty() {
@@ -205,8 +344,19 @@ pub(crate) fn read_objects(path: &Path) -> Result<Vec<NumberedObject>, BatchErro
     Ok(objects)
 }
 
-fn read(path: &Path) -> Result<String, BatchError> {
-    let bytes = fs::read(path).map_err(|source| BatchError::Read {
+/// Reads a file as text, without a byte order mark.
+pub(crate) fn read(path: &Path) -> Result<String, BatchError> {
+    to_text(path, fs::read(path))
+}
+
+fn read_stdin(shown: &Path) -> Result<String, BatchError> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut bytes);
+    to_text(shown, read.map(|_| bytes))
+}
+
+fn to_text(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<String, BatchError> {
+    let bytes = bytes.map_err(|source| BatchError::Read {
         path: path.to_owned(),
         source,
     })?;
@@ -238,7 +388,9 @@ mod tests {
 
     fn error(text: &str) -> String {
         let file = file(text);
-        let error = read_items(file.path(), None).unwrap_err().to_string();
+        let error = read_items(&Input::new(file.path()))
+            .unwrap_err()
+            .to_string();
         error.replace(&file.path().display().to_string(), "F")
     }
 
@@ -252,7 +404,7 @@ mod tests {
             "F:3: the item has no `id` or `input_id`"
         );
         assert!(error("{\"id\":1.5,\"prompt\":\"a\"}").contains("neither a string nor"));
-        assert!(error("{\"id\":1}").contains("has no `prompt`"));
+        assert!(error("{\"id\":1}").contains("has no `prompt` and no `messages`"));
         assert!(error("{\"id\":1,\"prompt\":2}").contains("is not a string"));
         let answered = "{\"id\":1,\"prompt\":\"a\",\"output_pred\":\"gold\"}";
         assert_eq!(
@@ -265,11 +417,34 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_openai_batch_is_a_call() {
+        let line = |body: &str| {
+            format!(
+                "{{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{body}}}"
+            )
+        };
+        let file = file(&line("{\"model\":\"m\",\"input\":\"x\"}"));
+        let items = read_items(&Input::new(file.path())).unwrap();
+        assert_eq!(items[0].own_model(), Some("m"));
+        assert!(error(&line("{}")).contains("no `model`"));
+        let mixed = line("{\"model\":\"m\"}") + "\n{\"id\":1,\"prompt\":\"x\"}";
+        assert!(error(&mixed).contains("F:2: lines with a `custom_id`"));
+    }
+
+    #[test]
+    fn messages_are_taken_as_they_are() {
+        let file = file("{\"id\":1,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
+        let items = read_items(&Input::new(file.path())).unwrap();
+        assert!(matches!(&items[0].content, Content::Messages(it) if it[0]["content"] == "x"));
+        assert!(error("{\"id\":1,\"messages\":[]}").contains("at least one message"));
+    }
+
+    #[test]
     fn a_byte_order_mark_is_skipped_and_a_line_that_is_not_utf8_is_reported() {
         let mut file = file("\u{feff}{\"id\":1,\"prompt\":\"a\"}\n");
-        assert_eq!(read_items(file.path(), None).unwrap().len(), 1);
+        assert_eq!(read_items(&Input::new(file.path())).unwrap().len(), 1);
         file.write_all(b"{\xff}").unwrap();
-        let error = read_items(file.path(), None).unwrap_err();
+        let error = read_items(&Input::new(file.path())).unwrap_err();
         assert!(
             matches!(error, BatchError::InvalidLine { line: 2, .. }),
             "{error}"
@@ -281,8 +456,10 @@ mod tests {
         let template = file("Is {{ a }} > {{ b.c }}?");
         let template = Template::read(template.path()).unwrap();
         let items = file("{\"id\":1,\"a\":\"2\",\"b\":{\"c\":3}}");
-        let items = read_items(items.path(), Some(&template)).unwrap();
-        assert_eq!(items[0].prompt, "Is 2 > 3?");
+        let mut input = Input::new(items.path());
+        input.template = Some(&template);
+        let items = read_items(&input).unwrap();
+        assert_eq!(items[0].content, Content::Prompt("Is 2 > 3?".to_owned()));
     }
 
     #[test]
@@ -290,9 +467,9 @@ mod tests {
         let template_file = file("first\n{{ missing }}");
         let template = Template::read(template_file.path()).unwrap();
         let items = file("{\"id\":1,\"a\":2}");
-        let error = read_items(items.path(), Some(&template))
-            .unwrap_err()
-            .to_string();
+        let mut input = Input::new(items.path());
+        input.template = Some(&template);
+        let error = read_items(&input).unwrap_err().to_string();
         let place = format!("{}:2", template_file.path().display());
         assert!(
             error.contains(&place) && error.contains("no field `missing`"),

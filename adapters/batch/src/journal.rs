@@ -130,7 +130,23 @@ fn replay(journal: &mut File) -> io::Result<(Vec<JournalEntry>, u64)> {
     let lines = bytes[..complete].split(|byte| *byte == b'\n');
     // A line damaged by a crash of the machine is dropped; its task runs again.
     let entries = lines.filter_map(|line| serde_json::from_slice(line).ok());
+    let entries = entries.filter(JournalEntry::is_sound);
     Ok((entries.collect(), complete as u64))
+}
+
+impl JournalEntry {
+    /// Whether the output that the entry would get into can be read again.
+    fn is_sound(&self) -> bool {
+        let Ok(id) = serde_json::from_str::<Value>(&self.id) else {
+            return false;
+        };
+        let written = id.to_string();
+        let is_id = match self.answer.get("custom_id") {
+            Some(custom_id) => id.is_string() && *custom_id == id,
+            None => id.is_string() || id.is_i64() || id.is_u64(),
+        };
+        is_id && written == self.id
+    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,32 @@
 #![doc = include_str!("../README.md")]
 
+mod account;
+mod answer;
 mod batch;
+mod charges;
+mod clock;
 mod error;
 mod input;
 mod journal;
+mod members;
+mod origin;
 mod progress;
 mod queue;
 mod report;
+mod request;
 mod results;
 mod run;
 mod stop;
+mod warmup;
+mod watch;
 mod worker;
 
-pub use batch::{Batch, default_workers};
+pub use batch::{Batch, OnChange, Upstream, default_workers};
 pub use error::BatchError;
-pub use input::{Item, Template, read_items};
+pub use input::{Input, Item, Template, read_items};
 pub use progress::Progress;
 pub use report::{FailedTask, KeySummary, Summary};
+pub use request::{BodyTemplate, RequestSettings};
 pub use stop::Stop;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -28,6 +28,8 @@ pub(crate) struct Counter {
     bar: ProgressBar,
     /// Whether to print lines instead of the bar.
     lines: bool,
+    /// Whether messages are shown.
+    speaks: bool,
 }
 
 impl Counter {
@@ -49,6 +51,7 @@ impl Counter {
             failed: AtomicUsize::new(0),
             bar,
             lines: progress == Progress::Shown && !terminal,
+            speaks: progress == Progress::Shown,
         }
     }
 
@@ -72,6 +75,16 @@ impl Counter {
             .saturating_add(1);
         self.bar.set_message(format!(", {failed} failed"));
         self.bar.inc(1);
+    }
+
+    /// Prints a message, above the bar if there is one.
+    pub(crate) fn say(&self, message: &str) {
+        if self.speaks {
+            // A closed standard error must not stop the batch.
+            self.bar.suspend(|| {
+                let _ = writeln!(io::stderr(), "{message}");
+            });
+        }
     }
 
     /// Prints lines from a thread of `scope` until the returned sender is dropped.

@@ -5,7 +5,7 @@
 
 use crate::lock;
 use core::time::Duration;
-use leasehold_core::retry::RetryState;
+use leasehold_core::retry::Backoff;
 use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub(crate) struct Task {
     pub(crate) item: usize,
     pub(crate) model: usize,
-    pub(crate) retry: RetryState,
+    pub(crate) backoff: Backoff,
+    /// Attempts that failed, without those that do not count.
+    pub(crate) attempts: u32,
+    /// The error of the last attempt.
+    pub(crate) last_error: Option<String>,
 }
 
 #[derive(Debug)]

@@ -22,6 +22,8 @@ pub struct Summary {
     pub unfinished: usize,
     /// Duration of the calls, without reading and writing files.
     pub elapsed: Duration,
+    /// Reasons why the batch, or all tasks of a model, stopped early.
+    pub stopped: Vec<String>,
     /// The first task that failed.
     pub first_failure: Option<FailedTask>,
     /// Figures of each key, in the order of the endpoints.

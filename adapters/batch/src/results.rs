@@ -3,7 +3,7 @@
 //! Invariant: the output is replaced as a whole or not at all, and the journal is removed only afterwards.
 
 use crate::error::BatchError;
-use crate::input::{ANSWERS, FAILURES, Item, check_model_maps, item_id, read_objects};
+use crate::input::{ANSWERS, FAILURES, Item, check_model_maps, is_standard, item_id, read_objects};
 use crate::journal::Journal;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -14,11 +14,25 @@ use std::path::{Path, PathBuf};
 /// Values by item id, and by model within an item.
 type ByItem = HashMap<String, Map<String, Value>>;
 
+/// Field of an answer with the fingerprint of its request.
+pub(crate) const REQUEST_HASH: &str = "request_hash";
+
+/// What is known of a task's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// There is none.
+    Nothing,
+    /// It answers the same request, or it is not known which.
+    Answer,
+    /// It answers another request.
+    Changed,
+}
+
 /// The results of a batch, all in memory.
 #[derive(Debug)]
 pub(crate) struct Results {
-    output: PathBuf,
-    journal: Journal,
+    /// `None` for standard output, which is written at the end and never read.
+    file: Option<(PathBuf, Journal)>,
     /// Results already in the output by item id, in the order of the file.
     earlier: Map<String, Value>,
     answers: ByItem,
@@ -28,6 +42,14 @@ pub(crate) struct Results {
 impl Results {
     /// Reads the results at `output`, and those in the journal of a run that was killed.
     pub(crate) fn open(output: &Path) -> Result<Self, BatchError> {
+        if is_standard(output) {
+            return Ok(Self {
+                file: None,
+                earlier: Map::new(),
+                answers: ByItem::new(),
+                failures: ByItem::new(),
+            });
+        }
         // A link is resolved: its target is replaced, and is in use under all its names.
         let output = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
         let (journal, entries) = Journal::open(&output)?;
@@ -46,21 +68,37 @@ impl Results {
             }
         };
         Ok(Self {
-            output,
-            journal,
+            file: Some((output, journal)),
             earlier,
             answers,
             failures: ByItem::new(),
         })
     }
 
-    pub(crate) fn has_answer(&self, item: &Item, model: &str) -> bool {
-        let has_model = |answers: Option<&Value>| answers.is_some_and(|it| it.get(model).is_some());
-        let recorded = self.answers.get(&item.id);
+    /// Looks for an answer to a task whose request has the fingerprint `hash`.
+    pub(crate) fn find(&self, item: &Item, model: &str, hash: &str) -> Found {
+        let recorded = self.answers.get(&item.id).and_then(|it| it.get(model));
         let earlier = self.earlier.get(&item.id);
-        recorded.is_some_and(|answers| answers.contains_key(model))
-            || has_model(item.fields.get(ANSWERS))
-            || has_model(earlier.and_then(|fields| fields.get(ANSWERS)))
+        let answer = if item.is_call() {
+            recorded.or(earlier.filter(|line| is_answered(line)))
+        } else {
+            let earlier = earlier.and_then(|line| line.get(ANSWERS)?.get(model));
+            let own = item.fields.get(ANSWERS).and_then(|it| it.get(model));
+            recorded.or(own).or(earlier)
+        };
+        match answer.map(|answer| answer.get(REQUEST_HASH).and_then(Value::as_str)) {
+            None => Found::Nothing,
+            Some(Some(known)) if known != hash => Found::Changed,
+            Some(Some(_) | None) => Found::Answer,
+        }
+    }
+
+    /// Closes the journal of a run that makes no call; an empty one is removed.
+    pub(crate) fn abandon(self) -> Result<(), BatchError> {
+        match self.file {
+            Some((_, journal)) if self.answers.is_empty() => journal.remove(),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Records an answer.
@@ -73,14 +111,17 @@ impl Results {
         model: &str,
         answer: Value,
     ) -> Result<(), BatchError> {
-        let appended = self.journal.append(&item.id, model, &answer);
+        let appended = match &mut self.file {
+            Some((_, journal)) => journal.append(&item.id, model, &answer),
+            None => Ok(()),
+        };
         insert(&mut self.answers, &item.id, model, answer);
         appended
     }
 
     /// Records a failure, for the output only: the next run tries again.
-    pub(crate) fn record_failure(&mut self, item: &Item, model: &str, reason: String) {
-        insert(&mut self.failures, &item.id, model, Value::String(reason));
+    pub(crate) fn record_failure(&mut self, item: &Item, model: &str, failure: Value) {
+        insert(&mut self.failures, &item.id, model, failure);
     }
 
     /// Replaces the output by all results, then removes the journal.
@@ -92,17 +133,27 @@ impl Results {
     /// If the output can't be written; the old output and the journal stay as they are.
     pub(crate) fn finish(mut self, items: &[Item], models: &[String]) -> Result<(), BatchError> {
         let lines = self.lines(items, models);
-        replace(&self.output, &lines).map_err(|source| BatchError::Write {
-            path: self.output,
+        let Some((output, journal)) = self.file else {
+            return write_lines(io::stdout().lock(), &lines).map_err(|source| BatchError::Write {
+                path: PathBuf::from("standard output"),
+                source,
+            });
+        };
+        replace(&output, &lines).map_err(|source| BatchError::Write {
+            path: output,
             source,
         })?;
-        self.journal.remove()
+        journal.remove()
     }
 
     fn lines(&mut self, items: &[Item], models: &[String]) -> Vec<Map<String, Value>> {
         let mut lines = Vec::new();
         let known: HashSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
         for item in items {
+            if item.is_call() {
+                lines.extend(self.line_of_call(&item.id));
+                continue;
+            }
             let mut line = match self.earlier.get(&item.id) {
                 Some(Value::Object(earlier)) => earlier.clone(),
                 Some(_) | None => Map::new(),
@@ -117,18 +168,46 @@ impl Results {
             if let Value::Object(line) = line
                 && !known.contains(id.as_str())
             {
-                lines.push(self.complete(&id, line, models));
+                let is_call = line.contains_key("custom_id");
+                let line = match is_call.then(|| self.line_of_call(&id)).flatten() {
+                    Some(newer) => newer,
+                    None if is_call => line,
+                    None => self.complete(&id, line, models),
+                };
+                lines.push(line);
             }
         }
         // The journal of a killed run may hold items of another input.
         let others: Vec<String> = self.answers.keys().cloned().collect();
         for id in others {
+            let is_call = |line: &Value| line.get("custom_id").is_some();
+            let recorded = self.answers.get(&id);
+            if recorded.is_some_and(|it| it.values().any(is_call)) {
+                lines.extend(self.line_of_call(&id));
+                continue;
+            }
             let mut line = Map::new();
             let id_value = serde_json::from_str(&id).unwrap_or(Value::Null);
             line.insert("id".to_owned(), id_value);
             lines.push(self.complete(&id, line, models));
         }
         lines
+    }
+
+    /// Returns the line of an item of OpenAI's Batch API: its answer, else its failure, else what was there.
+    fn line_of_call(&mut self, id: &str) -> Option<Map<String, Value>> {
+        let answer = self.answers.remove(id);
+        let failure = self.failures.remove(id);
+        let new = answer.or(failure).into_iter().flatten().next();
+        let line = new.map(|(_, line)| line);
+        match line.or_else(|| self.earlier.get(id).cloned())? {
+            Value::Object(line) => Some(line),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => None,
+        }
     }
 
     /// Adds an item's new answers to its line, and replaces its failures.
@@ -157,6 +236,14 @@ impl Results {
     }
 }
 
+/// Whether a line of OpenAI's Batch API holds an answer.
+fn is_answered(line: &Value) -> bool {
+    let status = line
+        .pointer("/response/status_code")
+        .and_then(Value::as_u64);
+    line["error"].is_null() && status.is_some_and(|status| (200..300).contains(&status))
+}
+
 /// Puts `earlier` answers before those in `line`; `line` wins if both have the model.
 fn merge_answers(line: &mut Map<String, Value>, earlier: Option<Value>) {
     let Some(Value::Object(mut merged)) = earlier else {
@@ -181,16 +268,19 @@ fn replace(output: &Path, lines: &[Map<String, Value>]) -> io::Result<()> {
         .prefix(".leasehold-")
         .permissions(permissions(output))
         .tempfile_in(folder)?;
-    let mut writer = BufWriter::new(file.as_file_mut());
+    write_lines(file.as_file_mut(), lines)?;
+    file.as_file().sync_all()?;
+    file.persist(output)?;
+    File::open(folder)?.sync_all()
+}
+
+fn write_lines(to: impl Write, lines: &[Map<String, Value>]) -> io::Result<()> {
+    let mut writer = BufWriter::new(to);
     for line in lines {
         serde_json::to_writer(&mut writer, line)?;
         writer.write_all(b"\n")?;
     }
-    writer.flush()?;
-    drop(writer);
-    file.as_file().sync_all()?;
-    file.persist(output)?;
-    File::open(folder)?.sync_all()
+    writer.flush()
 }
 
 /// Returns the permissions of the file at `output`, else the default of new files.
@@ -245,6 +335,7 @@ fn read_output(output: &Path) -> Result<Map<String, Value>, BatchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::Content;
     use serde_json::json;
 
     fn item(id: u32, fields: Value) -> Item {
@@ -253,7 +344,7 @@ mod tests {
         };
         Item {
             id: id.to_string(),
-            prompt: String::new(),
+            content: Content::Fields,
             fields,
         }
     }
@@ -278,9 +369,10 @@ mod tests {
             item(2, json!({"id": 2})),
         ];
         let mut results = Results::open(&output).unwrap();
-        assert!(results.has_answer(&items[0], "a") && !results.has_answer(&items[0], "b"));
+        assert_eq!(results.find(&items[0], "a", "h"), Found::Answer);
+        assert_eq!(results.find(&items[0], "b", "h"), Found::Nothing);
         results.record(&items[0], "b", json!(2)).unwrap();
-        results.record_failure(&items[1], "a", "no".to_owned());
+        results.record_failure(&items[1], "a", json!("no"));
         results.finish(&items, &[]).unwrap();
         assert_eq!(
             lines(&output),
@@ -303,7 +395,7 @@ mod tests {
         drop(results);
 
         let mut results = Results::open(&output).unwrap();
-        assert!(results.has_answer(&one, "a"));
+        assert_eq!(results.find(&one, "a", "h"), Found::Answer);
         results.record(&one, "b", json!("new")).unwrap();
         drop(results);
 
@@ -312,6 +404,52 @@ mod tests {
         results.finish(core::slice::from_ref(&two), &[]).unwrap();
         let kept = json!({"id": 1, "output_pred": {"a": "kept", "b": "new"}});
         assert_eq!(lines(&output), [json!({"id": 2}), kept]);
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = item(1, json!({"id": 1}));
+        let mut results = Results::open(&output).unwrap();
+        let answer = json!({"content": "x", "request_hash": "h1"});
+        results.record(&one, "a", answer).unwrap();
+        drop(results);
+        let results = Results::open(&output).unwrap();
+        assert_eq!(results.find(&one, "a", "h1"), Found::Answer);
+        assert_eq!(results.find(&one, "a", "h2"), Found::Changed);
+        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        let results = Results::open(&output).unwrap();
+        assert_eq!(results.find(&one, "a", "h2"), Found::Changed);
+    }
+
+    #[test]
+    fn lines_of_openai_batch_stay_whole_and_only_answered_ones_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let call = |id: &str| Item {
+            id: json!(id).to_string(),
+            content: Content::Call {
+                path: "/v1/embeddings".to_owned(),
+                body: Map::new(),
+            },
+            fields: Map::new(),
+        };
+        let line = |id: &str, status: u16| {
+            let response = json!({"status_code": status, "body": {}});
+            json!({"id": "x", "custom_id": id, "response": response, "error": null})
+        };
+        let items = [call("a"), call("b"), call("c")];
+        let mut results = Results::open(&output).unwrap();
+        results.record(&items[0], "m", line("a", 200)).unwrap();
+        results.record_failure(&items[1], "m", line("b", 400));
+        results.finish(&items, &[]).unwrap();
+        assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
+        let results = Results::open(&output).unwrap();
+        assert_eq!(results.find(&items[0], "m", "h"), Found::Answer);
+        assert_eq!(results.find(&items[1], "m", "h"), Found::Nothing);
+        results.finish(&items, &[]).unwrap();
+        assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
     }
 
     #[test]

@@ -1,120 +1,160 @@
 //! A batch's run from start to end.
 //!
-//! Invariant: a batch that is stopped, or that can't write its journal any more, still writes its output.
+//! Invariant: a batch that is stopped, or that can't write its journal any more, still writes its output. Nothing is
+//! sent before all requests were built, and answers to other requests were found.
 
-use crate::batch::{Batch, default_workers};
+use crate::account::{KeyPool, longest_window};
+use crate::batch::{Batch, OnChange, default_workers};
+use crate::charges::Charges;
+use crate::clock::wall_clock;
 use crate::error::BatchError;
+use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
 use crate::report::Summary;
-use crate::results::Results;
+use crate::results::{Found, Results};
 use crate::stop::Stop;
-use crate::worker::Run;
+use crate::warmup::Warmup;
+use crate::worker::{Parts, Run};
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use leasehold_core::balance::Policy;
-use leasehold_core::limit::LimitSpecs;
-use leasehold_core::pool::{Member, PoolConfig};
-use leasehold_core::retry::{Backoff, RetryState};
-use leasehold_core::time::Tick;
-use leasehold_http::{Client, ClientConfig};
-use leasehold_protocol::{ApiKey, Endpoint};
-use leasehold_sync::{Clock, SyncPool};
-use std::collections::HashSet;
+use leasehold_core::retry::Backoff;
+use leasehold_http::Client;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Rate-limited attempts of a task before it fails, per key.
-const MAX_THROTTLES_PER_KEY: u32 = 50;
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
 impl Batch {
     /// Runs all tasks without an answer in `output` or its journal, until done or stopped.
     ///
-    /// Either way it adds the results to `output`.
+    /// Either way it adds the results to `output`; `-` is standard output, which keeps nothing if the run is killed.
     ///
     /// # Errors
-    /// If the endpoints can't make a pool, `output` exists and holds no results or is in use by another run, or
-    /// results can't be written.
+    /// If the endpoints can't make a pool, a request can't be built, an earlier answer belongs to another request
+    /// (unless [`on_change`](Self::on_change) allows it), `output` exists and holds no results or is in use by
+    /// another run, or results or charges can't be written.
     pub fn run(
         &self,
         output: &Path,
         stop: &Stop,
         progress: Progress,
     ) -> Result<Summary, BatchError> {
-        let pool = Arc::new(self.pool()?);
+        if self.models.is_empty() {
+            return Err(BatchError::NoModels);
+        }
+        let accounts = self.accounts()?;
         let results = Results::open(output)?;
-        let clock = Clock::start();
-        let tasks = self.open_tasks(&results);
+        let tasks = match self.open_tasks(&results, output) {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = results.abandon();
+                return Err(error);
+            }
+        };
+        let clock = wall_clock();
+        let began = clock.now();
+        let mut endpoints = Vec::new();
+        for (index, account) in accounts.iter().enumerate() {
+            let upstreams = account.upstreams.iter();
+            endpoints.extend(upstreams.map(|it| (&self.upstreams[*it].endpoint, index)));
+        }
+        let longest = longest_window(self, &accounts);
+        let opened = match self.state.as_deref().filter(|_| self.has_limits()) {
+            Some(folder) => Charges::open(folder, &endpoints, longest, began)
+                .map(|(charges, earlier)| (Some(charges), earlier)),
+            None => Ok((None, Vec::new())),
+        };
+        let (charges, earlier) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let _ = results.abandon();
+                return Err(error);
+            }
+        };
+        let keys = KeyPool::new(self, &accounts, clock, earlier)?;
         let count = tasks.len();
         let queue = Arc::new(Queue::new(tasks));
+        let warmup = Arc::new(Warmup::new());
+        let (counter, client) = (Counter::new(progress, count), self.client());
+        let members = Members::new(self, &keys, &accounts, &counter);
         stop.on_stop({
-            let (queue, pool) = (Arc::clone(&queue), Arc::clone(&pool));
+            let (queue, pool) = (Arc::clone(&queue), keys.pool.clone());
+            let warmup = Arc::clone(&warmup);
             move || {
                 queue.close();
                 pool.close();
+                warmup.open();
             }
         });
-        let counter = Counter::new(progress, count);
-        let run = Run::new(self, self.client(), &pool, &queue, results, counter);
+        let parts = Parts {
+            batch: self,
+            client: &client,
+            keys: &keys,
+            queue: &queue,
+            members: &members,
+            counter: &counter,
+            warmup: &warmup,
+        };
+        let run = Run::new(parts, results, charges);
         run.run_workers(self.workers().get().min(count));
-        let elapsed = clock.now().since(Tick::ZERO);
-        run.finish(self.task_count().saturating_sub(count), elapsed)
+        let elapsed = keys.pool.now().since(began);
+        run.finish(self.pairs().count().saturating_sub(count), elapsed)
     }
 
     fn workers(&self) -> NonZeroUsize {
-        let default = || default_workers(self.endpoints.len(), self.models.len());
+        let default = || default_workers(self.upstreams.len(), self.models.len());
         self.workers.unwrap_or_else(default)
     }
 
     fn client(&self) -> Client {
-        let mut config = ClientConfig::default();
-        config.max_agents = config.max_agents.max(self.endpoints.len());
+        let mut config = self.client.clone();
+        config.max_agents = config.max_agents.max(self.upstreams.len());
         config.max_idle_per_agent = self.workers().get();
-        config.timeout = self.timeout;
         Client::new(config)
     }
 
-    /// Creates the pool; each member's payload is the index of its endpoint.
-    fn pool(&self) -> Result<SyncPool<usize>, BatchError> {
-        let mut seen = HashSet::new();
-        let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
-            if !seen.insert(identity(endpoint)) {
-                return Err(BatchError::DuplicateKey {
-                    key: endpoint.key().to_string(),
-                    url: endpoint.url().to_owned(),
+    /// Returns the tasks that are to be run, after all of their requests were built once.
+    fn open_tasks(&self, results: &Results, output: &Path) -> Result<Vec<Task>, BatchError> {
+        let mut tasks = Vec::new();
+        let (mut answers, mut changed, mut example) = (0_usize, 0_usize, None);
+        for (item, model) in self.pairs() {
+            let (it, name) = (&self.items[item], &self.models[model]);
+            let hash = self.request.request(it, name)?.fingerprint();
+            let found = results.find(it, name, &hash);
+            if found != Found::Nothing {
+                answers = answers.saturating_add(1);
+            }
+            let is_open = match found {
+                Found::Nothing => true,
+                Found::Answer => false,
+                Found::Changed => {
+                    changed = changed.saturating_add(1);
+                    example.get_or_insert_with(|| format!("item {}, model {name}", it.id));
+                    self.on_change == OnChange::Redo
+                }
+            };
+            if is_open {
+                let seed = self.seed.wrapping_add(tasks.len() as u64);
+                tasks.push(Task {
+                    item,
+                    model,
+                    backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed),
+                    attempts: 0,
+                    last_error: None,
                 });
             }
-            let limits = self.limits.as_ref().map(LimitSpecs::limits);
-            pool.add(Member::new(index).limits(limits.unwrap_or_default()))?;
         }
-        if self.endpoints.is_empty() {
-            return Err(BatchError::NoKeys);
+        match example {
+            Some(example) if self.on_change == OnChange::Fail => Err(BatchError::Changed {
+                path: output.to_owned(),
+                changed,
+                answers,
+                example,
+            }),
+            Some(_) | None => Ok(tasks),
         }
-        Ok(pool)
     }
-
-    fn open_tasks(&self, results: &Results) -> Vec<Task> {
-        let keys = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
-        let max_throttles = MAX_THROTTLES_PER_KEY.saturating_mul(keys);
-        let mut tasks = Vec::new();
-        for (item, fields) in self.items.iter().enumerate() {
-            for (model, name) in self.models.iter().enumerate() {
-                if !results.has_answer(fields, name) {
-                    let seed = self.seed.wrapping_add(tasks.len() as u64);
-                    let backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed);
-                    let retry = RetryState::new(self.max_attempts, max_throttles, backoff);
-                    tasks.push(Task { item, model, retry });
-                }
-            }
-        }
-        tasks
-    }
-}
-
-/// Returns the pair by which a service counts calls: two endpoints with the same pair share one limit.
-fn identity(endpoint: &Endpoint) -> (&str, &ApiKey) {
-    (endpoint.root(), endpoint.key())
 }

@@ -2,71 +2,155 @@
 //!
 //! Invariant: the arguments and all input are checked before the first call is made.
 
-use crate::values::{parse_timeout, parse_whole};
+use crate::values::{
+    LimitArgument, parse_field, parse_header, parse_limit, parse_timeout, parse_whole,
+};
 use crate::{CliError, keys, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
-use leasehold_batch::{Batch, Progress, Stop, Summary, Template, read_items};
+use leasehold_batch::{
+    Batch, BodyTemplate, Input, OnChange, Progress, Stop, Summary, Template, Upstream, read_items,
+};
 use leasehold_core::limit::LimitSpecs;
-use leasehold_http::{ApiKey, Endpoint};
-use serde_json::json;
-use std::path::PathBuf;
+use leasehold_core::time::Tick;
+use leasehold_http::{CaBundle, ClientConfig, Endpoint};
+use leasehold_sync::Clock;
+use serde_json::{Value, json};
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::Mutex;
 
 const EXAMPLE: &str = "\
-Example:
+Examples:
   leasehold batch -i items.jsonl -o results.jsonl --url https://api.openai.com/v1 \\
-      --keys keys.txt --limit 3/60s --model gpt-4o-mini --model gpt-4o";
+      --keys keys.txt --limit 3/60s --model gpt-4o-mini --model gpt-4o
+  leasehold batch -i batch.jsonl -o answers.jsonl --url https://api.openai.com/v1 \\
+      --keys keys.txt --limit \"500/min, 30000 tokens/min\"        # OpenAI Batch lines";
 
 const LIMITS: &str = "\
-Limits of each key on each URL, separated by commas [default: none]
+Limits of each key (or group) on each URL, separated by commas [default: none]
   3/60s                        calls in any 60 seconds; or 500/min, 10000/d
   40000 tokens/min             tokens, reserved before a call and settled after it
   2 concurrent                 calls at a time
-A limit of calls is never exceeded as the service counts it. Another algorithm or anchor, if you say so:
+  gpt-4o=500/min               for one model, besides the others; repeat the flag
+A limit of calls is never exceeded as the service counts it, over restarts too.
+Another algorithm or anchor, if you say so:
   100/60s bucketed 6           six buckets a window: less memory, up to 10 s more wait
-  500/min token bucket burst 20, 500/min gcra burst 20, 60/min paced, 60/min fixed, 60/min sliding counter
-  3/60s from grant             counts from the start of a call: faster, but the service may see more";
+  500/min token bucket burst 20, 500/min gcra burst 20, 60/min paced, 60/min fixed
+  3/60s from grant             from the start of a call: the service may see more";
+
+const KEYS: &str = "\
+File with one API key per line. A line may say more:
+  KEY url=URL                  the key is for this URL only
+  KEY group=NAME               keys of one account: they share one set of limits
+  KEY limit=\"3/60s, 2 concurrent\"   limits of its own, in place of --limit
+Lines of .env files (NAME=KEY), quotes, commas and comments (#) are understood.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Arguments {
-    /// Input file: one JSON object per line
+    /// Input: one JSON object per line; - is standard input
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Output file; results already in it are kept
+    /// Output; results already in it are kept; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Base URL of an OpenAI-compatible service; repeat it to call every service with every key
-    #[arg(long, required = true)]
-    url: Vec<String>,
-    /// Model to call; repeat it for more models
-    #[arg(long, required = true)]
+    /// Model to call; repeatable; OpenAI Batch lines name their own
+    #[arg(long)]
     model: Vec<String>,
+
+    #[command(flatten, next_help_heading = "Service and keys")]
+    service: Service,
+    #[command(flatten, next_help_heading = "Requests")]
+    requests: Requests,
+    #[command(flatten, next_help_heading = "Limits and patience")]
+    pace: Pace,
+    #[command(flatten, next_help_heading = "Results")]
+    results: Results,
+}
+
+#[derive(Debug, clap::Args)]
+struct Service {
+    /// Base URL, such as https://api.openai.com/v1; repeatable
+    #[arg(long)]
+    url: Vec<String>,
     /// File with one API key per line
-    #[arg(long, value_name = "FILE", conflicts_with = "keys_env")]
+    #[arg(long, value_name = "FILE", conflicts_with = "keys_env", long_help = KEYS)]
     keys: Option<PathBuf>,
-    /// Environment variable with API keys, separated by commas or spaces
+    /// Environment variable with API keys, comma-separated
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
-    /// Limits of each key on each URL, such as "3/60s, 40000 tokens/min, 2 concurrent" [default: none]
-    #[arg(long, value_name = "LIMITS", long_help = LIMITS)]
-    limit: Option<LimitSpecs>,
-    /// File with the text of the prompt; {{ field }} inserts a field of the item (Jinja syntax)
+    /// Header of every call; repeatable; the value is not shown
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    /// Name of the header with the id of each call
+    #[arg(long, value_name = "NAME", default_value = "x-trace-id")]
+    trace_header: String,
+    /// Trusted certificates, PEM [default: SSL_CERT_FILE, else Mozilla's]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Accept any certificate: anyone in between can read the keys
+    #[arg(long, conflicts_with = "ca_file")]
+    insecure_skip_verify: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Requests {
+    /// File with the prompt; {{ field }} inserts a field of the item (Jinja)
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
-    /// Threads that make calls [default: 2 per key and URL, at most 10 per model]
+    /// System message of every request
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// JSON file with fields of every request; its texts may have {{ field }}
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// Field of every request, JSON or text, such as temperature=0; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_field)]
+    set: Vec<(String, Value)>,
+    /// Same as --set max_tokens=TOKENS [default: not sent]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_whole::<u32>)]
+    max_tokens: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Pace {
+    /// Limits of each key, such as "3/60s, 2 concurrent"; repeatable
+    #[arg(long, value_name = "[MODEL=]LIMITS", value_parser = parse_limit, long_help = LIMITS)]
+    limit: Vec<LimitArgument>,
+    /// Folder by which limits hold over restarts, or "none"
+    #[arg(
+        long,
+        value_name = "DIR|none",
+        long_help = "\
+Folder that keeps what keys have used, so that limits hold over restarts and kills
+[default: $XDG_STATE_HOME/leasehold, else ~/.local/state/leasehold].
+Used only with limits. No key is in it. \"none\" keeps nothing."
+    )]
+    state: Option<PathBuf>,
+    /// Threads that call [default: 2 per key, at most 10 per model]
     #[arg(long, value_name = "THREADS", value_parser = parse_whole::<NonZeroUsize>)]
     workers: Option<NonZeroUsize>,
-    /// Attempts per task; rate-limited attempts are not counted
+    /// Attempts per task; rate limits and outages don't count
     #[arg(long, value_name = "ATTEMPTS", default_value = "3", value_parser = parse_whole::<NonZeroU32>)]
     tries: NonZeroU32,
     /// Timeout of a call
     #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = parse_timeout)]
     timeout: Duration,
-    /// Maximum number of tokens of an answer
-    #[arg(long, value_name = "TOKENS", default_value_t = 30 * 1024, value_parser = parse_whole::<u32>)]
-    max_tokens: u32,
+    /// Longest outage of every service that is waited out
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
+    give_up_after: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+struct Results {
+    /// Earlier answers whose request has changed
+    #[arg(long, value_name = "keep|redo|fail", value_enum, default_value_t = OnChangeArgument::Fail, hide_possible_values = true)]
+    on_change: OnChangeArgument,
+    /// Usual fields of answers, or the whole body too
+    #[arg(long, value_name = "usual|full", value_enum, default_value_t = Keep::Usual, hide_possible_values = true)]
+    keep: Keep,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -75,29 +159,59 @@ pub(crate) struct Arguments {
     quiet: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnChangeArgument {
+    Keep,
+    Redo,
+    Fail,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Keep {
+    Usual,
+    Full,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
-    let template = arguments
-        .template
-        .as_deref()
-        .map(Template::read)
-        .transpose()?;
-    let items = read_items(&arguments.input, template.as_ref())?;
-    let keys = read_keys(arguments)?;
-    let mut batch = Batch::new(items, models(arguments)?, endpoints(arguments, &keys)?);
-    batch.limits.clone_from(&arguments.limit);
-    batch.workers = arguments.workers;
-    batch.max_attempts = arguments.tries;
-    batch.timeout = arguments.timeout;
-    batch.max_tokens = arguments.max_tokens;
+    check_files(arguments)?;
+    let requests = &arguments.requests;
+    let template = requests.template.as_deref().map(Template::read);
+    let template = template.transpose()?;
+    let body = requests.body.as_deref().map(BodyTemplate::read);
+    let body = body.transpose()?;
+    let mut input = Input::new(&arguments.input);
+    input.template = template.as_ref();
+    input.prompt_optional = body.as_ref().is_some_and(BodyTemplate::has_prompt);
+    let items = read_items(&input)?;
+    if items.iter().any(|item| item.is_call()) && !arguments.model.is_empty() {
+        let problem = "--model: each line of the input names its own model; leave the flag out";
+        return Err(CliError::usage(problem));
+    }
+    let mut batch = Batch::new(items, models(arguments)?, upstreams(arguments)?);
+    set_limits(&mut batch, &arguments.pace.limit)?;
+    batch.request.system.clone_from(&requests.system);
+    batch.request.body = body;
+    batch.request.set = fields(requests)?;
+    batch.on_change = match arguments.results.on_change {
+        OnChangeArgument::Keep => OnChange::Keep,
+        OnChangeArgument::Redo => OnChange::Redo,
+        OnChangeArgument::Fail => OnChange::Fail,
+    };
+    batch.keep_full = arguments.results.keep == Keep::Full;
+    batch.state = state_folder(arguments.pace.state.as_deref())?;
+    batch.workers = arguments.pace.workers;
+    batch.max_attempts = arguments.pace.tries;
+    batch.give_up_after = arguments.pace.give_up_after;
+    batch.client = client(arguments)?;
     batch.seed = process::id().into();
     let stop = stop_on_interrupt()?;
-    let progress = if arguments.quiet {
+    let progress = if arguments.results.quiet {
         Progress::Silent
     } else {
         Progress::Shown
     };
     let summary = batch.run(&arguments.output, &stop, progress)?;
-    if arguments.json {
+    if arguments.results.json {
         print_out(as_json(&summary));
     }
     print_summary(arguments, &summary);
@@ -105,14 +219,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(u8::from(!done)))
 }
 
-fn read_keys(arguments: &Arguments) -> Result<Vec<ApiKey>, CliError> {
-    match &arguments.keys {
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Refuses an output that is the input, or that the summary would be mixed with.
+fn check_files(arguments: &Arguments) -> Result<(), CliError> {
+    let (input, output) = (&arguments.input, &arguments.output);
+    if is_standard(output) {
+        return if arguments.results.json {
+            let problem =
+                "--json: standard output is for the results (-o -); leave one of them out";
+            Err(CliError::usage(problem))
+        } else {
+            Ok(())
+        };
+    }
+    let same = match (input.canonicalize(), output.canonicalize()) {
+        (Ok(input), Ok(output)) => input == output,
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    };
+    if same && !is_standard(input) {
+        let output = output.display();
+        return Err(CliError::usage(format!(
+            "--output: {output} is the input too; choose another output"
+        )));
+    }
+    Ok(())
+}
+
+fn read_keys(service: &Service) -> Result<Vec<keys::Key>, CliError> {
+    match &service.keys {
         Some(path) => {
             let advice =
                 "give a file with one key per line, or an environment variable with --keys-env";
             keys::from_file(path, advice)
         }
-        None => keys::from_environment(&arguments.keys_env),
+        None => keys::from_environment(&service.keys_env),
     }
 }
 
@@ -129,25 +272,150 @@ fn models(arguments: &Arguments) -> Result<Vec<String>, CliError> {
     Ok(models.clone())
 }
 
-fn endpoints(arguments: &Arguments, keys: &[ApiKey]) -> Result<Vec<Endpoint>, CliError> {
-    let mut endpoints = Vec::new();
-    for url in &arguments.url {
-        for key in keys {
-            let endpoint = Endpoint::new(url, key.clone());
-            let endpoint = endpoint.map_err(|error| CliError::usage(format!("--url: {error}")))?;
-            endpoints.push(endpoint);
+/// Pairs each key with its own URL, or with every URL of the arguments.
+fn upstreams(arguments: &Arguments) -> Result<Vec<Upstream>, CliError> {
+    let keys = read_keys(&arguments.service)?;
+    let urls = &arguments.service.url;
+    let is_free = |key: &&keys::Key| key.url.is_none();
+    if urls.is_empty() && keys.iter().any(|key| key.url.is_none()) {
+        let place = keys.iter().find(is_free).map_or("", |key| &*key.place);
+        return Err(CliError::usage(format!(
+            "--url is missing, and {place} has no url=; give the base URL of the service, such as \
+             https://api.openai.com/v1"
+        )));
+    }
+    let mut upstreams = Vec::new();
+    let pair = |url: &str, key: &keys::Key, source: &str| {
+        let endpoint = Endpoint::new(url, key.key.clone());
+        let endpoint = endpoint.map_err(|error| CliError::usage(format!("{source}: {error}")))?;
+        let mut upstream = Upstream::from(endpoint);
+        upstream.group.clone_from(&key.group);
+        upstream.limits.clone_from(&key.limits);
+        Ok::<_, CliError>(upstream)
+    };
+    for key in keys.iter().filter(|key| key.url.is_some()) {
+        let url = key.url.as_deref().unwrap_or_default();
+        upstreams.push(pair(url, key, &format!("{}: url=", key.place))?);
+    }
+    for url in urls {
+        for key in keys.iter().filter(is_free) {
+            upstreams.push(pair(url, key, "--url")?);
         }
     }
-    Ok(endpoints)
+    Ok(upstreams)
 }
+
+/// Joins the limits of all flags, by model.
+fn set_limits(batch: &mut Batch, arguments: &[LimitArgument]) -> Result<(), CliError> {
+    for (index, argument) in arguments.iter().enumerate() {
+        let name = &argument.model;
+        if let Some(model) = name.as_ref().filter(|it| !batch.models.contains(it)) {
+            return Err(CliError::usage(format!(
+                "--limit {model}=: the model is not called; it must be one of --model"
+            )));
+        }
+        if arguments[..index].iter().any(|it| it.model == *name) {
+            continue;
+        }
+        let same = arguments.iter().filter(|it| it.model == *name);
+        let specs = same.flat_map(|it| it.limits.iter().copied()).collect();
+        let limits = LimitSpecs::new(specs);
+        let limits = limits.map_err(|error| CliError::usage(format!("--limit: {error}")))?;
+        match name {
+            Some(model) => batch.model_limits.push((model.clone(), limits)),
+            None => batch.limits = Some(limits),
+        }
+    }
+    Ok(())
+}
+
+fn fields(requests: &Requests) -> Result<serde_json::Map<String, Value>, CliError> {
+    let mut fields = serde_json::Map::new();
+    let max_tokens = requests
+        .max_tokens
+        .map(|tokens| ("max_tokens".to_owned(), json!(tokens)));
+    for (name, value) in max_tokens.into_iter().chain(requests.set.iter().cloned()) {
+        if name == "model" {
+            let problem = "--set model=: name models with --model";
+            return Err(CliError::usage(problem));
+        }
+        if fields.insert(name.clone(), value).is_some() {
+            return Err(CliError::usage(format!("--set {name}= is given twice")));
+        }
+    }
+    Ok(fields)
+}
+
+/// Returns the folder of the state; `None` if nothing is to be kept.
+fn state_folder(argument: Option<&Path>) -> Result<Option<PathBuf>, CliError> {
+    if let Some(folder) = argument {
+        return Ok((folder.as_os_str() != "none").then(|| folder.to_owned()));
+    }
+    let variable = |name: &str| {
+        env::var_os(name)
+            .filter(|it| !it.is_empty())
+            .map(PathBuf::from)
+    };
+    // The specification says to ignore relative paths.
+    let state = variable("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    let state = state.or_else(|| Some(variable("HOME")?.join(".local/state")));
+    let Some(state) = state else {
+        return Err(CliError::usage(
+            "--state: neither HOME nor XDG_STATE_HOME is set; give a folder, or none",
+        ));
+    };
+    Ok(Some(state.join("leasehold")))
+}
+
+fn client(arguments: &Arguments) -> Result<ClientConfig, CliError> {
+    let service = &arguments.service;
+    let mut config = ClientConfig::default();
+    config.timeout = arguments.pace.timeout;
+    config.insecure_skip_verify = service.insecure_skip_verify;
+    if service.insecure_skip_verify {
+        print_err("warning: no certificate is checked; anyone in between can read your keys");
+    } else {
+        config.ca = match &service.ca_file {
+            Some(path) => {
+                let read = CaBundle::read(path);
+                Some(read.map_err(|error| CliError::usage(format!("--ca-file: {error}")))?)
+            }
+            None => CaBundle::from_env()
+                .map_err(|error| CliError::usage(format!("SSL_CERT_FILE: {error}")))?,
+        };
+    }
+    let trace = service.trace_header.parse();
+    config.trace_header = trace.map_err(|_| {
+        let problem = "--trace-header: not the name of a header, such as M-TraceId";
+        CliError::usage(problem)
+    })?;
+    for (name, value) in &service.header {
+        let added = config.with_header(name, value);
+        config = added.map_err(|error| CliError::usage(format!("--header: {error}")))?;
+    }
+    Ok(config)
+}
+
+/// A second signal within this time is taken for the first: GNU `timeout` signals a process and its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 fn stop_on_interrupt() -> Result<Stop, CliError> {
     let stop = Stop::default();
     let handler_stop = stop.clone();
+    let clock = Clock::start();
+    let first: Mutex<Option<Tick>> = Mutex::new(None);
     ctrlc::set_handler(move || {
-        if handler_stop.is_requested() {
-            process::exit(130);
+        let now = clock.now();
+        let Ok(mut first) = first.lock() else {
+            return;
+        };
+        if let Some(first) = *first {
+            if now.since(first) > SAME_SIGNAL {
+                process::exit(130);
+            }
+            return;
         }
+        *first = Some(now);
         handler_stop.stop();
         print_err("stopping: waiting for calls in flight; interrupt again to quit now");
     })
@@ -166,29 +434,37 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
     let counts: Vec<_> = counts
         .map(|(count, name)| format!("{count} {name}"))
         .collect();
-    let output = arguments.output.display();
+    let output = if is_standard(&arguments.output) {
+        "standard output".to_owned()
+    } else {
+        arguments.output.display().to_string()
+    };
     print_err(format_args!(
         "{} tasks in {:.1} s: {}; results are in {output}",
         summary.tasks,
         summary.elapsed.as_secs_f64(),
         counts.join(", ")
     ));
+    for reason in &summary.stopped {
+        print_err(reason);
+    }
     for key in summary.keys.iter().filter(|key| key.rejected) {
         print_err(format_args!(
             "the service rejects the key {}: remove or replace it",
             key.key
         ));
     }
-    if let Some(task) = &summary.first_failure {
+    let is_wrong = summary.ok == 0 && !summary.stopped.is_empty();
+    if let Some(task) = summary.first_failure.as_ref().filter(|_| !is_wrong) {
         print_err(format_args!(
             "first failure: item {}, model {}: {}",
             task.item, task.model, task.reason
         ));
         print_err(format_args!(
-            "all failures are in {output} under `output_error`"
+            "all failures are in {output}, under `output_error`"
         ));
     }
-    if summary.failed > 0 || summary.unfinished > 0 {
+    if (summary.failed > 0 || summary.unfinished > 0) && !is_wrong {
         print_err("run the same command again to continue");
     }
 }
@@ -204,6 +480,7 @@ fn as_json(summary: &Summary) -> serde_json::Value {
         "ok": summary.ok,
         "failed": summary.failed,
         "unfinished": summary.unfinished,
+        "stopped": summary.stopped,
         "elapsed_s": summary.elapsed.as_secs_f64(),
         "throttled": summary.pool.total.throttled,
         "mean_wait_s": summary.pool.mean_wait().as_secs_f64(),

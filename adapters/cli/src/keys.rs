@@ -4,28 +4,51 @@
 //! than its last four characters.
 
 use crate::CliError;
+use leasehold_core::limit::LimitSpecs;
 use leasehold_http::ApiKey;
 use std::collections::HashMap;
 use std::env::{self, VarError};
 use std::fs;
 use std::path::Path;
 
-/// Reads a file with one key per line, without blank lines and lines that start with `#`.
+/// A key with what its line says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    pub(crate) key: ApiKey,
+    /// The only URL that it is for.
+    pub(crate) url: Option<String>,
+    /// The account whose limits it shares.
+    pub(crate) group: Option<String>,
+    pub(crate) limits: Option<LimitSpecs>,
+    /// The place of the key, for messages.
+    pub(crate) place: String,
+}
+
+/// Reads a file of keys.
 ///
+/// A line is `KEY [url=URL] [group=NAME] [limit=LIMITS]`; a value with spaces is quoted. Also understood are
+/// `NAME=KEY`, `export NAME=KEY`, quoted keys, keys separated by commas, comments from `#` on, and a byte order mark.
 /// An error of the file ends with `advice`.
-pub(crate) fn from_file(path: &Path, advice: &str) -> Result<Vec<ApiKey>, CliError> {
-    let text = fs::read_to_string(path).map_err(|error| {
+pub(crate) fn from_file(path: &Path, advice: &str) -> Result<Vec<Key>, CliError> {
+    let bytes = fs::read(path).map_err(|error| {
         let name = path.to_string_lossy();
         let name = shown(&name);
         CliError::usage(format!("cannot read the keys in {name}: {error}; {advice}"))
     })?;
-    let lines = (1..).zip(text.lines().map(str::trim));
-    let keys = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let file = path.display().to_string();
-    read(keys, &file, |line| format!("{file}:{line}"))
+    let text = String::from_utf8(bytes)
+        .map_err(|_| CliError::usage(format!("{file}: not UTF-8; save it as a plain text file")))?;
+    let text = text.trim_start_matches('\u{feff}');
+    let mut keys = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let place = format!("{file}:{number}");
+        let read = read_line(line, &place);
+        keys.extend(read.map_err(|problem| CliError::usage(format!("{place}: {problem}")))?);
+    }
+    checked(keys, &file)
 }
 
-pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, CliError> {
+pub(crate) fn from_environment(name: &str) -> Result<Vec<Key>, CliError> {
     let text = env::var(name).map_err(|error| {
         let problem = match error {
             VarError::NotPresent => "is not set",
@@ -37,9 +60,12 @@ pub(crate) fn from_environment(name: &str) -> Result<Vec<ApiKey>, CliError> {
         ))
     })?;
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
-    let keys = (1..).zip(words.filter(|word| !word.is_empty()));
-    let variable = format!("the environment variable {name}");
-    read(keys, &variable, |number| format!("key {number} in {name}"))
+    let mut keys = Vec::new();
+    for (number, word) in (1..).zip(words.filter(|word| !word.is_empty())) {
+        let place = format!("key {number} in {name}");
+        keys.push(bare(word, &place).map_err(|it| CliError::usage(format!("{place}: {it}")))?);
+    }
+    checked(keys, &format!("the environment variable {name}"))
 }
 
 /// Returns the name of a file or variable, hidden if it looks like a key given by mistake.
@@ -52,23 +78,109 @@ fn shown(name: &str) -> &str {
     }
 }
 
-fn read<'a>(
-    texts: impl Iterator<Item = (usize, &'a str)>,
-    source: &str,
-    place: impl Fn(usize) -> String,
-) -> Result<Vec<ApiKey>, CliError> {
+/// Reads one line; empty for a blank one or a comment.
+fn read_line(line: &str, place: &str) -> Result<Vec<Key>, String> {
+    let line = line.trim();
+    if line.starts_with(['{', '[']) {
+        return Err("this looks like JSON; write one key per line".to_owned());
+    }
+    let words = words(line)?;
+    let mut words = words.iter().map(String::as_str).peekable();
+    words.next_if_eq(&"export");
     let mut keys = Vec::new();
+    let (mut url, mut group, mut limits) = (None, None, None);
+    for word in words {
+        match word.split_once('=') {
+            Some(("url", value)) => url = Some(value.to_owned()),
+            Some(("group", value)) if !value.is_empty() => group = Some(value.to_owned()),
+            Some(("limit", value)) => {
+                let parsed = value.parse();
+                limits = Some(parsed.map_err(|error| format!("limit={value}: {error}"))?);
+            }
+            _ if keys.is_empty() => {
+                let parts = word.split(',').filter(|part| !part.is_empty());
+                for part in parts {
+                    keys.push(bare(part, place)?);
+                }
+            }
+            Some((name, _)) if !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase()) => {
+                return Err(format!(
+                    "there is no setting {name}=; a line is KEY [url=URL] [group=NAME] [limit=LIMITS]"
+                ));
+            }
+            _ => {
+                let problem = "a second word; write one key per line, and quote values with spaces, \
+                     such as limit=\"3/60s, 2 concurrent\"";
+                return Err(problem.to_owned());
+            }
+        }
+    }
+    if keys.is_empty() && (url.is_some() || group.is_some() || limits.is_some()) {
+        return Err("the line has settings and no key before them".to_owned());
+    }
+    for key in &mut keys {
+        key.url.clone_from(&url);
+        key.group.clone_from(&group);
+        key.limits.clone_from(&limits);
+    }
+    Ok(keys)
+}
+
+/// Splits a line at spaces outside quotes, which are dropped, up to a comment.
+fn words(line: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c == '#' && word.is_none() => break,
+            None if c.is_whitespace() => words.extend(word.take()),
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err("a quote is not closed".to_owned());
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// Reads a key, without the `NAME=` before it and quotes around it.
+fn bare(text: &str, place: &str) -> Result<Key, String> {
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    let key = match text.split_once('=') {
+        Some((name, key)) if is_name(name) => key,
+        Some(_) | None => text,
+    };
+    let key = ApiKey::new(key.trim_matches(['"', '\''])).map_err(|error| error.to_string())?;
+    Ok(Key {
+        key,
+        url: None,
+        group: None,
+        limits: None,
+        place: place.to_owned(),
+    })
+}
+
+/// Checks that there are keys, and none twice for a URL.
+fn checked(keys: Vec<Key>, source: &str) -> Result<Vec<Key>, CliError> {
     let mut seen = HashMap::new();
-    for (number, text) in texts {
-        let key = ApiKey::new(text)
-            .map_err(|error| CliError::usage(format!("{}: {error}", place(number))))?;
-        if let Some(first) = seen.insert(key.clone(), number) {
-            let (here, there) = (place(number), place(first));
+    for key in &keys {
+        let (here, shown) = (&key.place, &key.key);
+        if let Some(there) = seen.insert((&key.key, &key.url), here) {
             return Err(CliError::usage(format!(
-                "{here}: the key {key} is the same as {there}; remove one of them"
+                "{here}: the key {shown} is the same as {there}; remove one of them"
             )));
         }
-        keys.push(key);
     }
     if keys.is_empty() {
         return Err(CliError::usage(format!("{source} has no keys")));
@@ -81,18 +193,48 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    fn file(text: &str) -> Result<Vec<ApiKey>, String> {
+    fn read(text: &[u8]) -> Result<Vec<Key>, String> {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(text.as_bytes()).expect("it can be written");
+        file.write_all(text).expect("it can be written");
         let path = file.path().display().to_string();
         from_file(file.path(), "").map_err(|error| error.message.replace(&path, "F"))
     }
 
+    fn keys(text: &str) -> Vec<String> {
+        let keys = read(text.as_bytes()).unwrap();
+        keys.iter().map(|it| it.key.expose().to_owned()).collect()
+    }
+
     #[test]
     fn keys_are_read_line_by_line() {
-        let keys = file("# ours\n sk-aaaaaaaaaa \n\nsk-bbbbbbbbbb\r\n").unwrap();
-        let keys: Vec<_> = keys.iter().map(ApiKey::expose).collect();
-        assert_eq!(keys, ["sk-aaaaaaaaaa", "sk-bbbbbbbbbb"]);
+        let text = "# ours\n sk-aaaaaaaaaa \n\nsk-bbbbbbbbbb # spare\r\n";
+        assert_eq!(keys(text), ["sk-aaaaaaaaaa", "sk-bbbbbbbbbb"]);
+    }
+
+    #[test]
+    fn keys_of_other_files_are_understood() {
+        let dotenv = "\u{feff}OPENAI_API_KEY=\"sk-a-1\"\nexport KEY_2='sk-b-2'\n'sk-c-3'\n";
+        assert_eq!(keys(dotenv), ["sk-a-1", "sk-b-2", "sk-c-3"]);
+        assert_eq!(keys("sk-a-1,sk-b-2, \n"), ["sk-a-1", "sk-b-2"]);
+        // Some keys end in an equals sign.
+        assert_eq!(keys("c2VjcmV0LWtleQ==\n"), ["c2VjcmV0LWtleQ=="]);
+        assert!(read(b"[\"sk-a\"]").unwrap_err().contains("looks like JSON"));
+        assert!(read(b"sk-\xff").unwrap_err().contains("not UTF-8"));
+    }
+
+    #[test]
+    fn a_line_may_bind_a_key_and_limit_it() {
+        let text = "sk-a-1 url=http://h/v1 group=acme limit=\"3/60s, 2 concurrent\"\nsk-b-2";
+        let keys = read(text.as_bytes()).unwrap();
+        assert_eq!(keys[0].url.as_deref(), Some("http://h/v1"));
+        assert_eq!(keys[0].group.as_deref(), Some("acme"));
+        assert_eq!(keys[0].limits.as_ref().map(|it| it.len()), Some(2));
+        assert!(keys[1].url.is_none() && keys[1].limits.is_none());
+        let error = |text: &str| read(text.as_bytes()).unwrap_err();
+        assert!(error("sk-a-1 weight=2").contains("F:1: there is no setting weight="));
+        assert!(error("sk-a-1 limit=3").contains("F:1: limit=3:"));
+        assert!(error("sk-a-1 url=\"x").contains("a quote is not closed"));
+        assert!(error("group=a").contains("no key before them"));
     }
 
     #[test]
@@ -108,13 +250,13 @@ mod tests {
 
     #[test]
     fn a_bad_key_is_reported_by_its_line_and_never_shown() {
-        assert_eq!(file("#\n").unwrap_err(), "F has no keys");
-        let twice = file("sk-secret-1234\nx\nsk-secret-1234\n").unwrap_err();
+        assert_eq!(read(b"#\n").unwrap_err(), "F has no keys");
+        let twice = read(b"sk-secret-1234\nx\nsk-secret-1234\n").unwrap_err();
         assert!(
             twice.starts_with("F:3: the key …1234 is the same as F:1"),
             "{twice}"
         );
-        let spaced = file("sk-secret with-space\n").unwrap_err();
+        let spaced = read(b"sk-secret with-space\n").unwrap_err();
         assert!(
             spaced.starts_with("F:1:") && !spaced.contains("secret"),
             "{spaced}"

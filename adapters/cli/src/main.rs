@@ -35,15 +35,18 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every item of a file through every model, within the limits of your API keys.
     ///
-    /// The input has one JSON object per line, each with an `id` (or `input_id`) and a `prompt`. The output has
-    /// one line per item: its fields, its answers under `output_pred`, and its errors under `output_error`, both
-    /// by model.
+    /// The input has one JSON object per line, each with an `id` (or `input_id`) and a `prompt` or
+    /// `messages`. The output has one line per item: its fields, its answers under `output_pred`,
+    /// and its errors under `output_error`, both by model. Lines of OpenAI's Batch API (`custom_id`,
+    /// `url`, `body`) are answered in that form.
     ///
-    /// To resume after a kill, an interrupt or failures, run the same command again. It keeps the answers in the
-    /// output and runs only the rest.
+    /// To resume after a kill, an interrupt or failures, run the same command again. It keeps the
+    /// answers in the output and runs only the rest. Limits hold over restarts, and outages are
+    /// waited out.
     ///
-    /// Exit code: 0 if every task was answered, 1 if not, 2 if the arguments or the input are wrong; then nothing
-    /// was sent.
+    /// Exit code: 0 if every task was answered, 1 if not, 2 if the arguments or the input are wrong;
+    /// then nothing was sent.
+    #[command(verbatim_doc_comment)]
     Batch(batch::Arguments),
     /// Run a test server.
     #[command(subcommand)]

@@ -7,7 +7,6 @@ use core::num::{NonZeroU32, NonZeroU64};
 use core::ops::RangeInclusive;
 use core::time::Duration;
 use leasehold_core::time::parse_span;
-use leasehold_http::ApiKey;
 use leasehold_testbed::{
     Fault, FaultRule, FaultRuleError, Limit, LimitError, LimitUnit, ModelRule, Occurrence, OpenAi,
     OpenAiConfig, Outage, StartError,
@@ -274,7 +273,7 @@ fn test_keys(source: Option<&str>) -> Result<Vec<String>, CliError> {
         Err(_) => {
             let advice = "give a file with one key per line, or a number of keys";
             let keys = keys::from_file(Path::new(source), advice)?;
-            let keys = keys.iter().map(|key| ApiKey::expose(key).to_owned());
+            let keys = keys.iter().map(|key| key.key.expose().to_owned());
             Ok(keys.collect())
         }
     }

@@ -7,7 +7,9 @@ use core::num::{IntErrorKind, ParseIntError};
 use core::ops::RangeInclusive;
 use core::str::FromStr;
 use core::time::Duration;
+use leasehold_core::limit::{LimitSpecs, ParseLimitError};
 use leasehold_core::time::parse_span;
+use serde_json::Value;
 
 /// Parses a whole number, `NonZero` types included.
 pub(crate) fn parse_whole<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
@@ -54,6 +56,51 @@ pub(crate) fn parse_host(text: &str) -> Result<IpAddr, String> {
     address.map_err(|_| "must be an IP address, such as 127.0.0.1 or ::1".to_owned())
 }
 
+/// The value of one `--limit`.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitArgument {
+    /// The only model that the limits count.
+    pub(crate) model: Option<String>,
+    pub(crate) limits: LimitSpecs,
+}
+
+/// Parses limits, with the name of a model before them or without.
+pub(crate) fn parse_limit(text: &str) -> Result<LimitArgument, String> {
+    // No limit has an equals sign, and a model's name may have one.
+    let (model, limits) = match text.rsplit_once('=') {
+        Some((model, _)) if model.trim().is_empty() => {
+            return Err("the name of the model before = is empty".to_owned());
+        }
+        Some((model, limits)) => (Some(model.trim().to_owned()), limits),
+        None => (None, text),
+    };
+    let limits = limits
+        .parse()
+        .map_err(|error: ParseLimitError| error.to_string())?;
+    Ok(LimitArgument { model, limits })
+}
+
+/// Parses a field of a request: `temperature=0`; a value that is not JSON is a text.
+pub(crate) fn parse_field(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+            Ok((name.trim().to_owned(), value))
+        }
+        Some(_) | None => Err("write it as NAME=VALUE, such as temperature=0".to_owned()),
+    }
+}
+
+/// Parses a header: `NAME=VALUE`. The error does not repeat the value, which may be a secret.
+pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        Some(_) | None => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +114,22 @@ mod tests {
         for wrong in ["", "50", "..", "80ms..20ms", "1ms..2ms..3ms"] {
             assert!(parse_latency(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_limit_may_name_a_model_and_a_field_any_value() {
+        let limit = parse_limit("gpt-4o=500/min, 2 concurrent").unwrap();
+        assert_eq!(
+            (limit.model.as_deref(), limit.limits.len()),
+            (Some("gpt-4o"), 2)
+        );
+        assert_eq!(parse_limit("3/60s").unwrap().model, None);
+        assert!(parse_limit("=3/60s").is_err() && parse_limit("m=3").is_err());
+        let field = |text| parse_field(text).unwrap().1;
+        assert_eq!(field("temperature=0"), 0);
+        assert_eq!(field("stop=[\"a\"]"), serde_json::json!(["a"]));
+        assert_eq!(field("user=me"), "me");
+        assert!(parse_field("temperature").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub struct Clock(Source);
 
 #[cfg(not(all(test, loom)))]
 enum Source {
-    Since(std::time::Instant),
+    Since(std::time::Instant, Tick),
     Told(Box<dyn Fn() -> Tick + Send + Sync>),
     #[cfg(feature = "quanta")]
     Counter(quanta::Clock, u64),
@@ -24,7 +24,22 @@ impl Clock {
     /// Starts a clock at [`Tick::ZERO`].
     #[must_use]
     pub fn start() -> Self {
-        Self(Source::Since(std::time::Instant::now()))
+        Self::starting_at(Tick::ZERO)
+    }
+
+    /// Starts a clock at `tick`, such as the nanoseconds since 1970, for ticks that outlive the process.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use leasehold_sync::{Clock, Tick};
+    ///
+    /// let noon = Tick::from_nanos(43_200_000_000_000);
+    /// let clock = Clock::starting_at(noon);
+    /// assert!(clock.now() >= noon && clock.now().since(noon) < Duration::from_secs(60));
+    /// ```
+    #[must_use]
+    pub fn starting_at(tick: Tick) -> Self {
+        Self(Source::Since(std::time::Instant::now(), tick))
     }
 
     /// Starts a clock on the processor's time stamp counter, which takes a third of the time to read.
@@ -50,7 +65,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Tick {
         match &self.0 {
-            Source::Since(epoch) => Tick::ZERO.saturating_add(epoch.elapsed()),
+            Source::Since(epoch, first) => first.saturating_add(epoch.elapsed()),
             Source::Told(now) => now(),
             #[cfg(feature = "quanta")]
             Source::Counter(clock, epoch) => {

@@ -135,7 +135,7 @@ fn an_unreachable_server_costs_no_earlier_answer() {
     assert_eq!(job.run(&testbed.url, &[]).status.code(), Some(0));
     let url = testbed.url.clone();
     drop(testbed);
-    let output = job.run(&url, &["--model", "c", "--tries", "2"]);
+    let output = job.run(&url, &["--model", "c", "--give-up-after", "1s"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(job.answers(), 4);
     let results = job.results();
@@ -151,8 +151,8 @@ fn keys_may_come_from_the_environment() {
     let job = Job::new(1, 1);
     let testbed = Testbed::start(&["--keys", "2"]);
     let run = |keys: Option<&str>| {
-        let mut command = leasehold();
-        command.arg("batch").arg("-i").arg(job.path("items.jsonl"));
+        let mut command = job.batch();
+        command.arg("-i").arg(job.path("items.jsonl"));
         command.arg("-o").arg(job.path("out.jsonl"));
         command.args(["--url", &testbed.url, "--model", "a"]);
         command.args(["--keys-env", "SOME_KEYS"]);

@@ -9,8 +9,8 @@ const OLD_OUTPUT: &str = "{\"id\":0,\"output_pred\":{\"a\":1}}\n";
 fn assert_error(job: &Job, arguments: &[&str], code: i32, words: &[&str]) {
     fs::write(job.path("out.jsonl"), OLD_OUTPUT).expect("a file");
     let path = |name: &str| job.path(name).display().to_string();
-    let mut command = leasehold();
-    command.args(["batch", "--model", "a"]).args(arguments);
+    let mut command = job.batch();
+    command.args(["--model", "a"]).args(arguments);
     for (flag, value) in [
         ("-i", path("items.jsonl")),
         ("-o", path("out.jsonl")),

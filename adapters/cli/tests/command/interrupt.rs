@@ -82,6 +82,25 @@ fn an_interrupt_works_with_a_closed_standard_error() {
 }
 
 #[test]
+fn a_doubled_signal_still_writes_the_answers() {
+    let job = Job::new(40, 4);
+    let testbed = Testbed::start(&["--keys", "4", "--latency", "100ms"]);
+    let mut process = job
+        .command(&testbed.url, &["--workers", "4", "--quiet"])
+        .spawn()
+        .expect("the command runs");
+    while line_count(&job.journal()) < 10 {
+        thread::yield_now();
+    }
+    // As GNU `timeout` does: one to the process, one to its group.
+    send_signal(&process, "TERM");
+    send_signal(&process, "TERM");
+    assert_eq!(process.wait().expect("it ends").code(), Some(1));
+    assert!((10..80).contains(&job.answers()));
+    assert!(!job.journal().exists());
+}
+
+#[test]
 fn a_closed_standard_output_costs_no_answer() {
     let job = Job::new(2, 1);
     let testbed = Testbed::start(&["--keys", "1"]);

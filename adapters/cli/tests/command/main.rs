@@ -3,6 +3,8 @@
 mod batch;
 mod errors;
 mod interrupt;
+mod requests;
+mod state;
 mod testbed;
 
 use serde_json::{Value, json};
@@ -101,9 +103,18 @@ impl Job {
         fs::write(self.path(name), text).expect("a temporary file can be written");
     }
 
-    fn command(&self, url: &str, arguments: &[&str]) -> Command {
+    /// The bare command, with a state of its own.
+    fn batch(&self) -> Command {
         let mut command = leasehold();
-        command.arg("batch").arg("-i").arg(self.path("items.jsonl"));
+        command
+            .env("XDG_STATE_HOME", self.path("state"))
+            .arg("batch");
+        command
+    }
+
+    fn command(&self, url: &str, arguments: &[&str]) -> Command {
+        let mut command = self.batch();
+        command.arg("-i").arg(self.path("items.jsonl"));
         command.arg("-o").arg(self.path("out.jsonl"));
         command.arg("--keys").arg(self.path("keys.txt"));
         command.args(["--url", url, "--model", "a", "--model", "b"]);
