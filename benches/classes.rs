@@ -1,7 +1,10 @@
 //! What 10,000 classes that wait at once cost, on 100 members: time for a release and the grant that follows, and memory.
 //!
 //! Where nothing is counted by class, all share a lane; where a limit is, each class has a lane of its own.
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+use core::num::NonZeroU32;
+use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, LimitSet, SlidingLog, Unit};
 use leasehold_core::pool::{Acquired, Event, LeaseId, Member, Outcome, Pool, PoolConfig, Request};
@@ -9,8 +12,7 @@ use leasehold_core::time::Tick;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

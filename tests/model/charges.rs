@@ -262,7 +262,7 @@ impl Run {
             .into_iter()
             .filter_map(|charge| match charge {
                 Charge::Arrived { lease, .. } | Charge::Ended { lease, .. } => Some(lease),
-                _ => None,
+                Charge::Granted { .. } | Charge::Observed { .. } | Charge::Block { .. } => None,
             })
             .collect();
         let slack = replayed.unrecorded.requests + unwritten.len() as u32;
@@ -304,7 +304,10 @@ fn truth_fence(truth: &Truth, written: &[Charge]) -> u64 {
     let calls = truth.calls.iter().map(|call| call.fence);
     let logged = written.iter().filter_map(|charge| match charge {
         Charge::Granted { lease, .. } => Some(*lease),
-        _ => None,
+        Charge::Arrived { .. }
+        | Charge::Ended { .. }
+        | Charge::Observed { .. }
+        | Charge::Block { .. } => None,
     });
     calls.chain(logged).max().unwrap_or(0)
 }

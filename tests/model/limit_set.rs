@@ -153,7 +153,7 @@ impl Oracle {
     }
 
     fn arrive(&mut self, now: u64, one: &mut Open) {
-        if std::mem::replace(&mut one.arrived, true) {
+        if core::mem::replace(&mut one.arrived, true) {
             return;
         }
         self.latest = self.latest.max(now);

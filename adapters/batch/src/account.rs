@@ -312,7 +312,7 @@ pub(crate) fn tick_of(charge: &Charge) -> Tick {
         | Charge::Arrived { at, .. }
         | Charge::Ended { at, .. }
         | Charge::Observed { at, .. } => *at,
-        Charge::Block { .. } | _ => Tick::ZERO,
+        Charge::Block { .. } => Tick::ZERO,
     }
 }
 

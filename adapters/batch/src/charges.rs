@@ -124,7 +124,7 @@ impl Charges {
                 }),
                 Charge::Arrived { lease, .. } => self.open.get(lease).cloned(),
                 Charge::Ended { lease, .. } => self.open.remove(lease),
-                Charge::Observed { .. } | Charge::Block { .. } | _ => place(&charge),
+                Charge::Observed { .. } | Charge::Block { .. } => place(&charge),
             };
             let Some((log, model)) = found else {
                 continue;
@@ -202,7 +202,7 @@ fn compacted(
             },
             Charge::Observed { .. } => {}
             // This program writes no blocks.
-            Charge::Block { .. } | _ => continue,
+            Charge::Block { .. } => continue,
         }
         renumbered.push(Line { model, charge });
     }
@@ -239,7 +239,7 @@ fn dated(lines: Vec<Line>, now: Tick, exact: Duration) -> Vec<Line> {
             Charge::Granted { lease, .. }
             | Charge::Arrived { lease, .. }
             | Charge::Ended { lease, .. } => lease,
-            Charge::Block { .. } | _ => continue,
+            Charge::Block { .. } => continue,
         };
         match ends.get(&lease).copied() {
             Some((at, _)) if age(at) > kept => {}

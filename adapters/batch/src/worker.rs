@@ -337,7 +337,7 @@ impl<'a> Run<'a> {
                     ..
                 } => (*member, *class, *lease),
                 Charge::Observed { member, .. } => (*member, 0, 0),
-                Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Block { .. } | _ => {
+                Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Block { .. } => {
                     return None;
                 }
             };

@@ -14,7 +14,6 @@ use core::mem;
 /// Leases go by their [fences](super::Grant::fence), members by the hash of their [names](super::Member::name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
 pub enum Charge {
     /// A lease was granted.
     #[cfg_attr(feature = "serde", serde(rename = "g"))]

@@ -304,7 +304,7 @@ impl Run {
         };
         let now = self.tick();
         let one = &mut self.open[which];
-        if !std::mem::replace(&mut one.arrived, true) {
+        if !core::mem::replace(&mut one.arrived, true) {
             self.machine.arrive(now, one.cost);
             self.oracle.arrive(self.now, one.which);
         }

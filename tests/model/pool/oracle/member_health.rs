@@ -141,7 +141,7 @@ impl Oracle {
         let member = &mut self.members[name];
         let state = match member.breaker.state(&config, tick) {
             BreakerState::HalfOpen { .. } => HALF_OPEN,
-            other => other,
+            other @ (BreakerState::Closed | BreakerState::Open { .. }) => other,
         };
         if core::mem::replace(&mut member.told, state) == state {
             return;

@@ -188,8 +188,7 @@ impl Oracle {
         let bases = bases.map(|(other, queue)| (*other, self.base(queue[0].1)));
         let mut bases: BTreeMap<_, _> = bases.collect();
         let mut times = self.times.clone();
-        let mut last_place = self.last_place + 1;
-        for ahead in 0.. {
+        for ahead in 0u32.. {
             let heads = queues.iter().filter_map(|(other, queue)| {
                 let (base, place) = bases[other];
                 let (name, head) = queue.front()?;
@@ -201,8 +200,8 @@ impl Oracle {
             }
             let time = times.entry(priority).or_insert(0);
             *time = tag.max(*time);
+            let last_place = self.last_place + 1 + u64::from(ahead);
             bases.insert(first, (*time, last_place));
-            last_place += 1;
             queues.entry(first).or_default().pop_front();
         }
         unreachable!("it is served")
