@@ -482,8 +482,7 @@ mod tests {
             Charge::Arrived { .. }
             | Charge::Ended { .. }
             | Charge::Observed { .. }
-            | Charge::Block { .. }
-            | _ => 0,
+            | Charge::Block { .. } => 0,
         };
         assert_eq!(earlier.iter().map(cost).sum::<u32>(), 100);
         assert_eq!(open(folder.path(), hours(26)).1.len(), 0);
