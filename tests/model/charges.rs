@@ -1,7 +1,7 @@
 //! Charges: crashes at every point of a pool's life, and of its log, against what the upstream has seen.
 //!
 //! Invariant: a pool restored from a snapshot and the charges written since admits no more than an exact limiter that
-//! has seen every call; and no less, but for what was left of blocks and calls whose end was not written.
+//! has seen every call; and no less, except for what was left of blocks and calls whose end was not written.
 
 use crate::limits;
 use arbitrary::Arbitrary;

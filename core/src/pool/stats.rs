@@ -233,7 +233,7 @@ impl MemberFigures {
         }
     }
 
-    /// Adds the time since the last measurement, in which so many leases were held.
+    /// Adds the time since the last measurement, in which this number of leases was held.
     #[inline]
     pub(super) fn measure(&mut self, now: Tick, in_flight: u32) {
         let passed = now.as_nanos().saturating_sub(self.measured.as_nanos());
