@@ -72,7 +72,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Args)]
 struct Service {
-    /// Base URL, such as https://api.openai.com/v1; repeatable
+    /// Base URL, such as `https://api.openai.com/v1`; repeatable
     #[arg(long)]
     url: Vec<String>,
     /// File with one API key per line
