@@ -49,7 +49,6 @@ pub(crate) struct Charges {
 #[derive(Debug)]
 struct KeyLog {
     path: PathBuf,
-    file: File,
     /// Held for as long as the run lasts.
     _lock: File,
     lines: usize,
@@ -88,10 +87,9 @@ impl Charges {
             let path = folder.join(format!("{name}.jsonl"));
             let lines = read_lines(&path).map_err(write(&path))?;
             let lines = compacted(lines, now, exact, Some(now), &mut fences);
-            let file = rewrite(&path, &lines).map_err(write(&path))?;
+            rewrite(&path, &lines).map_err(write(&path))?;
             logs.push(KeyLog {
                 path,
-                file,
                 _lock: lock,
                 lines: lines.len(),
                 compact_at: COMPACT_AT.max(lines.len().saturating_mul(2)),
@@ -150,14 +148,18 @@ impl Charges {
 
 impl KeyLog {
     fn append(&mut self, text: &[u8], count: usize, now: Tick, exact: Duration) -> io::Result<()> {
-        self.file.write_all(text)?;
+        // Opened anew, so that a thousand keys take a thousand files at most, and not two thousand.
+        private_file()
+            .append(true)
+            .open(&self.path)?
+            .write_all(text)?;
         self.lines = self.lines.saturating_add(count);
         if self.lines < self.compact_at {
             return Ok(());
         }
         // Leases keep their numbers, because open ones are still to be ended.
         let lines = dated(read_lines(&self.path)?, now, exact);
-        self.file = rewrite(&self.path, &lines)?;
+        rewrite(&self.path, &lines)?;
         self.lines = lines.len();
         self.compact_at = COMPACT_AT.max(lines.len().saturating_mul(2));
         Ok(())
@@ -292,8 +294,8 @@ fn read_lines(path: &Path) -> io::Result<Vec<Line>> {
         .collect())
 }
 
-/// Replaces a file as a whole, and opens it for more.
-fn rewrite(path: &Path, lines: &[Line]) -> io::Result<File> {
+/// Replaces a file as a whole.
+fn rewrite(path: &Path, lines: &[Line]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".new-")
@@ -306,7 +308,7 @@ fn rewrite(path: &Path, lines: &[Line]) -> io::Result<File> {
     writer.flush()?;
     drop(writer);
     file.persist(path)?;
-    private_file().append(true).open(path)
+    Ok(())
 }
 
 /// Takes a lock and leaves this process's id in it; `Err` with that of the process that has it.

@@ -6,7 +6,7 @@ use crate::account::{Account, KeyPool, Slot};
 use crate::batch::Batch;
 use crate::clock::{time_of_day, words};
 use crate::lock;
-use crate::origin::{Origin, Outage, Reaction};
+use crate::origin::{Origin, Outage, Reaction, short_reason};
 use crate::progress::Counter;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
@@ -233,11 +233,11 @@ impl<'a> Members<'a> {
             return;
         };
         let until = now.saturating_add(rest);
-        let reason = verdict.to_string();
+        let reason = short_reason(verdict);
         if rest >= LONG_REST {
             let (key, host) = (upstream.endpoint.key(), host_of(upstream.endpoint.url()));
             self.counter.say(&format!(
-                "the key {key} of {host} rests for {}, until {}: {reason}",
+                "the key {key} of {host} rests for {}, until {}: {verdict}",
                 words(rest),
                 time_of_day(until)
             ));

@@ -180,7 +180,7 @@ impl Origin {
             since,
             until,
             round: now,
-            reason: verdict.to_string(),
+            reason: short_reason(verdict),
         });
         Reaction::RestUntil(until)
     }
@@ -203,6 +203,15 @@ impl Origin {
         } else {
             Reaction::WrongModel
         }
+    }
+}
+
+/// Returns the head of a verdict's message: the status and the error's name, where there is a status.
+pub(crate) fn short_reason(verdict: &Verdict) -> String {
+    let text = verdict.to_string();
+    match text.split_once(": ") {
+        Some((head, _)) if verdict.status.is_some() => head.to_owned(),
+        Some(_) | None => text,
     }
 }
 

@@ -78,7 +78,7 @@ struct Service {
     /// File with one API key per line
     #[arg(long, value_name = "FILE", conflicts_with = "keys_env", long_help = KEYS)]
     keys: Option<PathBuf>,
-    /// Environment variable with API keys, comma-separated
+    /// Environment variable with API keys
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
     /// Header of every call; repeatable; the value is not shown
@@ -132,7 +132,7 @@ Used only with limits. No key is in it. \"none\" keeps nothing."
     /// Threads that call [default: 2 per key, at most 10 per model]
     #[arg(long, value_name = "THREADS", value_parser = parse_whole::<NonZeroUsize>)]
     workers: Option<NonZeroUsize>,
-    /// Attempts per task; rate limits and outages don't count
+    /// Attempts per task, without rate limits and outages
     #[arg(long, value_name = "ATTEMPTS", default_value = "3", value_parser = parse_whole::<NonZeroU32>)]
     tries: NonZeroU32,
     /// Timeout of a call

@@ -226,3 +226,31 @@ fn limits_count_for_models_groups_and_urls() {
     let calls: Vec<_> = calls.map(|key| key["calls"].as_u64()).collect();
     assert_eq!(calls, [Some(6), Some(6)]);
 }
+
+#[test]
+fn faults_of_every_kind_lose_no_task() {
+    let mut config = OpenAiConfig::default();
+    config.faults = vec!["any=20%".parse().expect("a rule")];
+    config.seed = 1;
+    config.fault_wait = Duration::from_millis(50);
+    config.stall = Duration::from_secs(2);
+    let server = OpenAi::start(config).expect("the server starts");
+    let job = Job::new(100, 20);
+    let output = job.run(&server.url(), &["--timeout", "1s", "--json"]);
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("the summary is JSON");
+    assert_eq!(summary["unfinished"], 0, "{}", text(&output.stderr));
+    let results = job.results();
+    let ids: BTreeSet<_> = results.iter().map(|it| it["id"].to_string()).collect();
+    assert_eq!((results.len(), ids.len()), (100, 100));
+    for result in &results {
+        for model in ["a", "b"] {
+            let (answer, error) = (
+                &result["output_pred"][model],
+                &result["output_error"][model],
+            );
+            assert!(answer.is_object() != error.is_string(), "{result}");
+        }
+    }
+    let control = server.control();
+    assert!(control.wait(Duration::from_secs(10), |it| it.open_connections() == 0));
+}
