@@ -355,7 +355,12 @@ impl LimitSet {
         self.latest = self.latest.max(now);
         let latest = self.latest;
         if let Some(only) = self.only() {
-            booking.settle(only, Unit::Requests, latest, reserved, actual);
+            let (reserved, actual) = (reserved.requests, actual.requests);
+            if booking.has_arrived {
+                only.settle_arrived(latest, booking.at, reserved, actual);
+            } else {
+                only.settle(latest, booking.at, reserved, actual);
+            }
         } else if self.extra.is_some() {
             self.settle_all(booking, reserved, actual);
         }

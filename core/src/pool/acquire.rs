@@ -233,6 +233,7 @@ impl<T> Pool<T> {
         let sequence = self.clock.next_sequence();
         let (class, cost) = (request.class, request.cost);
         let policy = self.config.policy;
+        let has_breakers = self.has_breakers();
         let member = self.members.get_mut(handle)?;
         let tier = member.tier;
         let floor = member.pass;
@@ -252,7 +253,10 @@ impl<T> Pool<T> {
                 false => self.flows.charge(now, request.flow, class, cost),
             },
         };
-        let breaker = member.breaker_mut(&self.config);
+        let breaker = match has_breakers {
+            true => member.breaker_mut(&self.config),
+            false => None,
+        };
         let permit = breaker.and_then(|(config, health)| health.breaker.begin(&config, now));
         if policy.uses_pass() {
             self.members.pass_floors.insert(tier, floor);

@@ -107,9 +107,12 @@ impl<T> Pool<T> {
     /// Judges the heads of a flow's queues again, because its limits or its heads have changed.
     #[inline]
     pub(super) fn rejudge_flow(&mut self, flow: u64) {
-        if self.flows.is_empty() {
-            return;
+        if !self.flows.is_empty() {
+            self.rejudge_heads(flow);
         }
+    }
+
+    fn rejudge_heads(&mut self, flow: u64) {
         for head in self.queue.heads_of(flow) {
             self.judge_head(head);
         }

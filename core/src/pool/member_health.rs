@@ -120,6 +120,7 @@ impl<T> Pool<T> {
 
     /// Enters new settings of a member: what they end is forgotten, what they begin starts now.
     pub(super) fn apply_settings(&mut self, handle: Handle, settings: Settings) {
+        self.members.has_settings = true;
         let now = self.clock.now;
         let Some(member) = self.members.get_mut(handle) else {
             return;
@@ -273,10 +274,15 @@ impl<T> Pool<T> {
         self.events.push_back(Event::Changed { member, change });
     }
 
+    /// Whether a member may have a breaker.
+    #[inline]
+    pub(super) fn has_breakers(&self) -> bool {
+        self.config.breaker.is_some() || self.members.has_settings
+    }
+
     /// Enters a grant or release in the member's positions, and in its timer where a breaker may have moved.
     pub(super) fn reindex_after_use(&mut self, handle: Handle) {
-        let member = self.members.get(handle);
-        if member.is_some_and(|member| member.breaker_config(&self.config).is_some()) {
+        if self.has_breakers() {
             self.refresh(handle);
         } else {
             self.reindex(handle.slot());

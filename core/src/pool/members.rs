@@ -25,6 +25,8 @@ pub(super) struct Members<T> {
     /// The healthy ones of those.
     healthy: u32,
     in_panic: bool,
+    /// Whether a member has ever had settings of its own.
+    pub(super) has_settings: bool,
     /// Members that ever were.
     pub(super) added: u64,
     /// The pass of the member chosen last, by tier: where new members begin, so that they are not flooded
@@ -42,6 +44,7 @@ impl<T> Members<T> {
             enabled: 0,
             healthy: 0,
             in_panic: false,
+            has_settings: false,
             added: 0,
             pass_floors: BTreeMap::new(),
         }

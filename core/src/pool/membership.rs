@@ -72,6 +72,7 @@ impl<T> Pool<T> {
             figures: MemberFigures::starting_at(now),
             payload: member.payload,
         };
+        self.members.has_settings |= state.settings.is_some();
         let handle = self.members.insert(state).ok_or(AddError::TooManyMembers)?;
         let slot = handle.slot();
         if let Some(group) = group {

@@ -204,6 +204,9 @@ impl<T> Pool<T> {
     }
 
     fn tell_breaker(&mut self, lease: &Lease, ending: &Ending) {
+        if !self.has_breakers() {
+            return;
+        }
         let now = self.clock.now;
         let Some((config, health)) = self
             .members
