@@ -95,20 +95,32 @@ pub trait Limit {
     /// difference when `actual` is smaller says so in its own docs.
     fn settle(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32);
 
+    /// Whether a cost may count from its [arrival](Self::arrive) instead of its settlement: windows under
+    /// [`Anchor::Completion`].
+    fn counts_arrivals(&self) -> bool {
+        false
+    }
+
     /// Starts the window of a booked cost before its settlement, because its call has arrived at the upstream.
     ///
-    /// Only windows under [`Anchor::Completion`] change: they count the cost from `now` on instead of from its
-    /// settlement. The cost is then ended by [`settle_arrived`](Self::settle_arrived).
+    /// Changes only limits that [count arrivals](Self::counts_arrivals), to which an arrival is what a completion would
+    /// be. The cost is then ended by [`settle_arrived`](Self::settle_arrived).
     fn arrive(&mut self, now: Tick, reserved: u32) {
-        let _ = (now, reserved);
+        if self.counts_arrivals() {
+            self.settle(now, now, reserved, reserved);
+        }
     }
 
     /// Ends the use of a booked cost that has [arrived](Self::arrive).
     ///
-    /// A window that counts it from its arrival credits nothing, because the upstream has seen all of it; units above
+    /// A limit that counts it from its arrival credits nothing, because the upstream has seen all of it; units above
     /// the reservation count from `now`.
     fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        self.settle(now, booked, reserved, actual);
+        if self.counts_arrivals() {
+            self.settle(now, booked, 0, actual.saturating_sub(reserved));
+        } else {
+            self.settle(now, booked, reserved, actual);
+        }
     }
 
     /// Returns a booked cost that was not used.

@@ -320,18 +320,8 @@ impl<C: AsRef<[u32]> + AsMut<[u32]>> Limit for BucketedWindow<C> {
         }
     }
 
-    fn arrive(&mut self, now: Tick, reserved: u32) {
-        if self.anchor == Anchor::Completion {
-            // An arrival counts as a completion does.
-            self.settle(now, now, reserved, reserved);
-        }
-    }
-
-    fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        match self.anchor {
-            Anchor::Grant => self.settle(now, booked, reserved, actual),
-            Anchor::Completion => self.settle(now, booked, 0, actual.saturating_sub(reserved)),
-        }
+    fn counts_arrivals(&self) -> bool {
+        self.anchor == Anchor::Completion
     }
 
     fn capacity(&self) -> u32 {

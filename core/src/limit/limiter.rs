@@ -48,13 +48,8 @@ macro_rules! limiter {
                 match self { $(Self::$algorithm(limit) => limit.settle(now, booked, reserved, actual),)* }
             }
 
-            fn arrive(&mut self, now: Tick, reserved: u32) {
-                match self { $(Self::$algorithm(limit) => limit.arrive(now, reserved),)* }
-            }
-
-            #[inline]
-            fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-                match self { $(Self::$algorithm(limit) => limit.settle_arrived(now, booked, reserved, actual),)* }
+            fn counts_arrivals(&self) -> bool {
+                match self { $(Self::$algorithm(limit) => limit.counts_arrivals(),)* }
             }
 
             fn capacity(&self) -> u32 {

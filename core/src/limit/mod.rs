@@ -5,6 +5,7 @@
 //! clamped to the latest admission or settlement.
 
 mod admission;
+mod booking;
 mod bucketed_window;
 mod concurrency;
 mod cost;
@@ -27,6 +28,7 @@ mod token_bucket;
 #[cfg(feature = "serde")]
 pub use admission::SnapshotError;
 pub use admission::{Anchor, Limit, LimitConfigError, Wait};
+pub use booking::Booking;
 pub use bucketed_window::BucketedWindow;
 pub use concurrency::Concurrency;
 pub use cost::{Cost, Unit};
@@ -36,7 +38,7 @@ pub use gcra_word::GcraWord;
 pub use limiter::Limiter;
 pub use pacing::Pacing;
 pub use rate::Rate;
-pub use set::{Booking, LimitSet};
+pub use set::LimitSet;
 pub use sliding_counter::SlidingCounter;
 pub use sliding_log::SlidingLog;
 pub use spec::{

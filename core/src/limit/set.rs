@@ -4,6 +4,7 @@
 //! existed from the start.
 
 use super::admission::{Limit, Wait, later};
+use super::booking::Booking;
 use super::cost::{Cost, Unit};
 use super::limiter::Limiter;
 use super::reported_quota::ReportedQuota;
@@ -88,61 +89,6 @@ struct ScopedLimit {
     each_class: bool,
     /// The counter shared by all classes, or a new class's initial counter.
     limit: Limiter,
-}
-
-/// The receipt of an admission by a [`LimitSet`], needed to settle it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Booking {
-    at: Tick,
-    /// Number of reports before it.
-    reports: u64,
-    class: u32,
-    /// Whether its call has arrived at the upstream.
-    #[cfg_attr(feature = "serde", serde(default))]
-    has_arrived: bool,
-}
-
-impl Booking {
-    /// The tick it was booked at.
-    #[must_use]
-    pub fn at(self) -> Tick {
-        self.at
-    }
-
-    /// The booking of a class at a tick, in a set without reports.
-    pub(crate) fn unreported(at: Tick, class: u32, has_arrived: bool) -> Self {
-        Self {
-            at,
-            reports: 0,
-            class,
-            has_arrived,
-        }
-    }
-
-    /// Whether its call has arrived at the upstream.
-    #[must_use]
-    pub fn has_arrived(self) -> bool {
-        self.has_arrived
-    }
-
-    /// Settles it with one limit.
-    #[inline]
-    fn settle(self, limit: &mut Limiter, unit: Unit, now: Tick, reserved: Cost, actual: Cost) {
-        let (reserved, actual) = (reserved.of(unit), actual.of(unit));
-        if self.has_arrived && unit == Unit::Requests {
-            limit.settle_arrived(now, self.at, reserved, actual);
-        } else {
-            limit.settle(now, self.at, reserved, actual);
-        }
-    }
-
-    /// The booking translated to another clock, to be used when its limits are [rebased](LimitSet::rebase).
-    #[must_use]
-    pub fn rebased(mut self, from: Tick, to: Tick) -> Self {
-        self.at = ClockOffset { from, to }.tick(self.at);
-        self
-    }
 }
 
 impl LimitSet {
@@ -314,7 +260,7 @@ impl LimitSet {
     /// Starts the windows of a booking's requests, because its call has arrived at the upstream. Tokens and concurrency
     /// stay booked until the settlement. A second arrival of one booking changes nothing.
     pub fn arrive(&mut self, now: Tick, booking: &mut Booking, reserved: Cost) {
-        if core::mem::replace(&mut booking.has_arrived, true) {
+        if !booking.note_arrival() {
             return;
         }
         self.latest = self.latest.max(now);
@@ -338,7 +284,7 @@ impl LimitSet {
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
             // A counter that was swept holds nothing of this booking.
             let limit = match each_class {
-                true => classes.get_mut(&(booking.class, index)),
+                true => classes.get_mut(&(booking.class(), index)),
                 false => Some(limit),
             };
             if let (Unit::Requests, Some(limit)) = (unit, limit) {
@@ -355,12 +301,7 @@ impl LimitSet {
         self.latest = self.latest.max(now);
         let latest = self.latest;
         if let Some(only) = self.only() {
-            let (reserved, actual) = (reserved.requests, actual.requests);
-            if booking.has_arrived {
-                only.settle_arrived(latest, booking.at, reserved, actual);
-            } else {
-                only.settle(latest, booking.at, reserved, actual);
-            }
+            booking.settle(only, latest, Unit::Requests, reserved, actual);
         } else if self.extra.is_some() {
             self.settle_all(booking, reserved, actual);
         }
@@ -380,7 +321,7 @@ impl LimitSet {
         } = &mut **extra.get_or_insert_default();
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
             let limit = if each_class {
-                let key = (booking.class, index);
+                let key = (booking.class(), index);
                 // A counter that was swept held nothing of this booking; only units above it are new.
                 if actual.of(unit) > reserved.of(unit) {
                     let fresh = || limit.clone();
@@ -392,11 +333,11 @@ impl LimitSet {
                 Some(limit)
             };
             if let Some(limit) = limit {
-                booking.settle(limit, unit, *latest, reserved, actual);
+                booking.settle(limit, *latest, unit, reserved, actual);
             }
         }
         for (quota, unit) in quotas.iter_mut().zip(Unit::ALL) {
-            quota.settle(booking.reports, reserved.of(unit), actual.of(unit));
+            quota.settle(booking.reports(), reserved.of(unit), actual.of(unit));
         }
         self.sweep();
     }
@@ -484,12 +425,7 @@ impl LimitSet {
     }
 
     fn booking(&self, class: u32) -> Booking {
-        Booking {
-            at: self.latest,
-            reports: self.extra().reports,
-            class,
-            has_arrived: false,
-        }
+        Booking::new(self.latest, self.extra().reports, class)
     }
 
     #[inline]

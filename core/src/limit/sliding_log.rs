@@ -370,20 +370,8 @@ impl Limit for SlidingLog {
         }
     }
 
-    fn arrive(&mut self, now: Tick, reserved: u32) {
-        if let AnchorState::Completion(_) = self.anchor {
-            // An arrival counts as a completion does.
-            self.settle(now, now, reserved, reserved);
-        }
-    }
-
-    fn settle_arrived(&mut self, now: Tick, booked: Tick, reserved: u32, actual: u32) {
-        match self.anchor {
-            AnchorState::Grant(_) => self.settle(now, booked, reserved, actual),
-            AnchorState::Completion(_) => {
-                self.settle(now, booked, 0, actual.saturating_sub(reserved));
-            }
-        }
+    fn counts_arrivals(&self) -> bool {
+        matches!(self.anchor, AnchorState::Completion(_))
     }
 
     fn capacity(&self) -> u32 {

@@ -78,7 +78,8 @@ impl<T> Pool<T> {
             let turn = self.queue.turn_of(lane, &request, weight);
             turn.is_some_and(|turn| next.is_none_or(|(head, _)| turn < head))
         };
-        let mut readiness = held_back.map_or(Readiness::AnyTime, |(readiness, _)| readiness);
+        let held_back = held_back.map(|reason| reason.row());
+        let mut readiness = held_back.map_or(Readiness::AnyTime, |row| row.readiness);
         let is_tried = is_first && held_back.is_none() && self.leases.has_room();
         if is_tried {
             match self.select(lane, &request) {
@@ -101,7 +102,7 @@ impl<T> Pool<T> {
             self.lanes.flag(lane);
         }
         let cause = |pool: &Self| match held_back {
-            Some((_, cause)) => cause,
+            Some(row) => row.cause.unwrap_or(Cause::BehindOthers),
             None if is_tried => pool.cause(lane, &request),
             None => pool.cause_of_head(lane),
         };

@@ -3,7 +3,7 @@
 //! Invariant: whatever was granted and is not among the charges taken so far is covered by a block among them, unless
 //! charges are due.
 
-use super::member::MemberState;
+use super::member_state::MemberState;
 use crate::limit::{Cost, Unit};
 use crate::time::Tick;
 use alloc::vec::Vec;
@@ -94,6 +94,9 @@ pub enum Charge {
     },
 }
 
+/// The bound on charges that wait to be written, from which on they are due whatever the blocks hold.
+const MAX_PENDING: usize = 1_024;
+
 /// The requests of a block on a member without a limit of requests.
 const UNLIMITED_BLOCK: u32 = 100;
 
@@ -117,6 +120,7 @@ impl ChargeLog {
 
     pub(super) fn push(&mut self, charge: Charge) {
         self.pending.push(charge);
+        self.is_due |= self.pending.len() >= MAX_PENDING;
     }
 
     /// Records a grant on a member. It is covered by the member's block, or charges are due, with the next block.

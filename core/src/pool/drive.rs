@@ -13,7 +13,7 @@ use super::ids::{LeaseId, WaiterId};
 use super::labels::LabelSets;
 use super::lanes::Lanes;
 use super::leases::Leases;
-use super::member::EligibilityContext;
+use super::member_state::EligibilityContext;
 use super::members::Members;
 use super::outcome::LeaseEnd;
 use super::queue::Queue;
@@ -209,7 +209,7 @@ impl<T> Pool<T> {
     }
 
     /// Whether a lease was granted whose call must not be sent before the [charges](Self::take_charges) so far are
-    /// written. Always false where no log is [kept](super::PoolConfigBuilder::log_charges).
+    /// written, or 1,024 of them wait. Always false where no log is [kept](super::PoolConfigBuilder::log_charges).
     #[must_use]
     pub fn charges_due(&self) -> bool {
         self.charges.as_ref().is_some_and(ChargeLog::is_due)

@@ -267,7 +267,13 @@ impl Eligibility {
             Self::AwaitingCompletion => {
                 row(AnyTime, KEEPS, Some(Cause::AwaitingCompletion)).by_limit()
             }
-            Self::FlowAtLimit { until } => row(Now, KEEPS, Some(Cause::FlowAtLimit { until })),
+            Self::FlowAtLimit { until } => {
+                let readiness = match until {
+                    Some(until) => At(until),
+                    None => AnyTime,
+                };
+                row(readiness, KEEPS, Some(Cause::FlowAtLimit { until }))
+            }
             Self::NeverFits => row(ForLess, LOSES, Some(Cause::NeverFits)).by_limit(),
         }
     }

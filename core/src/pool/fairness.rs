@@ -3,7 +3,7 @@
 //! Invariant: after each command, a flow queue is parked if and only if the flow's limits hold back its head.
 
 use super::drive::Pool;
-use super::eligibility::{Cause, Readiness};
+use super::eligibility::Eligibility;
 use super::error::StaleWaiter;
 use super::event::Place;
 use super::flows::FlowConfig;
@@ -33,12 +33,12 @@ impl<T> Pool<T> {
         for lease in self.leases.iter_mut().filter(|lease| lease.flow == flow) {
             lease.booked.flow = self.flows.rebook(now, flow, lease.class, lease.cost);
             if let (Some(at), true) = (lease.booked.flow, lease.booked.member.has_arrived()) {
-                let booking = Booking::unreported(at, lease.class, false);
+                let booking = Booking::new(at, 0, lease.class);
                 self.flows.arrive(now, flow, booking, lease.cost);
             }
         }
         if self.flows.counts_classes() {
-            self.part_classes();
+            self.split_lanes_by_class();
         }
         self.queue.set_weight(flow, self.flows.weight(flow));
         for lane in self.queue.lanes_of_flow(flow) {
@@ -77,24 +77,19 @@ impl<T> Pool<T> {
         self.flows.weight(request.flow)
     }
 
-    /// Whether the limits of its own flow hold a request back, with the cause and when it may go on.
+    /// The reason for which the limits of its own flow hold a request back.
     #[inline]
-    pub(super) fn held_back_by_flow(&self, request: &Request) -> Option<(Readiness, Cause)> {
+    pub(super) fn held_back_by_flow(&self, request: &Request) -> Option<Eligibility> {
         if self.flows.is_empty() {
             return None;
         }
         let as_of = self.clock.as_of;
-        match self
-            .flows
-            .earliest(as_of, request.flow, request.class, request.cost)
-        {
+        let (flow, class, cost) = (request.flow, request.class, request.cost);
+        match self.flows.earliest(as_of, flow, class, cost) {
             Wait::Until(at) if at <= as_of => None,
-            Wait::Until(at) => {
-                let until = Some(at);
-                Some((Readiness::At(at), Cause::FlowAtLimit { until }))
-            }
-            Wait::ForSettlement => Some((Readiness::AnyTime, Cause::FlowAtLimit { until: None })),
-            Wait::Never => Some((Readiness::Unknown, Cause::NeverFits)),
+            Wait::Until(at) => Some(Eligibility::FlowAtLimit { until: Some(at) }),
+            Wait::ForSettlement => Some(Eligibility::FlowAtLimit { until: None }),
+            Wait::Never => Some(Eligibility::NeverFits),
         }
     }
 
@@ -132,9 +127,9 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Gives classes lanes of their own from now on, because something is counted by class. Queued requests move
-    /// to the lanes of their classes, in order of arrival. O(waiters * members) once, and nothing later.
-    pub(super) fn part_classes(&mut self) {
+    /// Gives each class lanes of its own from now on, because something is counted by class. Queued requests move
+    /// to them in order of arrival. O(waiters * members) once, and nothing later.
+    pub(super) fn split_lanes_by_class(&mut self) {
         if core::mem::replace(&mut self.by_class, true) {
             return;
         }

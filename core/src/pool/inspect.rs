@@ -6,9 +6,9 @@ use super::error::AcquireError;
 use super::event::Estimate;
 use super::flows::FlowStats;
 use super::ids::MemberId;
-use super::labels::{Labels, TooManyLabelSets};
+use super::labels::Labels;
 use super::lane::LaneKey;
-use super::member::MemberState;
+use super::member_state::MemberState;
 use super::request::Request;
 use super::stats::{QueueStats, Stats};
 use crate::limit::Wait;
@@ -75,13 +75,8 @@ impl<T> Pool<T> {
 
     /// Whether the limits of its flow, or the pool's own, hold a request back.
     fn blocked_by(&self, request: &Request) -> Option<Eligibility> {
-        match self.held_back_by_flow(request) {
-            None => {}
-            Some((Readiness::Unknown, _)) => return Some(Eligibility::NeverFits),
-            Some((_, cause)) => {
-                let until = cause.until();
-                return Some(Eligibility::FlowAtLimit { until });
-            }
+        if let Some(reason) = self.held_back_by_flow(request) {
+            return Some(reason);
         }
         let now = self.clock.now;
         match self.shared.earliest(now, request.class, request.cost) {
@@ -121,8 +116,9 @@ impl<T> Pool<T> {
         let ahead = self
             .queue
             .ahead_of(lane, request, self.flow_weight(request));
-        let (readiness, cause) = if let Some((readiness, cause)) = self.held_back_by_flow(request) {
-            (readiness, Some(cause))
+        let (readiness, cause) = if let Some(reason) = self.held_back_by_flow(request) {
+            let row = reason.row();
+            (row.readiness, row.cause)
         } else if ahead > 0 {
             (Readiness::AnyTime, Some(self.cause_of_head(lane)))
         } else {
@@ -197,18 +193,6 @@ impl<T> Pool<T> {
             waiting: self.queue.len_of_flow(flow.flow),
             ..flow
         })
-    }
-
-    /// The set of these labels, which members have and requests need; their meaning is the caller's.
-    ///
-    /// # Errors
-    /// [`TooManyLabelSets`] where the pool keeps 65,536 different sets already.
-    pub fn labels(
-        &mut self,
-        labels: impl IntoIterator<Item = u32>,
-    ) -> Result<Labels, TooManyLabelSets> {
-        let set = self.label_sets.intern(labels).ok_or(TooManyLabelSets)?;
-        Ok(Labels::new(self.config.id, set))
     }
 
     /// The labels in a set, sorted; `None` where it is of another pool.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a member that can serve the `wanted` cost now is in its tier's balancer as ready. A ready one
 //! may yet refuse, because limits that it shares were used up since, or because it was last judged for a
-//! lower cost; it is then judged again and moved. LaneMembers not ready for the wanted cost that might be for
+//! lower cost; it is then judged again and moved. Members not ready for the wanted cost that might be for
 //! a lower one are in `deferred`.
 
 use super::eligibility::Readiness;

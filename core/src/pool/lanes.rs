@@ -6,7 +6,7 @@
 
 use super::ids::GroupIndex;
 use super::lane::{Lane, LaneKey};
-use super::member::{EligibilityContext, MemberState, Status};
+use super::member_state::{EligibilityContext, MemberState, Status};
 use super::queue::Turn;
 use crate::random::mix;
 use alloc::collections::{BTreeMap, BinaryHeap};

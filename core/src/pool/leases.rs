@@ -44,9 +44,11 @@ pub(super) struct Bookings {
 impl Lease {
     /// Its booking with the flow, if that has a state. Flows have no reports.
     pub(super) fn flow_booking(&self) -> Option<Booking> {
-        let has_arrived = self.booked.member.has_arrived();
-        let at = self.booked.flow?;
-        Some(Booking::unreported(at, self.class, has_arrived))
+        let mut booking = Booking::new(self.booked.flow?, 0, self.class);
+        if self.booked.member.has_arrived() {
+            booking.note_arrival();
+        }
+        Some(booking)
     }
 
     fn is_estimated(&self) -> bool {

@@ -7,7 +7,8 @@ use super::drive::Pool;
 use super::error::{BreakerError, StaleMember, StaleProbe};
 use super::event::{Event, HealthChange};
 use super::ids::{MemberId, ProbeId};
-use super::member::{MemberHealth, Settings, ToldBreaker};
+use super::member::Settings;
+use super::member_state::{MemberHealth, ToldBreaker};
 use super::outcome::ProbeResult;
 use crate::health::{Breaker, BreakerConfig, BreakerState, ProbeAnswer, Transition};
 use crate::time::Tick;
@@ -91,8 +92,7 @@ impl<T> Pool<T> {
         })
     }
 
-    /// Closes a member's breaker, as an operator may who knows that it serves again. A throttle by its upstream
-    /// still holds.
+    /// Closes a member's breaker at an operator's command. A throttle by its upstream still holds.
     ///
     /// # Errors
     /// [`BreakerError`] where the member was removed or has no breaker.

@@ -6,7 +6,7 @@
 use super::config::PoolConfig;
 use super::error::StaleMember;
 use super::ids::{MemberId, PoolId};
-use super::member::{MemberState, Status};
+use super::member_state::{MemberState, Status};
 use crate::time::Tick;
 use crate::util::heap::IndexedHeap;
 use crate::util::slab::{Handle, Slab};

@@ -4,8 +4,9 @@ use super::drive::Pool;
 use super::error::{AddError, StaleMember, UpdateError};
 use super::event::Event;
 use super::ids::{GroupId, GroupIndex, MemberId, WaiterId};
-use super::labels::LabelSet;
-use super::member::{Member, MemberHealth, MemberState, MemberUpdate, Status};
+use super::labels::{LabelSet, Labels, TooManyLabelSets};
+use super::member::{Member, MemberUpdate};
+use super::member_state::{MemberHealth, MemberState, Status};
 use super::stats::MemberFigures;
 use super::times::ServiceTimes;
 use crate::health::SlowStart;
@@ -16,10 +17,22 @@ use crate::util::slab::Handle;
 use core::mem;
 
 impl<T> Pool<T> {
+    /// The set of these labels, which members have and requests need; their meaning is the caller's.
+    ///
+    /// # Errors
+    /// [`TooManyLabelSets`] where the pool keeps 65,536 different sets already.
+    pub fn labels(
+        &mut self,
+        labels: impl IntoIterator<Item = u32>,
+    ) -> Result<Labels, TooManyLabelSets> {
+        let set = self.label_sets.intern(labels).ok_or(TooManyLabelSets)?;
+        Ok(Labels::new(self.config.id, set))
+    }
+
     /// Adds a group, whose members share these limits besides their own.
     pub fn add_group(&mut self, limits: LimitSet) -> GroupId {
         if limits.counts_classes() {
-            self.part_classes();
+            self.split_lanes_by_class();
             self.hand_over();
         }
         GroupId::new(self.config.id, self.shared.add_group(limits))
@@ -37,7 +50,7 @@ impl<T> Pool<T> {
         let labels = member.labels.within(self.config.id);
         let labels = labels.ok_or(AddError::ForeignLabels)?;
         if member.limits.counts_classes() {
-            self.part_classes();
+            self.split_lanes_by_class();
         }
         let seed = self.config.seed.wrapping_add(self.members.added);
         self.members.added = self.members.added.wrapping_add(1);
@@ -316,7 +329,7 @@ impl<T> Pool<T> {
     fn replace_limits(&mut self, handle: Handle, limits: LimitSet) {
         let now = self.clock.now;
         if limits.counts_classes() {
-            self.part_classes();
+            self.split_lanes_by_class();
         }
         let Some(state) = self.members.get_mut(handle) else {
             return;

@@ -2,7 +2,7 @@
 //!
 //! A request goes `acquire` -> `select` -> grant (`acquire`, `select`); a lease ends by `release` -> settle ->
 //! `hand_over` (`release`, `drive`). The parts of the pool own their state: `members`, `lanes`, `queue`,
-//! `flows`, `leases`, `groups`, `labels`, `fast_failures`, `times` and the figures in `stats`.
+//! `flows`, `leases`, `groups`, `labels`, `charges`, `fast_failures`, `times` and the figures in `stats`.
 
 mod acquire;
 mod charges;
@@ -23,6 +23,7 @@ mod lanes;
 mod leases;
 mod member;
 mod member_health;
+mod member_state;
 mod members;
 mod membership;
 mod outcome;

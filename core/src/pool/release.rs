@@ -7,7 +7,7 @@ use super::event::Event;
 use super::fast_failures::FastFailure;
 use super::ids::{GroupIndex, LeaseId};
 use super::leases::Lease;
-use super::member::Status;
+use super::member_state::Status;
 use super::outcome::{LeaseEnd, Outcome, Release};
 use crate::balance::Policy;
 use crate::health::CallResult;

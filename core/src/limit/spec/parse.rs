@@ -584,9 +584,8 @@ mod tests {
 
     #[test]
     fn a_long_mistake_is_cut_short() {
-        let error = format!("3 {}/min", "ä".repeat(1_000))
-            .parse::<LimitSpec>()
-            .unwrap_err();
+        let text = format!("3 {}/min", "ä".repeat(1_000));
+        let error = text.parse::<LimitSpec>().unwrap_err();
         assert_eq!(error.found, format!("{}…", "ä".repeat(24)));
         assert!(error.to_string().contains("at character 3"));
     }
@@ -595,7 +594,7 @@ mod tests {
     fn several_limits_are_not_one() {
         let error = "3/s, 2/min".parse::<LimitSpec>().unwrap_err();
         assert_eq!((error.kind, error.at), (Kind::Several, 5));
-        let error = "3/x, 2/min".parse::<LimitSpec>().unwrap_err();
-        assert_eq!((error.kind, error.at), (Kind::Window, 2));
+        let first = "3/x, 2/min".parse::<LimitSpec>().unwrap_err();
+        assert_eq!((first.kind, first.at), (Kind::Window, 2));
     }
 }
