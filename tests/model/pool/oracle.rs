@@ -5,172 +5,25 @@ mod membership;
 mod queue;
 mod release;
 mod select;
+mod types;
 
-use super::case::{Ask, Case, Choice, FlowSetup, IN_RANGE, MemberSetup, Own, Watch};
-use super::owner::{Owner, Uses};
+use super::case::{Ask, Case, Choice, FlowSetup, IN_RANGE, Watch};
+use super::owner::Owner;
 use crate::limits;
 use leasehold_core::affinity::Affinity;
 use leasehold_core::balance::{PeakEwma, pass};
-use leasehold_core::health::{Breaker, BreakerState, Permit};
-use leasehold_core::health::{OutcomeWindow, OutlierDetector};
-use leasehold_core::health::{ProbeNumber, Prober, SlowStart};
+use leasehold_core::health::OutlierDetector;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{AcquireError, Cause, Eligibility, HealthChange, MemberId};
+use leasehold_core::pool::{Cause, Eligibility};
 use leasehold_core::time::Tick;
 use queue::OracleFlow;
 use release::Ended;
 use std::collections::{BTreeMap, VecDeque};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    Enabled,
-    Disabled,
-    Draining,
-    Removing,
-    Gone,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct OracleMember {
-    /// The machine's id, which orders members by slot.
-    pub(super) id: MemberId,
-    pub(super) setup: MemberSetup,
-    weight: u16,
-    pub(super) owner: Owner,
-    pub(super) state: State,
-    pub(super) in_flight: u32,
-    pass: u64,
-    stamp: u64,
-    cooldown_until: u64,
-    pub(super) calls: u64,
-    breaker: Breaker,
-    health: Option<Prober>,
-    pub(super) probe: Option<ProbeNumber>,
-    /// The probe begun last.
-    pub(super) latest_probe: Option<ProbeNumber>,
-    outcomes: OutcomeWindow,
-    slow_start: SlowStart,
-    depth: Option<u32>,
-    granted_since_depth: u32,
-    granted_since_probe: u32,
-    latency: Option<PeakEwma>,
-    service: BTreeMap<u32, u64>,
-    told: BreakerState,
-    own_breaker: Own,
-    own_probes: Own,
-    /// The seed of its probes.
-    seed: u64,
-    /// The end of an ejection, until that has been handled.
-    ejected_until: Option<Tick>,
-    /// Whether its limits are still the first ones.
-    pub(super) judged: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct OracleLease {
-    pub(super) member: usize,
-    granted: u64,
-    class: u32,
-    pub(super) cost: Cost,
-    stride: u64,
-    own: Uses,
-    group: Option<(usize, Uses)>,
-    shared: Uses,
-    arrived: bool,
-    pub(super) flow: u64,
-    flow_uses: Option<Uses>,
-    permit: Option<Permit>,
-    pub(super) expires: Option<(u64, u64)>,
-    pub(super) live: bool,
-    /// Whether it has a holder; after a restart it has none.
-    held: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OracleWaiter {
-    since: u64,
-    pub(super) ask: Ask,
-    pub(super) kind: Kind,
-    deadline: Option<u64>,
-    waiting: bool,
-}
-
-/// A class with a set of labels, or a pinned member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Kind {
-    class: u32,
-    labels: u64,
-    pin: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OracleGrant {
-    pub(super) lease: usize,
-    pub(super) member: usize,
-    pub(super) waited: u64,
-    pub(super) expires: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OracleEvent {
-    Granted(usize, OracleGrant),
-    TimedOut(usize),
-    Closed(usize),
-    PinnedMemberRemoved(usize),
-    Expired(usize),
-    Drained(usize),
-    Removed(usize),
-    Probe(usize),
-    Changed(usize, HealthChange),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    Granted(OracleGrant),
-    Waiting(usize),
-    Refused(Refusal),
-}
-
-/// An [`AcquireError`] without its cause, of which several may be right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    Closed,
-    QueueFull,
-    FlowQueueFull,
-    ForeignLabels,
-    NotReady,
-    DeadlineTooSoon(Tick),
-    NeverFits,
-    PinnedMemberRemoved,
-    TooManyLanes,
-}
-
-impl From<AcquireError> for Refusal {
-    fn from(error: AcquireError) -> Self {
-        match error {
-            AcquireError::Closed => Self::Closed,
-            AcquireError::QueueFull { .. } => Self::QueueFull,
-            AcquireError::FlowQueueFull { .. } => Self::FlowQueueFull,
-            AcquireError::ForeignLabels => Self::ForeignLabels,
-            AcquireError::NotReady { .. } => Self::NotReady,
-            AcquireError::DeadlineTooSoon { at, .. } => Self::DeadlineTooSoon(at),
-            AcquireError::NeverFits => Self::NeverFits,
-            AcquireError::PinnedMemberRemoved => Self::PinnedMemberRemoved,
-            AcquireError::TooManyLanes => Self::TooManyLanes,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) granted: u64,
-    pub(super) released: u64,
-    pub(super) expired: u64,
-    pub(super) refused: u64,
-    pub(super) timed_out: u64,
-    pub(super) cancelled: u64,
-    pub(super) waited: u64,
-}
+pub(super) use types::{
+    Answer, FastFailure, Kind, Opening, OracleEvent, OracleGrant, OracleLease, OracleMember,
+    OracleWaiter, Refusal, State, Tally,
+};
+use types::{observe, opening_of};
 
 pub(super) struct Oracle {
     choice: Choice,
@@ -221,57 +74,6 @@ pub(super) struct Oracle {
     pub(super) hints: VecDeque<usize>,
     /// The causes of which the last refusal may name any.
     pub(super) causes: Vec<Cause>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FastFailure {
-    member: usize,
-    granted: u64,
-    class: u32,
-    /// The time that a success of its class took then, or took first.
-    usual: Option<u64>,
-}
-
-impl FastFailure {
-    fn end(&self) -> Option<u64> {
-        Some(self.granted.saturating_add(self.usual?))
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
-    Now,
-    At(u64),
-    AnyTime,
-    Unknown,
-}
-
-pub(super) fn opening_of(reason: Eligibility) -> Opening {
-    match reason {
-        Eligibility::Ready | Eligibility::LowerTier | Eligibility::BehindOthers => Opening::Now,
-        Eligibility::Ejected { until }
-        | Eligibility::BreakerOpen { until }
-        | Eligibility::Throttled { until }
-        | Eligibility::AtLimit { until } => Opening::At(until.as_nanos()),
-        Eligibility::Full
-        | Eligibility::BreakerHalfOpen
-        | Eligibility::AwaitingCompletion
-        | Eligibility::Unhealthy => Opening::AnyTime,
-        Eligibility::WrongLabels
-        | Eligibility::NotPinned
-        | Eligibility::Removed
-        | Eligibility::Disabled
-        | Eligibility::Draining
-        | Eligibility::FlowAtLimit { .. }
-        | Eligibility::NeverFits => Opening::Unknown,
-    }
-}
-
-pub(super) fn observe(service: &mut BTreeMap<u32, u64>, class: u32, took: u64) {
-    service
-        .entry(class)
-        .and_modify(|mean| *mean = *mean - *mean / 8 + took / 8)
-        .or_insert(took);
 }
 
 impl Oracle {
@@ -388,32 +190,8 @@ impl Oracle {
         } else {
             self.causes = self.causes_of_head(kind);
         }
-        if ask.cost() != Cost::REQUEST && !(self.fits(kind, ask.cost()) && self.fits_flow(ask)) {
-            return Answer::Refused(Refusal::NeverFits);
-        }
-        if let Some(deadline) = deadline {
-            if deadline <= self.now {
-                return Answer::Refused(Refusal::NotReady);
-            }
-            let mut live = self.leases.iter().filter(|one| one.live);
-            if let Opening::At(at) = opening
-                && at >= deadline
-                && live.all(|one| one.cost == Cost::REQUEST)
-            {
-                return Answer::Refused(Refusal::DeadlineTooSoon(Tick::from_nanos(at)));
-            }
-        }
-        let of_flow = self
-            .waiting()
-            .filter(|(_, one)| one.ask.flow() == ask.flow());
-        let bound = self
-            .flow_setup(ask.flow())
-            .map_or(u32::MAX, FlowSetup::max_waiters);
-        if of_flow.count() >= bound as usize {
-            return Answer::Refused(Refusal::FlowQueueFull);
-        }
-        if self.waiting().count() >= self.max_waiters {
-            return Answer::Refused(Refusal::QueueFull);
+        if let Some(refusal) = self.refusal(kind, ask, opening, deadline) {
+            return Answer::Refused(refusal);
         }
         let time = *self.times.entry(ask.priority()).or_insert(0);
         let flow = (ask.priority(), ask.flow());
@@ -429,6 +207,44 @@ impl Oracle {
             waiting: true,
         });
         Answer::Waiting(newcomer)
+    }
+
+    /// Why a request that isn't granted must not wait.
+    fn refusal(
+        &self,
+        kind: Kind,
+        ask: Ask,
+        opening: Opening,
+        deadline: Option<u64>,
+    ) -> Option<Refusal> {
+        if ask.cost() != Cost::REQUEST && !(self.fits(kind, ask.cost()) && self.fits_flow(ask)) {
+            return Some(Refusal::NeverFits);
+        }
+        if let Some(deadline) = deadline {
+            if deadline <= self.now {
+                return Some(Refusal::NotReady);
+            }
+            let mut live = self.leases.iter().filter(|one| one.live);
+            if let Opening::At(at) = opening
+                && at >= deadline
+                && live.all(|one| one.cost == Cost::REQUEST)
+            {
+                return Some(Refusal::DeadlineTooSoon(Tick::from_nanos(at)));
+            }
+        }
+        let of_flow = self
+            .waiting()
+            .filter(|(_, one)| one.ask.flow() == ask.flow());
+        let bound = self
+            .flow_setup(ask.flow())
+            .map_or(u32::MAX, FlowSetup::max_waiters);
+        if of_flow.count() >= bound as usize {
+            return Some(Refusal::FlowQueueFull);
+        }
+        if self.waiting().count() >= self.max_waiters {
+            return Some(Refusal::QueueFull);
+        }
+        None
     }
 
     fn grant(&mut self, kind: Kind, ask: Ask, since: u64) -> OracleGrant {
