@@ -12,6 +12,7 @@ use crate::balance::pass;
 use crate::limit::{Cost, LimitSet};
 use crate::time::Tick;
 use crate::util::slab::Handle;
+use core::time::Duration;
 
 impl<T> Pool<T> {
     /// Asks for a lease.
@@ -194,7 +195,7 @@ impl<T> Pool<T> {
         self.assign_session(lane, request, handle);
         self.reindex_after_use(handle);
         self.rejudge_flow(request.flow);
-        let waited = self.clock.now.since(since);
+        let waited = self.clock.now.nanos_since(since);
         self.figures.record_grant(waited, is_queued);
         let expires = self.set_expiry(lease);
         self.log_grant(handle, request, fence, expires);
@@ -202,7 +203,7 @@ impl<T> Pool<T> {
             lease: LeaseId::new(self.config.id, lease),
             member: self.members.id(handle),
             fence,
-            waited,
+            waited: Duration::from_nanos(waited),
             expires,
         })
     }

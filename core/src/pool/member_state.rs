@@ -20,7 +20,6 @@ use crate::limit::{Cost, LimitSet, Wait};
 use crate::time::{Tick, earliest};
 use crate::util::slab::Handle;
 use alloc::boxed::Box;
-use core::time::Duration;
 
 /// The least work of a member that was never measured and is busy: above all that is measured.
 const UNMEASURED: u64 = 1 << 63;
@@ -176,14 +175,13 @@ impl<T> MemberState<T> {
         if let Some(health) = &self.health {
             let until = health.cooldown_until;
             longest.add(until, Eligibility::Throttled { until });
-        }
-        if let (Some(config), Some(health)) = (self.breaker_config(ctx.config), &self.health) {
-            match health.breaker.state(config, ctx.now) {
-                BreakerState::Closed => {}
-                BreakerState::Open { until } => {
+            let config = self.breaker_config(ctx.config);
+            match config.map(|config| (config, health.breaker.state(config, ctx.now))) {
+                None | Some((_, BreakerState::Closed)) => {}
+                Some((_, BreakerState::Open { until })) => {
                     longest.add(until, Eligibility::BreakerOpen { until });
                 }
-                BreakerState::HalfOpen { .. } => {
+                Some((config, BreakerState::HalfOpen { .. })) => {
                     if health.breaker.earliest(config, ctx.now) == Wait::ForSettlement {
                         return Eligibility::BreakerHalfOpen;
                     }
@@ -283,6 +281,7 @@ impl<T> MemberState<T> {
     }
 
     /// Its load for calls of a class, as far as the policy uses it.
+    #[inline]
     pub(super) fn member_load(&self, config: &PoolConfig, class: u32, now: Tick) -> MemberLoad {
         let policy = config.policy;
         MemberLoad {
@@ -364,7 +363,7 @@ impl<T> MemberState<T> {
     }
 
     /// Enters the end of a lease.
-    pub(super) fn record_end(&mut self, now: Tick, sequence: u64, end: &LeaseEnd, held: Duration) {
+    pub(super) fn record_end(&mut self, now: Tick, sequence: u64, end: &LeaseEnd, held: u64) {
         self.figures.measure(now, self.in_flight);
         self.in_flight = self.in_flight.saturating_sub(1);
         self.last_used_seq = sequence;

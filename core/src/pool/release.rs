@@ -101,12 +101,12 @@ impl<T> Pool<T> {
     pub(super) fn finish_lease(&mut self, handle: Handle, end: LeaseEnd) -> Result<(), StaleLease> {
         let lease = self.leases.remove(handle).ok_or(StaleLease)?;
         let sequence = self.clock.next_sequence();
-        let held = self.clock.now.since(lease.granted);
+        let held = self.clock.now.nanos_since(lease.granted);
         let member = self.members.get_mut(lease.member).ok_or(StaleLease)?;
         member.record_end(self.clock.now, sequence, &end, held);
         let group = lease.booked.group.map(|(group, _)| group);
         self.figures.record_end(&end, held);
-        let ending = Ending::new(&lease, &end, held);
+        let ending = Ending::new(&lease, &end, Duration::from_nanos(held));
         let is_first_success = self.learn(&lease, &ending);
         self.settle(&lease, ending.cost);
         if let Some(log) = &mut self.charges {

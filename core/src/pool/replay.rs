@@ -11,7 +11,6 @@ use crate::limit::{Booking, Cost, LimitSet};
 use crate::time::Tick;
 use crate::util::slab::Handle;
 use alloc::collections::BTreeMap;
-use core::time::Duration;
 
 /// What a replay has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -169,7 +168,7 @@ impl<T> PoolSnapshot<T> {
             pool,
             flow: flow_limits.map(|limits| limits.charge(at, class, cost).at()),
         };
-        self.figures.record_grant(Duration::ZERO, false);
+        self.figures.record_grant(0, false);
         Some(SavedLease {
             member,
             expires,

@@ -77,10 +77,8 @@ pub struct MemberStats {
     pub counts: LeaseCounts,
     /// Leases held now.
     pub in_flight: u32,
-    /// The sum of the times that leases were held.
-    pub held: Duration,
     /// The times that leases were held.
-    pub histogram: Histogram,
+    pub held: Histogram,
     /// Lease time: the leases held, integrated over time. Divided by the time that has passed, it is the mean number of
     /// leases held; divided by `max_leases` as well, the utilisation.
     pub leased: Duration,
@@ -106,10 +104,6 @@ pub struct QueueStats {
     pub timed_out: u64,
     /// Requests that were cancelled, or queued when the pool was closed.
     pub cancelled: u64,
-    /// The sum of the times from request to grant.
-    pub waited: Duration,
-    /// The longest time from request to grant.
-    pub longest: Duration,
 }
 
 /// The figures of a pool.
@@ -133,17 +127,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Mean time from request to grant.
+    /// The mean time from request to grant; zero where there was no grant.
     #[must_use]
     pub fn mean_wait(&self) -> Duration {
-        let grants = u128::from(self.total.granted).max(1);
-        let nanos = self
-            .waiting
-            .waited
-            .as_nanos()
-            .checked_div(grants)
-            .unwrap_or(0);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        self.waited.mean().unwrap_or_default()
     }
 
     /// The population variance of calls over members; 0 when every member had the same number.
@@ -181,22 +168,20 @@ pub(super) struct Figures {
 
 impl Figures {
     #[inline]
-    pub(super) fn record_grant(&mut self, waited: Duration, is_queued: bool) {
+    pub(super) fn record_grant(&mut self, waited: u64, is_queued: bool) {
         let count = match is_queued {
             true => &mut self.queue.granted_queued,
             false => &mut self.queue.granted_at_once,
         };
         *count = count.saturating_add(1);
         self.total.granted = self.total.granted.saturating_add(1);
-        self.queue.waited = self.queue.waited.saturating_add(waited);
-        self.queue.longest = self.queue.longest.max(waited);
-        self.waited.record(waited);
+        self.waited.record_nanos(waited);
     }
 
     #[inline]
-    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
+    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: u64) {
         self.total.record(end);
-        self.held.record(held);
+        self.held.record_nanos(held);
     }
 
     pub(super) fn record_refusal(&mut self) {
@@ -252,9 +237,9 @@ impl MemberFigures {
     }
 
     #[inline]
-    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: Duration) {
+    pub(super) fn record_end(&mut self, end: &LeaseEnd, held: u64) {
         self.ended.record(end);
-        self.held.record(held);
+        self.held.record_nanos(held);
     }
 
     pub(super) fn stats(
@@ -278,8 +263,7 @@ impl MemberFigures {
                 ..self.ended
             },
             in_flight,
-            held: self.held.sum(),
-            histogram: self.held.clone(),
+            held: self.held.clone(),
             leased: Duration::from_nanos(measured.leased),
             busy: Duration::from_nanos(measured.busy),
             max_leases: Some(max_leases).filter(|max| *max < u32::MAX),

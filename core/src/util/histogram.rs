@@ -69,7 +69,11 @@ impl Histogram {
 
     /// Counts a value; durations above 584 years count as 584 years.
     pub fn record(&mut self, span: Duration) {
-        let nanos = saturating_nanos(span);
+        self.record_nanos(saturating_nanos(span));
+    }
+
+    /// Counts a value in nanoseconds.
+    pub(crate) fn record_nanos(&mut self, nanos: u64) {
         let (octave, sub) = bucket_of(nanos);
         if self.count == 0 {
             self.min = nanos;

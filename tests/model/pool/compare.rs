@@ -110,7 +110,7 @@ impl Pair {
             refused: stats.waiting.refused,
             timed_out: stats.waiting.timed_out,
             cancelled: stats.waiting.cancelled,
-            waited: u64::try_from(stats.waiting.waited.as_nanos()).unwrap_or(u64::MAX),
+            waited: u64::try_from(stats.waited.sum().as_nanos()).unwrap_or(u64::MAX),
         };
         assert_eq!(tally, self.oracle.tally);
         assert_eq!(tally.granted, tally.released + tally.expired + live);
