@@ -10,6 +10,7 @@ mod control;
 mod embeddings;
 mod error;
 mod fault;
+mod in_flight;
 mod reply;
 mod request;
 mod responses;

@@ -3,7 +3,7 @@
 //! Invariant: every change bumps a version and wakes the waiting tests, so that no change is missed.
 
 use super::answer::Answer;
-use super::call::{Log, LogIndex};
+use super::call::{CallStatus, Log, LogIndex};
 use super::config::{ModelRule, OpenAiConfig, Outage};
 use super::fault::{Dice, Fault, FaultTimes};
 use super::request::ApiRequest;
@@ -240,18 +240,26 @@ impl State {
         }
     }
 
-    /// Ends an admitted call.
+    /// Ends a call with a known key.
     pub(super) fn finish(&mut self, call: &FinishedCall<'_>, now: Duration) {
-        self.judge.finish(call.key, call.end);
         self.hung_up += u64::from(call.hung_up);
+        if call.refused.is_none() {
+            self.judge.finish(call.key, call.end);
+            self.note_answered(call);
+        }
+        let status = call.refused.unwrap_or_else(|| call.end.into());
+        self.log.close(call.index, status, now);
+        if let Some(logged) = self.log.call(call.index) {
+            logged.hung_up = call.hung_up;
+        }
+    }
+
+    /// Counts an answered call whose like was answered before.
+    fn note_answered(&mut self, call: &FinishedCall<'_>) {
         if call.end == CallEnd::Ok && self.answered.len() < MAX_ANSWERED {
             let mut hasher = DefaultHasher::new();
             (call.path, call.body).hash(&mut hasher);
             self.repeated += u64::from(!self.answered.insert(hasher.finish()));
-        }
-        self.log.close(call.index, call.end.into(), now);
-        if let Some(logged) = self.log.call(call.index) {
-            logged.hung_up = call.hung_up;
         }
     }
 
@@ -286,12 +294,14 @@ impl State {
     }
 }
 
-/// An admitted call at its end.
+/// A call with a known key at its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FinishedCall<'a> {
     pub(super) key: KeyId,
     pub(super) index: LogIndex,
     pub(super) end: CallEnd,
+    /// The status of a call that the judge refused, and counted, at its arrival.
+    pub(super) refused: Option<CallStatus>,
     pub(super) hung_up: bool,
     pub(super) path: &'a str,
     pub(super) body: &'a Bytes,
