@@ -134,10 +134,16 @@ impl OpenAi {
     }
 
     /// Stops the server as a drop does, and returns the final counts.
+    ///
+    /// Its count of open connections is that before the stop, which closes them all.
     pub fn stop(self) -> Report {
+        let connections_open = self.control().open_connections();
         let Self { server, upstream } = self;
         drop(server);
-        upstream.report()
+        Report {
+            connections_open,
+            ..upstream.report()
+        }
     }
 }
 

@@ -283,6 +283,7 @@ impl State {
                 .unwrap_or(0),
             max_concurrent: counts.max_concurrent,
             connections_opened: self.connections_opened,
+            connections_open: self.connections_open,
             early: counts.early,
             repeated: self.repeated,
             hung_up: self.hung_up,

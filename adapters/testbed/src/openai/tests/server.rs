@@ -222,11 +222,13 @@ fn the_report_needs_no_key_and_shows_none() {
     })
     .unwrap();
     Client::new(&server).chat(&call());
-    let reply = Client::new(&server).ask("GET", "/testbed/report", "", "");
+    wait_until(&server, |now| now.open_connections() == 0);
+    let mut client = Client::new(&server);
+    let reply = client.ask("GET", "/testbed/report", "", "");
     let report: Report = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(report, server.report());
     assert_eq!(reply.json()["window_ms"], 60_000.0);
-    assert_eq!(report.connections_opened, 2);
+    assert_eq!((report.connections_opened, report.connections_open), (2, 1));
     let keys: Vec<_> = report.per_key.iter().map(|of| of.key.as_str()).collect();
     assert_eq!(keys, ["…0001", "…0002"]);
     for shown in [
@@ -312,6 +314,20 @@ fn a_stop_does_not_wait_for_idle_connections() {
     assert!(used.receive().is_none());
     assert!(fresh.receive().is_none());
     assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn the_report_of_a_stop_counts_the_connections_that_callers_left_open() {
+    let server = OpenAi::start(config()).unwrap();
+    let (mut left, mut closed) = (Client::new(&server), Client::new(&server));
+    for client in [&mut left, &mut closed] {
+        assert_eq!(client.chat(&call()).status, 200);
+    }
+    drop(closed);
+    wait_until(&server, |now| now.open_connections() == 1);
+    let control = server.control();
+    assert_eq!(server.stop().connections_open, 1);
+    assert_eq!(control.open_connections(), 0, "the stop closed it");
 }
 
 #[test]
