@@ -111,8 +111,8 @@ impl FromStr for FaultRule {
         let (mut key, mut model) = (None, None);
         for selector in selectors {
             match selector.split_once('=') {
-                Some(("key", tail)) => key = Some(tail.to_owned()),
-                Some(("model", name)) => model = Some(name.to_owned()),
+                Some(("key", tail)) if !tail.is_empty() => key = Some(tail.to_owned()),
+                Some(("model", name)) if !name.is_empty() => model = Some(name.to_owned()),
                 Some(_) | None => return Err(FaultRuleError::Selector(selector.to_owned())),
             }
         }
@@ -198,7 +198,7 @@ pub enum FaultRuleError {
     /// No fault or group has the name.
     #[error(transparent)]
     Fault(#[from] UnknownFault),
-    /// What follows an `@` is neither `key=` nor `model=`.
+    /// An `@` is followed by neither `key=TAIL` nor `model=NAME`.
     #[error("{0:?} selects nothing; write @key=TAIL or @model=NAME")]
     Selector(String),
     /// The occurrence is neither a share nor a count.
@@ -316,7 +316,10 @@ mod tests {
         ] {
             assert!(error(text).contains("is not a share"), "{text}");
         }
-        assert!(error("reset@region=eu").contains("\"region=eu\" selects nothing"));
+        for selector in ["region=eu", "key=", "model="] {
+            let shown = error(&format!("reset@{selector}"));
+            assert!(shown.starts_with(&format!("{selector:?} selects nothing")));
+        }
     }
 
     #[test]
