@@ -47,7 +47,9 @@ pub struct OpenAiConfig {
     pub trickle: Duration,
     /// Spans in which every call fails; none by default.
     pub outages: Vec<Outage>,
-    /// Number of pieces of a streamed answer's text; by default one a word.
+    /// Number of pieces of a streamed answer's text, at most 20,000; by default one a word.
+    ///
+    /// If the words of all choices are more, each choice has as many equal pieces as fit.
     pub chunks: Option<NonZeroU32>,
     /// Range from which the pause before each event of a stream is drawn, uniformly.
     pub chunk_delay: RangeInclusive<Duration>,

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 /// Most answers that a call may ask for.
 const MAX_CHOICES: u64 = 128;
 
+/// Most bytes of the prompt in all the answers that a call asks for, if it asks for several.
+const MAX_ECHO_BYTES: u64 = 16 << 20;
+
 /// Most inputs of an embeddings call, and most numbers of a vector.
 const MAX_INPUTS: usize = 2_048;
 
@@ -120,6 +123,10 @@ impl ApiRequest {
             Some(choices @ 1..=MAX_CHOICES) => choices,
             Some(_) => return Err(ApiError::invalid("'n' must be 1 to 128").param("n")),
         };
+        if self.choices > 1 && self.choices * self.prompt.len() as u64 > MAX_ECHO_BYTES {
+            let message = "'n' is too large for a prompt of this length";
+            return Err(ApiError::invalid(message).param("n"));
+        }
         let max_tokens = whole(call, "max_tokens")?;
         self.has_max_tokens = max_tokens.is_some();
         self.max_output = whole(call, "max_completion_tokens")?
@@ -320,6 +327,20 @@ mod tests {
                 Some("input")
             );
         }
+    }
+
+    #[test]
+    fn a_long_prompt_is_echoed_only_a_few_times() {
+        let ask = |choices: u64| {
+            let prompt = "x".repeat(1 << 20);
+            let message = format!(r#"{{"role":"user","content":"{prompt}"}}"#);
+            parse(
+                Api::Chat,
+                &format!(r#"{{"model":"m","messages":[{message}],"n":{choices}}}"#),
+            )
+        };
+        assert_eq!(ask(16).unwrap().choices, 16);
+        assert_eq!(ask(17).unwrap_err().param, Some("n"));
     }
 
     #[test]

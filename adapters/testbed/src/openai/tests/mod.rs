@@ -9,7 +9,6 @@ mod transport;
 
 use super::*;
 use core::num::NonZeroU32;
-use core::time::Duration;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -372,6 +372,28 @@ fn settings_that_make_no_sense_are_an_error() {
         }),
         StartError::Share(_)
     ));
+    let second = Duration::from_secs(1);
+    assert!(matches!(
+        start(OpenAiConfig {
+            outages: vec![Outage::new(second, second)],
+            ..config()
+        }),
+        StartError::EmptyOutage
+    ));
+    assert!(matches!(
+        start(OpenAiConfig {
+            fault_wait: Duration::MAX,
+            ..config()
+        }),
+        StartError::LongWait
+    ));
+    assert!(matches!(
+        start(OpenAiConfig {
+            chunks: Some(NonZeroU32::MAX),
+            ..config()
+        }),
+        StartError::ManyChunks
+    ));
     let most = MAX_ANSWER_TOKENS + 1;
     assert!(matches!(
         start(OpenAiConfig {
