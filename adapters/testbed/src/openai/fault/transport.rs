@@ -48,7 +48,8 @@ impl TransportFault {
         let plain = scene.plain();
         let instead = |bytes: &'static str| {
             orders.write_instead(Bytes::from_static(bytes.as_bytes()));
-            scene.plain()
+            // Without a body the call has ended, so that its caller does not seem to hang up.
+            Reply::text(200, "")
         };
         Ok(match self {
             Self::Close => return Err(CloseConnection),
