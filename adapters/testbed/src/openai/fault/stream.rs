@@ -5,9 +5,11 @@ use crate::openai::reply::Reply;
 use crate::openai::request::Api;
 use crate::openai::responses;
 use crate::openai::sse::{Ending, Event, EventStream};
+use crate::text::go_duration;
 use serde_json::{Value, json};
 
 const EVERY_API: Properties = Properties::FAILURE.streamed();
+const TOLD: Properties = EVERY_API.telling_wait();
 const CHAT: Properties = EVERY_API.of(&[Api::Chat]);
 const RESPONSES: Properties = EVERY_API.of(&[Api::Responses]);
 
@@ -16,7 +18,7 @@ fault_table! {
     StreamFault {
         Error EVERY_API "stream-error" "an error event in the middle, then the end",
         ErrorFirst EVERY_API "stream-error-first" "an error event is all",
-        ErrorRate EVERY_API "stream-error-rate" "an error event with code 429 in the middle",
+        ErrorRate TOLD "stream-error-rate" "an error event in the middle: 429, try again in --fault-wait",
         ErrorChoice CHAT "stream-error-choice" "a chunk with an error and finish_reason error",
         Failed RESPONSES "stream-failed" "response.failed in the middle",
         Cut EVERY_API "stream-cut" "the end comes in the middle, without DONE",
@@ -66,10 +68,11 @@ impl StreamFault {
                     .push(error(api, "server_error", 502, message, number));
             }
             Self::ErrorRate => {
-                let message = "Rate limit reached. Please try again in 1s.";
+                let wait = go_duration(scene.times.wait);
+                let message = format!("Rate limit reached. Please try again in {wait}.");
                 stream
                     .events
-                    .push(error(api, "rate_limit_exceeded", 429, message, number));
+                    .push(error(api, "rate_limit_exceeded", 429, &message, number));
             }
             Self::ErrorChoice => {
                 let mut chunk = stream.events.first().cloned();
