@@ -200,6 +200,17 @@ fn wait_until(server: &OpenAi, condition: impl Fn(&Control) -> bool) {
     assert!(control.wait(PATIENCE, condition), "{:?}", control.report());
 }
 
+/// Sends a call, and if it is refused, another after the time that it is told to wait.
+#[track_caller]
+fn wait_as_told(client: &mut Client) {
+    let mut reply = client.chat(&call());
+    if reply.status == 429 {
+        std::thread::sleep(Duration::from_millis(reply.number("retry-after-ms")));
+        reply = client.chat(&call());
+    }
+    assert_eq!(reply.status, 200);
+}
+
 /// Events of a stream: name and data, parsed as the HTML standard says.
 fn events(bytes: &[u8]) -> Vec<(String, String)> {
     let text = String::from_utf8(bytes.to_vec()).unwrap();
