@@ -116,8 +116,8 @@ impl Judge {
     }
 
     pub(crate) fn knows(&self, key: &str) -> bool {
-        let is_welcome = || self.open && self.keys.len() < MAX_KEYS && key.len() <= MAX_KEY_BYTES;
-        self.position(key).is_some() || is_welcome()
+        let has_room = || self.open && self.keys.len() < MAX_KEYS && key.len() <= MAX_KEY_BYTES;
+        self.position(key).is_some() || has_room()
     }
 
     /// Returns the id of a known key. If any key is accepted, adds it.

@@ -61,9 +61,9 @@ pub struct OpenAiConfig {
     pub listen: SocketAddr,
     /// Known models; if empty, any model.
     pub models: Vec<String>,
-    /// What models refuse.
+    /// Parameters that models refuse.
     pub model_rules: Vec<ModelRule>,
-    /// What is kept of the calls; nothing by default.
+    /// The parts of calls that are kept; none by default.
     pub recording: Recording,
 }
 
@@ -151,7 +151,7 @@ pub struct Outage {
     pub from: Duration,
     /// End; a call that arrives then is served again.
     pub to: Duration,
-    /// What calls get: status 503 by default.
+    /// The fault that calls get: status 503 by default.
     pub fault: Fault,
 }
 
@@ -192,7 +192,7 @@ impl FromStr for Outage {
 #[error("{0:?} is not an outage; write it as 10..70 or 10..70=502, in seconds, the earlier first")]
 pub struct OutageError(String);
 
-/// What a model refuses, with 400.
+/// Parameters that a model refuses, with 400.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelRule {

@@ -47,7 +47,7 @@ impl Control {
         self.upstream.change(|state| state.script.extend(faults));
     }
 
-    /// Sets what is kept of later calls.
+    /// Sets which parts of later calls are kept.
     pub fn record(&self, recording: Recording) {
         self.upstream
             .change(|state| state.log.set_recording(recording));

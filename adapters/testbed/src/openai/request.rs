@@ -23,7 +23,7 @@ pub(super) enum Api {
     Embeddings,
 }
 
-/// What the caller wants of a stream.
+/// The caller's options for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StreamOptions {
     pub(super) usage: bool,
@@ -94,7 +94,7 @@ impl ApiRequest {
         }
     }
 
-    /// Checks the call against what its model refuses.
+    /// Checks the call against the rules of its model.
     pub(super) fn check(self, models: &[String], rules: &[ModelRule]) -> Result<Self, ApiError> {
         if !models.is_empty() && !models.contains(&self.model) {
             return Err(ApiError::unknown_model(&self.model));

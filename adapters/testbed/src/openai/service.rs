@@ -73,7 +73,7 @@ async fn respond(
     Ok(with_id(reply, &id).into_response(|| ()))
 }
 
-/// Answers what is no call.
+/// Answers a request that is no call.
 fn other(
     upstream: &Upstream,
     route: &Route<'_>,
@@ -258,7 +258,7 @@ impl Exchange<'_> {
         self.deliver(in_flight, &answer, &draw).await
     }
 
-    /// Answers with what was drawn.
+    /// Answers a call as drawn, with a fault or without.
     async fn deliver(
         &self,
         mut in_flight: InFlight,
@@ -302,7 +302,7 @@ impl Exchange<'_> {
         Ok(self.finish(in_flight, reply, model))
     }
 
-    /// Adds what the service says of limits.
+    /// Adds the headers on limits, unless a proxy made the answer.
     fn finish(&self, in_flight: InFlight, reply: Reply, model: Option<&str>) -> HttpResponse {
         let key = in_flight.key();
         let now = self.upstream.clock.nanos();

@@ -95,7 +95,7 @@ impl Event {
     }
 }
 
-/// Where the bytes of an event are cut into writes of their own.
+/// The places at which an event's bytes are cut into writes of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Cut {
     #[default]

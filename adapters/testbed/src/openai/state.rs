@@ -1,4 +1,4 @@
-//! What a server knows at an instant: counts, draws, outages, the log of calls.
+//! The state of a server: counts, draws, outages, the log of calls.
 //!
 //! Invariant: every change bumps a version and wakes the waiting tests, so that no change is missed.
 
@@ -49,7 +49,7 @@ pub(super) struct Upstream {
     changed: Condvar,
 }
 
-/// What was drawn for a valid call.
+/// The draws for a valid call.
 #[derive(Clone, Debug)]
 pub(super) struct Draw {
     pub(super) latency: Duration,
@@ -195,7 +195,7 @@ impl Upstream {
         }
     }
 
-    /// Draws what a valid call gets.
+    /// Draws latency, length, pace and fault of a valid call.
     pub(super) fn draw(&self, key: KeyId, request: &ApiRequest) -> Draw {
         self.change(|state| {
             let latency = Duration::from_nanos(state.rng.u64(state.latency.clone()));

@@ -82,7 +82,7 @@ fn cut(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len() * 2 / 3].to_vec()
 }
 
-/// Empties what the answer is in: an item keeps its member `kept`; without one, no item is kept.
+/// Empties the list that holds the answer: an item keeps its member `kept`; without one, no item is kept.
 fn emptied(mut body: Value, kept: &str) -> Value {
     for name in ["choices", "output", "data"] {
         let Some(items) = body.get_mut(name).and_then(Value::as_array_mut) else {

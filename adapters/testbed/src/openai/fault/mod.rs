@@ -154,7 +154,7 @@ impl FaultGroup {
         }
     }
 
-    /// What the faults of the group have in common.
+    /// A phrase on all faults of the group, for the printed table.
     #[must_use]
     pub const fn help(self) -> &'static str {
         match self {

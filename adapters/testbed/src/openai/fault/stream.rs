@@ -56,7 +56,7 @@ impl StreamFault {
         stream.reply(scene.pace)
     }
 
-    /// Adds what comes after the events that are left.
+    /// Adds the end: an event, bytes, or a break.
     fn finish(self, stream: &mut EventStream, scene: &Scene<'_>) {
         let api = scene.answer.request.api;
         let number = stream.events.len();

@@ -1,4 +1,4 @@
-//! Limits on tokens, outages, scripts, records: what a test steers and asks.
+//! Limits on tokens, outages, scripts, records: the parts that a test steers.
 
 use super::*;
 use crate::{Limit, LimitUnit};
@@ -129,7 +129,7 @@ fn a_planned_outage_is_counted_from_the_first_call() {
     assert_eq!(
         (report.faults, report.rejected_429),
         (1, 1),
-        "the judge is not blind meanwhile"
+        "calls are judged in an outage too"
     );
 }
 
