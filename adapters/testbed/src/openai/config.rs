@@ -151,7 +151,7 @@ pub struct Outage {
     pub from: Duration,
     /// End; a call that arrives then is served again.
     pub to: Duration,
-    /// The fault that calls get: status 503 by default.
+    /// The fault that calls get: status 503 by default, and where a fault makes no sense for a call.
     pub fault: Fault,
 }
 

@@ -235,7 +235,7 @@ impl Exchange<'_> {
         self.deliver(in_flight, &answer, &draw).await
     }
 
-    /// Answers every call of an outage with the same fault.
+    /// Answers a call of an outage with its fault, or with 503 if that makes no sense for the call.
     async fn fail(
         &self,
         mut in_flight: InFlight,
@@ -248,9 +248,10 @@ impl Exchange<'_> {
             .unwrap_or_else(|_| ApiRequest::empty(self.api));
         in_flight.note_body(body);
         in_flight.note_request(&request);
+        let applies = fault.applies_to(&request);
         let draw = Draw {
             latency: Duration::ZERO,
-            fault: Some(fault),
+            fault: Some(if applies { fault } else { Fault::Status(503) }),
             tokens: 0,
             pace: self.upstream.pace(0),
         };

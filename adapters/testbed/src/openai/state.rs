@@ -202,9 +202,13 @@ impl Upstream {
             let tokens = state.rng.u64(state.answer_tokens.clone());
             let pace = self.pace(state.rng.u64(..));
             let drawn = state.dice.draw(state.judge.key(key), request);
+            let fault = match state.script.pop_front() {
+                Some(scripted) => Some(scripted).filter(|fault| fault.applies_to(request)),
+                None => drawn,
+            };
             Draw {
                 latency,
-                fault: state.script.pop_front().or(drawn),
+                fault,
                 tokens,
                 pace,
             }

@@ -56,7 +56,7 @@ pub(super) use rule::Dice;
 use super::answer::Answer;
 use super::error::ApiError;
 use super::reply::Reply;
-use super::request::Api;
+use super::request::{Api, ApiRequest};
 use super::sse::Pace;
 use crate::server::{CloseConnection, Orders};
 use core::fmt;
@@ -227,10 +227,11 @@ impl Fault {
         self.properties().is_answered
     }
 
-    /// Whether the fault makes sense for a call.
-    pub(super) fn applies_to(self, api: Api, is_streamed: bool) -> bool {
+    /// Whether the fault makes sense for a call; only then it may answer it.
+    pub(super) fn applies_to(self, request: &ApiRequest) -> bool {
         let Properties { apis, streamed, .. } = self.properties();
-        apis.contains(&api) && streamed.is_none_or(|wanted| wanted == is_streamed)
+        let is_streamed = request.stream.is_some();
+        apis.contains(&request.api) && streamed.is_none_or(|wanted| wanted == is_streamed)
     }
 
     /// Text that the answer begins with, where the fault needs some.

@@ -83,11 +83,8 @@ impl FaultRule {
 
     /// Returns the faults that make sense for a call.
     fn candidates(&self, request: &ApiRequest) -> Vec<Fault> {
-        let (api, is_streamed) = (request.api, request.stream.is_some());
         let faults = self.faults.iter().copied();
-        faults
-            .filter(|fault| fault.applies_to(api, is_streamed))
-            .collect()
+        faults.filter(|fault| fault.applies_to(request)).collect()
     }
 }
 
@@ -376,7 +373,7 @@ mod tests {
         let embeddings = ApiRequest::empty(Api::Embeddings);
         for _ in 0..2_000 {
             let fault = dice.draw("k", &embeddings).unwrap();
-            assert!(fault.applies_to(Api::Embeddings, false), "{fault}");
+            assert!(fault.applies_to(&embeddings), "{fault}");
         }
         let mut dice = Dice::new(vec![rule("stream")], 3);
         assert_eq!(dice.draw("k", &embeddings), None);

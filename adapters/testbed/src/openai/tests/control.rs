@@ -154,6 +154,32 @@ fn an_outage_begins_and_ends_at_once() {
 }
 
 #[test]
+fn a_fault_that_makes_no_sense_for_a_call_does_not_answer_it() {
+    let server = OpenAi::start(config()).unwrap();
+    let (control, mut client) = (server.control(), Client::new(&server));
+    let body = json!({ "model": "m", "input": "x", "stream": true }).to_string();
+    let faults = [
+        Fault::Framing(FramingFault::Reasoning),
+        Fault::Framing(FramingFault::OneEvent),
+        Fault::Stream(StreamFault::ErrorChoice),
+        Fault::Shape(ShapeFault::ContentNull),
+    ];
+    for fault in faults {
+        let mut ask = || client.ask("POST", "/v1/responses", KEY, &body);
+        control.script([fault]);
+        assert!(ask().text().contains("response.completed"), "{fault}");
+        control.begin_outage(fault);
+        assert_eq!(ask().status, 503, "{fault}");
+        control.end_outage();
+    }
+    control.script([Fault::Stream(StreamFault::Cut)]);
+    assert_eq!(client.chat(&call()).json()["object"], "chat.completion");
+    let report = server.stop();
+    assert_eq!((report.ok, report.faults), (5, 4));
+    assert_eq!(report.by_fault["503"], 4);
+}
+
+#[test]
 fn rules_apply_by_key_and_model_and_are_replaced() {
     let rules = ["quota@key=0002", "404@model=gone"];
     let server = OpenAi::start(OpenAiConfig {
