@@ -1,6 +1,8 @@
 //! `leasehold testbed`: test servers.
 
-use crate::values::{parse_error_status, parse_host, parse_latency, parse_whole};
+use crate::values::{
+    parse_error_status, parse_host, parse_latency, parse_range, parse_whole, split_model,
+};
 use crate::{CliError, keys, print_out};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::{NonZeroU32, NonZeroU64};
@@ -72,7 +74,7 @@ struct Answers {
     #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = parse_latency)]
     latency: RangeInclusive<Duration>,
     /// Least tokens of an answer, such as 200, or a range to draw them from, such as 50..400
-    #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = parse_range)]
+    #[arg(long, value_name = "TOKENS", default_value = "0", value_parser = parse_tokens)]
     answer_tokens: RangeInclusive<u64>,
     /// Pieces of a streamed answer's text [default: one a word]
     #[arg(long, value_name = "N", value_parser = parse_whole::<NonZeroU32>)]
@@ -234,22 +236,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a number (`200`), or a range of numbers (`50..400`).
-fn parse_range(text: &str) -> Result<RangeInclusive<u64>, String> {
-    let (fewest, most) = text.split_once("..").unwrap_or((text, text));
-    let (fewest, most) = (parse_whole(fewest)?, parse_whole(most)?);
-    if fewest > most {
-        return Err("write the smaller number first, such as 50..400".to_owned());
-    }
-    Ok(fewest..=most)
+fn parse_tokens(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let advice = "write the smaller number first, such as 50..400";
+    parse_range(text, parse_whole, advice)
 }
 
 fn parse_max_output(text: &str) -> Result<ModelRule, String> {
-    let (model, most) = match text.rsplit_once('=') {
-        Some((model, most)) => (Some(model), most),
-        None => (None, text),
-    };
+    let (model, most) = split_model(text)?;
     let mut rule = ModelRule::new();
-    rule.model = model.map(str::to_owned);
+    rule.model = model;
     rule.max_output = Some(parse_whole::<NonZeroU64>(most)?);
     Ok(rule)
 }

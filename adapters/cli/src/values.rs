@@ -35,13 +35,23 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 
 /// Parses a duration (`50ms`), or a range of durations (`20ms..80ms`).
 pub(crate) fn parse_latency(text: &str) -> Result<RangeInclusive<Duration>, String> {
-    let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
     let parse = |text: &str| parse_span(text).map_err(|error| format!("{text:?}: {error}"));
-    let (shortest, longest) = (parse(shortest)?, parse(longest)?);
-    if shortest > longest {
-        return Err("write the shorter duration first, such as 20ms..80ms".to_owned());
+    let advice = "write the shorter duration first, such as 20ms..80ms";
+    parse_range(text, parse, advice)
+}
+
+/// Parses a value, or a range of values; `advice` is the error if its end is below its start.
+pub(crate) fn parse_range<T: PartialOrd>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+    advice: &str,
+) -> Result<RangeInclusive<T>, String> {
+    let (start, end) = text.split_once("..").unwrap_or((text, text));
+    let (start, end) = (parse(start)?, parse(end)?);
+    if start > end {
+        return Err(advice.to_owned());
     }
-    Ok(shortest..=longest)
+    Ok(start..=end)
 }
 
 pub(crate) fn parse_error_status(text: &str) -> Result<u16, String> {
@@ -66,18 +76,22 @@ pub(crate) struct LimitArgument {
 
 /// Parses limits, with the name of a model before them or without.
 pub(crate) fn parse_limit(text: &str) -> Result<LimitArgument, String> {
-    // No limit has an equals sign, and a model's name may have one.
-    let (model, limits) = match text.rsplit_once('=') {
-        Some((model, _)) if model.trim().is_empty() => {
-            return Err("the name of the model before = is empty".to_owned());
-        }
-        Some((model, limits)) => (Some(model.trim().to_owned()), limits),
-        None => (None, text),
-    };
+    let (model, limits) = split_model(text)?;
     let limits = limits
         .parse()
         .map_err(|error: ParseLimitError| error.to_string())?;
     Ok(LimitArgument { model, limits })
+}
+
+/// Splits `[MODEL=]VALUE`. No value has an equals sign, and a model's name may have one.
+pub(crate) fn split_model(text: &str) -> Result<(Option<String>, &str), String> {
+    match text.rsplit_once('=') {
+        Some((model, _)) if model.trim().is_empty() => {
+            Err("the name of the model before = is empty".to_owned())
+        }
+        Some((model, value)) => Ok((Some(model.trim().to_owned()), value)),
+        None => Ok((None, text)),
+    }
 }
 
 /// Parses a field of a request: `temperature=0`; a value that is not JSON is a text.

@@ -63,10 +63,14 @@ impl Limit {
     /// # Errors
     /// [`LimitError`], with the part that can't be read.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, LimitError> {
-        let (model, list) = match text.split_once('=') {
+        // No limit has an equals sign, and a model's name may have one.
+        let (model, list) = match text.rsplit_once('=') {
             Some((model, list)) => (Some(model.trim()), list),
             None => (None, text),
         };
+        if model == Some("") {
+            return Err(LimitError(text.to_owned()));
+        }
         list.split(',')
             .map(|item| {
                 let limit = Self::parse(item).ok_or_else(|| LimitError(item.trim().to_owned()))?;
@@ -141,6 +145,7 @@ mod tests {
             shown("gpt-4o=500/min, 9 tokens / 2 h"),
             "gpt-4o=500 requests/60s, gpt-4o=9 tokens/7200s"
         );
+        assert_eq!(shown("a=b=3/s"), "a=b=3 requests/1s");
     }
 
     #[test]
@@ -154,6 +159,7 @@ mod tests {
             "x/60s",
             "3/60s,",
             "3/week",
+            "=3/60s",
         ] {
             let error = Limit::parse_list(text).unwrap_err();
             assert!(error.to_string().contains("is not a limit"), "{text}");

@@ -38,6 +38,10 @@ pub struct Report {
     pub max_concurrent: u64,
     /// Connections accepted.
     pub connections_opened: u64,
+    /// Connections that are open, the one that asks for the report included.
+    ///
+    /// In the report of a stop: those that were open when it began. Above 0, callers left some open.
+    pub connections_open: u64,
     /// Calls that arrived while their key was told to wait.
     ///
     /// A call that was on its way when the key was told counts too.

@@ -1,15 +1,20 @@
 //! The test server as a process: its help, its table of faults, its flags.
 
 use super::*;
+use leasehold_testbed::Fault;
 use std::io::Write;
 use std::net::TcpStream;
 
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello there"}]}"#;
 
+fn connect(testbed: &Testbed) -> TcpStream {
+    let address = testbed.url.strip_prefix("http://").expect("a plain URL");
+    TcpStream::connect(address).expect("the testbed listens")
+}
+
 /// Sends a chat call on a connection of its own, and returns the whole reply.
 fn chat(testbed: &Testbed, body: &str) -> String {
-    let address = testbed.url.strip_prefix("http://").expect("a plain URL");
-    let mut stream = TcpStream::connect(address).expect("the testbed listens");
+    let mut stream = connect(testbed);
     let length = body.len();
     let call = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-testbed-0001\r\n\
@@ -54,10 +59,10 @@ fn the_list_of_faults_is_a_table_that_is_also_in_the_help() {
     ] {
         assert!(help.contains(heading), "{heading}");
     }
-    let names = list
-        .lines()
-        .filter(|line| line.starts_with("  ") && line.len() > 27);
-    assert!(names.count() > 150, "{list}");
+    for fault in Fault::all() {
+        let row = format!("  {fault} ");
+        assert!(list.lines().any(|line| line.starts_with(&row)), "{fault}");
+    }
 }
 
 #[test]
@@ -129,4 +134,19 @@ fn an_outage_answers_every_call_from_the_first_on() {
         assert!(reply.contains("server: cloudflare\r\n"), "{reply}");
     }
     assert_eq!(testbed.stop()["faults"], 2);
+}
+
+#[test]
+fn the_report_counts_the_connections_that_are_open_at_the_stop() {
+    let testbed = Testbed::start(&[]);
+    let mut left_open = connect(&testbed);
+    left_open
+        .write_all(b"GET /testbed/report HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it reads the request");
+    let mut status = [0; 15];
+    left_open.read_exact(&mut status).expect("it answers");
+    assert_eq!(&status, b"HTTP/1.1 200 OK");
+    let report = testbed.stop();
+    let counts = ["connections_opened", "connections_open"].map(|name| &report[name]);
+    assert_eq!(counts, [&json!(1), &json!(1)]);
 }

@@ -6,7 +6,7 @@ use crate::limit::Limit;
 use crate::report::LimitReport;
 use core::time::Duration;
 
-/// What a limit says about a cost.
+/// The time at which a cost fits a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
     Now,
@@ -36,7 +36,7 @@ impl LimitUsage {
 pub(super) struct Ledger {
     pub(super) limit: Limit,
     window: u64,
-    /// Time and cost of what was charged in the last window, oldest first.
+    /// Time and cost of the charges of the last window, oldest first.
     charged: Vec<(u64, u64)>,
     /// Time and cost of every arrival of the last window, refused ones included.
     arrived: Vec<(u64, u64)>,

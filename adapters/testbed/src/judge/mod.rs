@@ -21,6 +21,9 @@ use ledger::{Fit, Ledger, nanos};
 /// Maximum number of keys if any key is accepted; later keys are unknown.
 const MAX_KEYS: usize = 4096;
 
+/// Maximum length of such a key; a longer one is unknown.
+const MAX_KEY_BYTES: usize = 1_024;
+
 #[derive(Clone, Debug)]
 pub(crate) struct JudgeConfig {
     pub(crate) limits: Vec<Limit>,
@@ -113,7 +116,8 @@ impl Judge {
     }
 
     pub(crate) fn knows(&self, key: &str) -> bool {
-        self.position(key).is_some() || (self.open && self.keys.len() < MAX_KEYS)
+        let has_room = || self.open && self.keys.len() < MAX_KEYS && key.len() <= MAX_KEY_BYTES;
+        self.position(key).is_some() || has_room()
     }
 
     /// Returns the id of a known key. If any key is accepted, adds it.
@@ -453,6 +457,7 @@ mod tests {
         let mut open = judge(1, None, &[]);
         assert!(open.knows("x"));
         assert_eq!(open.identify("x"), open.identify("x"));
+        assert_eq!(open.identify(&"x".repeat(MAX_KEY_BYTES + 1)), None);
         for n in 1..MAX_KEYS {
             assert!(open.identify(&n.to_string()).is_some());
         }

@@ -12,7 +12,7 @@ use hyper::header::HeaderMap;
 
 const MAX_CALLS: usize = 100_000;
 
-/// What a server keeps of each call.
+/// The parts of each call that a server keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recording {

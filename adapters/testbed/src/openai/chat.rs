@@ -52,7 +52,7 @@ pub(super) fn events(answer: &Answer, pace: &Pace) -> EventStream {
             events.extend(choices.clone().map(|index| chunks.delta(index, &delta)));
         }
     }
-    for piece in pace.pieces(&answer.text) {
+    for piece in pace.pieces(&answer.text, answer.request.choices) {
         let delta = json!({ "content": piece });
         events.extend(choices.clone().map(|index| chunks.delta(index, &delta)));
     }

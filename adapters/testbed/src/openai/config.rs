@@ -47,7 +47,9 @@ pub struct OpenAiConfig {
     pub trickle: Duration,
     /// Spans in which every call fails; none by default.
     pub outages: Vec<Outage>,
-    /// Number of pieces of a streamed answer's text; by default one a word.
+    /// Number of pieces of a streamed answer's text, at most 20,000; by default one a word.
+    ///
+    /// If the words of all choices are more, each choice has as many equal pieces as fit.
     pub chunks: Option<NonZeroU32>,
     /// Range from which the pause before each event of a stream is drawn, uniformly.
     pub chunk_delay: RangeInclusive<Duration>,
@@ -59,9 +61,9 @@ pub struct OpenAiConfig {
     pub listen: SocketAddr,
     /// Known models; if empty, any model.
     pub models: Vec<String>,
-    /// What models refuse.
+    /// Parameters that models refuse.
     pub model_rules: Vec<ModelRule>,
-    /// What is kept of the calls; nothing by default.
+    /// The parts of calls that are kept; none by default.
     pub recording: Recording,
 }
 
@@ -149,7 +151,7 @@ pub struct Outage {
     pub from: Duration,
     /// End; a call that arrives then is served again.
     pub to: Duration,
-    /// What calls get: status 503 by default.
+    /// The fault that calls get: status 503 by default, and where a fault makes no sense for a call.
     pub fault: Fault,
 }
 
@@ -190,7 +192,7 @@ impl FromStr for Outage {
 #[error("{0:?} is not an outage; write it as 10..70 or 10..70=502, in seconds, the earlier first")]
 pub struct OutageError(String);
 
-/// What a model refuses, with 400.
+/// Parameters that a model refuses, with 400.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelRule {

@@ -24,7 +24,7 @@ impl Control {
 
     /// Lets every call fail from now on, until [`end_outage`](Self::end_outage).
     ///
-    /// Calls still count against their limits. One over a limit is counted as rejected, but gets `fault` too.
+    /// A call that `fault` makes no sense for gets status 503. Calls still count against their limits. One over a limit is counted as rejected, but gets `fault` too.
     pub fn begin_outage(&self, fault: Fault) {
         self.upstream.change(|state| state.outage = Some(fault));
     }
@@ -41,13 +41,13 @@ impl Control {
 
     /// Gives these faults to the next valid calls, one each, before all rules.
     ///
-    /// A fault that makes no sense for its call, such as a cut stream for a call without one, is used up nevertheless.
+    /// A fault that makes no sense for its call, such as a cut stream for a call without one, is used up without effect.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         let faults: Vec<_> = faults.into_iter().collect();
         self.upstream.change(|state| state.script.extend(faults));
     }
 
-    /// Sets what is kept of later calls.
+    /// Sets which parts of later calls are kept.
     pub fn record(&self, recording: Recording) {
         self.upstream
             .change(|state| state.log.set_recording(recording));

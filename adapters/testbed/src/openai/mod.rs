@@ -10,6 +10,7 @@ mod control;
 mod embeddings;
 mod error;
 mod fault;
+mod in_flight;
 mod reply;
 mod request;
 mod responses;
@@ -33,6 +34,8 @@ use crate::report::Report;
 use crate::server::Server;
 use alloc::sync::Arc;
 use core::net::SocketAddr;
+use core::time::Duration;
+use sse::MAX_PIECES;
 use state::Upstream;
 use std::io;
 
@@ -52,6 +55,15 @@ pub enum StartError {
     /// The range of lengths of an answer is empty.
     #[error("the fewest answer tokens must not be above the most")]
     EmptyAnswer,
+    /// An outage does not end after it begins, so that it would never happen.
+    #[error("an outage must end after it begins")]
+    EmptyOutage,
+    /// A wait is too long for the dates that tell it.
+    #[error("the wait and the trickle of faults must be at most 100 years")]
+    LongWait,
+    /// A stream has too many pieces.
+    #[error("an answer must have at most {MAX_PIECES} chunks")]
+    ManyChunks,
     /// The answers are too long.
     #[error("an answer must have at most {MAX_ANSWER_TOKENS} tokens")]
     LongAnswer,
@@ -73,6 +85,9 @@ pub enum StartError {
 
 /// Most tokens of an answer; a call may ask for 128 of them, in memory at once.
 const MAX_ANSWER_TOKENS: u64 = 100_000;
+
+/// Longest wait and trickle of a fault: 100 years. Sums with the time since 1970 can't overflow.
+const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A running OpenAI-compatible server.
 ///
@@ -133,10 +148,16 @@ impl OpenAi {
     }
 
     /// Stops the server as a drop does, and returns the final counts.
+    ///
+    /// Its count of open connections is that before the stop, which closes them all.
     pub fn stop(self) -> Report {
+        let connections_open = self.control().open_connections();
         let Self { server, upstream } = self;
         drop(server);
-        upstream.report()
+        Report {
+            connections_open,
+            ..upstream.report()
+        }
     }
 }
 
@@ -156,6 +177,16 @@ fn check(config: &OpenAiConfig) -> Result<(), StartError> {
     }
     if config.answer_tokens.is_empty() {
         return Err(StartError::EmptyAnswer);
+    }
+    if config.outages.iter().any(|outage| outage.from >= outage.to) {
+        return Err(StartError::EmptyOutage);
+    }
+    if config.fault_wait.max(config.trickle) > MAX_WAIT {
+        return Err(StartError::LongWait);
+    }
+    let chunks = config.chunks.map_or(0, |chunks| chunks.get() as usize);
+    if chunks > MAX_PIECES {
+        return Err(StartError::ManyChunks);
     }
     if *config.answer_tokens.end() > MAX_ANSWER_TOKENS {
         return Err(StartError::LongAnswer);

@@ -7,7 +7,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 
-/// What nginx calls itself in these answers.
+/// Name and version of nginx in these answers.
 const NGINX: &str = "nginx/1.27.3";
 
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Reply {
     pub(super) sized: bool,
     /// Whether a proxy in between made it, so that it has none of the service's headers.
     foreign: bool,
-    /// Whether the connection is closed after the answer, without a word in its head.
+    /// Whether the connection is closed after the answer, and its head does not say so.
     pub(super) hangs_up: bool,
 }
 

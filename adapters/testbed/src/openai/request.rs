@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 /// Most answers that a call may ask for.
 const MAX_CHOICES: u64 = 128;
 
+/// Most bytes of the prompt in all the answers that a call asks for, if it asks for several.
+const MAX_ECHO_BYTES: u64 = 16 << 20;
+
 /// Most inputs of an embeddings call, and most numbers of a vector.
 const MAX_INPUTS: usize = 2_048;
 
@@ -20,7 +23,7 @@ pub(super) enum Api {
     Embeddings,
 }
 
-/// What the caller wants of a stream.
+/// The caller's options for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StreamOptions {
     pub(super) usage: bool,
@@ -91,7 +94,7 @@ impl ApiRequest {
         }
     }
 
-    /// Checks the call against what its model refuses.
+    /// Checks the call against the rules of its model.
     pub(super) fn check(self, models: &[String], rules: &[ModelRule]) -> Result<Self, ApiError> {
         if !models.is_empty() && !models.contains(&self.model) {
             return Err(ApiError::unknown_model(&self.model));
@@ -120,6 +123,10 @@ impl ApiRequest {
             Some(choices @ 1..=MAX_CHOICES) => choices,
             Some(_) => return Err(ApiError::invalid("'n' must be 1 to 128").param("n")),
         };
+        if self.choices > 1 && self.choices * self.prompt.len() as u64 > MAX_ECHO_BYTES {
+            let message = "'n' is too large for a prompt of this length";
+            return Err(ApiError::invalid(message).param("n"));
+        }
         let max_tokens = whole(call, "max_tokens")?;
         self.has_max_tokens = max_tokens.is_some();
         self.max_output = whole(call, "max_completion_tokens")?
@@ -320,6 +327,20 @@ mod tests {
                 Some("input")
             );
         }
+    }
+
+    #[test]
+    fn a_long_prompt_is_echoed_only_a_few_times() {
+        let ask = |choices: u64| {
+            let prompt = "x".repeat(1 << 20);
+            let message = format!(r#"{{"role":"user","content":"{prompt}"}}"#);
+            parse(
+                Api::Chat,
+                &format!(r#"{{"model":"m","messages":[{message}],"n":{choices}}}"#),
+            )
+        };
+        assert_eq!(ask(16).unwrap().choices, 16);
+        assert_eq!(ask(17).unwrap_err().param, Some("n"));
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn push_text(events: &mut Sequence, answer: &Answer, pace: &Pace) {
         "response.content_part.added",
         with(&place, "part", text_part("")),
     );
-    for piece in pace.pieces(&answer.text) {
+    for piece in pace.pieces(&answer.text, answer.request.choices) {
         let mut delta = with(&place, "delta", json!(piece));
         delta["logprobs"] = json!([]);
         events.push("response.output_text.delta", delta);

@@ -4,7 +4,7 @@ use super::request::Api;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use hyper::{Method, Uri};
 
-/// What a request asks for.
+/// The resource that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     Call {

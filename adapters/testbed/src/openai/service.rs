@@ -1,23 +1,24 @@
 //! The handling of a request: route, key, ruling, draws, answer.
 //!
-//! Invariant: each admitted call holds an [`InFlight`], so that its end is counted exactly once.
+//! Invariant: each call with a known key holds an [`InFlight`] from its arrival to its end.
 
 use super::answer::Answer;
 use super::call::{CallStatus, LogIndex};
 use super::error::{ApiError, over_limit};
 use super::fault::{Fault, Scene};
+use super::in_flight::InFlight;
 use super::reply::Reply;
 use super::request::{Api, ApiRequest};
 use super::route::{Route, credential};
-use super::state::{Draw, FinishedCall, Upstream, plan};
+use super::state::{Draw, Upstream, plan};
 use crate::clock::unix_now;
-use crate::judge::{CallEnd, KeyId, Ruling, Usages};
+use crate::judge::{CallEnd, Ruling, Usages};
 use crate::report::Report;
 use crate::server::{CloseConnection, HttpResponse, Orders, Site, drain, read_body};
 use crate::text::go_duration;
 use alloc::sync::Arc;
 use core::time::Duration;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ async fn respond(
     Ok(with_id(reply, &id).into_response(|| ()))
 }
 
-/// Answers what is no call.
+/// Answers a request that is no call.
 fn other(
     upstream: &Upstream,
     route: &Route<'_>,
@@ -136,7 +137,7 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn call(&self, body: Incoming) -> Result<HttpResponse, CloseConnection> {
         let token = credential(self.headers);
-        let (mut in_flight, ruling, outage) = match self.arrive(token) {
+        let (in_flight, ruling, outage) = match self.arrive(token) {
             Ok(arrival) => arrival,
             Err(index) => {
                 drain(body).await;
@@ -146,11 +147,6 @@ impl Exchange<'_> {
                 let reply = ApiError::unauthorized(token).reply();
                 return Ok(with_id(reply, self.id).into_response(|| ()));
             }
-        };
-        in_flight.refused = match ruling {
-            Ruling::Admitted => None,
-            Ruling::OverLimit(_) => Some(CallStatus::OverLimit),
-            Ruling::Busy => Some(CallStatus::Busy),
         };
         if let Some(fault) = outage {
             return self.fail(in_flight, body, fault).await;
@@ -182,7 +178,8 @@ impl Exchange<'_> {
             if let (Ruling::OverLimit(refusal), None) = (&ruling, outage) {
                 state.judge.tell_wait(key, refusal.wait, self.arrived);
             }
-            Ok((InFlight::new(self, key, index), ruling, outage))
+            let in_flight = InFlight::new(self.upstream, key, index, self.path, &ruling);
+            Ok((in_flight, ruling, outage))
         })
     }
 
@@ -200,7 +197,7 @@ impl Exchange<'_> {
         let request = match read_body(body).await {
             Ok(body) => {
                 in_flight.note_body(body);
-                self.parse(&in_flight.body)
+                self.parse(in_flight.body())
             }
             Err(error) => Err(error.into()),
         };
@@ -215,11 +212,11 @@ impl Exchange<'_> {
                 return Ok(self.finish(in_flight, error.reply(), None));
             }
         };
-        let draw = upstream.draw(in_flight.key, &request);
+        let draw = upstream.draw(in_flight.key(), &request);
         let answer = plan(request, self.id, &draw);
         let model = answer.request.model.clone();
         let admitted = upstream.change(|state| {
-            let (key, now) = (in_flight.key, upstream.clock.nanos());
+            let (key, now) = (in_flight.key(), upstream.clock.nanos());
             let admitted = state.judge.admit(key, &model, answer.total_tokens(), now);
             match &admitted {
                 Ok(()) => state.note_latency(draw.latency),
@@ -238,7 +235,7 @@ impl Exchange<'_> {
         self.deliver(in_flight, &answer, &draw).await
     }
 
-    /// Answers every call of an outage with the same fault.
+    /// Answers a call of an outage with its fault, or with 503 if that makes no sense for the call.
     async fn fail(
         &self,
         mut in_flight: InFlight,
@@ -251,9 +248,10 @@ impl Exchange<'_> {
             .unwrap_or_else(|_| ApiRequest::empty(self.api));
         in_flight.note_body(body);
         in_flight.note_request(&request);
+        let applies = fault.applies_to(&request);
         let draw = Draw {
             latency: Duration::ZERO,
-            fault: Some(fault),
+            fault: Some(if applies { fault } else { Fault::Status(503) }),
             tokens: 0,
             pace: self.upstream.pace(0),
         };
@@ -261,7 +259,7 @@ impl Exchange<'_> {
         self.deliver(in_flight, &answer, &draw).await
     }
 
-    /// Answers with what was drawn.
+    /// Answers a call as drawn, with a fault or without.
     async fn deliver(
         &self,
         mut in_flight: InFlight,
@@ -269,7 +267,7 @@ impl Exchange<'_> {
         draw: &Draw,
     ) -> Result<HttpResponse, CloseConnection> {
         let upstream = self.upstream;
-        in_flight.planned = CallEnd::Ok;
+        in_flight.plan_answer();
         let model = Some(answer.request.model.as_str());
         let Some(fault) = draw.fault else {
             return Ok(self.finish(in_flight, answer.reply(&draw.pace), model));
@@ -278,12 +276,11 @@ impl Exchange<'_> {
             in_flight.count_as(CallEnd::Fault);
         }
         upstream.change(|state| {
-            state.note_fault(in_flight.index, fault);
+            state.note_fault(in_flight.index(), fault);
             if fault.tells_wait() {
                 let wait = Some(upstream.times.wait);
-                state
-                    .judge
-                    .tell_wait(in_flight.key, wait, upstream.clock.nanos());
+                let now = upstream.clock.nanos();
+                state.judge.tell_wait(in_flight.key(), wait, now);
             }
         });
         let scene = Scene {
@@ -306,9 +303,9 @@ impl Exchange<'_> {
         Ok(self.finish(in_flight, reply, model))
     }
 
-    /// Adds what the service says of limits.
+    /// Adds the headers on limits, unless a proxy made the answer.
     fn finish(&self, in_flight: InFlight, reply: Reply, model: Option<&str>) -> HttpResponse {
-        let key = in_flight.key;
+        let key = in_flight.key();
         let now = self.upstream.clock.nanos();
         let usages = self
             .upstream
@@ -359,87 +356,4 @@ fn with_limits(mut reply: Reply, usages: &Usages) -> Reply {
             .header("x-ratelimit-reset-tokens", go_duration(usage.reset));
     }
     reply
-}
-
-/// A call in flight. Dropped before [`finish`](Self::finish), its caller hung up.
-struct InFlight {
-    upstream: Arc<Upstream>,
-    key: KeyId,
-    index: LogIndex,
-    path: String,
-    body: Bytes,
-    /// What the call counts as if it ends as planned.
-    planned: CallEnd,
-    /// What it counts as if its caller hangs up before.
-    early: CallEnd,
-    is_finished: bool,
-    /// The status of a call that the judge has refused and counted at its arrival.
-    refused: Option<CallStatus>,
-}
-
-impl InFlight {
-    fn new(exchange: &Exchange<'_>, key: KeyId, index: LogIndex) -> Self {
-        Self {
-            upstream: Arc::clone(exchange.upstream),
-            key,
-            index,
-            path: exchange.path.to_owned(),
-            body: Bytes::new(),
-            planned: CallEnd::Abandoned,
-            early: CallEnd::Abandoned,
-            is_finished: false,
-            refused: None,
-        }
-    }
-
-    fn note_body(&mut self, body: Bytes) {
-        self.upstream
-            .change(|state| state.log.note_body(self.index, &body));
-        self.body = body;
-    }
-
-    fn note_request(&self, request: &ApiRequest) {
-        self.upstream.change(|state| {
-            if let Some(call) = state.log.call(self.index) {
-                call.model = Some(request.model.clone());
-                call.streamed = request.stream.is_some();
-            }
-        });
-    }
-
-    /// Sets what the call counts as, whether its caller hangs up or not.
-    const fn count_as(&mut self, end: CallEnd) {
-        self.planned = end;
-        self.early = end;
-    }
-
-    /// Ends the call as planned.
-    fn finish(mut self) {
-        self.is_finished = true;
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let now = self.upstream.now();
-        let end = if self.is_finished {
-            self.planned
-        } else {
-            self.early
-        };
-        self.upstream.change(|state| match self.refused {
-            Some(status) => state.log.close(self.index, status, now),
-            None => state.finish(
-                &FinishedCall {
-                    key: self.key,
-                    index: self.index,
-                    end,
-                    hung_up: !self.is_finished,
-                    path: &self.path,
-                    body: &self.body,
-                },
-                now,
-            ),
-        });
-    }
 }

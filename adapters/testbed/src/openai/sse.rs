@@ -8,10 +8,13 @@ use core::time::Duration;
 use hyper::body::Bytes;
 use serde_json::Value;
 
+/// Most pieces of an answer's texts: each is an event, and all are in memory before the first is sent.
+pub(super) const MAX_PIECES: usize = 20_000;
+
 /// Number and timing of the pieces of one answer.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
-    /// Number of pieces of the text; one for each word if `None`.
+    /// Number of pieces of the text; one for each word if `None`, up to [`MAX_PIECES`] of all choices.
     pub(super) chunks: Option<NonZeroU32>,
     /// Range of the pause before each event but the first, in nanoseconds.
     pub(super) delay: RangeInclusive<u64>,
@@ -20,16 +23,20 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Cuts a text at word ends, or into as many equal pieces as are wanted; surplus pieces are empty.
-    pub(super) fn pieces<'a>(&self, text: &'a str) -> Vec<&'a str> {
-        let Some(chunks) = self.chunks else {
-            return text.split_inclusive(' ').collect();
+    pub(super) fn pieces<'a>(&self, text: &'a str, choices: u64) -> Vec<&'a str> {
+        let choices = usize::try_from(choices).unwrap_or(usize::MAX);
+        let most = MAX_PIECES.checked_div(choices).unwrap_or(0).max(1);
+        let chunks = match self.chunks {
+            Some(chunks) => (chunks.get() as usize).min(most),
+            None if text.split_inclusive(' ').nth(most).is_some() => most,
+            None => return text.split_inclusive(' ').collect(),
         };
         let ends: Vec<_> = text
             .char_indices()
             .map(|(at, _)| at)
             .chain([text.len()])
             .collect();
-        let (chars, chunks) = (ends.len() - 1, chunks.get() as usize);
+        let chars = ends.len() - 1;
         let end = |piece: usize| ends[chars * piece / chunks];
         (0..chunks)
             .map(|piece| &text[end(piece)..end(piece + 1)])
@@ -88,7 +95,7 @@ impl Event {
     }
 }
 
-/// Where the bytes of an event are cut into writes of their own.
+/// The places at which an event's bytes are cut into writes of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Cut {
     #[default]
@@ -262,16 +269,30 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_into_as_many_pieces_as_wanted() {
-        assert_eq!(pace(0).pieces("one two  é"), ["one ", "two ", " ", "é"]);
-        assert_eq!(pace(2).pieces("aé😀b"), ["aé", "😀b"]);
-        assert_eq!(pace(4).pieces("ab"), ["", "a", "", "b"]);
-        assert_eq!(pace(1).pieces(""), [""]);
+        assert_eq!(pace(0).pieces("one two  é", 1), ["one ", "two ", " ", "é"]);
+        assert_eq!(pace(2).pieces("aé😀b", 1), ["aé", "😀b"]);
+        assert_eq!(pace(4).pieces("ab", 1), ["", "a", "", "b"]);
+        assert_eq!(pace(1).pieces("", 1), [""]);
         for chunks in 1..9 {
             assert_eq!(
-                pace(chunks).pieces("häßliche Wörter").concat(),
+                pace(chunks).pieces("häßliche Wörter", 1).concat(),
                 "häßliche Wörter"
             );
         }
+    }
+
+    #[test]
+    fn the_pieces_of_all_choices_are_bounded() {
+        let text = "a ".repeat(MAX_PIECES + 1);
+        for choices in [1, 3, 128] {
+            let pieces = pace(0).pieces(&text, choices);
+            assert_eq!(pieces.len(), MAX_PIECES / choices as usize);
+            assert_eq!(pieces.concat(), text);
+            let few = pace(5_000).pieces("a b", choices);
+            assert_eq!(few.len(), 5_000.min(MAX_PIECES / choices as usize));
+        }
+        let whole = &text[2..];
+        assert_eq!(pace(0).pieces(whole, 1).len(), MAX_PIECES);
     }
 
     #[test]

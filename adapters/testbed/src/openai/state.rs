@@ -1,9 +1,9 @@
-//! What a server knows at an instant: counts, draws, outages, the log of calls.
+//! The state of a server: counts, draws, outages, the log of calls.
 //!
 //! Invariant: every change bumps a version and wakes the waiting tests, so that no change is missed.
 
 use super::answer::Answer;
-use super::call::{Log, LogIndex};
+use super::call::{CallStatus, Log, LogIndex};
 use super::config::{ModelRule, OpenAiConfig, Outage};
 use super::fault::{Dice, Fault, FaultTimes};
 use super::request::ApiRequest;
@@ -49,7 +49,7 @@ pub(super) struct Upstream {
     changed: Condvar,
 }
 
-/// What was drawn for a valid call.
+/// The draws for a valid call.
 #[derive(Clone, Debug)]
 pub(super) struct Draw {
     pub(super) latency: Duration,
@@ -195,16 +195,20 @@ impl Upstream {
         }
     }
 
-    /// Draws what a valid call gets.
+    /// Draws latency, length, pace and fault of a valid call.
     pub(super) fn draw(&self, key: KeyId, request: &ApiRequest) -> Draw {
         self.change(|state| {
             let latency = Duration::from_nanos(state.rng.u64(state.latency.clone()));
             let tokens = state.rng.u64(state.answer_tokens.clone());
             let pace = self.pace(state.rng.u64(..));
             let drawn = state.dice.draw(state.judge.key(key), request);
+            let fault = match state.script.pop_front() {
+                Some(scripted) => Some(scripted).filter(|fault| fault.applies_to(request)),
+                None => drawn,
+            };
             Draw {
                 latency,
-                fault: state.script.pop_front().or(drawn),
+                fault,
                 tokens,
                 pace,
             }
@@ -240,18 +244,26 @@ impl State {
         }
     }
 
-    /// Ends an admitted call.
+    /// Ends a call with a known key.
     pub(super) fn finish(&mut self, call: &FinishedCall<'_>, now: Duration) {
-        self.judge.finish(call.key, call.end);
         self.hung_up += u64::from(call.hung_up);
+        if call.refused.is_none() {
+            self.judge.finish(call.key, call.end);
+            self.note_answered(call);
+        }
+        let status = call.refused.unwrap_or_else(|| call.end.into());
+        self.log.close(call.index, status, now);
+        if let Some(logged) = self.log.call(call.index) {
+            logged.hung_up = call.hung_up;
+        }
+    }
+
+    /// Counts an answered call whose like was answered before.
+    fn note_answered(&mut self, call: &FinishedCall<'_>) {
         if call.end == CallEnd::Ok && self.answered.len() < MAX_ANSWERED {
             let mut hasher = DefaultHasher::new();
             (call.path, call.body).hash(&mut hasher);
             self.repeated += u64::from(!self.answered.insert(hasher.finish()));
-        }
-        self.log.close(call.index, call.end.into(), now);
-        if let Some(logged) = self.log.call(call.index) {
-            logged.hung_up = call.hung_up;
         }
     }
 
@@ -275,6 +287,7 @@ impl State {
                 .unwrap_or(0),
             max_concurrent: counts.max_concurrent,
             connections_opened: self.connections_opened,
+            connections_open: self.connections_open,
             early: counts.early,
             repeated: self.repeated,
             hung_up: self.hung_up,
@@ -286,12 +299,14 @@ impl State {
     }
 }
 
-/// An admitted call at its end.
+/// A call with a known key at its end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FinishedCall<'a> {
     pub(super) key: KeyId,
     pub(super) index: LogIndex,
     pub(super) end: CallEnd,
+    /// The status of a call that the judge refused, and counted, at its arrival.
+    pub(super) refused: Option<CallStatus>,
     pub(super) hung_up: bool,
     pub(super) path: &'a str,
     pub(super) body: &'a Bytes,

@@ -1,4 +1,4 @@
-//! A connection's socket, which carries out what a fault orders: reset, hang up, a slow head, bytes of its own.
+//! A connection's socket, which carries out a fault's orders: reset, hang up, a slow head, bytes of its own.
 //!
 //! Invariant: without orders it reads and writes as the socket does.
 
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// What the handler of a call wants from its connection.
+/// Orders of a call's handler to its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     reset: AtomicBool,
@@ -25,7 +25,7 @@ pub(crate) struct Orders {
     insert: Mutex<Option<Insert>>,
 }
 
-/// Bytes that are written before, or in place of, what HTTP has to say.
+/// Bytes that are written before an answer, or in place of one.
 #[derive(Debug)]
 struct Insert {
     bytes: Bytes,
@@ -90,7 +90,7 @@ impl Link {
         }
     }
 
-    /// Writes what was inserted. Ready once nothing is left of it.
+    /// Writes the inserted bytes. Ready once none are left.
     fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let orders = Arc::clone(&self.orders);
         let mut slot = orders.insert.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Bytes(Bytes),
-    /// Sends what there is so far, so that the caller can see it before the next step.
+    /// Sends the bytes so far, so that the caller can see it before the next step.
     Flush,
     Wait(Duration),
     /// Closes the connection in the middle of the body.

@@ -1,7 +1,7 @@
 //! Whole answers in unusual bytes: encodings, padding, text that is barely JSON.
 
-use super::Scene;
 use super::encoding::{brotli, deflate, gzip, zlib};
+use super::{Properties, Scene};
 use crate::openai::reply::Reply;
 use crate::openai::request::Api;
 use crate::server::Step;
@@ -13,68 +13,44 @@ const ECHO: &[u8] = b"echo from";
 /// Size of a padded or expanded body.
 const MEBIBYTE: usize = 1 << 20;
 
+const EVERY_API: Properties = Properties::ANSWER.unstreamed();
+
+/// For answers with a text.
+const TEXT: Properties = EVERY_API.of(&[Api::Chat, Api::Responses]);
+
 fault_table! {
     /// A whole answer with unusual bytes.
     BytesFault {
-        Gzip "gzip" "Content-Encoding: gzip, asked for or not",
-        Deflate "deflate" "Content-Encoding: deflate, with a zlib header",
-        DeflateRaw "deflate-raw" "Content-Encoding: deflate, without a zlib header",
-        Brotli "br" "Content-Encoding: br",
-        GzipTwice "gzip-twice" "Content-Encoding: gzip, gzip",
-        XGzip "x-gzip" "Content-Encoding: X-GZIP",
-        GzipUnlabelled "gzip-unlabelled" "gzip without Content-Encoding",
-        GzipBomb "gzip-bomb" "gzip of the answer and 64 MiB of spaces",
-        Events "events-200" "server-sent events where JSON was asked for",
-        Bom "bom" "a byte order mark before the JSON",
-        Padding "padding" "line breaks and spaces before and after the JSON",
-        PaddingLong "padding-long" "a mebibyte of line breaks before the JSON",
-        Trailing "trailing-text" "an HTML comment after the JSON",
-        Control "control-characters" "control characters and line breaks inside a string",
-        Surrogate "lone-surrogate" "half of a surrogate pair, as \\ud83d",
-        BadUtf8 "bad-utf8" "bytes that are not UTF-8 inside a string",
-        Latin1 "latin-1" "a string in ISO 8859-1, as its charset says",
-        NotANumber "nan" "NaN and -Infinity",
-        Deep "deep" "300 nested arrays",
-        Deeper "deeper" "100,000 nested arrays",
-        HugeIntegers "huge-integers" "integers and exponents beyond 64 bits",
-        Duplicate "duplicate-members" "a member that is there twice",
-        TypeText "type-text" "Content-Type: text/plain",
-        TypeEvents "type-events" "Content-Type: text/event-stream, with JSON",
-        TypeNone "type-none" "no Content-Type",
-        Chunked "chunked" "a chunked body in pieces of 7 bytes",
+        Gzip EVERY_API "gzip" "Content-Encoding: gzip, asked for or not",
+        Deflate EVERY_API "deflate" "Content-Encoding: deflate, with a zlib header",
+        DeflateRaw EVERY_API "deflate-raw" "Content-Encoding: deflate, without a zlib header",
+        Brotli EVERY_API "br" "Content-Encoding: br",
+        GzipTwice EVERY_API "gzip-twice" "Content-Encoding: gzip, gzip",
+        XGzip EVERY_API "x-gzip" "Content-Encoding: X-GZIP",
+        GzipUnlabelled EVERY_API "gzip-unlabelled" "gzip without Content-Encoding",
+        GzipBomb EVERY_API "gzip-bomb" "gzip of the answer and 64 MiB of spaces",
+        Events TEXT "events-200" "server-sent events where JSON was asked for",
+        Bom EVERY_API "bom" "a byte order mark before the JSON",
+        Padding EVERY_API "padding" "line breaks and spaces before and after the JSON",
+        PaddingLong EVERY_API "padding-long" "a mebibyte of line breaks before the JSON",
+        Trailing EVERY_API "trailing-text" "an HTML comment after the JSON",
+        Control TEXT "control-characters" "control characters and line breaks inside a string",
+        Surrogate TEXT "lone-surrogate" "half of a surrogate pair, as \\ud83d",
+        BadUtf8 TEXT "bad-utf8" "bytes that are not UTF-8 inside a string",
+        Latin1 TEXT "latin-1" "a string in ISO 8859-1, as its charset says",
+        NotANumber EVERY_API "nan" "NaN and -Infinity",
+        Deep EVERY_API "deep" "300 nested arrays",
+        Deeper EVERY_API "deeper" "100,000 nested arrays",
+        HugeIntegers EVERY_API "huge-integers" "integers and exponents beyond 64 bits",
+        Duplicate EVERY_API "duplicate-members" "a member that is there twice",
+        TypeText EVERY_API "type-text" "Content-Type: text/plain",
+        TypeEvents EVERY_API "type-events" "Content-Type: text/event-stream, with JSON",
+        TypeNone EVERY_API "type-none" "no Content-Type",
+        Chunked EVERY_API "chunked" "a chunked body in pieces of 7 bytes",
     }
 }
 
 impl BytesFault {
-    pub(super) const fn applies_to(self, api: Api) -> bool {
-        match self {
-            Self::Events | Self::Control | Self::Surrogate | Self::BadUtf8 | Self::Latin1 => {
-                matches!(api, Api::Chat | Api::Responses)
-            }
-            Self::Gzip
-            | Self::Deflate
-            | Self::DeflateRaw
-            | Self::Brotli
-            | Self::GzipTwice
-            | Self::XGzip
-            | Self::GzipUnlabelled
-            | Self::GzipBomb
-            | Self::Bom
-            | Self::Padding
-            | Self::PaddingLong
-            | Self::Trailing
-            | Self::NotANumber
-            | Self::Deep
-            | Self::Deeper
-            | Self::HugeIntegers
-            | Self::Duplicate
-            | Self::TypeText
-            | Self::TypeEvents
-            | Self::TypeNone
-            | Self::Chunked => true,
-        }
-    }
-
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
         let plain = Reply::json(200, &scene.answer.whole());
         let body = plain.body();

@@ -1,27 +1,29 @@
 //! Failures that look like success: status 200 without an answer.
 
-use super::Scene;
 use super::encoding::gzip;
+use super::{Properties, Scene};
 use crate::openai::reply::Reply;
 use crate::openai::{request::Api, responses};
 use serde_json::{Value, json};
 
+const FAILURE: Properties = Properties::FAILURE;
+
 fault_table! {
     /// Status 200 without an answer.
     DisguiseFault {
-        Error "error-200" "an error object with code 502, as OpenRouter has it",
-        ErrorRate "error-200-rate" "an error object with code 429",
-        ErrorString "error-200-string" "an error that is a string",
-        ErrorChoice "error-200-choice" "an error object inside a choice; a failed response",
-        NoChoices "no-choices" "an answer without choices or output",
-        NoMessage "no-message" "a choice without a message; an output item without content",
-        Html "html-200" "an HTML page of a proxy that wants a login",
-        Text "text-200" "plain text",
-        Empty "empty-200" "no body at all",
-        Null "null-200" "the JSON value null",
-        List "list-200" "a JSON array",
-        CutJson "cut-json" "JSON that ends in the middle, in a whole HTTP body",
-        CutGzip "cut-gzip" "a gzip body that ends in the middle, in a whole HTTP body",
+        Error FAILURE "error-200" "an error object with code 502, as OpenRouter has it",
+        ErrorRate FAILURE "error-200-rate" "an error object with code 429",
+        ErrorString FAILURE "error-200-string" "an error that is a string",
+        ErrorChoice FAILURE "error-200-choice" "an error object inside a choice; a failed response",
+        NoChoices FAILURE "no-choices" "an answer without choices or output",
+        NoMessage FAILURE "no-message" "a choice without a message; an output item without content",
+        Html FAILURE "html-200" "an HTML page of a proxy that wants a login",
+        Text FAILURE "text-200" "plain text",
+        Empty FAILURE "empty-200" "no body at all",
+        Null FAILURE "null-200" "the JSON value null",
+        List FAILURE "list-200" "a JSON array",
+        CutJson FAILURE "cut-json" "JSON that ends in the middle, in a whole HTTP body",
+        CutGzip FAILURE "cut-gzip" "a gzip body that ends in the middle, in a whole HTTP body",
     }
 }
 
@@ -80,7 +82,7 @@ fn cut(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len() * 2 / 3].to_vec()
 }
 
-/// Empties what the answer is in: an item keeps its member `kept`; without one, no item is kept.
+/// Empties the list that holds the answer: an item keeps its member `kept`; without one, no item is kept.
 fn emptied(mut body: Value, kept: &str) -> Value {
     for name in ["choices", "output", "data"] {
         let Some(items) = body.get_mut(name).and_then(Value::as_array_mut) else {

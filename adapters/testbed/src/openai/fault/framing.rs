@@ -1,172 +1,78 @@
 //! Whole streams in unusual framing.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::chat::{tool_deltas, usage};
 use crate::openai::reply::Reply;
 use crate::openai::request::Api;
-use crate::openai::sse::{Cut, Event, EventStream, Framing};
+use crate::openai::sse::{Cut, Event, EventStream};
 use serde_json::{Value, json};
+
+const EVERY_API: Properties = Properties::ANSWER.streamed();
+const CHAT: Properties = EVERY_API.of(&[Api::Chat]);
+
+/// With characters of 2, 3 and 4 bytes.
+const WIDE_TEXT: Properties = Properties {
+    prefix: "é€😀 ",
+    ..EVERY_API
+};
 
 fault_table! {
     /// A whole stream with unusual framing.
     FramingFault {
-        Bytes "sse-bytes" "every byte is a write of its own",
-        SplitUtf8 "sse-split-utf8" "writes end inside UTF-8 sequences",
-        SplitCrLf "sse-split-crlf" "lines end with CRLF, writes between CR and LF",
-        Cr "sse-cr" "lines end with CR",
-        CrLf "sse-crlf" "lines end with CRLF",
-        OneWrite "sse-one-write" "all events in one write",
-        Comments "sse-comments" "comment lines before each event, as OpenRouter has it",
-        MultiLine "sse-multi-line" "JSON over several data lines",
-        Fields "sse-fields" "id, retry and unknown fields before each event",
-        NoSpace "sse-no-space" "no space after the colon",
-        Bom "sse-bom" "a byte order mark first",
-        NoBlank "sse-no-blank" "no blank line after the last event",
-        NoDone "sse-no-done" "no DONE after the last chunk",
-        AfterDone "sse-after-done" "another chunk after DONE",
-        SlowStart "sse-slow-start" "headers, then --fault-wait before the first event",
-        Long "sse-long" "an event of a mebibyte",
-        OneEvent "sse-one-event" "the whole answer in one chunk",
-        Json "json-for-sse" "JSON where a stream was asked for",
-        TypeJson "sse-type-json" "Content-Type: application/json",
-        NoUsage "sse-no-usage" "no usage, asked for or not",
-        UsageLast "sse-usage-last" "usage in the chunk with the finish_reason",
-        UsageEvery "sse-usage-every" "usage in every chunk",
-        UsageZero "sse-usage-zero" "usage is 0 everywhere",
-        Azure "sse-azure" "a first chunk without id, model and choices, as Azure has it",
-        ContentNull "sse-content-null" "content is null in the first delta and the last",
-        RoleEvery "sse-role-every" "every delta has the role",
-        Reasoning "sse-reasoning" "deltas with reasoning_content first",
-        ToolCalls "sse-tool-calls" "deltas of a tool call in place of content",
-        Refusal "sse-refusal" "deltas of a refusal in place of content",
+        Bytes WIDE_TEXT "sse-bytes" "every byte is a write of its own",
+        SplitUtf8 WIDE_TEXT "sse-split-utf8" "writes end inside UTF-8 sequences",
+        SplitCrLf EVERY_API "sse-split-crlf" "lines end with CRLF, writes between CR and LF",
+        Cr EVERY_API "sse-cr" "lines end with CR",
+        CrLf EVERY_API "sse-crlf" "lines end with CRLF",
+        OneWrite EVERY_API "sse-one-write" "all events in one write",
+        Comments EVERY_API "sse-comments" "comment lines before each event, as OpenRouter has it",
+        MultiLine EVERY_API "sse-multi-line" "JSON over several data lines",
+        Fields EVERY_API "sse-fields" "id, retry and unknown fields before each event",
+        NoSpace EVERY_API "sse-no-space" "no space after the colon",
+        Bom EVERY_API "sse-bom" "a byte order mark first",
+        NoBlank CHAT "sse-no-blank" "no blank line after the last event",
+        NoDone CHAT "sse-no-done" "no DONE after the last chunk",
+        AfterDone CHAT "sse-after-done" "another chunk after DONE",
+        SlowStart EVERY_API "sse-slow-start" "headers, then --fault-wait before the first event",
+        Long CHAT "sse-long" "an event of a mebibyte",
+        OneEvent CHAT "sse-one-event" "the whole answer in one chunk",
+        Json EVERY_API "json-for-sse" "JSON where a stream was asked for",
+        TypeJson EVERY_API "sse-type-json" "Content-Type: application/json",
+        NoUsage CHAT "sse-no-usage" "no usage, asked for or not",
+        UsageLast CHAT "sse-usage-last" "usage in the chunk with the finish_reason",
+        UsageEvery CHAT "sse-usage-every" "usage in every chunk",
+        UsageZero CHAT "sse-usage-zero" "usage is 0 everywhere",
+        Azure CHAT "sse-azure" "a first chunk without id, model and choices, as Azure has it",
+        ContentNull CHAT "sse-content-null" "content is null in the first delta and the last",
+        RoleEvery CHAT "sse-role-every" "every delta has the role",
+        Reasoning CHAT "sse-reasoning" "deltas with reasoning_content first",
+        ToolCalls CHAT "sse-tool-calls" "deltas of a tool call in place of content",
+        Refusal CHAT "sse-refusal" "deltas of a refusal in place of content",
     }
 }
 
 impl FramingFault {
-    pub(super) const fn applies_to(self, api: Api) -> bool {
-        match self {
-            Self::Bytes
-            | Self::SplitUtf8
-            | Self::SplitCrLf
-            | Self::Cr
-            | Self::CrLf
-            | Self::OneWrite
-            | Self::Comments
-            | Self::MultiLine
-            | Self::Fields
-            | Self::NoSpace
-            | Self::Bom
-            | Self::SlowStart
-            | Self::Json
-            | Self::TypeJson => true,
-            Self::NoBlank
-            | Self::NoDone
-            | Self::AfterDone
-            | Self::Long
-            | Self::OneEvent
-            | Self::NoUsage
-            | Self::UsageLast
-            | Self::UsageEvery
-            | Self::UsageZero
-            | Self::Azure
-            | Self::ContentNull
-            | Self::RoleEvery
-            | Self::Reasoning
-            | Self::ToolCalls
-            | Self::Refusal => matches!(api, Api::Chat),
-        }
-    }
-
-    /// Text with sequences of 2, 3 and 4 bytes, where some are needed.
-    pub(super) const fn prefix(self) -> &'static str {
-        if matches!(self, Self::SplitUtf8 | Self::Bytes) {
-            "é€😀 "
-        } else {
-            ""
-        }
-    }
-
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
-        let mut stream = scene.answer.events(scene.pace);
-        stream.framing = self.framing();
-        self.edit(&mut stream, scene);
-        let reply = stream.reply(scene.pace);
-        if self == Self::Json {
-            return Reply::json(200, &scene.answer.whole());
-        }
-        if self == Self::TypeJson {
-            return reply.content_type("application/json");
-        }
-        reply
-    }
-
-    fn framing(self) -> Framing {
-        let plain = Framing::default();
-        match self {
-            Self::Bytes => Framing {
-                cut: Cut::Bytes,
-                ..plain
-            },
-            Self::SplitUtf8 => Framing {
-                cut: Cut::InsideCharacters,
-                ..plain
-            },
-            Self::SplitCrLf => Framing {
-                line_end: "\r\n",
-                cut: Cut::AfterCr,
-                ..plain
-            },
-            Self::Cr => Framing {
-                line_end: "\r",
-                ..plain
-            },
-            Self::CrLf => Framing {
-                line_end: "\r\n",
-                ..plain
-            },
-            Self::OneWrite => Framing {
-                cut: Cut::Nowhere,
-                ..plain
-            },
-            Self::Comments => Framing {
-                before: &[": OPENROUTER PROCESSING", ""],
-                ..plain
-            },
-            Self::MultiLine => Framing {
-                pretty: true,
-                ..plain
-            },
-            Self::Fields => Framing {
-                before: &["id: 7", "retry: 3000", "x-unknown: 1", "data-free"],
-                ..plain
-            },
-            Self::NoSpace => Framing { space: "", ..plain },
-            Self::Bom => Framing { bom: true, ..plain },
-            Self::NoBlank
-            | Self::NoDone
-            | Self::AfterDone
-            | Self::SlowStart
-            | Self::Long
-            | Self::OneEvent
-            | Self::Json
-            | Self::TypeJson
-            | Self::NoUsage
-            | Self::UsageLast
-            | Self::UsageEvery
-            | Self::UsageZero
-            | Self::Azure
-            | Self::ContentNull
-            | Self::RoleEvery
-            | Self::Reasoning
-            | Self::ToolCalls
-            | Self::Refusal => plain,
-        }
-    }
-
-    fn edit(self, stream: &mut EventStream, scene: &Scene<'_>) {
         let answer = scene.answer;
-        let events = &mut stream.events;
+        let mut stream = answer.events(scene.pace);
+        let (framing, events) = (&mut stream.framing, &mut stream.events);
         match self {
+            Self::Bytes => framing.cut = Cut::Bytes,
+            Self::SplitUtf8 => framing.cut = Cut::InsideCharacters,
+            Self::SplitCrLf => {
+                framing.line_end = "\r\n";
+                framing.cut = Cut::AfterCr;
+            }
+            Self::Cr => framing.line_end = "\r",
+            Self::CrLf => framing.line_end = "\r\n",
+            Self::OneWrite => framing.cut = Cut::Nowhere,
+            Self::Comments => framing.before = &[": OPENROUTER PROCESSING", ""],
+            Self::MultiLine => framing.pretty = true,
+            Self::Fields => {
+                framing.before = &["id: 7", "retry: 3000", "x-unknown: 1", "data-free"];
+            }
+            Self::NoSpace => framing.space = "",
+            Self::Bom => framing.bom = true,
             Self::NoBlank => {
                 events.pop();
                 stream.tail = b"data: [DONE]\n".to_vec();
@@ -176,11 +82,12 @@ impl FramingFault {
             Self::SlowStart => stream.first_pause = scene.times.wait,
             Self::Long => lengthen(events),
             Self::OneEvent => one_event(events, &answer.text),
+            Self::Json => return Reply::json(200, &answer.whole()),
+            Self::TypeJson => return stream.reply(scene.pace).content_type("application/json"),
             Self::NoUsage => drop_usage(events),
             Self::UsageLast => {
                 drop_usage(events);
-                let finished = |chunk: &Value| chunk["choices"][0]["finish_reason"].is_string();
-                set_usage(events, &usage(answer), finished);
+                set_usage(events, &usage(answer), is_last);
             }
             Self::UsageEvery => set_usage(events, &usage(answer), |_| true),
             Self::UsageZero => {
@@ -188,18 +95,9 @@ impl FramingFault {
                 set_usage(events, &zero, |chunk| chunk["usage"].is_object());
             }
             Self::Azure => events.insert(0, azure_first()),
-            Self::ContentNull => each_delta(events, |delta| {
-                if delta.get("content").is_none_or(|content| content == "") {
-                    delta["content"] = Value::Null;
-                }
-            }),
+            Self::ContentNull => each_delta(events, clear_content),
             Self::RoleEvery => each_delta(events, |delta| delta["role"] = json!("assistant")),
-            Self::Reasoning => {
-                let deltas = ["First ", "I think."].map(|text| {
-                    json!({ "role": "assistant", "content": null, "reasoning_content": text })
-                });
-                insert_deltas(events, &deltas);
-            }
+            Self::Reasoning => insert_deltas(events, &reasoning()),
             Self::ToolCalls => {
                 drop_content(events);
                 insert_deltas(events, &tool_deltas("f", &answer.arguments()));
@@ -207,26 +105,32 @@ impl FramingFault {
             }
             Self::Refusal => {
                 drop_content(events);
-                insert_deltas(
-                    events,
-                    &["I can't ", "help."].map(|text| json!({ "refusal": text })),
-                );
+                insert_deltas(events, &refusal());
             }
-            Self::Bytes
-            | Self::SplitUtf8
-            | Self::SplitCrLf
-            | Self::Cr
-            | Self::CrLf
-            | Self::OneWrite
-            | Self::Comments
-            | Self::MultiLine
-            | Self::Fields
-            | Self::NoSpace
-            | Self::Bom
-            | Self::Json
-            | Self::TypeJson => {}
         }
+        stream.reply(scene.pace)
     }
+}
+
+fn reasoning() -> [Value; 2] {
+    ["First ", "I think."]
+        .map(|text| json!({ "role": "assistant", "content": null, "reasoning_content": text }))
+}
+
+fn refusal() -> [Value; 2] {
+    ["I can't ", "help."].map(|text| json!({ "refusal": text }))
+}
+
+/// Sets the content to null where it is empty or missing.
+fn clear_content(delta: &mut Value) {
+    if delta.get("content").is_none_or(|content| content == "") {
+        delta["content"] = Value::Null;
+    }
+}
+
+/// Whether a chunk ends a choice.
+fn is_last(chunk: &Value) -> bool {
+    chunk["choices"][0]["finish_reason"].is_string()
 }
 
 fn each_delta(events: &mut [Event], mut edit: impl FnMut(&mut Value)) {
@@ -280,12 +184,7 @@ fn one_event(events: &mut Vec<Event>, text: &str) {
             delta["content"] = json!(text);
         }
     });
-    let finished = |event: &mut Event| {
-        event
-            .as_json()
-            .is_some_and(|chunk| chunk["choices"][0]["finish_reason"].is_string())
-    };
-    events.retain_mut(|event| !finished(event));
+    events.retain_mut(|event| event.as_json().is_none_or(|chunk| !is_last(chunk)));
     if let Some(chunk) = events.first_mut().and_then(Event::as_json) {
         chunk["choices"][0]["finish_reason"] = json!("stop");
     }
@@ -293,7 +192,7 @@ fn one_event(events: &mut Vec<Event>, text: &str) {
 
 fn finish(events: &mut [Event], reason: &str) {
     for chunk in events.iter_mut().filter_map(Event::as_json) {
-        if chunk["choices"][0]["finish_reason"].is_string() {
+        if is_last(chunk) {
             chunk["choices"][0]["finish_reason"] = json!(reason);
         }
     }

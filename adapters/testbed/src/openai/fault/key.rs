@@ -1,25 +1,28 @@
 //! Refusals of a key: no waiting helps.
 
+use super::Properties;
 use crate::openai::error::ApiError;
 use crate::openai::reply::Reply;
 use serde_json::json;
 
+const FAILURE: Properties = Properties::FAILURE;
+
 fault_table! {
     /// The key is refused: quota, billing, permission.
     KeyFault {
-        Quota "quota" "429 insufficient_quota",
-        QuotaForbidden "quota-403" "403 insufficient_quota",
-        QuotaPayment "quota-402" "402 Insufficient credits, as OpenRouter has it",
-        Billing "billing" "429 billing_hard_limit_reached",
-        BillingBadRequest "billing-400" "400 billing_hard_limit_reached",
-        BillingInactive "billing-inactive" "429 billing_not_active",
-        BillingAnthropic "billing-anthropic" "400: your credit balance is too low, as Anthropic has it",
-        Invalid "key-invalid" "401 invalid_api_key",
-        Deactivated "key-deactivated" "401 account_deactivated",
-        InvalidAzure "key-azure" "401 in Azure's body",
-        Forbidden "forbidden" "403 without a code",
-        Country "forbidden-country" "403 unsupported_country_region_territory",
-        Challenge "forbidden-html" "403, an HTML challenge by Cloudflare",
+        Quota FAILURE "quota" "429 insufficient_quota",
+        QuotaForbidden FAILURE "quota-403" "403 insufficient_quota",
+        QuotaPayment FAILURE "quota-402" "402 Insufficient credits, as OpenRouter has it",
+        Billing FAILURE "billing" "429 billing_hard_limit_reached",
+        BillingBadRequest FAILURE "billing-400" "400 billing_hard_limit_reached",
+        BillingInactive FAILURE "billing-inactive" "429 billing_not_active",
+        BillingAnthropic FAILURE "billing-anthropic" "400: your credit balance is too low, as Anthropic has it",
+        Invalid FAILURE "key-invalid" "401 invalid_api_key",
+        Deactivated FAILURE "key-deactivated" "401 account_deactivated",
+        InvalidAzure FAILURE "key-azure" "401 in Azure's body",
+        Forbidden FAILURE "forbidden" "403 without a code",
+        Country FAILURE "forbidden-country" "403 unsupported_country_region_territory",
+        Challenge FAILURE "forbidden-html" "403, an HTML challenge by Cloudflare",
     }
 }
 

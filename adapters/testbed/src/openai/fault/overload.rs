@@ -1,30 +1,33 @@
 //! Overload and failures of the service, and of proxies before it.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::error::ApiError;
 use crate::openai::reply::Reply;
 use crate::text::whole_seconds;
 use serde_json::json;
 
+const UNTOLD: Properties = Properties::FAILURE;
+const TOLD: Properties = UNTOLD.telling_wait();
+
 fault_table! {
     /// The service, or a proxy before it, can't answer now.
     OverloadFault {
-        RequestTimeout "408-error" "408 with an error body",
-        ServerError "500-error" "500 server_error",
-        BadGateway "502-nginx" "502, an HTML page by nginx",
-        Unavailable "503-error" "503: the engine is currently overloaded",
-        UnavailableRetryAfter "503-retry-after" "503 with Retry-After in seconds",
-        UnavailableNginx "503-nginx" "503, an HTML page by nginx",
-        UnavailableText "503-text" "503 as plain text, as Envoy has it",
-        UnavailableEmpty "503-empty" "503 without a body",
-        GatewayTimeout "504-nginx" "504, an HTML page by nginx",
-        Overloaded "529-error" "529 overloaded_error, as Anthropic has it",
-        Unknown "520-cloudflare" "520, an HTML page by Cloudflare",
-        Down "521-cloudflare" "521, an HTML page by Cloudflare",
-        ConnectTimeout "522-cloudflare" "522, an HTML page by Cloudflare",
-        Unreachable "523-cloudflare" "523, an HTML page by Cloudflare",
-        Timeout "524-cloudflare" "524, an HTML page by Cloudflare",
-        UnknownText "520-text" "520 as plain text by Cloudflare",
+        RequestTimeout UNTOLD "408-error" "408 with an error body",
+        ServerError UNTOLD "500-error" "500 server_error",
+        BadGateway UNTOLD "502-nginx" "502, an HTML page by nginx",
+        Unavailable UNTOLD "503-error" "503: the engine is currently overloaded",
+        UnavailableRetryAfter TOLD "503-retry-after" "503 with Retry-After in seconds",
+        UnavailableNginx UNTOLD "503-nginx" "503, an HTML page by nginx",
+        UnavailableText UNTOLD "503-text" "503 as plain text, as Envoy has it",
+        UnavailableEmpty UNTOLD "503-empty" "503 without a body",
+        GatewayTimeout UNTOLD "504-nginx" "504, an HTML page by nginx",
+        Overloaded UNTOLD "529-error" "529 overloaded_error, as Anthropic has it",
+        Unknown UNTOLD "520-cloudflare" "520, an HTML page by Cloudflare",
+        Down UNTOLD "521-cloudflare" "521, an HTML page by Cloudflare",
+        ConnectTimeout UNTOLD "522-cloudflare" "522, an HTML page by Cloudflare",
+        Unreachable UNTOLD "523-cloudflare" "523, an HTML page by Cloudflare",
+        Timeout UNTOLD "524-cloudflare" "524, an HTML page by Cloudflare",
+        UnknownText UNTOLD "520-text" "520 as plain text by Cloudflare",
     }
 }
 

@@ -1,6 +1,6 @@
 //! 429 in the dialects of real services.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::error::{ApiError, rate_limited};
 use crate::openai::reply::Reply;
 use crate::text::{decimal_seconds, go_duration, http_date, rfc3339, whole_millis, whole_seconds};
@@ -10,70 +10,42 @@ use serde_json::json;
 /// Error of the clock that a skewed date is written by.
 const SKEW_SECONDS: u64 = 3_600;
 
+const UNTOLD: Properties = Properties::FAILURE;
+const TOLD: Properties = UNTOLD.telling_wait();
+
 fault_table! {
     /// 429, in one of the dialects that tell when to come back.
     RateLimitFault {
-        Seconds "429-seconds" "Retry-After in whole seconds, rounded up",
-        Decimal "429-decimal" "Retry-After in seconds with decimals",
-        Unit "429-unit" "Retry-After with a unit, such as 3s",
-        Date "429-date" "Retry-After as an HTTP date",
-        DateSkewed "429-date-skewed" "Retry-After and Date by a clock that is an hour ahead",
-        Epoch "429-epoch" "Retry-After as seconds since 1970",
-        Zero "429-zero" "Retry-After: 0",
-        Garbage "429-garbage" "Retry-After: soon",
-        Millis "429-ms" "retry-after-ms, and a Retry-After that is longer",
-        XMillis "429-x-ms" "x-ms-retry-after-ms, as Azure has it",
-        ResetDuration "429-reset-duration" "x-ratelimit-reset-requests such as 1m2.5s; 0 requests remain",
-        ResetTokens "429-reset-tokens" "x-ratelimit-reset-tokens; 0 tokens remain, requests reset later",
-        ResetSeconds "429-reset-seconds" "x-ratelimit-reset in seconds",
-        ResetEpoch "429-reset-epoch" "x-ratelimit-reset as seconds since 1970",
-        ResetEpochMillis "429-reset-epoch-ms" "x-ratelimit-reset as milliseconds since 1970",
-        ResetIso "429-reset-iso" "x-rate-limit-reset as an RFC 3339 time",
-        RateLimitHeader "429-ietf" "RateLimit and RateLimit-Policy, as in the IETF draft",
-        Anthropic "429-anthropic" "anthropic-ratelimit-requests-reset, and Anthropic's error body",
-        Google "429-google" "RetryInfo.retryDelay in Google's error body",
-        Azure "429-azure" "Retry-After, remaining -1, and Azure's error body",
-        Message "429-message" "only the message tells: try again in 3.2s",
-        Untold "429-untold" "nothing tells when to come back",
-        Text "429-text" "plain text, nothing tells when to come back",
-        Html "429-html" "an HTML page by nginx, nothing tells when to come back",
-        ShouldRetry "429-should-retry" "x-should-retry: true, nothing else",
-        ShouldNotRetry "429-should-not-retry" "x-should-retry: false, with a Retry-After",
+        Seconds TOLD "429-seconds" "Retry-After in whole seconds, rounded up",
+        Decimal TOLD "429-decimal" "Retry-After in seconds with decimals",
+        Unit TOLD "429-unit" "Retry-After with a unit, such as 3s",
+        Date TOLD "429-date" "Retry-After as an HTTP date",
+        DateSkewed TOLD "429-date-skewed" "Retry-After and Date by a clock that is an hour ahead",
+        Epoch TOLD "429-epoch" "Retry-After as seconds since 1970",
+        Zero UNTOLD "429-zero" "Retry-After: 0",
+        Garbage UNTOLD "429-garbage" "Retry-After: soon",
+        Millis TOLD "429-ms" "retry-after-ms, and a Retry-After that is longer",
+        XMillis TOLD "429-x-ms" "x-ms-retry-after-ms, as Azure has it",
+        ResetDuration TOLD "429-reset-duration" "x-ratelimit-reset-requests such as 1m2.5s; 0 requests remain",
+        ResetTokens TOLD "429-reset-tokens" "x-ratelimit-reset-tokens; 0 tokens remain, requests reset later",
+        ResetSeconds TOLD "429-reset-seconds" "x-ratelimit-reset in seconds",
+        ResetEpoch TOLD "429-reset-epoch" "x-ratelimit-reset as seconds since 1970",
+        ResetEpochMillis TOLD "429-reset-epoch-ms" "x-ratelimit-reset as milliseconds since 1970",
+        ResetIso TOLD "429-reset-iso" "x-rate-limit-reset as an RFC 3339 time",
+        RateLimitHeader TOLD "429-ietf" "RateLimit and RateLimit-Policy, as in the IETF draft",
+        Anthropic TOLD "429-anthropic" "anthropic-ratelimit-requests-reset, and Anthropic's error body",
+        Google TOLD "429-google" "RetryInfo.retryDelay in Google's error body",
+        Azure TOLD "429-azure" "Retry-After, remaining -1, and Azure's error body",
+        Message TOLD "429-message" "only the message tells: try again in 3.2s",
+        Untold UNTOLD "429-untold" "nothing tells when to come back",
+        Text UNTOLD "429-text" "plain text, nothing tells when to come back",
+        Html UNTOLD "429-html" "an HTML page by nginx, nothing tells when to come back",
+        ShouldRetry UNTOLD "429-should-retry" "x-should-retry: true, nothing else",
+        ShouldNotRetry TOLD "429-should-not-retry" "x-should-retry: false, with a Retry-After",
     }
 }
 
 impl RateLimitFault {
-    pub(super) const fn tells_wait(self) -> bool {
-        match self {
-            Self::Zero
-            | Self::Garbage
-            | Self::Untold
-            | Self::Text
-            | Self::Html
-            | Self::ShouldRetry => false,
-            Self::Seconds
-            | Self::Decimal
-            | Self::Unit
-            | Self::Date
-            | Self::DateSkewed
-            | Self::Epoch
-            | Self::Millis
-            | Self::XMillis
-            | Self::ResetDuration
-            | Self::ResetTokens
-            | Self::ResetSeconds
-            | Self::ResetEpoch
-            | Self::ResetEpochMillis
-            | Self::ResetIso
-            | Self::RateLimitHeader
-            | Self::Anthropic
-            | Self::Google
-            | Self::Azure
-            | Self::Message
-            | Self::ShouldNotRetry => true,
-        }
-    }
-
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
         let wait = scene.times.wait;
         let seconds = whole_seconds(wait);

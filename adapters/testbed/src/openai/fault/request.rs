@@ -1,29 +1,31 @@
 //! Refusals of a request: no other key and no waiting helps.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::error::{ApiError, rate_limited, too_large_message};
 use crate::openai::reply::Reply;
 use hyper::Method;
 
+const FAILURE: Properties = Properties::FAILURE;
+
 fault_table! {
     /// The request is refused: too large, malformed, wrong model or URL.
     RequestFault {
-        TooLargeForLimit "too-large" "429: the request is larger than the limit on tokens",
-        ContextLength "context-length" "400 context_length_exceeded",
-        ContentFilter "content-filter" "400 content_filter, as Azure has it",
-        Bad "bad-request" "400 without a code",
-        BadParameter "bad-parameter" "400 unsupported_parameter: max_tokens",
-        BadText "bad-request-text" "400 as plain text",
-        Unprocessable "unprocessable" "422 without a code",
-        BodyTooLarge "body-too-large" "413, an HTML page by nginx",
-        Model "model-missing" "404 model_not_found",
-        Url "url-missing" "404 unknown_url",
-        UrlHtml "url-missing-html" "404, an HTML page by nginx",
-        UrlEmpty "url-missing-empty" "404 without a body",
-        Method "method" "405 with Allow",
-        Conflict "conflict" "409 without a code",
-        Redirect "redirect" "308 to the same path with a slash",
-        RedirectLogin "redirect-login" "302 to a login page, with HTML",
+        TooLargeForLimit FAILURE "too-large" "429: the request is larger than the limit on tokens",
+        ContextLength FAILURE "context-length" "400 context_length_exceeded",
+        ContentFilter FAILURE "content-filter" "400 content_filter, as Azure has it",
+        Bad FAILURE "bad-request" "400 without a code",
+        BadParameter FAILURE "bad-parameter" "400 unsupported_parameter: max_tokens",
+        BadText FAILURE "bad-request-text" "400 as plain text",
+        Unprocessable FAILURE "unprocessable" "422 without a code",
+        BodyTooLarge FAILURE "body-too-large" "413, an HTML page by nginx",
+        Model FAILURE "model-missing" "404 model_not_found",
+        Url FAILURE "url-missing" "404 unknown_url",
+        UrlHtml FAILURE "url-missing-html" "404, an HTML page by nginx",
+        UrlEmpty FAILURE "url-missing-empty" "404 without a body",
+        Method FAILURE "method" "405 with Allow",
+        Conflict FAILURE "conflict" "409 without a code",
+        Redirect FAILURE "redirect" "308 to the same path with a slash",
+        RedirectLogin FAILURE "redirect-login" "302 to a login page, with HTML",
     }
 }
 

@@ -83,11 +83,8 @@ impl FaultRule {
 
     /// Returns the faults that make sense for a call.
     fn candidates(&self, request: &ApiRequest) -> Vec<Fault> {
-        let (api, is_streamed) = (request.api, request.stream.is_some());
         let faults = self.faults.iter().copied();
-        faults
-            .filter(|fault| fault.applies_to(api, is_streamed))
-            .collect()
+        faults.filter(|fault| fault.applies_to(request)).collect()
     }
 }
 
@@ -111,8 +108,8 @@ impl FromStr for FaultRule {
         let (mut key, mut model) = (None, None);
         for selector in selectors {
             match selector.split_once('=') {
-                Some(("key", tail)) => key = Some(tail.to_owned()),
-                Some(("model", name)) => model = Some(name.to_owned()),
+                Some(("key", tail)) if !tail.is_empty() => key = Some(tail.to_owned()),
+                Some(("model", name)) if !name.is_empty() => model = Some(name.to_owned()),
                 Some(_) | None => return Err(FaultRuleError::Selector(selector.to_owned())),
             }
         }
@@ -198,7 +195,7 @@ pub enum FaultRuleError {
     /// No fault or group has the name.
     #[error(transparent)]
     Fault(#[from] UnknownFault),
-    /// What follows an `@` is neither `key=` nor `model=`.
+    /// An `@` is followed by neither `key=TAIL` nor `model=NAME`.
     #[error("{0:?} selects nothing; write @key=TAIL or @model=NAME")]
     Selector(String),
     /// The occurrence is neither a share nor a count.
@@ -316,7 +313,10 @@ mod tests {
         ] {
             assert!(error(text).contains("is not a share"), "{text}");
         }
-        assert!(error("reset@region=eu").contains("\"region=eu\" selects nothing"));
+        for selector in ["region=eu", "key=", "model="] {
+            let shown = error(&format!("reset@{selector}"));
+            assert!(shown.starts_with(&format!("{selector:?} selects nothing")));
+        }
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
         let embeddings = ApiRequest::empty(Api::Embeddings);
         for _ in 0..2_000 {
             let fault = dice.draw("k", &embeddings).unwrap();
-            assert!(fault.applies_to(Api::Embeddings, false), "{fault}");
+            assert!(fault.applies_to(&embeddings), "{fault}");
         }
         let mut dice = Dice::new(vec![rule("stream")], 3);
         assert_eq!(dice.draw("k", &embeddings), None);

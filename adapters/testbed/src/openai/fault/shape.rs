@@ -1,155 +1,92 @@
 //! Whole answers in unusual JSON.
 
+use super::Properties;
 use crate::openai::answer::Answer;
 use crate::openai::chat::tool_call;
 use crate::openai::reply::Reply;
 use crate::openai::request::Api;
 use serde_json::{Map, Value, json};
 
+const EVERY_API: Properties = Properties::ANSWER.unstreamed();
+const CHAT: Properties = EVERY_API.of(&[Api::Chat]);
+
+const THOUGHT: &str = "First I think.";
+
+/// NUL, escapes, a line separator, a byte order mark, a change of direction, an emoji of several parts.
+const ODD_CHARACTERS: &str = "\0\u{1}\u{1b}[31m\u{2028}\u{feff}\u{202e}👩‍👩‍👧 \"\\/";
+
 fault_table! {
     /// A whole answer with unusual JSON.
     ShapeFault {
-        ContentNull "content-null" "content is null",
-        ContentEmpty "content-empty" "content is an empty string",
-        ContentMissing "content-missing" "the message has no content",
-        ContentParts "content-parts" "content is an array of two text parts",
-        ToolCalls "tool-calls" "a tool call in place of content",
-        FunctionCall "function-call" "the older function_call in place of content",
-        Refusal "refusal" "a refusal in place of content",
-        Filtered "content-filtered" "content is empty, finish_reason content_filter",
-        Cut "finish-length" "finish_reason length",
-        FinishNull "finish-null" "finish_reason is null",
-        FinishUnknown "finish-unknown" "finish_reason eos",
-        Reasoning "reasoning" "reasoning_content beside the content, as DeepSeek has it",
-        ReasoningDetails "reasoning-details" "reasoning and reasoning_details, as OpenRouter has it",
-        ThinkTags "think-tags" "content begins with <think>...</think>",
-        UsageNone "usage-none" "no usage",
-        UsageNull "usage-null" "usage is null",
-        UsageFloat "usage-float" "usage in decimals, such as 3.0",
-        UsageText "usage-text" "usage in strings",
-        UsageZero "usage-zero" "usage is 0 everywhere",
-        UsagePartial "usage-partial" "usage has total_tokens only",
-        UsageExtra "usage-extra" "usage has costs and unknown details",
-        Minimal "minimal" "only what is in the answer: no id, model, usage",
-        Nulls "nulls" "id, model, created and fingerprint are null",
-        Extra "extra-members" "unknown members everywhere",
-        FloatTimes "float-times" "created in decimals",
-        Long "long-content" "content of a mebibyte",
-        OddCharacters "odd-characters" "content with NUL, escapes, emoji, line separators, BOM",
+        ContentNull CHAT "content-null" "content is null",
+        ContentEmpty CHAT "content-empty" "content is an empty string",
+        ContentMissing CHAT "content-missing" "the message has no content",
+        ContentParts CHAT "content-parts" "content is an array of two text parts",
+        ToolCalls CHAT "tool-calls" "a tool call in place of content",
+        FunctionCall CHAT "function-call" "the older function_call in place of content",
+        Refusal CHAT "refusal" "a refusal in place of content",
+        Filtered CHAT "content-filtered" "content is empty, finish_reason content_filter",
+        Cut CHAT "finish-length" "finish_reason length",
+        FinishNull CHAT "finish-null" "finish_reason is null",
+        FinishUnknown CHAT "finish-unknown" "finish_reason eos",
+        Reasoning CHAT "reasoning" "reasoning_content beside the content, as DeepSeek has it",
+        ReasoningDetails CHAT "reasoning-details" "reasoning and reasoning_details, as OpenRouter has it",
+        ThinkTags CHAT "think-tags" "content begins with <think>...</think>",
+        UsageNone EVERY_API "usage-none" "no usage",
+        UsageNull EVERY_API "usage-null" "usage is null",
+        UsageFloat EVERY_API "usage-float" "usage in decimals, such as 3.0",
+        UsageText EVERY_API "usage-text" "usage in strings",
+        UsageZero EVERY_API "usage-zero" "usage is 0 everywhere",
+        UsagePartial EVERY_API "usage-partial" "usage has total_tokens only",
+        UsageExtra EVERY_API "usage-extra" "usage has costs and unknown details",
+        Minimal CHAT "minimal" "only what is in the answer: no id, model, usage",
+        Nulls EVERY_API "nulls" "id, model, created and fingerprint are null",
+        Extra EVERY_API "extra-members" "unknown members everywhere",
+        FloatTimes CHAT "float-times" "created in decimals",
+        Long CHAT "long-content" "content of a mebibyte",
+        OddCharacters CHAT "odd-characters" "content with NUL, escapes, emoji, line separators, BOM",
     }
 }
 
 impl ShapeFault {
-    pub(super) const fn applies_to(self, api: Api) -> bool {
-        match self {
-            Self::UsageNone
-            | Self::UsageNull
-            | Self::UsageFloat
-            | Self::UsageText
-            | Self::UsageZero
-            | Self::UsagePartial
-            | Self::UsageExtra
-            | Self::Nulls
-            | Self::Extra => true,
-            Self::ContentNull
-            | Self::ContentEmpty
-            | Self::ContentMissing
-            | Self::ContentParts
-            | Self::ToolCalls
-            | Self::FunctionCall
-            | Self::Refusal
-            | Self::Filtered
-            | Self::Cut
-            | Self::FinishNull
-            | Self::FinishUnknown
-            | Self::Reasoning
-            | Self::ReasoningDetails
-            | Self::ThinkTags
-            | Self::Minimal
-            | Self::FloatTimes
-            | Self::Long
-            | Self::OddCharacters => matches!(api, Api::Chat),
-        }
-    }
-
     pub(super) fn reply(self, answer: &Answer) -> Reply {
         let mut body = answer.whole();
-        if let Some(choices) = body.get_mut("choices").and_then(Value::as_array_mut) {
-            for choice in choices {
-                self.shape_choice(choice, answer);
-            }
-        }
-        self.shape_body(&mut body, answer);
+        self.edit(&mut body, answer);
         Reply::json(200, &body)
     }
 
-    fn shape_choice(self, choice: &mut Value, answer: &Answer) {
+    fn edit(self, body: &mut Value, answer: &Answer) {
         let text = answer.text.as_str();
-        let mut content = |value: Value| choice["message"]["content"] = value;
         match self {
-            Self::ContentNull => content(Value::Null),
-            Self::ContentEmpty => content(json!("")),
-            Self::ContentMissing => remove(&mut choice["message"], "content"),
-            Self::ContentParts => {
-                let (start, end) = text.split_at(text.find(' ').unwrap_or(0));
-                let part = |text| json!({ "type": "text", "text": text });
-                content(json!([part(start), part(end)]));
+            Self::ContentNull => set_content(body, &Value::Null),
+            Self::ContentEmpty => set_content(body, &json!("")),
+            Self::ContentMissing => {
+                each_choice(body, |choice| remove(&mut choice["message"], "content"));
             }
-            Self::ToolCalls => {
-                content(Value::Null);
-                choice["message"]["tool_calls"] = json!([tool_call("f", &answer.arguments())]);
-                choice["finish_reason"] = json!("tool_calls");
-            }
-            Self::FunctionCall => {
-                content(Value::Null);
-                choice["message"]["function_call"] =
-                    tool_call("f", &answer.arguments())["function"].take();
-                choice["finish_reason"] = json!("function_call");
-            }
+            Self::ContentParts => set_content(body, &parts(text)),
+            Self::ToolCalls => call_tool(body, answer),
+            Self::FunctionCall => call_function(body, answer),
             Self::Refusal => {
-                content(Value::Null);
-                choice["message"]["refusal"] = json!("I'm sorry, I can't help with that.");
+                let refusal = "I'm sorry, I can't help with that.";
+                set_message(body, &json!({ "content": null, "refusal": refusal }));
             }
             Self::Filtered => {
-                content(json!(""));
-                choice["finish_reason"] = json!("content_filter");
+                set_content(body, &json!(""));
+                finish(body, &json!("content_filter"));
             }
-            Self::Cut => choice["finish_reason"] = json!("length"),
-            Self::FinishNull => choice["finish_reason"] = Value::Null,
-            Self::FinishUnknown => choice["finish_reason"] = json!("eos"),
-            Self::Reasoning => {
-                choice["message"]["reasoning_content"] = json!("First I think.");
-            }
+            Self::Cut => finish(body, &json!("length")),
+            Self::FinishNull => finish(body, &Value::Null),
+            Self::FinishUnknown => finish(body, &json!("eos")),
+            Self::Reasoning => set_message(body, &json!({ "reasoning_content": THOUGHT })),
             Self::ReasoningDetails => {
-                choice["message"]["reasoning"] = json!("First I think.");
-                let detail = json!({ "type": "reasoning.text", "text": "First I think." });
-                choice["message"]["reasoning_details"] = json!([detail]);
+                let detail = json!({ "type": "reasoning.text", "text": THOUGHT });
+                let details = json!({ "reasoning": THOUGHT, "reasoning_details": [detail] });
+                set_message(body, &details);
             }
-            Self::ThinkTags => content(json!(format!(
-                "<think>\nFirst I think.\n</think>\n\n{text}"
-            ))),
-            Self::Long => content(json!(format!("{}{text}", "lorem ".repeat((1 << 20) / 6)))),
-            Self::OddCharacters => {
-                content(json!(format!(
-                    "\0\u{1}\u{1b}[31m\u{2028}\u{feff}\u{202e}👩‍👩‍👧 \"\\/ {text}"
-                )));
+            Self::ThinkTags => {
+                let thinking = format!("<think>\n{THOUGHT}\n</think>\n\n{text}");
+                set_content(body, &json!(thinking));
             }
-            Self::UsageNone
-            | Self::UsageNull
-            | Self::UsageFloat
-            | Self::UsageText
-            | Self::UsageZero
-            | Self::UsagePartial
-            | Self::UsageExtra
-            | Self::Minimal
-            | Self::Nulls
-            | Self::Extra
-            | Self::FloatTimes => {}
-        }
-    }
-
-    fn shape_body(self, body: &mut Value, answer: &Answer) {
-        match self {
             Self::UsageNone => remove(body, "usage"),
             Self::UsageNull => body["usage"] = Value::Null,
             Self::UsageFloat => map_usage(body, |count| json!(count as f64)),
@@ -161,41 +98,69 @@ impl ShapeFault {
                 body["usage"]["cost_details"] = json!({ "upstream_inference_cost": null });
                 body["usage"]["prompt_cache_hit_tokens"] = json!(0);
             }
-            Self::Minimal => {
-                *body = json!({ "choices": [{ "message": { "content": answer.text } }] });
-            }
-            Self::Nulls => {
-                for name in [
-                    "id",
-                    "model",
-                    "created",
-                    "created_at",
-                    "object",
-                    "system_fingerprint",
-                ] {
-                    if let Some(value) = body.get_mut(name) {
-                        *value = Value::Null;
-                    }
-                }
-            }
+            Self::Minimal => *body = json!({ "choices": [{ "message": { "content": text } }] }),
+            Self::Nulls => clear_names(body),
             Self::Extra => add_unknown(body),
             Self::FloatTimes => body["created"] = json!(answer.created as f64 + 0.5),
-            Self::ContentNull
-            | Self::ContentEmpty
-            | Self::ContentMissing
-            | Self::ContentParts
-            | Self::ToolCalls
-            | Self::FunctionCall
-            | Self::Refusal
-            | Self::Filtered
-            | Self::Cut
-            | Self::FinishNull
-            | Self::FinishUnknown
-            | Self::Reasoning
-            | Self::ReasoningDetails
-            | Self::ThinkTags
-            | Self::Long
-            | Self::OddCharacters => {}
+            Self::Long => {
+                let filler = "lorem ".repeat((1 << 20) / 6);
+                set_content(body, &json!(format!("{filler}{text}")));
+            }
+            Self::OddCharacters => set_content(body, &json!(format!("{ODD_CHARACTERS} {text}"))),
+        }
+    }
+}
+
+fn each_choice(body: &mut Value, edit: impl Fn(&mut Value)) {
+    let choices = body.get_mut("choices").and_then(Value::as_array_mut);
+    choices.into_iter().flatten().for_each(edit);
+}
+
+/// Sets these members of each message.
+fn set_message(body: &mut Value, members: &Value) {
+    each_choice(body, |choice| {
+        for (name, value) in members.as_object().into_iter().flatten() {
+            choice["message"][name] = value.clone();
+        }
+    });
+}
+
+fn set_content(body: &mut Value, content: &Value) {
+    set_message(body, &json!({ "content": content }));
+}
+
+fn finish(body: &mut Value, reason: &Value) {
+    each_choice(body, |choice| choice["finish_reason"] = reason.clone());
+}
+
+/// The text as two parts, cut before its second word.
+fn parts(text: &str) -> Value {
+    let (start, end) = text.split_at(text.find(' ').unwrap_or(0));
+    let part = |text| json!({ "type": "text", "text": text });
+    json!([part(start), part(end)])
+}
+
+fn call_tool(body: &mut Value, answer: &Answer) {
+    let call = tool_call("f", &answer.arguments());
+    set_message(body, &json!({ "content": null, "tool_calls": [call] }));
+    finish(body, &json!("tool_calls"));
+}
+
+fn call_function(body: &mut Value, answer: &Answer) {
+    let function = tool_call("f", &answer.arguments())["function"].take();
+    set_message(body, &json!({ "content": null, "function_call": function }));
+    finish(body, &json!("function_call"));
+}
+
+/// Sets the members that name and date an answer to null, where there are any.
+fn clear_names(body: &mut Value) {
+    let dates = ["created", "created_at"];
+    for name in ["id", "model", "object", "system_fingerprint"]
+        .into_iter()
+        .chain(dates)
+    {
+        if let Some(value) = body.get_mut(name) {
+            *value = Value::Null;
         }
     }
 }

@@ -1,53 +1,40 @@
 //! Streams that end too soon, or with an error.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::reply::Reply;
 use crate::openai::request::Api;
 use crate::openai::responses;
 use crate::openai::sse::{Ending, Event, EventStream};
+use crate::text::go_duration;
 use serde_json::{Value, json};
+
+const EVERY_API: Properties = Properties::FAILURE.streamed();
+const TOLD: Properties = EVERY_API.telling_wait();
+const CHAT: Properties = EVERY_API.of(&[Api::Chat]);
+const RESPONSES: Properties = EVERY_API.of(&[Api::Responses]);
 
 fault_table! {
     /// A stream that ends too soon, or with an error.
     StreamFault {
-        Error "stream-error" "an error event in the middle, then the end",
-        ErrorFirst "stream-error-first" "an error event is all",
-        ErrorRate "stream-error-rate" "an error event with code 429 in the middle",
-        ErrorChoice "stream-error-choice" "a chunk with an error and finish_reason error",
-        Failed "stream-failed" "response.failed in the middle",
-        Cut "stream-cut" "the end comes in the middle, without DONE",
-        CutLine "stream-cut-line" "the end comes inside a line",
-        Empty "stream-empty" "no event at all",
-        OnlyDone "stream-only-done" "DONE is all",
-        BadJson "stream-bad-json" "an event in the middle is not JSON, then the end",
-        BadUtf8 "stream-bad-utf8" "an event in the middle is not UTF-8, then the end",
-        Abort "stream-abort" "the connection closes in the middle",
-        Reset "stream-reset" "the connection is reset in the middle",
-        Stall "stream-stall" "silence in the middle, for --stall, then the connection closes",
-        StallFirst "stream-stall-first" "headers, then silence for --stall",
+        Error EVERY_API "stream-error" "an error event in the middle, then the end",
+        ErrorFirst EVERY_API "stream-error-first" "an error event is all",
+        ErrorRate TOLD "stream-error-rate" "an error event in the middle: 429, try again in --fault-wait",
+        ErrorChoice CHAT "stream-error-choice" "a chunk with an error and finish_reason error",
+        Failed RESPONSES "stream-failed" "response.failed in the middle",
+        Cut EVERY_API "stream-cut" "the end comes in the middle, without DONE",
+        CutLine EVERY_API "stream-cut-line" "the end comes inside a line",
+        Empty EVERY_API "stream-empty" "no event at all",
+        OnlyDone CHAT "stream-only-done" "DONE is all",
+        BadJson EVERY_API "stream-bad-json" "an event in the middle is not JSON, then the end",
+        BadUtf8 EVERY_API "stream-bad-utf8" "an event in the middle is not UTF-8, then the end",
+        Abort EVERY_API "stream-abort" "the connection closes in the middle",
+        Reset EVERY_API "stream-reset" "the connection is reset in the middle",
+        Stall EVERY_API "stream-stall" "silence in the middle, for --stall, then the connection closes",
+        StallFirst EVERY_API "stream-stall-first" "headers, then silence for --stall",
     }
 }
 
 impl StreamFault {
-    pub(super) const fn applies_to(self, api: Api) -> bool {
-        match self {
-            Self::ErrorChoice | Self::OnlyDone => matches!(api, Api::Chat),
-            Self::Failed => matches!(api, Api::Responses),
-            Self::Error
-            | Self::ErrorFirst
-            | Self::ErrorRate
-            | Self::Cut
-            | Self::CutLine
-            | Self::Empty
-            | Self::BadJson
-            | Self::BadUtf8
-            | Self::Abort
-            | Self::Reset
-            | Self::Stall
-            | Self::StallFirst => true,
-        }
-    }
-
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
         let mut stream = scene.answer.events(scene.pace);
         match self {
@@ -69,7 +56,7 @@ impl StreamFault {
         stream.reply(scene.pace)
     }
 
-    /// Adds what comes after the events that are left.
+    /// Adds the end: an event, bytes, or a break.
     fn finish(self, stream: &mut EventStream, scene: &Scene<'_>) {
         let api = scene.answer.request.api;
         let number = stream.events.len();
@@ -81,10 +68,11 @@ impl StreamFault {
                     .push(error(api, "server_error", 502, message, number));
             }
             Self::ErrorRate => {
-                let message = "Rate limit reached. Please try again in 1s.";
+                let wait = go_duration(scene.times.wait);
+                let message = format!("Rate limit reached. Please try again in {wait}.");
                 stream
                     .events
-                    .push(error(api, "rate_limit_exceeded", 429, message, number));
+                    .push(error(api, "rate_limit_exceeded", 429, &message, number));
             }
             Self::ErrorChoice => {
                 let mut chunk = stream.events.first().cloned();

@@ -1,6 +1,6 @@
 //! Trouble of the connection, before, in and after an answer.
 
-use super::Scene;
+use super::{Properties, Scene};
 use crate::openai::reply::Reply;
 use crate::server::{CloseConnection, Step};
 use core::time::Duration;
@@ -13,64 +13,43 @@ const HEAD_BYTES: usize = 48 << 10;
 /// About the length of a head, in bytes.
 const USUAL_HEAD: u32 = 300;
 
+const FAILED: Properties = Properties::FAILURE;
+const ANSWERED: Properties = Properties::ANSWER;
+
 fault_table! {
     /// Trouble of the connection.
     TransportFault {
-        Close "close" "the connection closes without an answer",
-        Reset "reset" "the connection is reset without an answer",
-        CutHead "cut-head" "the connection closes inside the head",
-        ResetHeaders "reset-headers" "the connection is reset after the head",
-        ResetBody "reset-body" "the connection is reset in the body",
-        CutBody "cut-body" "the connection closes in the body, short of Content-Length",
-        CutChunked "cut-chunked" "the connection closes in a chunked body",
-        Stall "stall" "no answer for --stall, then the connection closes",
-        StallHeaders "stall-headers" "the head, then nothing for --stall, then the connection closes",
-        StallBody "stall-body" "half the body, then nothing for --stall, then the connection closes",
-        Malformed "malformed" "a status line that is not HTTP",
-        BadChunk "bad-chunk" "a chunk size that is no number",
-        TwoLengths "two-lengths" "two different Content-Length headers",
-        Slow "slow" "a whole answer after --fault-wait",
-        Trickle "trickle" "a whole answer byte by byte, --trickle apart, then the connection closes",
-        CloseAfter "close-after" "a whole answer with Connection: close",
-        CloseIdle "close-idle" "a whole answer, then the connection closes unannounced",
-        ResetIdle "reset-idle" "a whole answer, then the connection is reset unannounced",
-        EarlyHints "early-hints" "100 and 103 before a whole answer",
-        LongHead "long-head" "a whole answer with 48 KiB of headers",
+        Close FAILED "close" "the connection closes without an answer",
+        Reset FAILED "reset" "the connection is reset without an answer",
+        CutHead FAILED "cut-head" "the connection closes inside the head",
+        ResetHeaders FAILED "reset-headers" "the connection is reset after the head",
+        ResetBody FAILED "reset-body" "the connection is reset in the body",
+        CutBody FAILED "cut-body" "the connection closes in the body, short of Content-Length",
+        CutChunked FAILED "cut-chunked" "the connection closes in a chunked body",
+        Stall FAILED "stall" "no answer for --stall, then the connection closes",
+        StallHeaders FAILED "stall-headers" "the head, then nothing for --stall, then the connection closes",
+        StallBody FAILED "stall-body" "half the body, then nothing for --stall, then the connection closes",
+        Malformed FAILED "malformed" "a status line that is not HTTP",
+        BadChunk FAILED "bad-chunk" "a chunk size that is no number",
+        TwoLengths FAILED "two-lengths" "two different Content-Length headers",
+        Slow ANSWERED "slow" "a whole answer after --fault-wait",
+        Trickle ANSWERED "trickle" "a whole answer byte by byte, --trickle apart, then the connection closes",
+        CloseAfter ANSWERED "close-after" "a whole answer with Connection: close",
+        CloseIdle ANSWERED "close-idle" "a whole answer, then the connection closes unannounced",
+        ResetIdle ANSWERED "reset-idle" "a whole answer, then the connection is reset unannounced",
+        EarlyHints ANSWERED "early-hints" "100 and 103 before a whole answer",
+        LongHead ANSWERED "long-head" "a whole answer with 48 KiB of headers",
     }
 }
 
 impl TransportFault {
-    pub(in crate::openai) const fn is_answered(self) -> bool {
-        match self {
-            Self::Slow
-            | Self::Trickle
-            | Self::CloseAfter
-            | Self::CloseIdle
-            | Self::ResetIdle
-            | Self::EarlyHints
-            | Self::LongHead => true,
-            Self::Close
-            | Self::Reset
-            | Self::CutHead
-            | Self::ResetHeaders
-            | Self::ResetBody
-            | Self::CutBody
-            | Self::CutChunked
-            | Self::Stall
-            | Self::StallHeaders
-            | Self::StallBody
-            | Self::Malformed
-            | Self::BadChunk
-            | Self::TwoLengths => false,
-        }
-    }
-
     pub(super) async fn reply(self, scene: &Scene<'_>) -> Result<Reply, CloseConnection> {
         let (orders, times) = (scene.orders, scene.times);
         let plain = scene.plain();
         let instead = |bytes: &'static str| {
             orders.write_instead(Bytes::from_static(bytes.as_bytes()));
-            scene.plain()
+            // Without a body the call has ended, so that its caller does not seem to hang up.
+            Reply::text(200, "")
         };
         Ok(match self {
             Self::Close => return Err(CloseConnection),

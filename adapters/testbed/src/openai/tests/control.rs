@@ -1,4 +1,4 @@
-//! Limits on tokens, outages, scripts, records: what a test steers and asks.
+//! Limits on tokens, outages, scripts, records: the parts that a test steers.
 
 use super::*;
 use crate::{Limit, LimitUnit};
@@ -72,16 +72,8 @@ fn tokens_are_admitted_again_after_the_time_to_wait() {
     .unwrap();
     let mut client = Client::new(&server);
     assert_eq!(client.chat(&call()).status, 200);
-    loop {
-        let reply = client.chat(&call());
-        if reply.status == 200 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(reply.number("retry-after-ms")));
-    }
-    let report = server.stop();
-    assert!(report.rejected_429 <= 1);
-    assert_eq!(report.early, 0);
+    wait_as_told(&mut client);
+    assert_eq!(server.stop().early, 0);
 }
 
 #[test]
@@ -137,7 +129,7 @@ fn a_planned_outage_is_counted_from_the_first_call() {
     assert_eq!(
         (report.faults, report.rejected_429),
         (1, 1),
-        "the judge is not blind meanwhile"
+        "calls are judged in an outage too"
     );
 }
 
@@ -159,6 +151,32 @@ fn an_outage_begins_and_ends_at_once() {
         End::Reset
     );
     assert_eq!(server.stop().faults, 3);
+}
+
+#[test]
+fn a_fault_that_makes_no_sense_for_a_call_does_not_answer_it() {
+    let server = OpenAi::start(config()).unwrap();
+    let (control, mut client) = (server.control(), Client::new(&server));
+    let body = json!({ "model": "m", "input": "x", "stream": true }).to_string();
+    let faults = [
+        Fault::Framing(FramingFault::Reasoning),
+        Fault::Framing(FramingFault::OneEvent),
+        Fault::Stream(StreamFault::ErrorChoice),
+        Fault::Shape(ShapeFault::ContentNull),
+    ];
+    for fault in faults {
+        let mut ask = || client.ask("POST", "/v1/responses", KEY, &body);
+        control.script([fault]);
+        assert!(ask().text().contains("response.completed"), "{fault}");
+        control.begin_outage(fault);
+        assert_eq!(ask().status, 503, "{fault}");
+        control.end_outage();
+    }
+    control.script([Fault::Stream(StreamFault::Cut)]);
+    assert_eq!(client.chat(&call()).json()["object"], "chat.completion");
+    let report = server.stop();
+    assert_eq!((report.ok, report.faults), (5, 4));
+    assert_eq!(report.by_fault["503"], 4);
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Faults {
     }
 }
 
-/// Whether a header is one of the texts that `write` makes of a time from `since` to now, both after `WAIT`.
+/// Whether a header is a text that `write` makes of a time between `since` and now, plus `WAIT`.
 fn is_time(value: &str, since: Duration, offset: u64, write: impl Fn(u64) -> String) -> bool {
     let second =
         |time: Duration| (time + WAIT + Duration::from_nanos(999_999_999)).as_secs() + offset;

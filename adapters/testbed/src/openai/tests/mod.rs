@@ -9,7 +9,6 @@ mod transport;
 
 use super::*;
 use core::num::NonZeroU32;
-use core::time::Duration;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -199,6 +198,17 @@ fn head(method: &str, path: &str, key: &str, length: usize) -> String {
 fn wait_until(server: &OpenAi, condition: impl Fn(&Control) -> bool) {
     let control = server.control();
     assert!(control.wait(PATIENCE, condition), "{:?}", control.report());
+}
+
+/// Sends a call, and if it is refused, another after the time that it is told to wait.
+#[track_caller]
+fn wait_as_told(client: &mut Client) {
+    let mut reply = client.chat(&call());
+    if reply.status == 429 {
+        std::thread::sleep(Duration::from_millis(reply.number("retry-after-ms")));
+        reply = client.chat(&call());
+    }
+    assert_eq!(reply.status, 200);
 }
 
 /// Events of a stream: name and data, parsed as the HTML standard says.

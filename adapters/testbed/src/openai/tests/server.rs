@@ -117,14 +117,8 @@ fn a_key_is_admitted_again_after_the_time_to_wait() {
     .unwrap();
     let mut client = Client::new(&server);
     assert_eq!(client.chat(&call()).status, 200);
-    loop {
-        let reply = client.chat(&call());
-        if reply.status == 200 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(reply.number("retry-after-ms")));
-    }
-    assert!(server.stop().rejected_429 <= 1);
+    wait_as_told(&mut client);
+    assert_eq!(server.stop().early, 0);
 }
 
 #[test]
@@ -222,11 +216,13 @@ fn the_report_needs_no_key_and_shows_none() {
     })
     .unwrap();
     Client::new(&server).chat(&call());
-    let reply = Client::new(&server).ask("GET", "/testbed/report", "", "");
+    wait_until(&server, |now| now.open_connections() == 0);
+    let mut client = Client::new(&server);
+    let reply = client.ask("GET", "/testbed/report", "", "");
     let report: Report = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(report, server.report());
     assert_eq!(reply.json()["window_ms"], 60_000.0);
-    assert_eq!(report.connections_opened, 2);
+    assert_eq!((report.connections_opened, report.connections_open), (2, 1));
     let keys: Vec<_> = report.per_key.iter().map(|of| of.key.as_str()).collect();
     assert_eq!(keys, ["…0001", "…0002"]);
     for shown in [
@@ -315,6 +311,20 @@ fn a_stop_does_not_wait_for_idle_connections() {
 }
 
 #[test]
+fn the_report_of_a_stop_counts_the_connections_that_callers_left_open() {
+    let server = OpenAi::start(config()).unwrap();
+    let (mut left, mut closed) = (Client::new(&server), Client::new(&server));
+    for client in [&mut left, &mut closed] {
+        assert_eq!(client.chat(&call()).status, 200);
+    }
+    drop(closed);
+    wait_until(&server, |now| now.open_connections() == 1);
+    let control = server.control();
+    assert_eq!(server.stop().connections_open, 1);
+    assert_eq!(control.open_connections(), 0, "the stop closed it");
+}
+
+#[test]
 fn a_stop_waits_for_calls_in_flight() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);
@@ -355,6 +365,28 @@ fn settings_that_make_no_sense_are_an_error() {
             ..config()
         }),
         StartError::Share(_)
+    ));
+    let second = Duration::from_secs(1);
+    assert!(matches!(
+        start(OpenAiConfig {
+            outages: vec![Outage::new(second, second)],
+            ..config()
+        }),
+        StartError::EmptyOutage
+    ));
+    assert!(matches!(
+        start(OpenAiConfig {
+            fault_wait: Duration::MAX,
+            ..config()
+        }),
+        StartError::LongWait
+    ));
+    assert!(matches!(
+        start(OpenAiConfig {
+            chunks: Some(NonZeroU32::MAX),
+            ..config()
+        }),
+        StartError::ManyChunks
     ));
     let most = MAX_ANSWER_TOKENS + 1;
     assert!(matches!(

@@ -273,7 +273,12 @@ fn check_broken(kind: StreamFault, reply: &Reply) {
             assert_eq!(last(reply)["error"]["code"], 502);
         }
         StreamFault::ErrorFirst => assert_eq!(chunks(&reply.body).len(), 1),
-        StreamFault::ErrorRate => assert_eq!(last(reply)["error"]["code"], 429),
+        StreamFault::ErrorRate => {
+            let error = &last(reply)["error"];
+            assert_eq!(error["code"], 429);
+            let message = error["message"].as_str().unwrap();
+            assert!(message.ends_with("try again in 300ms."), "{message}");
+        }
         StreamFault::ErrorChoice => {
             assert_eq!(last(reply)["choices"][0]["finish_reason"], "error");
         }

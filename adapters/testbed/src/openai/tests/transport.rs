@@ -14,10 +14,10 @@ fn start(stall: Duration) -> OpenAi {
 }
 
 /// Sends a call that gets this fault, and reads all bytes until the server ends the connection.
-fn raw(server: &OpenAi, kind: TransportFault) -> (Vec<u8>, End) {
+fn raw(server: &OpenAi, kind: TransportFault, call: &Value) -> (Vec<u8>, End) {
     server.control().script([Fault::Transport(kind)]);
     let mut client = Client::new(server);
-    client.post(&call());
+    client.post(call);
     let mut bytes = Vec::new();
     let end = match client.0.read_to_end(&mut bytes) {
         Ok(_) => End::Closed,
@@ -32,22 +32,27 @@ fn body(bytes: &[u8]) -> &[u8] {
     &bytes[end.expect("a head") + 4..]
 }
 
+fn is_answered(kind: &TransportFault) -> bool {
+    Fault::Transport(*kind).is_answered()
+}
+
 #[test]
 fn each_connection_breaks_as_its_name_says() {
     let server = start(Duration::from_millis(50));
     let whole = Client::new(&server).chat(&call()).body.len();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     for (kind, name, _) in TransportFault::TABLE {
-        if kind.is_answered() {
+        if is_answered(kind) {
             continue;
         }
-        let (bytes, end) = raw(&server, *kind);
+        let (bytes, end) = raw(&server, *kind, &call());
         let resets = matches!(
             kind,
             TransportFault::Reset | TransportFault::ResetHeaders | TransportFault::ResetBody
         );
         let expected = if resets { End::Reset } else { End::Closed };
         assert_eq!(end, expected, "{name}");
+        assert_eq!(raw(&server, *kind, &streamed()).1, expected, "{name}");
         match kind {
             TransportFault::Close | TransportFault::Reset | TransportFault::Stall => {
                 assert!(bytes.is_empty(), "{name}");
@@ -83,15 +88,18 @@ fn each_connection_breaks_as_its_name_says() {
     let report = server.stop();
     let failed = TransportFault::TABLE
         .iter()
-        .filter(|(kind, _, _)| !kind.is_answered());
-    assert_eq!((report.faults, report.ok), (failed.count() as u64, 1));
+        .filter(|(kind, _, _)| !is_answered(kind));
+    assert_eq!(
+        (report.faults, report.ok, report.hung_up),
+        (2 * failed.count() as u64, 1, 0)
+    );
 }
 
 #[test]
 fn each_other_fault_of_the_connection_carries_the_whole_answer() {
     let server = start(Duration::from_millis(50));
     for (kind, name, _) in TransportFault::TABLE {
-        if !kind.is_answered() {
+        if !is_answered(kind) {
             continue;
         }
         server.control().script([Fault::Transport(*kind)]);
