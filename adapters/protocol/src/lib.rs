@@ -15,6 +15,8 @@ mod retry_after;
 mod secret;
 mod sse;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tokens;
 mod usage;
 pub mod verdict;

@@ -198,7 +198,6 @@ fn ietf(value: &str, time: AnswerTime) -> Option<LearnedLimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     /// 2026-11-28T18:02:04Z.
     const NOW: Duration = Duration::from_secs(1_795_888_924);
@@ -207,15 +206,7 @@ mod tests {
     type Fields = (Counted, Option<u64>, Option<u64>, Option<u128>);
 
     fn read(headers: &[(&str, &str)]) -> Vec<Fields> {
-        let map: HeaderMap = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect();
+        let map = crate::testing::headers(headers);
         let limits = learned(&map, AnswerTime::of(&map, NOW));
         let fields = |limit: LearnedLimit| {
             let reset = limit.reset.map(|it| it.as_millis());

@@ -74,21 +74,12 @@ pub(crate) fn should_retry(headers: &HeaderMap) -> Option<bool> {
 mod tests {
     use super::*;
     use crate::rate_headers::learned;
-    use http::{HeaderName, HeaderValue};
 
     /// 1994-11-06T08:49:30Z.
     const NOW: Duration = Duration::from_secs(784_111_770);
 
     fn wait(headers: &[(&str, &str)], body: &str) -> Option<u128> {
-        let map: HeaderMap = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect();
+        let map = crate::testing::headers(headers);
         let time = AnswerTime::of(&map, NOW);
         let error = ErrorBody::read(&map, body.as_bytes());
         let wait = retry_after(&map, time, &error, &learned(&map, time));

@@ -2,18 +2,10 @@
 
 use super::*;
 use crate::stream::AnswerStream;
-use http::{HeaderName, HeaderValue};
+use crate::testing::headers;
 
 const NOW: Duration = Duration::from_secs(1_795_888_924);
 const KEY: &str = "sk-secret-12345678";
-
-fn headers(headers: &[(&str, &str)]) -> HeaderMap {
-    let pair = |(name, value): &(&str, &str)| {
-        let name: HeaderName = name.parse().unwrap();
-        (name, HeaderValue::from_str(value).unwrap())
-    };
-    headers.iter().map(pair).collect()
-}
 
 fn judge_call(
     call: Call,
