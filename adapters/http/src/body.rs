@@ -4,7 +4,6 @@
 
 use crate::decode::Encodings;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use leasehold_protocol::{AnswerStream, Call, Chunk, JoinedStream};
 use std::io::Read;
 use ureq::Body;
@@ -60,12 +59,6 @@ pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> Wh
         whole.error = Some(BodyError::TooLong);
     }
     whole
-}
-
-/// Whether an answer is a stream of events.
-pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"))
 }
 
 /// Reads a stream of events to its end, or up to an error.

@@ -19,7 +19,9 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use leasehold_protocol::verdict::{Answer, Context, Failure, Kind, Next, Verdict};
 use leasehold_protocol::verdict::{read, verdict_of_failure, verdict_of_stream};
-use leasehold_protocol::{Call, ChatRequest, Completion, Endpoint, Note, Rests, make_streamed};
+use leasehold_protocol::{
+    Call, ChatRequest, Completion, Endpoint, Note, Rests, is_event_stream, make_streamed,
+};
 use serde_json::Value;
 use std::sync::Mutex;
 use ureq::config::Config;
@@ -295,7 +297,7 @@ impl Client {
             status,
             headers: &headers,
         });
-        if status.is_success() && body::is_stream(&headers) {
+        if status.is_success() && is_event_stream(&headers) {
             return self.read_stream(status, headers, &mut body, &context, on_event);
         }
         self.read_whole(status, headers, &mut body, &context)

@@ -112,14 +112,9 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Detail {
-            url,
-            key,
-            trace_id,
-            verdict,
-            ..
-        } = &*self.0;
-        write!(f, "{url} (key {key}, trace {trace_id}): {verdict}")
+        let detail = &*self.0;
+        write!(f, "{} (key {}, trace {}): ", detail.url, detail.key, detail.trace_id)?;
+        detail.verdict.fmt(f)
     }
 }
 

@@ -7,7 +7,27 @@
 //!
 //! Source: WHATWG HTML, "Server-sent events", section "Parsing an event stream".
 
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use std::collections::VecDeque;
+
+/// Whether the headers of an answer announce a stream of events.
+///
+/// ```
+/// use http::HeaderMap;
+/// use leasehold_protocol::is_event_stream;
+///
+/// let mut headers = HeaderMap::new();
+/// assert!(!is_event_stream(&headers));
+/// headers.insert("content-type", "text/event-stream; charset=utf-8".parse()?);
+/// assert!(is_event_stream(&headers));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"))
+}
 
 /// An event: the type, and the data lines joined by line feeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

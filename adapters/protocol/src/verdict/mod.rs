@@ -19,12 +19,13 @@ use crate::page::Page;
 use crate::rate_headers::{Counted, LearnedLimit, learned};
 use crate::retry_after::{retry_after, should_retry};
 use crate::secret::{ApiKey, sanitize};
+use crate::sse::is_event_stream;
 use crate::stream::{self, JoinedStream};
 use crate::usage::Usage;
 use crate::wait::AnswerTime;
 use core::fmt;
 use core::time::Duration;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use leasehold_core::limit::Cost;
 use serde_json::Value;
@@ -249,8 +250,6 @@ impl fmt::Display for Verdict {
 
 /// Reads the body of a success.
 fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
-    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    let is_stream = kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"));
     let is_typed = call != Call::Other;
     let mut notes = Notes::default();
     // A few servers label JSON as a stream.
@@ -263,7 +262,7 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
             let is_events = ["data:", "event:", ":", "id:"]
                 .iter()
                 .any(|start| text.starts_with(start));
-            if is_stream || (is_typed && is_events) {
+            if is_event_stream(headers) || (is_typed && is_events) {
                 return stream::join(call, body);
             }
             let shape = match Page::of(headers, &text) {
