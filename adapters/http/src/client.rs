@@ -18,7 +18,7 @@ use core::time::Duration;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use leasehold_protocol::verdict::{Answer, Context, Failure, Kind, Next, Verdict};
-use leasehold_protocol::verdict::{read, verdict_of_failure, verdict_of_stream};
+use leasehold_protocol::verdict::{read, read_stream, verdict_of_failure};
 use leasehold_protocol::{
     Call, ChatRequest, Completion, Endpoint, Note, Rests, is_event_stream, make_streamed,
 };
@@ -365,13 +365,10 @@ impl Client {
         let limit = self.config.max_response_bytes;
         let mut on_chunk = |chunk| on_event(CallEvent::Chunk(chunk));
         let (joined, error) = body::read_stream(context.call, &headers, body, limit, &mut on_chunk);
-        let verdict = verdict_of_stream(status, &headers, &joined, clock::since_epoch(), context);
+        let (verdict, completion) =
+            read_stream(status, &headers, joined, clock::since_epoch(), context);
         // What ended or reported its own error is known, however its connection ended.
         let is_cut = verdict.kind == Kind::CutAnswer;
-        let mut completion = joined.into_completion();
-        if let Some(id) = &verdict.request_id {
-            completion.request_id.clone_from(id);
-        }
         let completion = Some(completion);
         match error {
             Some(error) if is_cut => {

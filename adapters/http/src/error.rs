@@ -113,8 +113,11 @@ impl CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = &*self.0;
-        write!(f, "{} (key {}, trace {}): ", detail.url, detail.key, detail.trace_id)?;
-        detail.verdict.fmt(f)
+        write!(
+            f,
+            "{} (key {}, trace {}): {}",
+            detail.url, detail.key, detail.trace_id, detail.verdict
+        )
     }
 }
 

@@ -140,6 +140,10 @@ pub fn run(case: &Case) {
     assert!(!judged.message.contains(char::is_control), "{judged}");
     let kept = body_as_json(&body, Some(&key)).to_string();
     assert!(!kept.contains(KEY), "{kept}");
+    if judged.kind != Kind::Answer {
+        let kept = format!("{completion:?}");
+        assert!(!kept.contains(KEY), "{kept}");
+    }
 }
 
 impl Case {

@@ -359,8 +359,16 @@ fn a_key_that_is_echoed_appears_in_no_text() {
             assert!(!shown.contains("secret"), "{shown}");
         }
     }
-    let (_, kept) = judge_call(Call::Chat, 200, &[], &body);
-    assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+    for body in [
+        body.clone(),
+        format!(r#"{{"{KEY}": 1}}"#),
+        format!(r#"{{"error": "{KEY}", "model": "{KEY}", "choices": []}}"#),
+        format!(r#"{{"choices": [{{"message": {{"content": "{KEY}"#),
+    ] {
+        let (verdict, kept) = judge_call(Call::Chat, 200, &[("x-request-id", KEY)], &body);
+        assert_ne!(verdict.kind, Kind::Answer);
+        assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+    }
     let key = ApiKey::new(KEY).unwrap();
     assert!(
         !body_as_json(body.as_bytes(), Some(&key))
@@ -373,6 +381,20 @@ fn a_key_that_is_echoed_appears_in_no_text() {
     };
     let verdict = verdict_of_failure(Failure::NotConnected, &format!("to {KEY}\n"), &context);
     assert_eq!(verdict.message, "no connection: to …5678");
+}
+
+#[test]
+fn a_key_that_is_cut_in_half_appears_in_no_text() {
+    let half = &KEY[..10];
+    for (padding, quote) in [(4_096, "<html>"), (16 * 1024, "")] {
+        for body in [
+            format!("{quote}{}{KEY}", " ".repeat(padding - quote.len() - 10)),
+            format!(r#"{{"error": {{"message": "{}{KEY}"}}}}"#, " ".repeat(padding - 10)),
+        ] {
+            let verdict = judge(500, &[], &body);
+            assert!(!verdict.message.contains(half), "{verdict}");
+        }
+    }
 }
 
 #[test]
@@ -441,13 +463,14 @@ fn a_stream_is_judged_by_its_end() {
             call: Call::Chat,
             key: None,
         };
-        verdict_of_stream(
+        read_stream(
             StatusCode::OK,
             &HeaderMap::new(),
-            &stream.finish(),
+            stream.finish(),
             NOW,
             &context,
         )
+        .0
     };
     let he = "data: {\"id\":\"c-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"he\"}}],\"usage\":{\"total_tokens\":9}}\n\n";
     let done = judged(&format!("{he}data: [DONE]\n\n"));
