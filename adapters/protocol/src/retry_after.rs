@@ -152,6 +152,10 @@ mod tests {
         ),
         (&[("x-ratelimit-reset", "784111774000")], Some(4_000)),
         (
+            &[("ratelimit", "\"minute\";r=0;t=3, \"day\";r=50;t=600")],
+            Some(3_000),
+        ),
+        (
             &[("x-rate-limit-reset", "4"), ("retry-after", "0")],
             Some(4_000),
         ),
