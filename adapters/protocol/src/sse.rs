@@ -166,8 +166,12 @@ impl SseParser {
         if !self.line.is_empty() {
             self.end_line();
         }
+        let complete = self.events.len();
         self.end_event();
-        self.events.pop_back()
+        if self.events.len() > complete {
+            return self.events.pop_back();
+        }
+        None
     }
 
     fn fail(&mut self) {
@@ -310,8 +314,8 @@ mod tests {
         }
         let mut parser = SseParser::new();
         parser.feed(b"data: a\n\n: bye").unwrap();
-        assert_eq!(parser.next_event().unwrap().data, "a");
         assert_eq!(parser.finish(), None);
+        assert_eq!(parser.next_event().unwrap().data, "a");
     }
 
     #[test]
