@@ -61,9 +61,10 @@ pub struct Choice {
 impl Choice {
     /// Whether the choice holds nothing at all.
     pub(crate) fn is_empty(&self) -> bool {
+        let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
         self.content.is_empty()
-            && self.reasoning.is_none()
-            && self.refusal.is_none()
+            && is_empty(&self.reasoning)
+            && is_empty(&self.refusal)
             && self.tool_calls.is_empty()
     }
 
