@@ -203,7 +203,8 @@ impl AnswerStream {
         };
         let is_complete = is_finished || self.has_end_mark;
         let mut reading = Reading::of_json(body, false, self.notes);
-        if let Some(error) = self.error {
+        // What has ended was paid for, whatever comes behind it.
+        if let Some(error) = self.error.filter(|_| !is_finished) {
             reading.shape = Shape::Error(error);
         } else if !is_complete && !matches!(reading.shape, Shape::Error(_)) {
             reading.shape = Shape::Cut;
@@ -217,8 +218,14 @@ impl AnswerStream {
         let Some(body) = &mut self.body else {
             return;
         };
+        // Padding is not kept, so that it is not searched again with each part.
+        let bytes = if body.is_empty() {
+            bytes.trim_ascii_start()
+        } else {
+            bytes
+        };
         body.extend_from_slice(bytes);
-        let start = body.trim_ascii_start().first();
+        let start = body.first();
         if body.len() > MAX_BODY || start.is_some_and(|byte| !matches!(byte, b'{' | b'[')) {
             self.body = None;
         }
@@ -363,6 +370,15 @@ mod tests {
         assert!(matches!(named.0.shape, Shape::Error(error) if error.message == "m"));
         let cut = read(Call::Chat, HE).1;
         assert_eq!(cut.completion().choice.content, "he");
+    }
+
+    #[test]
+    fn an_error_behind_a_finished_answer_takes_nothing_from_it() {
+        let error = "data: {\"error\":{\"message\":\"no usage\",\"code\":502}}\n\n";
+        let (_, joined) = read(Call::Chat, &format!("{HE}{LLO}{error}"));
+        assert_eq!(joined.completion().choice.content, "hello");
+        assert_eq!(joined.completion().notes, [Note::NoEndMark]);
+        assert!(joined.is_complete());
     }
 
     #[test]
