@@ -13,7 +13,7 @@ use crate::openai::responses_stream::ResponsesJoiner;
 use crate::sse::{EventTooLong, SseEvent, SseParser};
 use crate::usage::Usage;
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// One event of a streamed answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +66,16 @@ impl Delta {
                 ..Self::default()
             }
     }
+}
+
+/// Parts joined by their index: choices, items, blocks, calls of tools; what comes beyond is joined to the last.
+pub(crate) const MAX_INDEXED: usize = 1_024;
+
+/// Returns the part with an index. Beyond the bound, all share the last one.
+pub(crate) fn indexed<T: Default>(parts: &mut BTreeMap<u64, T>, index: u64) -> &mut T {
+    let is_new = parts.len() >= MAX_INDEXED && !parts.contains_key(&index);
+    let last = parts.keys().next_back().copied().filter(|_| is_new);
+    parts.entry(last.unwrap_or(index)).or_default()
 }
 
 /// Joins the events of one kind of stream.
@@ -425,6 +435,17 @@ mod tests {
             (&Shape::Answer, "hello")
         );
         assert_eq!(reading.completion.notes, [Note::StreamForJson]);
+    }
+
+    #[test]
+    fn the_number_of_indexed_parts_is_bounded() {
+        let mut parts: BTreeMap<u64, u64> = BTreeMap::new();
+        for index in 0..3_000 {
+            *indexed(&mut parts, index) += 1;
+        }
+        *indexed(&mut parts, 7) += 1;
+        assert_eq!(parts.len(), MAX_INDEXED);
+        assert_eq!((parts[&7], parts[&1_023]), (2, 3_000 - 1_023));
     }
 
     #[test]
