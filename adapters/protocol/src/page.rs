@@ -104,6 +104,8 @@ const MAX_CHARACTERS: usize = 4_096;
 pub(crate) struct Page {
     pub(crate) proxy: Proxy,
     pub(crate) words: String,
+    /// Whether the body is HTML or names the proxy, and not only a header does.
+    pub(crate) is_told_by_body: bool,
 }
 
 impl Page {
@@ -120,9 +122,8 @@ impl Page {
         let server = server.unwrap_or_default().to_ascii_lowercase();
         // The body goes first: a service behind one proxy may pass on the page of another.
         let find = |text: &str| MARKS.iter().find(|(mark, _)| text.contains(mark));
-        let found = find(&lower)
-            .or_else(|| find(&server))
-            .map(|(_, proxy)| *proxy);
+        let in_body = find(&lower);
+        let found = in_body.or_else(|| find(&server)).map(|(_, proxy)| *proxy);
         if !is_html && found.is_none() {
             return None;
         }
@@ -149,6 +150,7 @@ impl Page {
         Some(Self {
             proxy: found.or_else(by_header).unwrap_or(Proxy::Unknown),
             words: words(body, &start, &lower),
+            is_told_by_body: is_html || in_body.is_some(),
         })
     }
 }

@@ -262,7 +262,9 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
             if is_event_stream(headers) || (is_typed && is_events) {
                 return stream::join(call, body);
             }
-            let shape = match Page::of(headers, &text) {
+            // Many services are behind a proxy that names itself, so plain text may be their own.
+            let page = Page::of(headers, &text).filter(|page| page.is_told_by_body);
+            let shape = match page {
                 Some(_) if is_typed => Shape::Error(Box::new(ErrorBody::read(headers, body))),
                 _ if !is_typed => Shape::Answer,
                 _ if text.is_empty() => Shape::Empty,

@@ -143,6 +143,16 @@ fn an_error_with_status_success_is_judged_by_what_it_names() {
 }
 
 #[test]
+fn plain_text_with_status_success_is_no_page_for_a_header_alone() {
+    let nginx = [("server", "nginx")];
+    assert_eq!(judge(200, &nginx, "OK").kind, Kind::UntypedAnswer);
+    assert_eq!(judge(200, &nginx, "").kind, Kind::EmptyAnswer);
+    assert_eq!(judge(200, &nginx, "<html>").kind, Kind::ProxyPage);
+    let envoy = "no healthy upstream";
+    assert_eq!(judge(200, &[], envoy).kind, Kind::ProxyPage);
+}
+
+#[test]
 fn answers_of_every_call_are_read() {
     for (call, body, tokens) in [
         (
