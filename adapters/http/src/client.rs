@@ -32,10 +32,15 @@ use uuid::Uuid;
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Bytes read of an error response. A longer one costs its connection.
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
-/// Size of each of a connection's two buffers, and limit of a response's headers, in bytes.
+/// Longest head of a response, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Size of a connection's input buffer, in bytes: a head that fills it would pass for a lost connection.
 ///
-/// With ureq's default of 128 KiB, 50 agents with 64 idle connections each would hold 800 MiB.
-const BUFFER_BYTES: usize = 32 * 1024;
+/// With ureq's default of 128 KiB for each buffer, 50 agents with 64 idle connections each would hold 800 MiB;
+/// these two hold 303 MiB.
+const INPUT_BYTES: usize = MAX_HEAD_BYTES + 1024;
+/// Size of a connection's output buffer, in bytes.
+const OUTPUT_BYTES: usize = 32 * 1024;
 
 /// A client with pooled connections, shared by all threads. Dropping it closes them.
 ///
@@ -420,9 +425,9 @@ impl Client {
             .max_idle_connections(config.max_idle_per_agent)
             .max_idle_connections_per_host(config.max_idle_per_agent)
             .max_idle_age(config.max_idle_age)
-            .input_buffer_size(BUFFER_BYTES)
-            .output_buffer_size(BUFFER_BYTES)
-            .max_response_header_size(BUFFER_BYTES)
+            .input_buffer_size(INPUT_BYTES)
+            .output_buffer_size(OUTPUT_BYTES)
+            .max_response_header_size(MAX_HEAD_BYTES)
             .build()
     }
 

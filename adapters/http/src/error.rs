@@ -178,6 +178,8 @@ fn failure(error: &ureq::Error) -> Failure {
         Failure::ConnectionLost
     } else if matches!(error, Error::Http(_) | Error::BadUri(_)) {
         Failure::NotSent
+    } else if matches!(error, Error::LargeResponseHeader(..)) {
+        Failure::AnswerTooLong
     } else {
         // The only case left is a response that isn't HTTP.
         Failure::NotHttp

@@ -232,6 +232,19 @@ fn a_response_is_accepted_up_to_the_maximum_length() {
 }
 
 #[test]
+fn a_long_head_is_accepted_up_to_its_maximum() {
+    let padded = |length: usize| reply(200, &format!("x-padding: {}\r\n", "x".repeat(length)), BODY);
+    let server = Server::start(vec![padded(60 << 10), padded(64 << 10), padded(200 << 10)]);
+    let client = client();
+    assert!(client.chat(&server.endpoint(), &request()).is_ok());
+    for _ in 0..2 {
+        let error = client.chat(&server.endpoint(), &request()).unwrap_err();
+        assert_eq!(error.kind(), Kind::AnswerTooLong, "{error}");
+        assert!(!error.is_retryable() && error.was_sent());
+    }
+}
+
+#[test]
 fn a_decompressed_response_is_accepted_up_to_the_maximum_length() {
     let mut gzip = Vec::new();
     let zeros = vec![b'0'; 1_000_000];
