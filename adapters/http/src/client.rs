@@ -322,12 +322,7 @@ impl Client {
             MAX_ERROR_BYTES.min(max)
         };
         let mut whole = body::read_whole(&headers, body, limit);
-        let is_too_long = matches!(whole.error, Some(BodyError::TooLong));
-        if status.is_success() && is_too_long {
-            let verdict = verdict_of_body(&BodyError::TooLong, limit, context);
-            return Exchange::failed(verdict, None);
-        }
-        // Of an error, the status is the more useful part.
+        // Of an error, the status is the more useful part; of an answer, padding may be too long.
         whole
             .bytes
             .truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -344,11 +339,12 @@ impl Client {
             completion.notes.push(Note::WrongEncoding);
         }
         match whole.error {
-            // An answer that is there in full was paid for, however its connection ended.
+            // An answer that is there in full was paid for, however its body ended.
             Some(error)
                 if status.is_success()
                     && (verdict.kind != Kind::Answer || context.call == Call::Other) =>
             {
+                let completion = completion.filter(|_| !matches!(error, BodyError::TooLong));
                 Exchange::failed(verdict_of_body(&error, limit, context), completion)
             }
             _ => Exchange {

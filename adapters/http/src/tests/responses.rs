@@ -226,9 +226,30 @@ fn a_response_is_accepted_up_to_the_maximum_length() {
     for _ in 0..2 {
         let error = client.chat(&server.endpoint(), &request()).unwrap_err();
         assert_eq!(error.kind(), Kind::AnswerTooLong);
-        assert!(!error.is_retryable() && error.was_sent());
+        assert!(!error.is_retryable() && error.was_sent() && error.completion().is_none());
     }
     assert_eq!(server.connections(), 3);
+}
+
+#[test]
+fn an_answer_with_too_long_a_padding_is_an_answer() {
+    let mut gzip = Vec::new();
+    let padded = format!("{BODY}{}", " ".repeat(1_000_000));
+    GzEncoder::new(padded.as_bytes(), Compression::fast())
+        .read_to_end(&mut gzip)
+        .unwrap();
+    let server = Server::start(vec![
+        reply(200, "", &padded),
+        reply_bytes(200, "content-encoding: gzip\r\n", &gzip),
+    ]);
+    let client = Client::new(ClientConfig {
+        max_response_bytes: 100_000,
+        ..ClientConfig::default()
+    });
+    for _ in 0..2 {
+        let answer = client.chat(&server.endpoint(), &request()).unwrap();
+        assert_eq!(answer.content(), "hi");
+    }
 }
 
 #[test]
