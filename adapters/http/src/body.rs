@@ -29,7 +29,12 @@ pub(crate) struct WholeBody {
 }
 
 /// Reads a body whole. A shorter body than the limit is read to its end, which returns the connection to its pool.
-pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> WholeBody {
+pub(crate) fn read_whole(
+    call: Call,
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: u64,
+) -> WholeBody {
     let mut bytes = Vec::new();
     let read = body
         .as_reader()
@@ -45,7 +50,13 @@ pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> Wh
         whole.error = Some(BodyError::TooLong);
         return whole;
     }
-    let encodings = Encodings::of(headers);
+    let labelled = Encodings::of(headers);
+    let encodings = match labelled.clone() {
+        // The answer of another call may be a compressed file.
+        Some(encodings) if call != Call::Other => Some(encodings.or_unlabelled(&whole.bytes)),
+        encodings => encodings,
+    };
+    whole.is_encoded_as_told = encodings == labelled;
     let decoded = match &encodings {
         Some(encodings) if encodings.is_empty() || whole.bytes.is_empty() => return whole,
         Some(encodings) => encodings.decode(&whole.bytes, limit),

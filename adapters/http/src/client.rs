@@ -321,7 +321,7 @@ impl Client {
         } else {
             MAX_ERROR_BYTES.min(max)
         };
-        let mut whole = body::read_whole(&headers, body, limit);
+        let mut whole = body::read_whole(context.call, &headers, body, limit);
         // Of an error, the status is the more useful part; of an answer, padding may be too long.
         whole
             .bytes
