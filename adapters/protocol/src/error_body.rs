@@ -149,11 +149,7 @@ impl ErrorBody {
                 .unwrap_or_default()
                 .to_ascii_lowercase()
         };
-        names
-            .chain(reasons)
-            .map(bare)
-            .collect::<Vec<_>>()
-            .into_iter()
+        names.chain(reasons).map(bare)
     }
 
     /// Returns the code, else the type.

@@ -143,7 +143,9 @@ const PHRASES: [&str; 8] = [
     "please wait",
 ];
 
-/// Finds a wait in a message, such as `Please try again in 1m30s.`; a number without a unit is in seconds.
+/// Finds a wait in a message, such as `Please try again in 1m30s.`
+///
+/// A number without a unit is in seconds.
 pub(crate) fn wait_in_message(message: &str) -> Option<Duration> {
     let lower = message.to_ascii_lowercase();
     PHRASES.iter().find_map(|phrase| {
