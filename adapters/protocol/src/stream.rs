@@ -182,9 +182,9 @@ impl AnswerStream {
     /// A body that is JSON, and no stream at all, is read as such.
     #[must_use]
     pub fn finish(mut self) -> JoinedStream {
+        let is_typed = !matches!(self.joiner, Joiner::Other { .. });
         let body = self.body.take().unwrap_or_default();
         if let Json::Value(body) = json::read(&body, &mut self.notes) {
-            let is_typed = !matches!(self.joiner, Joiner::Other { .. });
             return JoinedStream(Reading::of_json(body, is_typed, self.notes));
         }
         // The last event may lack its blank line; one that was cut is no JSON.
@@ -213,8 +213,9 @@ impl AnswerStream {
         };
         let is_complete = is_finished || self.has_end_mark;
         let mut reading = Reading::of_json(body, false, self.notes);
-        // What has ended was paid for, whatever comes behind it.
-        if let Some(error) = self.error.filter(|_| !is_finished) {
+        // An answer that has ended was paid for, whatever comes behind it.
+        let is_paid = is_finished && is_typed;
+        if let Some(error) = self.error.filter(|_| !is_paid) {
             reading.shape = Shape::Error(error);
         } else if !is_complete && !matches!(reading.shape, Shape::Error(_)) {
             reading.shape = Shape::Cut;
@@ -389,6 +390,7 @@ mod tests {
         assert_eq!(joined.completion().choice.content, "hello");
         assert_eq!(joined.completion().notes, [Note::NoEndMark]);
         assert!(joined.is_complete());
+        assert!(!read(Call::Other, &format!("{HE}{error}")).1.is_complete());
     }
 
     #[test]
