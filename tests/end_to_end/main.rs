@@ -1,5 +1,7 @@
 //! Pool, client and testbed together over real sockets, checked by what the servers saw.
 
+mod faults;
+
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicUsize, Ordering};

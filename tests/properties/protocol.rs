@@ -3,9 +3,7 @@
 use super::cases;
 use core::time::Duration;
 use leasehold_protocol::verdict::body_as_json;
-use leasehold_protocol::{
-    AnswerStream, Call, Encoding, MAX_WAIT, Note, Rest, RestConfig, count_tokens,
-};
+use leasehold_protocol::{AnswerStream, Call, Encoding, MAX_WAIT, Rest, RestConfig, count_tokens};
 use leasehold_tests::protocol::{rate_headers, sse, verdict};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -158,7 +156,9 @@ fn framed(events: &[Value], line_end: &str, comment: bool) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Reads a stream in parts of a length; returns the texts of its chunks, and whether it is complete, with its content.
+/// Reads a stream in parts of a length.
+///
+/// Returns the texts of its chunks, whether it is complete, and its content.
 fn join(call: Call, bytes: &[u8], part: usize) -> (String, bool, String) {
     let mut stream = AnswerStream::new(call);
     let mut texts = String::new();
@@ -288,18 +288,4 @@ proptest! {
         }
         prop_assert_eq!(count_tokens("unknown", &text) as usize, text.len().div_ceil(4));
     }
-}
-
-#[test]
-fn notes_have_texts_of_their_own() {
-    let notes = [
-        Note::BadUtf8,
-        Note::LoneSurrogate,
-        Note::NotANumber,
-        Note::TooDeep,
-        Note::Cut,
-        Note::StreamForJson,
-    ];
-    let texts: std::collections::HashSet<_> = notes.iter().map(ToString::to_string).collect();
-    assert_eq!(texts.len(), notes.len());
 }

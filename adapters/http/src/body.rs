@@ -4,7 +4,6 @@
 
 use crate::decode::Encodings;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use leasehold_protocol::{AnswerStream, Call, Chunk, JoinedStream};
 use std::io::Read;
 use ureq::Body;
@@ -30,7 +29,12 @@ pub(crate) struct WholeBody {
 }
 
 /// Reads a body whole. A shorter body than the limit is read to its end, which returns the connection to its pool.
-pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> WholeBody {
+pub(crate) fn read_whole(
+    call: Call,
+    headers: &HeaderMap,
+    body: &mut Body,
+    limit: u64,
+) -> WholeBody {
     let mut bytes = Vec::new();
     let read = body
         .as_reader()
@@ -46,7 +50,13 @@ pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> Wh
         whole.error = Some(BodyError::TooLong);
         return whole;
     }
-    let encodings = Encodings::of(headers);
+    let labelled = Encodings::of(headers);
+    let encodings = match labelled.clone() {
+        // The answer of another call may be a compressed file.
+        Some(encodings) if call != Call::Other => Some(encodings.or_unlabelled(&whole.bytes)),
+        encodings => encodings,
+    };
+    whole.is_encoded_as_told = encodings == labelled;
     let decoded = match &encodings {
         Some(encodings) if encodings.is_empty() || whole.bytes.is_empty() => return whole,
         Some(encodings) => encodings.decode(&whole.bytes, limit),
@@ -60,12 +70,6 @@ pub(crate) fn read_whole(headers: &HeaderMap, body: &mut Body, limit: u64) -> Wh
         whole.error = Some(BodyError::TooLong);
     }
     whole
-}
-
-/// Whether an answer is a stream of events.
-pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"))
 }
 
 /// Reads a stream of events to its end, or up to an error.

@@ -18,8 +18,10 @@ use core::time::Duration;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use leasehold_protocol::verdict::{Answer, Context, Failure, Kind, Next, Verdict};
-use leasehold_protocol::verdict::{read, verdict_of_failure, verdict_of_stream};
-use leasehold_protocol::{Call, ChatRequest, Completion, Endpoint, Note, Rests, make_streamed};
+use leasehold_protocol::verdict::{read, read_stream, verdict_of_failure};
+use leasehold_protocol::{
+    Call, ChatRequest, Completion, Endpoint, Note, Rests, is_event_stream, make_streamed,
+};
 use serde_json::Value;
 use std::sync::Mutex;
 use ureq::config::Config;
@@ -30,10 +32,15 @@ use uuid::Uuid;
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Bytes read of an error response. A longer one costs its connection.
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
-/// Size of each of a connection's two buffers, and limit of a response's headers, in bytes.
+/// Longest head of a response, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Size of a connection's input buffer, in bytes: a head that fills it would pass for a lost connection.
 ///
-/// With ureq's default of 128 KiB, 50 agents with 64 idle connections each would hold 800 MiB.
-const BUFFER_BYTES: usize = 32 * 1024;
+/// With ureq's default of 128 KiB for each buffer, 50 agents with 64 idle connections each would hold 800 MiB;
+/// these two hold 303 MiB.
+const INPUT_BYTES: usize = MAX_HEAD_BYTES + 1024;
+/// Size of a connection's output buffer, in bytes.
+const OUTPUT_BYTES: usize = 32 * 1024;
 
 /// A client with pooled connections, shared by all threads. Dropping it closes them.
 ///
@@ -295,7 +302,7 @@ impl Client {
             status,
             headers: &headers,
         });
-        if status.is_success() && body::is_stream(&headers) {
+        if status.is_success() && is_event_stream(&headers) {
             return self.read_stream(status, headers, &mut body, &context, on_event);
         }
         self.read_whole(status, headers, &mut body, &context)
@@ -314,13 +321,8 @@ impl Client {
         } else {
             MAX_ERROR_BYTES.min(max)
         };
-        let mut whole = body::read_whole(&headers, body, limit);
-        let is_too_long = matches!(whole.error, Some(BodyError::TooLong));
-        if status.is_success() && is_too_long {
-            let verdict = verdict_of_body(&BodyError::TooLong, limit, context);
-            return Exchange::failed(verdict, None);
-        }
-        // Of an error, the status is the more useful part.
+        let mut whole = body::read_whole(context.call, &headers, body, limit);
+        // Of an error, the status is the more useful part; of an answer, padding may be too long.
         whole
             .bytes
             .truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -337,11 +339,12 @@ impl Client {
             completion.notes.push(Note::WrongEncoding);
         }
         match whole.error {
-            // An answer that is there in full was paid for, however its connection ended.
+            // An answer that is there in full was paid for, however its body ended.
             Some(error)
                 if status.is_success()
                     && (verdict.kind != Kind::Answer || context.call == Call::Other) =>
             {
+                let completion = completion.filter(|_| !matches!(error, BodyError::TooLong));
                 Exchange::failed(verdict_of_body(&error, limit, context), completion)
             }
             _ => Exchange {
@@ -363,13 +366,10 @@ impl Client {
         let limit = self.config.max_response_bytes;
         let mut on_chunk = |chunk| on_event(CallEvent::Chunk(chunk));
         let (joined, error) = body::read_stream(context.call, &headers, body, limit, &mut on_chunk);
-        let verdict = verdict_of_stream(status, &headers, &joined, clock::since_epoch(), context);
+        let (verdict, completion) =
+            read_stream(status, &headers, joined, clock::since_epoch(), context);
         // What ended or reported its own error is known, however its connection ended.
         let is_cut = verdict.kind == Kind::CutAnswer;
-        let mut completion = joined.into_completion();
-        if let Some(id) = &verdict.request_id {
-            completion.request_id.clone_from(id);
-        }
         let completion = Some(completion);
         match error {
             Some(error) if is_cut => {
@@ -421,9 +421,9 @@ impl Client {
             .max_idle_connections(config.max_idle_per_agent)
             .max_idle_connections_per_host(config.max_idle_per_agent)
             .max_idle_age(config.max_idle_age)
-            .input_buffer_size(BUFFER_BYTES)
-            .output_buffer_size(BUFFER_BYTES)
-            .max_response_header_size(BUFFER_BYTES)
+            .input_buffer_size(INPUT_BYTES)
+            .output_buffer_size(OUTPUT_BYTES)
+            .max_response_header_size(MAX_HEAD_BYTES)
             .build()
     }
 

@@ -13,7 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub struct ClientConfig {
     /// Maximum number of endpoints with open connections: 50 by default. Zero is taken as one.
     pub max_agents: usize,
-    /// Timeout of a call, from the name lookup to the response's last byte: 600 s by default, at most 365 days.
+    /// Timeout of a call: 600 s by default, at most 365 days.
+    ///
+    /// It runs from the name lookup to the response's last byte.
     pub timeout: Duration,
     /// Timeout of the name lookup, and again of connecting with the TLS handshake: 10 s by default.
     pub connect_timeout: Duration,

@@ -15,6 +15,8 @@ use std::io::{self, Cursor, Read};
 pub(crate) const ACCEPTED: &str = "gzip, deflate, br";
 /// Encodings in a row that are undone.
 const MAX_ENCODINGS: usize = 4;
+/// The first bytes of every gzip body: its mark, and the only method of compression.
+const GZIP_START: &[u8] = b"\x1f\x8b\x08";
 const BUFFER_BYTES: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,14 @@ impl Encodings {
             }
         }
         (found.len() <= MAX_ENCODINGS).then_some(Self(found))
+    }
+
+    /// Returns gzip for a body that has no label but begins like gzip, as no JSON does.
+    pub(crate) fn or_unlabelled(self, body: &[u8]) -> Self {
+        if self.is_empty() && body.starts_with(GZIP_START) {
+            return Self(vec![Encoding::Gzip]);
+        }
+        self
     }
 
     pub(crate) const fn is_empty(&self) -> bool {

@@ -112,14 +112,12 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Detail {
-            url,
-            key,
-            trace_id,
-            verdict,
-            ..
-        } = &*self.0;
-        write!(f, "{url} (key {key}, trace {trace_id}): {verdict}")
+        let detail = &*self.0;
+        write!(
+            f,
+            "{} (key {}, trace {}): {}",
+            detail.url, detail.key, detail.trace_id, detail.verdict
+        )
     }
 }
 
@@ -180,6 +178,8 @@ fn failure(error: &ureq::Error) -> Failure {
         Failure::ConnectionLost
     } else if matches!(error, Error::Http(_) | Error::BadUri(_)) {
         Failure::NotSent
+    } else if matches!(error, Error::LargeResponseHeader(..)) {
+        Failure::AnswerTooLong
     } else {
         // The only case left is a response that isn't HTTP.
         Failure::NotHttp

@@ -4,6 +4,7 @@
 
 use crate::error_body::ErrorBody;
 use crate::note::{Note, Notes};
+use crate::secret::ApiKey;
 use crate::usage::Usage;
 use crate::{anthropic, openai};
 use http::HeaderMap;
@@ -60,10 +61,25 @@ pub struct Choice {
 impl Choice {
     /// Whether the choice holds nothing at all.
     pub(crate) fn is_empty(&self) -> bool {
+        let is_empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
         self.content.is_empty()
-            && self.reasoning.is_none()
-            && self.refusal.is_none()
+            && is_empty(&self.reasoning)
+            && is_empty(&self.refusal)
             && self.tool_calls.is_empty()
+    }
+
+    fn redact(&mut self, key: &ApiKey) {
+        let optional = [
+            &mut self.reasoning,
+            &mut self.refusal,
+            &mut self.finish_reason,
+        ];
+        for text in optional.into_iter().flatten().chain([&mut self.content]) {
+            *text = key.redact(text);
+        }
+        self.tool_calls
+            .iter_mut()
+            .for_each(|call| key.redact_json(call));
     }
 
     /// Appends a text to the reasoning.
@@ -78,12 +94,15 @@ impl Choice {
 }
 
 impl Completion {
-    /// Fills in the service's id of the call from the headers.
-    pub(crate) fn with_headers(mut self, headers: &HeaderMap) -> Self {
-        if let Some(id) = request_id(headers) {
-            self.request_id = id;
+    /// Masks a key in every text.
+    pub(crate) fn redact(&mut self, key: &ApiKey) {
+        for choice in core::iter::once(&mut self.choice).chain(&mut self.more_choices) {
+            choice.redact(key);
         }
-        self
+        for text in [&mut self.model, &mut self.request_id] {
+            *text = key.redact(text);
+        }
+        key.redact_json(&mut self.raw);
     }
 
     /// Reads the fields that all shapes share.

@@ -5,6 +5,7 @@
 use crate::json::{self, Json};
 use crate::note::Notes;
 use crate::page::{Page, Proxy};
+use crate::secret::cut;
 use crate::wait;
 use core::time::Duration;
 use http::HeaderMap;
@@ -55,7 +56,7 @@ impl ErrorBody {
                 ..Self::default()
             },
             None => Self {
-                message: text.chars().take(MAX_CHARACTERS).collect(),
+                message: bounded(&text),
                 ..Self::default()
             },
         }
@@ -148,11 +149,7 @@ impl ErrorBody {
                 .unwrap_or_default()
                 .to_ascii_lowercase()
         };
-        names
-            .chain(reasons)
-            .map(bare)
-            .collect::<Vec<_>>()
-            .into_iter()
+        names.chain(reasons).map(bare)
     }
 
     /// Returns the code, else the type.
@@ -181,7 +178,7 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn bounded(text: &str) -> String {
-    text.chars().take(MAX_CHARACTERS).collect()
+    cut(text, MAX_CHARACTERS).to_owned()
 }
 
 /// Reads an HTTP error status, as a number or as its digits.

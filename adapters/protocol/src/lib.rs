@@ -15,6 +15,8 @@ mod retry_after;
 mod secret;
 mod sse;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod tokens;
 mod usage;
 pub mod verdict;
@@ -30,7 +32,7 @@ pub use page::Proxy;
 pub use rate_headers::{Counted, LearnedLimit};
 pub use rest::{Rest, RestConfig, Rests};
 pub use secret::{ApiKey, ApiKeyError, MAX_TEXT, sanitize};
-pub use sse::{EventTooLong, SseEvent, SseParser};
+pub use sse::{EventTooLong, SseEvent, SseParser, is_event_stream};
 pub use stream::{AnswerStream, Chunk, Delta, JoinedStream};
 pub use tokens::{Encoding, count_tokens, estimate_most, estimate_prompt};
 pub use usage::Usage;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: an answer whose body is JSON is never a page, whatever its `server` header says.
 
+use crate::secret::cut;
 use core::fmt;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, SERVER};
@@ -95,17 +96,22 @@ const MARKS: [(&str, Proxy); 24] = [
     ("that’s an error.", Proxy::Google),
 ];
 
+/// Characters of a page that are looked at.
+const MAX_CHARACTERS: usize = 4_096;
+
 /// A page, with the words in it that say what happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) proxy: Proxy,
     pub(crate) words: String,
+    /// Whether the body is HTML or names the proxy, and not only a header does.
+    pub(crate) is_told_by_body: bool,
 }
 
 impl Page {
     /// Reads a body that is not JSON; `None` if it is neither HTML nor the text of a proxy.
     pub(crate) fn of(headers: &HeaderMap, body: &str) -> Option<Self> {
-        let start: String = body.chars().take(4_096).collect();
+        let start: String = body.chars().take(MAX_CHARACTERS).collect();
         let lower = start.to_ascii_lowercase();
         let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
         let is_html = ["<!doctype", "<html", "<head", "<body"]
@@ -116,9 +122,8 @@ impl Page {
         let server = server.unwrap_or_default().to_ascii_lowercase();
         // The body goes first: a service behind one proxy may pass on the page of another.
         let find = |text: &str| MARKS.iter().find(|(mark, _)| text.contains(mark));
-        let found = find(&lower)
-            .or_else(|| find(&server))
-            .map(|(_, proxy)| *proxy);
+        let in_body = find(&lower);
+        let found = in_body.or_else(|| find(&server)).map(|(_, proxy)| *proxy);
         if !is_html && found.is_none() {
             return None;
         }
@@ -144,23 +149,26 @@ impl Page {
         };
         Some(Self {
             proxy: found.or_else(by_header).unwrap_or(Proxy::Unknown),
-            words: words(&start, &lower),
+            words: words(body, &start, &lower),
+            is_told_by_body: is_html || in_body.is_some(),
         })
     }
 }
 
 /// Returns the title, else the first heading, else the text without its tags.
-fn words(page: &str, lower: &str) -> String {
+///
+/// `start` is the start of the page, and `lower` the same in lower case.
+fn words(page: &str, start: &str, lower: &str) -> String {
     let between = |open: &str, close: &str| {
-        let start = lower.find(open)?;
-        let start = start + lower.get(start..)?.find('>')? + 1;
-        let end = start + lower.get(start..)?.find(close)?;
-        let text = without_tags(page.get(start..end)?);
+        let tag = lower.find(open)?;
+        let from = tag + lower.get(tag..)?.find('>')? + 1;
+        let end = from + lower.get(from..)?.find(close)?;
+        let text = without_tags(start.get(from..end)?);
         (!text.is_empty()).then_some(text)
     };
     between("<title", "</title")
         .or_else(|| between("<h1", "</h1"))
-        .unwrap_or_else(|| without_tags(page))
+        .unwrap_or_else(|| without_tags(cut(page, MAX_CHARACTERS)))
 }
 
 fn without_tags(html: &str) -> String {

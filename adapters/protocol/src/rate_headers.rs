@@ -117,10 +117,14 @@ pub(crate) fn learned(headers: &HeaderMap, time: AnswerTime) -> Vec<LearnedLimit
         }
     }
     let mut limits: Vec<_> = found.into_iter().map(|(_, limit)| limit).collect();
-    if let Some(value) = headers.get("ratelimit").and_then(|it| it.to_str().ok()) {
-        limits.extend(ietf(value, time));
-    }
+    let values = headers.get_all("ratelimit").iter();
+    limits.extend(
+        values
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| ietf(value, time)),
+    );
     limits.retain(|limit| *limit != LearnedLimit::new(limit.counted));
+    limits.truncate(MAX_LIMITS);
     limits
 }
 
@@ -178,10 +182,17 @@ fn reset(value: &str, time: AnswerTime) -> Option<Duration> {
     (!is_negative).then(|| time.wait(value, 1.0))?
 }
 
-/// Reads `"default";r=50;t=30` and the older `limit=100, remaining=50, reset=30`.
-fn ietf(value: &str, time: AnswerTime) -> Option<LearnedLimit> {
+/// Reads `"minute";r=5;t=30, "day";r=50;t=600`, and the older `limit=100, remaining=50, reset=30` of one limit.
+fn ietf(value: &str, time: AnswerTime) -> impl Iterator<Item = LearnedLimit> {
+    let between_limits = if value.contains(';') { ',' } else { ';' };
+    value
+        .split(between_limits)
+        .map(move |text| ietf_limit(text, time))
+}
+
+fn ietf_limit(text: &str, time: AnswerTime) -> LearnedLimit {
     let mut limit = LearnedLimit::new(Counted::Requests);
-    for pair in value.split([',', ';']) {
+    for pair in text.split([',', ';']) {
         let Some((name, value)) = pair.split_once('=') else {
             continue;
         };
@@ -192,13 +203,12 @@ fn ietf(value: &str, time: AnswerTime) -> Option<LearnedLimit> {
             _ => {}
         }
     }
-    Some(limit)
+    limit
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     /// 2026-11-28T18:02:04Z.
     const NOW: Duration = Duration::from_secs(1_795_888_924);
@@ -207,15 +217,7 @@ mod tests {
     type Fields = (Counted, Option<u64>, Option<u64>, Option<u128>);
 
     fn read(headers: &[(&str, &str)]) -> Vec<Fields> {
-        let map: HeaderMap = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect();
+        let map = crate::testing::headers(headers);
         let limits = learned(&map, AnswerTime::of(&map, NOW));
         let fields = |limit: LearnedLimit| {
             let reset = limit.reset.map(|it| it.as_millis());
@@ -327,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn each_limit_of_the_ietf_field_is_one_of_its_own() {
+        let minute = (Counted::Requests, None, Some(0), Some(3_000));
+        let day = (Counted::Requests, None, Some(50), Some(600_000));
+        for headers in [
+            &[("ratelimit", "\"minute\";r=0;t=3, \"day\";r=50;t=600")][..],
+            &[
+                ("ratelimit", "\"minute\";r=0;t=3"),
+                ("ratelimit", "\"day\";r=50;t=600"),
+            ],
+        ] {
+            assert_eq!(read(headers), [minute, day], "{headers:?}");
+        }
+    }
+
+    #[test]
     fn two_windows_of_one_unit_are_two_limits() {
         let limits = read(&[
             ("x-ratelimit-remaining-requests-day", "900"),
@@ -342,6 +359,8 @@ mod tests {
             .collect();
         let headers: Vec<_> = names.iter().map(|name| (&**name, "1")).collect();
         assert_eq!(read(&headers).len(), MAX_LIMITS);
+        let many = "\"x\";r=1;t=2,".repeat(40);
+        assert_eq!(read(&[("ratelimit", &many)]).len(), MAX_LIMITS);
     }
 
     #[test]

@@ -34,10 +34,11 @@ impl RestConfig {
     };
 }
 
-/// Rests of one key or endpoint: exponential with full jitter above a floor, up on a refusal, down on a success.
+/// Rests of one key or endpoint: longer after a refusal, shorter after a success.
 ///
-/// A wait that the service asks for is kept to. If the next try is refused all the same, the service's word was too
-/// short, so later rests are at least as long as untold ones.
+/// An untold rest is exponential with full jitter above a floor. A wait that the service asks for is kept to. If the
+/// next try is refused all the same, the service's word was too short, so later rests are at least as long as untold
+/// ones.
 ///
 /// ```
 /// use core::time::Duration;

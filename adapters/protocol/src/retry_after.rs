@@ -8,7 +8,7 @@ use crate::wait::{self, AnswerTime};
 use core::time::Duration;
 use http::HeaderMap;
 
-/// Headers with a wait, in the order in which they are believed, with the units of a plain number in a second.
+/// Headers with a wait, and the units in a second of a plain number; the first that names one decides.
 const HEADERS: [(&str, f64); 4] = [
     ("retry-after-ms", 1_000.0),
     ("x-ms-retry-after-ms", 1_000.0),
@@ -20,7 +20,7 @@ const HEADERS: [(&str, f64); 4] = [
 ///
 /// | order | source |
 /// |---|---|
-/// | 1 | `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`: a number, a duration, a date, an epoch |
+/// | 1 | `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after`, `x-retry-after`: a number, a duration, a date, an epoch |
 /// | 2 | the body: Google's `RetryInfo`, `retry_after` |
 /// | 3 | the message: "try again in 3.2s", "retry after 7 seconds" |
 /// | 4 | the longest reset of the limits with nothing left |
@@ -74,21 +74,12 @@ pub(crate) fn should_retry(headers: &HeaderMap) -> Option<bool> {
 mod tests {
     use super::*;
     use crate::rate_headers::learned;
-    use http::{HeaderName, HeaderValue};
 
     /// 1994-11-06T08:49:30Z.
     const NOW: Duration = Duration::from_secs(784_111_770);
 
     fn wait(headers: &[(&str, &str)], body: &str) -> Option<u128> {
-        let map: HeaderMap = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse::<HeaderName>().unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect();
+        let map = crate::testing::headers(headers);
         let time = AnswerTime::of(&map, NOW);
         let error = ErrorBody::read(&map, body.as_bytes());
         let wait = retry_after(&map, time, &error, &learned(&map, time));
@@ -115,6 +106,8 @@ mod tests {
         ),
         (&[("RETRY-AFTER", " 7 ")], Some(7_000)),
         (&[("retry-after", "0.25")], Some(250)),
+        (&[("x-retry-after", "9"), ("retry-after", "7")], Some(7_000)),
+        (&[("x-retry-after", "9")], Some(9_000)),
         (&[("retry-after", "3s")], Some(3_000)),
         (&[("retry-after", "784111773")], Some(3_000)),
         (&[("retry-after", "0")], None),
@@ -160,6 +153,10 @@ mod tests {
             Some(2_000),
         ),
         (&[("x-ratelimit-reset", "784111774000")], Some(4_000)),
+        (
+            &[("ratelimit", "\"minute\";r=0;t=3, \"day\";r=50;t=600")],
+            Some(3_000),
+        ),
         (
             &[("x-rate-limit-reset", "4"), ("retry-after", "0")],
             Some(4_000),

@@ -4,6 +4,7 @@
 //! through [`sanitize`] holds the key, a line break, or more than [`MAX_TEXT`] characters and a dot.
 
 use core::fmt;
+use serde_json::Value;
 
 /// Longest text kept of a service's message, in characters.
 pub const MAX_TEXT: usize = 1_024;
@@ -27,6 +28,18 @@ pub fn sanitize(text: &str, key: Option<&ApiKey>) -> String {
         Some((end, _)) => format!("{}…", &one_line[..end]),
         None => one_line,
     }
+}
+
+/// Returns the first `max` characters of a text, without the part of a key that a cut may leave at its end.
+///
+/// A key is visible ASCII, so all of such a run before the cut is left out.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    let Some((end, _)) = text.char_indices().nth(max) else {
+        return text;
+    };
+    let kept = &text[..end];
+    let run = kept.bytes().rev().take_while(u8::is_ascii_graphic).count();
+    &kept[..end - run.min(ApiKey::MAX_LEN)]
 }
 
 /// An API key.
@@ -67,6 +80,24 @@ impl ApiKey {
     /// Masks every occurrence of the key in `text`.
     pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(&self.0, &self.to_string())
+    }
+
+    /// Masks the key in every text and every name of a value. The depth is bounded by that of the JSON.
+    pub(crate) fn redact_json(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.redact(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.redact_json(item)),
+            Value::Object(fields) => {
+                let masked = core::mem::take(fields)
+                    .into_iter()
+                    .map(|(name, mut field)| {
+                        self.redact_json(&mut field);
+                        (self.redact(&name), field)
+                    });
+                *fields = masked.collect();
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
     }
 }
 
@@ -123,6 +154,30 @@ mod tests {
             assert_eq!(sanitized.chars().count(), MAX_TEXT + 1);
             assert!(!sanitized.contains("sk-"), "{sanitized}");
         }
+    }
+
+    #[test]
+    fn a_text_that_is_cut_ends_before_what_may_be_half_a_key() {
+        for (text, max, kept) in [
+            ("no sk-secret", 12, "no sk-secret"),
+            ("no sk-secret", 11, "no "),
+            ("ключ sk-secret", 6, "ключ "),
+            ("ключ", 2, "кл"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(cut(text, max), kept, "{text}");
+        }
+        let long = "x".repeat(3 * ApiKey::MAX_LEN);
+        assert_eq!(cut(&long, 2 * ApiKey::MAX_LEN).len(), ApiKey::MAX_LEN);
+    }
+
+    #[test]
+    fn a_key_is_masked_in_names_and_texts_of_json() {
+        let key = ApiKey::new("sk-secret-12345678").unwrap();
+        let name = format!("of {}", key.expose());
+        let mut value = serde_json::json!({ name: [key.expose(), 7, {"a": null}] });
+        key.redact_json(&mut value);
+        assert_eq!(value, serde_json::json!({"of …5678": ["…5678", 7, {"a": null}]}));
     }
 
     #[test]

@@ -7,7 +7,27 @@
 //!
 //! Source: WHATWG HTML, "Server-sent events", section "Parsing an event stream".
 
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use std::collections::VecDeque;
+
+/// Whether the headers of an answer announce a stream of events.
+///
+/// ```
+/// use http::HeaderMap;
+/// use leasehold_protocol::is_event_stream;
+///
+/// let mut headers = HeaderMap::new();
+/// assert!(!is_event_stream(&headers));
+/// headers.insert("content-type", "text/event-stream; charset=utf-8".parse()?);
+/// assert!(is_event_stream(&headers));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"))
+}
 
 /// An event: the type, and the data lines joined by line feeds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,8 +166,12 @@ impl SseParser {
         if !self.line.is_empty() {
             self.end_line();
         }
+        let complete = self.events.len();
         self.end_event();
-        self.events.pop_back()
+        if self.events.len() > complete {
+            return self.events.pop_back();
+        }
+        None
     }
 
     fn fail(&mut self) {
@@ -290,8 +314,8 @@ mod tests {
         }
         let mut parser = SseParser::new();
         parser.feed(b"data: a\n\n: bye").unwrap();
-        assert_eq!(parser.next_event().unwrap().data, "a");
         assert_eq!(parser.finish(), None);
+        assert_eq!(parser.next_event().unwrap().data, "a");
     }
 
     #[test]

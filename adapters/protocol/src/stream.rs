@@ -13,7 +13,7 @@ use crate::openai::responses_stream::ResponsesJoiner;
 use crate::sse::{EventTooLong, SseEvent, SseParser};
 use crate::usage::Usage;
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// One event of a streamed answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +66,16 @@ impl Delta {
                 ..Self::default()
             }
     }
+}
+
+/// Parts joined by their index: choices, items, blocks, calls of tools; what comes beyond is joined to the last.
+pub(crate) const MAX_INDEXED: usize = 1_024;
+
+/// Returns the part with an index. Beyond the bound, all share the last one.
+pub(crate) fn indexed<T: Default>(parts: &mut BTreeMap<u64, T>, index: u64) -> &mut T {
+    let is_new = parts.len() >= MAX_INDEXED && !parts.contains_key(&index);
+    let last = parts.keys().next_back().copied().filter(|_| is_new);
+    parts.entry(last.unwrap_or(index)).or_default()
 }
 
 /// Joins the events of one kind of stream.
@@ -172,9 +182,9 @@ impl AnswerStream {
     /// A body that is JSON, and no stream at all, is read as such.
     #[must_use]
     pub fn finish(mut self) -> JoinedStream {
+        let is_typed = !matches!(self.joiner, Joiner::Other { .. });
         let body = self.body.take().unwrap_or_default();
         if let Json::Value(body) = json::read(&body, &mut self.notes) {
-            let is_typed = !matches!(self.joiner, Joiner::Other { .. });
             return JoinedStream(Reading::of_json(body, is_typed, self.notes));
         }
         // The last event may lack its blank line; one that was cut is no JSON.
@@ -203,7 +213,9 @@ impl AnswerStream {
         };
         let is_complete = is_finished || self.has_end_mark;
         let mut reading = Reading::of_json(body, false, self.notes);
-        if let Some(error) = self.error {
+        // An answer that has ended was paid for, whatever comes behind it.
+        let is_paid = is_finished && is_typed;
+        if let Some(error) = self.error.filter(|_| !is_paid) {
             reading.shape = Shape::Error(error);
         } else if !is_complete && !matches!(reading.shape, Shape::Error(_)) {
             reading.shape = Shape::Cut;
@@ -217,8 +229,14 @@ impl AnswerStream {
         let Some(body) = &mut self.body else {
             return;
         };
+        // Padding is not kept, so that it is not searched again with each part.
+        let bytes = if body.is_empty() {
+            bytes.trim_ascii_start()
+        } else {
+            bytes
+        };
         body.extend_from_slice(bytes);
-        let start = body.trim_ascii_start().first();
+        let start = body.first();
         if body.len() > MAX_BODY || start.is_some_and(|byte| !matches!(byte, b'{' | b'[')) {
             self.body = None;
         }
@@ -366,6 +384,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_behind_a_finished_answer_takes_nothing_from_it() {
+        let error = "data: {\"error\":{\"message\":\"no usage\",\"code\":502}}\n\n";
+        let (_, joined) = read(Call::Chat, &format!("{HE}{LLO}{error}"));
+        assert_eq!(joined.completion().choice.content, "hello");
+        assert_eq!(joined.completion().notes, [Note::NoEndMark]);
+        assert!(joined.is_complete());
+        assert!(!read(Call::Other, &format!("{HE}{error}")).1.is_complete());
+    }
+
+    #[test]
     fn a_stream_of_another_call_is_complete_at_its_end() {
         let (chunks, joined) = read(
             Call::Other,
@@ -409,6 +437,17 @@ mod tests {
             (&Shape::Answer, "hello")
         );
         assert_eq!(reading.completion.notes, [Note::StreamForJson]);
+    }
+
+    #[test]
+    fn the_number_of_indexed_parts_is_bounded() {
+        let mut parts: BTreeMap<u64, u64> = BTreeMap::new();
+        for index in 0..3_000 {
+            *indexed(&mut parts, index) += 1;
+        }
+        *indexed(&mut parts, 7) += 1;
+        assert_eq!(parts.len(), MAX_INDEXED);
+        assert_eq!((parts[&7], parts[&1_023]), (2, 3_000 - 1_023));
     }
 
     #[test]

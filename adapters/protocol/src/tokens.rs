@@ -9,7 +9,7 @@ use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
 
 /// Bytes that are encoded at once. A cut within a word adds at most two tokens.
 const MAX_PIECE: usize = 4 * 1024;
-/// Tokens taken for a part that is no text, such as an image: about that of a picture at high detail.
+/// Tokens taken for a part that is no text: about those of a picture at high detail.
 const TOKENS_OF_PART: u32 = 1_024;
 /// Tokens around each message, and those that begin the answer, as OpenAI's cookbook counts them.
 const TOKENS_OF_MESSAGE: u32 = 3;
@@ -80,7 +80,9 @@ fn piece_end(text: &str) -> usize {
     space.unwrap_or(end)
 }
 
-/// Counts the tokens of a text for a model; a quarter of its bytes, rounded up, if the model is unknown.
+/// Counts the tokens of a text for a model.
+///
+/// If the model is unknown, a quarter of the text's bytes is returned, rounded up.
 ///
 /// ```
 /// use leasehold_protocol::count_tokens;

@@ -47,10 +47,11 @@ impl Usage {
         let beside = read.unwrap_or(0).saturating_add(written.unwrap_or(0));
         let prompt_tokens = prompt.map(|prompt| prompt.saturating_add(beside));
         let sum = || Some(prompt_tokens?.saturating_add(completion?));
+        let total = count(&usage["total_tokens"]).filter(|total| *total > 0);
         let found = Self {
             prompt_tokens,
             completion_tokens: completion,
-            total_tokens: count(&usage["total_tokens"]).or_else(sum),
+            total_tokens: total.or_else(sum),
             cached_tokens: read.or_else(|| {
                 detail(
                     ["prompt_tokens_details", "input_tokens_details"],
@@ -138,6 +139,18 @@ mod tests {
                 Some(7),
                 None,
                 Some(7),
+            ),
+            (
+                json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 0}),
+                Some(3),
+                Some(2),
+                Some(5),
+            ),
+            (
+                json!({"prompt_tokens": 3, "total_tokens": 0}),
+                Some(3),
+                None,
+                None,
             ),
             (
                 json!({"total_tokens": u64::MAX}),

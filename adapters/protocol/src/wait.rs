@@ -88,11 +88,15 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     rest.trim().is_empty().then_some(span)
 }
 
-/// Parses as many numbers with units as a text starts with; returns the rest.
+/// Parses as many numbers with units as a text starts with, also `1 minute and 30 seconds`; returns the rest.
 fn leading_duration(text: &str) -> Option<(Duration, &str)> {
     let (mut total, mut rest, mut found) = (Duration::ZERO, text, false);
     loop {
-        let start = rest.trim_start_matches(' ');
+        let mut start = rest.trim_start_matches(' ');
+        if found {
+            start = start.trim_start_matches([' ', ',']);
+            start = start.strip_prefix("and ").unwrap_or(start);
+        }
         let digits = start
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(start.len());
@@ -139,7 +143,9 @@ const PHRASES: [&str; 8] = [
     "please wait",
 ];
 
-/// Finds a wait in a message, such as `Please try again in 1m30s.`; a number without a unit is in seconds.
+/// Finds a wait in a message, such as `Please try again in 1m30s.`
+///
+/// A number without a unit is in seconds.
 pub(crate) fn wait_in_message(message: &str) -> Option<Duration> {
     let lower = message.to_ascii_lowercase();
     PHRASES.iter().find_map(|phrase| {
@@ -309,6 +315,8 @@ mod tests {
             ("Please retry after 7", Some(7_000)),
             ("Retry in 34.074824224s, or", Some(34_074)),
             ("limit resets in: 2 minutes and more", Some(120_000)),
+            ("try again in 1 minute and 30 seconds.", Some(90_000)),
+            ("Retry in 1 hour, 2 minutes, and 3 s.", Some(3_723_000)),
             ("try again in 5.", Some(5_000)),
             ("try again in a while", None),
             ("try again in", None),

@@ -54,7 +54,9 @@ impl Case {
     }
 }
 
-/// Feeds parts; returns all events, the last one included if no blank line ended it, and whether none was too long.
+/// Feeds parts; returns all events, and whether none was too long.
+///
+/// The last event is included, also if no blank line ended it.
 fn events(parts: &[&[u8]], max_event: usize) -> (Vec<SseEvent>, bool) {
     let mut parser = SseParser::with_max_event(max_event);
     let mut events = Vec::new();

@@ -159,12 +159,14 @@ fn a_compressed_response_is_decompressed_and_its_connection_reused() {
     let server = Server::start(vec![
         reply_bytes(200, "content-encoding: gzip\r\n", &gzip),
         reply_bytes(200, "content-encoding: deflate\r\n", &deflate),
+        reply_bytes(200, "", &gzip),
         // Proxies decompress bodies and leave the header.
         reply(200, "content-encoding: br\r\n", BODY),
         reply(200, "content-encoding: zstd\r\n", BODY),
     ]);
     let client = client();
-    for notes in [&[][..], &[], &[Note::WrongEncoding], &[Note::WrongEncoding]] {
+    let wrong = &[Note::WrongEncoding][..];
+    for notes in [&[], &[], wrong, wrong, wrong] {
         let answer = client.chat(&server.endpoint(), &request()).unwrap();
         assert_eq!((answer.content(), &*answer.completion.notes), ("hi", notes));
     }
@@ -226,9 +228,43 @@ fn a_response_is_accepted_up_to_the_maximum_length() {
     for _ in 0..2 {
         let error = client.chat(&server.endpoint(), &request()).unwrap_err();
         assert_eq!(error.kind(), Kind::AnswerTooLong);
-        assert!(!error.is_retryable() && error.was_sent());
+        assert!(!error.is_retryable() && error.was_sent() && error.completion().is_none());
     }
     assert_eq!(server.connections(), 3);
+}
+
+#[test]
+fn an_answer_with_too_long_a_padding_is_an_answer() {
+    let mut gzip = Vec::new();
+    let padded = format!("{BODY}{}", " ".repeat(1_000_000));
+    GzEncoder::new(padded.as_bytes(), Compression::fast())
+        .read_to_end(&mut gzip)
+        .unwrap();
+    let server = Server::start(vec![
+        reply(200, "", &padded),
+        reply_bytes(200, "content-encoding: gzip\r\n", &gzip),
+    ]);
+    let client = Client::new(ClientConfig {
+        max_response_bytes: 100_000,
+        ..ClientConfig::default()
+    });
+    for _ in 0..2 {
+        let answer = client.chat(&server.endpoint(), &request()).unwrap();
+        assert_eq!(answer.content(), "hi");
+    }
+}
+
+#[test]
+fn a_long_head_is_accepted_up_to_its_maximum() {
+    let padded = |length: usize| reply(200, &format!("x-padding: {}\r\n", "x".repeat(length)), BODY);
+    let server = Server::start(vec![padded(60 << 10), padded(64 << 10), padded(200 << 10)]);
+    let client = client();
+    assert!(client.chat(&server.endpoint(), &request()).is_ok());
+    for _ in 0..2 {
+        let error = client.chat(&server.endpoint(), &request()).unwrap_err();
+        assert_eq!(error.kind(), Kind::AnswerTooLong, "{error}");
+        assert!(!error.is_retryable() && error.was_sent());
+    }
 }
 
 #[test]

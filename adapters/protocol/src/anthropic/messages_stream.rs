@@ -1,6 +1,6 @@
 //! Joins the events of a streamed message.
 
-use crate::stream::Delta;
+use crate::stream::{Delta, indexed};
 use crate::usage::Usage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -34,11 +34,11 @@ impl MessagesJoiner {
                 usage = Usage::read(&self.message["usage"]);
             }
             "content_block_start" => {
-                let block = self.blocks.entry(index).or_default();
+                let block = indexed(&mut self.blocks, index);
                 block.value.clone_from(&event["content_block"]);
             }
             "content_block_delta" => {
-                let block = self.blocks.entry(index).or_default();
+                let block = indexed(&mut self.blocks, index);
                 block.add(&event["delta"], &mut delta);
             }
             "message_delta" => {

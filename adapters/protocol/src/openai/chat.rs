@@ -205,6 +205,7 @@ mod tests {
             json!({"choices": [{"error": error, "message": {"content": ""}}]}),
             json!({"choices": [], "error": error}),
             json!({"choices": [{"finish_reason": "error", "message": {"content": null}}]}),
+            json!({"choices": [{"error": error, "message": {"content": "", "reasoning": "", "refusal": ""}}]}),
         ] {
             let (shape, _) = read(&body);
             assert!(

@@ -3,20 +3,18 @@
 //! Invariant: the joined body has the shape of a completion that was not streamed, fields unknown here included.
 
 use crate::openai::chat::message;
-use crate::stream::Delta;
+use crate::stream::{Delta, MAX_INDEXED, indexed};
 use crate::usage::Usage;
 use serde_json::map::Entry;
 use serde_json::{Map, Value, json};
-
-/// Choices and tool calls joined by their index; what comes beyond is appended as it is.
-const MAX_INDEXED: usize = 1_024;
+use std::collections::BTreeMap;
 
 /// The chunks so far, joined.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChatJoiner {
     /// Fields of the chunks besides their choices.
     head: Map<String, Value>,
-    choices: Vec<(u64, Map<String, Value>)>,
+    choices: BTreeMap<u64, Map<String, Value>>,
 }
 
 impl ChatJoiner {
@@ -44,21 +42,20 @@ impl ChatJoiner {
 
     /// Whether every choice has its reason to end.
     pub(crate) fn is_finished(&self) -> bool {
-        let has_ended = |(_, choice): &(u64, Map<String, Value>)| {
+        let has_ended = |choice: &Map<String, Value>| {
             choice
                 .get("finish_reason")
                 .is_some_and(|reason| !reason.is_null())
         };
-        !self.choices.is_empty() && self.choices.iter().all(has_ended)
+        !self.choices.is_empty() && self.choices.values().all(has_ended)
     }
 
     /// Returns the body that the call without streaming would have had.
     pub(crate) fn into_body(mut self) -> Value {
-        self.choices.sort_by_key(|(index, _)| *index);
         let is_text = self
             .choices
-            .iter()
-            .any(|(_, choice)| choice.contains_key("text"));
+            .values()
+            .any(|choice| choice.contains_key("text"));
         let object = if is_text {
             "text_completion"
         } else {
@@ -67,8 +64,8 @@ impl ChatJoiner {
         self.head.insert("object".to_owned(), object.into());
         let choices: Vec<_> = self
             .choices
-            .into_iter()
-            .map(|(_, choice)| Value::Object(choice))
+            .into_values()
+            .map(Value::Object)
             .collect();
         self.head.insert("choices".to_owned(), choices.into());
         Value::Object(self.head)
@@ -76,7 +73,8 @@ impl ChatJoiner {
 
     fn add_choice(&mut self, choice: &Value) -> Delta {
         let number = choice["index"].as_u64().unwrap_or(0);
-        let joined = self.choice(number);
+        let joined = indexed(&mut self.choices, number);
+        joined.entry("index").or_insert_with(|| number.into());
         let mut delta = Delta {
             choice: number,
             finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
@@ -105,19 +103,6 @@ impl ChatJoiner {
         delta
     }
 
-    /// Returns the joined choice with a number. Beyond the bound, all numbers share the last one.
-    fn choice(&mut self, number: u64) -> &mut Map<String, Value> {
-        let known = self.choices.iter().position(|(index, _)| *index == number);
-        let index = known.unwrap_or_else(|| {
-            if self.choices.len() < MAX_INDEXED {
-                let mut choice = Map::new();
-                choice.insert("index".to_owned(), number.into());
-                self.choices.push((number, choice));
-            }
-            self.choices.len().saturating_sub(1)
-        });
-        &mut self.choices[index].1
-    }
 }
 
 fn non_empty(text: String) -> Option<String> {

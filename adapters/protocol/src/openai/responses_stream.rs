@@ -2,7 +2,7 @@
 //!
 //! Invariant: a response that ended is the one of its last event; one that was cut is what the deltas told so far.
 
-use crate::stream::Delta;
+use crate::stream::{Delta, indexed};
 use crate::usage::Usage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -46,32 +46,24 @@ impl ResponsesJoiner {
         let mut delta = Delta::default();
         match kind {
             "response.output_item.added" | "response.output_item.done" => {
-                let item = self.items.entry(index).or_default();
+                let item = indexed(&mut self.items, index);
                 item.announced.clone_from(&event["item"]);
                 item.is_done = kind.ends_with(".done");
             }
             "response.output_text.delta" => {
-                self.items.entry(index).or_default().text.push_str(text);
+                indexed(&mut self.items, index).text.push_str(text);
                 delta.content = Some(text.to_owned());
             }
             "response.refusal.delta" => {
-                self.items.entry(index).or_default().refusal.push_str(text);
+                indexed(&mut self.items, index).refusal.push_str(text);
                 delta.refusal = Some(text.to_owned());
             }
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
-                self.items
-                    .entry(index)
-                    .or_default()
-                    .reasoning
-                    .push_str(text);
+                indexed(&mut self.items, index).reasoning.push_str(text);
                 delta.reasoning = Some(text.to_owned());
             }
             "response.function_call_arguments.delta" => {
-                self.items
-                    .entry(index)
-                    .or_default()
-                    .arguments
-                    .push_str(text);
+                indexed(&mut self.items, index).arguments.push_str(text);
                 delta.tool_calls.push(event.clone());
             }
             _ => {}

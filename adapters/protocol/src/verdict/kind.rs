@@ -251,7 +251,9 @@ pub enum Next {
         /// Whether the failed try is one of the task's attempts.
         tally: Tally,
     },
-    /// Another try at once, on a member that was not tried yet; where there is none, the task is given up.
+    /// Another try at once, on a member that was not tried yet.
+    ///
+    /// Where there is none, the task is given up.
     OtherMember {
         /// Whether the failed try is one of the task's attempts.
         tally: Tally,

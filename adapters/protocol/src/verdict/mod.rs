@@ -19,12 +19,13 @@ use crate::page::Page;
 use crate::rate_headers::{Counted, LearnedLimit, learned};
 use crate::retry_after::{retry_after, should_retry};
 use crate::secret::{ApiKey, sanitize};
+use crate::sse::is_event_stream;
 use crate::stream::{self, JoinedStream};
 use crate::usage::Usage;
 use crate::wait::AnswerTime;
 use core::fmt;
 use core::time::Duration;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::LOCATION;
 use http::{HeaderMap, StatusCode};
 use leasehold_core::limit::Cost;
 use serde_json::Value;
@@ -139,21 +140,16 @@ pub fn read(
     context: &Context<'_>,
 ) -> (Verdict, Option<Completion>) {
     if table::is_success(answer.status) {
-        let mut reading = match answer.body {
+        let reading = match answer.body {
             Some(body) => read_body(context.call, answer.headers, body),
             None => Reading {
                 shape: Shape::Answer,
                 completion: Completion::default(),
             },
         };
-        if let (Shape::Untyped | Shape::Error(_), Some(key)) = (&reading.shape, context.key) {
-            redact(&mut reading.completion.raw, key);
-        }
-        let verdict = judge_reading(answer.status, answer.headers, &reading, now, context);
-        return (
-            verdict,
-            Some(reading.completion.with_headers(answer.headers)),
-        );
+        let (verdict, completion) =
+            judge_reading(answer.status, answer.headers, reading, now, context);
+        return (verdict, Some(completion));
     }
     let body = answer.body.unwrap_or_default();
     let error = ErrorBody::read(answer.headers, body);
@@ -169,16 +165,18 @@ pub fn read(
     (judged.verdict(now, context), None)
 }
 
-/// Judges a streamed answer that has ended. `status` and `headers` are those with which it began.
+/// Judges a streamed answer that has ended, and returns it joined.
+///
+/// `status` and `headers` are those with which it began.
 #[must_use]
-pub fn verdict_of_stream(
+pub fn read_stream(
     status: StatusCode,
     headers: &HeaderMap,
-    joined: &JoinedStream,
+    joined: JoinedStream,
     now: Duration,
     context: &Context<'_>,
-) -> Verdict {
-    judge_reading(status, headers, &joined.0, now, context)
+) -> (Verdict, Completion) {
+    judge_reading(status, headers, joined.0, now, context)
 }
 
 /// Judges a call that brought no whole answer; `reason` is the message of the transport.
@@ -249,8 +247,6 @@ impl fmt::Display for Verdict {
 
 /// Reads the body of a success.
 fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
-    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
-    let is_stream = kind.is_some_and(|kind| kind.to_ascii_lowercase().contains("event-stream"));
     let is_typed = call != Call::Other;
     let mut notes = Notes::default();
     // A few servers label JSON as a stream.
@@ -263,10 +259,12 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
             let is_events = ["data:", "event:", ":", "id:"]
                 .iter()
                 .any(|start| text.starts_with(start));
-            if is_stream || (is_typed && is_events) {
+            if is_event_stream(headers) || (is_typed && is_events) {
                 return stream::join(call, body);
             }
-            let shape = match Page::of(headers, &text) {
+            // Many services are behind a proxy that names itself, so plain text may be their own.
+            let page = Page::of(headers, &text).filter(|page| page.is_told_by_body);
+            let shape = match page {
                 Some(_) if is_typed => Shape::Error(Box::new(ErrorBody::read(headers, body))),
                 _ if !is_typed => Shape::Answer,
                 _ if text.is_empty() => Shape::Empty,
@@ -286,31 +284,44 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
 fn judge_reading(
     status: StatusCode,
     headers: &HeaderMap,
-    reading: &Reading,
+    reading: Reading,
     now: Duration,
     context: &Context<'_>,
-) -> Verdict {
-    let (effective, sign, error) = match &reading.shape {
+) -> (Verdict, Completion) {
+    let Reading {
+        shape,
+        mut completion,
+    } = reading;
+    let (effective, sign, error) = match shape {
         Shape::Answer => (status.as_u16(), Sign::Answer, None),
         Shape::Empty => (status.as_u16(), Sign::Empty, None),
         Shape::Cut => (status.as_u16(), Sign::Cut, None),
         Shape::Untyped => (status.as_u16(), Sign::Untyped, None),
         Shape::Error(error) if error.proxy.is_some() => (status.as_u16(), Sign::Page, Some(error)),
-        Shape::Error(error) => (status_of(error), Sign::of_error(error), Some(error)),
+        Shape::Error(error) => (status_of(&error), Sign::of_error(&error), Some(error)),
     };
     let judged = Judged {
         status,
         effective,
         headers,
         sign,
-        error: error.map(|error| (**error).clone()),
-        usage: reading.completion.usage,
+        error: error.map(|error| *error),
+        usage: completion.usage,
     };
     let mut verdict = judged.verdict(now, context);
-    if verdict.request_id.is_none() && !reading.completion.request_id.is_empty() {
-        verdict.request_id = Some(sanitize(&reading.completion.request_id, context.key));
+    if verdict.request_id.is_none() && !completion.request_id.is_empty() {
+        verdict.request_id = Some(sanitize(&completion.request_id, context.key));
     }
-    verdict
+    // The text of an answer is the model's and stays as it is; all else may echo the key.
+    if verdict.kind != Kind::Answer
+        && let Some(key) = context.key
+    {
+        completion.redact(key);
+    }
+    if let Some(id) = &verdict.request_id {
+        completion.request_id.clone_from(id);
+    }
+    (verdict, completion)
 }
 
 /// An answer with all that its verdict depends on.
@@ -436,19 +447,9 @@ pub fn body_as_json(body: &[u8], key: Option<&ApiKey>) -> Value {
         },
     };
     if let Some(key) = key {
-        redact(&mut value, key);
+        key.redact_json(&mut value);
     }
     value
-}
-
-/// Masks the key in every text of a value. The depth is bounded by that of the JSON.
-fn redact(value: &mut Value, key: &ApiKey) {
-    match value {
-        Value::String(text) => *text = key.redact(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, key)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| redact(field, key)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 fn sanitized(error: ErrorBody, key: Option<&ApiKey>) -> ErrorBody {

@@ -2,18 +2,10 @@
 
 use super::*;
 use crate::stream::AnswerStream;
-use http::{HeaderName, HeaderValue};
+use crate::testing::headers;
 
 const NOW: Duration = Duration::from_secs(1_795_888_924);
 const KEY: &str = "sk-secret-12345678";
-
-fn headers(headers: &[(&str, &str)]) -> HeaderMap {
-    let pair = |(name, value): &(&str, &str)| {
-        let name: HeaderName = name.parse().unwrap();
-        (name, HeaderValue::from_str(value).unwrap())
-    };
-    headers.iter().map(pair).collect()
-}
 
 fn judge_call(
     call: Call,
@@ -79,164 +71,85 @@ fn the_status_decides_where_the_body_says_nothing() {
     }
 }
 
-/// Statuses, bodies and what they mean.
-const KINDS: &[(u16, &str, Kind)] = &[
-    (
-        400,
-        r#"{"error": {"code": "billing_hard_limit_reached"}}"#,
-        Kind::QuotaUsedUp,
-    ),
-    (
-        403,
-        r#"{"error": {"type": "insufficient_quota"}}"#,
-        Kind::QuotaUsedUp,
-    ),
-    (
-        429,
-        r#"{"error": {"code": "insufficient_quota"}}"#,
-        Kind::QuotaUsedUp,
-    ),
-    (
-        400,
-        r#"{"error": {"message": "Your credit balance is too low"}}"#,
-        Kind::QuotaUsedUp,
-    ),
-    (
-        400,
-        r#"{"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}"#,
-        Kind::KeyRejected,
-    ),
-    (
-        413,
-        r#"{"error": {"message": "Request too large for model: Limit 6000, Requested 9000", "code": "rate_limit_exceeded"}}"#,
-        Kind::TooLarge,
-    ),
-    (
-        413,
-        r#"{"type": "error", "error": {"type": "request_too_large", "message": "too large"}}"#,
-        Kind::BadRequest,
-    ),
-    (
-        400,
-        r#"{"__type": "ThrottlingException"}"#,
-        Kind::RateLimited,
-    ),
-    (
-        500,
-        r#"{"error": {"code": "rate_limit_exceeded"}}"#,
-        Kind::RateLimited,
-    ),
-    (
-        500,
-        r#"{"type": "error", "error": {"type": "overloaded_error"}}"#,
-        Kind::Overloaded,
-    ),
-    (
-        429,
-        r#"{"error": {"type": "engine_overloaded_error"}}"#,
-        Kind::Overloaded,
-    ),
-    (
-        400,
-        r#"{"error": {"code": "context_length_exceeded"}}"#,
-        Kind::PromptTooLong,
-    ),
-    (
-        400,
-        r#"{"error": {"code": "content_filter"}}"#,
-        Kind::Blocked,
-    ),
-    (
-        400,
-        r#"{"error": {"code": "model_not_found"}}"#,
-        Kind::WrongModel,
-    ),
-    (
-        403,
-        r#"{"error": {"code": "model_not_found"}}"#,
-        Kind::Forbidden,
-    ),
-    (
-        404,
-        "<html><title>404 Not Found</title><center>nginx</center></html>",
-        Kind::WrongUrl,
-    ),
-    (
-        403,
-        "<html><title>Just a moment...</title>cloudflare</html>",
-        Kind::Forbidden,
-    ),
-    (
-        429,
-        "<html><title>Access denied | error 1015</title>cloudflare</html>",
-        Kind::RateLimited,
-    ),
-    (
-        502,
-        "<html><h1>502 Bad Gateway</h1>haproxy</html>",
-        Kind::BadGateway,
-    ),
-];
+/// Rows of a status, the kind that follows, and the body.
+const KINDS: &str = r#"
+400 QuotaUsedUp {"error": {"code": "billing_hard_limit_reached"}}
+403 QuotaUsedUp {"error": {"type": "insufficient_quota"}}
+429 QuotaUsedUp {"error": {"code": "insufficient_quota"}}
+400 QuotaUsedUp {"error": {"message": "Your credit balance is too low"}}
+400 KeyRejected {"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}
+413 TooLarge {"error": {"message": "Request too large for model: Limit 6000, Requested 9000", "code": "rate_limit_exceeded"}}
+413 BadRequest {"type": "error", "error": {"type": "request_too_large", "message": "too large"}}
+400 RateLimited {"__type": "ThrottlingException"}
+500 RateLimited {"error": {"code": "rate_limit_exceeded"}}
+500 Overloaded {"type": "error", "error": {"type": "overloaded_error"}}
+429 Overloaded {"error": {"type": "engine_overloaded_error"}}
+400 PromptTooLong {"error": {"code": "context_length_exceeded"}}
+400 Blocked {"error": {"code": "content_filter"}}
+400 WrongModel {"error": {"code": "model_not_found"}}
+403 Forbidden {"error": {"code": "model_not_found"}}
+404 WrongUrl <html><title>404 Not Found</title><center>nginx</center></html>
+403 Forbidden <html><title>Just a moment...</title>cloudflare</html>
+429 RateLimited <html><title>Access denied | error 1015</title>cloudflare</html>
+502 BadGateway <html><h1>502 Bad Gateway</h1>haproxy</html>
+"#;
+
+/// Bodies that come with a success and are none.
+const KINDS_OF_SUCCESS: &str = r#"
+200 BadGateway {"error": {"message": "Provider returned error", "code": 502}}
+200 RateLimited {"error": {"message": "m", "code": 429}}
+200 QuotaUsedUp {"error": {"code": "insufficient_quota"}}
+200 BadRequest {"error": {"type": "invalid_request_error"}}
+200 ServerError {"error": "model is loading"}
+200 BadRequest {"object": "error", "message": "m", "code": 400}
+200 Overloaded {"type": "error", "error": {"type": "overloaded_error"}}
+200 Overloaded {"choices": [{"error": {"code": 503}, "message": {"content": ""}}]}
+200 RateLimited {"output": [], "status": "failed", "error": {"code": "rate_limit_exceeded"}}
+200 ProxyPage <html><title>Sign in</title></html>
+200 UntypedAnswer {}
+200 UntypedAnswer OK
+200 UntypedAnswer {"choices": [{}]}
+200 EmptyAnswer {"choices": []}
+200 EmptyAnswer
+200 CutAnswer {"choices": [{"message": {"content": "hal
+"#;
+
+/// Splits a table into its rows: the status, the kind's name and the body.
+fn rows(table: &str) -> impl Iterator<Item = (u16, &str, &str)> {
+    table.trim().lines().map(|row| {
+        let mut parts = row.splitn(3, ' ');
+        let status = parts.next().unwrap().parse().unwrap();
+        let kind = parts.next().unwrap();
+        (status, kind, parts.next().unwrap_or_default())
+    })
+}
 
 #[test]
 fn the_body_decides_before_the_status() {
-    for (status, body, kind) in KINDS {
-        assert_eq!(judge(*status, &[], body).kind, *kind, "{body}");
+    for (status, kind, body) in rows(KINDS) {
+        let found = judge(status, &[], body).kind;
+        assert_eq!(format!("{found:?}"), kind, "{status} {body}");
     }
 }
 
 #[test]
 fn an_error_with_status_success_is_judged_by_what_it_names() {
-    for (body, kind) in [
-        (
-            r#"{"error": {"message": "Provider returned error", "code": 502}}"#,
-            Kind::BadGateway,
-        ),
-        (
-            r#"{"error": {"message": "m", "code": 429}}"#,
-            Kind::RateLimited,
-        ),
-        (
-            r#"{"error": {"code": "insufficient_quota"}}"#,
-            Kind::QuotaUsedUp,
-        ),
-        (
-            r#"{"error": {"type": "invalid_request_error"}}"#,
-            Kind::BadRequest,
-        ),
-        (r#"{"error": "model is loading"}"#, Kind::ServerError),
-        (
-            r#"{"object": "error", "message": "m", "code": 400}"#,
-            Kind::BadRequest,
-        ),
-        (
-            r#"{"type": "error", "error": {"type": "overloaded_error"}}"#,
-            Kind::Overloaded,
-        ),
-        (
-            r#"{"choices": [{"error": {"code": 503}, "message": {"content": ""}}]}"#,
-            Kind::Overloaded,
-        ),
-        (
-            r#"{"output": [], "status": "failed", "error": {"code": "rate_limit_exceeded"}}"#,
-            Kind::RateLimited,
-        ),
-        ("<html><title>Sign in</title></html>", Kind::ProxyPage),
-        ("{}", Kind::UntypedAnswer),
-        ("OK", Kind::UntypedAnswer),
-        (r#"{"choices": [{}]}"#, Kind::UntypedAnswer),
-        (r#"{"choices": []}"#, Kind::EmptyAnswer),
-        ("", Kind::EmptyAnswer),
-        (
-            r#"{"choices": [{"message": {"content": "hal"#,
-            Kind::CutAnswer,
-        ),
-    ] {
-        let (verdict, completion) = judge_call(Call::Chat, 200, &[], body);
-        assert_eq!(verdict.kind, kind, "{body}");
+    for (status, kind, body) in rows(KINDS_OF_SUCCESS) {
+        let (verdict, completion) = judge_call(Call::Chat, status, &[], body);
+        assert_eq!(format!("{:?}", verdict.kind), kind, "{body}");
         // What may have been paid for is kept.
         assert_eq!(completion.unwrap().raw.is_null(), body.is_empty(), "{body}");
     }
+}
+
+#[test]
+fn plain_text_with_status_success_is_no_page_for_a_header_alone() {
+    let nginx = [("server", "nginx")];
+    assert_eq!(judge(200, &nginx, "OK").kind, Kind::UntypedAnswer);
+    assert_eq!(judge(200, &nginx, "").kind, Kind::EmptyAnswer);
+    assert_eq!(judge(200, &nginx, "<html>").kind, Kind::ProxyPage);
+    let envoy = "no healthy upstream";
+    assert_eq!(judge(200, &[], envoy).kind, Kind::ProxyPage);
 }
 
 #[test]
@@ -456,8 +369,16 @@ fn a_key_that_is_echoed_appears_in_no_text() {
             assert!(!shown.contains("secret"), "{shown}");
         }
     }
-    let (_, kept) = judge_call(Call::Chat, 200, &[], &body);
-    assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+    for body in [
+        body.clone(),
+        format!(r#"{{"{KEY}": 1}}"#),
+        format!(r#"{{"error": "{KEY}", "model": "{KEY}", "choices": []}}"#),
+        format!(r#"{{"choices": [{{"message": {{"content": "{KEY}"#),
+    ] {
+        let (verdict, kept) = judge_call(Call::Chat, 200, &[("x-request-id", KEY)], &body);
+        assert_ne!(verdict.kind, Kind::Answer);
+        assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+    }
     let key = ApiKey::new(KEY).unwrap();
     assert!(
         !body_as_json(body.as_bytes(), Some(&key))
@@ -470,6 +391,20 @@ fn a_key_that_is_echoed_appears_in_no_text() {
     };
     let verdict = verdict_of_failure(Failure::NotConnected, &format!("to {KEY}\n"), &context);
     assert_eq!(verdict.message, "no connection: to …5678");
+}
+
+#[test]
+fn a_key_that_is_cut_in_half_appears_in_no_text() {
+    let half = &KEY[..10];
+    for (padding, quote) in [(4_096, "<html>"), (16 * 1024, "")] {
+        for body in [
+            format!("{quote}{}{KEY}", " ".repeat(padding - quote.len() - 10)),
+            format!(r#"{{"error": {{"message": "{}{KEY}"}}}}"#, " ".repeat(padding - 10)),
+        ] {
+            let verdict = judge(500, &[], &body);
+            assert!(!verdict.message.contains(half), "{verdict}");
+        }
+    }
 }
 
 #[test]
@@ -538,13 +473,14 @@ fn a_stream_is_judged_by_its_end() {
             call: Call::Chat,
             key: None,
         };
-        verdict_of_stream(
+        read_stream(
             StatusCode::OK,
             &HeaderMap::new(),
-            &stream.finish(),
+            stream.finish(),
             NOW,
             &context,
         )
+        .0
     };
     let he = "data: {\"id\":\"c-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"he\"}}],\"usage\":{\"total_tokens\":9}}\n\n";
     let done = judged(&format!("{he}data: [DONE]\n\n"));
