@@ -7,8 +7,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::{BreakerConfig, ProbeConfig};
-use leasehold_core::limit::{Anchor, Concurrency, SlidingLog};
-use leasehold_core::pool::{Cause, Eligibility, HealthChange, Outcome};
+use leasehold_core::limit::{Anchor, Concurrency, LimitSet, SlidingLog, Unit};
+use leasehold_core::pool::{
+    Cause, Eligibility, FlowConfig, HealthChange, Member, MemberUpdate, Outcome, ProbeResult,
+};
 use std::sync::mpsc;
 use std::task::Wake;
 use std::thread;
