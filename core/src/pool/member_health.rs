@@ -76,7 +76,7 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Opens a member's breaker until a tick, as an operator may. Ignored if the tick has passed.
+    /// Opens a member's breaker until a tick, at an operator's command. Ignored if the tick has passed.
     ///
     /// # Errors
     /// [`BreakerError`] where the member was removed or has no breaker.
@@ -91,8 +91,8 @@ impl<T> Pool<T> {
         })
     }
 
-    /// Closes a member's breaker, as an operator may who knows that it serves again. A throttle by its upstream
-    /// still holds.
+    /// Closes a member's breaker, at an operator's command, because the member serves again. A throttle by its
+    /// upstream still holds.
     ///
     /// # Errors
     /// [`BreakerError`] where the member was removed or has no breaker.

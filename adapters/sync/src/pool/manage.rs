@@ -113,7 +113,7 @@ impl<T> SyncPool<T> {
             .under_lock(|state, now| state.pool.set_limits(now, member, limits))
     }
 
-    /// Opens a member's breaker for a time, as an operator may.
+    /// Opens a member's breaker for a time, at an operator's command.
     ///
     /// # Errors
     /// The member was removed or has no breaker.
@@ -124,7 +124,7 @@ impl<T> SyncPool<T> {
         })
     }
 
-    /// Closes a member's breaker, as an operator may who knows that it serves again.
+    /// Closes a member's breaker, at an operator's command, because the member serves again.
     ///
     /// # Errors
     /// The member was removed or has no breaker.
@@ -181,7 +181,7 @@ impl<T> SyncPool<T> {
             .under_lock(|state, now| state.pool.set_flow(now, flow, config));
     }
 
-    /// Lets a flow be as the pool's settings say of each.
+    /// Removes a flow's own settings, so that those of the pool apply to it again.
     pub fn reset_flow(&self, flow: u64) {
         self.shared
             .under_lock(|state, now| state.pool.reset_flow(now, flow));

@@ -18,14 +18,14 @@ impl<T> SyncPool<T> {
         lock(&self.shared.state).pool.stats()
     }
 
-    /// The figures so far, with those members only that have changed since the sequence of other figures; see
-    /// [`Pool::stats_since`](leasehold_core::pool::Pool::stats_since).
+    /// The figures so far, of those members only that have changed since the [`sequence`](Stats::sequence) of others;
+    /// see [`Pool::stats_since`](leasehold_core::pool::Pool::stats_since).
     #[must_use]
     pub fn stats_since(&self, sequence: u64) -> Stats {
         lock(&self.shared.state).pool.stats_since(sequence)
     }
 
-    /// Whether a lease was granted whose call must not be sent before [`take_charges`](Self::take_charges) are written.
+    /// Whether the charges so far must be [taken](Self::take_charges) and written before the next call is sent.
     #[must_use]
     pub fn charges_due(&self) -> bool {
         lock(&self.shared.state).pool.charges_due()
