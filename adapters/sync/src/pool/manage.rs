@@ -15,10 +15,7 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// The pool has had four billion members at once, or the member's group is of another pool.
     pub fn add(&self, member: Member<T>) -> Result<MemberId, AddError> {
-        let mut kept = None;
-        let member = member.map(|payload| keep(payload, &mut kept));
-        self.shared
-            .under_lock(|state, now| state.pool.add(now, member))
+        self.add_as(None, member)
     }
 
     /// Adds a member under a name, by which hash policies know it, and which people see.
@@ -26,9 +23,7 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// As for [`add`](Self::add).
     pub fn add_named(&self, name: &str, member: Member<T>) -> Result<MemberId, AddError> {
-        let id = self.add(member.name(name))?;
-        self.shared.names.set_member(id, name);
-        Ok(id)
+        self.add_as(Some(name), member.name(name))
     }
 
     /// Removes a member; leases on it stay valid. Returns its payload if no lease is held on it.
@@ -36,11 +31,11 @@ impl<T> SyncPool<T> {
     /// # Errors
     /// The member was removed before.
     pub fn remove(&self, member: MemberId) -> Result<Option<Arc<T>>, StaleMember> {
-        let removed = self
-            .shared
-            .under_lock(|state, now| state.pool.remove(now, member))?;
-        self.shared.names.forget_member(member);
-        Ok(removed)
+        self.shared.under_lock(|state, now| {
+            let removed = state.pool.remove(now, member)?;
+            self.shared.names.forget_member(member);
+            Ok(removed)
+        })
     }
 
     /// Changes a member, all at once and without losing its state, and returns a payload that was replaced.
@@ -185,6 +180,19 @@ impl<T> SyncPool<T> {
     pub fn reset_flow(&self, flow: u64) {
         self.shared
             .under_lock(|state, now| state.pool.reset_flow(now, flow));
+    }
+
+    /// Adds a member and its name in one step, so that a thread that removes it at once finds the name to forget.
+    fn add_as(&self, name: Option<&str>, member: Member<T>) -> Result<MemberId, AddError> {
+        let mut kept = None;
+        let member = member.map(|payload| keep(payload, &mut kept));
+        self.shared.under_lock(|state, now| {
+            let id = state.pool.add(now, member)?;
+            if let Some(name) = name {
+                self.shared.names.set_member(id, name);
+            }
+            Ok(id)
+        })
     }
 }
 
