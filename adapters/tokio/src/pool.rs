@@ -90,7 +90,7 @@ impl<T> TokioPool<T> {
     /// The number of the class of this name; see [`SyncPool::class`].
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 classes.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn class(&self, name: &str) -> Result<u32, TooManyNames> {
         self.pool.class(name)
     }
@@ -98,7 +98,7 @@ impl<T> TokioPool<T> {
     /// The number of the flow of this name; see [`SyncPool::flow`].
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 flows.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
         self.pool.flow(name)
     }
@@ -106,7 +106,7 @@ impl<T> TokioPool<T> {
     /// The set of the labels of these names; see [`SyncPool::labels`].
     ///
     /// # Errors
-    /// The pool would have to keep more than 65,536 labels, or sets of them; it then names none of the new ones.
+    /// The pool has no [room](TooManyNames) for a label or for the set.
     pub fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,

@@ -11,7 +11,8 @@ impl<T> SyncPool<T> {
     /// The number of the class of this name: the same for a name for the pool's life, never 0.
     ///
     /// Names are kept until the pool is dropped, and aren't part of a snapshot: after a restore, name classes and
-    /// labels in the same order first. Each call takes a lock, so that a hot path keeps the number.
+    /// labels in the same order first. Each call takes a lock, so that a hot path keeps the number. Name what you
+    /// know, not what a stranger sends: names that nothing uses take the room of others.
     ///
     /// ```
     /// use leasehold_sync::{Member, Policy, PoolConfig, Request, SyncPool};
@@ -24,7 +25,7 @@ impl<T> SyncPool<T> {
     /// ```
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 classes.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn class(&self, name: &str) -> Result<u32, TooManyNames> {
         self.shared.names.class(name)
     }
@@ -38,7 +39,7 @@ impl<T> SyncPool<T> {
     /// The set of the labels of these names, for members and requests.
     ///
     /// # Errors
-    /// The pool would have to keep more than 65,536 labels, or sets of them; it then names none of the new ones.
+    /// The pool has no [room](TooManyNames) for a label, and then names none of the new ones; or none for the set.
     pub fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,
@@ -62,7 +63,7 @@ impl<T> SyncPool<T> {
     /// The number of the flow of this name: the same for a name for the pool's life, never 0.
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 flows.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
         self.shared.names.flow(name)
     }
@@ -101,7 +102,18 @@ impl<T> SyncPool<T> {
         explained.collect()
     }
 
-    /// A refusal for people: the error, and the names of what the request asked for.
+    /// Describes a refusal to people: the error, and the names of what the request asked for.
+    ///
+    /// ```
+    /// use leasehold_sync::{Policy, PoolConfig, Request, SyncPool};
+    ///
+    /// let pool: SyncPool<()> = SyncPool::new(PoolConfig::new(Policy::Fifo));
+    /// let request = Request::new().class(pool.class("gpt-4o")?).deadline(pool.now());
+    /// let refused = pool.enqueue(request).unwrap_err();
+    /// let told = "no member is ready now; no member has the labels that the request needs (class gpt-4o)";
+    /// assert_eq!(pool.describe(refused, &request), told);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn describe(&self, refused: AcquireError, request: &Request) -> String {
         let mut asked = Vec::new();
