@@ -1,7 +1,7 @@
 //! The pool with real threads and the real clock.
 
 use super::*;
-use crate::PoolEvent;
+use crate::{PoolEvent, TooManyNames};
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
@@ -305,6 +305,7 @@ fn every_command_reaches_the_core() {
     let lease = pool.acquire().unwrap();
     assert_eq!(lease.renew(), Ok(None));
     let reasons = pool.explain(&Request::new());
+    assert_eq!(reasons[0].to_string(), "holds its maximum of leases");
     let reasons = reasons.iter().map(|one| (one.member, one.eligibility));
     let expected = [(first, Eligibility::Full), (second, Eligibility::Disabled)];
     assert!(reasons.eq(expected));
@@ -332,6 +333,39 @@ fn clones_share_the_names_of_classes_and_labels() {
     let labels = clone.labels(["vision", "cheap"]).unwrap();
     assert_eq!(pool.labels(["vision", "cheap"]), Ok(labels));
     assert_eq!(pool.label_names(labels).len(), 2);
+}
+
+#[test]
+fn a_refusal_is_described_by_the_names_of_what_was_asked_for() {
+    let pool = pool(0);
+    let acme = pool.add_named("acme", Member::new(0)).unwrap();
+    let labels = pool.labels(["vision", "cheap"]).unwrap();
+    let request = Request::new()
+        .class(pool.class("gpt-4o").unwrap())
+        .labels(labels)
+        .flow(pool.flow("alice").unwrap())
+        .pin(acme);
+    let told =
+        "the pool is closed (class gpt-4o, label vision, label cheap, caller alice, only acme)";
+    assert_eq!(pool.describe(AcquireError::Closed, &request), told);
+    let unnamed = Request::new().class(7).flow(9);
+    for request in [Request::new(), unnamed] {
+        let told = pool.describe(AcquireError::Closed, &request);
+        assert_eq!(told, "the pool is closed");
+    }
+}
+
+#[test]
+fn a_set_of_labels_without_room_is_refused_and_the_others_stay_known() {
+    let pool = pool(0);
+    let names: Vec<String> = (0..400).map(|label| label.to_string()).collect();
+    let mut pairs = names
+        .iter()
+        .flat_map(|one| names.iter().map(move |other| [one, other]));
+    let first = pool.labels(["0"]).unwrap();
+    let refused = pairs.find_map(|pair| pool.labels(pair).err()).unwrap();
+    assert_eq!(refused, TooManyNames::of("sets of labels"));
+    assert_eq!(pool.labels(["0"]), Ok(first));
 }
 
 #[test]
