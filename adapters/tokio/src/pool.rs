@@ -58,6 +58,17 @@ impl<T> TokioPool<T> {
     }
 
     /// The same pool for threads, with all commands that manage it; those never wait for a lease.
+    ///
+    /// ```
+    /// use leasehold_tokio::{Explained, Member, MemberUpdate, Policy, PoolConfig, Request, TokioPool};
+    ///
+    /// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
+    /// let member = pool.blocking().add_named("acme", Member::new("sk-1"))?;
+    /// pool.blocking().update(member, MemberUpdate::new().weight(0))?;
+    /// let explained: Vec<Explained> = pool.blocking().explain(&Request::new());
+    /// assert_eq!(explained[0].to_string(), "acme: draining, or without weight");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn blocking(&self) -> &SyncPool<T> {
         &self.pool
