@@ -127,21 +127,21 @@ impl<T> TokioPool<T> {
 
     /// Time until a refused request may be served, as far as the refusal tells; for a `Retry-After` header.
     ///
-    /// `None` if that depends on leases that are held, on a recovery or on an operator, if the request waited in
-    /// vain, or if it can never be served. For a full queue it is the time until a request ahead is served. Ask soon
-    /// after the refusal.
+    /// `None` if that depends on leases that are held, on a recovery or on an operator, or if it can never be served.
+    /// For a full queue, or a request that waited in vain, it is the time until a request that is queued is served.
+    /// Ask soon after the refusal.
     #[must_use]
     pub fn retry_after(&self, refused: &AcquireError) -> Option<Duration> {
         match refused {
             AcquireError::DeadlineTooSoon { wait, .. } => Some(*wait),
             AcquireError::QueueFull { cause }
             | AcquireError::FlowQueueFull { cause }
-            | AcquireError::NotReady { cause } => {
+            | AcquireError::NotReady { cause }
+            | AcquireError::TimedOut { cause } => {
                 let until = cause.until()?;
                 Some(until.since(self.pool.now()))
             }
             AcquireError::Closed
-            | AcquireError::TimedOut
             | AcquireError::NeverFits
             | AcquireError::PinnedMemberRemoved
             | AcquireError::ForeignLabels

@@ -78,7 +78,7 @@ fn one_timekeeper_lets_every_waiter_time_out() {
             let pool = &pool;
             scope.spawn(move || {
                 let refused = pool.acquire_timeout(timeout).unwrap_err();
-                assert_eq!(refused, AcquireError::TimedOut);
+                assert_eq!(refused, AcquireError::TimedOut { cause: Cause::Full });
             });
         }
     });
@@ -243,7 +243,11 @@ fn a_timekeeper_task_is_told_to_poll_again_at_its_deadline() {
     assert_eq!(wake_at, Some(deadline));
     clock.store(10, Ordering::SeqCst);
     let (answer, _) = pending.poll(&context);
-    assert!(matches!(answer, Poll::Ready(Err(AcquireError::TimedOut))));
+    let Poll::Ready(Err(refused)) = answer else {
+        panic!("the deadline has come");
+    };
+    let cause = Cause::NoMember;
+    assert_eq!(refused, AcquireError::TimedOut { cause });
 }
 
 #[test]
