@@ -36,10 +36,19 @@ pub(crate) struct Names(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    members: BTreeMap<MemberId, Arc<str>>,
+    members: BTreeMap<MemberId, MemberName>,
+    /// Members ever named, which numbers the next one.
+    named: u64,
     classes: Interner,
     labels: Interner,
     flows: Interner,
+}
+
+#[derive(Debug)]
+struct MemberName {
+    name: Arc<str>,
+    /// Its place among all names of members, as ids of members that reuse a slot are not in order.
+    order: u64,
 }
 
 impl Names {
@@ -92,7 +101,10 @@ impl Names {
     }
 
     pub(crate) fn set_member(&self, member: MemberId, name: &str) {
-        lock(&self.0).members.insert(member, name.into());
+        let tables = &mut *lock(&self.0);
+        let (name, order) = (name.into(), tables.named);
+        tables.named = order.saturating_add(1);
+        tables.members.insert(member, MemberName { name, order });
     }
 
     /// Forgets the name of a member that left.
@@ -101,14 +113,16 @@ impl Names {
     }
 
     pub(crate) fn member_name(&self, member: MemberId) -> Option<Arc<str>> {
-        lock(&self.0).members.get(&member).map(Arc::clone)
+        let members = &lock(&self.0).members;
+        members.get(&member).map(|named| Arc::clone(&named.name))
     }
 
     /// The member of a name; the one added last, if several have it. O(members).
     pub(crate) fn member(&self, name: &str) -> Option<MemberId> {
         let members = &lock(&self.0).members;
-        let mut named = members.iter().rev().filter(|(_, known)| ***known == *name);
-        named.next().map(|(member, _)| *member)
+        let named = members.iter().filter(|(_, known)| *known.name == *name);
+        let last = named.max_by_key(|(_, known)| known.order);
+        last.map(|(member, _)| *member)
     }
 }
 

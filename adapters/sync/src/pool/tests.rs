@@ -340,6 +340,21 @@ fn clones_share_the_names_of_classes_and_labels() {
 }
 
 #[test]
+fn the_member_of_a_name_is_the_one_that_was_added_last() {
+    let pool = pool(1);
+    let (unnamed, _) = pool.members()[0];
+    let old = pool.add_named("acme", Member::new(1)).unwrap();
+    assert_eq!(pool.member("acme"), Some(old));
+    pool.remove(unnamed).unwrap();
+    // It takes the place of the member that left, before the old one's.
+    let new = pool.add_named("acme", Member::new(2)).unwrap();
+    assert!(new < old);
+    assert_eq!(pool.member("acme"), Some(new));
+    pool.remove(new).unwrap();
+    assert_eq!(pool.member("acme"), Some(old));
+}
+
+#[test]
 fn a_refusal_is_described_by_the_names_of_what_was_asked_for() {
     let pool = pool(0);
     let acme = pool.add_named("acme", Member::new(0)).unwrap();
