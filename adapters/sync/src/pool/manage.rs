@@ -182,7 +182,7 @@ impl<T> SyncPool<T> {
             .under_lock(|state, now| state.pool.reset_flow(now, flow));
     }
 
-    /// Adds a member and its name in one step, so that a thread that removes it at once finds the name to forget.
+    /// Adds a member and its name in one step. Otherwise a removal in between would leave the name behind.
     fn add_as(&self, name: Option<&str>, member: Member<T>) -> Result<MemberId, AddError> {
         let mut kept = None;
         let member = member.map(|payload| keep(payload, &mut kept));
