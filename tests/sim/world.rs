@@ -228,7 +228,7 @@ impl World {
                     assert!(self.now < deadline, "granted after its deadline");
                     self.start_call(task, grant);
                 }
-                Event::TimedOut { waiter } => {
+                Event::TimedOut { waiter, .. } => {
                     let task = self.leave_queue(waiter);
                     self.queue.timed_out += 1;
                     assert_eq!(self.now, self.tasks[task as usize].deadline);

@@ -29,8 +29,11 @@ pub enum AcquireError {
         cause: Cause,
     },
     /// The request's deadline passed while it waited.
-    #[error("no member became free in time")]
-    TimedOut,
+    #[error("no member became free in time; {cause}")]
+    TimedOut {
+        /// What the request waited for at its deadline.
+        cause: Cause,
+    },
     /// No member will be ready before the deadline, as far as is known.
     #[error("no member is ready for another {wait:?}; {cause}")]
     DeadlineTooSoon {
@@ -65,9 +68,9 @@ impl AcquireError {
             Self::QueueFull { cause }
             | Self::FlowQueueFull { cause }
             | Self::NotReady { cause }
+            | Self::TimedOut { cause }
             | Self::DeadlineTooSoon { cause, .. } => Some(cause),
             Self::Closed
-            | Self::TimedOut
             | Self::NeverFits
             | Self::PinnedMemberRemoved
             | Self::ForeignLabels

@@ -11,9 +11,16 @@ use std::sync::Arc;
 /// The names of a kind that a pool can keep. Class 0 and flow 0, the defaults of a request, have no name.
 const MAX_NAMES: usize = 65_536;
 
-/// The pool keeps 65,536 names of this kind, or as many sets of labels, and this one is new.
+/// The bytes that the names of a kind may have in all: 16 MiB, 256 a name.
+const MAX_BYTES: usize = 256 * MAX_NAMES;
+
+/// The pool has no room for a new name of this kind, or for another set of labels.
+///
+/// It keeps 65,536 names of each kind, of 16 MiB in all, and as many sets of labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool keeps {MAX_NAMES} names of {kind} and can't keep another")]
+#[error(
+    "the pool keeps at most {MAX_NAMES} {kind}, with {MAX_BYTES} bytes of names; use fewer or shorter names"
+)]
 pub struct TooManyNames {
     kind: &'static str,
 }
@@ -29,10 +36,19 @@ pub(crate) struct Names(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    members: BTreeMap<MemberId, Arc<str>>,
+    members: BTreeMap<MemberId, MemberName>,
+    /// Members ever named, which numbers the next one.
+    named: u64,
     classes: Interner,
     labels: Interner,
     flows: Interner,
+}
+
+#[derive(Debug)]
+struct MemberName {
+    name: Arc<str>,
+    /// Its place among all names of members, as ids of members that reuse a slot are not in order.
+    order: u64,
 }
 
 impl Names {
@@ -85,7 +101,10 @@ impl Names {
     }
 
     pub(crate) fn set_member(&self, member: MemberId, name: &str) {
-        lock(&self.0).members.insert(member, name.into());
+        let tables = &mut *lock(&self.0);
+        let (name, order) = (name.into(), tables.named);
+        tables.named = order.saturating_add(1);
+        tables.members.insert(member, MemberName { name, order });
     }
 
     /// Forgets the name of a member that left.
@@ -94,14 +113,16 @@ impl Names {
     }
 
     pub(crate) fn member_name(&self, member: MemberId) -> Option<Arc<str>> {
-        lock(&self.0).members.get(&member).map(Arc::clone)
+        let members = &lock(&self.0).members;
+        members.get(&member).map(|named| Arc::clone(&named.name))
     }
 
     /// The member of a name; the one added last, if several have it. O(members).
     pub(crate) fn member(&self, name: &str) -> Option<MemberId> {
         let members = &lock(&self.0).members;
-        let mut named = members.iter().rev().filter(|(_, known)| ***known == *name);
-        named.next().map(|(member, _)| *member)
+        let named = members.iter().filter(|(_, known)| *known.name == *name);
+        let last = named.max_by_key(|(_, known)| known.order);
+        last.map(|(member, _)| *member)
     }
 }
 
@@ -110,6 +131,8 @@ impl Names {
 struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     names: Vec<Arc<str>>,
+    /// The bytes of all names.
+    bytes: usize,
 }
 
 impl Interner {
@@ -118,11 +141,13 @@ impl Interner {
         if let Some(number) = self.numbers.get(name) {
             return Some(*number);
         }
-        if self.names.len() >= MAX_NAMES {
+        let bytes = self.bytes.saturating_add(name.len());
+        if self.names.len() >= MAX_NAMES || bytes > MAX_BYTES {
             return None;
         }
         let number = u32::try_from(self.names.len()).ok()?;
         let name = Arc::<str>::from(name);
+        self.bytes = bytes;
         self.numbers.insert(Arc::clone(&name), number);
         self.names.push(name);
         Some(number)
@@ -135,6 +160,7 @@ impl Interner {
     /// Forgets all names but the first `len`.
     fn truncate(&mut self, len: usize) {
         for name in self.names.drain(len..) {
+            self.bytes -= name.len();
             self.numbers.remove(&name);
         }
     }
@@ -203,6 +229,20 @@ mod tests {
         let last = names.labels(["newer"]).unwrap();
         assert_eq!(strings(&names.label_names(&last)), ["newer"]);
         assert_eq!(names.labels(["new"]), refused);
+    }
+
+    #[test]
+    fn names_are_bounded_in_bytes_and_refused_ones_take_none() {
+        let names = Names::default();
+        let long = "x".repeat(MAX_BYTES - 1);
+        let refused = Err(TooManyNames::of("labels"));
+        assert_eq!(names.labels([&*long, "ab"]), refused);
+        assert_eq!(names.labels([&*long, "a"]), Ok(vec![0, 1]));
+        assert_eq!(names.labels(["b"]), refused);
+        assert_eq!(names.labels(["a", ""]), Ok(vec![1, 2]));
+        let class = names.class(&"x".repeat(MAX_BYTES + 1));
+        let told = class.unwrap_err().to_string();
+        assert!(told.contains("at most 65536 classes"), "{told}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::spin::Spin;
 use crate::sync::{Arc, Condvar, Mutex, lock};
 use core::task::{Context, Waker};
-use leasehold_core::pool::Grant;
+use leasehold_core::pool::{Cause, Grant};
 use leasehold_core::time::Tick;
 use std::sync::PoisonError;
 
@@ -15,7 +15,7 @@ use std::sync::PoisonError;
 #[derive(Debug)]
 pub(crate) enum Decision<T> {
     Granted(Grant, Arc<T>),
-    TimedOut,
+    TimedOut(Cause),
     Closed,
     PinnedMemberRemoved,
     Cancelled,

@@ -150,7 +150,7 @@ impl<T> PendingLease<T> {
             WakeReason::Decided(Decision::Granted(grant, payload)) => {
                 Ok(Lease::new(Arc::clone(&request.shared), payload, grant))
             }
-            WakeReason::Decided(Decision::TimedOut) => Err(AcquireError::TimedOut),
+            WakeReason::Decided(Decision::TimedOut(cause)) => Err(AcquireError::TimedOut { cause }),
             WakeReason::Decided(Decision::Closed) => Err(AcquireError::Closed),
             WakeReason::Decided(Decision::PinnedMemberRemoved) => {
                 Err(AcquireError::PinnedMemberRemoved)

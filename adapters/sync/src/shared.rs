@@ -1,6 +1,7 @@
 //! State that the clones of a pool and its leases share: the clock, the names and the locked state.
 //!
-//! Invariant: the state's lock is not held while a thread is woken, sleeps, does I/O or drops a payload.
+//! Invariant: the state's lock is not held while a thread is woken, sleeps, does I/O or drops a payload. The lock of the
+//! names may be taken under it, and never the other way round.
 
 use crate::clock::Clock;
 use crate::names::Names;

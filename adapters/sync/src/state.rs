@@ -158,7 +158,7 @@ impl<T> State<T> {
                     debug_assert!(unused.is_ok(), "the lease was granted just now");
                 }
             }
-            Event::TimedOut { waiter } => self.decide(waiter, Decision::TimedOut),
+            Event::TimedOut { waiter, cause } => self.decide(waiter, Decision::TimedOut(cause)),
             Event::Closed { waiter } => self.decide(waiter, Decision::Closed),
             Event::PinnedMemberRemoved { waiter } => {
                 self.decide(waiter, Decision::PinnedMemberRemoved);

@@ -110,7 +110,7 @@ impl Worker<'_> {
             match taken {
                 Ok(lease) => self.hold(lease),
                 Err(AcquireError::Closed) => return,
-                Err(AcquireError::TimedOut) => self.log.timed_out += 1,
+                Err(AcquireError::TimedOut { .. }) => self.log.timed_out += 1,
                 Err(AcquireError::Cancelled) => self.log.cancelled += 1,
                 Err(AcquireError::NotReady { .. } | AcquireError::DeadlineTooSoon { .. }) => {
                     self.log.refused += 1;

@@ -56,11 +56,13 @@ pub use subscription::Subscription;
 
 // Types of the shared pool and of the core that the commands above take or answer with.
 pub use leasehold_sync::{
-    AcquireError, AddError, Cause, Eligibility, Estimate, GroupId, HalfLife, HealthChange,
-    Histogram, Labels, Lease, LeaseCounts, LeaseExpired, LoadFactor, Member, MemberId, MemberStats,
-    Outcome, Policy, PolicyConfigError, PoolConfig, PoolConfigBuilder, PoolConfigError, PoolEvent,
-    PoolId, ProbeId, ProbeResult, QueueStats, Release, Request, StaleMember, StaleProbe, Stats,
-    SyncPool, TableSize, Tick, TooManyNames, health, limit, stable_hash,
+    AcquireError, AddError, BreakerError, CancelHandle, Cause, Charge, Eligibility, Estimate,
+    Explained, FlowConfig, FlowStats, GroupId, HalfLife, HealthChange, Histogram, Labels, Lease,
+    LeaseCounts, LeaseExpired, LoadFactor, Member, MemberId, MemberSetting, MemberStats,
+    MemberUpdate, Outcome, PendingLease, Place, Policy, PolicyConfigError, PoolConfig,
+    PoolConfigBuilder, PoolConfigError, PoolEvent, PoolId, ProbeId, ProbeResult, QueueStats,
+    Release, Request, ShareBy, StaleMember, StaleProbe, Stats, SyncPool, TableSize, Tick,
+    TooManyNames, UpdateError, health, limit, stable_hash,
 };
 
 /// Runs the README's example as a doctest.

@@ -58,6 +58,17 @@ impl<T> TokioPool<T> {
     }
 
     /// The same pool for threads, with all commands that manage it; those never wait for a lease.
+    ///
+    /// ```
+    /// use leasehold_tokio::{Explained, Member, MemberUpdate, Policy, PoolConfig, Request, TokioPool};
+    ///
+    /// let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
+    /// let member = pool.blocking().add_named("acme", Member::new("sk-1"))?;
+    /// pool.blocking().update(member, MemberUpdate::new().weight(0))?;
+    /// let explained: Vec<Explained> = pool.blocking().explain(&Request::new());
+    /// assert_eq!(explained[0].to_string(), "acme: draining, or without weight");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn blocking(&self) -> &SyncPool<T> {
         &self.pool
@@ -90,7 +101,7 @@ impl<T> TokioPool<T> {
     /// The number of the class of this name; see [`SyncPool::class`].
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 classes.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn class(&self, name: &str) -> Result<u32, TooManyNames> {
         self.pool.class(name)
     }
@@ -98,7 +109,7 @@ impl<T> TokioPool<T> {
     /// The number of the flow of this name; see [`SyncPool::flow`].
     ///
     /// # Errors
-    /// The name is new, and the pool has named 65,536 flows.
+    /// The name is new, and the pool has no [room](TooManyNames) for it.
     pub fn flow(&self, name: &str) -> Result<u64, TooManyNames> {
         self.pool.flow(name)
     }
@@ -106,7 +117,7 @@ impl<T> TokioPool<T> {
     /// The set of the labels of these names; see [`SyncPool::labels`].
     ///
     /// # Errors
-    /// The pool would have to keep more than 65,536 labels, or sets of them; it then names none of the new ones.
+    /// The pool has no [room](TooManyNames) for a label or for the set.
     pub fn labels(
         &self,
         names: impl IntoIterator<Item: AsRef<str>>,
@@ -116,21 +127,21 @@ impl<T> TokioPool<T> {
 
     /// Time until a refused request may be served, as far as the refusal tells; for a `Retry-After` header.
     ///
-    /// `None` if that depends on leases that are held, on a recovery or on an operator, if the request waited in
-    /// vain, or if it can never be served. For a full queue it is the time until a request ahead is served. Ask soon
-    /// after the refusal.
+    /// `None` if that depends on leases that are held, on a recovery or on an operator, or if it can never be served.
+    /// For a full queue, or a request that waited in vain, it is the time until a request that is queued is served.
+    /// Ask soon after the refusal.
     #[must_use]
     pub fn retry_after(&self, refused: &AcquireError) -> Option<Duration> {
         match refused {
             AcquireError::DeadlineTooSoon { wait, .. } => Some(*wait),
             AcquireError::QueueFull { cause }
             | AcquireError::FlowQueueFull { cause }
-            | AcquireError::NotReady { cause } => {
+            | AcquireError::NotReady { cause }
+            | AcquireError::TimedOut { cause } => {
                 let until = cause.until()?;
                 Some(until.since(self.pool.now()))
             }
             AcquireError::Closed
-            | AcquireError::TimedOut
             | AcquireError::NeverFits
             | AcquireError::PinnedMemberRemoved
             | AcquireError::ForeignLabels

@@ -75,10 +75,10 @@ fn status(refused: &AcquireError) -> StatusCode {
         AcquireError::QueueFull { cause }
         | AcquireError::FlowQueueFull { cause }
         | AcquireError::NotReady { cause }
+        | AcquireError::TimedOut { cause }
         | AcquireError::DeadlineTooSoon { cause, .. } => cause.is_exhaustion(),
         AcquireError::NeverFits => true,
         AcquireError::Closed
-        | AcquireError::TimedOut
         | AcquireError::PinnedMemberRemoved
         | AcquireError::ForeignLabels
         | AcquireError::TooManyLanes

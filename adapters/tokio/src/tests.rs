@@ -16,7 +16,9 @@ use ::core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeConfig;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::{HealthChange, Member, Outcome, PoolConfig, ProbeResult, Request};
+use leasehold_core::pool::{
+    Cause, HealthChange, Member, Outcome, PoolConfig, ProbeResult, Request,
+};
 use leasehold_sync::{AcquireError, PoolEvent};
 use std::sync::{Arc, Mutex};
 use tokio::task::{JoinSet, coop, yield_now};
@@ -25,6 +27,9 @@ use tokio::time::{Instant, sleep, timeout};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const SOME: NonZeroUsize = NonZeroUsize::MIN.saturating_add(15);
+
+/// The refusal of a request that waited for a leased member in vain.
+const TIMED_OUT: AcquireError = AcquireError::TimedOut { cause: Cause::Full };
 
 fn pool(members: u32) -> TokioPool<u32> {
     let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
@@ -108,7 +113,7 @@ async fn each_request_times_out_at_its_deadline_exactly() {
         tasks.spawn(async move {
             let (start, wait) = (Instant::now(), SECOND * (1 + (name * 5) % 8));
             let refused = pool.acquire_timeout(wait).await.unwrap_err();
-            assert_eq!(refused, AcquireError::TimedOut);
+            assert_eq!(refused, TIMED_OUT);
             assert_eq!(start.elapsed(), wait);
         });
     }
@@ -123,7 +128,7 @@ async fn a_timeout_counts_from_the_first_poll() {
     let later = pool.acquire_timeout(SECOND);
     sleep(MINUTE).await;
     let start = Instant::now();
-    assert_eq!(later.await.unwrap_err(), AcquireError::TimedOut);
+    assert_eq!(later.await.unwrap_err(), TIMED_OUT);
     assert_eq!(start.elapsed(), SECOND);
 }
 
@@ -223,7 +228,7 @@ async fn a_request_keeps_its_pin_and_deadline() {
     let now = pool.blocking().now();
     let (start, deadline) = (Instant::now(), now.saturating_add(SECOND));
     let refused = pool.acquire_with(pinned.deadline(deadline)).await;
-    assert_eq!(refused.unwrap_err(), AcquireError::TimedOut);
+    assert_eq!(refused.unwrap_err(), TIMED_OUT);
     assert_eq!(start.elapsed(), SECOND);
 }
 

@@ -264,6 +264,7 @@ impl<T> Pool<T> {
             self.figures.record_timeout();
             self.events.push_back(Event::TimedOut {
                 waiter: WaiterId::new(self.config.id, waiter),
+                cause: self.cause_of_wait(left.lane, &left.request),
             });
             self.waiter_left(left.lane);
             self.rejudge_flow(left.request.flow);

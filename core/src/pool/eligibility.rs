@@ -133,7 +133,8 @@ pub enum Cause {
     NeverFits,
     /// No member has the labels that the request needs.
     NoMember,
-    /// Requests ahead are served first; or the pool has four billion leases.
+    /// Requests ahead are served first; or a member was ready only at the deadline itself; or the pool has four billion
+    /// leases.
     BehindOthers,
 }
 

@@ -90,6 +90,8 @@ pub enum Event<T> {
     TimedOut {
         /// The request.
         waiter: WaiterId,
+        /// What it waited for at its deadline.
+        cause: Cause,
     },
     /// A request was queued when the pool was closed.
     Closed {

@@ -21,7 +21,8 @@ impl<T> Pool<T> {
         self.change_flow(now, flow, Some(config));
     }
 
-    /// Lets a flow be as the pool's settings say of each. Its leases count as under [`set_flow`](Self::set_flow).
+    /// Removes a flow's own settings, so that those of the pool apply to it again. Its leases count as under
+    /// [`set_flow`](Self::set_flow).
     pub fn reset_flow(&mut self, now: Tick, flow: u64) {
         self.change_flow(now, flow, None);
     }

@@ -77,7 +77,7 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Opens a member's breaker until a tick, as an operator may. Ignored if the tick has passed.
+    /// Opens a member's breaker until a tick, at an operator's command. Ignored if the tick has passed.
     ///
     /// # Errors
     /// [`BreakerError`] where the member was removed or has no breaker.

@@ -221,6 +221,21 @@ impl<T> Pool<T> {
         first.unwrap_or(Cause::NoMember)
     }
 
+    /// The cause for which a request that has just left the queue of a lane was not served in time. Costs what
+    /// [`cause`](Self::cause) does.
+    pub(super) fn cause_of_wait(&self, lane: u32, request: &Request) -> Cause {
+        // A lease may have expired at the deadline, so that the next request gets the member.
+        let is_ready = self
+            .lanes
+            .get(lane)
+            .is_some_and(|known| known.blocked_by.is_none() && known.may_serve(self.clock.as_of));
+        match self.held_back_by_flow(request) {
+            Some((_, cause)) => cause,
+            None if is_ready => Cause::BehindOthers,
+            None => self.cause(lane, request),
+        }
+    }
+
     /// The cause for which the head of a lane has no member.
     pub(super) fn cause_of_head(&self, lane: u32) -> Cause {
         let head = self.queue.next(lane);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::balance::Policy;
 use crate::health::{BreakerConfig, ProbeConfig};
-use crate::limit::{Anchor, Cost, LimitSet, SlidingLog, Unit};
+use crate::limit::{Anchor, Concurrency, Cost, LimitSet, SlidingLog, Unit};
 use crate::time::Tick;
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
@@ -156,6 +156,75 @@ fn a_refusal_names_its_dominant_cause() {
     assert_eq!(cause(&mut down, 0), Cause::Unhealthy);
     down.disable(tick(0), member).unwrap();
     assert_eq!(cause(&mut down, 0), Cause::Disabled);
+}
+
+/// The cause of a request that is queued now and times out at the deadline, as a late timeout tells.
+fn cause_of_timeout(pool: &mut Pool<()>, request: Request, deadline: u64) -> Cause {
+    let asked = pool.acquire(tick(1), request.deadline(tick(deadline)));
+    assert!(matches!(asked, Ok(Acquired::Waiting(_))), "{asked:?}");
+    pool.handle_timeout(tick(deadline + 50));
+    let mut causes = core::iter::from_fn(|| pool.poll_event()).filter_map(|event| match event {
+        Event::TimedOut { cause, .. } => Some(cause),
+        Event::Granted { .. }
+        | Event::Closed { .. }
+        | Event::PinnedMemberRemoved { .. }
+        | Event::Expired { .. }
+        | Event::Drained { .. }
+        | Event::Removed { .. }
+        | Event::Probe { .. }
+        | Event::Changed { .. } => None,
+    });
+    causes.next().expect("the request times out")
+}
+
+#[test]
+fn a_timeout_tells_what_its_request_waited_for_at_the_deadline() {
+    for (ttl, expected) in [(11, Cause::Full), (10, Cause::BehindOthers)] {
+        let mut pool = one_at_a_time(ttl);
+        lease(&mut pool, 0);
+        let cause = cause_of_timeout(&mut pool, Request::new(), 10);
+        assert_eq!(cause, expected, "{ttl}");
+    }
+    let (mut pool, member) = numbered(1);
+    lease(&mut pool, 0);
+    pool.disable(tick(0), member).unwrap();
+    let cause = cause_of_timeout(&mut pool, Request::new(), 10);
+    assert_eq!(cause, Cause::Disabled);
+
+    let mut pool = one_at_a_time(1_000);
+    let alone = LimitSet::new().with(Unit::Requests, Concurrency::new(NonZeroU32::MIN));
+    pool.set_flow(tick(0), 0, &FlowConfig::new().limits(alone));
+    lease(&mut pool, 0);
+    let cause = cause_of_timeout(&mut pool, Request::new(), 10);
+    assert_eq!(cause, Cause::FlowAtLimit { until: None });
+}
+
+#[test]
+fn a_timeout_tells_when_the_limit_opens_that_its_request_waited_for() {
+    let tokens = |tokens| {
+        let requests = 1;
+        Request::new().cost(Cost { requests, tokens })
+    };
+    let ten = NonZeroU32::MIN.saturating_add(9);
+    let log = SlidingLog::new(ten, Duration::from_nanos(100), Anchor::Grant).unwrap();
+    let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+    pool.add(tick(0), Member::new(()).limit_of(Unit::Tokens, log))
+        .unwrap();
+    // Its cost is an estimate, so that no wait for it is certain.
+    pool.acquire(tick(0), tokens(8)).unwrap();
+    let cause = cause_of_timeout(&mut pool, tokens(3), 20);
+    assert_eq!(cause, Cause::AtLimit { until: tick(100) });
+    // It would fit, and is behind one that doesn't.
+    pool.acquire(tick(70), tokens(3)).unwrap();
+    pool.acquire(tick(70), tokens(1).deadline(tick(80)))
+        .unwrap();
+    pool.handle_timeout(tick(80));
+    let cause = Cause::BehindOthers;
+    let event = pool.poll_event();
+    assert!(
+        matches!(event, Some(Event::TimedOut { cause: told, .. }) if told == cause),
+        "{event:?}"
+    );
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Pair {
                     grants += 1;
                     OracleEvent::Granted(self.waiter(waiter), self.grant(grant))
                 }
-                pool::Event::TimedOut { waiter } => OracleEvent::TimedOut(self.waiter(waiter)),
+                pool::Event::TimedOut { waiter, .. } => OracleEvent::TimedOut(self.waiter(waiter)),
                 pool::Event::Closed { waiter } => OracleEvent::Closed(self.waiter(waiter)),
                 pool::Event::PinnedMemberRemoved { waiter } => {
                     OracleEvent::PinnedMemberRemoved(self.waiter(waiter))

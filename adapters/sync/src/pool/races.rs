@@ -7,7 +7,7 @@ use crate::PoolEvent;
 use core::num::NonZeroU32;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
-use leasehold_core::pool::Outcome;
+use leasehold_core::pool::{Member, Outcome};
 #[cfg(loom)]
 use loom::{model, thread};
 #[cfg(not(loom))]

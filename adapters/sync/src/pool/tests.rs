@@ -1,14 +1,16 @@
 //! The pool with real threads and the real clock.
 
 use super::*;
-use crate::PoolEvent;
+use crate::{PoolEvent, TooManyNames};
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::task::{Context, Poll, Waker};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::{BreakerConfig, ProbeConfig};
-use leasehold_core::limit::{Anchor, Concurrency, SlidingLog};
-use leasehold_core::pool::{Cause, Eligibility, HealthChange, Outcome};
+use leasehold_core::limit::{Anchor, Concurrency, LimitSet, SlidingLog, Unit};
+use leasehold_core::pool::{
+    Cause, Eligibility, FlowConfig, HealthChange, Member, MemberUpdate, Outcome, ProbeResult,
+};
 use std::sync::mpsc;
 use std::task::Wake;
 use std::thread;
@@ -76,7 +78,7 @@ fn one_timekeeper_lets_every_waiter_time_out() {
             let pool = &pool;
             scope.spawn(move || {
                 let refused = pool.acquire_timeout(timeout).unwrap_err();
-                assert_eq!(refused, AcquireError::TimedOut);
+                assert_eq!(refused, AcquireError::TimedOut { cause: Cause::Full });
             });
         }
     });
@@ -241,7 +243,11 @@ fn a_timekeeper_task_is_told_to_poll_again_at_its_deadline() {
     assert_eq!(wake_at, Some(deadline));
     clock.store(10, Ordering::SeqCst);
     let (answer, _) = pending.poll(&context);
-    assert!(matches!(answer, Poll::Ready(Err(AcquireError::TimedOut))));
+    let Poll::Ready(Err(refused)) = answer else {
+        panic!("the deadline has come");
+    };
+    let cause = Cause::NoMember;
+    assert_eq!(refused, AcquireError::TimedOut { cause });
 }
 
 #[test]
@@ -303,6 +309,7 @@ fn every_command_reaches_the_core() {
     let lease = pool.acquire().unwrap();
     assert_eq!(lease.renew(), Ok(None));
     let reasons = pool.explain(&Request::new());
+    assert_eq!(reasons[0].to_string(), "holds its maximum of leases");
     let reasons = reasons.iter().map(|one| (one.member, one.eligibility));
     let expected = [(first, Eligibility::Full), (second, Eligibility::Disabled)];
     assert!(reasons.eq(expected));
@@ -330,6 +337,54 @@ fn clones_share_the_names_of_classes_and_labels() {
     let labels = clone.labels(["vision", "cheap"]).unwrap();
     assert_eq!(pool.labels(["vision", "cheap"]), Ok(labels));
     assert_eq!(pool.label_names(labels).len(), 2);
+}
+
+#[test]
+fn the_member_of_a_name_is_the_one_that_was_added_last() {
+    let pool = pool(1);
+    let (unnamed, _) = pool.members()[0];
+    let old = pool.add_named("acme", Member::new(1)).unwrap();
+    assert_eq!(pool.member("acme"), Some(old));
+    pool.remove(unnamed).unwrap();
+    // It takes the place of the member that left, before the old one's.
+    let new = pool.add_named("acme", Member::new(2)).unwrap();
+    assert!(new < old);
+    assert_eq!(pool.member("acme"), Some(new));
+    pool.remove(new).unwrap();
+    assert_eq!(pool.member("acme"), Some(old));
+}
+
+#[test]
+fn a_refusal_is_described_by_the_names_of_what_was_asked_for() {
+    let pool = pool(0);
+    let acme = pool.add_named("acme", Member::new(0)).unwrap();
+    let labels = pool.labels(["vision", "cheap"]).unwrap();
+    let request = Request::new()
+        .class(pool.class("gpt-4o").unwrap())
+        .labels(labels)
+        .flow(pool.flow("alice").unwrap())
+        .pin(acme);
+    let told =
+        "the pool is closed (class gpt-4o, label vision, label cheap, caller alice, only acme)";
+    assert_eq!(pool.describe(AcquireError::Closed, &request), told);
+    let unnamed = Request::new().class(7).flow(9);
+    for request in [Request::new(), unnamed] {
+        let told = pool.describe(AcquireError::Closed, &request);
+        assert_eq!(told, "the pool is closed");
+    }
+}
+
+#[test]
+fn a_set_of_labels_without_room_is_refused_and_the_others_stay_known() {
+    let pool = pool(0);
+    let names: Vec<String> = (0..400).map(|label| label.to_string()).collect();
+    let mut pairs = names
+        .iter()
+        .flat_map(|one| names.iter().map(move |other| [one, other]));
+    let first = pool.labels(["0"]).unwrap();
+    let refused = pairs.find_map(|pair| pool.labels(pair).err()).unwrap();
+    assert_eq!(refused, TooManyNames::of("sets of labels"));
+    assert_eq!(pool.labels(["0"]), Ok(first));
 }
 
 #[test]

@@ -216,7 +216,7 @@ async fn a_timekeeper_hands_its_deadlines_over() {
             others.spawn(async move {
                 let timeout = secs * SECOND;
                 let refused = pool.acquire_timeout(timeout).await.unwrap_err();
-                assert_eq!(refused, AcquireError::TimedOut);
+                assert_eq!(refused, TIMED_OUT);
                 assert!(start.elapsed() - timeout <= Duration::from_millis(1));
             });
         }
@@ -267,43 +267,55 @@ async fn several_awaits_at(leased: Leased<u32, u32>) -> Result<u32, Infallible> 
     several_awaits(leased.request + *leased.member).await
 }
 
+/// Polls a call, drops it, and checks that a waiter behind it is served at once; returns its answer if it was ready.
+///
+/// The call waits for the only member, whose lease is released after the second poll.
+async fn drop_under_a_lease<F: Future>(
+    pool: &TokioPool<u32>,
+    position: Position,
+    polls: u32,
+    call: F,
+) -> Option<F::Output> {
+    let start = Instant::now();
+    let mut held = Some(pool.acquire().await.unwrap());
+    let mut others = Others::spawn(pool, position, start).await;
+    let mut call = Box::pin(call);
+    let first = poll_times(&mut call, polls.min(1), async |_| ()).await;
+    assert!(first.is_none());
+    let behind = waiter(pool, start).await;
+    let rest = poll_times(call, polls.saturating_sub(1), async |turn| {
+        pass(SECOND / 2).await;
+        if turn == 1 {
+            drop(held.take());
+            settle().await;
+        }
+    });
+    let done = rest.await;
+    drop(held);
+    let dropped = start.elapsed();
+    assert_eq!(behind.await.unwrap(), dropped);
+    if let Some(before) = others.before.take() {
+        assert!(before.await.unwrap() <= dropped);
+    }
+    assert_nothing_is_lost(pool);
+    assert!(pool.try_acquire().is_ok());
+    others.close(pool).await;
+    done
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_under_a_lease() {
     for position in POSITIONS {
         let mut outcomes = Vec::new();
         let polls = at_every_point(async |polls| {
             let pool = pool(1);
-            let start = Instant::now();
             let layer = LeaseLayer::new(pool.clone(), |_: &u32| Request::new());
-            let mut service = layer
+            let service = layer
                 .abandoned(Outcome::Failed)
                 .layer(SlowlyReady(service_fn(several_awaits_at), 0));
-            let mut held = Some(pool.acquire().await.unwrap());
-            let mut others = Others::spawn(&pool, position, start).await;
-            service.ready().await.unwrap();
-            let mut call = Box::pin(service.call(7));
-            let first = poll_times(&mut call, polls.min(1), async |_| ()).await;
-            assert!(first.is_none());
-            let behind = waiter(&pool, start).await;
-            let rest = poll_times(call, polls.saturating_sub(1), async |turn| {
-                pass(SECOND / 2).await;
-                if turn == 1 {
-                    drop(held.take());
-                    settle().await;
-                }
-            });
-            let done = rest.await;
-            drop(held);
-            let dropped = start.elapsed();
-            assert_eq!(behind.await.unwrap(), dropped);
-            if let Some(before) = others.before.take() {
-                assert!(before.await.unwrap() <= dropped);
-            }
-            assert_nothing_is_lost(&pool);
-            assert!(pool.try_acquire().is_ok());
+            let done = drop_under_a_lease(&pool, position, polls, service.oneshot(7)).await;
             let total = pool.blocking().stats().total;
             outcomes.push((total.not_sent, total.failed));
-            others.close(&pool).await;
             done.inspect(|answer| assert_eq!(*answer, Ok(7))).is_some()
         });
         let polls = polls.await;

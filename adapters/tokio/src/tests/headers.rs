@@ -1,10 +1,8 @@
 //! Refusals that tell when to come back: exact in errors, in whole seconds in headers.
 
 use super::*;
-use crate::limit::{Concurrency, LimitSpec};
-use crate::{
-    Cause, PolicyNameError, Quota, RateLimitError, RateLimitHeadersLayer, RateLimitLayer, Tick,
-};
+use crate::limit::{Concurrency, Cost, LimitSpec, LimitSpecs};
+use crate::{PolicyNameError, Quota, RateLimitError, RateLimitHeadersLayer, RateLimitLayer, Tick};
 use ::core::convert::Infallible;
 use ::tower::{Layer, Service, ServiceExt, service_fn};
 use http::{Response, StatusCode};
@@ -351,12 +349,37 @@ async fn a_refusal_of_the_pool_is_a_429_or_a_503_that_tells_when_to_come_back() 
         (429, String::new())
     );
     let late = full.acquire_timeout(SECOND).await.unwrap_err();
+    assert_eq!(late, TIMED_OUT);
+    assert_eq!(answer(&full, &late), (429, String::new()));
+    let (member, _) = full.blocking().members()[0];
+    full.blocking().disable(member).unwrap();
+    let late = full.acquire_timeout(SECOND).await.unwrap_err();
     assert_eq!(answer(&full, &late), (503, String::new()));
     full.blocking().close();
     assert_eq!(
         answer(&full, &full.try_acquire().unwrap_err()),
         (503, String::new())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waited_for_a_limit_in_vain_is_told_when_it_opens() {
+    let pool = TokioPool::new(PoolConfig::new(Policy::Fifo));
+    let specs: LimitSpecs = "10 tokens/min from grant".parse().unwrap();
+    let member = Member::new(0).limits(specs.limits());
+    pool.blocking().add(member).unwrap();
+    let eight = Request::new().cost(Cost {
+        requests: 1,
+        tokens: 8,
+    });
+    // Its cost is an estimate, so that no wait for it is certain.
+    let _held = pool.acquire_with(eight).await.unwrap();
+    let deadline = pool.blocking().now().saturating_add(SECOND);
+    let late = pool.acquire_with(eight.deadline(deadline)).await;
+    let late = late.unwrap_err();
+    assert!(matches!(late, AcquireError::TimedOut { .. }), "{late}");
+    assert_eq!(pool.retry_after(&late), Some(MINUTE - SECOND));
+    assert_eq!(answer(&pool, &late), (429, "59".into()));
 }
 
 #[tokio::test(start_paused = true)]

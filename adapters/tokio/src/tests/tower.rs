@@ -7,7 +7,7 @@ use ::core::sync::atomic::{AtomicU32, Ordering};
 use ::core::task::Context;
 use ::tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use leasehold_core::limit::Concurrency;
-use leasehold_core::pool::{Cause, Release};
+use leasehold_core::pool::Release;
 
 fn any<R>(_: &R) -> Request {
     Request::new()

@@ -38,43 +38,16 @@ async fn a_body_under_a_lease() {
         let mut outcomes = Vec::new();
         let polls = at_every_point(async |polls| {
             let pool = pool(1);
-            let start = Instant::now();
             let layer = LeaseLayer::new(pool.clone(), |(): &()| Request::new());
             let layer = layer.abandoned(Outcome::Failed).hold_body();
             let service = layer.layer(SlowlyReady(service_fn(stream), 0));
-            let mut held = Some(pool.acquire().await.unwrap());
-            let mut others = Others::spawn(&pool, position, start).await;
             let call = async {
-                service
-                    .oneshot(())
-                    .await
-                    .unwrap()
-                    .into_body()
-                    .collect()
-                    .await
+                let response = service.oneshot(()).await.unwrap();
+                response.into_body().collect().await
             };
-            let mut call = Box::pin(call);
-            let first = poll_times(&mut call, polls.min(1), async |_| ()).await;
-            assert!(first.is_none());
-            let behind = waiter(&pool, start).await;
-            let done = poll_times(call, polls.saturating_sub(1), async |turn| {
-                pass(SECOND / 2).await;
-                if turn == 1 {
-                    drop(held.take());
-                    settle().await;
-                }
-            })
-            .await;
-            drop(held);
-            let dropped = start.elapsed();
-            assert_eq!(behind.await.unwrap(), dropped);
-            if let Some(before) = others.before.take() {
-                assert!(before.await.unwrap() <= dropped);
-            }
-            assert_nothing_is_lost(&pool);
+            let done = drop_under_a_lease(&pool, position, polls, call).await;
             let total = pool.blocking().stats().total;
             outcomes.push((total.not_sent, total.failed, total.ok));
-            others.close(&pool).await;
             done.is_some()
         });
         let polls = polls.await;
