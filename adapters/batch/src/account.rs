@@ -90,6 +90,13 @@ pub(crate) struct Slot {
     pub(crate) token_cap: Option<u32>,
 }
 
+impl Slot {
+    /// Whether the member serves a model.
+    pub(crate) fn serves(&self, model: usize) -> bool {
+        self.model.is_none_or(|own| own == model)
+    }
+}
+
 /// A pool with what is needed to use it.
 pub(crate) struct KeyPool {
     pub(crate) pool: SyncPool<Slot>,
@@ -97,10 +104,18 @@ pub(crate) struct KeyPool {
     pub(crate) members: Vec<(MemberId, Arc<Slot>)>,
     /// The labels that a request needs, by model; empty where all members serve all models.
     labels: Vec<Labels>,
-    /// The first log and the number of logs of each member, by the hash of its name.
-    logs: HashMap<u64, (usize, usize)>,
+    /// The logs of each member, by the hash of its name.
+    logs: HashMap<u64, MemberLogs>,
     /// The least of the caps of all slots that serve a model, by model.
     token_caps: Vec<Option<u32>>,
+}
+
+/// The logs that a member's charges go to.
+struct MemberLogs {
+    first: usize,
+    count: usize,
+    /// The only model of the member.
+    model: Option<usize>,
 }
 
 /// A charge of an account, for a model.
@@ -125,9 +140,8 @@ impl KeyPool {
     ) -> Result<Self, BatchError> {
         let urls = accounts.iter().map(|account| account.origin).max();
         let by_model = !batch.model_limits.is_empty() || (urls > Some(0) && batch.models.len() > 1);
-        let config = pool_config(batch);
+        let (config, now) = (pool_config(batch), clock.now());
         let first = charges.iter().map(|it| tick_of(&it.charge)).min();
-        let now = clock.now();
         let first = first.unwrap_or(now).min(now);
         let mut pool: Pool<Arc<Slot>> = Pool::new(config.clone());
         let mut labels = Vec::new();
@@ -135,54 +149,63 @@ impl KeyPool {
             let label = by_model.then(|| pool.labels([number]).ok()).flatten();
             labels.push(label.unwrap_or(Labels::NONE));
         }
+        // Charges of models that this run does not call count in the limits that all models share, and in no others.
+        let other = batch.models.len();
+        let mut all_labels = labels.clone();
+        all_labels.push(Labels::NONE);
         let (mut logs, mut first_log) = (HashMap::new(), 0_usize);
         for (index, account) in accounts.iter().enumerate() {
             let members = if by_model {
-                members_by_model(batch, index, account, &mut pool, &labels)
+                members_by_model(batch, index, account, &mut pool, &all_labels)
             } else {
                 vec![member_of_account(index, account)]
             };
             for (model, member) in members.into_iter().enumerate() {
                 let name = name_of(index, model);
                 pool.add(first, member.name(&name))?;
-                let logs_of = (first_log, account.upstreams.len());
-                logs.insert(stable_hash(name.as_bytes()), logs_of);
+                let member_logs = MemberLogs {
+                    first: first_log,
+                    count: account.upstreams.len(),
+                    model: by_model.then_some(model),
+                };
+                logs.insert(stable_hash(name.as_bytes()), member_logs);
             }
             first_log = first_log.saturating_add(account.upstreams.len());
         }
         let mut snapshot = pool.snapshot();
         let charges = charges.into_iter().map(|it| {
             let model = batch.models.iter().position(|name| *name == it.model);
-            // A model that this run does not call still counts in the limits that all models share.
-            let model = model.filter(|_| by_model).unwrap_or(0);
-            moved(
-                it.charge,
-                stable_hash(name_of(it.account, model).as_bytes()),
-            )
+            let model = if by_model { model.unwrap_or(other) } else { 0 };
+            let name = name_of(it.account, model);
+            moved(it.charge, stable_hash(name.as_bytes()))
         });
         snapshot.replay(now, charges);
         let restored = Pool::restore(config, snapshot, now, now);
         let pool = restored.map_err(|error| BatchError::State {
             problem: error.to_string(),
         })?;
-        Ok(Self::of_pool(
-            batch,
-            SyncPool::from_core(pool, clock),
-            labels,
-            logs,
-        ))
+        let pool = SyncPool::from_core(pool, clock);
+        Ok(Self::of_pool(batch, pool, labels, logs))
     }
 
     fn of_pool(
         batch: &Batch,
         pool: SyncPool<Slot>,
         labels: Vec<Labels>,
-        logs: HashMap<u64, (usize, usize)>,
+        logs: HashMap<u64, MemberLogs>,
     ) -> Self {
-        let members = pool.members();
+        let mut members = pool.members();
+        members.retain(|(id, slot)| {
+            let is_called = slot.model.is_none_or(|model| model < batch.models.len());
+            if !is_called {
+                // It has held the charges of models that are not called.
+                let _ = pool.remove(*id);
+            }
+            is_called
+        });
         let caps = |model: usize| {
             let serving = members.iter().map(|(_, slot)| slot);
-            let serving = serving.filter(|slot| slot.model.is_none_or(|own| own == model));
+            let serving = serving.filter(|slot| slot.serves(model));
             serving.filter_map(|slot| slot.token_cap).min()
         };
         let token_caps = (0..batch.models.len()).map(caps).collect();
@@ -195,11 +218,26 @@ impl KeyPool {
         }
     }
 
-    /// Returns the log of a charge, in the order of the keys by account. `turn` picks one of the account's keys.
-    pub(crate) fn log_of(&self, member: u64, turn: u64) -> Option<usize> {
-        let (first, count) = *self.logs.get(&member)?;
-        let turn = usize::try_from(turn).ok()?.checked_rem(count)?;
-        Some(first.saturating_add(turn))
+    /// Returns the log of a charge, as a number in the order of the keys by account, and the name of its model.
+    ///
+    /// The charges of an account go to the logs of its keys in turn.
+    pub(crate) fn log_of(&self, charge: &Charge, batch: &Batch) -> Option<(usize, String)> {
+        let (member, class, turn) = match charge {
+            Charge::Granted {
+                member,
+                class,
+                lease,
+                ..
+            } => (*member, *class, *lease),
+            Charge::Observed { member, .. } => (*member, 0, 0),
+            Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Block { .. } => return None,
+        };
+        let logs = self.logs.get(&member)?;
+        let turn = usize::try_from(turn).ok()?.checked_rem(logs.count)?;
+        let model = model_of(class).or(logs.model);
+        let model = model.and_then(|model| batch.models.get(model));
+        let model = model.cloned().unwrap_or_default();
+        Some((logs.first.saturating_add(turn), model))
     }
 
     /// Returns the labels of the members that serve a model.
@@ -211,6 +249,15 @@ impl KeyPool {
     pub(crate) fn token_cap(&self, model: usize) -> Option<u32> {
         self.token_caps.get(model).copied().flatten()
     }
+}
+
+/// Returns the class of a model's calls, by which a charge tells its model; class 0 is that of no model.
+pub(crate) fn class_of(model: usize) -> u32 {
+    u32::try_from(model).unwrap_or(u32::MAX).saturating_add(1)
+}
+
+fn model_of(class: u32) -> Option<usize> {
+    usize::try_from(class).ok()?.checked_sub(1)
 }
 
 /// Returns the name of a member, by which charges find it.
@@ -229,7 +276,8 @@ fn member_of_account(index: usize, account: &Account) -> Member<Arc<Slot>> {
     Member::new(Arc::new(slot)).limits(limits.unwrap_or_default())
 }
 
-/// Makes the members of an account, one for each model, which share the account's limits.
+/// Makes the members of an account, one for each model, which share the account's limits; the last is for all models
+/// that are not called.
 fn members_by_model(
     batch: &Batch,
     index: usize,
@@ -325,4 +373,58 @@ fn moved(mut charge: Charge, to: u64) -> Charge {
         *member = to;
     }
     charge
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leasehold_core::limit::Cost;
+    use leasehold_core::pool::Request;
+    use leasehold_protocol::{ApiKey, Endpoint};
+
+    fn charges(model: &str, at: Tick) -> Vec<AccountCharge> {
+        let (lease, cost) = (1, Cost::REQUEST);
+        let granted = Charge::Granted {
+            lease,
+            member: 0,
+            class: 1,
+            flow: 0,
+            cost,
+            at,
+            expires: None,
+        };
+        let charge = |charge| AccountCharge {
+            account: 0,
+            model: model.to_owned(),
+            charge,
+        };
+        [granted, Charge::Ended { lease, cost, at }]
+            .map(charge)
+            .into()
+    }
+
+    #[test]
+    fn charges_of_other_models_count_only_in_shared_limits() {
+        let key = ApiKey::new("sk-secret-12345678").unwrap();
+        let endpoint = Endpoint::new("http://h", key).unwrap();
+        let models = vec!["a".to_owned(), "b".to_owned()];
+        let mut batch = Batch::new(Vec::new(), models, [endpoint]);
+        batch.limits = Some("2/60s".parse().unwrap());
+        batch.model_limits = vec![("a".to_owned(), "1/60s".parse().unwrap())];
+        let accounts = batch.accounts().unwrap();
+        let free = |earlier: &str| {
+            let clock = Clock::starting_at(Tick::from_nanos(1_000_000_000));
+            let charges = charges(earlier, clock.now());
+            let keys = KeyPool::new(&batch, &accounts, clock, charges).unwrap();
+            assert_eq!(keys.members.len(), 2);
+            let now = keys.pool.now();
+            let leases = [0, 1].map(|model| {
+                let request = Request::new().labels(keys.labels(model)).deadline(now);
+                keys.pool.enqueue(request)
+            });
+            leases.map(|lease| lease.is_ok())
+        };
+        assert_eq!(free("a"), [false, true], "its own limit is used up");
+        assert_eq!(free("c"), [true, false], "one of two shared calls was left");
+    }
 }

@@ -4,37 +4,23 @@
 //! holds a key or names one.
 
 use crate::account::{AccountCharge, tick_of};
+use crate::compaction::{Line, compacted, dated};
 use crate::error::BatchError;
+use crate::{lines, state_folder};
 use core::time::Duration;
-use leasehold_core::limit::Cost;
 use leasehold_core::pool::Charge;
 use leasehold_core::time::Tick;
 use leasehold_protocol::Endpoint;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process;
 
-/// Shortest time that charges are kept: limits of a day hold for a key that had none before.
-const MIN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shortest time that charges are kept one by one; older ones become one a minute.
 const MIN_EXACT: Duration = Duration::from_secs(60 * 60);
 /// Lines of a file before it is compacted, and again each time that it has doubled since.
 const COMPACT_AT: usize = 20_000;
-const MINUTE: u64 = 60_000_000_000;
-
-/// One line of a file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Line {
-    /// The model of the call; empty if unknown.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    model: String,
-    #[serde(flatten)]
-    charge: Charge,
-}
 
 /// The charges of all keys of a run.
 #[derive(Debug)]
@@ -43,6 +29,8 @@ pub(crate) struct Charges {
     /// The log and the model of each open lease.
     open: HashMap<u64, (usize, String)>,
     exact: Duration,
+    /// The reason that nothing can be written any more: charges were lost, perhaps those of other threads.
+    broken: Option<String>,
 }
 
 /// The charges of one key.
@@ -58,7 +46,7 @@ struct KeyLog {
 impl Charges {
     /// Opens the files of the keys in `folder`; the run has these keys for itself from now on.
     ///
-    /// `accounts` tells the account of each endpoint, and `longest` the longest window of a limit.
+    /// Each endpoint comes with its account; `longest` is the longest window of a limit.
     pub(crate) fn open(
         folder: &Path,
         endpoints: &[(&Endpoint, usize)],
@@ -71,14 +59,14 @@ impl Charges {
                 problem: format!("cannot write {}: {source}", path.display()),
             }
         };
-        create_folder(folder).map_err(write(folder))?;
+        state_folder::create(folder).map_err(write(folder))?;
         let exact = longest.max(MIN_EXACT);
         let (mut logs, mut earlier) = (Vec::new(), Vec::new());
         let mut fences = 0;
         for (endpoint, account) in endpoints {
             let name = file_name(endpoint);
             let lock_path = folder.join(format!("{name}.lock"));
-            let lock = lock(&lock_path).map_err(write(&lock_path))?;
+            let lock = state_folder::lock(&lock_path).map_err(write(&lock_path))?;
             let lock = lock.map_err(|pid| BatchError::KeyInUse {
                 key: endpoint.key().to_string(),
                 url: endpoint.url().to_owned(),
@@ -86,7 +74,7 @@ impl Charges {
             })?;
             let path = folder.join(format!("{name}.jsonl"));
             let lines = read_lines(&path).map_err(write(&path))?;
-            let lines = compacted(lines, now, exact, Some(now), &mut fences);
+            let lines = compacted(lines, now, exact, &mut fences);
             rewrite(&path, &lines).map_err(write(&path))?;
             logs.push(KeyLog {
                 path,
@@ -102,16 +90,27 @@ impl Charges {
         }
         // Sorting is stable, so that the charges of a lease stay in order.
         earlier.sort_by_key(|it| tick_of(&it.charge));
-        let open = HashMap::new();
-        Ok((Self { logs, open, exact }, earlier))
+        let charges = Self {
+            logs,
+            open: HashMap::new(),
+            exact,
+            broken: None,
+        };
+        Ok((charges, earlier))
     }
 
     /// Writes charges. `place` tells the log of a member and the name of a class.
+    ///
+    /// # Errors
+    /// If a file can't be written, or could not be written before.
     pub(crate) fn write(
         &mut self,
         charges: Vec<Charge>,
         place: impl Fn(&Charge) -> Option<(usize, String)>,
     ) -> Result<(), BatchError> {
+        if let Some(problem) = self.broken.clone() {
+            return Err(BatchError::State { problem });
+        }
         let mut texts: BTreeMap<usize, (Vec<u8>, usize)> = BTreeMap::new();
         let mut latest = Tick::ZERO;
         for charge in charges {
@@ -138,9 +137,11 @@ impl Charges {
                 continue;
             };
             let written = log.append(&text, count, latest, self.exact);
-            written.map_err(|source| BatchError::State {
-                problem: format!("cannot write {}: {source}", log.path.display()),
-            })?;
+            if let Err(source) = written {
+                let problem = format!("cannot write {}: {source}", log.path.display());
+                self.broken = Some(problem.clone());
+                return Err(BatchError::State { problem });
+            }
         }
         Ok(())
     }
@@ -149,10 +150,7 @@ impl Charges {
 impl KeyLog {
     fn append(&mut self, text: &[u8], count: usize, now: Tick, exact: Duration) -> io::Result<()> {
         // Opened anew, so that a thousand keys take a thousand files at most, and not two thousand.
-        private_file()
-            .append(true)
-            .open(&self.path)?
-            .write_all(text)?;
+        state_folder::append(&self.path, text)?;
         self.lines = self.lines.saturating_add(count);
         if self.lines < self.compact_at {
             return Ok(());
@@ -177,197 +175,29 @@ fn file_name(endpoint: &Endpoint) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Ends leases without an end at `now`, gives all of them new numbers, and drops what is old.
-fn compacted(
-    lines: Vec<Line>,
-    now: Tick,
-    exact: Duration,
-    end: Option<Tick>,
-    fences: &mut u64,
-) -> Vec<Line> {
-    let mut open: BTreeMap<u64, (u64, String, Cost)> = BTreeMap::new();
-    let mut renumbered = Vec::new();
-    for Line { model, mut charge } in lines {
-        match &mut charge {
-            Charge::Granted { lease, cost, .. } => {
-                *fences = fences.saturating_add(1);
-                open.insert(*lease, (*fences, model.clone(), *cost));
-                *lease = *fences;
-            }
-            Charge::Arrived { lease, .. } => match open.get(lease) {
-                Some((number, ..)) => *lease = *number,
-                None => continue,
-            },
-            Charge::Ended { lease, .. } => match open.remove(lease) {
-                Some((number, ..)) => *lease = number,
-                None => continue,
-            },
-            Charge::Observed { .. } => {}
-            // This program writes no blocks.
-            Charge::Block { .. } => continue,
-        }
-        renumbered.push(Line { model, charge });
-    }
-    if let Some(at) = end {
-        for (lease, model, cost) in open.into_values() {
-            let charge = Charge::Ended { lease, cost, at };
-            renumbered.push(Line { model, charge });
-        }
-    }
-    dated(renumbered, now, exact)
-}
-
-/// Drops charges that no limit can hold any more, and joins those beyond `exact` to one a minute.
-fn dated(lines: Vec<Line>, now: Tick, exact: Duration) -> Vec<Line> {
-    let age = |at: Tick| now.since(at);
-    let kept = exact.max(MIN_KEPT);
-    let mut ends: HashMap<u64, (Tick, Cost)> = HashMap::new();
-    for line in &lines {
-        if let Charge::Ended { lease, cost, at } = line.charge {
-            ends.insert(lease, (at, cost));
-        }
-    }
-    // By minute and model: the first lease of the minute, the cost of all, the tick of the last.
-    let mut minutes: BTreeMap<(u64, String), (u64, Cost, Tick)> = BTreeMap::new();
-    let mut recent = Vec::new();
-    for line in lines {
-        let lease = match line.charge {
-            Charge::Observed { reset, .. } => {
-                if reset > now {
-                    recent.push(line);
-                }
-                continue;
-            }
-            Charge::Granted { lease, .. }
-            | Charge::Arrived { lease, .. }
-            | Charge::Ended { lease, .. } => lease,
-            Charge::Block { .. } => continue,
-        };
-        match ends.get(&lease).copied() {
-            Some((at, _)) if age(at) > kept => {}
-            Some((at, cost)) if age(at) > exact => {
-                if !matches!(line.charge, Charge::Granted { .. }) {
-                    continue;
-                }
-                let minute = (at.as_nanos() / MINUTE, line.model);
-                let (_, sum, last) = minutes
-                    .entry(minute)
-                    .or_insert((lease, Cost::default(), at));
-                sum.requests = sum.requests.saturating_add(cost.requests);
-                sum.tokens = sum.tokens.saturating_add(cost.tokens);
-                *last = at.max(*last);
-            }
-            Some(_) | None => recent.push(line),
-        }
-    }
-    let mut all = Vec::new();
-    for ((_, model), (lease, cost, at)) in minutes {
-        let granted = Charge::Granted {
-            lease,
-            member: 0,
-            class: 0,
-            flow: 0,
-            cost,
-            at,
-            expires: None,
-        };
-        for charge in [granted, Charge::Ended { lease, cost, at }] {
-            let model = model.clone();
-            all.push(Line { model, charge });
-        }
-    }
-    all.extend(recent);
-    all
-}
-
 /// Reads all lines that are whole; a torn or foreign one is skipped.
 fn read_lines(path: &Path) -> io::Result<Vec<Line>> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(mut file) => file.read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let lines = bytes.split(|byte| *byte == b'\n');
-    Ok(lines
-        .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect())
+    match fs::read(path) {
+        Ok(bytes) => Ok(lines::parse(&bytes).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Replaces a file as a whole.
-fn rewrite(path: &Path, lines: &[Line]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempfile_in(folder)?;
-    let mut writer = BufWriter::new(file.as_file_mut());
-    for line in lines {
-        serde_json::to_writer(&mut writer, line)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()?;
-    drop(writer);
-    file.persist(path)?;
+fn rewrite(path: &Path, values: &[Line]) -> io::Result<()> {
+    lines::write_beside(path, state_folder::permissions(), values)?.persist(path)?;
     Ok(())
-}
-
-/// Takes a lock and leaves this process's id in it; `Err` with that of the process that has it.
-fn lock(path: &Path) -> io::Result<Result<File, Option<u32>>> {
-    let mut file = private_file()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .open(path)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // The id only serves the message.
-            let _ = file.read_to_string(&mut text);
-            return Ok(Err(text.trim().parse().ok()));
-        }
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    file.set_len(0)?;
-    writeln!(file, "{}", process::id())?;
-    Ok(Ok(file))
-}
-
-#[cfg(unix)]
-fn create_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).create(folder)
-}
-
-#[cfg(unix)]
-fn private_file() -> OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-
-#[cfg(not(unix))]
-fn private_file() -> OpenOptions {
-    OpenOptions::new()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use leasehold_core::limit::Cost;
     use leasehold_protocol::ApiKey;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::process;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -465,6 +295,38 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("leasehold gateway"), "{message}");
+    }
+
+    #[test]
+    fn nothing_is_charged_after_charges_were_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut charges, _) = open(folder.path(), 0);
+        let path = charges.logs[0].path.clone();
+        fs::remove_file(&path).unwrap();
+        let lost = charges.write(vec![granted(1, 1)], place);
+        assert!(matches!(lost, Err(BatchError::State { .. })), "{lost:?}");
+        fs::write(&path, "").unwrap();
+        // Another thread's charge may have been among the lost ones, so that no call may be sent any more.
+        let next = charges.write(Vec::new(), place);
+        assert!(matches!(next, Err(BatchError::State { .. })), "{next:?}");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_hides_no_later_charge() {
+        let folder = tempfile::tempdir().unwrap();
+        let year = 365 * 24 * 3_600;
+        let (mut charges, _) = open(folder.path(), year);
+        let ahead = vec![granted(1, year), ended(1, year)];
+        charges.write(ahead, place).unwrap();
+        drop(charges);
+        let (mut charges, _) = open(folder.path(), 0);
+        charges
+            .write(vec![granted(2, 1), ended(2, 1)], place)
+            .unwrap();
+        drop(charges);
+        let (_, earlier) = open(folder.path(), 2);
+        let ticks: Vec<_> = earlier.iter().map(tick_of).collect();
+        assert_eq!(ticks, [at(0), at(0), at(1), at(1)]);
     }
 
     #[test]

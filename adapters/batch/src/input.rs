@@ -69,7 +69,8 @@ impl<'a> Input<'a> {
 }
 
 /// Whether a path stands for standard input or output.
-pub(crate) fn is_standard(path: &Path) -> bool {
+#[must_use]
+pub fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

@@ -4,6 +4,7 @@
 //! a journal open.
 
 use crate::error::BatchError;
+use crate::lines;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{self, File, TryLockError};
@@ -107,7 +108,6 @@ fn open_locked(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-#[cfg(unix)]
 fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let opened = file.metadata()?;
@@ -127,10 +127,8 @@ fn replay(journal: &mut File) -> io::Result<(Vec<JournalEntry>, u64)> {
     if complete < bytes.len() {
         journal.set_len(complete as u64)?;
     }
-    let lines = bytes[..complete].split(|byte| *byte == b'\n');
     // A line damaged by a crash of the machine is dropped; its task runs again.
-    let entries = lines.filter_map(|line| serde_json::from_slice(line).ok());
-    let entries = entries.filter(JournalEntry::is_sound);
+    let entries = lines::parse(&bytes[..complete]).filter(JournalEntry::is_sound);
     Ok((entries.collect(), complete as u64))
 }
 

@@ -1,36 +1,28 @@
-//! What becomes of keys and services after a call: rests, rejections, outages, wrong URLs and models.
+//! Effects of a call on keys and services: rests, rejections, outages, wrong URLs and models.
 //!
-//! Invariant: a member of a service that is down is not leased before the next try, and then one of them goes first.
+//! Invariant: a member of a service that is down is not leased before the next try, and then one of them goes first. A
+//! task whose model nothing can serve any more does not wait for a lease forever.
 
 use crate::account::{Account, KeyPool, Slot};
 use crate::batch::Batch;
 use crate::clock::{time_of_day, words};
 use crate::lock;
-use crate::origin::{Origin, Outage, Reaction, short_reason};
+use crate::origin::{Origin, Outage, Reaction};
 use crate::progress::Counter;
+use crate::queue::Task;
+use crate::rests::MemberRests;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
-use leasehold_protocol::Rests;
 use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Pause, Scope, Verdict};
 use leasehold_sync::{Lease, MemberId, Outcome, Release};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 /// Rests from this length on are told.
 const LONG_REST: Duration = Duration::from_secs(60);
-/// Longest rest of a single member whose service is overloaded; an outage of the service has rests of its own.
-const OVERLOAD_REST: Duration = Duration::from_secs(4);
 /// In an outage, the time by which the first member's try comes before that of the others.
 const HEAD_START: Duration = Duration::from_secs(5);
-
-/// A member that rests.
-#[derive(Clone, Debug)]
-pub(crate) struct Resting {
-    pub(crate) since: Tick,
-    pub(crate) until: Tick,
-    pub(crate) reason: String,
-}
 
 /// The keys and services of a run, as its calls have found them.
 pub(crate) struct Members<'a> {
@@ -39,13 +31,14 @@ pub(crate) struct Members<'a> {
     accounts: &'a [Account],
     counter: &'a Counter,
     origins: Vec<Mutex<Origin>>,
-    rests: HashMap<MemberId, Mutex<Rests>>,
-    resting: Mutex<HashMap<MemberId, Resting>>,
+    rests: MemberRests,
     /// By endpoint: whether the service rejected its key.
     rejected: Vec<AtomicBool>,
     calls: Vec<AtomicU64>,
-    /// By model: the services that lack it, and why.
-    lacking: Mutex<HashMap<usize, (BTreeSet<usize>, String)>>,
+    /// The models that services lack, as pairs of model and service.
+    lacking: Mutex<HashSet<(usize, usize)>>,
+    /// By model: whether no member can serve it any more.
+    unserved: Vec<AtomicBool>,
     /// Reasons why the run, or a model, stopped early.
     stopped: Mutex<Vec<String>>,
     is_over: AtomicBool,
@@ -88,8 +81,7 @@ impl<'a> Members<'a> {
                 origins.push(Mutex::new(Origin::new(url, batch.models.len(), seed)));
             }
         }
-        let seeds = (0u64..).map(|number| batch.seed.wrapping_add(number));
-        let rests = keys.members.iter().zip(seeds);
+        let ids = keys.members.iter().map(|(id, _)| *id);
         let count = batch.upstreams.len();
         Self {
             batch,
@@ -97,13 +89,11 @@ impl<'a> Members<'a> {
             accounts,
             counter,
             origins,
-            rests: rests
-                .map(|((id, _), seed)| (*id, Mutex::new(Rests::new(seed))))
-                .collect(),
-            resting: Mutex::default(),
-            rejected: (0..count).map(|_| AtomicBool::new(false)).collect(),
+            rests: MemberRests::new(ids, batch.seed),
+            rejected: flags(count),
             calls: (0..count).map(|_| AtomicU64::new(0)).collect(),
             lacking: Mutex::default(),
+            unserved: flags(batch.models.len()),
             stopped: Mutex::default(),
             is_over: AtomicBool::new(false),
             last_key_error: Mutex::new(None),
@@ -146,11 +136,23 @@ impl<'a> Members<'a> {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    /// Whether no service has the model.
-    pub(crate) fn is_wrong_model(&self, model: usize) -> bool {
-        let lacking = lock(&self.lacking);
-        let by = lacking.get(&model).map_or(0, |(origins, _)| origins.len());
-        by == self.origins.len()
+    /// Whether no member can serve the model any more.
+    pub(crate) fn is_unserved(&self, model: usize) -> bool {
+        self.unserved[model].load(Ordering::SeqCst)
+    }
+
+    /// Returns a member that can serve a task and has not failed it; one that does not rest, if there is one.
+    pub(crate) fn untried(&self, task: &Task) -> Option<MemberId> {
+        let now = self.now();
+        let members = self.keys.members.iter();
+        let open = members
+            .filter(|(id, slot)| !task.tried.contains(id) && self.can_serve(slot, task.model));
+        let open = open.map(|(id, _)| *id);
+        open.min_by_key(|id| self.rests.of(*id, now).map(|rest| rest.until))
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        self.keys.pool.now()
     }
 
     /// Learns from a call, and ends its lease.
@@ -159,14 +161,13 @@ impl<'a> Members<'a> {
         let verdict = called.verdict;
         let (member, account) = (lease.member(), lease.account);
         let origin = self.accounts[account].origin;
-        let slot_model = lease.model;
         for limit in &verdict.limits {
             if let Some((unit, left, reset)) = limit.observation() {
                 // A leased member can't have been removed.
                 let _ = self.keys.pool.observe(member, unit, left, reset);
             }
         }
-        let (reaction, ended, step) = {
+        let (reaction, ended, next, is_up) = {
             let mut state = lock(&self.origins[origin]);
             let next = verdict.next_after_success(state.has_answered(called.model));
             let is_alive = verdict.outcome == Judged::Ok || verdict.kind.scope() == Scope::Key;
@@ -177,41 +178,32 @@ impl<'a> Members<'a> {
                 let reaction = state.failure(now, called.began, called.model, verdict);
                 (reaction, None)
             };
-            let is_up = state.answered_since(called.began);
-            let rests = false;
-            (reaction, ended, Step { next, is_up, rests })
+            (reaction, ended, next, state.answered_since(called.began))
         };
-        let rest = match step.next {
+        let rest = match next {
             Next::Stop => None,
             Next::Done | Next::RetryAfter { .. } | Next::OtherMember { .. } | Next::GiveUp => {
-                let rests = self.rests.get(&member);
-                let rest = rests.and_then(|rests| lock(rests).after(verdict));
-                match verdict.fate {
-                    Fate::Rest(Pause::Overload) => rest.map(|rest| rest.min(OVERLOAD_REST)),
-                    Fate::Rest(Pause::Told(_) | Pause::Rate)
-                    | Fate::Keep
-                    | Fate::Reject
-                    | Fate::TooSmall => rest,
-                }
+                self.rests.after(member, verdict, now)
             }
         };
         self.end(lease, &called, rest, now);
         if let Some(outage) = ended {
             self.end_outage(origin, &outage, now);
         }
-        self.react(reaction, origin, &called, slot_model, now);
+        self.react(reaction, origin, &called, now);
         if verdict.fate == Fate::Reject {
-            self.reject(called.upstream, account, called.text);
+            self.reject(called.upstream, called.text);
         }
         Step {
+            next,
+            is_up,
             rests: rest.is_some(),
-            ..step
         }
     }
 
     /// Releases a lease with what the service saw of it, and lets its member rest.
     fn end(&self, lease: Lease<Slot>, called: &Called<'_>, rest: Option<Duration>, now: Tick) {
-        let (member, verdict) = (lease.member(), called.verdict);
+        let (member, account, verdict) = (lease.member(), lease.account, called.verdict);
         let upstream = &self.batch.upstreams[called.upstream];
         let is_overload = verdict.fate == Fate::Rest(Pause::Overload);
         // These leases have no time to live, so they can't have expired.
@@ -225,42 +217,23 @@ impl<'a> Members<'a> {
             Some(rest) => lease.release_throttled(rest),
             None => lease.release(called.release),
         };
-        let mut resting = lock(&self.resting);
-        let Some(rest) = rest else {
-            if verdict.outcome == Judged::Ok {
-                resting.remove(&member);
-            }
-            return;
-        };
-        let until = now.saturating_add(rest);
-        let reason = short_reason(verdict);
-        if rest >= LONG_REST {
-            let (key, host) = (upstream.endpoint.key(), host_of(upstream.endpoint.url()));
+        if let Some(rest) = rest.filter(|rest| *rest >= LONG_REST) {
+            let key = upstream.endpoint.key();
+            let host = self.host(account);
             self.counter.say(&format!(
                 "the key {key} of {host} rests for {}, until {}: {verdict}",
                 words(rest),
-                time_of_day(until)
+                time_of_day(now.saturating_add(rest))
             ));
         }
-        let since = resting.get(&member).map_or(now, |known| known.since);
-        resting.insert(
-            member,
-            Resting {
-                since,
-                until,
-                reason,
-            },
-        );
     }
 
-    fn react(
-        &self,
-        reaction: Reaction,
-        origin: usize,
-        called: &Called<'_>,
-        model: Option<usize>,
-        now: Tick,
-    ) {
+    fn host(&self, account: usize) -> String {
+        let origin = self.accounts[account].origin;
+        lock(&self.origins[origin]).host().to_owned()
+    }
+
+    fn react(&self, reaction: Reaction, origin: usize, called: &Called<'_>, now: Tick) {
         match reaction {
             Reaction::None => {}
             Reaction::RestUntil(until) => {
@@ -279,70 +252,65 @@ impl<'a> Members<'a> {
                 }
             }
             Reaction::WrongUrl => {
-                for member in self.members_of(origin) {
-                    let _ = self.keys.pool.disable(member);
-                }
                 self.stop_with(format!("stopped: {}", called.text));
-                if self.origins.iter().all(|origin| lock(origin).is_wrong()) {
-                    self.close();
-                }
+                self.retire();
             }
-            Reaction::WrongModel => self.lack(origin, called, model),
-        }
-    }
-
-    /// Records that a service lacks a model.
-    fn lack(&self, origin: usize, called: &Called<'_>, slot_model: Option<usize>) {
-        let model = called.model;
-        let is_new = {
-            let mut lacking = lock(&self.lacking);
-            let known = lacking.entry(model);
-            let (origins, _) = known.or_insert_with(|| (BTreeSet::new(), called.text.to_owned()));
-            origins.insert(origin)
-        };
-        if !is_new {
-            return;
-        }
-        let name = &self.batch.models[model];
-        self.stop_with(format!("stopped model {name}: {}", called.text));
-        let serves = |slot: &Slot| {
-            let is_here = self.accounts[slot.account].origin == origin;
-            let only = slot_model.is_some() || self.batch.models.len() == 1;
-            is_here && only && slot.model.is_none_or(|own| own == model)
-        };
-        if self.origins.len() > 1 {
-            for (member, slot) in &self.keys.members {
-                if serves(slot) {
-                    let _ = self.keys.pool.disable(*member);
+            Reaction::WrongModel => {
+                if lock(&self.lacking).insert((called.model, origin)) {
+                    let name = &self.batch.models[called.model];
+                    self.stop_with(format!("stopped model {name}: {}", called.text));
+                    self.retire();
                 }
             }
         }
-        if (0..self.batch.models.len()).all(|model| self.is_wrong_model(model)) {
-            self.close();
-        }
     }
 
-    /// Takes a rejected key out of use; the last one ends the batch.
-    fn reject(&self, upstream: usize, account: usize, text: &str) {
+    /// Takes a rejected key out of use.
+    fn reject(&self, upstream: usize, text: &str) {
         self.rejected[upstream].store(true, Ordering::SeqCst);
-        let mut keys = self.accounts[account].upstreams.iter();
-        if keys.all(|it| self.is_rejected(*it)) {
-            for (member, slot) in &self.keys.members {
-                if slot.account == account {
-                    let _ = self.keys.pool.disable(*member);
-                }
-            }
-        }
         if self.rejected.iter().all(|it| it.load(Ordering::SeqCst)) {
             *lock(&self.last_key_error) = Some(text.to_owned());
-            self.close();
         }
+        self.retire();
+    }
+
+    /// Takes members out of use that can't serve any more; the run is over once none can.
+    ///
+    /// The last ones of a model stay in use, so that tasks that wait for them are woken.
+    fn retire(&self) {
+        let members = &self.keys.members;
+        let models = 0..self.batch.models.len();
+        let is_served = |model| members.iter().any(|(_, slot)| self.can_serve(slot, model));
+        let served: Vec<bool> = models.clone().map(is_served).collect();
+        for (unserved, is_served) in self.unserved.iter().zip(&served) {
+            unserved.store(!is_served, Ordering::SeqCst);
+        }
+        if !served.contains(&true) {
+            self.close();
+            return;
+        }
+        for (member, slot) in members {
+            let mut own = models.clone().filter(|model| slot.serves(*model));
+            let is_needed = own.any(|model| !served[model] || self.can_serve(slot, model));
+            if !is_needed {
+                let _ = self.keys.pool.disable(*member);
+            }
+        }
+    }
+
+    /// Whether a member can serve a model, as far as is known.
+    fn can_serve(&self, slot: &Slot, model: usize) -> bool {
+        let account = &self.accounts[slot.account];
+        slot.serves(model)
+            && !account.upstreams.iter().all(|it| self.is_rejected(*it))
+            && !lock(&self.origins[account.origin]).is_wrong()
+            && !lock(&self.lacking).contains(&(model, account.origin))
     }
 
     fn end_outage(&self, origin: usize, outage: &Outage, now: Tick) {
         for member in self.members_of(origin) {
             let _ = self.keys.pool.reset_breaker(member);
-            lock(&self.resting).remove(&member);
+            self.rests.end(member);
         }
         let host = lock(&self.origins[origin]).host().to_owned();
         let lasted = now.since(outage.since);
@@ -361,7 +329,6 @@ impl<'a> Members<'a> {
 
     /// Returns why every usable member rests now, and the tick of the next try; `None` if one does not.
     pub(crate) fn pause(&self, now: Tick) -> Option<(String, Tick)> {
-        let resting = lock(&self.resting);
         let (mut found, mut next): (Option<(String, Tick)>, _) = (None, None);
         for (id, slot) in &self.keys.members {
             let account = &self.accounts[slot.account];
@@ -370,8 +337,8 @@ impl<'a> Members<'a> {
                 continue;
             }
             let outage = origin.outage().filter(|outage| outage.until > now);
-            let rest = resting.get(id).filter(|rest| rest.until > now);
-            let (since, until, reason) = match (outage, rest) {
+            let rest = self.rests.of(*id, now);
+            let (since, until, reason) = match (outage, &rest) {
                 (Some(outage), _) => (outage.since, outage.until, &outage.reason),
                 (None, Some(rest)) => (rest.since, rest.until, &rest.reason),
                 (None, None) => return None,
@@ -433,7 +400,6 @@ pub(crate) fn outcome_of(verdict: &Verdict) -> Outcome {
     }
 }
 
-fn host_of(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest)
+fn flags(count: usize) -> Vec<AtomicBool> {
+    (0..count).map(|_| AtomicBool::new(false)).collect()
 }

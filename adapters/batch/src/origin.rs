@@ -1,7 +1,7 @@
 //! Services by URL: outages that are waited out, and URLs and models that turn out wrong.
 //!
-//! Invariant: an outage begins after [`OUTAGE_AFTER`] failures in a row, or when the service asks for a wait, and ends
-//! with the first answer. A URL or model is taken for wrong only before its first answer.
+//! Invariant: an outage begins after [`OUTAGE_AFTER`] failures in a row, and ends with the first answer to a call made
+//! in it. A URL or model is taken for wrong only before its first answer.
 
 use core::time::Duration;
 use leasehold_core::time::Tick;
@@ -21,8 +21,7 @@ const STRIKES: u32 = 3;
 /// What is known of a service.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    /// The base URL.
-    pub(crate) url: String,
+    host: String,
     rest: Rest,
     failures: u32,
     /// The tick of the last answer.
@@ -65,8 +64,9 @@ impl Origin {
     pub(crate) fn new(url: &str, models: usize, seed: u64) -> Self {
         let mut config = RestConfig::PATIENCE;
         config.cap = LONGEST_REST;
+        let (_, rest) = url.split_once("://").unwrap_or(("", url));
         Self {
-            url: url.to_owned(),
+            host: rest.split('/').next().unwrap_or(rest).to_owned(),
             rest: Rest::new(config, seed),
             failures: 0,
             last_answer: None,
@@ -81,11 +81,7 @@ impl Origin {
 
     /// The host with its port.
     pub(crate) fn host(&self) -> &str {
-        let rest = self
-            .url
-            .split_once("://")
-            .map_or(&*self.url, |(_, rest)| rest);
-        rest.split('/').next().unwrap_or(rest)
+        &self.host
     }
 
     pub(crate) const fn outage(&self) -> Option<&Outage> {

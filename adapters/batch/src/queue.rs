@@ -3,11 +3,13 @@
 //! Invariant: each task taken is finished or requeued, and [`Queue::next`] returns `None` only once the queue is
 //! closed or no task is left to be requeued.
 
+use crate::batch::Batch;
+use crate::input::Item;
 use crate::lock;
 use core::time::Duration;
 use leasehold_core::retry::Backoff;
 use leasehold_core::time::Tick;
-use leasehold_sync::Clock;
+use leasehold_sync::{Clock, MemberId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -19,8 +21,17 @@ pub(crate) struct Task {
     pub(crate) backoff: Backoff,
     /// Attempts that failed, without those that do not count.
     pub(crate) attempts: u32,
+    /// Members that another member is to be tried after; at most one an attempt and rejected key.
+    pub(crate) tried: Vec<MemberId>,
     /// The error of the last attempt.
     pub(crate) last_error: Option<String>,
+}
+
+impl Task {
+    /// Returns the item and the name of the model.
+    pub(crate) fn names<'a>(&self, batch: &'a Batch) -> (&'a Item, &'a str) {
+        (&batch.items[self.item], &batch.models[self.model])
+    }
 }
 
 #[derive(Debug)]

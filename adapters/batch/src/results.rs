@@ -5,10 +5,11 @@
 use crate::error::BatchError;
 use crate::input::{ANSWERS, FAILURES, Item, check_model_maps, is_standard, item_id, read_objects};
 use crate::journal::Journal;
+use crate::lines;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Values by item id, and by model within an item.
@@ -132,14 +133,16 @@ impl Results {
     /// # Errors
     /// If the output can't be written; the old output and the journal stay as they are.
     pub(crate) fn finish(mut self, items: &[Item], models: &[String]) -> Result<(), BatchError> {
-        let lines = self.lines(items, models);
+        let results = self.lines(items, models);
         let Some((output, journal)) = self.file else {
-            return write_lines(io::stdout().lock(), &lines).map_err(|source| BatchError::Write {
-                path: PathBuf::from("standard output"),
-                source,
+            return lines::write(io::stdout().lock(), &results).map_err(|source| {
+                BatchError::Write {
+                    path: PathBuf::from("standard output"),
+                    source,
+                }
             });
         };
-        replace(&output, &lines).map_err(|source| BatchError::Write {
+        replace(&output, &results).map_err(|source| BatchError::Write {
             path: output,
             source,
         })?;
@@ -260,31 +263,14 @@ fn insert(into: &mut ByItem, id: &str, model: &str, value: Value) {
     models.insert(model.to_owned(), value);
 }
 
-fn replace(output: &Path, lines: &[Map<String, Value>]) -> io::Result<()> {
-    let parent = output.parent();
-    let folder = parent.filter(|path| !path.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".leasehold-")
-        .permissions(permissions(output))
-        .tempfile_in(folder)?;
-    write_lines(file.as_file_mut(), lines)?;
+fn replace(output: &Path, values: &[Map<String, Value>]) -> io::Result<()> {
+    let file = lines::write_beside(output, permissions(output), values)?;
     file.as_file().sync_all()?;
     file.persist(output)?;
-    File::open(folder)?.sync_all()
-}
-
-fn write_lines(to: impl Write, lines: &[Map<String, Value>]) -> io::Result<()> {
-    let mut writer = BufWriter::new(to);
-    for line in lines {
-        serde_json::to_writer(&mut writer, line)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()
+    File::open(lines::folder_of(output))?.sync_all()
 }
 
 /// Returns the permissions of the file at `output`, else the default of new files.
-#[cfg(unix)]
 fn permissions(output: &Path) -> Permissions {
     use std::os::unix::fs::PermissionsExt;
     fs::metadata(output).map_or_else(

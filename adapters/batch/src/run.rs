@@ -3,7 +3,7 @@
 //! Invariant: a batch that is stopped, or that can't write its journal any more, still writes its output. Nothing is
 //! sent before all requests were built, and answers to other requests were found.
 
-use crate::account::{KeyPool, longest_window};
+use crate::account::{Account, KeyPool, longest_window};
 use crate::batch::{Batch, OnChange, default_workers};
 use crate::charges::Charges;
 use crate::clock::wall_clock;
@@ -11,7 +11,8 @@ use crate::error::BatchError;
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
-use crate::report::Summary;
+use crate::recorder::Recorder;
+use crate::report::{FailedTask, KeySummary, Summary};
 use crate::results::{Found, Results};
 use crate::stop::Stop;
 use crate::warmup::Warmup;
@@ -54,27 +55,15 @@ impl Batch {
                 return Err(error);
             }
         };
-        let clock = wall_clock();
-        let began = clock.now();
-        let mut endpoints = Vec::new();
-        for (index, account) in accounts.iter().enumerate() {
-            let upstreams = account.upstreams.iter();
-            endpoints.extend(upstreams.map(|it| (&self.upstreams[*it].endpoint, index)));
-        }
-        let longest = longest_window(self, &accounts);
-        let opened = match self.state.as_deref().filter(|_| self.has_limits()) {
-            Some(folder) => Charges::open(folder, &endpoints, longest, began)
-                .map(|(charges, earlier)| (Some(charges), earlier)),
-            None => Ok((None, Vec::new())),
-        };
-        let (charges, earlier) = match opened {
+        let opened = self.open_keys(&accounts);
+        let (keys, charges) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let _ = results.abandon();
                 return Err(error);
             }
         };
-        let keys = KeyPool::new(self, &accounts, clock, earlier)?;
+        let began = keys.pool.now();
         let count = tasks.len();
         let queue = Arc::new(Queue::new(tasks));
         let warmup = Arc::new(Warmup::new());
@@ -98,10 +87,61 @@ impl Batch {
             counter: &counter,
             warmup: &warmup,
         };
-        let run = Run::new(parts, results, charges);
+        let recorder = Recorder::new(self, &counter, results);
+        let run = Run::new(parts, recorder, charges);
         run.run_workers(self.workers().get().min(count));
         let elapsed = keys.pool.now().since(began);
-        run.finish(self.pairs().count().saturating_sub(count), elapsed)
+        let first_failure = run.finish()?;
+        Ok(self.summary(parts, count, elapsed, first_failure))
+    }
+
+    /// Opens the logs of the keys, and makes the pool that holds what they tell.
+    fn open_keys(&self, accounts: &[Account]) -> Result<(KeyPool, Option<Charges>), BatchError> {
+        let clock = wall_clock();
+        let folder = self.state.as_deref().filter(|_| self.has_limits());
+        let Some(folder) = folder else {
+            return Ok((KeyPool::new(self, accounts, clock, Vec::new())?, None));
+        };
+        let mut endpoints = Vec::new();
+        for (index, account) in accounts.iter().enumerate() {
+            let upstreams = account.upstreams.iter();
+            endpoints.extend(upstreams.map(|it| (&self.upstreams[*it].endpoint, index)));
+        }
+        let longest = longest_window(self, accounts);
+        let (charges, earlier) = Charges::open(folder, &endpoints, longest, clock.now())?;
+        Ok((KeyPool::new(self, accounts, clock, earlier)?, Some(charges)))
+    }
+
+    /// Sums up a run of `open` tasks.
+    fn summary(
+        &self,
+        parts: Parts<'_>,
+        open: usize,
+        elapsed: Duration,
+        first_failure: Option<FailedTask>,
+    ) -> Summary {
+        let (counter, members) = (parts.counter, parts.members);
+        let (ok, failed) = (counter.ok(), counter.failed());
+        let tasks = self.pairs().count();
+        let keys = self.upstreams.iter().enumerate();
+        let keys = keys.map(|(index, upstream)| KeySummary {
+            key: upstream.endpoint.key().to_string(),
+            calls: members.calls(index),
+            rejected: members.is_rejected(index),
+        });
+        Summary {
+            tasks,
+            earlier: tasks.saturating_sub(open),
+            ok,
+            failed,
+            unfinished: open.saturating_sub(ok).saturating_sub(failed),
+            elapsed,
+            stopped: members.stopped(),
+            first_failure,
+            keys: keys.collect(),
+            pool: parts.keys.pool.stats(),
+            client: parts.client.stats(),
+        }
     }
 
     fn workers(&self) -> NonZeroUsize {
@@ -143,6 +183,7 @@ impl Batch {
                     model,
                     backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed),
                     attempts: 0,
+                    tried: Vec::new(),
                     last_error: None,
                 });
             }

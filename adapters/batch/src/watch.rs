@@ -6,7 +6,6 @@ use crate::progress::Counter;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
-use leasehold_sync::SyncPool;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
@@ -17,21 +16,27 @@ const REPEAT: Duration = Duration::from_secs(30);
 /// Shorter waits are not told.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// Watches from a thread of `scope` until the returned sender is dropped. `in_flight` counts the calls.
-pub(crate) fn watch<'scope, T: Send + Sync>(
+/// Watches from a thread of `scope` until the returned sender is dropped.
+///
+/// `in_flight` counts the calls; `close` ends waits that no closed pool ends, such as that for a delayed task.
+pub(crate) fn watch<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     members: &'scope Members<'scope>,
     counter: &'scope Counter,
-    pool: &'scope SyncPool<T>,
     in_flight: &'scope AtomicUsize,
+    close: impl Fn() + Send + 'scope,
 ) -> Sender<()> {
     let (stop, stopped) = mpsc::channel();
     let mut talk = Talk::default();
     scope.spawn(move || {
         while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let now = pool.now();
+            let now = members.now();
             members.give_up(now);
-            let idle = in_flight.load(Ordering::SeqCst) == 0 && !members.is_over();
+            if members.is_over() {
+                close();
+                continue;
+            }
+            let idle = in_flight.load(Ordering::SeqCst) == 0;
             let pause = idle.then(|| members.pause(now)).flatten();
             if let Some(message) = talk.message(now, counter.ok(), pause) {
                 counter.say(&message);

@@ -2,14 +2,13 @@
 //!
 //! Invariant: the arguments and all input are checked before the first call is made.
 
-use crate::values::{
-    LimitArgument, parse_field, parse_header, parse_limit, parse_timeout, parse_whole,
-};
+use crate::values::{Header, LimitArgument, parse_field, parse_limit, parse_timeout, parse_whole};
 use crate::{CliError, keys, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{
-    Batch, BodyTemplate, Input, OnChange, Progress, Stop, Summary, Template, Upstream, read_items,
+    Batch, BodyTemplate, Input, Item, OnChange, Progress, Stop, Summary, Template, Upstream,
+    is_standard, read_items,
 };
 use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::Tick;
@@ -53,7 +52,7 @@ pub(crate) struct Arguments {
     /// Input: one JSON object per line; - is standard input
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Output; results already in it are kept; - is standard output
+    /// Output; results already in it are kept; - is standard output, written only at the end
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Model to call; repeatable; OpenAI Batch lines name their own
@@ -82,8 +81,8 @@ struct Service {
     #[arg(long, value_name = "NAME", default_value = "LEASEHOLD_KEYS")]
     keys_env: String,
     /// Header of every call; repeatable; the value is not shown
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_header)]
-    header: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<Header>,
     /// Name of the header with the id of each call
     #[arg(long, value_name = "NAME", default_value = "x-trace-id")]
     trace_header: String,
@@ -214,13 +213,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     if arguments.results.json {
         print_out(as_json(&summary));
     }
-    print_summary(arguments, &summary);
+    print_summary(arguments, &batch, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0;
     Ok(ExitCode::from(u8::from(!done)))
-}
-
-fn is_standard(path: &Path) -> bool {
-    path.as_os_str() == "-"
 }
 
 /// Refuses an output that is the input, or that the summary would be mixed with.
@@ -389,7 +384,8 @@ fn client(arguments: &Arguments) -> Result<ClientConfig, CliError> {
         let problem = "--trace-header: not the name of a header, such as M-TraceId";
         CliError::usage(problem)
     })?;
-    for (name, value) in &service.header {
+    for header in &service.header {
+        let (name, value) = header.parts()?;
         let added = config.with_header(name, value);
         config = added.map_err(|error| CliError::usage(format!("--header: {error}")))?;
     }
@@ -423,7 +419,7 @@ fn stop_on_interrupt() -> Result<Stop, CliError> {
     Ok(stop)
 }
 
-fn print_summary(arguments: &Arguments, summary: &Summary) {
+fn print_summary(arguments: &Arguments, batch: &Batch, summary: &Summary) {
     let counts = [
         (summary.ok, "answered"),
         (summary.earlier, "answered before"),
@@ -435,12 +431,12 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
         .map(|(count, name)| format!("{count} {name}"))
         .collect();
     let output = if is_standard(&arguments.output) {
-        "standard output".to_owned()
+        "on standard output".to_owned()
     } else {
-        arguments.output.display().to_string()
+        format!("in {}", arguments.output.display())
     };
     print_err(format_args!(
-        "{} tasks in {:.1} s: {}; results are in {output}",
+        "{} tasks in {:.1} s: {}; results are {output}",
         summary.tasks,
         summary.elapsed.as_secs_f64(),
         counts.join(", ")
@@ -460,8 +456,10 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
             "first failure: item {}, model {}: {}",
             task.item, task.model, task.reason
         ));
+        let is_call = batch.items.first().is_some_and(Item::is_call);
+        let failure_field = if is_call { "error" } else { "output_error" };
         print_err(format_args!(
-            "all failures are in {output}, under `output_error`"
+            "all failures are {output}, under `{failure_field}`"
         ));
     }
     if (summary.failed > 0 || summary.unfinished > 0) && !is_wrong {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every error says what to write instead.
 
+use crate::CliError;
+use core::fmt;
 use core::net::IpAddr;
 use core::num::{IntErrorKind, ParseIntError};
 use core::ops::RangeInclusive;
@@ -105,13 +107,34 @@ pub(crate) fn parse_field(text: &str) -> Result<(String, Value), String> {
     }
 }
 
-/// Parses a header: `NAME=VALUE`. The error does not repeat the value, which may be a secret.
-pub(crate) fn parse_header(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
+/// A header as written, `NAME=VALUE`. It is parsed later, because clap's errors repeat a value, which may be a secret.
+#[derive(Clone)]
+pub(crate) struct Header(String);
+
+impl Header {
+    /// Returns the name and the value.
+    pub(crate) fn parts(&self) -> Result<(&str, &str), CliError> {
+        // A name with a space or a colon is the start of `NAME: VALUE`, so that it must not be shown either.
+        let is_name = |name: &str| !name.is_empty() && !name.contains([':', ' ', '\t']);
+        match self.0.split_once('=') {
+            Some((name, value)) if is_name(name.trim()) => Ok((name.trim(), value.trim())),
+            Some(_) | None => {
+                let problem = "--header: write it as NAME=VALUE, such as openai-project=p-1";
+                Err(CliError::usage(problem))
+            }
         }
-        Some(_) | None => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+impl From<String> for Header {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Header(..)")
     }
 }
 
@@ -144,6 +167,31 @@ mod tests {
         assert_eq!(field("stop=[\"a\"]"), serde_json::json!(["a"]));
         assert_eq!(field("user=me"), "me");
         assert!(parse_field("temperature").is_err());
+    }
+
+    #[test]
+    fn a_header_is_never_shown_with_its_value() {
+        let parts = |text: &str| {
+            let header = Header::from(text.to_owned());
+            assert!(!format!("{header:?}").contains("secret"));
+            let parts = header
+                .parts()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()));
+            parts.map_err(|error| error.message)
+        };
+        let expected = ("a".to_owned(), "secret=1".to_owned());
+        assert_eq!(parts("a = secret=1").unwrap(), expected);
+        for wrong in [
+            "x-api-key: secret",
+            "Authorization: Bearer secret==",
+            "=secret",
+        ] {
+            let message = parts(wrong).unwrap_err();
+            assert!(
+                message.contains("NAME=VALUE") && !message.contains("secret"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Batches that are killed or interrupted, and run again.
 
 use super::*;
-use std::thread;
 
 #[test]
 fn a_killed_batch_resumes_without_losing_an_answer() {
@@ -11,10 +10,7 @@ fn a_killed_batch_resumes_without_losing_an_answer() {
         .command(&testbed.url, &["--workers", "4", "--quiet"])
         .spawn()
         .expect("the command runs");
-    while line_count(&job.journal()) < 20 {
-        assert!(process.try_wait().expect("it can be asked").is_none());
-        thread::yield_now();
-    }
+    job.wait_for_answers(&mut process, 20);
     process.kill().expect("it can be killed");
     process.wait().expect("it ends");
     let kept = line_count(&job.journal());
@@ -34,15 +30,13 @@ fn a_killed_batch_resumes_without_losing_an_answer() {
 fn an_interrupted_batch_writes_its_answers_and_resumes() {
     let job = Job::new(40, 4);
     let testbed = Testbed::start(&["--keys", "4", "--latency", "20ms"]);
-    let process = job
+    let mut process = job
         .command(&testbed.url, &["--workers", "4", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command runs");
-    while line_count(&job.journal()) < 20 {
-        thread::yield_now();
-    }
+    job.wait_for_answers(&mut process, 20);
     send_signal(&process, "INT");
     let output = process.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
@@ -72,9 +66,7 @@ fn an_interrupt_works_with_a_closed_standard_error() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command runs");
-    while line_count(&job.journal()) < 10 {
-        thread::yield_now();
-    }
+    job.wait_for_answers(&mut process, 10);
     drop(process.stderr.take());
     send_signal(&process, "INT");
     assert_eq!(process.wait().expect("it ends").code(), Some(1));
@@ -89,9 +81,7 @@ fn a_doubled_signal_still_writes_the_answers() {
         .command(&testbed.url, &["--workers", "4", "--quiet"])
         .spawn()
         .expect("the command runs");
-    while line_count(&job.journal()) < 10 {
-        thread::yield_now();
-    }
+    job.wait_for_answers(&mut process, 10);
     // As GNU `timeout` does: one to the process, one to its group.
     send_signal(&process, "TERM");
     send_signal(&process, "TERM");

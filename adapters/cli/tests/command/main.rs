@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
 use tempfile::TempDir;
 
 fn leasehold() -> Command {
@@ -151,6 +152,15 @@ impl Job {
             .iter()
             .flat_map(|result| [has_answer(result, "a"), has_answer(result, "b")]);
         tasks.filter(|has_answer| *has_answer).count()
+    }
+
+    /// Waits until the journal has `count` lines, for as long as the process runs.
+    fn wait_for_answers(&self, process: &mut Child, count: usize) {
+        while line_count(&self.journal()) < count {
+            let ended = process.try_wait().expect("it can be asked");
+            assert!(ended.is_none(), "it ended before {count} answers");
+            thread::yield_now();
+        }
     }
 
     fn journal(&self) -> PathBuf {

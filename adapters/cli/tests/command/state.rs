@@ -3,7 +3,6 @@
 use super::*;
 use core::time::Duration;
 use leasehold_testbed::{Fault, OpenAi, OpenAiConfig};
-use std::thread;
 
 #[test]
 fn two_batches_in_a_row_stay_within_the_limit_together() {
@@ -43,10 +42,7 @@ fn kills_and_resumes_stay_within_the_limit_and_repeat_only_calls_in_flight() {
             .command(&testbed.url, &arguments)
             .spawn()
             .expect("the command runs");
-        while line_count(&job.journal()) < kill * 7 {
-            assert!(process.try_wait().expect("it can be asked").is_none());
-            thread::yield_now();
-        }
+        job.wait_for_answers(&mut process, kill * 7);
         process.kill().expect("it can be killed");
         process.wait().expect("it ends");
     }
@@ -66,10 +62,7 @@ fn a_second_run_on_the_same_keys_is_refused() {
         .command(&testbed.url, &["--limit", "100/60s", "--quiet"])
         .spawn()
         .expect("the command runs");
-    while line_count(&job.journal()) < 1 {
-        assert!(first.try_wait().expect("it can be asked").is_none());
-        thread::yield_now();
-    }
+    job.wait_for_answers(&mut first, 1);
     let other = job.path("other.jsonl").display().to_string();
     let mut second = job.batch();
     second
@@ -92,7 +85,7 @@ fn a_second_run_on_the_same_keys_is_refused() {
 }
 
 #[test]
-fn an_outage_is_told_and_waited_out() {
+fn an_outage_is_waited_out() {
     let job = Job::new(20, 2);
     let server = OpenAi::start(OpenAiConfig::default()).expect("the server starts");
     let control = server.control();
@@ -165,6 +158,41 @@ fn a_wrong_url_or_model_stops_after_a_few_calls() {
         "{shown}"
     );
     assert_eq!(job.answers(), 20, "the other model goes on");
+}
+
+#[test]
+fn a_task_goes_to_a_key_that_has_not_failed_it() {
+    let mut config = OpenAiConfig::default();
+    config.faults = vec!["403@key=0001".parse().expect("a rule")];
+    let server = OpenAi::start(config).expect("the server starts");
+    let job = Job::new(3, 0);
+    // The key that fails is free at once, the other one only after its window.
+    job.write(
+        "keys.txt",
+        ["sk-testbed-0001", "sk-testbed-0002 limit=1/300ms"],
+    );
+    let output = job.run(&server.url(), &["--workers", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(job.answers(), 6);
+    let calls = server.report().calls;
+    assert!(calls <= 12, "{calls} calls: each key is asked once a task");
+}
+
+#[test]
+fn a_model_that_no_service_has_holds_up_no_other() {
+    let server = || {
+        let mut config = OpenAiConfig::default();
+        config.models = vec!["a".to_owned()];
+        OpenAi::start(config).expect("the server starts")
+    };
+    let (one, other) = (server(), server());
+    let job = Job::new(12, 2);
+    let arguments = ["--url", &other.url(), "--limit", "2/200ms"];
+    let output = job.run(&one.url(), &arguments);
+    let shown = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("stopped model b: "), "{shown}");
+    assert_eq!(job.answers(), 12, "the other model goes on");
 }
 
 #[test]
@@ -253,4 +281,6 @@ fn faults_of_every_kind_lose_no_task() {
     }
     let control = server.control();
     assert!(control.wait(Duration::from_secs(10), |it| it.open_connections() == 0));
+    let by_fault = server.report().by_fault;
+    assert!(by_fault.len() > 10, "too few kinds: {by_fault:?}");
 }
