@@ -6,11 +6,12 @@
 use crate::limits;
 use arbitrary::Arbitrary;
 use core::num::NonZeroU32;
+use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Cost, LimitSet, Unit};
 use leasehold_core::pool::{
     Acquired, Charge, Event, LeaseId, Member, Outcome, Pool, PoolConfig, PoolSnapshot, Release,
-    Request,
+    Request, close_log, compact_log,
 };
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
@@ -248,6 +249,19 @@ impl Run {
 
     /// Restores a pool as if this one had crashed now, and compares it with what the upstream has seen.
     fn crash(&self, truth: &Truth, written: &[Charge], is_whole: bool) {
+        self.restart(truth, written, is_whole);
+        // A shorter log may make calls wait for longer, and lets none through earlier.
+        let (now, kept) = (self.tick(), Duration::MAX);
+        for exact in [0, self.window] {
+            let short = compact_log(written, now, Duration::from_nanos(exact), kept);
+            self.restart(truth, &short, false);
+        }
+        let mut closed = written.to_vec();
+        close_log(&mut closed, now);
+        self.restart(truth, &closed, false);
+    }
+
+    fn restart(&self, truth: &Truth, written: &[Charge], is_whole: bool) {
         let mut snapshot = self.snapshot.clone();
         let (now, config) = (self.tick(), self.config.clone());
         let replayed = snapshot.replay(now, written.iter().copied());

@@ -89,9 +89,9 @@ pub use leasehold_core::balance::{
 pub use leasehold_core::pool::stats::{Histogram, LeaseCounts, MemberStats, QueueStats, Stats};
 pub use leasehold_core::pool::{
     AddError, BreakerError, Cause, Charge, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
-    HealthChange, Labels, Member, MemberId, MemberSetting, MemberUpdate, Outcome, Place,
-    PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId, ProbeResult, Release, Request,
-    ShareBy, StaleMember, StaleProbe, StaleWaiter, UpdateError,
+    HealthChange, Labels, Member, MemberCondition, MemberId, MemberSetting, MemberStatus,
+    MemberUpdate, Outcome, Place, PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId,
+    ProbeResult, Release, Request, ShareBy, StaleMember, StaleProbe, StaleWaiter, UpdateError,
 };
 pub use leasehold_core::time::Tick;
 pub use leasehold_core::{health, limit};

@@ -34,7 +34,7 @@ impl TooManyNames {
 #[derive(Debug, Default)]
 pub(crate) struct Names(Mutex<Tables>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Tables {
     members: BTreeMap<MemberId, MemberName>,
     /// Members ever named, which numbers the next one.
@@ -44,11 +44,17 @@ struct Tables {
     flows: Interner,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct MemberName {
     name: Arc<str>,
     /// Its place among all names of members, as ids of members that reuse a slot are not in order.
     order: u64,
+}
+
+impl Clone for Names {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(lock(&self.0).clone()))
+    }
 }
 
 impl Names {
@@ -107,6 +113,17 @@ impl Names {
         tables.members.insert(member, MemberName { name, order });
     }
 
+    /// Gives the names of members to others, in pairs of an old and a new id.
+    #[cfg(feature = "serde")]
+    pub(crate) fn move_members(&self, moved: &[(MemberId, MemberId)]) {
+        let members = &mut lock(&self.0).members;
+        let mut old = core::mem::take(members);
+        let named = moved
+            .iter()
+            .filter_map(|(from, to)| Some((*to, old.remove(from)?)));
+        members.extend(named);
+    }
+
     /// Forgets the name of a member that left.
     pub(crate) fn forget_member(&self, member: MemberId) {
         lock(&self.0).members.remove(&member);
@@ -127,7 +144,7 @@ impl Names {
 }
 
 /// Numbers names from 0 in the order in which they are first seen.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     names: Vec<Arc<str>>,

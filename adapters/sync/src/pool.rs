@@ -59,10 +59,14 @@ impl<T> SyncPool<T> {
     /// Leases that it holds end at their expiry; requests that it has queued are granted nothing.
     #[must_use]
     pub fn from_core(pool: Pool<Arc<T>>, clock: Clock) -> Self {
+        Self::with_names(pool, clock, Names::default())
+    }
+
+    pub(crate) fn with_names(pool: Pool<Arc<T>>, clock: Clock, names: Names) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clock,
-                names: Names::default(),
+                names,
                 state: Mutex::new(State::new(pool)),
             }),
         }

@@ -11,17 +11,22 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Wake-up time for ticks beyond the range of [`Instant`].
 const FAR_OFF: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// The instant of [`Tick::ZERO`].
+/// The instant of a tick.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Epoch(Instant);
+pub(crate) struct Epoch {
+    instant: Instant,
+    tick: Tick,
+}
 
 impl Epoch {
-    pub(crate) fn start() -> Self {
-        Self(Instant::now())
+    /// The clock that shows `tick` now.
+    pub(crate) fn start(tick: Tick) -> Self {
+        let instant = Instant::now();
+        Self { instant, tick }
     }
 
     pub(crate) fn now(self) -> Tick {
-        Tick::ZERO.saturating_add(self.0.elapsed())
+        self.tick.saturating_add(self.instant.elapsed())
     }
 
     pub(crate) fn clock(self) -> Clock {
@@ -29,7 +34,7 @@ impl Epoch {
     }
 
     fn instant(self, tick: Tick) -> Instant {
-        let instant = self.0.checked_add(tick.since(Tick::ZERO));
+        let instant = self.instant.checked_add(tick.since(self.tick));
         instant.unwrap_or_else(|| Instant::now() + FAR_OFF)
     }
 }

@@ -7,6 +7,7 @@ use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use leasehold_core::pool::{Labels, Pool, PoolConfig, Request};
+use leasehold_core::time::Tick;
 use leasehold_sync::{AcquireError, Lease, SyncPool, TooManyNames};
 use std::sync::Arc;
 
@@ -46,15 +47,41 @@ impl<T> TokioPool<T> {
         Self::from_core(Pool::new(config))
     }
 
+    /// Makes a pool without members, whose clock shows `tick` now: nanoseconds since 1970 where
+    /// [charges](SyncPool::take_charges) are to outlive the process.
+    #[must_use]
+    pub fn starting_at(config: PoolConfig, tick: Tick) -> Self {
+        Self::with_epoch(Pool::new(config), Epoch::start(tick))
+    }
+
     /// Wraps a core pool, such as one restored from a snapshot; see [`SyncPool::from_core`]. Its clock starts
-    /// at [`Tick::ZERO`](leasehold_core::time::Tick::ZERO) now.
+    /// at [`Tick::ZERO`] now.
     #[must_use]
     pub fn from_core(pool: Pool<Arc<T>>) -> Self {
-        let epoch = Epoch::start();
+        Self::with_epoch(pool, Epoch::start(Tick::ZERO))
+    }
+
+    fn with_epoch(pool: Pool<Arc<T>>, epoch: Epoch) -> Self {
         Self {
             pool: SyncPool::from_core(pool, epoch.clock()),
             epoch,
         }
+    }
+
+    /// A pool of another configuration with the same members; see [`SyncPool::successor`].
+    ///
+    /// # Errors
+    /// As for that.
+    #[cfg(feature = "serde")]
+    pub fn successor(
+        &self,
+        config: PoolConfig,
+    ) -> Result<Self, leasehold_core::pool::RestoreError> {
+        let pool = self.pool.successor(config, self.epoch.clock())?;
+        Ok(Self {
+            pool,
+            epoch: self.epoch,
+        })
     }
 
     /// The same pool for threads, with all commands that manage it; those never wait for a lease.

@@ -35,6 +35,12 @@ impl PanicThreshold {
         Ok(Self(permille))
     }
 
+    /// Returns the threshold in permille.
+    #[must_use]
+    pub const fn permille(self) -> u16 {
+        self.0
+    }
+
     /// Returns whether the share of `healthy` in `total` members is below the threshold.
     ///
     /// A share equal to the threshold is enough, and so are zero of zero members.

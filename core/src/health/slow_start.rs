@@ -47,6 +47,18 @@ impl SlowStartConfig {
         let duration = NonZeroU64::new(saturating_nanos(duration)).ok_or(SlowStartConfigError)?;
         Ok(Self { duration, steps })
     }
+
+    /// Returns the length of the ramp.
+    #[must_use]
+    pub const fn duration(&self) -> Duration {
+        Duration::from_nanos(self.duration.get())
+    }
+
+    /// Returns the number of steps.
+    #[must_use]
+    pub const fn steps(&self) -> NonZeroU32 {
+        self.steps
+    }
 }
 
 /// Slow start of one member; 16 bytes. See [`SlowStartConfig`].

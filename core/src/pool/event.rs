@@ -40,6 +40,8 @@ pub struct Estimate {
     pub wait: Option<Duration>,
     /// The cause of the wait of its lane's head; `None` where it would be granted at once.
     pub cause: Option<Cause>,
+    /// The member that it would be granted now; policies that draw lots may draw another for the request itself.
+    pub member: Option<MemberId>,
 }
 
 /// The place of a queued request.

@@ -1,5 +1,6 @@
 //! Inspection: members, eligibility, estimates and figures.
 
+use super::config::PoolConfig;
 use super::drive::Pool;
 use super::eligibility::{Eligibility, Readiness};
 use super::error::AcquireError;
@@ -17,6 +18,12 @@ use crate::util::slab::Handle;
 use core::time::Duration;
 
 impl<T> Pool<T> {
+    /// The configuration that it was made with.
+    #[must_use]
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
     /// The payload of a member, as long as it or a lease on it is there.
     #[must_use]
     pub fn payload(&self, member: MemberId) -> Option<&T> {
@@ -73,6 +80,42 @@ impl<T> Pool<T> {
         })
     }
 
+    /// Returns the member to repeat a request on after others failed it: ready as of the last command, none of
+    /// `tried`, of the first tier that has one, with the least load for its weight. O(members + tried).
+    ///
+    /// ```
+    /// use leasehold_core::balance::Policy;
+    /// use leasehold_core::pool::{Member, Pool, PoolConfig, Request};
+    /// use leasehold_core::time::Tick;
+    ///
+    /// let mut pool = Pool::new(PoolConfig::new(Policy::RENDEZVOUS));
+    /// let first = pool.add(Tick::ZERO, Member::new("a"))?;
+    /// let second = pool.add(Tick::ZERO, Member::new("b"))?;
+    /// assert_eq!(pool.alternative(&Request::new(), &[first]), Some(second));
+    /// assert_eq!(pool.alternative(&Request::new(), &[first, second]), None);
+    /// # Ok::<(), leasehold_core::pool::AddError>(())
+    /// ```
+    #[must_use]
+    pub fn alternative(&self, request: &Request, tried: &[MemberId]) -> Option<MemberId> {
+        let can_serve = self.explain(request).filter(|(member, reason)| {
+            matches!(reason, Eligibility::Ready | Eligibility::LowerTier) && !tried.contains(member)
+        });
+        let ranked = can_serve.filter_map(|(id, _)| {
+            let member = self.members.get(id.within(self.config.id)?)?;
+            Some((id, member))
+        });
+        let best = ranked.min_by(|(_, one), (_, other)| {
+            let work = |its: &MemberState<T>, weight: u16| {
+                u64::from(its.load())
+                    .saturating_add(1)
+                    .saturating_mul(weight.into())
+            };
+            let by_load = || work(one, other.weight).cmp(&work(other, one.weight));
+            one.tier.cmp(&other.tier).then_with(by_load)
+        });
+        best.map(|(id, _)| id)
+    }
+
     /// Whether the limits of its flow, or the pool's own, hold a request back.
     fn blocked_by(&self, request: &Request) -> Option<Eligibility> {
         if let Some(reason) = self.held_back_by_flow(request) {
@@ -116,6 +159,7 @@ impl<T> Pool<T> {
         let ahead = self
             .queue
             .ahead_of(lane, request, self.flow_weight(request));
+        let mut chosen = None;
         let (readiness, cause) = if let Some(reason) = self.held_back_by_flow(request) {
             let row = reason.row();
             (row.readiness, row.cause)
@@ -123,7 +167,10 @@ impl<T> Pool<T> {
             (Readiness::AnyTime, Some(self.cause_of_head(lane)))
         } else {
             match self.select(lane, request) {
-                Ok(_) => (Readiness::Now, None),
+                Ok(slot) => {
+                    chosen = self.members.handle_at(slot);
+                    (Readiness::Now, None)
+                }
                 Err(readiness) => (readiness, Some(self.cause(lane, request))),
             }
         };
@@ -150,7 +197,12 @@ impl<T> Pool<T> {
         self.lanes.flag(lane);
         self.hand_over();
         self.lanes.remove_if_pinned_and_idle(lane);
-        Ok(Estimate { ahead, wait, cause })
+        Ok(Estimate {
+            ahead,
+            wait,
+            cause,
+            member: chosen.map(|handle| self.members.id(handle)),
+        })
     }
 
     /// The figures so far. O(members).

@@ -226,19 +226,26 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Tells that a member's probes have turned.
+    /// Tells that a member's probes have turned. One that comes up again is served by at once: its breaker closes, as
+    /// Envoy unejects a host on a successful health check.
     fn note_transition(&mut self, handle: Handle, change: Option<Transition>) {
         let change = match change {
             None => return,
             Some(Transition::WentDown) => HealthChange::Down,
             Some(Transition::WentUp) => HealthChange::Up,
         };
+        let now = self.clock.now;
         if let Some(member) = self.members.get_mut(handle)
             && change == HealthChange::Up
         {
-            member.slow_start.begin(self.clock.now);
+            member.slow_start.begin(now);
+            // Its breaker has opened for the failures of the time in which it was down.
+            if let Some((_, health)) = member.breaker_mut(&self.config) {
+                health.breaker.reset(now);
+            }
         }
         self.tell_change(handle, change);
+        self.note_breaker(handle);
         self.reweigh(handle);
     }
 

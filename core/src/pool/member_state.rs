@@ -24,12 +24,17 @@ use alloc::boxed::Box;
 /// The least work of a member that was never measured and is busy: above all that is measured.
 const UNMEASURED: u64 = 1 << 63;
 
+/// Whether an operator lets a member serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub(super) enum Status {
+pub enum Status {
+    /// It is granted leases.
     Enabled,
+    /// It is granted none until it is enabled.
     Disabled,
+    /// It is granted none, and an event tells when its last one has ended.
     Draining,
+    /// It was removed, and leases on it are still held.
     Removing,
 }
 
@@ -254,13 +259,13 @@ impl<T> MemberState<T> {
     }
 
     /// Whether its probes fail.
-    fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         let prober = self.health.as_ref().and_then(|it| it.prober.as_ref());
         prober.is_some_and(|prober| !prober.is_up())
     }
 
     /// The end of its ejection.
-    fn ejected(&self, now: Tick) -> Option<Tick> {
+    pub(super) fn ejected(&self, now: Tick) -> Option<Tick> {
         self.health.as_ref()?.outcomes.ejected_until(now)
     }
 

@@ -6,6 +6,8 @@
 
 mod acquire;
 mod charges;
+mod compaction;
+mod condition;
 mod config;
 mod drive;
 mod eligibility;
@@ -41,6 +43,8 @@ mod tests;
 mod times;
 
 pub use charges::Charge;
+pub use compaction::{close_log, compact_log};
+pub use condition::MemberCondition;
 pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
 pub use drive::Pool;
 pub use eligibility::{Cause, Eligibility};
@@ -53,6 +57,7 @@ pub use flows::{FlowConfig, FlowStats, ShareBy};
 pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
 pub use labels::{Labels, TooManyLabelSets};
 pub use member::{Member, MemberSetting, MemberUpdate};
+pub use member_state::Status as MemberStatus;
 pub use outcome::{Outcome, ProbeResult, Release};
 #[cfg(feature = "serde")]
 pub use replay::Replayed;

@@ -229,8 +229,9 @@ impl<T> Pool<T> {
             .lanes
             .get(lane)
             .is_some_and(|known| known.blocked_by.is_none() && known.may_serve(self.clock.as_of));
-        match self.held_back_by_flow(request) {
-            Some((_, cause)) => cause,
+        let held_back = self.held_back_by_flow(request);
+        match held_back.and_then(|reason| reason.row().cause) {
+            Some(cause) => cause,
             None if is_ready => Cause::BehindOthers,
             None => self.cause(lane, request),
         }

@@ -162,7 +162,7 @@ fn a_refusal_names_its_dominant_cause() {
 fn cause_of_timeout(pool: &mut Pool<()>, request: Request, deadline: u64) -> Cause {
     let asked = pool.acquire(tick(1), request.deadline(tick(deadline)));
     assert!(matches!(asked, Ok(Acquired::Waiting(_))), "{asked:?}");
-    pool.handle_timeout(tick(deadline + 50));
+    pool.handle_timeout(tick(deadline.saturating_add(50)));
     let mut causes = core::iter::from_fn(|| pool.poll_event()).filter_map(|event| match event {
         Event::TimedOut { cause, .. } => Some(cause),
         Event::Granted { .. }
@@ -350,4 +350,25 @@ fn a_turn_in_one_lane_serves_the_next_head_of_another() {
     pool.release(tick(1), held.lease, Outcome::Ok).unwrap();
     let events = core::iter::from_fn(|| pool.poll_event());
     assert_eq!(events.count(), 2, "flow 1 by its turn, then flow 2");
+}
+
+#[test]
+fn an_alternative_can_serve_and_is_the_least_loaded_of_its_tier() {
+    let mut pool = Pool::new(PoolConfig::new(Policy::RoundRobin));
+    let mut add = |member: Member<()>| pool.add(tick(0), member).unwrap();
+    let disabled = add(Member::new(()).weight(9));
+    let heavy = add(Member::new(()).weight(2));
+    let light = add(Member::new(()));
+    let far = add(Member::new(()).tier(1).weight(9));
+    pool.disable(tick(0), disabled).unwrap();
+    let expect = |pool: &Pool<()>, tried: &[MemberId], member| {
+        assert_eq!(pool.alternative(&Request::new(), tried), member);
+    };
+    expect(&pool, &[], Some(heavy));
+    pool.acquire(tick(0), Request::new().pin(heavy)).unwrap();
+    pool.acquire(tick(0), Request::new().pin(heavy)).unwrap();
+    expect(&pool, &[], Some(light));
+    expect(&pool, &[light], Some(heavy));
+    expect(&pool, &[heavy, light], Some(far));
+    expect(&pool, &[heavy, light, far], None);
 }

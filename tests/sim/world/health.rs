@@ -64,6 +64,8 @@ impl World {
                 );
                 assert!(sim.down);
                 sim.down = false;
+                // Its breaker closes with that, if it is open.
+                sim.breaker.open_until = sim.breaker.open_until.min(now);
             }
             HealthChange::Ejected { until } => {
                 sim.ejected_until = until.as_nanos();

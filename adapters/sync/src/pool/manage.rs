@@ -5,8 +5,8 @@ use crate::sync::{Arc, lock};
 use core::time::Duration;
 use leasehold_core::limit::{LimitSet, Unit};
 use leasehold_core::pool::{
-    AddError, BreakerError, FlowConfig, GroupId, Member, MemberId, MemberUpdate, ProbeId,
-    ProbeResult, StaleMember, StaleProbe, UpdateError,
+    AddError, BreakerError, FlowConfig, GroupId, Member, MemberCondition, MemberId, MemberUpdate,
+    ProbeId, ProbeResult, StaleMember, StaleProbe, UpdateError,
 };
 
 impl<T> SyncPool<T> {
@@ -61,6 +61,18 @@ impl<T> SyncPool<T> {
         members
             .map(|(member, payload)| (member, Arc::clone(payload)))
             .collect()
+    }
+
+    /// The members that were not removed, with their payloads and conditions. O(members), under the lock.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<(MemberId, Arc<T>, MemberCondition)> {
+        self.shared.under_lock(|state, now| {
+            state.pool.handle_timeout(now);
+            let members = state.pool.conditions();
+            members
+                .map(|(member, payload, condition)| (member, Arc::clone(payload), condition))
+                .collect()
+        })
     }
 
     /// Grants no more leases on a member; [`PoolEvent::Drained`](crate::PoolEvent::Drained) follows its last one.

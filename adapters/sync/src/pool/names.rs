@@ -102,6 +102,16 @@ impl<T> SyncPool<T> {
         explained.collect()
     }
 
+    /// Returns the member to repeat a request on after others failed it; see
+    /// [`Pool::alternative`](leasehold_core::pool::Pool::alternative).
+    #[must_use]
+    pub fn alternative(&self, request: &Request, tried: &[MemberId]) -> Option<MemberId> {
+        self.shared.under_lock(|state, now| {
+            state.pool.handle_timeout(now);
+            state.pool.alternative(request, tried)
+        })
+    }
+
     /// Describes a refusal to people: the error, and the names of what the request asked for.
     ///
     /// ```

@@ -2,14 +2,18 @@
 
 use super::SyncPool;
 #[cfg(feature = "serde")]
+use crate::clock::Clock;
+#[cfg(feature = "serde")]
 use crate::sync::Arc;
 use crate::sync::lock;
 use leasehold_core::pool::Charge;
-#[cfg(feature = "serde")]
-use leasehold_core::pool::PoolSnapshot;
 use leasehold_core::pool::stats::Stats;
 #[cfg(feature = "serde")]
+use leasehold_core::pool::{MemberId, Pool, PoolConfig, PoolSnapshot, Replayed, RestoreError};
+#[cfg(feature = "serde")]
 use leasehold_core::time::Tick;
+#[cfg(feature = "serde")]
+use std::collections::HashMap;
 
 impl<T> SyncPool<T> {
     /// The pool's figures so far. O(members), under the lock.
@@ -41,6 +45,49 @@ impl<T> SyncPool<T> {
 
 #[cfg(feature = "serde")]
 impl<T> SyncPool<T> {
+    /// Enters the charges of earlier processes, in their order, into a pool that has granted nothing yet. Call it
+    /// after the members were added, whose ids it changes; the pool's clock must be that of the charges. O(n log n),
+    /// under the lock.
+    ///
+    /// What a log that was cut off means is told by
+    /// [`PoolSnapshot::replay`](leasehold_core::pool::PoolSnapshot::replay).
+    pub fn replay(&self, charges: &[Charge]) -> Replayed {
+        self.shared.under_lock(|state, now| {
+            let first = charges.iter().filter_map(Charge::at).min().unwrap_or(now);
+            let config = state.pool.config().clone();
+            // The pool as it was before the first charge.
+            let unused = state.pool.snapshot();
+            let Ok(early) = Pool::restore(config.clone(), unused, now, first.min(now)) else {
+                return Replayed::default();
+            };
+            let mut snapshot = early.snapshot();
+            let replayed = snapshot.replay(now, charges.iter().copied());
+            if let Ok(pool) = Pool::restore(config, snapshot, now, now) {
+                self.shared
+                    .names
+                    .move_members(&same_members(&state.pool, &pool));
+                state.pool = pool;
+            }
+            replayed
+        })
+    }
+
+    /// A pool of another configuration with the same members, limits, health and names, on a clock that shows the same
+    /// ticks. O(n log n), under the lock.
+    ///
+    /// Leases that are held stay with this pool, and count as completed now in the other. Requests that wait in this
+    /// one stay here too.
+    ///
+    /// # Errors
+    /// [`RestoreError`] if the pool's state contradicts itself.
+    pub fn successor(&self, config: PoolConfig, clock: Clock) -> Result<Self, RestoreError> {
+        let (snapshot, now) = self.snapshot();
+        let pool = Pool::restore(config, snapshot, now, now)?;
+        let names = self.shared.names.clone();
+        names.move_members(&same_members(&lock(&self.shared.state).pool, &pool));
+        Ok(Self::with_names(pool, clock, names))
+    }
+
     /// The state that survives a restart, and its tick, for
     /// [`Pool::restore`](leasehold_core::pool::Pool::restore). O(n log n), under the lock.
     #[must_use]
@@ -51,3 +98,19 @@ impl<T> SyncPool<T> {
         })
     }
 }
+
+/// Pairs the members of two pools that have the same payloads.
+#[cfg(feature = "serde")]
+fn same_members<T>(from: &Pool<Arc<T>>, to: &Pool<Arc<T>>) -> Vec<(MemberId, MemberId)> {
+    let by_payload: HashMap<_, _> = to
+        .members()
+        .map(|(member, payload)| (Arc::as_ptr(payload), member))
+        .collect();
+    let pairs = from
+        .members()
+        .filter_map(|(member, payload)| Some((member, *by_payload.get(&Arc::as_ptr(payload))?)));
+    pairs.collect()
+}
+
+#[cfg(all(test, feature = "serde", not(loom)))]
+mod tests;

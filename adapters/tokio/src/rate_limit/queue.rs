@@ -126,7 +126,7 @@ struct State {
 impl Shared {
     pub(super) fn new(limiter: Limiter) -> Self {
         Self {
-            epoch: Epoch::start(),
+            epoch: Epoch::start(Tick::ZERO),
             state: Mutex::new(State {
                 limiter,
                 queue: BTreeMap::new(),

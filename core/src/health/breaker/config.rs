@@ -40,6 +40,47 @@ impl BreakerConfig {
         }
     }
 
+    /// Returns how long the breaker opens first, and at most.
+    #[must_use]
+    pub const fn open(&self) -> (Duration, Duration) {
+        let (base, cap) = (self.base, self.cap);
+        (Duration::from_nanos(base), Duration::from_nanos(cap))
+    }
+
+    /// Returns how many consecutive failures trip the breaker.
+    #[must_use]
+    pub const fn consecutive_failures(&self) -> Option<NonZeroU32> {
+        self.consecutive
+    }
+
+    /// Returns the failure rate that trips the breaker in permille, its window and its least number of outcomes.
+    ///
+    /// The window is rounded up to a multiple of 8 ns.
+    #[must_use]
+    pub fn failure_rate(&self) -> Option<(u16, Duration, NonZeroU32)> {
+        let rate = self.rate?;
+        let window = rate.part.get().saturating_mul(PARTS as u64);
+        Some((rate.permille, Duration::from_nanos(window), rate.minimum))
+    }
+
+    /// Returns how long the breaker must stay closed for its backoff to be reset.
+    #[must_use]
+    pub const fn reset_after(&self) -> Duration {
+        Duration::from_nanos(self.reset_after)
+    }
+
+    /// Returns the bound on probes at once while half-open, and the successes that close.
+    #[must_use]
+    pub const fn half_open(&self) -> (NonZeroU32, NonZeroU32) {
+        (self.probes, self.successes)
+    }
+
+    /// Returns the time after which a probe without a result counts as failed.
+    #[must_use]
+    pub const fn probe_timeout(&self) -> Duration {
+        self.probe_timeout
+    }
+
     pub(super) fn backoff(&self, trips: u32) -> Duration {
         let factor = 1u64.checked_shl(trips).unwrap_or(u64::MAX);
         Duration::from_nanos(self.base.saturating_mul(factor).min(self.cap))

@@ -53,6 +53,44 @@ impl OutlierConfig {
         }
     }
 
+    /// Returns the time between two sweeps.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval.get())
+    }
+
+    /// Returns how long the first ejection lasts, and the longest.
+    #[must_use]
+    pub const fn ejection(&self) -> (Duration, Duration) {
+        let (base, cap) = (self.base, self.cap);
+        (Duration::from_nanos(base), Duration::from_nanos(cap))
+    }
+
+    /// Returns the standard deviations that make an outlier in thousandths, and the least margin in permille.
+    #[must_use]
+    pub fn deviation(&self) -> Option<(u16, u16)> {
+        let deviation = self.deviation?;
+        Some((deviation.factor, deviation.margin))
+    }
+
+    /// Returns the failure rate that makes an outlier, in permille.
+    #[must_use]
+    pub const fn failure_rate(&self) -> Option<u16> {
+        self.failure_rate
+    }
+
+    /// Returns the least number of outcomes of a judged member, and of judged members.
+    #[must_use]
+    pub const fn volume(&self) -> (NonZeroU32, NonZeroU32) {
+        (self.volume, self.members)
+    }
+
+    /// Returns the share of members that may be ejected at once, in permille.
+    #[must_use]
+    pub const fn max_ejected(&self) -> u16 {
+        self.max_ejected
+    }
+
     /// Returns how many of `total` members may be ejected at once.
     #[must_use]
     pub fn allowance(&self, total: u32) -> u32 {

@@ -36,6 +36,30 @@ impl ProbeConfig {
             initially_up: true,
         }
     }
+
+    /// Returns the time between two probes of a member.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval.get())
+    }
+
+    /// Returns the time after which a probe without a result has failed.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Returns how many consecutive successes bring a member up.
+    #[must_use]
+    pub const fn rise(&self) -> NonZeroU32 {
+        self.rise
+    }
+
+    /// Returns how many consecutive failures take a member down.
+    #[must_use]
+    pub const fn fall(&self) -> NonZeroU32 {
+        self.fall
+    }
 }
 
 /// Builder of a [`ProbeConfig`]; all checks are made by [`build`](Self::build).

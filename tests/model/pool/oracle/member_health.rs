@@ -54,17 +54,20 @@ impl Oracle {
     }
 
     fn changed(&mut self, member: usize, change: Option<Transition>) {
+        let tick = self.tick();
         let condition = match change {
             None => return,
             Some(Transition::WentDown) => HealthChange::Down,
             Some(Transition::WentUp) => {
-                self.members[member]
-                    .slow_start
-                    .begin(Tick::from_nanos(self.now));
+                self.members[member].slow_start.begin(tick);
+                if self.breaker_of(member).is_some() {
+                    self.members[member].breaker.reset(tick);
+                }
                 HealthChange::Up
             }
         };
         self.events.push(OracleEvent::Changed(member, condition));
+        self.note_breaker(member);
     }
 
     pub(crate) fn observe_depth(&mut self, now: u64, member: usize, depth: u8) -> bool {
