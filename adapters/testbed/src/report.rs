@@ -44,7 +44,8 @@ pub struct Report {
     pub connections_open: u64,
     /// Calls that arrived while their key was told to wait.
     ///
-    /// A call that was on its way when the key was told counts too.
+    /// A call counts only once the caller has shown that it knows: by another call on the connection that told it, or
+    /// by closing it. A caller that makes several calls with a key at a time may still have sent some before.
     pub early: u64,
     /// Calls answered in full whose path and body equal those of an earlier one. Above 0, work was paid for twice.
     pub repeated: u64,

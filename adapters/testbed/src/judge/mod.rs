@@ -17,6 +17,7 @@ use crate::limit::{Limit, LimitUnit};
 use crate::report::{KeyReport, LimitReport, masked};
 use core::time::Duration;
 use ledger::{Fit, Ledger, nanos};
+use std::collections::HashMap;
 
 /// Maximum number of keys if any key is accepted; later keys are unknown.
 const MAX_KEYS: usize = 4096;
@@ -86,7 +87,7 @@ pub(crate) struct CallCounts {
     pub(crate) invalid: u64,
     pub(crate) abandoned: u64,
     pub(crate) max_concurrent: u64,
-    /// Calls that arrived while their key was told to wait.
+    /// Calls that arrived while their key was known to have to wait.
     pub(crate) early: u64,
 }
 
@@ -97,6 +98,8 @@ pub(crate) struct Judge {
     window: u64,
     open: bool,
     keys: Vec<KeyState>,
+    /// By connection: the key that was told to wait by its last answer, and until when.
+    told: HashMap<u64, (KeyId, u64)>,
     all: CallCounts,
 }
 
@@ -111,6 +114,7 @@ impl Judge {
                 .map(|key| KeyState::new(key, &config.limits))
                 .collect(),
             config,
+            told: HashMap::new(),
             all: CallCounts::default(),
         }
     }
@@ -142,7 +146,7 @@ impl Judge {
         let key = &mut self.keys[key.0];
         let ruling = key.rule(self.config.max_concurrent, now);
         key.count_arrival(self.window, now);
-        let early = u64::from(now < key.told_until);
+        let early = u64::from(now < key.waits_until);
         for counts in [&mut key.counts, &mut self.all] {
             counts.max_concurrent = counts.max_concurrent.max(counts.in_flight + 1);
             counts.calls += 1;
@@ -171,11 +175,29 @@ impl Judge {
         )
     }
 
-    /// Notes that a key was told to wait, if it was told so.
-    pub(crate) fn tell_wait(&mut self, key: KeyId, wait: Option<Duration>, now: u64) {
-        let told = &mut self.keys[key.0].told_until;
-        let until = now.saturating_add(wait.map_or(0, nanos));
-        *told = until.max(*told);
+    /// Notes that an answer on a connection tells a key to wait, if it does.
+    ///
+    /// Calls that are under way on other connections can't heed it. So none is early before the caller has read the
+    /// answer.
+    pub(crate) fn tell_wait(
+        &mut self,
+        key: KeyId,
+        connection: u64,
+        wait: Option<Duration>,
+        now: u64,
+    ) {
+        if let Some(wait) = wait {
+            let until = now.saturating_add(nanos(wait));
+            self.told.insert(connection, (key, until));
+        }
+    }
+
+    /// Notes that the caller has read the last answer on a connection, as another call there shows, or its end.
+    pub(crate) fn note_read(&mut self, connection: u64) {
+        if let Some((key, until)) = self.told.remove(&connection) {
+            let known = &mut self.keys[key.0].waits_until;
+            *known = until.max(*known);
+        }
     }
 
     /// Ends an admitted call. To be called once for each [`Ruling::Admitted`].
@@ -248,7 +270,8 @@ struct KeyState {
     /// All arrivals of the last reported window, rejected ones included.
     recent: Vec<u64>,
     max_in_window: u64,
-    told_until: u64,
+    /// End of the wait that the caller knows of.
+    waits_until: u64,
     counts: CallCounts,
 }
 
@@ -259,7 +282,7 @@ impl KeyState {
             ledgers: limits.iter().cloned().map(Ledger::new).collect(),
             recent: Vec::new(),
             max_in_window: 0,
-            told_until: 0,
+            waits_until: 0,
             counts: CallCounts::default(),
         }
     }
@@ -542,12 +565,15 @@ mod tests {
     }
 
     #[test]
-    fn a_call_before_the_told_time_is_early() {
+    fn a_call_is_early_before_the_told_time_once_the_caller_knows_it() {
         let mut judge = judge(9, None, &["a"]);
         let key = judge.identify("a").unwrap();
-        judge.tell_wait(key, Some(Duration::from_nanos(40)), 10);
-        judge.tell_wait(key, Some(Duration::from_nanos(5)), 15);
-        judge.tell_wait(key, None, 16);
+        judge.tell_wait(key, 1, Some(Duration::from_nanos(40)), 10);
+        judge.tell_wait(key, 2, Some(Duration::from_nanos(5)), 15);
+        judge.tell_wait(key, 3, None, 16);
+        // It may have been under way.
+        judge.arrive(key, 19);
+        (1..=3).for_each(|connection| judge.note_read(connection));
         judge.arrive(key, 49);
         judge.arrive(key, 50);
         assert_eq!((judge.counts().early, judge.key_reports()[0].early), (1, 1));

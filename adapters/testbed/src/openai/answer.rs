@@ -1,9 +1,9 @@
 //! The answer to a call: texts, tokens, and how it is written for each API.
 
-use super::reply::Reply;
 use super::request::{Api, ApiRequest, words};
 use super::sse::{EventStream, Pace};
 use super::{chat, embeddings, responses};
+use crate::reply::Reply;
 use serde_json::{Value, json};
 
 /// A word that lengthens an answer.

@@ -1,8 +1,8 @@
 //! Errors with the texts and codes of the real service.
 
-use super::reply::Reply;
 use crate::judge::Refusal;
 use crate::limit::{Limit, LimitUnit};
+use crate::reply::Reply;
 use crate::report::masked;
 use crate::server::BodyError;
 use crate::text::{go_duration, whole_millis, whole_seconds};

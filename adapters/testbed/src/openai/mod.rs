@@ -11,7 +11,6 @@ mod embeddings;
 mod error;
 mod fault;
 mod in_flight;
-mod reply;
 mod request;
 mod responses;
 mod route;
@@ -26,10 +25,13 @@ pub use config::{ModelRule, OpenAiConfig, Outage, OutageError};
 pub use control::Control;
 pub use fault::{
     BytesFault, DisguiseFault, Fault, FaultGroup, FaultRule, FaultRuleError, FramingFault,
-    KeyFault, Occurrence, OverloadFault, RateLimitFault, RequestFault, ShapeFault, StreamFault,
-    TransportFault, UnknownFault,
+    KeyFault, OverloadFault, RateLimitFault, RequestFault, ShapeFault, StreamFault, TransportFault,
+    UnknownFault,
 };
 
+pub(crate) use fault::FaultTimes;
+
+use crate::occurrence::Occurrence;
 use crate::report::Report;
 use crate::server::Server;
 use alloc::sync::Arc;
@@ -193,7 +195,7 @@ fn check(config: &OpenAiConfig) -> Result<(), StartError> {
     }
     for rule in &config.faults {
         if let Occurrence::Share(share) = rule.occurrence
-            && !(0.0..=1.0).contains(&share)
+            && !rule.occurrence.is_valid()
         {
             return Err(StartError::Share(share));
         }

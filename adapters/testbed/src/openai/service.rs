@@ -7,48 +7,80 @@ use super::call::{CallStatus, LogIndex};
 use super::error::{ApiError, over_limit};
 use super::fault::{Fault, Scene};
 use super::in_flight::InFlight;
-use super::reply::Reply;
 use super::request::{Api, ApiRequest};
 use super::route::{Route, credential};
 use super::state::{Draw, Upstream, plan};
 use crate::clock::unix_now;
 use crate::judge::{CallEnd, Ruling, Usages};
+use crate::reply::Reply;
 use crate::report::Report;
-use crate::server::{CloseConnection, HttpResponse, Orders, Site, drain, read_body};
+use crate::server::{CloseConnection, Connection, Orders, Payload, Site, drain, read_body};
 use crate::text::go_duration;
 use alloc::sync::Arc;
 use core::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+type HttpResponse = Response<Payload>;
+
 impl Site for Arc<Upstream> {
+    type Connection = OpenConnection;
+    type Body = Payload;
+
+    fn opened(&self) -> OpenConnection {
+        let number = self.change(|state| {
+            state.connections_opened += 1;
+            state.connections_open += 1;
+            state.connections_opened
+        });
+        OpenConnection {
+            upstream: Self::clone(self),
+            number,
+            orders: Orders::default(),
+        }
+    }
+
     fn respond(
         &self,
         request: Request<Incoming>,
-        orders: Arc<Orders>,
+        connection: Arc<OpenConnection>,
     ) -> impl Future<Output = Result<HttpResponse, CloseConnection>> + Send + 'static + use<> {
-        respond(Self::clone(self), request, orders)
+        respond(Self::clone(self), request, connection)
+    }
+}
+
+/// A connection, counted as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    upstream: Arc<Upstream>,
+    number: u64,
+    orders: Orders,
+}
+
+impl Connection for OpenConnection {
+    fn orders(&self) -> &Orders {
+        &self.orders
     }
 
-    fn opened(&self) {
-        self.change(|state| {
-            state.connections_opened += 1;
-            state.connections_open += 1;
+    fn note_traffic(&self, _read: usize, _written: usize) {}
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.upstream.change(|state| {
+            state.connections_open -= 1;
+            state.judge.note_read(self.number);
         });
-    }
-
-    fn closed(&self) {
-        self.change(|state| state.connections_open -= 1);
     }
 }
 
 async fn respond(
     upstream: Arc<Upstream>,
     request: Request<Incoming>,
-    orders: Arc<Orders>,
+    connection: Arc<OpenConnection>,
 ) -> Result<HttpResponse, CloseConnection> {
     let arrived = upstream.clock.nanos();
     let id = upstream.next_id();
@@ -58,7 +90,7 @@ async fn respond(
     if let Route::Call { api, deployment } = route {
         let exchange = Exchange {
             upstream: &upstream,
-            orders: &orders,
+            connection: &connection,
             arrived,
             id: &id,
             path: head.uri.path_and_query().map_or(path, |path| path.as_str()),
@@ -124,7 +156,7 @@ fn report(report: &Report) -> Reply {
 /// A call and its connection.
 struct Exchange<'a> {
     upstream: &'a Arc<Upstream>,
-    orders: &'a Arc<Orders>,
+    connection: &'a Arc<OpenConnection>,
     arrived: u64,
     id: &'a str,
     path: &'a str,
@@ -168,7 +200,9 @@ impl Exchange<'_> {
 
     /// Lets the judge rule on the call. An unknown key has only a place in the log.
     fn arrive(&self, token: Option<&str>) -> Result<(InFlight, Ruling, Option<Fault>), LogIndex> {
+        let connection = self.connection.number;
         self.upstream.change(|state| {
+            state.judge.note_read(connection);
             let key = token.and_then(|token| state.judge.identify(token));
             let arrived = Duration::from_nanos(self.arrived);
             let index = state.log.open(self.path, token, self.headers, arrived);
@@ -176,7 +210,8 @@ impl Exchange<'_> {
             let outage = state.outage_at(self.arrived);
             let ruling = state.judge.arrive(key, self.arrived);
             if let (Ruling::OverLimit(refusal), None) = (&ruling, outage) {
-                state.judge.tell_wait(key, refusal.wait, self.arrived);
+                let wait = refusal.wait;
+                state.judge.tell_wait(key, connection, wait, self.arrived);
             }
             let in_flight = InFlight::new(self.upstream, key, index, self.path, &ruling);
             Ok((in_flight, ruling, outage))
@@ -220,7 +255,10 @@ impl Exchange<'_> {
             let admitted = state.judge.admit(key, &model, answer.total_tokens(), now);
             match &admitted {
                 Ok(()) => state.note_latency(draw.latency),
-                Err(refusal) => state.judge.tell_wait(key, refusal.wait, now),
+                Err(refusal) => {
+                    let connection = self.connection.number;
+                    state.judge.tell_wait(key, connection, refusal.wait, now);
+                }
             }
             admitted
         });
@@ -279,8 +317,9 @@ impl Exchange<'_> {
             state.note_fault(in_flight.index(), fault);
             if fault.tells_wait() {
                 let wait = Some(upstream.times.wait);
-                let now = upstream.clock.nanos();
-                state.judge.tell_wait(in_flight.key(), wait, now);
+                let (key, now) = (in_flight.key(), upstream.clock.nanos());
+                let connection = self.connection.number;
+                state.judge.tell_wait(key, connection, wait, now);
             }
         });
         let scene = Scene {
@@ -288,7 +327,7 @@ impl Exchange<'_> {
             pace: &draw.pace,
             times: upstream.times,
             now: unix_now(),
-            orders: self.orders,
+            orders: &self.connection.orders,
         };
         let reply = match fault.reply(&scene).await {
             Ok(reply) => reply,
@@ -328,11 +367,11 @@ impl Exchange<'_> {
                 .header("openai-processing-ms", spent)
                 .header("openai-version", "2020-10-01")
         };
-        let hang_up = reply.hangs_up.then(|| Arc::clone(self.orders));
+        let hang_up = reply.hangs_up.then(|| Arc::clone(self.connection));
         reply.into_response(move || {
             in_flight.finish();
-            if let Some(orders) = hang_up {
-                orders.hang_up();
+            if let Some(connection) = hang_up {
+                connection.orders.hang_up();
             }
         })
     }

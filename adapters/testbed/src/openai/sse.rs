@@ -1,6 +1,6 @@
 //! Server-sent events: how an answer is cut into pieces, framed as lines, and timed.
 
-use super::reply::Reply;
+use crate::reply::Reply;
 use crate::server::Step;
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;

@@ -1,6 +1,6 @@
 //! The state of a server: counts, draws, outages, the log of calls.
 //!
-//! Invariant: every change bumps a version and wakes the waiting tests, so that no change is missed.
+//! Invariant: each call takes all its draws at once, so that no setting changes those of a later call.
 
 use super::answer::Answer;
 use super::call::{CallStatus, Log, LogIndex};
@@ -12,6 +12,7 @@ use crate::clock::{Clock, unix_now};
 use crate::judge::{CallEnd, Judge, JudgeConfig, KeyId};
 use crate::limit::{Limit, LimitUnit};
 use crate::report::Report;
+use crate::watched::Watched;
 use alloc::collections::{BTreeMap, VecDeque};
 use core::hash::{Hash, Hasher};
 use core::num::{NonZeroU32, NonZeroU64};
@@ -21,7 +22,6 @@ use core::time::Duration;
 use hyper::body::Bytes;
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 const MAX_LATENCIES: usize = 100_000;
 
@@ -45,8 +45,7 @@ pub(super) struct Upstream {
     /// Random id of this run, so that request ids are unique over several runs.
     run: u64,
     requests: AtomicU64,
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Watched<State>,
 }
 
 /// The draws for a valid call.
@@ -81,7 +80,6 @@ pub(super) struct State {
     repeated: u64,
     hung_up: u64,
     by_fault: BTreeMap<String, u64>,
-    version: u64,
 }
 
 impl Upstream {
@@ -112,7 +110,7 @@ impl Upstream {
             chunk_delay: nanos(&config.chunk_delay),
             run: fastrand::u64(..),
             requests: AtomicU64::new(0),
-            state: Mutex::new(State {
+            state: Watched::new(State {
                 judge: Judge::new(judge, config.keys),
                 dice: Dice::new(config.faults, config.seed ^ FAULT_SEED),
                 log: Log::new(config.recording),
@@ -132,44 +130,23 @@ impl Upstream {
                 repeated: 0,
                 hung_up: 0,
                 by_fault: BTreeMap::new(),
-                version: 0,
             }),
-            changed: Condvar::new(),
         }
     }
 
     /// Reads the state.
     pub(super) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
-        read(&self.lock())
+        self.state.read(read)
     }
 
     /// Changes the state, and wakes the waiting tests.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.lock();
-        let result = change(&mut state);
-        state.version += 1;
-        drop(state);
-        self.changed.notify_all();
-        result
+        self.state.change(change)
     }
 
     /// Waits until a condition holds; it is checked again after each change.
     pub(super) fn wait(&self, limit: Duration, condition: impl Fn() -> bool) -> bool {
-        let clock = Clock::start();
-        loop {
-            let seen = self.read(|state| state.version);
-            if condition() {
-                return true;
-            }
-            let spent = Duration::from_nanos(clock.nanos());
-            let Some(left) = limit.checked_sub(spent).filter(|left| !left.is_zero()) else {
-                return false;
-            };
-            let state = self.lock();
-            let unchanged = |state: &mut State| state.version == seen;
-            let waited = self.changed.wait_timeout_while(state, left, unchanged);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
-        }
+        self.state.wait(limit, condition)
     }
 
     /// An id that no other request of any server has.
@@ -213,11 +190,6 @@ impl Upstream {
                 pace,
             }
         })
-    }
-
-    /// Locks the state, and ignores poison: counts that are off by one call are better than none.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,11 +9,19 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use hyper::body::Bytes;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+
+/// What a site keeps of a connection.
+pub(crate) trait Connection: Send + Sync + 'static {
+    fn orders(&self) -> &Orders;
+
+    /// The socket was read from or written to.
+    fn note_traffic(&self, read: usize, written: usize);
+}
 
 /// Orders of a call's handler to its connection.
 #[derive(Debug, Default)]
@@ -71,20 +79,20 @@ impl Orders {
 }
 
 /// The socket of a connection.
-#[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Link<C: Connection> {
     stream: TcpStream,
-    orders: Arc<Orders>,
+    /// Dropped after the socket, so that a connection is counted as closed once it is.
+    connection: Arc<C>,
     pause: Option<Pin<Box<Sleep>>>,
     /// The last four bytes of a slow head.
     tail: [u8; 4],
 }
 
-impl Link {
-    pub(super) const fn new(stream: TcpStream, orders: Arc<Orders>) -> Self {
+impl<C: Connection> Link<C> {
+    pub(super) const fn new(stream: TcpStream, connection: Arc<C>) -> Self {
         Self {
             stream,
-            orders,
+            connection,
             pause: None,
             tail: [0; 4],
         }
@@ -92,8 +100,9 @@ impl Link {
 
     /// Writes the inserted bytes. Ready once none are left.
     fn poll_insert(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let orders = Arc::clone(&self.orders);
-        let mut slot = orders.insert.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = Arc::clone(&self.connection);
+        let insert = &connection.orders().insert;
+        let mut slot = insert.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(insert) = slot.as_mut() {
             if insert.bytes.is_empty() {
                 let then_close = insert.then_close;
@@ -104,56 +113,68 @@ impl Link {
                 break;
             }
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &insert.bytes))?;
+            connection.note_traffic(0, written);
             let _ = insert.bytes.split_to(written);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncRead for Link {
+impl<C: Connection> AsyncRead for Link<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.orders.hang_up.load(Ordering::Relaxed) {
+        if self.connection.orders().hang_up.load(Ordering::Relaxed) {
             // The end of the caller's bytes: hyper closes the connection.
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.connection
+            .note_traffic(buffer.filled().len() - before, 0);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Link {
+impl<C: Connection> AsyncWrite for Link<C> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         ready!(self.poll_insert(cx))?;
-        let pause = self.orders.head_pause.load(Ordering::Relaxed);
-        let Some(first) = bytes.first().filter(|_| pause > 0) else {
-            return Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let pause = self.connection.orders().head_pause.load(Ordering::Relaxed);
+        let first = slices.iter().find_map(|slice| slice.first());
+        let written = match first.filter(|_| pause > 0) {
+            Some(first) => ready!(self.poll_slow_write(cx, *first, pause))?,
+            None => ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?,
         };
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
-        }
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &[*first]))?;
-        self.pause = Some(Box::pin(sleep(Duration::from_nanos(pause))));
-        self.tail = [self.tail[1], self.tail[2], self.tail[3], *first];
-        if self.tail == *b"\r\n\r\n" {
-            self.pause = None;
-            self.orders.head_pause.store(0, Ordering::Relaxed);
-        }
+        self.connection.note_traffic(0, written);
         Poll::Ready(Ok(written))
     }
 
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when a handler waits: what it inserted before that is seen at once.
+        ready!(self.poll_insert(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.orders.reset.load(Ordering::Relaxed) {
+        if self.connection.orders().reset.load(Ordering::Relaxed) {
             // An orderly end would come before the reset.
             return Poll::Ready(Ok(()));
         }
@@ -161,9 +182,32 @@ impl AsyncWrite for Link {
     }
 }
 
-impl Drop for Link {
+impl<C: Connection> Link<C> {
+    /// Writes one byte of a slow head, after the pause of the one before.
+    fn poll_slow_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        byte: u8,
+        pause: u64,
+    ) -> Poll<io::Result<usize>> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &[byte]))?;
+        self.pause = Some(Box::pin(sleep(Duration::from_nanos(pause))));
+        self.tail = [self.tail[1], self.tail[2], self.tail[3], byte];
+        if self.tail == *b"\r\n\r\n" {
+            self.pause = None;
+            let orders = self.connection.orders();
+            orders.head_pause.store(0, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
+impl<C: Connection> Drop for Link<C> {
     fn drop(&mut self) {
-        if self.orders.reset.load(Ordering::Relaxed) {
+        if self.connection.orders().reset.load(Ordering::Relaxed) {
             // A socket whose peer is gone can't be reset, and needs none.
             let _ = self.stream.set_zero_linger();
         }

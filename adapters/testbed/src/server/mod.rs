@@ -1,16 +1,17 @@
 //! An HTTP/1 server on its own thread: accepting connections, time limits, shutdown.
 //!
-//! Invariant: when the drop of a [`Server`] returns, after at most [`GRACE`], its thread, listener and connections
-//! are gone.
+//! Invariant: when the kill of a [`Server`] returns, or its drop after at most [`GRACE`], its thread, listener and
+//! connections are gone.
 
 mod link;
 mod payload;
 
-pub(crate) use link::Orders;
-pub(crate) use payload::{Payload, Step};
+pub(crate) use link::{Connection, Orders};
+pub(crate) use payload::{BrokenOff, Payload, Step};
 
 use alloc::sync::Arc;
 use core::net::SocketAddr;
+use core::pin::pin;
 use core::time::Duration;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -18,38 +19,44 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use link::Link;
 use std::io;
-use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
-use tokio::net::TcpListener as AsyncListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
-
-/// A response with a scripted body.
-pub(crate) type HttpResponse = Response<Payload>;
 
 /// Closes the connection without a response.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("connection closed on purpose")]
 pub(crate) struct CloseConnection;
 
-/// A kind of server: it answers requests and is told of connections.
+impl From<BrokenOff> for CloseConnection {
+    fn from(_: BrokenOff) -> Self {
+        Self
+    }
+}
+
+/// A kind of server: it answers requests, and keeps a state for each connection.
 pub(crate) trait Site: Clone + Send + 'static {
-    /// Answers a request of the connection that `orders` belong to.
+    /// It is dropped when its socket is closed, by either side or with the server.
+    type Connection: Connection;
+    type Body: Body<Data = Bytes, Error = BrokenOff> + Send + 'static;
+
+    /// A connection was accepted.
+    fn opened(&self) -> Self::Connection;
+
+    /// Most headers of a request; hyper answers 431 to more.
+    fn max_headers(&self) -> Option<usize> {
+        None
+    }
+
     fn respond(
         &self,
         request: Request<Incoming>,
-        orders: Arc<Orders>,
-    ) -> impl Future<Output = Result<HttpResponse, CloseConnection>> + Send + 'static + use<Self>;
-
-    /// A connection was accepted.
-    fn opened(&self);
-
-    /// A connection was closed, by either side.
-    fn closed(&self);
+        connection: Arc<Self::Connection>,
+    ) -> impl Future<Output = Result<Response<Self::Body>, CloseConnection>> + Send + 'static + use<Self>;
 }
 
 /// Time for calls in flight to end after a stop.
@@ -68,37 +75,79 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 /// Pause after a failed accept: without it, a process out of file descriptors would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections that may wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4_096;
+
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
     addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<Kill>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Ends a server without waiting for calls in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kill;
+
+/// Takes an address without listening on it: connections are refused.
+///
+/// A port with connections of an earlier server that the system has not forgotten yet can be taken too.
+pub(crate) fn take_address(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if cfg!(unix) {
+        // Elsewhere this would let two servers listen on one port.
+        socket.set_reuseaddr(true)?;
+    }
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
 impl Server {
-    /// Listens on `listen`, and lets `site` answer each request.
-    pub(crate) fn start(listen: SocketAddr, site: impl Site) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen)?;
-        listener.set_nonblocking(true)?;
-        let addr = listener.local_addr()?;
+    /// Listens on `addr`, and lets `site` answer each request.
+    pub(crate) fn start(addr: SocketAddr, site: impl Site) -> io::Result<Self> {
+        Self::run(take_address(addr)?, |listener, stop| {
+            serve(listener, stop, site)
+        })
+    }
+
+    /// Listens on an address that was taken, and runs `serve` until it ends.
+    ///
+    /// The receiver of `serve` has a [`Kill`] at a kill, and an error at a stop.
+    pub(crate) fn run<F: Future<Output = ()>>(
+        socket: TcpSocket,
+        serve: impl FnOnce(TcpListener, oneshot::Receiver<Kill>) -> F + Send + 'static,
+    ) -> io::Result<Self> {
+        let addr = socket.local_addr()?;
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()?;
         let listener = {
             let _entered = runtime.enter();
-            AsyncListener::from_std(listener)?
+            socket.listen(BACKLOG)?
         };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("testbed".into())
-            .spawn(move || runtime.block_on(serve(listener, stopped, site)))?;
+            .spawn(move || runtime.block_on(serve(listener, stopped)))?;
         Ok(Self {
             addr,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Closes the listener and every connection at once.
+    pub(crate) fn kill(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that the thread has ended.
+            let _ = stop.send(Kill);
+        }
     }
 
     pub(crate) const fn addr(&self) -> SocketAddr {
@@ -145,51 +194,55 @@ pub(crate) async fn drain(body: Incoming) {
     let _ = read_body(body).await;
 }
 
-async fn serve(listener: AsyncListener, mut stopped: oneshot::Receiver<()>, site: impl Site) {
+/// Accepts the next connection, or returns `None` at a failed accept, after a pause.
+pub(crate) async fn accept(listener: &TcpListener) -> Option<TcpStream> {
+    let Ok((stream, _)) = listener.accept().await else {
+        sleep(ACCEPT_PAUSE).await;
+        return None;
+    };
+    // An error means a broken connection, which serving it will report.
+    let _ = stream.set_nodelay(true);
+    Some(stream)
+}
+
+pub(crate) async fn serve(
+    listener: TcpListener,
+    mut stopped: oneshot::Receiver<Kill>,
+    site: impl Site,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
-    let graceful = GracefulShutdown::new();
-    loop {
+    if let Some(most) = site.max_headers() {
+        http.max_headers(most);
+    }
+    let (stopping, stop_signal) = watch::channel(());
+    let stop = loop {
         let accepted = tokio::select! {
-            _ = &mut stopped => break,
-            accepted = listener.accept() => accepted,
+            stop = &mut stopped => break stop,
+            accepted = accept(&listener) => accepted,
         };
-        let Ok((stream, _)) = accepted else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let open = OpenConnection::new(site.clone());
-        // An error means a broken connection, which serving it will report.
-        let _ = stream.set_nodelay(true);
-        let orders = Arc::new(Orders::default());
-        let link = Link::new(stream, Arc::clone(&orders));
+        let Some(stream) = accepted else { continue };
+        let connection = Arc::new(site.opened());
+        let link = Link::new(stream, Arc::clone(&connection));
         let site = site.clone();
-        let service = service_fn(move |request| site.respond(request, Arc::clone(&orders)));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(link), service));
+        let service = service_fn(move |request| site.respond(request, Arc::clone(&connection)));
+        let connection = http.serve_connection(TokioIo::new(link), service);
+        let mut stop = stop_signal.clone();
         tokio::spawn(async move {
-            // An error means that the client misbehaved or a fault closed the connection.
+            let mut connection = pin!(connection.with_upgrades());
+            tokio::select! {
+                // An error means that the client misbehaved or a fault closed the connection.
+                _ = connection.as_mut() => return,
+                _ = stop.changed() => connection.as_mut().graceful_shutdown(),
+            }
             let _ = connection.await;
-            drop(open);
+            drop(stop);
         });
-    }
-    drop(listener);
-    // Connections still open after that are closed when the runtime is dropped.
-    let _ = timeout(GRACE, graceful.shutdown()).await;
-}
-
-/// Tells the site of a connection's end, also when the runtime is dropped with it.
-struct OpenConnection<S: Site>(S);
-
-impl<S: Site> OpenConnection<S> {
-    fn new(site: S) -> Self {
-        site.opened();
-        Self(site)
-    }
-}
-
-impl<S: Site> Drop for OpenConnection<S> {
-    fn drop(&mut self) {
-        self.0.closed();
+    };
+    drop((listener, stop_signal));
+    // Connections still open after this, upgraded ones too, are closed when the runtime is dropped.
+    if stop.is_err() && stopping.send(()).is_ok() {
+        let _ = timeout(GRACE, stopping.closed()).await;
     }
 }

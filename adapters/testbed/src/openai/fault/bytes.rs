@@ -1,9 +1,9 @@
 //! Whole answers in unusual bytes: encodings, padding, text that is barely JSON.
 
-use super::encoding::{brotli, deflate, gzip, zlib};
+use super::encoding::{brotli, deflate, gzip, gzip_padded, zlib};
 use super::{Properties, Scene};
-use crate::openai::reply::Reply;
 use crate::openai::request::Api;
+use crate::reply::Reply;
 use crate::server::Step;
 use hyper::body::Bytes;
 
@@ -71,10 +71,7 @@ impl BytesFault {
             Self::GzipTwice => encoded(gzip(&gzip(&body)), "gzip, gzip"),
             Self::XGzip => encoded(gzip(&body), "X-GZIP"),
             Self::GzipUnlabelled => with(gzip(&body)),
-            Self::GzipBomb => {
-                let padded = [body.as_slice(), &vec![b' '; 64 * MEBIBYTE]].concat();
-                encoded(gzip(&padded), "gzip")
-            }
+            Self::GzipBomb => encoded(gzip_padded(&body, &vec![b' '; MEBIBYTE], 64), "gzip"),
             Self::Events => scene.answer.events(scene.pace).reply(scene.pace),
             Self::Bom => with([b"\xef\xbb\xbf", body.as_slice()].concat()),
             Self::Padding => with([b"\r\n\n   \t\n", body.as_slice(), b"\n\n  \n"].concat()),

@@ -2,8 +2,8 @@
 
 use super::encoding::gzip;
 use super::{Properties, Scene};
-use crate::openai::reply::Reply;
 use crate::openai::{request::Api, responses};
+use crate::reply::Reply;
 use serde_json::{Value, json};
 
 const FAILURE: Properties = Properties::FAILURE;

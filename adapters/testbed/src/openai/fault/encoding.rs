@@ -1,7 +1,7 @@
 //! Content encodings.
 
-use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use flate2::{Compression, Crc};
 use std::io::Write;
 
 /// Longest block of a brotli stream made here.
@@ -12,6 +12,35 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     // Writing to memory can't fail.
     let _ = encoder.write_all(bytes);
     encoder.finish().unwrap_or_default()
+}
+
+/// gzip (RFC 1952) of `bytes` and then `padding`, `times` over, which is compressed only once.
+///
+/// To compress 64 MiB takes so long that other callers of the server would time out.
+pub(super) fn gzip_padded(bytes: &[u8], padding: &[u8], times: usize) -> Vec<u8> {
+    // Magic number, method deflate, no flags, no time, no level, unknown system.
+    let mut stream = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
+    stream.extend(open_deflate(bytes));
+    stream.extend(open_deflate(padding).repeat(times));
+    // The last block, empty.
+    stream.extend(b"\x03\0");
+    let (mut whole, mut part) = (Crc::new(), Crc::new());
+    whole.update(bytes);
+    part.update(padding);
+    for _ in 0..times {
+        whole.combine(&part);
+    }
+    stream.extend(whole.sum().to_le_bytes());
+    stream.extend(whole.amount().to_le_bytes());
+    stream
+}
+
+/// Blocks of deflate that end at a whole byte, and of which none is the last.
+fn open_deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+    // Writing to memory can't fail.
+    let _ = encoder.write_all(bytes).and_then(|()| encoder.flush());
+    encoder.get_ref().clone()
 }
 
 /// The `deflate` of RFC 9110: with a zlib header.
@@ -52,6 +81,7 @@ pub(super) fn brotli(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use std::io::Read;
 
     #[test]
@@ -64,6 +94,24 @@ mod tests {
             decoder.read_to_end(&mut read).unwrap();
             assert_eq!(read, bytes, "{length}");
         }
+    }
+
+    #[test]
+    fn a_bomb_is_made_in_a_small_part_of_the_time_that_compression_takes() {
+        let clock = Clock::start();
+        let bomb = gzip_padded(b"hello", &vec![b' '; 1 << 20], 64);
+        let made = clock.nanos();
+        let padded = [b"hello".as_slice(), &vec![b' '; 64 << 20]].concat();
+        let began = clock.nanos();
+        let plain = gzip(&padded);
+        let compressed = clock.nanos() - began;
+        assert!(made < compressed / 4, "{made} ns of {compressed} ns");
+        let decoded = |bytes: &[u8]| {
+            let mut read = Vec::new();
+            let read_all = flate2::read::GzDecoder::new(bytes).read_to_end(&mut read);
+            read_all.map(|_| read).unwrap()
+        };
+        assert!(decoded(&bomb) == decoded(&plain));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use super::{Properties, Scene};
 use crate::openai::chat::{tool_deltas, usage};
-use crate::openai::reply::Reply;
 use crate::openai::request::Api;
-use crate::openai::sse::{Cut, Event, EventStream};
+use crate::openai::sse::{Cut, Event};
+use crate::reply::Reply;
 use serde_json::{Value, json};
 
 const EVERY_API: Properties = Properties::ANSWER.streamed();

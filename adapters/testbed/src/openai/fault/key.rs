@@ -2,7 +2,7 @@
 
 use super::Properties;
 use crate::openai::error::ApiError;
-use crate::openai::reply::Reply;
+use crate::reply::Reply;
 use serde_json::json;
 
 const FAILURE: Properties = Properties::FAILURE;

@@ -14,7 +14,7 @@ macro_rules! fault_table {
 
         impl $name {
             /// Every fault of the group: value, name, help.
-            pub(in crate::openai) const TABLE: &'static [(Self, &'static str, &'static str)] =
+            pub(crate) const TABLE: &'static [(Self, &'static str, &'static str)] =
                 &[$((Self::$variant, $text, $help),)+];
 
             pub(super) const fn properties(self) -> $crate::openai::fault::Properties {
@@ -46,7 +46,7 @@ pub use key::KeyFault;
 pub use overload::OverloadFault;
 pub use rate_limit::RateLimitFault;
 pub use request::RequestFault;
-pub use rule::{FaultRule, FaultRuleError, Occurrence};
+pub use rule::{FaultRule, FaultRuleError};
 pub use shape::ShapeFault;
 pub use stream::StreamFault;
 pub use transport::TransportFault;
@@ -55,9 +55,9 @@ pub(super) use rule::Dice;
 
 use super::answer::Answer;
 use super::error::ApiError;
-use super::reply::Reply;
 use super::request::{Api, ApiRequest};
 use super::sse::Pace;
+use crate::reply::Reply;
 use crate::server::{CloseConnection, Orders};
 use core::fmt;
 use core::str::FromStr;
@@ -278,7 +278,11 @@ impl Fault {
             Self::Bytes(fault) => fault.reply(scene),
             Self::Framing(fault) => fault.reply(scene),
             Self::Stream(fault) => fault.reply(scene),
-            Self::Transport(fault) => fault.reply(scene).await?,
+            Self::Transport(fault) => {
+                fault
+                    .reply(scene.plain(), scene.orders, scene.times)
+                    .await?
+            }
         })
     }
 }
@@ -373,12 +377,12 @@ impl Properties {
 
 /// Durations of the faults that take or tell some.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct FaultTimes {
+pub(crate) struct FaultTimes {
     /// The wait that a refusal tells, and that a slow answer takes.
-    pub(super) wait: Duration,
-    pub(super) stall: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) stall: Duration,
     /// Pause before each byte.
-    pub(super) trickle: Duration,
+    pub(crate) trickle: Duration,
 }
 
 /// The call that a fault answers.

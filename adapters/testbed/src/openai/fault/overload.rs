@@ -2,7 +2,7 @@
 
 use super::{Properties, Scene};
 use crate::openai::error::ApiError;
-use crate::openai::reply::Reply;
+use crate::reply::Reply;
 use crate::text::whole_seconds;
 use serde_json::json;
 

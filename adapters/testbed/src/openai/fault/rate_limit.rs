@@ -2,7 +2,7 @@
 
 use super::{Properties, Scene};
 use crate::openai::error::{ApiError, rate_limited};
-use crate::openai::reply::Reply;
+use crate::reply::Reply;
 use crate::text::{decimal_seconds, go_duration, http_date, rfc3339, whole_millis, whole_seconds};
 use core::time::Duration;
 use serde_json::json;

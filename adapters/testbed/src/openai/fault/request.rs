@@ -2,7 +2,7 @@
 
 use super::{Properties, Scene};
 use crate::openai::error::{ApiError, rate_limited, too_large_message};
-use crate::openai::reply::Reply;
+use crate::reply::Reply;
 use hyper::Method;
 
 const FAILURE: Properties = Properties::FAILURE;

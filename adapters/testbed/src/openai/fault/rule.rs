@@ -4,25 +4,11 @@
 //! order of calls give the same faults, and a rule that is added does not change the latencies.
 
 use super::{Fault, FaultGroup, UnknownFault};
+use crate::occurrence::Occurrence;
 use crate::openai::request::ApiRequest;
 use crate::report::masked;
 use core::fmt;
-use core::num::NonZeroU32;
 use core::str::FromStr;
-
-/// Which of a rule's calls get its fault.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Occurrence {
-    /// This share of the calls, 0 to 1, drawn from the seed.
-    Share(f64),
-    /// The first calls, this many.
-    First(u32),
-    /// All calls after this many.
-    After(u32),
-    /// One call in this many, beginning with the last of the first round.
-    Every(NonZeroU32),
-}
 
 /// Faults for some of the calls.
 ///
@@ -114,7 +100,11 @@ impl FromStr for FaultRule {
             }
         }
         let (name, occurrence) = match text.split_once('=') {
-            Some((name, occurrence)) => (name, parse_occurrence(occurrence)?),
+            Some((name, text)) => {
+                let occurrence = Occurrence::parse(text);
+                let error = || FaultRuleError::Occurrence(text.to_owned());
+                (name, occurrence.ok_or_else(error)?)
+            }
             None => (text, Occurrence::Share(1.0)),
         };
         let group = FaultGroup::ALL
@@ -160,32 +150,6 @@ fn split_selectors(text: &str) -> (&str, Vec<&str>) {
         .zip(ends)
         .map(|(start, end)| &text[start + 1..end]);
     (&text[..head], selectors.collect())
-}
-
-fn parse_occurrence(text: &str) -> Result<Occurrence, FaultRuleError> {
-    let error = || FaultRuleError::Occurrence(text.to_owned());
-    let count = |text: &str| text.parse().map_err(|_| error());
-    if let Some((kind, number)) = text.split_once(':') {
-        return match kind {
-            "first" => Ok(Occurrence::First(count(number)?)),
-            "after" => Ok(Occurrence::After(count(number)?)),
-            "every" => NonZeroU32::new(count(number)?)
-                .map(Occurrence::Every)
-                .ok_or_else(error),
-            _ => Err(error()),
-        };
-    }
-    let (number, scale) = match text.strip_suffix('%') {
-        Some(number) => (number, 0.01),
-        None => (text, 1.0),
-    };
-    let share: f64 = number.trim().parse().map_err(|_| error())?;
-    let share = share * scale;
-    if (0.0..=1.0).contains(&share) {
-        Ok(Occurrence::Share(share))
-    } else {
-        Err(error())
-    }
 }
 
 /// The reason that a rule's text can't be read.
@@ -240,16 +204,7 @@ impl Dice {
                 continue;
             }
             *seen = seen.saturating_add(1);
-            let fires = match rule.occurrence {
-                Occurrence::Share(share) => {
-                    draw -= share;
-                    draw < 0.0
-                }
-                Occurrence::First(count) => *seen <= count,
-                Occurrence::After(count) => *seen > count,
-                Occurrence::Every(count) => seen.is_multiple_of(count.get()),
-            };
-            if fires {
+            if rule.occurrence.fires(*seen, &mut draw) {
                 drawn = Some(candidates[(pick % candidates.len() as u64) as usize]);
             }
         }
@@ -262,6 +217,7 @@ mod tests {
     use super::super::{KeyFault, OverloadFault, ShapeFault, TransportFault};
     use super::*;
     use crate::openai::request::Api;
+    use core::num::NonZeroU32;
 
     fn rule(text: &str) -> FaultRule {
         text.parse().unwrap()

@@ -3,8 +3,8 @@
 use super::Properties;
 use crate::openai::answer::Answer;
 use crate::openai::chat::tool_call;
-use crate::openai::reply::Reply;
 use crate::openai::request::Api;
+use crate::reply::Reply;
 use serde_json::{Map, Value, json};
 
 const EVERY_API: Properties = Properties::ANSWER.unstreamed();

@@ -1,10 +1,10 @@
 //! Streams that end too soon, or with an error.
 
 use super::{Properties, Scene};
-use crate::openai::reply::Reply;
 use crate::openai::request::Api;
 use crate::openai::responses;
 use crate::openai::sse::{Ending, Event, EventStream};
+use crate::reply::Reply;
 use crate::text::go_duration;
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
 //! Trouble of the connection, before, in and after an answer.
 
-use super::{Properties, Scene};
-use crate::openai::reply::Reply;
-use crate::server::{CloseConnection, Step};
+use super::{FaultTimes, Properties};
+use crate::reply::Reply;
+use crate::server::{CloseConnection, Orders, Step};
 use core::time::Duration;
 use hyper::body::Bytes;
 use tokio::time::sleep;
@@ -22,6 +22,7 @@ fault_table! {
         Close FAILED "close" "the connection closes without an answer",
         Reset FAILED "reset" "the connection is reset without an answer",
         CutHead FAILED "cut-head" "the connection closes inside the head",
+        CutHeaders FAILED "cut-headers" "the connection closes after the head",
         ResetHeaders FAILED "reset-headers" "the connection is reset after the head",
         ResetBody FAILED "reset-body" "the connection is reset in the body",
         CutBody FAILED "cut-body" "the connection closes in the body, short of Content-Length",
@@ -43,9 +44,13 @@ fault_table! {
 }
 
 impl TransportFault {
-    pub(super) async fn reply(self, scene: &Scene<'_>) -> Result<Reply, CloseConnection> {
-        let (orders, times) = (scene.orders, scene.times);
-        let plain = scene.plain();
+    /// Gives a plain answer this trouble.
+    pub(crate) async fn reply(
+        self,
+        plain: Reply,
+        orders: &Orders,
+        times: FaultTimes,
+    ) -> Result<Reply, CloseConnection> {
         let instead = |bytes: &'static str| {
             orders.write_instead(Bytes::from_static(bytes.as_bytes()));
             // Without a body the call has ended, so that its caller does not seem to hang up.
@@ -58,6 +63,7 @@ impl TransportFault {
                 return Err(CloseConnection);
             }
             Self::CutHead => instead("HTTP/1.1 200 OK\r\ncontent-type: applica"),
+            Self::CutHeaders => broken_off(plain, 0, true),
             Self::ResetHeaders => {
                 orders.reset();
                 broken_off(plain, 0, true)

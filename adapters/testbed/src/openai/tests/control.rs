@@ -64,16 +64,20 @@ fn tokens_are_limited_beside_requests_and_the_headers_say_how_many_remain() {
 }
 
 #[test]
-fn tokens_are_admitted_again_after_the_time_to_wait() {
-    let server = OpenAi::start(OpenAiConfig {
-        limits: vec![tokens(10, 40)],
-        ..config()
-    })
-    .unwrap();
-    let mut client = Client::new(&server);
-    assert_eq!(client.chat(&call()).status, 200);
-    wait_as_told(&mut client);
-    assert_eq!(server.stop().early, 0);
+fn a_key_is_admitted_again_after_the_time_to_wait() {
+    let calls = NonZeroU64::new(1).unwrap();
+    let calls = Limit::new(LimitUnit::Requests, calls, Duration::from_millis(40));
+    for limit in [calls, tokens(10, 40)] {
+        let server = OpenAi::start(OpenAiConfig {
+            limits: vec![limit],
+            ..config()
+        })
+        .unwrap();
+        let mut client = Client::new(&server);
+        assert_eq!(client.chat(&call()).status, 200);
+        wait_as_told(&mut client);
+        assert_eq!(server.stop().early, 0);
+    }
 }
 
 #[test]
@@ -295,6 +299,24 @@ fn a_key_that_does_not_wait_as_told_is_reported() {
         ),
         (1, 1, 0)
     );
+}
+
+#[test]
+fn a_call_that_crosses_the_refusal_of_another_is_not_early() {
+    let server = OpenAi::start(OpenAiConfig {
+        fault_wait: Duration::from_secs(60),
+        ..config()
+    })
+    .unwrap();
+    server.control().script(["429-google".parse().unwrap()]);
+    let (mut refused, mut other) = (Client::new(&server), Client::new(&server));
+    assert_eq!(refused.chat(&call()).status, 429);
+    other.chat(&call());
+    assert_eq!(server.report().early, 0, "it may have been under way");
+    drop(refused);
+    wait_until(&server, |now| now.open_connections() == 1);
+    other.chat(&call());
+    assert_eq!(server.stop().early, 1);
 }
 
 #[test]

@@ -8,15 +8,12 @@ mod streams;
 mod transport;
 
 use super::*;
+use crate::client::{Client, End, PATIENCE, Reply, end_of};
 use core::num::NonZeroU32;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::Read;
 
 const KEY: &str = "sk-testbed-key-0001";
-
-/// Longest wait for a state of the server, and for bytes of it.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config() -> OpenAiConfig {
     OpenAiConfig {
@@ -36,50 +33,7 @@ fn streamed() -> Value {
     call
 }
 
-/// How the bytes of a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The message was whole.
-    Whole,
-    /// The server closed the connection before.
-    Closed,
-    /// The server reset the connection before.
-    Reset,
-}
-
-/// A keep-alive connection.
-struct Client(BufReader<TcpStream>);
-
-#[derive(Debug)]
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-    /// Chunks of a chunked body, as they were framed.
-    chunks: Vec<Vec<u8>>,
-    end: End,
-}
-
 impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap()
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.body.clone()).unwrap()
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (found, value) = line.split_once(": ")?;
-            found.eq_ignore_ascii_case(name).then_some(value)
-        })
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.header(name).unwrap().parse().unwrap()
-    }
-
     fn code(&self) -> String {
         self.json()["error"]["code"].to_string()
     }
@@ -87,81 +41,13 @@ impl Reply {
 
 impl Client {
     fn new(server: &OpenAi) -> Self {
-        let stream = TcpStream::connect(server.addr()).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    fn send(&mut self, text: &str) {
-        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+        Self::connect(server.addr())
     }
 
     fn post(&mut self, body: &Value) {
         let body = body.to_string();
         self.send(&head("POST", "/v1/chat/completions", KEY, body.len()));
         self.send(&body);
-    }
-
-    /// Reads the next reply; `None` if the connection was closed instead.
-    fn receive(&mut self) -> Option<Reply> {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if self.0.read_line(&mut head).unwrap() == 0 {
-                assert_eq!(head, "");
-                return None;
-            }
-        }
-        let mut reply = Reply {
-            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
-            head,
-            body: Vec::new(),
-            chunks: Vec::new(),
-            end: End::Whole,
-        };
-        if reply.header("content-length").is_some() {
-            let length = reply.number("content-length") as usize;
-            (reply.body, reply.end) = self.read(length);
-        } else if reply.header("transfer-encoding") == Some("chunked") {
-            self.read_chunks(&mut reply);
-        }
-        Some(reply)
-    }
-
-    fn read_chunks(&mut self, reply: &mut Reply) {
-        loop {
-            let mut line = String::new();
-            match self.0.read_line(&mut line) {
-                Ok(0) => reply.end = End::Closed,
-                Ok(_) => {
-                    let length = usize::from_str_radix(line.trim(), 16).unwrap();
-                    let (mut chunk, end) = self.read(length + 2);
-                    reply.end = end;
-                    chunk.truncate(length);
-                    if length == 0 {
-                        return;
-                    }
-                    reply.body.extend(&chunk);
-                    reply.chunks.push(chunk);
-                }
-                Err(error) => reply.end = end_of(&error),
-            }
-            if reply.end != End::Whole {
-                return;
-            }
-        }
-    }
-
-    /// Reads this many bytes, or as many as there are.
-    fn read(&mut self, length: usize) -> (Vec<u8>, End) {
-        let mut bytes = Vec::new();
-        let read = self.0.by_ref().take(length as u64).read_to_end(&mut bytes);
-        let end = match read {
-            Ok(_) if bytes.len() == length => End::Whole,
-            Ok(_) => End::Closed,
-            Err(error) => end_of(&error),
-        };
-        (bytes, end)
     }
 
     fn try_ask(&mut self, method: &str, path: &str, key: &str, body: &str) -> Option<Reply> {
@@ -177,11 +63,6 @@ impl Client {
     fn chat(&mut self, body: &Value) -> Reply {
         self.ask("POST", "/v1/chat/completions", KEY, &body.to_string())
     }
-}
-
-fn end_of(error: &std::io::Error) -> End {
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-    End::Reset
 }
 
 fn head(method: &str, path: &str, key: &str, length: usize) -> String {

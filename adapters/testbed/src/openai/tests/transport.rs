@@ -18,12 +18,7 @@ fn raw(server: &OpenAi, kind: TransportFault, call: &Value) -> (Vec<u8>, End) {
     server.control().script([Fault::Transport(kind)]);
     let mut client = Client::new(server);
     client.post(call);
-    let mut bytes = Vec::new();
-    let end = match client.0.read_to_end(&mut bytes) {
-        Ok(_) => End::Closed,
-        Err(error) => end_of(&error),
-    };
-    (bytes, end)
+    client.read_all()
 }
 
 /// The body of raw bytes with a head.
@@ -58,7 +53,9 @@ fn each_connection_breaks_as_its_name_says() {
                 assert!(bytes.is_empty(), "{name}");
             }
             TransportFault::CutHead => assert!(text(&bytes).ends_with("applica")),
-            TransportFault::ResetHeaders | TransportFault::StallHeaders => {
+            TransportFault::CutHeaders
+            | TransportFault::ResetHeaders
+            | TransportFault::StallHeaders => {
                 assert!(text(&bytes).starts_with("HTTP/1.1 200 OK\r\n"), "{name}");
                 assert!(body(&bytes).is_empty(), "{name}");
             }

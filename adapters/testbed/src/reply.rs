@@ -1,6 +1,6 @@
 //! A response under construction: status, headers, and a scripted body.
 
-use crate::server::{HttpResponse, Payload, Step};
+use crate::server::{Payload, Step};
 use core::fmt::Display;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
@@ -11,33 +11,33 @@ use serde_json::Value;
 const NGINX: &str = "nginx/1.27.3";
 
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     status: StatusCode,
     headers: Vec<(&'static str, String)>,
-    pub(super) steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     /// Whether the length is announced; else the body is chunked.
-    pub(super) sized: bool,
+    pub(crate) sized: bool,
     /// Whether a proxy in between made it, so that it has none of the service's headers.
     foreign: bool,
     /// Whether the connection is closed after the answer, and its head does not say so.
-    pub(super) hangs_up: bool,
+    pub(crate) hangs_up: bool,
 }
 
 impl Reply {
-    pub(super) fn json(status: u16, body: &Value) -> Self {
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
         Self::new(status, "application/json", body.to_string())
     }
 
-    pub(super) fn html(status: u16, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn html(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, "text/html; charset=UTF-8", body)
     }
 
-    pub(super) fn text(status: u16, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn text(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, "text/plain; charset=utf-8", body)
     }
 
     /// An error page of nginx.
-    pub(super) fn nginx(status: u16) -> Self {
+    pub(crate) fn nginx(status: u16) -> Self {
         let status_line = StatusCode::from_u16(status).map_or_else(
             |_| status.to_string(),
             |status| status.to_string().replace("Payload", "Request Entity"),
@@ -50,7 +50,7 @@ impl Reply {
     }
 
     /// A chunked body of server-sent events.
-    pub(super) fn events(steps: Vec<Step>) -> Self {
+    pub(crate) fn events(steps: Vec<Step>) -> Self {
         Self {
             steps,
             sized: false,
@@ -58,7 +58,7 @@ impl Reply {
         }
     }
 
-    pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn new(status: u16, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             headers: vec![(CONTENT_TYPE.as_str(), content_type.to_owned())],
@@ -70,36 +70,36 @@ impl Reply {
     }
 
     /// Sets a header, in place of one of the same name.
-    pub(super) fn header(self, name: &'static str, value: impl Display) -> Self {
+    pub(crate) fn header(self, name: &'static str, value: impl Display) -> Self {
         let mut reply = self.without_header(name);
         reply.headers.push((name, value.to_string()));
         reply
     }
 
     /// Removes a header.
-    pub(super) fn without_header(mut self, name: &'static str) -> Self {
+    pub(crate) fn without_header(mut self, name: &'static str) -> Self {
         self.headers.retain(|(known, _)| *known != name);
         self
     }
 
-    pub(super) fn content_type(self, value: &str) -> Self {
+    pub(crate) fn content_type(self, value: &str) -> Self {
         self.header("content-type", value)
     }
 
     /// Marks the answer as one of a proxy in between.
-    pub(super) fn by_proxy(self, server: &str) -> Self {
+    pub(crate) fn by_proxy(self, server: &str) -> Self {
         Self {
             foreign: true,
             ..self.header(SERVER.as_str(), server)
         }
     }
 
-    pub(super) const fn is_foreign(&self) -> bool {
+    pub(crate) const fn is_foreign(&self) -> bool {
         self.foreign
     }
 
     /// Returns all bytes of the body.
-    pub(super) fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let bytes = self.steps.iter().filter_map(|step| match step {
             Step::Bytes(bytes) => Some(bytes.as_ref()),
             Step::Flush | Step::Wait(_) | Step::Fail => None,
@@ -107,13 +107,13 @@ impl Reply {
         bytes.collect::<Vec<_>>().concat()
     }
 
-    pub(super) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+    pub(crate) fn with_body(mut self, body: impl Into<Bytes>) -> Self {
         self.steps = vec![Step::Bytes(body.into())];
         self
     }
 
     /// Builds the response; `on_end` is called at the end of its body.
-    pub(super) fn into_response(self, on_end: impl FnOnce() + Send + 'static) -> HttpResponse {
+    pub(crate) fn into_response(self, on_end: impl FnOnce() + Send + 'static) -> Response<Payload> {
         let mut response = Response::new(Payload::new(self.steps, self.sized, on_end));
         *response.status_mut() = self.status;
         for (name, value) in self.headers {
