@@ -34,12 +34,17 @@ fn call(client: &Client, endpoint: &Endpoint, is_streamed: bool) -> Verdict {
 }
 
 /// Runs a check of each fault on a thread of its own; returns what the checks say.
-fn check_all(faults: Vec<Fault>, check: impl Fn(Fault) -> Result<(), String> + Sync) -> Vec<String> {
+fn check_all(
+    faults: Vec<Fault>,
+    check: impl Fn(Fault) -> Result<(), String> + Sync,
+) -> Vec<String> {
     let check = &check;
     thread::scope(|scope| {
         let threads: Vec<_> = faults
             .into_iter()
-            .map(|fault| scope.spawn(move || check(fault).map_err(|error| format!("{fault}: {error}"))))
+            .map(|fault| {
+                scope.spawn(move || check(fault).map_err(|error| format!("{fault}: {error}")))
+            })
             .collect();
         let results = threads
             .into_iter()
@@ -54,7 +59,10 @@ fn a_wait_that_is_told_in_any_dialect_is_kept_to() {
     let faults = rows.into_iter().map(|(fault, _, _)| fault).collect();
     let errors = check_all(faults, |fault| {
         let server = server(fault);
-        let (client, endpoint) = (Client::new(ClientConfig::default()), endpoint(&server, "sk-testbed"));
+        let (client, endpoint) = (
+            Client::new(ClientConfig::default()),
+            endpoint(&server, "sk-testbed"),
+        );
         let first = call(&client, &endpoint, false);
         let rest = Rests::new(7).after(&first).ok_or("the key does not rest")?;
         thread::sleep(rest);
@@ -68,7 +76,11 @@ fn a_wait_that_is_told_in_any_dialect_is_kept_to() {
         };
         match (tells_wait(dialect), first.fate) {
             // Whole seconds are rounded up, twice for a date.
-            (true, Fate::Rest(Pause::Told(told))) if (WAIT..WAIT + Duration::from_secs(2)).contains(&told) => Ok(()),
+            (true, Fate::Rest(Pause::Told(told)))
+                if (WAIT..WAIT + Duration::from_secs(2)).contains(&told) =>
+            {
+                Ok(())
+            }
             (false, Fate::Rest(Pause::Rate)) => Ok(()),
             (_, fate) => Err(format!("{fate:?}")),
         }
@@ -100,10 +112,10 @@ fn every_odd_answer_that_was_paid_for_is_read() {
         if report.ok != 1 || report.by_fault.len() != 1 {
             return Err(format!("the testbed counts {} answers", report.ok));
         }
-        match verdict.kind {
-            Kind::Answer => Ok(()),
-            kind => Err(format!("{kind:?}: {verdict}")),
+        if verdict.kind != Kind::Answer {
+            return Err(format!("{:?}: {verdict}", verdict.kind));
         }
+        Ok(())
     });
     assert!(errors.is_empty(), "{errors:#?}");
 }

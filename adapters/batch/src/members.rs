@@ -141,12 +141,20 @@ impl<'a> Members<'a> {
         self.unserved[model].load(Ordering::SeqCst)
     }
 
+    /// Whether a member has been refused, and has to wait.
+    pub(crate) fn is_resting(&self, member: MemberId) -> bool {
+        self.rests.of(member, self.now()).is_some()
+    }
+
     /// Returns a member that can serve a task and has not failed it; one that does not rest, if there is one.
     pub(crate) fn untried(&self, task: &Task) -> Option<MemberId> {
         let now = self.now();
-        let members = self.keys.members.iter();
-        let open = members
-            .filter(|(id, slot)| !task.tried.contains(id) && self.can_serve(slot, task.model));
+        // Not always the first one, or all tasks that a member fails would wait for the same other.
+        let start = task.item.checked_rem(self.keys.members.len()).unwrap_or(0);
+        let (before, after) = self.keys.members.split_at(start);
+        let open = after.iter().chain(before);
+        let open =
+            open.filter(|(id, slot)| !task.tried.contains(id) && self.can_serve(slot, task.model));
         let open = open.map(|(id, _)| *id);
         open.min_by_key(|id| self.rests.of(*id, now).map(|rest| rest.until))
     }
@@ -283,7 +291,8 @@ impl<'a> Members<'a> {
         let is_served = |model| members.iter().any(|(_, slot)| self.can_serve(slot, model));
         let served: Vec<bool> = models.clone().map(is_served).collect();
         for (unserved, is_served) in self.unserved.iter().zip(&served) {
-            unserved.store(!is_served, Ordering::SeqCst);
+            // Never taken back: another thread may have seen a later state.
+            unserved.fetch_or(!is_served, Ordering::SeqCst);
         }
         if !served.contains(&true) {
             self.close();

@@ -33,6 +33,8 @@ use std::thread;
 const FIRST_OUTPUT: u32 = 1_024;
 /// Longest wait of a task for a member that has not failed it; after that, any will do.
 const OTHER_MEMBER_WAIT: Duration = Duration::from_secs(60);
+/// Time after which such a task looks for such a member anew.
+const OTHER_MEMBER_RECHECK: Duration = Duration::from_secs(2);
 
 /// The parts of a run that outlive its threads.
 #[derive(Clone, Copy)]
@@ -168,16 +170,14 @@ impl<'a> Run<'a> {
                 return false;
             }
         };
-        if self.parts.members.is_unserved(task.model) {
+        let is_charged = self.write_charges();
+        let members = self.parts.members;
+        // Since the grant, another call may have found that the model is wrong, or been told that the key has to wait.
+        if !is_charged || members.is_unserved(task.model) || members.is_resting(lease.member()) {
             // A lease without a time to live can't have expired.
             let _ = lease.release(Outcome::NotSent);
             self.parts.queue.requeue(task, Duration::ZERO);
-            return true;
-        }
-        if !self.write_charges() {
-            let _ = lease.release(Outcome::NotSent);
-            self.parts.queue.requeue(task, Duration::ZERO);
-            return false;
+            return is_charged;
         }
         self.call(task, &request, lease, cost);
         self.write_charges() && !self.parts.members.is_over()
@@ -191,11 +191,14 @@ impl<'a> Run<'a> {
             .class(class_of(task.model))
             .labels(keys.labels(task.model));
         let wait = |request| keys.pool.enqueue(request).and_then(PendingLease::wait);
-        if !task.tried.is_empty()
+        let until = members.now().saturating_add(OTHER_MEMBER_WAIT);
+        while !task.tried.is_empty()
+            && members.now() < until
             && let Some(other) = members.untried(task)
         {
-            let deadline = members.now().saturating_add(OTHER_MEMBER_WAIT);
-            if let Ok(lease) = wait(request.pin(other).deadline(deadline)) {
+            // Chosen again now and then: a key that is rejected meanwhile never becomes free.
+            let deadline = members.now().saturating_add(OTHER_MEMBER_RECHECK);
+            if let Ok(lease) = wait(request.pin(other).deadline(deadline.min(until))) {
                 return Ok(lease);
             }
         }

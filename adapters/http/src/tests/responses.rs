@@ -256,7 +256,8 @@ fn an_answer_with_too_long_a_padding_is_an_answer() {
 
 #[test]
 fn a_long_head_is_accepted_up_to_its_maximum() {
-    let padded = |length: usize| reply(200, &format!("x-padding: {}\r\n", "x".repeat(length)), BODY);
+    let padded =
+        |length: usize| reply(200, &format!("x-padding: {}\r\n", "x".repeat(length)), BODY);
     let server = Server::start(vec![padded(60 << 10), padded(64 << 10), padded(200 << 10)]);
     let client = client();
     assert!(client.chat(&server.endpoint(), &request()).is_ok());
