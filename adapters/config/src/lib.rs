@@ -1,0 +1,28 @@
+#![doc = include_str!("../README.md")]
+
+mod check;
+mod error;
+mod file;
+mod flags;
+mod inputs;
+mod keys;
+mod load;
+mod network;
+mod print;
+mod read;
+mod resolve;
+mod schema;
+mod settings;
+mod source;
+mod substitute;
+mod token;
+
+pub use error::{ConfigError, Mistake, Place, Problem};
+pub use flags::{Backend, Flags, FlagsError, ParseBackendError};
+pub use inputs::{Given, Inputs, MAX_BYTES, Process};
+pub use keys::{Key, KeysError};
+pub use load::MAX_FILES;
+pub use network::{Network, ParseNetworkError};
+pub use schema::schema;
+pub use settings::*;
+pub use token::{Token, TokenError};

@@ -1,0 +1,188 @@
+//! Settings as the text of a configuration file.
+//!
+//! Invariant: no key or token is in the text, but the last four characters of keys in comments. Without those
+//! secrets, the text is read back as the same settings.
+
+use crate::file::{
+    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, ConfigFile, FilePath,
+    HealthTable, HostName, ListenTable, MemberTable, OutlierTable, PathPrefix, PoolTable,
+    RetryTable, RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
+};
+use crate::settings::{
+    AdminSettings, ListenerSettings, MemberSettings, PoolSettings, Route, Serve, Settings,
+};
+use crate::substitute::escape;
+use crate::token::Token;
+use serde::Serialize;
+use std::path::Path;
+use toml::{Table, Value};
+
+impl Settings {
+    /// Writes the settings as a configuration file, defaults included.
+    ///
+    /// Keys are shown by their last four characters in comments, so the members of a service are read back without
+    /// a key. Tokens are not shown; the files that they were read from are named.
+    ///
+    /// ```
+    /// use leasehold_config::{Flags, Settings};
+    ///
+    /// let text = Settings::from_flags(Flags::default())?.to_toml();
+    /// assert!(text.contains("url = \"http://localhost:8002/\"\nweight = 2"));
+    /// # Ok::<(), leasehold_config::FlagsError>(())
+    /// ```
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut page = Page(String::new());
+        let state = self.state.as_ref();
+        let top = ConfigFile {
+            state: state.map(|state| Text(FilePath(state.path.clone()))),
+            after_crash: state.map(|state| Text(state.after_crash)),
+            drain: Some(Text(self.drain)),
+            access_log: Some(AccessLogValue::of(&self.access_log)),
+            ..ConfigFile::default()
+        };
+        page.keys(&top);
+        if self.admin != AdminSettings::default() {
+            self.admin.write(&mut page);
+        }
+        for pool in &self.pools {
+            pool.write(&mut page);
+        }
+        for listener in &self.listeners {
+            listener.write(&mut page, &self.pools);
+        }
+        page.0
+    }
+}
+
+/// A text that grows.
+struct Page(String);
+
+impl Page {
+    fn header(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(header);
+        self.0.push('\n');
+    }
+
+    fn comment(&mut self, comment: &str) {
+        self.0.push_str("# ");
+        self.0.push_str(comment);
+        self.0.push('\n');
+    }
+
+    /// Writes the fields of a table, each on a line.
+    fn keys(&mut self, table: &impl Serialize) {
+        match Table::try_from(table) {
+            Ok(table) => {
+                for (key, mut value) in table {
+                    escape_all(&mut value);
+                    self.0.push_str(&format!("{key} = {value}\n"));
+                }
+            }
+            // Only a number that TOML can't count, which no file has.
+            Err(error) => self.comment(&error.to_string()),
+        }
+    }
+
+    fn secret(&mut self, token: Option<&Token>) {
+        if token.is_some_and(|token| token.file().is_none()) {
+            self.comment("a token is set");
+        }
+    }
+}
+
+/// Doubles the dollars of all strings of a value.
+fn escape_all(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = escape(text),
+        Value::Array(items) => items.iter_mut().for_each(escape_all),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| escape_all(value)),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+}
+
+fn file_of(token: Option<&Token>) -> Option<Text<FilePath>> {
+    let file: Option<&Path> = token.and_then(Token::file);
+    file.map(|file| Text(FilePath(file.to_owned())))
+}
+
+impl AdminSettings {
+    fn write(&self, page: &mut Page) {
+        page.header("[admin]");
+        if self.open_on_loopback {
+            page.comment("started from flags: this machine may change things without a token");
+        }
+        page.secret(self.token.as_ref());
+        page.keys(&AdminTable {
+            listen: self.listen.clone().map(Text),
+            token_file: file_of(self.token.as_ref()),
+        });
+    }
+}
+
+impl PoolSettings {
+    fn write(&self, page: &mut Page) {
+        page.header(&format!("[pools.{}]", self.name));
+        page.keys(&PoolTable {
+            kind: Some(Text(self.kind)),
+            policy: Some(Text(self.policy)),
+            max_wait: Text(self.max_wait),
+            max_waiters: self.max_waiters,
+            limits: self.limits.clone().map(Text),
+            breaker: self.breaker.as_ref().map(BreakerTable::of),
+            health: self.health.as_ref().map(HealthTable::of),
+            outlier: self.outlier.as_ref().map(OutlierTable::of),
+            panic_threshold: Text(Share(self.panic_threshold.permille())),
+            slow_start: self.slow_start.as_ref().map(SlowStartTable::of),
+            affinity: self.affinity.as_ref().map(AffinityTable::of),
+            retry: RetryTable::of(self.retry),
+            upstream: UpstreamTable::of(self.upstream),
+            members: Vec::new(),
+        });
+        for member in &self.members {
+            member.write(page, &self.name);
+        }
+    }
+}
+
+impl MemberSettings {
+    fn write(&self, page: &mut Page, pool: &str) {
+        page.header(&format!("[[pools.{pool}.members]]"));
+        if let Some(key) = &self.key {
+            page.comment(&format!("key {key}"));
+        }
+        page.keys(&MemberTable::of(self));
+    }
+}
+
+impl ListenerSettings {
+    fn write(&self, page: &mut Page, pools: &[PoolSettings]) {
+        page.header("[[listen]]");
+        page.secret(self.token.as_ref());
+        let name = |route: &Route| pools.get(route.pool).map(|pool| pool.name.clone());
+        // The last route of all requests is the listener's own pool.
+        let (pool, routes) = match self.routes.split_last() {
+            Some((last, routes)) if last.host.is_none() && last.path == "/" => (name(last), routes),
+            Some(_) | None => (None, &self.routes[..]),
+        };
+        let route = routes.iter().map(|route| RouteTable {
+            host: route.host.clone().map(|host| Text(HostName(host))),
+            path: Text(PathPrefix(route.path.clone())),
+            pool: name(route),
+        });
+        page.keys(&ListenTable {
+            address: Some(Text(self.address.clone())),
+            serve: Some(Text(self.serve)),
+            pool: pool.filter(|_| self.serve != Serve::Leases),
+            route: route.collect(),
+            token_file: file_of(self.token.as_ref()),
+            trusted_proxies: TrustedProxiesValue(self.forwarded.clone()),
+            limit: self.limit.clone().map(Text),
+            client_limit: self.client_limit.clone().map(Text),
+            bounds: BoundsTable::of(self.bounds),
+        });
+    }
+}

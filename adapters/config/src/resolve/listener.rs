@@ -1,0 +1,166 @@
+//! Joins a listener's table to its settings.
+//!
+//! Invariant: a listener without mistakes names pools of its kind, and each of its routes can be reached.
+
+use super::Resolver;
+use crate::error::{Problem, nearest};
+use crate::file::{ListenTable, RouteTable, Value};
+use crate::settings::{Address, Kind, ListenerSettings, Route, Serve};
+use crate::source::{At, Source};
+
+impl Resolver<'_> {
+    /// Makes a listener; `None` if it has no address.
+    pub(super) fn listener(
+        &mut self,
+        source: &Source,
+        at: &At<'_>,
+        table: ListenTable,
+    ) -> Option<ListenerSettings> {
+        // The schema requires both.
+        let (address, serve) = (&table.address.as_ref()?.0, table.serve?.0);
+        let address = self.address(source, &at.key("address"), address);
+        let token = self.token(source, &at.key("token_file"), table.token_file.as_ref());
+        let kind = match serve {
+            Serve::Http => Some(Kind::Http),
+            Serve::Openai => Some(Kind::Openai),
+            Serve::Comfyui => Some(Kind::Comfyui),
+            Serve::Leases => None,
+        };
+        let routes = match kind {
+            Some(kind) => self.routes(source, at, kind, table.pool, table.route),
+            None => self.no_routes(source, at, &table),
+        };
+        if serve == Serve::Leases && table.token_file.is_none() && !is_local(&address) {
+            let problem = "leases on an address that others reach need a token; \
+                 add token_file = \"leases.token\", or listen at 127.0.0.1";
+            self.wrong(
+                source,
+                &at.key("address"),
+                Problem::Invalid(problem.to_owned()),
+            );
+        }
+        let has_no_tokens = matches!(serve, Serve::Http | Serve::Comfyui);
+        let client_limit = at.key("client_limit");
+        Some(ListenerSettings {
+            address,
+            serve,
+            routes,
+            token,
+            bounds: table.bounds.build(),
+            forwarded: table.trusted_proxies.0,
+            limit: self.limits(source, &at.key("limit"), table.limit, has_no_tokens),
+            client_limit: self.limits(source, &client_limit, table.client_limit, has_no_tokens),
+        })
+    }
+
+    fn no_routes(&mut self, source: &Source, at: &At<'_>, table: &ListenTable) -> Vec<Route> {
+        for (key, is_there) in [
+            ("pool", table.pool.is_some()),
+            ("route", !table.route.is_empty()),
+        ] {
+            if is_there {
+                let problem = "leases serves every pool, each under its name; remove this";
+                self.wrong(source, &at.key(key), Problem::Invalid(problem.to_owned()));
+            }
+        }
+        Vec::new()
+    }
+
+    fn routes(
+        &mut self,
+        source: &Source,
+        at: &At<'_>,
+        kind: Kind,
+        pool: Option<String>,
+        tables: Vec<RouteTable>,
+    ) -> Vec<Route> {
+        let mut routes: Vec<Route> = Vec::new();
+        if pool.is_none() && tables.is_empty() {
+            let example = "pool = \"NAME\", or [[listen.route]] tables".to_owned();
+            self.wrong(source, &at.key("pool"), Problem::Missing(example));
+        }
+        for (index, table) in tables.into_iter().enumerate() {
+            let list = at.key("route");
+            let at = list.item(index);
+            let route = Route {
+                host: table.host.map(|host| host.0.0),
+                path: table.path.0.0,
+                pool: self.pool_index(source, &at.key("pool"), kind, table.pool),
+            };
+            self.reached(source, &at, &routes, &route);
+            routes.push(route);
+        }
+        if pool.is_some() {
+            let at = at.key("pool");
+            let route = Route {
+                host: None,
+                path: "/".to_owned(),
+                pool: self.pool_index(source, &at, kind, pool),
+            };
+            self.reached(source, &at, &routes, &route);
+            routes.push(route);
+        }
+        routes
+    }
+
+    /// Reports a route that an earlier one leaves nothing to.
+    fn reached(&mut self, source: &Source, at: &At<'_>, earlier: &[Route], route: &Route) {
+        if let Some(index) = earlier.iter().position(|earlier| covers(earlier, route)) {
+            let number = index.saturating_add(1);
+            let problem = format!(
+                "no request gets here: route {number} fits them all; put it behind this one"
+            );
+            self.wrong(source, at, Problem::Invalid(problem));
+        }
+    }
+
+    /// Finds a pool of a kind by its name.
+    fn pool_index(
+        &mut self,
+        source: &Source,
+        at: &At<'_>,
+        kind: Kind,
+        name: Option<String>,
+    ) -> usize {
+        // The schema requires the name of a route's pool.
+        let name = name.unwrap_or_default();
+        let found = self.pools.iter().position(|pool| pool.name == name);
+        let problem = match found {
+            Some(index) if self.pools[index].kind == kind => return index,
+            Some(index) => {
+                let pool = &self.pools[index];
+                let (is, needs) = (pool.kind.show(), kind.show());
+                let place = &pool.place;
+                format!(
+                    "the pool at {place} is of kind {is}; this listener needs one of kind {needs}"
+                )
+            }
+            None => {
+                let names = self.pools.iter().map(|pool| pool.name.as_str());
+                match nearest(&name, names.clone()) {
+                    Some(nearest) => format!("there is no such pool; did you mean {nearest}?"),
+                    None => {
+                        let names: Vec<&str> = names.collect();
+                        format!("there is no such pool; there are: {}", names.join(", "))
+                    }
+                }
+            }
+        };
+        self.wrong(source, at, Problem::Invalid(problem));
+        0
+    }
+}
+
+/// Whether a route fits all requests that another one does.
+fn covers(route: &Route, other: &Route) -> bool {
+    let fits_host = route.host.is_none() || route.host == other.host;
+    let rest = other.path.strip_prefix(route.path.trim_end_matches('/'));
+    fits_host && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn is_local(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => true,
+    }
+}

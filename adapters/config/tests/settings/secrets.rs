@@ -1,0 +1,69 @@
+//! Tokens and keys that are weak, given twice or given in the wrong place.
+
+use crate::{SMALL, TOKEN, refused};
+use leasehold_config::{ConfigError, Given, Settings};
+use std::path::Path;
+
+#[test]
+fn a_token_that_is_weak_or_given_in_place_of_its_file_is_refused() {
+    let admin = format!("[admin]\ntoken_file = \"t\"\n{SMALL}");
+    for (token, expected) in [
+        (
+            "changeme",
+            "2:14: admin.token_file: /etc/t: the token is a well-known default",
+        ),
+        (
+            "0f9a8b7c",
+            "2:14: admin.token_file: /etc/t: the token is shorter than 16 bytes",
+        ),
+    ] {
+        let error = refused(&admin, &file(token));
+        assert!(
+            error.contains(expected) && !error.contains("0f9a"),
+            "{error}"
+        );
+    }
+    let given = admin.replace("\"t\"", "\"0f9a8b7c6d5e4f3a\"");
+    let error = refused(&given, &file(TOKEN));
+    assert!(
+        error.contains("cannot read <hidden: looks like a secret>: there is no such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn leases_need_a_token_where_others_reach_them() {
+    let leases = SMALL.replace("serve = \"http\"\npool = \"web\"", "serve = \"leases\"");
+    assert!(read(&leases, TOKEN).is_ok());
+    let open = leases.replace("127.0.0.1:8080", "0.0.0.0:8080");
+    let error = refused(&open, &file(TOKEN));
+    assert!(
+        error.contains("7:11: listen.address: leases on an address that others reach need a token"),
+        "{error}"
+    );
+    assert!(read(&format!("{open}token_file = \"t\""), TOKEN).is_ok());
+}
+
+#[test]
+fn a_key_is_there_once_for_a_url() {
+    let keys = SMALL.replace("\"http\"", "\"openai\"").replace(
+        "[{ url = \"http://h:1\" }]",
+        "[{ url = \"http://h:1\", keys = \"k\" }, { url = \"http://h:1/\", keys = \"k\" }]",
+    );
+    let error = refused(&keys, &file(TOKEN));
+    assert!(
+        error.contains("the key …1111 is the same as at leasehold.toml:4:12; give it once"),
+        "{error}"
+    );
+}
+
+/// A token and a key.
+fn file(token: &str) -> Given {
+    Given::new()
+        .with_file("/etc/t", token)
+        .with_file("/etc/k", "sk-aaaaaaaa1111\n")
+}
+
+fn read(text: &str, token: &str) -> Result<Settings, ConfigError> {
+    Settings::parse(text, Path::new("/etc"), &file(token))
+}
