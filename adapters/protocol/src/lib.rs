@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod anthropic;
+mod backend;
 mod call;
 mod completion;
 mod endpoint;
@@ -22,6 +23,7 @@ mod usage;
 pub mod verdict;
 mod wait;
 
+pub use backend::{BackendHealth, backend_health};
 pub use call::Call;
 pub use completion::{Choice, Completion};
 pub use endpoint::{Auth, Endpoint, EndpointError};

@@ -177,7 +177,10 @@ mod tests {
         let name = format!("of {}", key.expose());
         let mut value = serde_json::json!({ name: [key.expose(), 7, {"a": null}] });
         key.redact_json(&mut value);
-        assert_eq!(value, serde_json::json!({"of …5678": ["…5678", 7, {"a": null}]}));
+        assert_eq!(
+            value,
+            serde_json::json!({"of …5678": ["…5678", 7, {"a": null}]})
+        );
     }
 
     #[test]

@@ -62,11 +62,7 @@ impl ChatJoiner {
             "chat.completion"
         };
         self.head.insert("object".to_owned(), object.into());
-        let choices: Vec<_> = self
-            .choices
-            .into_values()
-            .map(Value::Object)
-            .collect();
+        let choices: Vec<_> = self.choices.into_values().map(Value::Object).collect();
         self.head.insert("choices".to_owned(), choices.into());
         Value::Object(self.head)
     }
@@ -102,7 +98,6 @@ impl ChatJoiner {
         }
         delta
     }
-
 }
 
 fn non_empty(text: String) -> Option<String> {

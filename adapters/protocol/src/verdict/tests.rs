@@ -399,7 +399,10 @@ fn a_key_that_is_cut_in_half_appears_in_no_text() {
     for (padding, quote) in [(4_096, "<html>"), (16 * 1024, "")] {
         for body in [
             format!("{quote}{}{KEY}", " ".repeat(padding - quote.len() - 10)),
-            format!(r#"{{"error": {{"message": "{}{KEY}"}}}}"#, " ".repeat(padding - 10)),
+            format!(
+                r#"{{"error": {{"message": "{}{KEY}"}}}}"#,
+                " ".repeat(padding - 10)
+            ),
         ] {
             let verdict = judge(500, &[], &body);
             assert!(!verdict.message.contains(half), "{verdict}");

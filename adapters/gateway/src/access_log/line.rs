@@ -1,0 +1,180 @@
+//! The form of a line of the access log.
+//!
+//! Invariant: a line is one line, whatever a caller sends.
+
+use crate::clock::time_of_day;
+use crate::record::Record;
+use http::HeaderValue;
+use leasehold_config::LogFormat;
+use serde::Serialize;
+use std::io::Write;
+use std::time::SystemTime;
+
+/// Dates as text, made once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Dates {
+    second: Option<u64>,
+    /// `10/Oct/2000:13:55:36 +0000`.
+    common: String,
+}
+
+impl Dates {
+    fn common(&mut self) -> &str {
+        let now = time_of_day();
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        if self.second != Some(since) {
+            self.second = Some(since);
+            self.common = common_date(now);
+        }
+        &self.common
+    }
+}
+
+/// Writes a date as the Common Log Format has it, in UTC.
+fn common_date(time: SystemTime) -> String {
+    // `Sun, 06 Nov 1994 08:49:37 GMT`
+    let text = httpdate::fmt_http_date(time);
+    let mut words = text.split(' ').skip(1);
+    let mut next = || words.next().unwrap_or_default();
+    let (day, month, year, clock) = (next(), next(), next(), next());
+    format!("{day}/{month}/{year}:{clock} +0000")
+}
+
+/// A line as an object.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time: &'a str,
+    client: &'a str,
+    method: &'a str,
+    uri: String,
+    status: u16,
+    bytes: u64,
+    request_id: &'a str,
+    backend: Option<&'a str>,
+    attempts: u32,
+    end: &'a str,
+    queue_ms: f64,
+    first_byte_ms: Option<f64>,
+    total_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referrer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+}
+
+/// Adds the line of a request.
+pub(crate) fn write(out: &mut Vec<u8>, format: LogFormat, dates: &mut Dates, record: &Record) {
+    let date = dates.common();
+    // Writing to memory does not fail.
+    let _ = match format {
+        LogFormat::Json => write_json(out, date, record),
+        LogFormat::Common => write_common(out, date, record).and_then(|()| writeln!(out)),
+        LogFormat::Combined => write_combined(out, date, record),
+    };
+}
+
+fn write_common(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
+    out.extend_from_slice(client_of(record).as_bytes());
+    write!(out, " - - [{date}] \"{} ", record.method)?;
+    escape(out, path_of(record).as_bytes());
+    write!(
+        out,
+        " {:?}\" {} {}",
+        record.version,
+        record.status.as_u16(),
+        record.bytes
+    )
+}
+
+fn write_combined(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
+    write_common(out, date, record)?;
+    for field in [&record.referrer, &record.agent] {
+        out.extend_from_slice(b" \"");
+        escape(out, field.as_ref().map_or(b"-", HeaderValue::as_bytes));
+        out.push(b'"');
+    }
+    // What the combined format lacks and an operator asks for.
+    let backend = record
+        .backend
+        .as_ref()
+        .map_or("-", |backend| backend.name());
+    let seconds = record.started.elapsed().as_secs_f64();
+    let id = record.request_id.to_str().unwrap_or_default();
+    writeln!(out, " {id} {backend} {seconds:.3} {}", record.end.code())
+}
+
+fn write_json(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
+    let text = |field: &Option<HeaderValue>| {
+        field
+            .as_ref()
+            .and_then(|value| value.to_str().ok().map(str::to_owned))
+    };
+    let (referrer, agent) = (text(&record.referrer), text(&record.agent));
+    let millis = |time: core::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let line = JsonLine {
+        time: date,
+        client: client_of(record),
+        method: record.method.as_str(),
+        uri: path_of(record).to_owned(),
+        status: record.status.as_u16(),
+        bytes: record.bytes,
+        request_id: record.request_id.to_str().unwrap_or_default(),
+        backend: record.backend.as_ref().map(|backend| backend.name()),
+        attempts: record.attempts,
+        end: record.end.code(),
+        queue_ms: millis(record.waited),
+        first_byte_ms: record.first_byte.map(millis),
+        total_ms: millis(record.started.elapsed()),
+        referrer: referrer.as_deref(),
+        agent: agent.as_deref(),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    writeln!(out)
+}
+
+fn client_of(record: &Record) -> &str {
+    let client = record.client.as_ref();
+    client
+        .and_then(|client| client.to_str().ok())
+        .unwrap_or("unix:")
+}
+
+fn path_of(record: &Record) -> &str {
+    record
+        .uri
+        .path_and_query()
+        .map_or("-", |path| path.as_str())
+}
+
+/// Writes bytes so that they end neither a quoted text nor a line.
+fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            b' '..=b'~' => out.push(*byte),
+            _ => out.extend_from_slice(format!("\\x{byte:02x}").as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+
+    #[test]
+    fn a_date_is_as_the_common_log_format_has_it() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(971_186_136);
+        assert_eq!(common_date(time), "10/Oct/2000:13:55:36 +0000");
+    }
+
+    #[test]
+    fn a_caller_cannot_end_a_line_or_a_quoted_text() {
+        let mut out = Vec::new();
+        escape(&mut out, b"a\"b\\c\nd\xff");
+        assert_eq!(out, br#"a\"b\\c\x0ad\xff"#);
+    }
+}

@@ -1,0 +1,213 @@
+//! The admin interface: what the gateway does and why, and changes of its backends.
+//!
+//! ```text
+//! request ── access ── routes ── body ┬─ stats, backends, settings, explain, openapi
+//!                                     ├─ change ── changes (kept for the next start)
+//!                                     └─ events (a stream)
+//! ```
+//! Invariant: nothing is done for a request before `access` has let it through, and every refusal is JSON with a code.
+
+mod access;
+mod answer;
+mod backends;
+mod body;
+mod change;
+mod changes;
+mod error;
+mod events;
+mod explain;
+mod fuzz;
+mod openapi;
+mod routes;
+mod settings;
+mod stats;
+
+pub(crate) use changes::AdminChanges;
+pub(crate) use events::{Events, Told};
+pub use fuzz::read_admin_request;
+
+use crate::proxy::{AnswerBody, Connection, Target};
+use crate::shared::{ADMIN, Table};
+use access::{Need, Rules, Sender};
+use answer::json;
+use error::AdminError;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use routes::{Call, Parameter, Query};
+use serde_json::json;
+
+/// Bytes of a body at most.
+const MAX_BODY: usize = 64 * 1_024;
+/// Bytes of a longer body that are read, so that its sender reads the refusal before the connection closes.
+const MAX_DROPPED: usize = 1_024 * 1_024;
+
+/// A request to the admin interface.
+pub(crate) struct Asked<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) parts: &'a Parts,
+    pub(crate) target: &'a Target,
+}
+
+/// Whether a path of a listener is the admin's: any of its own listener, `/lb/*` of others if it has none.
+pub(crate) fn takes(table: &Table, listener: usize, path: &str) -> bool {
+    match table.settings.admin.listen {
+        Some(_) => listener == ADMIN,
+        None => path == "/lb" || path.starts_with("/lb/"),
+    }
+}
+
+/// Answers a request to the admin interface.
+pub(crate) async fn answer(
+    asked: &Asked<'_>,
+    table: &Table,
+    body: Incoming,
+) -> Response<AnswerBody> {
+    let body = read(body).await;
+    let answered = asked.answer(table, body);
+    let mut response = answered.unwrap_or_else(AdminError::into_response);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+impl Asked<'_> {
+    fn answer(
+        &self,
+        table: &Table,
+        body: Result<Vec<u8>, AdminError>,
+    ) -> Result<Response<AnswerBody>, AdminError> {
+        let is_own_listener = self.connection.listener == ADMIN;
+        let path = self.target.path.path();
+        let found = routes::find(&self.parts.method, path, is_own_listener);
+        let need = found.as_ref().map_or(Need::Read, |(route, _)| route.need);
+        let admin = &table.settings.admin;
+        let rules = Rules {
+            token: admin.token.as_ref(),
+            open_on_loopback: admin.open_on_loopback,
+        };
+        access::check(rules, self.sender(), need)?;
+        let (route, id) = found?;
+        let query = Query::read(self.target.path.query(), route.parameters)?;
+        let shared = self.connection.worker.shared();
+        Ok(match route.call {
+            Call::Health => json(&stats::health(shared, table)),
+            Call::Stats => json(&stats::stats(shared, table)),
+            Call::Backends => json(&list(table, query.get(Parameter::Pool))?),
+            Call::Config => json(&settings::view(table)),
+            Call::Explain => {
+                let listener = if is_own_listener {
+                    0
+                } else {
+                    self.connection.listener
+                };
+                json(&explain::explain(table, listener, &query)?)
+            }
+            Call::Events => stream(events::subscribe(&self.connection.worker)?),
+            Call::OpenApi => json(&openapi::document(
+                table.settings.listeners.len(),
+                is_own_listener,
+            )),
+            Call::Live => json(&json!({"status": "ok"})),
+            Call::Ready => ready(table),
+            Call::Change(kind) => {
+                let body = body?;
+                check_type(
+                    &self.parts.headers,
+                    route.body.is_some() || !body.is_empty(),
+                )?;
+                let change = body::parse(kind, &body).map_err(AdminError::bad_request)?;
+                let object = change::Object {
+                    id: &id,
+                    pool: query.get(Parameter::Pool),
+                };
+                json(&change::make(shared, object, change)?)
+            }
+        })
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender {
+            peer: self.connection.peer.as_ref().map(|peer| peer.address),
+            version: self.parts.version,
+            headers: &self.parts.headers,
+        }
+    }
+}
+
+fn list(table: &Table, pool: Option<&str>) -> Result<Vec<backends::BackendView>, AdminError> {
+    Ok(match pool {
+        Some(_) => backends::list(change::pool(table, pool)?),
+        None => {
+            let pools = table.pools().iter();
+            pools.flat_map(|pool| backends::list(pool)).collect()
+        }
+    })
+}
+
+fn ready(table: &Table) -> Response<AnswerBody> {
+    let unready = stats::unready(table);
+    let is_ready = unready.is_empty();
+    let status = if is_ready { "ready" } else { "not_ready" };
+    let mut response = json(&json!({"status": status, "pools_without_backend": unready}));
+    if !is_ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+fn stream(body: AnswerBody) -> Response<AnswerBody> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // nginx would hold events back.
+    let buffering = HeaderName::from_static("x-accel-buffering");
+    headers.insert(buffering, HeaderValue::from_static("no"));
+    response
+}
+
+/// Checks that a body is sent as JSON, which a form of another site's page can't.
+fn check_type(headers: &HeaderMap, is_needed: bool) -> Result<(), AdminError> {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let is_json = |value: &HeaderValue| {
+        let value = value.to_str().unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("application/json")
+    };
+    match (types.next(), types.next()) {
+        (None, _) if !is_needed => Ok(()),
+        (Some(only), None) if is_json(only) => Ok(()),
+        _ => Err(AdminError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "wrong_content_type",
+            "the body must be JSON, sent with Content-Type: application/json",
+        )),
+    }
+}
+
+/// Reads a body whole.
+async fn read(mut body: Incoming) -> Result<Vec<u8>, AdminError> {
+    let mut bytes = Vec::new();
+    let mut length = 0_usize;
+    while length <= MAX_DROPPED
+        && let Some(frame) = body.frame().await
+    {
+        let frame = frame.map_err(|_| AdminError::bad_request("the body was cut"))?;
+        let data = frame.data_ref().map(|data| &data[..]).unwrap_or_default();
+        length = length.saturating_add(data.len());
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(data);
+        }
+    }
+    match length <= MAX_BODY {
+        true => Ok(bytes),
+        false => Err(AdminError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_long",
+            format!("the body has more than {MAX_BODY} bytes"),
+        )),
+    }
+}

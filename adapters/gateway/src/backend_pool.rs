@@ -1,0 +1,390 @@
+//! A pool of backends with what the gateway needs beside it: repeats, counts and bounds.
+//!
+//! Invariant: every decision on members is the pool's; this file only turns settings into its configuration.
+
+use crate::affinity::Session;
+use crate::backend::Backend;
+use crate::lock;
+use crate::state::{State, StateError, unix_tick};
+use core::net::IpAddr;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use leasehold_config::{MemberSettings, PoolSettings};
+use leasehold_core::balance::stable_hash;
+use leasehold_core::limit::{LimitSet, LimitSpec, Unit};
+use leasehold_core::pool::{PoolConfig, PoolConfigError};
+use leasehold_core::retry::RetryBudget;
+use leasehold_sync::{GroupId, Member, MemberId, MemberUpdate, Request};
+use leasehold_tokio::TokioPool;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// The part of a limit, in thousandths, that may be used between two writes of the state.
+const BLOCK: u16 = 10;
+
+/// Why a pool can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// Its settings contradict each other.
+    #[error("pool {pool}: {error}")]
+    Config {
+        /// The pool.
+        pool: String,
+        /// The contradiction.
+        error: PoolConfigError,
+    },
+    /// A member can't be added.
+    #[error("pool {pool}, member {member}: {problem}")]
+    Member {
+        /// The pool.
+        pool: String,
+        /// The member.
+        member: String,
+        /// Why not.
+        problem: String,
+    },
+}
+
+/// A pool of backends under its present settings.
+#[derive(Debug)]
+pub(crate) struct BackendPool {
+    settings: PoolSettings,
+    live: Arc<Live>,
+}
+
+/// What a reload keeps.
+#[derive(Debug)]
+struct Live {
+    pool: TokioPool<Backend>,
+    budget: Mutex<RetryBudget>,
+    groups: Mutex<HashMap<String, GroupId>>,
+    /// Where its charges are kept; `None` for a pool without limits.
+    state: Option<Arc<State>>,
+    counts: Arc<RepeatCounts>,
+}
+
+/// Repeats of a pool's requests.
+#[derive(Debug, Default)]
+pub(crate) struct RepeatCounts {
+    /// Repeats that were made.
+    pub(crate) made: AtomicU64,
+    /// Requests that failed because they could not be repeated.
+    pub(crate) refused: AtomicU64,
+}
+
+impl BackendPool {
+    /// Makes a pool; with a state, its limits are where earlier processes have left them.
+    pub(crate) fn new(
+        settings: &PoolSettings,
+        state: Option<&Arc<State>>,
+    ) -> Result<Self, PoolError> {
+        let longest = longest_window(settings);
+        let state = state.filter(|_| !longest.is_zero()).cloned();
+        let config = pool_config(settings, state.is_some())?;
+        let pool = TokioPool::starting_at(config, unix_tick());
+        let made = Self::with(settings, pool, state, Arc::default(), HashMap::new());
+        for member in &settings.members {
+            made.add(member)?;
+        }
+        made.restore(longest);
+        Ok(made)
+    }
+
+    /// Makes the pool that takes this one's place under other settings: members, limits and health stay.
+    pub(crate) fn reloaded(
+        &self,
+        settings: &PoolSettings,
+        state: Option<&Arc<State>>,
+    ) -> Result<Self, PoolError> {
+        let old = &self.settings;
+        let same = PoolSettings {
+            max_wait: old.max_wait,
+            retry: old.retry,
+            upstream: old.upstream,
+            members: old.members.clone(),
+            ..settings.clone()
+        };
+        let has_limits = !longest_window(settings).is_zero();
+        let keeps = same == *old && (has_limits && state.is_some()) == self.live.state.is_some();
+        let reloaded = if keeps {
+            Self {
+                settings: settings.clone(),
+                live: Arc::clone(&self.live),
+            }
+        } else {
+            let state = state.filter(|_| has_limits).cloned();
+            let pool = self
+                .live
+                .pool
+                .successor(pool_config(settings, state.is_some())?);
+            let pool = pool.map_err(|error| PoolError::Member {
+                pool: settings.name.clone(),
+                member: "any".to_owned(),
+                problem: error.to_string(),
+            })?;
+            let groups = lock(&self.live.groups).clone();
+            Self::with(settings, pool, state, Arc::clone(&self.live.counts), groups)
+        };
+        reloaded.change_members(&old.members)?;
+        Ok(reloaded)
+    }
+
+    fn with(
+        settings: &PoolSettings,
+        pool: TokioPool<Backend>,
+        state: Option<Arc<State>>,
+        counts: Arc<RepeatCounts>,
+        groups: HashMap<String, GroupId>,
+    ) -> Self {
+        let retry = settings.retry;
+        let budget = RetryBudget::new(retry.budget_permille, retry.reserve).per_second(1);
+        let live = Live {
+            pool,
+            budget: Mutex::new(budget),
+            groups: Mutex::new(groups),
+            state,
+            counts,
+        };
+        Self {
+            settings: settings.clone(),
+            live: Arc::new(live),
+        }
+    }
+
+    /// Adds, changes and removes members, from those that the settings had before.
+    fn change_members(&self, before: &[MemberSettings]) -> Result<(), PoolError> {
+        let sync = self.live.pool.blocking();
+        let find = |members: &[MemberSettings], name: &str| {
+            members.iter().find(|one| one.name == name).cloned()
+        };
+        for member in before {
+            if find(&self.settings.members, &member.name).is_none()
+                && let Some(id) = sync.member(&member.name)
+            {
+                // The admin may have removed it.
+                let _ = sync.remove(id);
+            }
+        }
+        for member in &self.settings.members {
+            match (find(before, &member.name), sync.member(&member.name)) {
+                (Some(old), Some(_)) if old == *member => {}
+                // The admin has removed it, and nothing was changed since.
+                (Some(old), None) if old == *member => {}
+                (_, Some(id)) => self.update(id, member)?,
+                (_, None) => {
+                    self.add(member)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a member, whose state stays.
+    fn update(&self, id: MemberId, settings: &MemberSettings) -> Result<(), PoolError> {
+        let error = |problem: String| self.member_error(settings, problem);
+        let sync = self.live.pool.blocking();
+        let labels = sync
+            .labels(&settings.labels)
+            .map_err(|full| error(full.to_string()))?;
+        let limits = settings
+            .limits
+            .as_ref()
+            .map(|specs| specs.limits())
+            .unwrap_or_default();
+        let mut update = MemberUpdate::new()
+            .weight(settings.weight)
+            .tier(settings.tier)
+            .labels(labels)
+            .max_leases(settings.max_connections);
+        update = match &settings.group {
+            Some(group) => update.group(self.group(group, limits)),
+            None => update.group(None).limits(limits),
+        };
+        if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
+            && backend.url() != &settings.url
+        {
+            update = update.payload(Backend::new(&settings.name, &settings.url).map_err(error)?);
+        }
+        sync.update(id, update)
+            .map_err(|problem| error(problem.to_string()))?;
+        Ok(())
+    }
+
+    fn group(&self, name: &str, limits: LimitSet) -> GroupId {
+        let sync = self.live.pool.blocking();
+        *lock(&self.live.groups)
+            .entry(name.to_owned())
+            .or_insert_with(|| sync.add_group(limits))
+    }
+
+    fn member_error(&self, settings: &MemberSettings, problem: String) -> PoolError {
+        PoolError::Member {
+            pool: self.settings.name.clone(),
+            member: settings.name.clone(),
+            problem,
+        }
+    }
+
+    /// Enters what earlier processes have used of the limits.
+    fn restore(&self, longest: Duration) {
+        let Some(state) = &self.live.state else {
+            return;
+        };
+        let sync = self.live.pool.blocking();
+        sync.replay(&state.earlier(&self.settings.name));
+        if state.must_close {
+            for (member, _) in sync.members() {
+                for unit in [Unit::Requests, Unit::Tokens] {
+                    // No member has been removed yet.
+                    let _ = sync.observe(member, unit, 0, longest);
+                }
+            }
+        }
+    }
+
+    /// Writes the charge of a request before it is sent.
+    pub(crate) fn write_charges(&self) -> Result<(), StateError> {
+        let written = self.live.state.as_ref().map(|state| state.write_due(self));
+        written.unwrap_or(Ok(()))
+    }
+
+    /// Writes all charges, due or not.
+    pub(crate) fn flush_charges(&self) -> Result<(), StateError> {
+        let written = self.live.state.as_ref().map(|state| state.write_all(self));
+        written.unwrap_or(Ok(()))
+    }
+
+    /// Adds a member under its name.
+    pub(crate) fn add(&self, settings: &MemberSettings) -> Result<MemberId, PoolError> {
+        let error = |problem: String| self.member_error(settings, problem);
+        let sync = self.live.pool.blocking();
+        if sync.member(&settings.name).is_some() {
+            return Err(error("there is one of this name already".to_owned()));
+        }
+        let backend = Backend::new(&settings.name, &settings.url);
+        let backend = backend.map_err(error)?;
+        let labels = sync
+            .labels(&settings.labels)
+            .map_err(|full| error(full.to_string()))?;
+        let limits = settings
+            .limits
+            .as_ref()
+            .map(|specs| specs.limits())
+            .unwrap_or_default();
+        let mut member = Member::new(backend)
+            .weight(settings.weight)
+            .tier(settings.tier)
+            .labels(labels);
+        member = match &settings.group {
+            Some(group) => member.group(self.group(group, limits)),
+            None => member.limits(limits),
+        };
+        if let Some(max) = settings.max_connections {
+            member = member.max_leases(max);
+        }
+        sync.add_named(&settings.name, member)
+            .map_err(|full| error(full.to_string()))
+    }
+
+    pub(crate) fn settings(&self) -> &PoolSettings {
+        &self.settings
+    }
+
+    pub(crate) fn pool(&self) -> &TokioPool<Backend> {
+        &self.live.pool
+    }
+
+    pub(crate) fn repeats(&self) -> &RepeatCounts {
+        &self.live.counts
+    }
+
+    /// Whether both are the same pool, perhaps under other settings.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.live, &other.live)
+    }
+
+    /// Returns what is asked of the pool for a client's request.
+    pub(crate) fn request(&self, client: Option<IpAddr>, session: &Session) -> Request {
+        let settings = &self.settings;
+        let now = self.live.pool.blocking().now();
+        let mut asked = Request::new().deadline(now.saturating_add(settings.max_wait));
+        if settings.policy.uses_key() {
+            let key = client.map(|client| client.to_string()).unwrap_or_default();
+            asked = asked.key(stable_hash(key.as_bytes()));
+        }
+        if let Some(session) = session.number {
+            asked = asked.session(session);
+        }
+        asked
+    }
+
+    /// Counts a first attempt for the budget of repeats.
+    pub(crate) fn count_attempt(&self) {
+        lock(&self.live.budget).deposit(self.live.pool.blocking().now());
+    }
+
+    /// Counts a request that failed and could not be repeated.
+    pub(crate) fn count_unrepeated(&self) {
+        self.live.counts.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether attempt `number` of a request, from 1 on, may be followed by another; takes it from the budget.
+    pub(crate) fn may_repeat(&self, number: u32) -> bool {
+        let now = self.live.pool.blocking().now();
+        let may = number < self.settings.retry.attempts.get()
+            && lock(&self.live.budget).try_retry(now).is_ok();
+        match may {
+            true => self.live.counts.made.fetch_add(1, Ordering::Relaxed),
+            false => self.live.counts.refused.fetch_add(1, Ordering::Relaxed),
+        };
+        may
+    }
+}
+
+fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig, PoolError> {
+    let mut config = PoolConfig::builder(settings.policy)
+        .seed(fastrand::u64(..))
+        .max_waiters(settings.max_waiters)
+        .panic_threshold(settings.panic_threshold);
+    if logs_charges {
+        config = config.log_charges(BLOCK);
+    }
+    if let Some(limits) = &settings.limits {
+        config = config.limits(limits.limits());
+    }
+    if let Some(breaker) = &settings.breaker {
+        config = config.breaker(*breaker);
+    }
+    if let Some(health) = &settings.health {
+        config = config.health(health.probes);
+    }
+    if let Some(outlier) = &settings.outlier {
+        config = config.outlier(*outlier);
+    }
+    if let Some(slow_start) = &settings.slow_start {
+        config = config.slow_start(*slow_start);
+    }
+    if let Some(affinity) = &settings.affinity {
+        config = config.affinity(affinity.capacity, affinity.ttl);
+    }
+    config.build().map_err(|error| PoolError::Config {
+        pool: settings.name.clone(),
+        error,
+    })
+}
+
+/// Returns the longest window of a pool's limits; zero if it has none.
+pub(crate) fn longest_window(settings: &PoolSettings) -> Duration {
+    let members = settings
+        .members
+        .iter()
+        .filter_map(|member| member.limits.as_ref());
+    let specs = members
+        .chain(&settings.limits)
+        .flat_map(|specs| specs.iter());
+    let windows = specs.map(|spec| match spec {
+        LimitSpec::Rate { rate, .. } => rate.window,
+        LimitSpec::Concurrent(_) => Duration::ZERO,
+    });
+    windows.max().unwrap_or_default()
+}

@@ -1,0 +1,262 @@
+//! A running gateway: started, reloaded, drained.
+//!
+//! Invariant: a gateway that has started listens at each of its addresses, and one that has drained at none.
+
+use crate::access_log::LogQueue;
+use crate::admin::AdminChanges;
+use crate::backend_pool::{BackendPool, PoolError, longest_window};
+use crate::bind::{Bound, bind};
+use crate::probes;
+use crate::shared::{ADMIN, ReloadError, Shared, Table};
+use crate::state::{State, StateError};
+use crate::worker::{self, Accepting};
+use core::net::SocketAddr;
+use core::time::Duration;
+use leasehold_config::{Address, Settings};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
+
+/// The pause between two writes of charges that are not due.
+const STATE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address can't be listened at.
+    #[error("cannot listen at {address}: {source}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A pool can't be made.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The state file can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The access log can't be opened.
+    #[error("cannot open the access log: {0}")]
+    Log(io::Error),
+    /// A thread can't be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A gateway that runs on threads of its own.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    addresses: Vec<Option<SocketAddr>>,
+    admin_address: Option<SocketAddr>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    log: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Starts a gateway, with a thread for each core and one for health checks.
+    ///
+    /// # Errors
+    /// An address is taken, a pool's settings contradict each other, or the log can't be opened; nothing runs then.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let mut sockets = Vec::new();
+        for listener in &settings.listeners {
+            sockets.push(listen(&listener.address, threads)?);
+        }
+        let admin = settings.admin.listen.as_ref();
+        let admin = admin.map(|address| listen(address, 1)).transpose()?;
+        let log = LogQueue::start(&settings.access_log).map_err(StartError::Log)?;
+        let (queue, writer) = log.unzip();
+        let drain = settings.drain;
+        let state = settings.state.as_ref().map(|state| {
+            let windows = settings.pools.iter().map(longest_window);
+            State::open(state, windows.max().unwrap_or_default()).map(Arc::new)
+        });
+        let state = state.transpose()?;
+        let changes = state.as_ref().map(|state| state.changes()).transpose()?;
+        let changes: AdminChanges = changes.unwrap_or_default();
+        let table = Table::new(settings, state.as_ref(), &changes)?;
+        let shared = Arc::new(Shared::new(table, state, changes, queue));
+        let mut gateway = Self {
+            addresses: sockets
+                .iter()
+                .map(|bound| bound.first().and_then(Bound::address))
+                .collect(),
+            admin_address: admin.iter().flatten().next().and_then(Bound::address),
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+            log: writer,
+        };
+        for listeners in by_thread(&shared, sockets, threads) {
+            let shared = Arc::clone(&shared);
+            gateway.spawn("gateway", move || worker::run(shared, listeners, drain))?;
+        }
+        for bound in admin.into_iter().flatten() {
+            let (shared, connections) = (Arc::clone(&shared), shared.connections(ADMIN));
+            let listeners = vec![Accepting {
+                number: ADMIN,
+                bound,
+                connections,
+            }];
+            gateway.spawn("gateway-admin", move || {
+                worker::run(shared, listeners, drain)
+            })?;
+        }
+        gateway.spawn("gateway-health", move || watch_health(&shared))?;
+        Ok(gateway)
+    }
+
+    /// The addresses that it listens at, in the order of its listeners; `None` for a Unix socket.
+    #[must_use]
+    pub fn addresses(&self) -> &[Option<SocketAddr>] {
+        &self.addresses
+    }
+
+    /// The address of the admin's own listener; `None` without one, and for a Unix socket.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Puts other settings in force: members, limits, health and requests in flight stay as they are.
+    ///
+    /// # Errors
+    /// [`ReloadError`] where they can't be put in force.
+    pub fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
+        self.shared.reload(settings)
+    }
+
+    /// Opens the access log anew, because its file was moved away.
+    pub fn reopen_log(&self) {
+        if let Some(log) = self.shared.log() {
+            log.reopen();
+        }
+    }
+
+    /// Takes no more connections, and waits until requests in flight have ended or the time for that is over.
+    pub fn drain(mut self) {
+        self.shared.start_drain();
+        for thread in self.threads.drain(..) {
+            // A thread that has panicked has ended too.
+            let _ = thread.join();
+        }
+        self.end_state();
+        // The log ends with its last sender.
+        let Self { shared, log, .. } = self;
+        drop(shared);
+        if let Some(log) = log {
+            let _ = log.join();
+        }
+    }
+
+    /// Writes the last charges, and that the process ends in order.
+    fn end_state(&self) {
+        let table = self.shared.table();
+        let pools = table.pools().iter().map(|pool| &**pool);
+        if let Some(state) = self.shared.state()
+            && let Err(error) = state.end(pools)
+        {
+            self.shared.report(format_args!("{error}"));
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.push(thread.map_err(StartError::Thread)?);
+        Ok(())
+    }
+}
+
+/// Deals the sockets of each listener out to the threads.
+fn by_thread(shared: &Shared, sockets: Vec<Vec<Bound>>, threads: usize) -> Vec<Vec<Accepting>> {
+    let mut dealt: Vec<Vec<Accepting>> = (0..threads).map(|_| Vec::new()).collect();
+    for (number, bound) in sockets.into_iter().enumerate() {
+        let connections = shared.connections(number);
+        for (thread, bound) in dealt.iter_mut().zip(bound) {
+            let connections = connections.clone();
+            thread.push(Accepting {
+                number,
+                bound,
+                connections,
+            });
+        }
+    }
+    dealt
+}
+
+fn watch_health(shared: &Arc<Shared>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        spawn_local(watch_pools(Arc::clone(shared)));
+        spawn_local(keep_state(Arc::clone(shared)));
+        // The sender lives as long as `shared`.
+        let _ = shared.drain().wait_for(|drains| *drains).await;
+    });
+    Ok(())
+}
+
+/// Answers the probes of all pools that are in force.
+async fn watch_pools(shared: Arc<Shared>) {
+    let mut tables = shared.tables();
+    let mut watched: Vec<(Arc<BackendPool>, tokio::task::JoinHandle<()>)> = Vec::new();
+    loop {
+        let table = Arc::clone(&tables.borrow_and_update());
+        let mut next = Vec::new();
+        for pool in table.pools() {
+            let found = watched.iter().position(|(old, _)| old.is_same(pool));
+            next.push(match found {
+                Some(found) => watched.swap_remove(found),
+                None => {
+                    let watching = probes::watch(Arc::clone(&shared), Arc::clone(pool));
+                    (Arc::clone(pool), spawn_local(watching))
+                }
+            });
+        }
+        for (_, gone) in watched {
+            gone.abort();
+        }
+        watched = next;
+        if tables.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes now and then what has ended, so that little counts as in flight after a crash.
+async fn keep_state(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(STATE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        for pool in shared.table().pools() {
+            if let Err(error) = pool.flush_charges() {
+                shared.report(format_args!("{error}"));
+            }
+        }
+    }
+}
+
+fn listen(address: &Address, threads: usize) -> Result<Vec<Bound>, StartError> {
+    bind(address, threads).map_err(|source| StartError::Bind {
+        address: shown(address),
+        source,
+    })
+}
+
+/// Returns an address as a configuration file has it.
+pub(crate) fn shown(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => address.to_string(),
+        Address::Unix(path) => format!("unix:{}", path.display()),
+    }
+}

@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+
+mod access_log;
+mod admin;
+mod affinity;
+mod backend;
+mod backend_pool;
+mod bind;
+mod clock;
+mod connections;
+mod gateway;
+mod listener;
+mod probes;
+mod proxy;
+mod record;
+mod shared;
+mod state;
+mod upstream;
+mod worker;
+
+#[doc(hidden)]
+pub use admin::read_admin_request;
+pub use backend_pool::PoolError;
+pub use gateway::{Gateway, StartError};
+pub use shared::ReloadError;
+pub use state::StateError;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex whose data is whole between any two statements, so that a panic under it does no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

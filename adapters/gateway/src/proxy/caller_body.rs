@@ -1,0 +1,135 @@
+//! A request's body on its way from the caller to a backend.
+//!
+//! Invariant: what has become of it is told while and after it is read: not touched, begun, ended or failed.
+
+use crate::clock::now;
+use bytes::Bytes;
+use core::cell::Cell;
+use core::fmt;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::rc::Rc;
+use tokio::time::Instant;
+
+/// How far a body has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Whether a part of it was read, so that it can't be sent again.
+    pub(crate) has_begun: Cell<bool>,
+    /// The time at which its last part was read.
+    pub(crate) ended: Cell<Option<Instant>>,
+    /// The reason that it was cut.
+    pub(crate) failed: Cell<Option<CutBody>>,
+}
+
+/// Why a request's body was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CutBody {
+    /// The caller hung up, stalled or sent what is no body.
+    ByCaller,
+    /// It is longer than the listener allows.
+    TooLong,
+}
+
+impl fmt::Display for CutBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByCaller => "the request's body was cut or has no end",
+            Self::TooLong => "the request's body is too long",
+        })
+    }
+}
+
+impl core::error::Error for CutBody {}
+
+/// The body of a request.
+#[derive(Debug)]
+pub(crate) struct CallerBody {
+    /// `None` for a request without a body, and from its end on.
+    body: Option<Incoming>,
+    progress: Rc<Progress>,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl CallerBody {
+    /// Takes the body of a request, which may have at most `max` bytes.
+    pub(crate) fn new(body: Incoming, max: Option<u64>) -> Self {
+        let is_empty = body.is_end_stream();
+        let progress = Progress::default();
+        if is_empty {
+            progress.ended.set(Some(now()));
+        }
+        Self {
+            body: (!is_empty).then_some(body),
+            progress: Rc::new(progress),
+            left: max.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Returns the body of a repeated request that has none.
+    pub(crate) fn none() -> Self {
+        let progress = Progress::default();
+        progress.ended.set(Some(now()));
+        Self {
+            body: None,
+            progress: Rc::new(progress),
+            left: 0,
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Rc<Progress> {
+        Rc::clone(&self.progress)
+    }
+
+    fn fail(&mut self, why: CutBody) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
+        self.progress.failed.set(Some(why));
+        self.body = None;
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+impl Body for CallerBody {
+    type Data = Bytes;
+    type Error = CutBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(context)) {
+            None => {
+                self.body = None;
+                self.progress.ended.set(Some(now()));
+                return Poll::Ready(None);
+            }
+            Some(Err(_)) => return self.fail(CutBody::ByCaller),
+            Some(Ok(frame)) => frame,
+        };
+        let has_ended = frame.is_trailers() || body.is_end_stream();
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        self.progress.has_begun.set(true);
+        match self.left.checked_sub(length) {
+            Some(left) => self.left = left,
+            None => return self.fail(CutBody::TooLong),
+        }
+        if has_ended {
+            self.progress.ended.set(Some(now()));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.body.as_ref();
+        body.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

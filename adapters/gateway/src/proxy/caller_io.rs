@@ -1,0 +1,232 @@
+//! The bytes from and to a caller, watched for ambiguous requests and for callers that stall.
+//!
+//! Invariant: a parser behind it reads no byte that [`Framing`] refuses, and no caller holds a connection longer than
+//! the listener's bounds allow without reading or sending.
+
+use super::framing::{Framing, Place, SoundBytes};
+use super::patience::Patience;
+use crate::clock::now;
+use crate::lock;
+use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::{Context, Poll, Waker, ready};
+use core::time::Duration;
+use http::{HeaderMap, StatusCode};
+use leasehold_config::ListenerBounds;
+use std::io;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// A byte that no request may hold outside of a body, by which the parser behind answers 400 and closes.
+const NO_REQUEST: &[u8] = b"\0";
+
+/// Bytes of interim answers that may wait.
+const MAX_INTERIM: usize = 16 * 1_024;
+
+/// What a connection and its exchanges tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct CallerState {
+    /// Whether a request is being answered.
+    pub(crate) is_busy: AtomicBool,
+    /// Whether an ambiguous request came.
+    pub(crate) is_refused: AtomicBool,
+    interim: Mutex<Interim>,
+}
+
+/// Interim answers, which a server's parser knows nothing of.
+#[derive(Debug, Default)]
+struct Interim {
+    bytes: Vec<u8>,
+    /// Whether a part of them was written.
+    has_begun: bool,
+    reader: Option<Waker>,
+}
+
+impl CallerState {
+    /// Passes an interim answer (1xx) on, ahead of the final one.
+    pub(crate) fn pass_interim(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut interim = lock(&self.interim);
+        if interim.bytes.len() > MAX_INTERIM {
+            return;
+        }
+        let reason = status.canonical_reason().unwrap_or_default();
+        interim
+            .bytes
+            .extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+        for (name, value) in headers {
+            interim.bytes.extend_from_slice(name.as_str().as_bytes());
+            interim.bytes.extend_from_slice(b": ");
+            interim.bytes.extend_from_slice(value.as_bytes());
+            interim.bytes.extend_from_slice(b"\r\n");
+        }
+        interim.bytes.extend_from_slice(b"\r\n");
+        if let Some(reader) = interim.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// A caller's connection.
+#[derive(Debug)]
+pub(crate) struct CallerIo<S> {
+    io: S,
+    state: Arc<CallerState>,
+    framing: Framing,
+    bounds: ListenerBounds,
+    /// The time from which the present wait for bytes counts.
+    since: Instant,
+    is_first: bool,
+    was_busy: bool,
+    reading: Patience,
+    writing: Patience,
+    blocked_since: Option<Instant>,
+}
+
+impl<S> CallerIo<S> {
+    pub(crate) fn new(io: S, state: Arc<CallerState>, bounds: ListenerBounds) -> Self {
+        let max_line = usize::try_from(bounds.max_header_bytes).unwrap_or(usize::MAX);
+        Self {
+            io,
+            state,
+            framing: Framing::new(max_line),
+            bounds,
+            since: now(),
+            is_first: true,
+            was_busy: false,
+            reading: Patience::default(),
+            writing: Patience::default(),
+            blocked_since: None,
+        }
+    }
+
+    /// Returns how long the next byte may take from `since` on.
+    fn longest_wait(&mut self) -> Option<Duration> {
+        let is_busy = self.state.is_busy.load(Ordering::Relaxed);
+        if self.was_busy && !is_busy {
+            self.since = now();
+        }
+        self.was_busy = is_busy;
+        match self.framing.place() {
+            Place::Start if is_busy => None,
+            Place::Start if self.is_first => Some(self.bounds.header_read),
+            Place::Start => Some(self.bounds.keep_alive),
+            Place::Head => Some(self.bounds.header_read),
+            Place::Body => Some(self.bounds.body_idle),
+            Place::Opaque => None,
+        }
+    }
+
+    /// Judges the bytes of `buffer` from `begin` on; from an ambiguous one on they are taken out.
+    fn judge(&mut self, buffer: &mut ReadBuf<'_>, begin: usize) {
+        let before = self.framing.place();
+        let bytes = buffer.filled().get(begin..).unwrap_or_default();
+        if bytes.is_empty() {
+            return;
+        }
+        if let Err(SoundBytes(count)) = self.framing.read(bytes) {
+            buffer.set_filled(begin.saturating_add(count));
+            buffer.put_slice(NO_REQUEST);
+            self.state.is_refused.store(true, Ordering::Relaxed);
+        }
+        // A head counts from its first byte, a body from its last.
+        if self.framing.place() != Place::Head || before != Place::Head {
+            self.since = now();
+        }
+        self.is_first &= matches!(self.framing.place(), Place::Start | Place::Head);
+    }
+}
+
+impl<S: AsyncWrite + Unpin> CallerIo<S> {
+    /// Writes interim answers, unless a final one before them is written in part.
+    ///
+    /// The request that they answer can't have been passed on before the answer before was given to this connection.
+    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = lock(&self.state.interim);
+        let is_behind = self.blocked_since.is_some() && !interim.has_begun;
+        while !interim.bytes.is_empty() && !is_behind {
+            let written = ready!(Pin::new(&mut self.io).poll_write(context, &interim.bytes))?;
+            interim.bytes.drain(..written);
+            interim.has_begun = !interim.bytes.is_empty();
+        }
+        interim.reader = Some(context.waker().clone());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for CallerIo<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.state.is_refused.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let begin = buffer.filled().len();
+        if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(context, buffer) {
+            this.judge(buffer, begin);
+            return Poll::Ready(result);
+        }
+        if this.was_busy && this.poll_interim(context).is_pending() {
+            return Poll::Pending;
+        }
+        if let Some(wait) = this.longest_wait() {
+            ready!(this.reading.poll(context, this.since + wait));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncWrite + Unpin> CallerIo<S> {
+    fn watched<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        ready!(self.poll_interim(context))?;
+        let result = write(Pin::new(&mut self.io), context);
+        if result.is_ready() {
+            self.blocked_since = None;
+            return result;
+        }
+        let since = *self.blocked_since.get_or_insert_with(now);
+        ready!(self.writing.poll(context, since + self.bounds.body_idle));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut()
+            .watched(context, |io, context| io.poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().watched(context, |io, context| {
+            io.poll_write_vectored(context, slices)
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}

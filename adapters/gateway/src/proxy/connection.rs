@@ -1,0 +1,85 @@
+//! One connection of a caller, from its acceptance to its end.
+//!
+//! Invariant: a connection that drains answers the request it has and takes no other.
+
+use super::answer::AnswerBody;
+use super::caller_io::{CallerIo, CallerState};
+use super::exchange::answer;
+use super::headers::Peer;
+use crate::worker::Worker;
+use core::cell::{Cell, RefCell};
+use core::convert::Infallible;
+use core::num::NonZeroU32;
+use core::pin::pin;
+use core::sync::atomic::Ordering;
+use http::{HeaderValue, Response};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use leasehold_config::ListenerBounds;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Bytes that are read ahead at most.
+const MAX_BUFFER: usize = 64 * 1_024;
+
+/// A caller's connection, as its exchanges see it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    /// The number of its listener.
+    pub(crate) listener: usize,
+    /// Its other end; `None` for a Unix socket.
+    pub(crate) peer: Option<Peer>,
+    /// The last `Host` header that was found right.
+    pub(crate) host: RefCell<Option<HeaderValue>>,
+    pub(crate) state: Arc<CallerState>,
+    pub(crate) max_requests: Option<NonZeroU32>,
+    pub(crate) requests: Cell<u32>,
+}
+
+impl Connection {
+    /// Counts a request, and tells whether the connection ends with it.
+    pub(crate) fn is_last_request(&self) -> bool {
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.max_requests
+            .is_some_and(|max| self.requests.get() >= max.get())
+    }
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve<S>(io: S, connection: Connection, bounds: ListenerBounds)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = Arc::clone(&connection.state);
+    let worker = Rc::clone(&connection.worker);
+    let io = CallerIo::new(io, Arc::clone(&state), bounds);
+    let connection = Rc::new(connection);
+    let service = service_fn(move |request| {
+        let connection = Rc::clone(&connection);
+        async move { Ok::<Response<AnswerBody>, Infallible>(answer(connection, request).await) }
+    });
+    let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(MAX_BUFFER);
+    let served = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER.max(max_header))
+        .max_header_size(max_header)
+        .max_headers(bounds.max_headers.into())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut served = pin!(served);
+    let mut draining = pin!(worker.draining());
+    tokio::select! {
+        // Errors of a caller's connection are the caller's.
+        _ = &mut served => {}
+        () = &mut draining => {
+            served.as_mut().graceful_shutdown();
+            let _ = served.await;
+        }
+    }
+    if state.is_refused.load(Ordering::Relaxed) {
+        worker.shared().totals().count_ambiguous();
+    }
+}

@@ -1,0 +1,243 @@
+//! One exchange: a request in, an answer out, in a straight line of small steps.
+//!
+//! Invariant: every request gets an answer, and every refusal says why.
+
+use super::answer::{AnswerBody, BackendBody};
+use super::caller_body::CallerBody;
+use super::connection::Connection;
+use super::forward::{Answered, Outgoing};
+use super::head::Target;
+use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop, request_id};
+use super::refusal::Refusal;
+use super::upgrade::Tunnel;
+use crate::admin;
+use crate::affinity::Session;
+use crate::backend_pool::BackendPool;
+use crate::listener::{Listener, OverLimit};
+use crate::record::{End, Record};
+use crate::shared::Table;
+use http::header::{CONNECTION, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use leasehold_protocol::{BackendHealth, backend_health};
+use leasehold_sync::{Outcome, Release};
+use leasehold_tokio::LeasedBody;
+use std::rc::Rc;
+
+/// Answers a request.
+pub(crate) async fn answer(
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let upgraded = request
+        .headers()
+        .contains_key(UPGRADE)
+        .then(|| hyper::upgrade::on(&mut request));
+    let closes = connection.is_last_request() || upgraded.is_some();
+    let (parts, body) = request.into_parts();
+    let id = request_id(&parts.headers);
+    let mut record = Box::new(Record::new(
+        &connection.worker,
+        &connection.state,
+        &parts,
+        id,
+    ));
+    let exchange = Exchange {
+        connection: &connection,
+        parts: &parts,
+    };
+    let mut response = match exchange.run(body, upgraded, &mut record).await {
+        Ok(Passed::Whole(response)) => response,
+        Ok(Passed::Upgraded(response, tunnel)) => {
+            tunnel.start(record);
+            return response;
+        }
+        Err(refusal) => {
+            record.end = End::Refused(refusal.code);
+            refusal.into_response()
+        }
+    };
+    record.status = response.status();
+    if closes {
+        // What follows a request for another protocol was not checked.
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| body.logged(record))
+}
+
+struct Exchange<'a> {
+    connection: &'a Connection,
+    parts: &'a Parts,
+}
+
+/// An answer that is passed on.
+enum Passed {
+    Whole(Response<AnswerBody>),
+    Upgraded(Response<AnswerBody>, Tunnel),
+}
+
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        body: Incoming,
+        upgraded: Option<OnUpgrade>,
+        record: &mut Record,
+    ) -> Result<Passed, Refusal> {
+        let has_body = !body.is_end_stream();
+        let target = self.target(has_body)?;
+        let table = self.connection.worker.shared().table();
+        let listener = table.listener(self.connection.listener)?;
+        if admin::takes(&table, self.connection.listener, target.path.path()) {
+            record.is_counted = false;
+            let asked = admin::Asked {
+                connection: self.connection,
+                parts: self.parts,
+                target: &target,
+            };
+            return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
+        }
+        let client = self.client(listener, record)?;
+        let pool = route(listener, &table, &target)?;
+        let session = Session::of(
+            pool.settings().affinity.as_ref(),
+            &self.parts.headers,
+            client,
+        );
+        let asked = pool.request(client, &session);
+        let outgoing = Outgoing {
+            parts: self.parts,
+            target: &target,
+            caller: self.caller(listener, &target),
+            pool,
+            state: &self.connection.state,
+            asked,
+            has_body,
+        };
+        let body = CallerBody::new(body, listener.settings().bounds.max_body);
+        let answered = outgoing
+            .send(self.connection.worker.idle(), body, record)
+            .await?;
+        let mut passed = self.pass_back(answered, pool, upgraded, record);
+        if let (Passed::Whole(response), Some(cookie)) = (&mut passed, session.cookie) {
+            response
+                .headers_mut()
+                .append(http::header::SET_COOKIE, cookie);
+        }
+        Ok(passed)
+    }
+
+    /// Checks the head; a host that was found right is not looked at again.
+    fn target(&self, has_body: bool) -> Result<Target, Refusal> {
+        let known = self.connection.host.borrow().clone();
+        let target = Target::of(self.parts, has_body, known.as_ref())?;
+        if target.host != known {
+            self.connection.host.replace(target.host.clone());
+        }
+        Ok(target)
+    }
+
+    /// Finds the client's address, and takes a request from its limits.
+    fn client(
+        &self,
+        listener: &Listener,
+        record: &mut Record,
+    ) -> Result<Option<core::net::IpAddr>, Refusal> {
+        let peer = self.connection.peer.as_ref();
+        let client = peer.map(|peer| {
+            let trusts = |hop| listener.trusts(hop);
+            let client = client_address(&self.parts.headers, peer.address, trusts);
+            record.client = match client == peer.address {
+                true => Some(peer.text.clone()),
+                false => HeaderValue::from_str(&client.to_string()).ok(),
+            };
+            client
+        });
+        let worker = &self.connection.worker;
+        let unknown = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
+        let admitted = listener.admit(client.unwrap_or(unknown), worker.shared().tick());
+        worker.shared().totals().count_limit(admitted.is_ok());
+        admitted.map_err(|OverLimit { limit, wait }| {
+            let text = format!("the limit of {limit} requests is used up");
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "limit", text).wait(wait)
+        })?;
+        Ok(client)
+    }
+
+    fn caller<'c>(&'c self, listener: &Listener, target: &'c Target) -> Caller<'c> {
+        let peer = self.connection.peer.as_ref();
+        Caller {
+            peer,
+            is_trusted: peer.is_some_and(|peer| listener.trusts(peer.address)),
+            scheme: "http",
+            host: target.host.as_ref(),
+        }
+    }
+
+    /// Makes the answer from a backend's.
+    fn pass_back(
+        &self,
+        answered: Answered,
+        pool: &BackendPool,
+        upgraded: Option<OnUpgrade>,
+        record: &mut Record,
+    ) -> Passed {
+        let Answered { sent, lease } = answered;
+        let first_byte = record.started.elapsed();
+        record.first_byte = Some(first_byte);
+        record.status = sent.response.status();
+        let mut response = sent.response;
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(caller)) = (response.status(), upgraded) {
+            let backend = hyper::upgrade::on(&mut response);
+            sent.connection.detach();
+            let tunnel = Tunnel {
+                caller,
+                backend,
+                lease,
+            };
+            return Passed::Upgraded(response.map(|_| AnswerBody::text("")), tunnel);
+        }
+        let (mut parts, body) = response.into_parts();
+        remove_hop_by_hop(&mut parts.headers);
+        parts
+            .headers
+            .insert(X_REQUEST_ID, record.request_id.clone());
+        parts.version = http::Version::HTTP_11;
+        let outcome = match backend_health(parts.status) {
+            BackendHealth::Works => Outcome::Ok,
+            BackendHealth::Fails => Outcome::Failed,
+        };
+        let release = Release::from(outcome).latency(first_byte.saturating_sub(record.waited));
+        let bounds = pool.settings().upstream;
+        let worker = Rc::clone(&self.connection.worker);
+        let body = BackendBody::new(body, sent.connection, &lease, bounds, worker);
+        Passed::Whole(Response::from_parts(
+            parts,
+            AnswerBody::of_backend(LeasedBody::new(body, lease, release)),
+        ))
+    }
+}
+
+fn route<'t>(
+    listener: &Listener,
+    table: &'t Table,
+    target: &Target,
+) -> Result<&'t BackendPool, Refusal> {
+    let host = listener
+        .routes_by_host()
+        .then(|| target.host_name())
+        .flatten();
+    let route = listener.route(host.as_deref(), target.path.path());
+    let pool = route.and_then(|route| table.pool(route.pool));
+    pool.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "no_route",
+            "no pool serves this host and path",
+        )
+    })
+}

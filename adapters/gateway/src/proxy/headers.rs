@@ -1,0 +1,376 @@
+//! The headers of a request and an answer as they are passed on.
+//!
+//! Invariant: no field that is meant for one connection is passed on (RFC 9110, section 7.6.1), and no caller can
+//! have a field taken away that the gateway adds.
+
+use core::cell::RefCell;
+use core::net::IpAddr;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue};
+
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Longest request id that is taken from a caller.
+const MAX_ID: usize = 128;
+
+/// Removes the fields that are for one connection, those that `connection` names among them.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let values = headers.get_all(CONNECTION).iter();
+        let names = values
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','));
+        let named: Vec<HeaderName> = names.filter_map(|name| name.trim().parse().ok()).collect();
+        for name in named {
+            // A body's length, a host and what the gateway tells are not the caller's to take away.
+            if !is_kept(&name) {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+fn is_kept(name: &HeaderName) -> bool {
+    [
+        HOST,
+        CONTENT_LENGTH,
+        FORWARDED,
+        TRAILER,
+        X_FORWARDED_FOR,
+        X_FORWARDED_HOST,
+        X_FORWARDED_PROTO,
+        X_REQUEST_ID,
+    ]
+    .contains(name)
+}
+
+/// The other end of a connection, as backends are told of it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// The address as text.
+    pub(crate) text: HeaderValue,
+    /// The host that was asked for last, and the field `forwarded` for it: few connections ask for another.
+    told: RefCell<Option<(HeaderValue, HeaderValue)>>,
+}
+
+impl Peer {
+    /// Takes an address; one of IPv4 that is written as IPv6 is IPv4.
+    pub(crate) fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let text = HeaderValue::from_str(&address.to_string());
+        Self {
+            address,
+            // Addresses are plain text.
+            text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            told: RefCell::new(None),
+        }
+    }
+
+    fn forwarded(&self, caller: &Caller<'_>) -> Option<HeaderValue> {
+        if let (Some((host, told)), Some(asked)) = (&*self.told.borrow(), caller.host)
+            && host == asked
+        {
+            return Some(told.clone());
+        }
+        let made = HeaderValue::from_str(&forwarded(caller, None)).ok()?;
+        *self.told.borrow_mut() = caller.host.map(|host| (host.clone(), made.clone()));
+        Some(made)
+    }
+}
+
+/// What a backend is told of the caller.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    /// The other end of the connection; `None` for a Unix socket.
+    pub(crate) peer: Option<&'a Peer>,
+    /// Whether that peer's word on its clients is passed on.
+    pub(crate) is_trusted: bool,
+    /// The scheme that the peer used.
+    pub(crate) scheme: &'static str,
+    /// The host that was asked for.
+    pub(crate) host: Option<&'a HeaderValue>,
+}
+
+/// Makes the headers of a request that is passed on.
+pub(crate) fn for_backend(
+    headers: &HeaderMap,
+    caller: &Caller<'_>,
+    request_id: &HeaderValue,
+) -> HeaderMap {
+    let takes_trailers = has_token(headers, &TE, "trailers");
+    let mut passed = headers.clone();
+    remove_hop_by_hop(&mut passed);
+    for name in [EXPECT, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
+        passed.remove(name);
+    }
+    if takes_trailers {
+        passed.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    forward(&mut passed, caller);
+    passed.insert(X_REQUEST_ID, request_id.clone());
+    passed
+}
+
+/// Tells the caller's address, scheme and host; what an untrusted peer says of them is dropped.
+fn forward(headers: &mut HeaderMap, caller: &Caller<'_>) {
+    let earlier = |name: HeaderName| {
+        let told = caller.is_trusted.then(|| joined(headers, &name));
+        told.flatten()
+    };
+    let path = match (earlier(X_FORWARDED_FOR), caller.peer) {
+        (None, peer) => peer.map(|peer| peer.text.clone()),
+        (Some(path), None) => HeaderValue::from_str(&path).ok(),
+        (Some(path), Some(peer)) => {
+            HeaderValue::from_str(&format!("{path}, {}", peer.address)).ok()
+        }
+    };
+    let told = match (earlier(FORWARDED), caller.peer) {
+        (None, Some(peer)) => peer.forwarded(caller),
+        (earlier, _) => HeaderValue::from_str(&forwarded(caller, earlier)).ok(),
+    };
+    set(headers, X_FORWARDED_FOR, path);
+    set(headers, FORWARDED, told);
+    if !caller.is_trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(caller.scheme));
+    }
+    if !caller.is_trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        set(headers, X_FORWARDED_HOST, caller.host.cloned());
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
+    };
+}
+
+/// One element of RFC 7239, after earlier ones.
+fn forwarded(caller: &Caller<'_>, earlier: Option<String>) -> String {
+    let node = match caller.peer.map(|peer| peer.address) {
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+        None => "unknown".to_owned(),
+    };
+    let mut text = earlier.map(|earlier| earlier + ", ").unwrap_or_default();
+    text.push_str("for=");
+    text.push_str(&node);
+    text.push_str(";proto=");
+    text.push_str(caller.scheme);
+    let host = caller.host.and_then(|host| host.to_str().ok());
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        text.push_str(";host=\"");
+        text.push_str(host);
+        text.push('"');
+    }
+    text
+}
+
+/// Returns the values of a field that is a list, as one.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name)?;
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let text = values.collect::<Vec<_>>().join(", ");
+    (!text.is_empty()).then_some(text)
+}
+
+/// Whether a field that is a list has a token.
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+/// Returns the id by which logs of all sides name a request: the caller's, if it is plain, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_plain = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        !bytes.is_empty() && bytes.len() <= MAX_ID && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    let given = headers.get(X_REQUEST_ID).filter(is_plain).cloned();
+    given.unwrap_or_else(|| {
+        let random = fastrand::u128(..).to_le_bytes();
+        let digit = |half: u8| char::from_digit(half.into(), 16).map_or(b'0', |digit| digit as u8);
+        let digits: Vec<u8> = random
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+            .collect();
+        let id = HeaderValue::from_maybe_shared(bytes::Bytes::from(digits));
+        id.unwrap_or_else(|_| HeaderValue::from_static("none"))
+    })
+}
+
+/// Returns the address of the client: the last one in the chain of forwarders that is not trusted itself.
+///
+/// Without a trusted peer, that is the peer. O(forwarders).
+pub(crate) fn client_address(
+    headers: &HeaderMap,
+    peer: IpAddr,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> IpAddr {
+    let mut client = peer.to_canonical();
+    if !trusts(client) {
+        return client;
+    }
+    let Some(path) = joined(headers, &X_FORWARDED_FOR) else {
+        return client;
+    };
+    for hop in path.rsplit(',') {
+        let Some(address) = address_of(hop.trim()) else {
+            break;
+        };
+        client = address;
+        if !trusts(client) {
+            break;
+        }
+    }
+    client
+}
+
+/// Reads an address with or without a port.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let plain = text.trim_matches(['[', ']']).parse::<IpAddr>();
+    let address = plain.or_else(|_| text.parse::<core::net::SocketAddr>().map(|both| both.ip()));
+    address.ok().map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(rows: &[(&'static str, &'static str)]) -> HeaderMap {
+        let rows = rows.iter().map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        let mut headers = HeaderMap::new();
+        for (name, value) in rows {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    fn passed(rows: &[(&'static str, &'static str)], is_trusted: bool) -> HeaderMap {
+        let host = HeaderValue::from_static("a.test");
+        let peer = Peer::new("192.0.2.7".parse().unwrap());
+        let caller = Caller {
+            peer: Some(&peer),
+            is_trusted,
+            scheme: "http",
+            host: Some(&host),
+        };
+        for_backend(&headers(rows), &caller, &HeaderValue::from_static("id"))
+    }
+
+    #[test]
+    fn fields_of_one_connection_are_not_passed_on() {
+        let passed = passed(
+            &[
+                ("connection", "keep-alive, x-secret, Content-Length, host"),
+                ("keep-alive", "timeout=5"),
+                ("x-secret", "1"),
+                ("content-length", "0"),
+                ("host", "a.test"),
+                ("te", "gzip, trailers"),
+                ("upgrade", "h2c"),
+                ("proxy-authorization", "Basic x"),
+                ("expect", "100-continue"),
+                ("accept", "*/*"),
+            ],
+            false,
+        );
+        let mut names: Vec<_> = passed.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let forwarded = [
+            "forwarded",
+            "host",
+            "te",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+        ];
+        assert_eq!(
+            names,
+            [
+                &["accept", "content-length"],
+                &forwarded[..],
+                &["x-request-id"]
+            ]
+            .concat()
+        );
+        assert_eq!(passed[TE], "trailers");
+    }
+
+    #[test]
+    fn an_untrusted_peer_cannot_speak_for_others() {
+        let lies = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.test"),
+        ];
+        let told = passed(&lies, false);
+        assert_eq!(told[X_FORWARDED_FOR], "192.0.2.7");
+        assert_eq!(told[FORWARDED], "for=192.0.2.7;proto=http;host=\"a.test\"");
+        assert_eq!(told[X_FORWARDED_PROTO], "http");
+        assert_eq!(told[X_FORWARDED_HOST], "a.test");
+        let trusted = passed(&lies, true);
+        assert_eq!(trusted[X_FORWARDED_FOR], "1.2.3.4, 192.0.2.7");
+        assert_eq!(
+            trusted[FORWARDED],
+            "for=1.2.3.4, for=192.0.2.7;proto=http;host=\"a.test\""
+        );
+        assert_eq!(trusted[X_FORWARDED_PROTO], "https");
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_not_a_proxy() {
+        let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+        for (peer, path, client) in [
+            ("192.0.2.7", "1.1.1.1", "192.0.2.7"),
+            ("10.0.0.1", "1.1.1.1", "1.1.1.1"),
+            ("10.0.0.1", "6.6.6.6, 1.1.1.1, 10.0.0.2", "1.1.1.1"),
+            ("10.0.0.1", "unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "[2001:db8::1]:80", "2001:db8::1"),
+            ("10.0.0.1", "::ffff:1.1.1.1", "1.1.1.1"),
+            ("::ffff:10.0.0.1", "1.1.1.1:443", "1.1.1.1"),
+        ] {
+            let headers = headers(&[("x-forwarded-for", path)]);
+            let found = client_address(&headers, peer.parse().unwrap(), trusts);
+            assert_eq!(found.to_string(), client, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_a_plain_id_is_taken_from_a_caller() {
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")])), "abc-1");
+        for bad in ["", "a b", "\t"] {
+            assert_eq!(
+                request_id(&headers(&[("x-request-id", bad)])).len(),
+                32,
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! One exchange, from a caller's bytes to the end of its answer.
+//!
+//! ```text
+//! caller_io ── connection ── exchange: head, admin, limits, route ── forward: lease, send, repeat ── answer
+//!  (framing)                                                            (upstream)        (lease, log end)
+//! ```
+//! Invariant: each file is one step or one part of it, and only `connection`, `caller_body` and `answer` know hyper.
+
+mod answer;
+mod caller_body;
+mod caller_io;
+mod connection;
+mod exchange;
+mod forward;
+mod framing;
+mod head;
+mod headers;
+mod patience;
+mod refusal;
+mod upgrade;
+
+pub(crate) use answer::AnswerBody;
+pub(crate) use caller_body::{CallerBody, Progress};
+pub(crate) use caller_io::CallerState;
+pub(crate) use connection::{Connection, serve};
+pub(crate) use head::Target;
+pub(crate) use headers::Peer;
+pub(crate) use refusal::Refusal;

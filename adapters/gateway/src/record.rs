@@ -1,0 +1,118 @@
+//! What is remembered of a request, for the counts and the log.
+//!
+//! Invariant: each request that was begun is counted and logged once, at its end, however that comes.
+
+use crate::backend::Backend;
+use crate::clock::now;
+use crate::proxy::CallerState;
+use crate::worker::Worker;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use http::header::{REFERER, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All of the answer was passed on.
+    Complete,
+    /// The caller hung up, or stalled, before the answer's end.
+    CallerLeft,
+    /// The backend's connection broke in the answer's body.
+    BackendBroke,
+    /// The backend stalled in the answer's body.
+    BackendStalled,
+    /// The connection went on in another protocol.
+    Upgraded,
+    /// The gateway answered by itself, for the reason of this code.
+    Refused(&'static str),
+}
+
+impl End {
+    /// Returns one word, as in the log.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Complete => "ok",
+            Self::CallerLeft => "caller_left",
+            Self::BackendBroke => "backend_broke",
+            Self::BackendStalled => "backend_stalled",
+            Self::Upgraded => "upgraded",
+            Self::Refused(code) => code,
+        }
+    }
+}
+
+/// A request and what became of it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    worker: Rc<Worker>,
+    state: Arc<CallerState>,
+    pub(crate) started: Instant,
+    /// The client's address as text.
+    pub(crate) client: Option<HeaderValue>,
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) referrer: Option<HeaderValue>,
+    pub(crate) agent: Option<HeaderValue>,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) status: StatusCode,
+    pub(crate) bytes: u64,
+    pub(crate) backend: Option<Arc<Backend>>,
+    pub(crate) attempts: u32,
+    /// The time in the pool's queue.
+    pub(crate) waited: Duration,
+    /// The time from the request to the answer's head.
+    pub(crate) first_byte: Option<Duration>,
+    pub(crate) end: End,
+    /// Whether it is one of the proxy's requests, which are counted and logged; those to the admin are not.
+    pub(crate) is_counted: bool,
+}
+
+impl Record {
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        state: &Arc<CallerState>,
+        parts: &Parts,
+        request_id: HeaderValue,
+    ) -> Self {
+        state.is_busy.store(true, Ordering::Relaxed);
+        Self {
+            worker: Rc::clone(worker),
+            state: Arc::clone(state),
+            started: now(),
+            client: None,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            referrer: parts.headers.get(REFERER).cloned(),
+            agent: parts.headers.get(USER_AGENT).cloned(),
+            request_id,
+            status: StatusCode::OK,
+            bytes: 0,
+            backend: None,
+            attempts: 0,
+            waited: Duration::ZERO,
+            first_byte: None,
+            end: End::CallerLeft,
+            is_counted: true,
+        }
+    }
+
+    pub(crate) fn count(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.state.is_busy.store(false, Ordering::Relaxed);
+        if self.is_counted {
+            self.worker.finish(self);
+        }
+    }
+}

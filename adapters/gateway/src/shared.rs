@@ -1,0 +1,345 @@
+//! What all threads of a gateway share: settings, pools, listeners and counts.
+//!
+//! Invariant: an exchange sees one table from begin to end; a reload puts another in its place.
+
+use crate::access_log::LogQueue;
+use crate::admin::{AdminChanges, Events};
+use crate::backend_pool::{BackendPool, PoolError};
+use crate::connections::Connections;
+use crate::listener::Listener;
+use crate::lock;
+use crate::proxy::Refusal;
+use crate::state::State;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use http::StatusCode;
+use leasehold_config::{
+    Address, ListenerBounds, ListenerSettings, PoolSettings, Serve, Settings, TrustedProxies,
+};
+use leasehold_core::time::Tick;
+use leasehold_sync::Clock;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// The number of the admin's own listener, which is none of the settings' listeners.
+pub(crate) const ADMIN: usize = usize::MAX;
+
+/// Why other settings are not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// What they change is fixed when the gateway starts.
+    #[error(
+        "addresses, the state file and the access log can't change without a restart; nothing was changed"
+    )]
+    NeedsRestart,
+    /// A pool can't be made or changed.
+    #[error("{0}; the settings before stay in force")]
+    Pool(#[from] PoolError),
+}
+
+/// Settings in force, with the pools and listeners that they made.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) settings: Settings,
+    pools: Vec<Arc<BackendPool>>,
+    listeners: Vec<Arc<Listener>>,
+    admin: Option<Listener>,
+}
+
+impl Table {
+    /// Makes the pools of the settings, changed as an operator has changed them.
+    pub(crate) fn new(
+        settings: Settings,
+        state: Option<&Arc<State>>,
+        changes: &AdminChanges,
+    ) -> Result<Self, PoolError> {
+        let pools = settings
+            .pools
+            .iter()
+            .map(|pool| make_pool(&changes.overlay(pool), state, changes).map(Arc::new));
+        let listeners = settings
+            .listeners
+            .iter()
+            .map(|listener| Arc::new(Listener::new(listener.clone())));
+        Ok(Self {
+            pools: pools.collect::<Result<_, PoolError>>()?,
+            listeners: listeners.collect(),
+            admin: admin_listener(&settings),
+            settings,
+        })
+    }
+
+    /// Makes the table of other settings, whose listeners must be at the same addresses.
+    fn reloaded(
+        &self,
+        settings: Settings,
+        state: Option<&Arc<State>>,
+        changes: &AdminChanges,
+    ) -> Result<Self, ReloadError> {
+        let addresses = |settings: &Settings| -> Vec<Address> {
+            settings
+                .listeners
+                .iter()
+                .map(|listener| listener.address.clone())
+                .collect()
+        };
+        let fixed = |settings: &Settings| {
+            (
+                settings.state.clone(),
+                settings.admin.listen.clone(),
+                settings.access_log.clone(),
+            )
+        };
+        if addresses(&settings) != addresses(&self.settings)
+            || fixed(&settings) != fixed(&self.settings)
+        {
+            return Err(ReloadError::NeedsRestart);
+        }
+        let pools = settings.pools.iter().map(|pool| {
+            let old = self
+                .pools
+                .iter()
+                .find(|old| old.settings().name == pool.name);
+            let pool = changes.overlay(pool);
+            let new = match old {
+                Some(old) => old.reloaded(&pool, state)?,
+                None => make_pool(&pool, state, changes)?,
+            };
+            Ok(Arc::new(new))
+        });
+        let pools = pools.collect::<Result<_, PoolError>>()?;
+        let listeners = settings.listeners.iter().zip(&self.listeners);
+        let listeners = listeners.map(|(new, old)| match *new == *old.settings() {
+            true => Arc::clone(old),
+            false => Arc::new(Listener::new(new.clone())),
+        });
+        Ok(Self {
+            pools,
+            listeners: listeners.collect(),
+            admin: admin_listener(&settings),
+            settings,
+        })
+    }
+
+    pub(crate) fn pool(&self, index: usize) -> Option<&BackendPool> {
+        self.pools.get(index).map(|pool| &**pool)
+    }
+
+    pub(crate) fn pools(&self) -> &[Arc<BackendPool>] {
+        &self.pools
+    }
+
+    pub(crate) fn listener(&self, number: usize) -> Result<&Listener, Refusal> {
+        let listener = match number {
+            ADMIN => self.admin.as_ref(),
+            number => self.listeners.get(number).map(|listener| &**listener),
+        };
+        listener.ok_or_else(|| {
+            let text = "this address is no longer served";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "closed", text).closing()
+        })
+    }
+}
+
+/// Makes a pool, of which some members may be disabled from the first.
+fn make_pool(
+    settings: &PoolSettings,
+    state: Option<&Arc<State>>,
+    changes: &AdminChanges,
+) -> Result<BackendPool, PoolError> {
+    let made = BackendPool::new(settings, state)?;
+    changes.hold(&made);
+    Ok(made)
+}
+
+/// Makes the admin's own listener, if the settings have one.
+fn admin_listener(settings: &Settings) -> Option<Listener> {
+    let address = settings.admin.listen.clone()?;
+    Some(Listener::new(ListenerSettings {
+        address,
+        serve: Serve::Http,
+        routes: Vec::new(),
+        token: None,
+        bounds: ListenerBounds::default(),
+        forwarded: TrustedProxies::None,
+        limit: None,
+        client_limit: None,
+    }))
+}
+
+/// What all threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    table: watch::Sender<Arc<Table>>,
+    totals: Totals,
+    clock: Clock,
+    log: Option<LogQueue>,
+    state: Option<Arc<State>>,
+    changes: Mutex<AdminChanges>,
+    events: Events,
+    connections: Mutex<BTreeMap<usize, Connections>>,
+    drain: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        table: Table,
+        state: Option<Arc<State>>,
+        changes: AdminChanges,
+        log: Option<LogQueue>,
+    ) -> Self {
+        Self {
+            table: watch::Sender::new(Arc::new(table)),
+            totals: Totals::default(),
+            clock: Clock::start(),
+            log,
+            state,
+            changes: Mutex::new(changes),
+            events: Events::default(),
+            connections: Mutex::default(),
+            drain: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.borrow())
+    }
+
+    /// Tells of each table that takes the place of another.
+    pub(crate) fn tables(&self) -> watch::Receiver<Arc<Table>> {
+        self.table.subscribe()
+    }
+
+    /// Puts other settings in force, or changes nothing.
+    pub(crate) fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
+        // Changes by the admin wait, so that each is made in the old table or in the new one.
+        let changes = lock(&self.changes);
+        let table = self.table().reloaded(settings, self.state(), &changes)?;
+        self.table.send_replace(Arc::new(table));
+        Ok(())
+    }
+
+    /// Tells the operator something, on standard error.
+    pub(crate) fn report(&self, text: core::fmt::Arguments<'_>) {
+        use std::io::Write as _;
+        // A closed standard error is ignored.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Returns the time for the limits of listeners.
+    pub(crate) fn tick(&self) -> Tick {
+        self.clock.now()
+    }
+
+    pub(crate) fn state(&self) -> Option<&Arc<State>> {
+        self.state.as_ref()
+    }
+
+    pub(crate) fn log(&self) -> Option<&LogQueue> {
+        self.log.as_ref()
+    }
+
+    /// The changes made by the admin interface.
+    pub(crate) fn changes(&self) -> &Mutex<AdminChanges> {
+        &self.changes
+    }
+
+    /// The way of changes to the admin interface's subscribers.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Returns the connections of a listener, for all its threads.
+    pub(crate) fn connections(&self, listener: usize) -> Connections {
+        let mut connections = lock(&self.connections);
+        connections.entry(listener).or_default().clone()
+    }
+
+    /// Returns how many callers' connections are open.
+    pub(crate) fn open_connections(&self) -> u64 {
+        let connections = lock(&self.connections);
+        connections.values().map(|one| u64::from(one.total())).sum()
+    }
+
+    /// Tells all connections to end after the request that they have.
+    pub(crate) fn start_drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    pub(crate) fn drain(&self) -> watch::Receiver<bool> {
+        self.drain.subscribe()
+    }
+}
+
+/// Requests by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    requests: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+    limited: AtomicU64,
+    admitted: AtomicU64,
+    ambiguous: AtomicU64,
+    turned_away: AtomicU64,
+}
+
+/// The counts of [`Totals`] at one time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) time: Duration,
+    pub(crate) limited: u64,
+    pub(crate) admitted: u64,
+    pub(crate) ambiguous: u64,
+    pub(crate) turned_away: u64,
+}
+
+impl Totals {
+    pub(crate) fn count(&self, is_ok: bool, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        if !is_ok {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a request that a listener's limits admitted or not.
+    pub(crate) fn count_limit(&self, is_admitted: bool) {
+        let count = if is_admitted {
+            &self.admitted
+        } else {
+            &self.limited
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was closed at once, because there were too many.
+    pub(crate) fn count_turned_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was closed for an ambiguous request.
+    pub(crate) fn count_ambiguous(&self) {
+        self.ambiguous.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counts {
+            requests: read(&self.requests),
+            failed: read(&self.failed),
+            time: Duration::from_micros(read(&self.micros)),
+            limited: read(&self.limited),
+            admitted: read(&self.admitted),
+            ambiguous: read(&self.ambiguous),
+            turned_away: read(&self.turned_away),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What outlives the process: charges of limits, and changes by the admin.
+//!
+//! Invariant: a request is sent only once a charge that covers it is in the file, so that no crash of the process lets
+//! more through than the limits; the file belongs to one process, and only its owner can read it.
+
+mod file;
+
+use crate::admin::AdminChanges;
+use crate::backend_pool::BackendPool;
+use crate::clock::time_of_day;
+use crate::lock;
+use core::time::Duration;
+use file::{Line, StateFile};
+use leasehold_config::{AfterCrash, StateSettings};
+use leasehold_core::pool::{Charge, close_log, compact_log};
+use leasehold_core::time::Tick;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+/// Shortest time that charges are kept one by one; older ones become one a minute.
+const MIN_EXACT: Duration = Duration::from_secs(60 * 60);
+/// Shortest time that charges are kept: limits of a day hold for a member that had none before.
+const MIN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lines of a file before it is compacted, and again each time that it has doubled since.
+const COMPACT_AT: usize = 50_000;
+
+/// Why a state file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file can't be read or written.
+    #[error("state file {}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error(
+        "state file {} is used by another gateway{}; two of them would send twice the limits",
+        .path.display(), .process.map(|id| format!(", process {id}")).unwrap_or_default()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process.
+        process: Option<u32>,
+    },
+    /// The changes by the admin in the file can't be read.
+    #[error(
+        "state file {}: the changes by the admin can't be read: {source}; move the file away",
+        .path.display()
+    )]
+    Changes {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with them.
+        source: serde_json::Error,
+    },
+    /// The file holds something else.
+    #[error(
+        "state file {}, line {line}: this is no state of a gateway; move the file away, or name another",
+        .path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+    },
+}
+
+/// The state file of a running gateway.
+#[derive(Debug)]
+pub(crate) struct State {
+    file: Mutex<StateFile>,
+    /// The charges of earlier processes, by pool.
+    earlier: Mutex<HashMap<String, Vec<Charge>>>,
+    changes: Option<Value>,
+    path: PathBuf,
+    exact: Duration,
+    /// Whether limits must be taken as used up, because charges may be missing.
+    pub(crate) must_close: bool,
+}
+
+impl State {
+    /// Opens the file, for this process alone; `longest` is the longest window of a limit.
+    pub(crate) fn open(settings: &StateSettings, longest: Duration) -> Result<Self, StateError> {
+        let (mut file, found) = StateFile::open(&settings.path)?;
+        let now = unix_tick();
+        let exact = longest.max(MIN_EXACT);
+        let mut earlier: HashMap<String, Vec<Charge>> = HashMap::new();
+        for (pool, charge) in found.charges {
+            earlier.entry(pool).or_default().push(charge);
+        }
+        for charges in earlier.values_mut() {
+            close_log(charges, now);
+            *charges = compact_log(charges, now, exact, exact.max(MIN_KEPT));
+        }
+        file.rewrite(lines(&earlier, found.changes.as_ref()))?;
+        Ok(Self {
+            file: Mutex::new(file),
+            earlier: Mutex::new(earlier),
+            changes: found.changes,
+            path: settings.path.clone(),
+            exact,
+            must_close: found.may_lack && settings.after_crash == AfterCrash::Closed,
+        })
+    }
+
+    /// Returns the changes by the admin that earlier processes have left.
+    ///
+    /// # Errors
+    /// The file has been written by another version, or changed by hand.
+    pub(crate) fn changes(&self) -> Result<AdminChanges, StateError> {
+        let changes = self.changes.clone().map(serde_json::from_value);
+        let changes = changes.transpose().map_err(|source| StateError::Changes {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(changes.unwrap_or_default())
+    }
+
+    /// Writes all changes by the admin, in place of those before.
+    pub(crate) fn write_changes(&self, changes: &AdminChanges) -> Result<(), StateError> {
+        // They have texts for keys, and no number that JSON lacks.
+        let changes = serde_json::to_value(changes).unwrap_or_default();
+        lock(&self.file).append([Line::Changes(changes)])
+    }
+
+    /// Takes the charges that earlier processes have left of a pool.
+    pub(crate) fn earlier(&self, pool: &str) -> Vec<Charge> {
+        lock(&self.earlier).remove(pool).unwrap_or_default()
+    }
+
+    /// Writes what a pool has to write before the next request is sent.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing may be sent then.
+    pub(crate) fn write_due(&self, pool: &BackendPool) -> Result<(), StateError> {
+        // Another thread may have taken the charge of this request, and not have written it yet.
+        let mut file = lock(&self.file);
+        if !pool.pool().blocking().charges_due() {
+            return Ok(());
+        }
+        self.write(&mut file, pool)
+    }
+
+    /// Writes all charges of a pool.
+    pub(crate) fn write_all(&self, pool: &BackendPool) -> Result<(), StateError> {
+        self.write(&mut lock(&self.file), pool)
+    }
+
+    fn write(&self, file: &mut StateFile, pool: &BackendPool) -> Result<(), StateError> {
+        let name = &pool.settings().name;
+        let charges = pool.pool().blocking().take_charges();
+        file.append(charges.iter().map(|charge| Line::charge(name, *charge)))?;
+        if file.lines() >= COMPACT_AT.max(file.lines_at_first().saturating_mul(2)) {
+            self.compact(file)?;
+        }
+        Ok(())
+    }
+
+    fn compact(&self, file: &mut StateFile) -> Result<(), StateError> {
+        let found = file.read()?;
+        let mut by_pool: HashMap<String, Vec<Charge>> = HashMap::new();
+        for (pool, charge) in found.charges {
+            by_pool.entry(pool).or_default().push(charge);
+        }
+        let kept = self.exact.max(MIN_KEPT);
+        for charges in by_pool.values_mut() {
+            *charges = compact_log(charges, unix_tick(), self.exact, kept);
+        }
+        file.rewrite(lines(&by_pool, found.changes.as_ref()))
+    }
+
+    /// Writes that the process ends in order, after the last charges.
+    pub(crate) fn end<'p>(
+        &self,
+        pools: impl IntoIterator<Item = &'p BackendPool>,
+    ) -> Result<(), StateError> {
+        let mut file = lock(&self.file);
+        for pool in pools {
+            self.write(&mut file, pool)?;
+        }
+        file.append([Line::End])
+    }
+}
+
+fn lines(by_pool: &HashMap<String, Vec<Charge>>, changes: Option<&Value>) -> Vec<Line> {
+    let of_pool = |(pool, charges): (&String, &Vec<Charge>)| {
+        let lines: Vec<_> = charges
+            .iter()
+            .map(|charge| Line::charge(pool, *charge))
+            .collect();
+        lines
+    };
+    let mut lines: Vec<_> = by_pool.iter().flat_map(of_pool).collect();
+    lines.extend(changes.cloned().map(Line::Changes));
+    lines
+}
+
+/// Returns the time since 1970, the clock of charges.
+pub(crate) fn unix_tick() -> Tick {
+    let since = time_of_day()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Tick::ZERO.saturating_add(since)
+}

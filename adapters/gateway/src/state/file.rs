@@ -1,0 +1,330 @@
+//! The state file: a line of JSON for each charge, and for the latest changes by the admin.
+//!
+//! Invariant: a line is appended as a whole, and the file is replaced as a whole; a line that is not whole tells that
+//! the one before the crash may be lost.
+
+use super::StateError;
+use leasehold_core::pool::Charge;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const VERSION: u32 = 1;
+const PRIVATE: u32 = 0o600;
+/// Where Linux tells which boot of the machine this is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line {
+    /// The first line.
+    Header {
+        leasehold: u32,
+        boot: String,
+    },
+    Charge {
+        pool: String,
+        charge: Charge,
+    },
+    /// All changes by the admin that are in force.
+    Changes(Value),
+    /// The process has ended in order.
+    End,
+}
+
+impl Line {
+    pub(super) fn charge(pool: &str, charge: Charge) -> Self {
+        Self::Charge {
+            pool: pool.to_owned(),
+            charge,
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Found {
+    pub(super) charges: Vec<(String, Charge)>,
+    pub(super) changes: Option<Value>,
+    /// Whether charges may be missing: after a reboot, or a line that is not whole.
+    pub(super) may_lack: bool,
+}
+
+/// An open state file.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    file: File,
+    /// Held as long as the process lives.
+    _lock: File,
+    lines: usize,
+    lines_at_first: usize,
+}
+
+impl StateFile {
+    /// Opens a file for this process alone, and reads it.
+    pub(super) fn open(path: &Path) -> Result<(Self, Found), StateError> {
+        let io = io_error(path);
+        let lock = take_lock(path)?;
+        let file = private().append(true).open(path).map_err(io)?;
+        file.set_permissions(Permissions::from_mode(PRIVATE))
+            .map_err(io)?;
+        let opened = Self {
+            path: path.to_owned(),
+            file,
+            _lock: lock,
+            lines: 0,
+            lines_at_first: 0,
+        };
+        let found = opened.read()?;
+        Ok((opened, found))
+    }
+
+    /// Reads the file.
+    pub(super) fn read(&self) -> Result<Found, StateError> {
+        let text = fs::read(&self.path).map_err(io_error(&self.path))?;
+        parse(&text, &boot_id()).map_err(|line| StateError::Foreign {
+            path: self.path.clone(),
+            line,
+        })
+    }
+
+    /// Appends lines by one write.
+    pub(super) fn append(
+        &mut self,
+        lines: impl IntoIterator<Item = Line>,
+    ) -> Result<(), StateError> {
+        let (text, count) = text_of(lines);
+        self.file.write_all(&text).map_err(io_error(&self.path))?;
+        self.lines = self.lines.saturating_add(count);
+        Ok(())
+    }
+
+    /// Replaces all lines.
+    pub(super) fn rewrite(
+        &mut self,
+        lines: impl IntoIterator<Item = Line>,
+    ) -> Result<(), StateError> {
+        let io = io_error(&self.path);
+        let header = Line::Header {
+            leasehold: VERSION,
+            boot: boot_id(),
+        };
+        let (text, count) = text_of(core::iter::once(header).chain(lines));
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let mut new = tempfile::Builder::new()
+            .prefix(".leasehold-")
+            .tempfile_in(folder.unwrap_or(Path::new(".")))
+            .map_err(io)?;
+        new.write_all(&text).map_err(io)?;
+        new.persist(&self.path).map_err(|error| io(error.error))?;
+        self.file = OpenOptions::new()
+            .append(true)
+            .open(&self.path)
+            .map_err(io)?;
+        (self.lines, self.lines_at_first) = (count, count);
+        Ok(())
+    }
+
+    pub(super) fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// The lines after it was last replaced.
+    pub(super) fn lines_at_first(&self) -> usize {
+        self.lines_at_first
+    }
+}
+
+/// Reads lines; `Err` with the number of the first one that no gateway has written.
+pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
+    let mut found = Found::default();
+    let mut has_ended = false;
+    let mut same_boot = true;
+    let Some(whole) = text.iter().rposition(|byte| *byte == b'\n') else {
+        // Nothing, or a header that was cut.
+        found.may_lack = !text.is_empty();
+        return Ok(found);
+    };
+    found.may_lack = whole.saturating_add(1) < text.len();
+    for (number, line) in (1..).zip(text[..whole].split(|byte| *byte == b'\n')) {
+        match (number, serde_json::from_slice::<Line>(line)) {
+            (
+                1,
+                Ok(Line::Header {
+                    leasehold: VERSION,
+                    boot: written,
+                }),
+            ) => same_boot = written == boot,
+            (1, _) => return Err(1),
+            (_, Ok(Line::Charge { pool, charge })) => found.charges.push((pool, charge)),
+            (_, Ok(Line::Changes(changes))) => found.changes = Some(changes),
+            (_, Ok(Line::End)) => has_ended = true,
+            (_, Ok(Line::Header { .. })) => return Err(number),
+            (_, Err(_)) => found.may_lack = true,
+        }
+    }
+    // Without a reboot the system has kept what was written.
+    found.may_lack |= !same_boot && !has_ended;
+    Ok(found)
+}
+
+fn text_of(lines: impl IntoIterator<Item = Line>) -> (Vec<u8>, usize) {
+    let (mut text, mut count) = (Vec::new(), 0_usize);
+    for line in lines {
+        // Writing JSON to memory can't fail.
+        let _ = serde_json::to_writer(&mut text, &line);
+        text.push(b'\n');
+        count = count.saturating_add(1);
+    }
+    (text, count)
+}
+
+/// Takes the lock beside a file, and leaves this process's id in it.
+fn take_lock(path: &Path) -> Result<File, StateError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let io = io_error(&lock_path);
+    let mut lock = private()
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .open(&lock_path)
+        .map_err(io)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // The id only serves the message.
+            let _ = lock.read_to_string(&mut text);
+            return Err(StateError::InUse {
+                path: path.to_owned(),
+                process: text.trim().parse().ok(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    lock.set_len(0).map_err(io)?;
+    writeln!(lock, "{}", std::process::id()).map_err(io)?;
+    Ok(lock)
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(PRIVATE);
+    options
+}
+
+fn boot_id() -> String {
+    // A system without it is taken as never rebooted.
+    fs::read_to_string(BOOT_ID)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> StateError + Copy + '_ {
+    move |source| StateError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leasehold_core::limit::Cost;
+    use leasehold_core::time::Tick;
+    use proptest::prelude::*;
+
+    fn charge() -> Line {
+        Line::charge(
+            "web",
+            Charge::Ended {
+                lease: 1,
+                cost: Cost::REQUEST,
+                at: Tick::ZERO,
+            },
+        )
+    }
+
+    fn header(boot: &str) -> Line {
+        Line::Header {
+            leasehold: VERSION,
+            boot: boot.to_owned(),
+        }
+    }
+
+    fn found(lines: Vec<Line>, boot: &str) -> Result<Found, usize> {
+        parse(&text_of(lines).0, boot)
+    }
+
+    #[test]
+    fn charges_may_be_missing_after_a_reboot_unless_the_process_has_ended_in_order() {
+        for (lines, may_lack) in [
+            (vec![header("a"), charge()], false),
+            (vec![header("b"), charge()], true),
+            (vec![header("b"), charge(), Line::End], false),
+        ] {
+            assert_eq!(
+                found(lines.clone(), "a").unwrap().may_lack,
+                may_lack,
+                "{lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_read_up_to_there() {
+        let (text, _) = text_of([header("a"), charge(), charge()]);
+        let ends: Vec<_> = (0..=text.len())
+            .filter(|end| *end == 0 || text[end - 1] == b'\n')
+            .collect();
+        for end in 0..=text.len() {
+            let found = parse(&text[..end], "a").unwrap();
+            let whole = ends.iter().filter(|one| **one <= end).count();
+            assert_eq!(found.charges.len(), whole.saturating_sub(2));
+            assert_eq!(found.may_lack, !ends.contains(&end), "{end}");
+        }
+    }
+
+    #[test]
+    fn another_program_s_file_is_refused() {
+        assert_eq!(parse(b"key = value\n", "a"), Err(1));
+        assert_eq!(found(vec![charge()], "a"), Err(1));
+        assert_eq!(found(vec![header("a"), charge(), header("a")], "a"), Err(3));
+    }
+
+    #[test]
+    fn a_second_process_is_refused_and_told_which_is_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let (mut first, _) = StateFile::open(&path).unwrap();
+        first.rewrite([charge()]).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, PRIVATE);
+        let second = StateFile::open(&path).unwrap_err().to_string();
+        assert!(
+            second.contains(&format!("process {}", std::process::id())),
+            "{second}"
+        );
+        drop(first);
+        let (_, found) = StateFile::open(&path).unwrap();
+        assert_eq!(found.charges.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(&bytes, "a");
+        }
+    }
+}

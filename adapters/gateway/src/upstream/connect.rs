@@ -1,0 +1,140 @@
+//! New connections to backends.
+//!
+//! Invariant: a connection that is not made within its time is given up, whatever of it hangs.
+
+use super::connection::BackendConnection;
+use crate::backend::Backend;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The name has no address.
+    #[error("no address of {host} was found: {source}")]
+    NoAddress {
+        /// The name.
+        host: String,
+        /// The resolver's error.
+        source: io::Error,
+    },
+    /// The address refused, or can't be reached.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The backend's certificate is wrong, or it does not speak TLS.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    /// There was no connection in time.
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Connects to a backend within a time.
+pub(crate) async fn connect(
+    backend: &Backend,
+    within: Duration,
+) -> Result<BackendConnection, ConnectError> {
+    let connected = timeout(within, open(backend)).await;
+    connected.map_err(|_| ConnectError::TimedOut(within))?
+}
+
+async fn open(backend: &Backend) -> Result<BackendConnection, ConnectError> {
+    let tcp = open_tcp(backend).await?;
+    let stream = match backend.tls() {
+        None => BackendStream::Plain(tcp),
+        Some(tls) => {
+            let stream = tls.connector.connect(tls.name.clone(), tcp).await;
+            BackendStream::Secure(Box::new(stream.map_err(ConnectError::Tls)?))
+        }
+    };
+    let connection = BackendConnection::open(stream).await;
+    Ok(connection.map_err(io::Error::other)?)
+}
+
+async fn open_tcp(backend: &Backend) -> Result<TcpStream, ConnectError> {
+    let found = backend
+        .addresses()
+        .await
+        .and_then(|found| match found.is_empty() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(found),
+        });
+    let addresses = found.map_err(|source| ConnectError::NoAddress {
+        host: backend.host().to_owned(),
+        source,
+    })?;
+    // Tries each in turn, and returns the last one's error.
+    let stream = TcpStream::connect(addresses.as_slice()).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The bytes from and to a backend.
+pub(crate) enum BackendStream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for BackendStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for BackendStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Secure(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Secure(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The unused connections of one thread, by backend.
+//!
+//! Invariant: at most `max_idle` connections of a backend, none older than `keep_alive` is handed out.
+
+use super::BackendConnection;
+use crate::clock::now;
+use core::cell::RefCell;
+use leasehold_config::UpstreamBounds;
+use std::collections::HashMap;
+use tokio::time::Instant;
+
+/// Unused connections, the latest last.
+#[derive(Debug, Default)]
+pub(crate) struct IdleConnections {
+    by_backend: RefCell<HashMap<u64, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: BackendConnection,
+    until: Instant,
+}
+
+impl IdleConnections {
+    /// Takes the connection that was used last, if one is open.
+    pub(crate) fn take(&self, backend: u64) -> Option<BackendConnection> {
+        let mut by_backend = self.by_backend.borrow_mut();
+        let idle = by_backend.get_mut(&backend)?;
+        let mut latest_first = core::iter::from_fn(|| idle.pop());
+        latest_first
+            .find(|one| now() < one.until)
+            .map(|one| one.connection)
+    }
+
+    /// Keeps a connection whose answer was read to the end.
+    pub(crate) fn keep(
+        &self,
+        backend: u64,
+        connection: BackendConnection,
+        bounds: &UpstreamBounds,
+    ) {
+        let mut by_backend = self.by_backend.borrow_mut();
+        let idle = by_backend.entry(backend).or_default();
+        let max = usize::try_from(bounds.max_idle).unwrap_or(usize::MAX);
+        if idle.len() < max && connection.is_idle() {
+            let until = now() + bounds.keep_alive;
+            idle.push(Idle { connection, until });
+        }
+    }
+
+    /// Closes those that are too old. O(connections).
+    ///
+    /// One that the backend has closed is noticed at its next use, at which nothing of the request was sent.
+    pub(crate) fn sweep(&self) {
+        self.by_backend.borrow_mut().retain(|_, idle| {
+            idle.retain(|one| now() < one.until);
+            !idle.is_empty()
+        });
+    }
+}

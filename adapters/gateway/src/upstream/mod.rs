@@ -1,0 +1,16 @@
+//! Connections to backends: each thread keeps its own, and sends one request at a time on each.
+//!
+//! Invariant: a connection is kept only once its answer was read to the end, and a request is sent again only while
+//! nothing of it has reached a backend.
+
+mod connect;
+mod connection;
+mod idle;
+mod send;
+mod tls;
+
+pub(crate) use connect::connect;
+pub(crate) use connection::BackendConnection;
+pub(crate) use idle::IdleConnections;
+pub(crate) use send::{SendError, Sent, send};
+pub(crate) use tls::Tls;

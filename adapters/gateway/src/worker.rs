@@ -1,0 +1,234 @@
+//! One thread of the gateway: its listeners, its connections to backends and its part of the log.
+//!
+//! Invariant: nothing of a thread is touched by another; what they share is in [`Shared`].
+
+use crate::access_log::LogBuffer;
+use crate::bind::Bound;
+use crate::connections::Connections;
+use crate::proxy::{CallerState, Connection, Peer, serve};
+use crate::record::{End, Record};
+use crate::shared::Shared;
+use crate::upstream::IdleConnections;
+use core::cell::{Cell, RefCell};
+use core::net::IpAddr;
+use core::time::Duration;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
+use tokio::time::{interval, sleep, timeout};
+
+/// The pause between two looks at old connections and unwritten lines.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// The pause after the system had no file left for a connection.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
+
+/// One thread's part of a gateway.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    idle: IdleConnections,
+    log: RefCell<LogBuffer>,
+}
+
+/// A listener that a worker accepts from.
+#[derive(Debug)]
+pub(crate) struct Accepting {
+    pub(crate) number: usize,
+    pub(crate) bound: Bound,
+    pub(crate) connections: Connections,
+}
+
+impl Worker {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn idle(&self) -> &IdleConnections {
+        &self.idle
+    }
+
+    /// Counts and logs a request that has ended.
+    pub(crate) fn finish(&self, record: &Record) {
+        let is_ok = !record.status.is_server_error()
+            && !matches!(record.end, End::BackendBroke | End::BackendStalled);
+        self.shared.totals().count(is_ok, record.started.elapsed());
+        if let Some(queue) = self.shared.log() {
+            self.log.borrow_mut().add(queue, record);
+        }
+    }
+
+    /// Waits until the gateway drains.
+    pub(crate) async fn draining(&self) {
+        // The sender lives as long as `shared`.
+        let _ = self.shared.drain().wait_for(|drains| *drains).await;
+    }
+
+    fn flush_log(&self) {
+        if let Some(queue) = self.shared.log() {
+            self.log.borrow_mut().flush(queue);
+        }
+    }
+}
+
+/// Serves the listeners on this thread until the gateway drains, and `longest` after that at most.
+pub(crate) fn run(
+    shared: Arc<Shared>,
+    listeners: Vec<Accepting>,
+    longest: Duration,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let worker = Rc::new(Worker {
+        shared,
+        idle: IdleConnections::default(),
+        log: RefCell::default(),
+    });
+    runtime.block_on(async {
+        let open = Rc::new(Open::default());
+        for listener in listeners {
+            spawn_local(accept_all(Rc::clone(&worker), listener, Rc::clone(&open)));
+        }
+        spawn_local(keep_house(Rc::clone(&worker)));
+        worker.draining().await;
+        // Those that have not ended by then are cut.
+        let _ = timeout(longest, open.all_closed()).await;
+    });
+    drop(runtime);
+    worker.flush_log();
+    Ok(())
+}
+
+/// The connections of one thread that are open.
+#[derive(Debug, Default)]
+struct Open {
+    count: Cell<u32>,
+    closed: tokio::sync::Notify,
+}
+
+impl Open {
+    fn add(&self, more: i32) {
+        self.count.set(self.count.get().saturating_add_signed(more));
+        self.closed.notify_waiters();
+    }
+
+    async fn all_closed(&self) {
+        while self.count.get() > 0 {
+            self.closed.notified().await;
+        }
+    }
+}
+
+async fn keep_house(worker: Rc<Worker>) {
+    let mut ticks = interval(HOUSEKEEPING);
+    loop {
+        ticks.tick().await;
+        worker.flush_log();
+        worker.idle.sweep();
+    }
+}
+
+async fn accept_all(worker: Rc<Worker>, listener: Accepting, open: Rc<Open>) {
+    let mut draining = core::pin::pin!(worker.draining());
+    let accepting = async {
+        let result = match listener.bound.try_clone() {
+            Ok(Bound::Tcp(tcp)) => accept_tcp(&worker, &listener, tcp, &open).await,
+            Ok(Bound::Unix(unix)) => accept_unix(&worker, &listener, unix, &open).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            worker
+                .shared
+                .report(format_args!("cannot accept connections: {error}"));
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = &mut draining => {}
+    }
+}
+
+async fn accept_tcp(
+    worker: &Rc<Worker>,
+    listener: &Accepting,
+    tcp: std::net::TcpListener,
+    open: &Rc<Open>,
+) -> io::Result<()> {
+    let tcp = TcpListener::from_std(tcp)?;
+    loop {
+        match tcp.accept().await {
+            Ok((stream, peer)) => {
+                // A small answer must not wait for more.
+                let _ = stream.set_nodelay(true);
+                start(
+                    worker,
+                    listener,
+                    stream,
+                    Some(peer.ip().to_canonical()),
+                    open,
+                );
+            }
+            Err(_) => sleep(AFTER_ERROR).await,
+        }
+    }
+}
+
+async fn accept_unix(
+    worker: &Rc<Worker>,
+    listener: &Accepting,
+    unix: std::os::unix::net::UnixListener,
+    open: &Rc<Open>,
+) -> io::Result<()> {
+    let unix = UnixListener::from_std(unix)?;
+    loop {
+        match unix.accept().await {
+            Ok((stream, _)) => start(worker, listener, stream, None, open),
+            Err(_) => sleep(AFTER_ERROR).await,
+        }
+    }
+}
+
+/// Serves a connection in a task of its own, or closes it where there are too many.
+fn start<S>(
+    worker: &Rc<Worker>,
+    accepting: &Accepting,
+    stream: S,
+    peer: Option<IpAddr>,
+    open: &Rc<Open>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let table = worker.shared.table();
+    let Ok(listener) = table.listener(accepting.number) else {
+        return;
+    };
+    let bounds = listener.settings().bounds;
+    let counted =
+        accepting
+            .connections
+            .admit(peer, bounds.max_connections, bounds.max_client_connections);
+    let Some(counted) = counted else {
+        worker.shared.totals().count_turned_away();
+        return;
+    };
+    let connection = Connection {
+        worker: Rc::clone(worker),
+        listener: accepting.number,
+        peer: peer.map(Peer::new),
+        host: RefCell::new(None),
+        state: Arc::new(CallerState::default()),
+        max_requests: bounds.max_requests,
+        requests: Cell::new(0),
+    };
+    let open = Rc::clone(open);
+    open.add(1);
+    spawn_local(async move {
+        serve(stream, connection, bounds).await;
+        drop(counted);
+        open.add(-1);
+    });
+}

@@ -1,0 +1,9 @@
+//! The admin interface over real sockets.
+
+mod calls;
+mod documented;
+mod events;
+mod pools;
+mod reach;
+mod state;
+mod support;

@@ -1,0 +1,9 @@
+//! The proxy end to end: real backends, real sockets, judged by what the backends saw.
+
+mod balance;
+mod failure;
+mod framing;
+mod passing;
+mod reload;
+mod support;
+mod time;
