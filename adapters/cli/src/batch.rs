@@ -3,13 +3,14 @@
 //! Invariant: the arguments and all input are checked before the first call is made.
 
 use crate::values::{Header, LimitArgument, parse_field, parse_limit, parse_timeout, parse_whole};
-use crate::{CliError, keys, print_err, print_out};
+use crate::{CliError, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{
     Batch, BodyTemplate, Input, Item, OnChange, Progress, Stop, Summary, Template, Upstream,
     is_standard, read_items,
 };
+use leasehold_config::Key;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::Tick;
 use leasehold_http::{CaBundle, ClientConfig, Endpoint};
@@ -243,14 +244,14 @@ fn check_files(arguments: &Arguments) -> Result<(), CliError> {
     Ok(())
 }
 
-fn read_keys(service: &Service) -> Result<Vec<keys::Key>, CliError> {
+fn read_keys(service: &Service) -> Result<Vec<Key>, CliError> {
     match &service.keys {
         Some(path) => {
             let advice =
                 "give a file with one key per line, or an environment variable with --keys-env";
-            keys::from_file(path, advice)
+            Ok(Key::of_file(path, advice)?)
         }
-        None => keys::from_environment(&service.keys_env),
+        None => Ok(Key::of_environment(&service.keys_env)?),
     }
 }
 
@@ -271,7 +272,7 @@ fn models(arguments: &Arguments) -> Result<Vec<String>, CliError> {
 fn upstreams(arguments: &Arguments) -> Result<Vec<Upstream>, CliError> {
     let keys = read_keys(&arguments.service)?;
     let urls = &arguments.service.url;
-    let is_free = |key: &&keys::Key| key.url.is_none();
+    let is_free = |key: &&Key| key.url.is_none();
     if urls.is_empty() && keys.iter().any(|key| key.url.is_none()) {
         let place = keys.iter().find(is_free).map_or("", |key| &*key.place);
         return Err(CliError::usage(format!(
@@ -280,7 +281,7 @@ fn upstreams(arguments: &Arguments) -> Result<Vec<Upstream>, CliError> {
         )));
     }
     let mut upstreams = Vec::new();
-    let pair = |url: &str, key: &keys::Key, source: &str| {
+    let pair = |url: &str, key: &Key, source: &str| {
         let endpoint = Endpoint::new(url, key.key.clone());
         let endpoint = endpoint.map_err(|error| CliError::usage(format!("{source}: {error}")))?;
         let mut upstream = Upstream::from(endpoint);

@@ -6,7 +6,7 @@
 //! the last of them takes at least the `q`-th shortest latency. Hence `optimum = m * w + (q-th shortest latency)`,
 //! for any order of calls and any number of threads.
 
-use crate::{CliError, print_err, print_out, testbed};
+use crate::{CliError, demo_gateway, print_err, print_out, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_batch::{Batch, Input, Progress, Stop, Summary, read_items};
@@ -31,9 +31,20 @@ const PROMISED_EFFICIENCY: f64 = 0.95;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// What to show.
+    #[arg(value_enum, default_value_t = What::Batch)]
+    what: What,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum What {
+    /// A batch through 10 rate-limited keys, checked promise by promise (10 s).
+    Batch,
+    /// A gateway over three backends, of which one dies under load and comes back (20 s).
+    Gateway,
 }
 
 struct Findings {
@@ -44,6 +55,9 @@ struct Findings {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
+    if let What::Gateway = arguments.what {
+        return demo_gateway::run(arguments.json);
+    }
     let findings = run_batch(arguments)?;
     let broken = findings.broken_promises();
     if arguments.json {

@@ -3,9 +3,12 @@
 //! Invariant: output for programs goes to standard output, messages to standard error. The exit code is 0 if
 //! everything was done, 1 if not, 2 if the arguments or the files they name are wrong.
 
+mod backends;
 mod batch;
 mod demo;
-mod keys;
+mod demo_gateway;
+mod gateway;
+mod open_files;
 mod testbed;
 mod values;
 
@@ -48,6 +51,17 @@ enum Command {
     /// then nothing was sent.
     #[command(verbatim_doc_comment)]
     Batch(batch::Arguments),
+    /// Put one address in front of many servers: balanced, limited, health-checked.
+    ///
+    /// Without --config and --backend, it balances over the demo's backends, which
+    /// `leasehold testbed backends --ports 8001,8002,8003` serves.
+    ///
+    /// SIGHUP reads the settings again, SIGUSR1 opens the access log anew, SIGTERM or Ctrl-C ends
+    /// the gateway once the requests in flight have ended.
+    ///
+    /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
+    #[command(verbatim_doc_comment)]
+    Gateway(gateway::Arguments),
     /// Run a test server.
     #[command(subcommand)]
     Testbed(testbed::Command),
@@ -57,6 +71,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments),
+        Command::Gateway(arguments) => gateway::run(&arguments),
         Command::Testbed(command) => testbed::run(&command),
     };
     match result {
@@ -110,6 +125,12 @@ impl From<leasehold_batch::BatchError> for CliError {
         } else {
             Self::system(error)
         }
+    }
+}
+
+impl From<leasehold_config::KeysError> for CliError {
+    fn from(error: leasehold_config::KeysError) -> Self {
+        Self::usage(error)
     }
 }
 

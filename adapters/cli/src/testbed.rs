@@ -3,11 +3,12 @@
 use crate::values::{
     parse_error_status, parse_host, parse_latency, parse_range, parse_whole, split_model,
 };
-use crate::{CliError, keys, print_out};
+use crate::{CliError, backends, print_out};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::ops::RangeInclusive;
 use core::time::Duration;
+use leasehold_config::Key;
 use leasehold_core::time::parse_span;
 use leasehold_testbed::{
     Fault, FaultRule, FaultRuleError, Limit, LimitError, LimitUnit, ModelRule, Occurrence, OpenAi,
@@ -30,6 +31,15 @@ pub(crate) enum Command {
     /// it then prints its report as JSON.
     #[command(name = "openai", verbatim_doc_comment, after_long_help = fault_help())]
     OpenAi(OpenAiArguments),
+    /// Serve HTTP backends for a proxy to stand before, one a port.
+    ///
+    /// Every answer names its backend: in the header x-backend, and in `server_info.id` of its
+    /// JSON. The paths are below; `/` and all others say what arrived.
+    ///
+    /// The first lines of standard output are the addresses. Stop the backends with an interrupt
+    /// (Ctrl-C); they then print what they saw.
+    #[command(verbatim_doc_comment, after_long_help = backends::help())]
+    Backends(backends::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,15 +105,8 @@ struct Faults {
     /// Fault from the table below for some calls; repeatable; "list" prints the table
     #[arg(long, value_name = "NAME[=SHARE][@key=TAIL][@model=NAME]", value_parser = parse_fault)]
     fault: Vec<FaultArgument>,
-    /// Wait that refusals tell and slow answers take
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
-    fault_wait: Duration,
-    /// Silence of a stall
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
-    stall: Duration,
-    /// Pause before each byte of a trickle
-    #[arg(long, value_name = "DURATION", default_value = "2ms", value_parser = parse_duration)]
-    trickle: Duration,
+    #[command(flatten)]
+    times: FaultTimes,
     /// Span in which every call fails, in seconds from the first call; repeatable
     #[arg(long, value_name = "FROM..TO[=FAULT]")]
     outage: Vec<Outage>,
@@ -121,9 +124,22 @@ struct Faults {
     fail_with: u16,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct FaultTimes {
+    /// Wait that refusals tell and slow answers take
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) fault_wait: Duration,
+    /// Silence of a stall
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    pub(crate) stall: Duration,
+    /// Pause before each byte of a trickle
+    #[arg(long, value_name = "DURATION", default_value = "2ms", value_parser = parse_duration)]
+    pub(crate) trickle: Duration,
+}
+
 /// The limits of one flag.
 #[derive(Clone, Debug)]
-struct LimitList(Vec<Limit>);
+pub(crate) struct LimitList(pub(crate) Vec<Limit>);
 
 #[derive(Clone, Debug)]
 enum FaultArgument {
@@ -133,25 +149,47 @@ enum FaultArgument {
 }
 
 pub(crate) fn run(command: &Command) -> Result<ExitCode, CliError> {
-    let Command::OpenAi(arguments) = command;
+    match command {
+        Command::OpenAi(arguments) => run_openai(arguments),
+        Command::Backends(arguments) => backends::run(arguments),
+    }
+}
+
+fn run_openai(arguments: &OpenAiArguments) -> Result<ExitCode, CliError> {
     let asks_for_list = |fault: &FaultArgument| matches!(fault, FaultArgument::List);
     if arguments.faults.fault.iter().any(asks_for_list) {
         print_out(fault_help());
         return Ok(ExitCode::SUCCESS);
     }
     let config = config(arguments)?;
-    let (interrupt, interrupted) = mpsc::channel();
-    ctrlc::set_handler(move || {
-        // After the first interrupt the receiver may be gone.
-        let _ = interrupt.send(());
-    })
-    .map_err(CliError::system)?;
+    let interrupt = Interrupt::catch()?;
     let server = OpenAi::start(config).map_err(|error| start_error(&error))?;
     print_out(format_args!("listening on {}", server.url()));
-    // An error means that no interrupt can arrive any more; the server stops then too.
-    let _ = interrupted.recv();
+    interrupt.wait();
     print_out(serde_json::to_string(&server.stop())?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The interrupt that ends a test server.
+#[derive(Debug)]
+pub(crate) struct Interrupt(mpsc::Receiver<()>);
+
+impl Interrupt {
+    /// Begins to catch interrupts, before the server starts.
+    pub(crate) fn catch() -> Result<Self, CliError> {
+        let (interrupt, interrupted) = mpsc::channel();
+        ctrlc::set_handler(move || {
+            // After the first interrupt the receiver may be gone.
+            let _ = interrupt.send(());
+        })
+        .map_err(CliError::system)?;
+        Ok(Self(interrupted))
+    }
+
+    pub(crate) fn wait(&self) {
+        // An error means that no interrupt can arrive any more; the server stops then too.
+        let _ = self.0.recv();
+    }
 }
 
 /// How faults are written; the table of all faults follows.
@@ -192,9 +230,9 @@ fn config(arguments: &OpenAiArguments) -> Result<OpenAiConfig, CliError> {
         rule.refuses_max_tokens = true;
         config.model_rules.push(rule);
     }
-    config.fault_wait = faults.fault_wait;
-    config.stall = faults.stall;
-    config.trickle = faults.trickle;
+    config.fault_wait = faults.times.fault_wait;
+    config.stall = faults.times.stall;
+    config.trickle = faults.times.trickle;
     config.outages.clone_from(&faults.outage);
     for fault in &faults.fault {
         if let FaultArgument::Rule(rule) = fault {
@@ -220,7 +258,7 @@ fn add_limit(config: &mut OpenAiConfig, limit: &Limit) {
     }
 }
 
-fn parse_limits(text: &str) -> Result<LimitList, LimitError> {
+pub(crate) fn parse_limits(text: &str) -> Result<LimitList, LimitError> {
     Limit::parse_list(text).map(LimitList)
 }
 
@@ -231,7 +269,7 @@ fn parse_fault(text: &str) -> Result<FaultArgument, FaultRuleError> {
     text.parse().map(FaultArgument::Rule)
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|error| error.to_string())
 }
 
@@ -267,7 +305,7 @@ fn test_keys(source: Option<&str>) -> Result<Vec<String>, CliError> {
         Ok(_) => Err(CliError::usage("--keys: the number must be 1 to 9999")),
         Err(_) => {
             let advice = "give a file with one key per line, or a number of keys";
-            let keys = keys::from_file(Path::new(source), advice)?;
+            let keys = Key::of_file(Path::new(source), advice)?;
             let keys = keys.iter().map(|key| key.key.expose().to_owned());
             Ok(keys.collect())
         }

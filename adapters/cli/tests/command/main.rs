@@ -1,7 +1,9 @@
 //! Tests of the `leasehold` command with real processes, files and signals.
 
+mod backends;
 mod batch;
 mod errors;
+mod gateway;
 mod interrupt;
 mod requests;
 mod state;

@@ -1,0 +1,190 @@
+//! `leasehold gateway`: one address in front of many servers.
+
+use crate::{CliError, open_files, print_err, print_out};
+use clap::Args;
+use core::net::{IpAddr, Ipv4Addr};
+use core::time::Duration;
+use leasehold_config::{AccessLog, AffinityKey, Backend, Flags, LogFormat, Settings};
+use leasehold_core::balance::Policy;
+use leasehold_core::time::parse_span;
+use leasehold_gateway::Gateway;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Read all settings from this TOML file; the flags for backends can't be given then.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, and start nothing.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the settings that would be in force, without secrets, and start nothing.
+    #[arg(long)]
+    print_config: bool,
+    /// Log each request as JSON, with the time of each phase.
+    #[arg(long)]
+    debug: bool,
+    #[command(flatten)]
+    flags: GivenFlags,
+}
+
+/// The settings of a gateway without a file.
+#[derive(Debug, Args)]
+#[group(id = "flags", multiple = true, conflicts_with = "config")]
+struct GivenFlags {
+    /// Listen at this address; one that is not loopback is open to the network.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Listen at this port; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// Choose backends by this policy, such as round_robin, weighted_round_robin, ip_hash or least_connections.
+    #[arg(long, value_name = "POLICY", default_value_t = Policy::RoundRobin)]
+    algorithm: Policy,
+    /// A backend and its weight. Can be given many times. Without any: localhost:8001, 8002=2 and 8003.
+    #[arg(long = "backend", value_name = "HOST:PORT[=WEIGHT]")]
+    backends: Vec<Backend>,
+    /// Check each backend's health this often.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    health_interval: Duration,
+    /// Give a backend this long to begin its answer.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    request_timeout: Duration,
+    /// Keep each client with its backend: by its `address`, or by a cookie of this name.
+    #[arg(long, value_name = "address|COOKIE")]
+    session: Option<String>,
+    /// Forget a client that was away for this long.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
+    session_timeout: Duration,
+    /// Log no requests.
+    #[arg(long)]
+    no_access_log: bool,
+}
+
+/// Runs a gateway until it is told to end.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
+    let settings = settings(arguments)?;
+    if arguments.print_config {
+        print_out(settings.to_toml().trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.check_config {
+        print_out("the settings are right");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(CliError::system)?;
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::new().map_err(CliError::system)?
+    };
+    open_files::raise_limit();
+    let gateway = Gateway::start(settings).map_err(CliError::system)?;
+    for address in gateway.addresses().iter().flatten() {
+        print_out(format_args!("http://{address}"));
+    }
+    runtime.block_on(obey(&mut signals, &gateway, arguments));
+    print_err("draining; send the signal again to end at once");
+    let draining = thread::spawn(move || gateway.drain());
+    while !draining.is_finished() {
+        let is_told_again = runtime.block_on(async {
+            let wait = Duration::from_millis(20);
+            tokio::time::timeout(wait, signals.end()).await.is_ok()
+        });
+        if is_told_again {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, CliError> {
+    let mut settings = match &arguments.config {
+        Some(path) => Settings::read(path).map_err(CliError::usage)?,
+        None => Settings::from_flags(arguments.flags.to_flags()).map_err(CliError::usage)?,
+    };
+    if arguments.debug {
+        let format = Some(LogFormat::Json);
+        settings.access_log = AccessLog {
+            format,
+            ..settings.access_log
+        };
+    }
+    Ok(settings)
+}
+
+impl GivenFlags {
+    fn to_flags(&self) -> Flags {
+        Flags {
+            host: self.host,
+            port: self.port,
+            algorithm: self.algorithm,
+            backends: self.backends.clone(),
+            health_interval: self.health_interval,
+            request_timeout: self.request_timeout,
+            access_log: !self.no_access_log,
+            affinity: self.session.as_deref().map(|session| match session {
+                "address" => AffinityKey::Address,
+                cookie => AffinityKey::Cookie(cookie.to_owned()),
+            }),
+            session_timeout: self.session_timeout,
+        }
+    }
+}
+
+/// The signals that a gateway obeys.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for the signal to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Reloads the settings on SIGHUP and reopens the log on SIGUSR1, until the gateway is told to end.
+async fn obey(signals: &mut Signals, gateway: &Gateway, arguments: &Arguments) {
+    loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => return,
+            _ = signals.terminate.recv() => return,
+            _ = signals.user.recv() => gateway.reopen_log(),
+            _ = signals.hang_up.recv() => match reload(gateway, arguments) {
+                Ok(()) => print_err("the settings were reloaded"),
+                Err(error) => print_err(format_args!("not reloaded: {}", error.message)),
+            },
+        }
+    }
+}
+
+fn reload(gateway: &Gateway, arguments: &Arguments) -> Result<(), CliError> {
+    gateway
+        .reload(settings(arguments)?)
+        .map_err(CliError::usage)
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    parse_span(text).map_err(|error| error.to_string())
+}

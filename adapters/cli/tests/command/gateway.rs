@@ -1,0 +1,271 @@
+//! The gateway as a process: settings, signals and kills.
+
+use super::*;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use leasehold_testbed::{Backend, BackendConfig, Limit};
+use std::io::Write;
+use std::net::TcpStream;
+
+/// A running gateway.
+struct Gateway {
+    process: Child,
+    address: String,
+    log: BufReader<ChildStdout>,
+}
+
+impl Gateway {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = leasehold();
+        command
+            .arg("gateway")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the gateway starts");
+        let mut log = BufReader::new(process.stdout.take().expect("its output is piped"));
+        let mut line = String::new();
+        log.read_line(&mut line).expect("it prints its address");
+        let Some(address) = line.trim().strip_prefix("http://") else {
+            let output = process.wait_with_output().expect("it ends");
+            panic!("{line:?}, {}", text(&output.stderr));
+        };
+        Self {
+            address: address.to_owned(),
+            process,
+            log,
+        }
+    }
+
+    /// Ends it in order, and returns the rest of its output and what it said on standard error.
+    fn end(mut self) -> (String, String) {
+        send_signal(&self.process, "TERM");
+        let mut rest = String::new();
+        self.log
+            .read_to_string(&mut rest)
+            .expect("its output is text");
+        let output = self.process.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        (rest, text(&output.stderr))
+    }
+}
+
+/// Sends one request; `None` if there is no whole answer.
+fn get(address: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .ok()?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+fn backend(limit: &str) -> Backend {
+    let mut config = BackendConfig::default();
+    if !limit.is_empty() {
+        config.limits = Limit::parse_list(limit).expect("a limit");
+    }
+    Backend::start(config).expect("a free port")
+}
+
+#[test]
+fn a_gateway_needs_no_settings_but_its_backends() {
+    let backends = [(); 2].map(|()| backend(""));
+    let addresses = backends
+        .each_ref()
+        .map(|backend| backend.address().to_string());
+    let gateway = Gateway::start(&[
+        "--port",
+        "0",
+        "--backend",
+        &addresses[0],
+        "--backend",
+        &format!("{}=3", addresses[1]),
+        "--algorithm",
+        "weighted_round_robin",
+    ]);
+    for _ in 0..8 {
+        assert_eq!(get(&gateway.address), Some(200));
+    }
+    let (log, _) = gateway.end();
+    assert_eq!(
+        log.lines()
+            .filter(|line| line.contains("\"GET / HTTP/1.1\" 200"))
+            .count(),
+        8,
+        "{log}"
+    );
+    assert_eq!(backends.map(|backend| backend.stop().requests), [2, 6]);
+}
+
+#[test]
+fn wrong_settings_are_told_with_their_place_and_nothing_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let wrong = "[pools.web]\nkind = \"http\"\npolcy = \"ip_hash\"\n";
+    fs::write(&path, wrong).unwrap();
+    let output = leasehold()
+        .args(["gateway", "--check-config", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("gateway.toml:3:1") && told.contains("did you mean policy?"),
+        "{told}"
+    );
+}
+
+#[test]
+fn settings_are_printed_as_they_are_in_force_and_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let print = |arguments: &[&str]| {
+        let output = leasehold()
+            .args(["gateway", "--print-config"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let printed = print(&["--port", "0", "--session", "lb"]);
+    fs::write(&path, &printed).unwrap();
+    // A file can't say that changes need no token.
+    let (before, rest) = printed.split_once("[admin]\n").unwrap();
+    let (_, after) = rest.split_once("\n\n").unwrap();
+    assert_eq!(
+        print(&["--config", path.to_str().unwrap()]),
+        format!("{before}{after}")
+    );
+}
+
+#[test]
+fn a_hangup_reloads_and_a_bad_file_changes_nothing() {
+    let backends = [(); 2].map(|()| backend(""));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let text_for = |backend: &Backend| {
+        let url = backend.url();
+        format!(
+            "[pools.web]\nkind = \"http\"\nmembers = [{{ url = \"{url}\" }}]\n[[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\npool = \"web\"\n"
+        )
+    };
+    fs::write(&path, text_for(&backends[0])).unwrap();
+    let mut gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+    let mut told = BufReader::new(gateway.process.stderr.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(get(&gateway.address), Some(200));
+    fs::write(&path, "nonsense").unwrap();
+    send_signal(&gateway.process, "HUP");
+    let line = next();
+    assert!(line.starts_with("not reloaded: "), "{line}");
+    assert_eq!(get(&gateway.address), Some(200));
+    fs::write(&path, text_for(&backends[1])).unwrap();
+    send_signal(&gateway.process, "HUP");
+    while next() != "the settings were reloaded\n" {}
+    assert_eq!(get(&gateway.address), Some(200));
+    assert_eq!(
+        backends.each_ref().map(|backend| backend.report().requests),
+        [2, 1]
+    );
+    send_signal(&gateway.process, "TERM");
+    assert!(gateway.process.wait().unwrap().success());
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_opened_anew() {
+    let backend = backend("");
+    let folder = tempfile::tempdir().unwrap();
+    let [path, log, old] =
+        ["gateway.toml", "access.log", "access.log.1"].map(|name| folder.path().join(name));
+    let (shown, url) = (log.display(), backend.url());
+    let settings = format!(
+        "access_log = {{ path = \"{shown}\", format = \"common\" }}\n[pools.web]\nkind = \"http\"\nmembers = [{{ url = \"{url}\" }}]\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\npool = \"web\"\n"
+    );
+    fs::write(&path, settings).unwrap();
+    let gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+    let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    let wait_for = |path: &Path, count: usize| {
+        while lines(path) < count {
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    assert_eq!(get(&gateway.address), Some(200));
+    wait_for(&log, 1);
+    fs::rename(&log, &old).unwrap();
+    send_signal(&gateway.process, "USR1");
+    // A line that was on its way may still go to the old file.
+    while !log.exists() {
+        assert_eq!(get(&gateway.address), Some(200));
+        thread::sleep(Duration::from_millis(20));
+    }
+    gateway.end();
+    assert!(lines(&old) >= 1 && lines(&log) >= 1);
+}
+
+/// The promise of the state file: an upstream that counts strictly refuses nothing, whenever the gateway is killed.
+#[test]
+fn limits_hold_over_kills_at_random_moments() {
+    let kills = 20;
+    let backends = [(); 2].map(|()| backend("10/1s"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let members: String = backends
+        .iter()
+        .map(|backend| format!("{{ url = \"{}\", limits = \"10/1s\" }},", backend.url()))
+        .collect();
+    let write = |address: &str| {
+        let settings = format!(
+            "state = \"leasehold.state\"\naccess_log = false\n[pools.web]\nkind = \"http\"\nmax_wait = \"10s\"\nmembers = [{members}]\n\
+            [[listen]]\naddress = \"{address}\"\nserve = \"http\"\npool = \"web\"\n"
+        );
+        fs::write(&path, settings).unwrap();
+    };
+    write("127.0.0.1:0");
+    let mut gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+    let address = gateway.address.clone();
+    write(&address);
+    let (stop, ok) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut seed = 7_u64;
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    match get(&address) {
+                        Some(200) => _ = ok.fetch_add(1, Ordering::Relaxed),
+                        Some(status) => assert!(matches!(status, 429 | 503), "{status}"),
+                        // It was killed, or is not there yet.
+                        None => thread::sleep(Duration::from_millis(5)),
+                    }
+                }
+            });
+        }
+        for _ in 0..kills {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            thread::sleep(Duration::from_millis(20 + (seed >> 33) % 400));
+            gateway.process.kill().unwrap();
+            gateway.process.wait().unwrap();
+            gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    gateway.end();
+    assert!(ok.load(Ordering::Relaxed) > 40, "{ok:?}");
+    for backend in backends {
+        let report = backend.stop();
+        let limit = &report.limits[0];
+        assert_eq!(limit.refused, 0, "{limit:?}");
+        assert!(limit.max_in_window <= 10, "{limit:?}");
+    }
+}
