@@ -1,14 +1,16 @@
 //! Operations and plain oracles for the machines of `leasehold-core` and the readers of `leasehold-protocol`, and files
-//! of `leasehold-batch`.
+//! of `leasehold-batch` and `leasehold-config`, and the admin interface of `leasehold-gateway`.
 //!
 //! Each module has one `Case` and one `run`, which property tests, fuzz targets and the replay of the
 //! committed corpora share. `run` panics if machine and oracle differ.
 
+pub mod admin;
 pub mod affinity;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod charges;
+pub mod config;
 pub mod failure;
 pub mod grammar;
 pub mod journal;

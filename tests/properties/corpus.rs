@@ -1,8 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    balance, charges, decode, failure, grammar, journal, limit_set, limits, pool, pool_snapshot,
-    protocol, snapshot,
+    admin, balance, charges, config, decode, failure, grammar, journal, limit_set, limits, pool,
+    pool_snapshot, protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -26,6 +26,11 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
 }
 
 #[test]
+fn admin_corpus() {
+    replay("admin", |bytes| decode(bytes).map(|case| admin::run(&case)));
+}
+
+#[test]
 fn balance_corpus() {
     replay("balance", |bytes| {
         decode(bytes).map(|case| balance::run(&case))
@@ -37,6 +42,11 @@ fn charges_corpus() {
     replay("charges", |bytes| {
         decode(bytes).map(|case| charges::run(&case))
     });
+}
+
+#[test]
+fn config_corpus() {
+    replay("config", |bytes| decode(bytes).map(config::run));
 }
 
 #[test]

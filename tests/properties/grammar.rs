@@ -61,7 +61,7 @@ fn specs() -> impl Strategy<Value = LimitSpecs> {
 }
 
 /// A fragment to insert into a text: a word of the grammar, or something close to one.
-fn insertion() -> impl Strategy<Value = String> {
+pub(crate) fn insertion() -> impl Strategy<Value = String> {
     let known = prop::sample::select(vec![
         "",
         " ",
@@ -99,7 +99,7 @@ fn insertion() -> impl Strategy<Value = String> {
 }
 
 /// Replaces `taken` characters at a place of a text.
-fn edit(text: &str, place: Index, taken: usize, put: &str) -> String {
+pub(crate) fn edit(text: &str, place: Index, taken: usize, put: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     let from = place.index(characters.len() + 1);
     let to = characters.len().min(from + taken);
