@@ -4,6 +4,8 @@
 
 use super::*;
 use crate::PoolEvent;
+#[cfg(loom)]
+use crate::sync::lock;
 use core::num::NonZeroU32;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Anchor, SlidingLog};
