@@ -252,13 +252,17 @@ impl Run {
         self.restart(truth, written, is_whole);
         // A shorter log may make calls wait for longer, and lets none through earlier.
         let (now, kept) = (self.tick(), Duration::MAX);
+        let log: Vec<_> = written.iter().map(|charge| ((), *charge)).collect();
+        let untagged = |log: Vec<((), Charge)>| -> Vec<Charge> {
+            log.into_iter().map(|(_, charge)| charge).collect()
+        };
         for exact in [0, self.window] {
-            let short = compact_log(written, now, Duration::from_nanos(exact), kept);
-            self.restart(truth, &short, false);
+            let short = compact_log(&log, now, Duration::from_nanos(exact), kept);
+            self.restart(truth, &untagged(short), false);
         }
-        let mut closed = written.to_vec();
+        let mut closed = log;
         close_log(&mut closed, now);
-        self.restart(truth, &closed, false);
+        self.restart(truth, &untagged(closed), false);
     }
 
     fn restart(&self, truth: &Truth, written: &[Charge], is_whole: bool) {

@@ -8,9 +8,8 @@ use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::{Policy, stable_hash};
 use leasehold_core::health::BreakerConfig;
-use leasehold_core::limit::{LimitSet, LimitSpec, LimitSpecs, Unit};
+use leasehold_core::limit::{LimitSet, LimitSpecs, Unit};
 use leasehold_core::pool::{Charge, Labels, Member, MemberId, Pool, PoolConfig};
-use leasehold_core::time::Tick;
 use leasehold_sync::{Clock, SyncPool};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -141,9 +140,7 @@ impl KeyPool {
         let urls = accounts.iter().map(|account| account.origin).max();
         let by_model = !batch.model_limits.is_empty() || (urls > Some(0) && batch.models.len() > 1);
         let (config, now) = (pool_config(batch), clock.now());
-        let first = charges.iter().map(|it| tick_of(&it.charge)).min();
-        let first = first.unwrap_or(now).min(now);
-        let mut pool: Pool<Arc<Slot>> = Pool::new(config.clone());
+        let mut pool: Pool<Arc<Slot>> = Pool::new(config);
         let mut labels = Vec::new();
         for (number, _) in (0u32..).zip(&batch.models) {
             let label = by_model.then(|| pool.labels([number]).ok()).flatten();
@@ -162,7 +159,7 @@ impl KeyPool {
             };
             for (model, member) in members.into_iter().enumerate() {
                 let name = name_of(index, model);
-                pool.add(first, member.name(&name))?;
+                pool.add(now, member.name(&name))?;
                 let member_logs = MemberLogs {
                     first: first_log,
                     count: account.upstreams.len(),
@@ -172,16 +169,14 @@ impl KeyPool {
             }
             first_log = first_log.saturating_add(account.upstreams.len());
         }
-        let mut snapshot = pool.snapshot();
         let charges = charges.into_iter().map(|it| {
             let model = batch.models.iter().position(|name| *name == it.model);
             let model = if by_model { model.unwrap_or(other) } else { 0 };
             let name = name_of(it.account, model);
             moved(it.charge, stable_hash(name.as_bytes()))
         });
-        snapshot.replay(now, charges);
-        let restored = Pool::restore(config, snapshot, now, now);
-        let pool = restored.map_err(|error| BatchError::State {
+        let replayed = pool.replay(now, &charges.collect::<Vec<_>>());
+        replayed.map_err(|error| BatchError::State {
             problem: error.to_string(),
         })?;
         let pool = SyncPool::from_core(pool, clock);
@@ -345,23 +340,8 @@ pub(crate) fn longest_window(batch: &Batch, accounts: &[Account]) -> Duration {
         .iter()
         .filter_map(|account| account.limits.as_ref());
     let of_models = batch.model_limits.iter().map(|(_, specs)| specs);
-    let specs = of_accounts.chain(of_models).flat_map(|specs| specs.iter());
-    let windows = specs.map(|spec| match spec {
-        LimitSpec::Rate { rate, .. } => rate.window,
-        LimitSpec::Concurrent(_) => Duration::ZERO,
-    });
+    let windows = of_accounts.chain(of_models).map(LimitSpecs::longest_window);
     windows.max().unwrap_or_default()
-}
-
-/// Returns the tick of a charge.
-pub(crate) fn tick_of(charge: &Charge) -> Tick {
-    match charge {
-        Charge::Granted { at, .. }
-        | Charge::Arrived { at, .. }
-        | Charge::Ended { at, .. }
-        | Charge::Observed { at, .. } => *at,
-        Charge::Block { .. } => Tick::ZERO,
-    }
 }
 
 /// Returns the charge as one of another member.
@@ -380,6 +360,7 @@ mod tests {
     use super::*;
     use leasehold_core::limit::Cost;
     use leasehold_core::pool::Request;
+    use leasehold_core::time::Tick;
     use leasehold_protocol::{ApiKey, Endpoint};
 
     fn charges(model: &str, at: Tick) -> Vec<AccountCharge> {

@@ -3,7 +3,7 @@
 //! Invariant: a call is sent only once its charge was written, and a key is charged by one process at a time. No file
 //! holds a key or names one.
 
-use crate::account::{AccountCharge, tick_of};
+use crate::account::AccountCharge;
 use crate::compaction::{Line, compacted, dated};
 use crate::error::BatchError;
 use crate::{lines, state_folder};
@@ -89,7 +89,7 @@ impl Charges {
             }));
         }
         // Sorting is stable, so that the charges of a lease stay in order.
-        earlier.sort_by_key(|it| tick_of(&it.charge));
+        earlier.sort_by_key(|it| it.charge.at());
         let charges = Self {
             logs,
             open: HashMap::new(),
@@ -114,7 +114,7 @@ impl Charges {
         let mut texts: BTreeMap<usize, (Vec<u8>, usize)> = BTreeMap::new();
         let mut latest = Tick::ZERO;
         for charge in charges {
-            latest = latest.max(tick_of(&charge));
+            latest = charge.at().map_or(latest, |at| latest.max(at));
             let found = match &charge {
                 Charge::Granted { lease, .. } => place(&charge).inspect(|found| {
                     self.open.insert(*lease, found.clone());
@@ -258,7 +258,10 @@ mod tests {
         let ends = earlier
             .iter()
             .filter(|it| matches!(it, Charge::Ended { .. }));
-        assert_eq!(ends.map(tick_of).collect::<Vec<_>>(), [at(3), at(10)]);
+        assert_eq!(
+            ends.filter_map(Charge::at).collect::<Vec<_>>(),
+            [at(3), at(10)]
+        );
         // A number that an earlier run has used is no trouble.
         charges.write(vec![granted(5, 11)], place).unwrap();
         drop(charges);
@@ -325,7 +328,7 @@ mod tests {
             .unwrap();
         drop(charges);
         let (_, earlier) = open(folder.path(), 2);
-        let ticks: Vec<_> = earlier.iter().map(tick_of).collect();
+        let ticks: Vec<_> = earlier.iter().filter_map(Charge::at).collect();
         assert_eq!(ticks, [at(0), at(0), at(1), at(1)]);
     }
 

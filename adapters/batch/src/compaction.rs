@@ -4,15 +4,13 @@
 //! those joined to one count from the last of them.
 
 use core::time::Duration;
-use leasehold_core::limit::Cost;
-use leasehold_core::pool::Charge;
+use leasehold_core::pool::{Charge, close_log, compact_log};
 use leasehold_core::time::Tick;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Shortest time that charges are kept: limits of a day hold for a key that had none before.
 const MIN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-const MINUTE: u64 = 60_000_000_000;
 
 /// One line of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,116 +32,43 @@ pub(crate) fn compacted(
     exact: Duration,
     fences: &mut u64,
 ) -> Vec<Line> {
-    let mut open: BTreeMap<u64, (u64, String, Cost)> = BTreeMap::new();
-    let mut renumbered = Vec::new();
-    for Line { model, charge } in lines {
-        let mut charge = not_ahead(charge, now);
-        match &mut charge {
-            Charge::Granted { lease, cost, .. } => {
-                *fences = fences.saturating_add(1);
-                open.insert(*lease, (*fences, model.clone(), *cost));
-                *lease = *fences;
+    let mut log: Vec<_> = lines
+        .into_iter()
+        .map(|line| (line.model, line.charge))
+        .collect();
+    close_log(&mut log, now);
+    let mut numbers = HashMap::new();
+    log.retain_mut(|(_, charge)| match charge {
+        Charge::Granted { lease, .. } => {
+            *fences = fences.saturating_add(1);
+            numbers.insert(*lease, *fences);
+            *lease = *fences;
+            true
+        }
+        Charge::Arrived { lease, .. } | Charge::Ended { lease, .. } => match numbers.get(lease) {
+            Some(number) => {
+                *lease = *number;
+                true
             }
-            Charge::Arrived { lease, .. } => match open.get(lease) {
-                Some((number, ..)) => *lease = *number,
-                None => continue,
-            },
-            Charge::Ended { lease, .. } => match open.remove(lease) {
-                Some((number, ..)) => *lease = number,
-                None => continue,
-            },
-            Charge::Observed { .. } => {}
-            // This program writes no blocks.
-            Charge::Block { .. } => continue,
-        }
-        renumbered.push(Line { model, charge });
-    }
-    for (lease, model, cost) in open.into_values() {
-        let charge = Charge::Ended {
-            lease,
-            cost,
-            at: now,
-        };
-        renumbered.push(Line { model, charge });
-    }
-    dated(renumbered, now, exact)
-}
-
-/// Takes a charge of a clock that was ahead as one of `now`: a replay counts all times from the latest charge.
-fn not_ahead(mut charge: Charge, now: Tick) -> Charge {
-    match &mut charge {
-        Charge::Granted { at, .. } | Charge::Arrived { at, .. } | Charge::Ended { at, .. } => {
-            *at = now.min(*at);
-        }
-        Charge::Observed { at, reset, .. } => {
-            let span = reset.since(*at).min(MIN_KEPT);
-            *at = now.min(*at);
-            *reset = at.saturating_add(span);
-        }
-        Charge::Block { .. } => {}
-    }
-    charge
+            None => false,
+        },
+        Charge::Observed { .. } | Charge::Block { .. } => true,
+    });
+    shortened(&log, now, exact)
 }
 
 /// Drops charges that no limit can hold any more, and joins those beyond `exact` to one a minute.
 pub(crate) fn dated(lines: Vec<Line>, now: Tick, exact: Duration) -> Vec<Line> {
-    let age = |at: Tick| now.since(at);
-    let kept = exact.max(MIN_KEPT);
-    let mut ends: HashMap<u64, (Tick, Cost)> = HashMap::new();
-    for line in &lines {
-        if let Charge::Ended { lease, cost, at } = line.charge {
-            ends.insert(lease, (at, cost));
-        }
-    }
-    // By minute and model: the first lease of the minute, the cost of all, the tick of the last.
-    let mut minutes: BTreeMap<(u64, String), (u64, Cost, Tick)> = BTreeMap::new();
-    let mut recent = Vec::new();
-    for line in lines {
-        let lease = match line.charge {
-            Charge::Observed { reset, .. } => {
-                if reset > now {
-                    recent.push(line);
-                }
-                continue;
-            }
-            Charge::Granted { lease, .. }
-            | Charge::Arrived { lease, .. }
-            | Charge::Ended { lease, .. } => lease,
-            Charge::Block { .. } => continue,
-        };
-        match ends.get(&lease).copied() {
-            Some((at, _)) if age(at) > kept => {}
-            Some((at, cost)) if age(at) > exact => {
-                if !matches!(line.charge, Charge::Granted { .. }) {
-                    continue;
-                }
-                let minute = (at.as_nanos() / MINUTE, line.model);
-                let (_, sum, last) = minutes
-                    .entry(minute)
-                    .or_insert((lease, Cost::default(), at));
-                sum.requests = sum.requests.saturating_add(cost.requests);
-                sum.tokens = sum.tokens.saturating_add(cost.tokens);
-                *last = at.max(*last);
-            }
-            Some(_) | None => recent.push(line),
-        }
-    }
-    let mut all = Vec::new();
-    for ((_, model), (lease, cost, at)) in minutes {
-        let granted = Charge::Granted {
-            lease,
-            member: 0,
-            class: 0,
-            flow: 0,
-            cost,
-            at,
-            expires: None,
-        };
-        for charge in [granted, Charge::Ended { lease, cost, at }] {
-            let model = model.clone();
-            all.push(Line { model, charge });
-        }
-    }
-    all.extend(recent);
-    all
+    let log: Vec<_> = lines
+        .into_iter()
+        .map(|line| (line.model, line.charge))
+        .collect();
+    shortened(&log, now, exact)
+}
+
+fn shortened(log: &[(String, Charge)], now: Tick, exact: Duration) -> Vec<Line> {
+    let short = compact_log(log, now, exact, exact.max(MIN_KEPT)).into_iter();
+    short
+        .map(|(model, charge)| Line { model, charge })
+        .collect()
 }

@@ -29,18 +29,19 @@ impl Charge {
 /// Closes a log whose process has ended at an unknown time, at the restart.
 ///
 /// Leases without an end, and what blocks may have let through, end `now`. Ticks beyond `now`, of a clock that was
-/// ahead, become `now`, because a replay never goes back. O(n log n).
-pub fn close_log(charges: &mut Vec<Charge>, now: Tick) {
-    for charge in charges.iter_mut() {
+/// ahead, become `now`, because a replay never goes back. Each charge has a tag, which its successors take over.
+/// O(n log n).
+pub fn close_log<K: Clone>(log: &mut Vec<(K, Charge)>, now: Tick) {
+    for (_, charge) in log.iter_mut() {
         charge.move_back(now);
     }
-    let mut open: BTreeMap<u64, Cost> = BTreeMap::new();
+    let mut open: BTreeMap<u64, (K, Cost)> = BTreeMap::new();
     let mut latest = 0;
-    for charge in &*charges {
+    for (tag, charge) in &*log {
         match *charge {
             Charge::Granted { lease, cost, .. } => {
                 latest = lease.max(latest);
-                open.insert(lease, cost);
+                open.insert(lease, (tag.clone(), cost));
             }
             Charge::Ended { lease, .. } => {
                 open.remove(&lease);
@@ -48,45 +49,46 @@ pub fn close_log(charges: &mut Vec<Charge>, now: Tick) {
             Charge::Arrived { .. } | Charge::Observed { .. } | Charge::Block { .. } => {}
         }
     }
-    let rests = rests_of_blocks(charges);
-    charges.retain(|charge| !matches!(charge, Charge::Block { .. }));
-    charges.extend(open.into_iter().map(|(lease, cost)| Charge::Ended {
-        lease,
-        cost,
-        at: now,
-    }));
-    for (member, cost) in rests {
-        latest = latest.saturating_add(1);
-        let lease = latest;
-        let granted = Charge::Granted {
-            lease,
-            member,
-            class: 0,
-            flow: 0,
-            cost,
-            at: now,
-            expires: None,
-        };
-        charges.extend([
-            granted,
+    let rests = rests_of_blocks(log);
+    log.retain(|(_, charge)| !matches!(charge, Charge::Block { .. }));
+    for (lease, (tag, cost)) in open {
+        log.push((
+            tag,
             Charge::Ended {
                 lease,
                 cost,
                 at: now,
             },
-        ]);
+        ));
+    }
+    for (member, (tag, cost)) in rests {
+        latest = latest.saturating_add(1);
+        let call = Call {
+            member,
+            class: 0,
+            flow: 0,
+            lease: latest,
+            cost,
+            at: now,
+        };
+        log.extend(call.charges().map(|charge| (tag.clone(), charge)));
     }
 }
 
 /// Shortens a log without a change of what it means from `now` on.
 ///
 /// Leases that ended more than `kept` ago are dropped: no window may be longer. Those that ended more than `exact` ago
-/// become one for each minute, member, class and flow, which ended with the last of them. O(n log n).
+/// become one for each minute, tag, member, class and flow, which ended with the last of them. O(n log n).
 #[must_use]
-pub fn compact_log(charges: &[Charge], now: Tick, exact: Duration, kept: Duration) -> Vec<Charge> {
+pub fn compact_log<K: Clone + Ord>(
+    log: &[(K, Charge)],
+    now: Tick,
+    exact: Duration,
+    kept: Duration,
+) -> Vec<(K, Charge)> {
     let mut ends: BTreeMap<u64, (Tick, Cost)> = BTreeMap::new();
     let mut arrived = BTreeSet::new();
-    for charge in charges {
+    for (_, charge) in log {
         match *charge {
             Charge::Ended { lease, cost, at } => {
                 ends.insert(lease, (at, cost));
@@ -97,68 +99,112 @@ pub fn compact_log(charges: &[Charge], now: Tick, exact: Duration, kept: Duratio
             Charge::Granted { .. } | Charge::Observed { .. } | Charge::Block { .. } => {}
         }
     }
-    let age = |at: Tick| now.since(at);
-    let mut minutes: BTreeMap<_, (u64, Cost, Tick)> = BTreeMap::new();
+    let mut minutes: BTreeMap<_, Call> = BTreeMap::new();
     let mut recent = Vec::new();
-    for charge in charges {
+    for (tag, charge) in log {
         let lease = match *charge {
             Charge::Block { .. } => continue,
             Charge::Observed { reset, .. } if reset <= now => continue,
             Charge::Observed { .. } => {
-                recent.push(*charge);
+                recent.push((tag.clone(), *charge));
                 continue;
             }
             Charge::Granted { lease, .. }
             | Charge::Arrived { lease, .. }
             | Charge::Ended { lease, .. } => lease,
         };
-        match ends.get(&lease) {
-            Some((at, _)) if age(*at) > kept => {}
-            // Nothing is held of a call that was given back before it arrived.
-            Some((at, cost))
-                if age(*at) > exact && *cost == Cost::default() && !arrived.contains(&lease) => {}
-            Some((at, cost)) if age(*at) > exact => {
-                if let Charge::Granted {
-                    member,
-                    class,
-                    flow,
-                    ..
-                } = *charge
-                {
-                    let minute = (at.as_nanos().checked_div(MINUTE), member, class, flow);
-                    let (_, sum, last) =
-                        minutes
-                            .entry(minute)
-                            .or_insert((lease, Cost::default(), *at));
-                    *sum = more(*sum, at_least_one(*cost));
-                    *last = (*at).max(*last);
-                }
-            }
-            Some(_) | None => recent.push(*charge),
-        }
-    }
-    let mut all = Vec::new();
-    for ((_, member, class, flow), (lease, cost, at)) in minutes {
-        let granted = Charge::Granted {
-            lease,
+        let Some((at, cost)) = ends
+            .get(&lease)
+            .copied()
+            .filter(|(at, _)| now.since(*at) > exact)
+        else {
+            recent.push((tag.clone(), *charge));
+            continue;
+        };
+        // Nothing is held of a call that was given back before it arrived.
+        let is_held = cost != Cost::default() || arrived.contains(&lease);
+        if let Charge::Granted {
             member,
             class,
             flow,
+            ..
+        } = *charge
+            && is_held
+            && now.since(at) <= kept
+        {
+            let minute = (
+                at.as_nanos().checked_div(MINUTE),
+                tag.clone(),
+                member,
+                class,
+                flow,
+            );
+            let call = Call {
+                member,
+                class,
+                flow,
+                lease,
+                cost: Cost::default(),
+                at,
+            };
+            minutes.entry(minute).or_insert(call).join(cost, at);
+        }
+    }
+    let joined = minutes
+        .into_iter()
+        .flat_map(|((_, tag, ..), call)| call.charges().map(|charge| (tag.clone(), charge)));
+    let mut all: Vec<_> = joined.collect();
+    // Stable, so that the charges of a lease stay in order.
+    all.sort_by_key(|(_, charge)| charge.at());
+    all.extend(recent);
+    let blocks = rests_of_blocks(log).into_iter();
+    all.extend(blocks.map(|(member, (tag, cost))| (tag, Charge::Block { member, cost })));
+    all
+}
+
+/// A call that ended as it was granted, or several that are taken as one.
+struct Call {
+    member: u64,
+    class: u32,
+    flow: u64,
+    lease: u64,
+    cost: Cost,
+    at: Tick,
+}
+
+impl Call {
+    /// Adds a call, which held a place among those at once whatever it cost.
+    fn join(&mut self, cost: Cost, at: Tick) {
+        self.cost = Cost {
+            requests: self.cost.requests.saturating_add(cost.requests.max(1)),
+            tokens: self.cost.tokens.saturating_add(cost.tokens),
+        };
+        self.at = self.at.max(at);
+    }
+
+    fn charges(self) -> [Charge; 2] {
+        let Self {
+            member,
+            class,
+            flow,
+            lease,
             cost,
             at,
-            expires: None,
-        };
-        all.extend([granted, Charge::Ended { lease, cost, at }]);
+        } = self;
+        let expires = None;
+        [
+            Charge::Granted {
+                lease,
+                member,
+                class,
+                flow,
+                cost,
+                at,
+                expires,
+            },
+            Charge::Ended { lease, cost, at },
+        ]
     }
-    // Stable, so that the charges of a lease stay in order.
-    all.sort_by_key(Charge::at);
-    all.extend(recent);
-    all.extend(
-        rests_of_blocks(charges)
-            .into_iter()
-            .map(|(member, cost)| Charge::Block { member, cost }),
-    );
-    all
 }
 
 impl Charge {
@@ -178,38 +224,23 @@ impl Charge {
 }
 
 /// What is left of the last block of each member.
-fn rests_of_blocks(charges: &[Charge]) -> BTreeMap<u64, Cost> {
-    let mut rests: BTreeMap<u64, Cost> = BTreeMap::new();
-    for charge in charges {
+fn rests_of_blocks<K: Clone>(log: &[(K, Charge)]) -> BTreeMap<u64, (K, Cost)> {
+    let mut rests: BTreeMap<u64, (K, Cost)> = BTreeMap::new();
+    for (tag, charge) in log {
         match *charge {
             Charge::Block { member, cost } => {
-                rests.insert(member, cost);
+                rests.insert(member, (tag.clone(), cost));
             }
             Charge::Granted { member, cost, .. } => {
-                if let Some(rest) = rests.get_mut(&member) {
+                if let Some((_, rest)) = rests.get_mut(&member) {
                     *rest = less(*rest, cost);
                 }
             }
             Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Observed { .. } => {}
         }
     }
-    rests.retain(|_, rest| rest.requests > 0);
+    rests.retain(|_, (_, rest)| rest.requests > 0);
     rests
-}
-
-/// The cost of a call that was made, which holds a place among those at once whatever it cost.
-fn at_least_one(cost: Cost) -> Cost {
-    Cost {
-        requests: cost.requests.max(1),
-        ..cost
-    }
-}
-
-fn more(cost: Cost, other: Cost) -> Cost {
-    Cost {
-        requests: cost.requests.saturating_add(other.requests),
-        tokens: cost.tokens.saturating_add(other.tokens),
-    }
 }
 
 #[cfg(test)]
@@ -254,80 +285,85 @@ mod tests {
         }
     }
 
+    fn call(lease: u64, requests: u32, seconds: u64) -> [Charge; 2] {
+        let (cost, at) = (
+            Cost {
+                requests,
+                tokens: 0,
+            },
+            at(seconds),
+        );
+        Call {
+            member: 7,
+            class: 0,
+            flow: 0,
+            lease,
+            cost,
+            at,
+        }
+        .charges()
+    }
+
+    fn tagged(charges: Vec<Charge>) -> Vec<((), Charge)> {
+        charges.into_iter().map(|charge| ((), charge)).collect()
+    }
+
     #[test]
     fn a_log_that_was_cut_is_closed_at_the_restart() {
-        let mut log = vec![
+        let mut log = tagged(vec![
             granted(1, 1),
             ended(1, 2),
             granted(2, 3),
             block(4),
             granted(3, 900),
-        ];
-        close_log(&mut log, at(10));
-        let rest = Cost {
-            requests: 3,
-            tokens: 0,
-        };
-        let unrecorded = Charge::Granted {
-            lease: 4,
-            member: 7,
-            class: 0,
-            flow: 0,
-            cost: rest,
-            at: at(10),
-            expires: None,
-        };
-        let ended_now = [2, 3].map(|lease| ended(lease, 10));
-        let mut expected = vec![granted(1, 1), ended(1, 2), granted(2, 3), granted(3, 10)];
-        expected.extend(ended_now);
-        expected.extend([
-            unrecorded,
-            Charge::Ended {
-                lease: 4,
-                cost: rest,
-                at: at(10),
-            },
         ]);
-        assert_eq!(log, expected);
+        close_log(&mut log, at(10));
+        let mut expected = vec![granted(1, 1), ended(1, 2), granted(2, 3), granted(3, 10)];
+        expected.extend([2, 3].map(|lease| ended(lease, 10)));
+        expected.extend(call(4, 3, 10));
+        assert_eq!(log, tagged(expected));
     }
 
     #[test]
     fn old_charges_are_joined_by_minute_and_then_dropped() {
         let mut log = Vec::new();
         for (lease, seconds) in (1..).zip([10, 3_601, 3_602, 3_661, 7_000]) {
-            log.extend([granted(lease, seconds), ended(lease, seconds)]);
+            log.extend(call(lease, 1, seconds));
         }
         log.extend([block(9), granted(6, 7_100)]);
         let [exact, kept] = [600, 7_000].map(Duration::from_secs);
-        let short = compact_log(&log, at(7_200), exact, kept);
-        let two = Cost {
-            requests: 2,
-            tokens: 0,
-        };
-        let joined = Charge::Granted {
-            lease: 2,
-            member: 7,
-            class: 0,
-            flow: 0,
-            cost: two,
-            at: at(3_602),
-            expires: None,
-        };
-        let expected = [
-            joined,
-            Charge::Ended {
-                lease: 2,
-                cost: two,
-                at: at(3_602),
-            },
-            granted(4, 3_661),
-            ended(4, 3_661),
-            granted(5, 7_000),
-            ended(5, 7_000),
-            granted(6, 7_100),
-            block(8),
-        ];
-        assert_eq!(short, expected);
+        let short = compact_log(&tagged(log), at(7_200), exact, kept);
+        let mut expected = Vec::new();
+        expected.extend(call(2, 2, 3_602));
+        expected.extend(call(4, 1, 3_661));
+        expected.extend(call(5, 1, 7_000));
+        expected.extend([granted(6, 7_100), block(8)]);
+        assert_eq!(short, tagged(expected));
         assert_eq!(compact_log(&short, at(7_200), exact, kept), short);
+    }
+
+    #[test]
+    fn a_call_that_has_arrived_counts_though_it_cost_nothing() {
+        let arrived = Charge::Arrived {
+            lease: 1,
+            at: at(1),
+        };
+        let free = |lease| Charge::Ended {
+            lease,
+            cost: Cost::default(),
+            at: at(1),
+        };
+        let log = vec![granted(1, 1), arrived, free(1), granted(2, 1), free(2)];
+        let short = compact_log(&tagged(log), at(9), Duration::ZERO, Duration::MAX);
+        assert_eq!(short, tagged(call(1, 1, 1).into()));
+    }
+
+    #[test]
+    fn charges_of_two_tags_are_not_joined() {
+        let log: Vec<_> = [("a", 1), ("b", 2)]
+            .into_iter()
+            .flat_map(|(tag, lease)| call(lease, 1, 1).map(|charge| (tag, charge)))
+            .collect();
+        assert_eq!(compact_log(&log, at(9), Duration::ZERO, Duration::MAX), log);
     }
 }

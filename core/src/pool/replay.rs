@@ -4,9 +4,10 @@
 //! was cut.
 
 use super::charges::{Charge, less};
+use super::drive::Pool;
 use super::ids::GroupIndex;
 use super::leases::{Bookings, Lease};
-use super::snapshot::{PoolSnapshot, SavedLease};
+use super::snapshot::{PoolSnapshot, RestoreError, SavedLease};
 use crate::limit::{Booking, Cost, LimitSet};
 use crate::time::Tick;
 use crate::util::slab::Handle;
@@ -21,6 +22,26 @@ pub struct Replayed {
     pub ignored: u32,
     /// The cost that may have been granted without being recorded, over all members; it counts from the restart.
     pub unrecorded: Cost,
+}
+
+impl<T: Clone> Pool<T> {
+    /// Enters the charges of earlier processes, in their order, into a pool that has granted nothing yet; the ids of its
+    /// members change. O(n log n).
+    ///
+    /// What a log that was cut off means is told by [`PoolSnapshot::replay`].
+    ///
+    /// # Errors
+    /// [`RestoreError`] if the pool's state contradicts itself.
+    pub fn replay(&mut self, now: Tick, charges: &[Charge]) -> Result<Replayed, RestoreError> {
+        let first = charges.iter().filter_map(Charge::at).min().unwrap_or(now);
+        let config = self.config.clone();
+        // The pool as it was before the first charge.
+        let early = Self::restore(config.clone(), self.snapshot(), now, first.min(now))?;
+        let mut snapshot = early.snapshot();
+        let replayed = snapshot.replay(now, charges.iter().copied());
+        *self = Self::restore(config, snapshot, now, now)?;
+        Ok(replayed)
+    }
 }
 
 /// The position of a lease among the snapshot's, or in the log.

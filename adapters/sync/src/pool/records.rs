@@ -45,30 +45,22 @@ impl<T> SyncPool<T> {
 
 #[cfg(feature = "serde")]
 impl<T> SyncPool<T> {
-    /// Enters the charges of earlier processes, in their order, into a pool that has granted nothing yet. Call it
-    /// after the members were added, whose ids it changes; the pool's clock must be that of the charges. O(n log n),
+    /// Enters the charges of earlier processes into a pool that has granted nothing yet; see
+    /// [`Pool::replay`](leasehold_core::pool::Pool::replay). The pool's clock must be that of the charges. O(n log n),
     /// under the lock.
     ///
-    /// What a log that was cut off means is told by
-    /// [`PoolSnapshot::replay`](leasehold_core::pool::PoolSnapshot::replay).
-    pub fn replay(&self, charges: &[Charge]) -> Replayed {
+    /// # Errors
+    /// As for that.
+    pub fn replay(&self, charges: &[Charge]) -> Result<Replayed, RestoreError> {
         self.shared.under_lock(|state, now| {
-            let first = charges.iter().filter_map(Charge::at).min().unwrap_or(now);
-            let config = state.pool.config().clone();
-            // The pool as it was before the first charge.
-            let unused = state.pool.snapshot();
-            let Ok(early) = Pool::restore(config.clone(), unused, now, first.min(now)) else {
-                return Replayed::default();
-            };
-            let mut snapshot = early.snapshot();
-            let replayed = snapshot.replay(now, charges.iter().copied());
-            if let Ok(pool) = Pool::restore(config, snapshot, now, now) {
-                self.shared
-                    .names
-                    .move_members(&same_members(&state.pool, &pool));
-                state.pool = pool;
-            }
-            replayed
+            let mut pool =
+                Pool::restore(state.pool.config().clone(), state.pool.snapshot(), now, now)?;
+            let replayed = pool.replay(now, charges)?;
+            self.shared
+                .names
+                .move_members(&same_members(&state.pool, &pool));
+            state.pool = pool;
+            Ok(replayed)
         })
     }
 

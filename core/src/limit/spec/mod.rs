@@ -39,6 +39,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU32;
 use core::ops::Deref;
+use core::time::Duration;
 
 /// The algorithm of a rate limit, with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +270,16 @@ impl LimitSpecs {
             all.push(spec)?;
         }
         Ok(all)
+    }
+
+    /// Returns the longest window of a rate; zero if there is none.
+    #[must_use]
+    pub fn longest_window(&self) -> Duration {
+        let windows = self.specs.iter().map(|spec| match spec {
+            LimitSpec::Rate { rate, .. } => rate.window,
+            LimitSpec::Concurrent(_) => Duration::ZERO,
+        });
+        windows.max().unwrap_or_default()
     }
 
     /// Builds the limit set, with all limits shared by all classes.

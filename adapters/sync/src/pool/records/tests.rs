@@ -62,7 +62,7 @@ fn charges_of_an_earlier_process_count_in_the_limits_of_the_next() {
     let charges = earlier.take_charges();
     seconds.set(1_030);
     let next = pool(&seconds, ["b", "c"]);
-    next.replay(&charges);
+    next.replay(&charges).unwrap();
     assert_eq!(free(&next), ["b", "c", "c", "c"]);
     let member = next.member("b").unwrap();
     assert_eq!(next.member_name(member).as_deref(), Some("b"));
