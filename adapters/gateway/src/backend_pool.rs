@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use leasehold_config::{MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
-use leasehold_core::limit::{LimitSet, LimitSpec, Unit};
-use leasehold_core::pool::{PoolConfig, PoolConfigError};
+use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
+use leasehold_core::pool::{Charge, Labels, PoolConfig, PoolConfigError};
 use leasehold_core::retry::RetryBudget;
 use leasehold_sync::{GroupId, Member, MemberId, MemberUpdate, Request};
 use leasehold_tokio::TokioPool;
@@ -86,11 +86,14 @@ impl BackendPool {
         for member in &settings.members {
             made.add(member)?;
         }
-        made.restore(longest);
+        made.restore()?;
         Ok(made)
     }
 
     /// Makes the pool that takes this one's place under other settings: members, limits and health stay.
+    ///
+    /// Where the pool itself has to change, this one is closed, so that no two pools grant from the same limits. Requests
+    /// that it refuses for that go to the other.
     pub(crate) fn reloaded(
         &self,
         settings: &PoolSettings,
@@ -104,29 +107,40 @@ impl BackendPool {
             members: old.members.clone(),
             ..settings.clone()
         };
-        let has_limits = !longest_window(settings).is_zero();
-        let keeps = same == *old && (has_limits && state.is_some()) == self.live.state.is_some();
-        let reloaded = if keeps {
+        let state = state.filter(|_| !longest_window(settings).is_zero());
+        let reloaded = if same == *old && state.is_some() == self.live.state.is_some() {
             Self {
                 settings: settings.clone(),
                 live: Arc::clone(&self.live),
             }
         } else {
-            let state = state.filter(|_| has_limits).cloned();
-            let pool = self
-                .live
-                .pool
-                .successor(pool_config(settings, state.is_some())?);
-            let pool = pool.map_err(|error| PoolError::Member {
-                pool: settings.name.clone(),
-                member: "any".to_owned(),
-                problem: error.to_string(),
-            })?;
+            let config = pool_config(settings, state.is_some())?;
+            self.live.pool.blocking().close();
+            self.flush_charges()
+                .map_err(|error| self.error("any", error.to_string()))?;
+            let pool = self.live.pool.successor(config);
+            let pool = pool.map_err(|error| self.error("any", error.to_string()))?;
             let groups = lock(&self.live.groups).clone();
-            Self::with(settings, pool, state, Arc::clone(&self.live.counts), groups)
+            Self::with(
+                settings,
+                pool,
+                state.cloned(),
+                Arc::clone(&self.live.counts),
+                groups,
+            )
         };
         reloaded.change_members(&old.members)?;
         Ok(reloaded)
+    }
+
+    /// Checks what other settings ask of a pool, before anything is changed.
+    pub(crate) fn check(settings: &PoolSettings) -> Result<(), PoolError> {
+        pool_config(settings, false)?;
+        for member in &settings.members {
+            let made = Backend::new(&member.name, &member.url);
+            made.map_err(|problem| error(settings, &member.name, problem))?;
+        }
+        Ok(())
     }
 
     fn with(
@@ -181,16 +195,9 @@ impl BackendPool {
 
     /// Changes a member, whose state stays.
     fn update(&self, id: MemberId, settings: &MemberSettings) -> Result<(), PoolError> {
-        let error = |problem: String| self.member_error(settings, problem);
+        let error = |problem: String| self.error(&settings.name, problem);
         let sync = self.live.pool.blocking();
-        let labels = sync
-            .labels(&settings.labels)
-            .map_err(|full| error(full.to_string()))?;
-        let limits = settings
-            .limits
-            .as_ref()
-            .map(|specs| specs.limits())
-            .unwrap_or_default();
+        let (labels, limits) = self.labels_and_limits(settings)?;
         let mut update = MemberUpdate::new()
             .weight(settings.weight)
             .tier(settings.tier)
@@ -210,6 +217,16 @@ impl BackendPool {
         Ok(())
     }
 
+    fn labels_and_limits(
+        &self,
+        settings: &MemberSettings,
+    ) -> Result<(Labels, LimitSet), PoolError> {
+        let labels = self.live.pool.labels(&settings.labels);
+        let labels = labels.map_err(|full| self.error(&settings.name, full.to_string()))?;
+        let limits = settings.limits.as_ref().map(LimitSpecs::limits);
+        Ok((labels, limits.unwrap_or_default()))
+    }
+
     fn group(&self, name: &str, limits: LimitSet) -> GroupId {
         let sync = self.live.pool.blocking();
         *lock(&self.live.groups)
@@ -217,29 +234,71 @@ impl BackendPool {
             .or_insert_with(|| sync.add_group(limits))
     }
 
-    fn member_error(&self, settings: &MemberSettings, problem: String) -> PoolError {
-        PoolError::Member {
-            pool: self.settings.name.clone(),
-            member: settings.name.clone(),
-            problem,
-        }
+    fn error(&self, member: &str, problem: String) -> PoolError {
+        error(&self.settings, member, problem)
     }
 
-    /// Enters what earlier processes have used of the limits.
-    fn restore(&self, longest: Duration) {
+    /// Enters what earlier processes have used of the limits; all of them, if the state may lack charges.
+    fn restore(&self) -> Result<(), PoolError> {
         let Some(state) = &self.live.state else {
-            return;
+            return Ok(());
         };
-        let sync = self.live.pool.blocking();
-        sync.replay(&state.earlier(&self.settings.name));
+        let name = &self.settings.name;
+        let mut charges = state.earlier(name);
         if state.must_close {
-            for (member, _) in sync.members() {
-                for unit in [Unit::Requests, Unit::Tokens] {
-                    // No member has been removed yet.
-                    let _ = sync.observe(member, unit, 0, longest);
-                }
-            }
+            let full = self.full(&charges);
+            state
+                .append(name, &full)
+                .map_err(|error| self.error("any", error.to_string()))?;
+            charges.extend(full);
         }
+        let replayed = self.live.pool.blocking().replay(&charges);
+        replayed.map_err(|error| self.error("any", error.to_string()))?;
+        Ok(())
+    }
+
+    /// Returns charges that use up every limit, by calls that end now.
+    fn full(&self, earlier: &[Charge]) -> Vec<Charge> {
+        let leases = earlier.iter().filter_map(|charge| match charge {
+            Charge::Granted { lease, .. } => Some(*lease),
+            Charge::Arrived { .. }
+            | Charge::Ended { .. }
+            | Charge::Observed { .. }
+            | Charge::Block { .. } => None,
+        });
+        let first = leases.max().unwrap_or(0).saturating_add(1);
+        let members = self.settings.members.iter();
+        let specs = members
+            .clone()
+            .filter_map(|member| member.limits.as_ref())
+            .chain(&self.settings.limits);
+        let most = |unit: Unit| {
+            let rates = specs
+                .clone()
+                .flat_map(|specs| specs.iter())
+                .filter(|spec| spec.unit() == unit);
+            let limits = rates.filter_map(|spec| match spec {
+                LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
+                LimitSpec::Concurrent(_) => None,
+            });
+            limits.max().unwrap_or(0)
+        };
+        let (requests, tokens) = (most(Unit::Requests), most(Unit::Tokens));
+        let (cost, at) = (Cost { requests, tokens }, self.live.pool.blocking().now());
+        let calls = members.zip(first..).flat_map(|(member, lease)| {
+            let (member, class, flow, expires) = (stable_hash(member.name.as_bytes()), 0, 0, None);
+            let granted = Charge::Granted {
+                lease,
+                member,
+                class,
+                flow,
+                cost,
+                at,
+                expires,
+            };
+            [granted, Charge::Ended { lease, cost, at }]
+        });
+        calls.collect()
     }
 
     /// Writes the charge of a request before it is sent.
@@ -256,21 +315,14 @@ impl BackendPool {
 
     /// Adds a member under its name.
     pub(crate) fn add(&self, settings: &MemberSettings) -> Result<MemberId, PoolError> {
-        let error = |problem: String| self.member_error(settings, problem);
+        let error = |problem: String| self.error(&settings.name, problem);
         let sync = self.live.pool.blocking();
         if sync.member(&settings.name).is_some() {
             return Err(error("there is one of this name already".to_owned()));
         }
         let backend = Backend::new(&settings.name, &settings.url);
         let backend = backend.map_err(error)?;
-        let labels = sync
-            .labels(&settings.labels)
-            .map_err(|full| error(full.to_string()))?;
-        let limits = settings
-            .limits
-            .as_ref()
-            .map(|specs| specs.limits())
-            .unwrap_or_default();
+        let (labels, limits) = self.labels_and_limits(settings)?;
         let mut member = Member::new(backend)
             .weight(settings.weight)
             .tier(settings.tier)
@@ -379,12 +431,16 @@ pub(crate) fn longest_window(settings: &PoolSettings) -> Duration {
         .members
         .iter()
         .filter_map(|member| member.limits.as_ref());
-    let specs = members
+    let windows = members
         .chain(&settings.limits)
-        .flat_map(|specs| specs.iter());
-    let windows = specs.map(|spec| match spec {
-        LimitSpec::Rate { rate, .. } => rate.window,
-        LimitSpec::Concurrent(_) => Duration::ZERO,
-    });
+        .map(LimitSpecs::longest_window);
     windows.max().unwrap_or_default()
+}
+
+fn error(settings: &PoolSettings, member: &str, problem: String) -> PoolError {
+    PoolError::Member {
+        pool: settings.name.clone(),
+        member: member.to_owned(),
+        problem,
+    }
 }

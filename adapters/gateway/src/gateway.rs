@@ -81,6 +81,9 @@ impl Gateway {
         let changes = state.as_ref().map(|state| state.changes()).transpose()?;
         let changes: AdminChanges = changes.unwrap_or_default();
         let table = Table::new(settings, state.as_ref(), &changes)?;
+        if let Some(state) = &state {
+            state.settle()?;
+        }
         let shared = Arc::new(Shared::new(table, state, changes, queue));
         let mut gateway = Self {
             addresses: sockets

@@ -96,6 +96,9 @@ impl Table {
         {
             return Err(ReloadError::NeedsRestart);
         }
+        for pool in &settings.pools {
+            BackendPool::check(&changes.overlay(pool))?;
+        }
         let pools = settings.pools.iter().map(|pool| {
             let old = self
                 .pools
@@ -122,8 +125,13 @@ impl Table {
         })
     }
 
-    pub(crate) fn pool(&self, index: usize) -> Option<&BackendPool> {
-        self.pools.get(index).map(|pool| &**pool)
+    pub(crate) fn pool(&self, index: usize) -> Option<&Arc<BackendPool>> {
+        self.pools.get(index)
+    }
+
+    /// Returns the pool of a name.
+    pub(crate) fn pool_named(&self, name: &str) -> Option<&Arc<BackendPool>> {
+        self.pools.iter().find(|pool| pool.settings().name == name)
     }
 
     pub(crate) fn pools(&self) -> &[Arc<BackendPool>] {

@@ -28,6 +28,9 @@ const MIN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Lines of a file before it is compacted, and again each time that it has doubled since.
 const COMPACT_AT: usize = 50_000;
 
+/// The charges of one pool, which need no tags.
+type Log = Vec<((), Charge)>;
+
 /// Why a state file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -79,7 +82,7 @@ pub enum StateError {
 pub(crate) struct State {
     file: Mutex<StateFile>,
     /// The charges of earlier processes, by pool.
-    earlier: Mutex<HashMap<String, Vec<Charge>>>,
+    earlier: Mutex<HashMap<String, Log>>,
     changes: Option<Value>,
     path: PathBuf,
     exact: Duration,
@@ -93,15 +96,12 @@ impl State {
         let (mut file, found) = StateFile::open(&settings.path)?;
         let now = unix_tick();
         let exact = longest.max(MIN_EXACT);
-        let mut earlier: HashMap<String, Vec<Charge>> = HashMap::new();
-        for (pool, charge) in found.charges {
-            earlier.entry(pool).or_default().push(charge);
+        let mut earlier = by_pool(found.charges);
+        for log in earlier.values_mut() {
+            close_log(log, now);
+            *log = shortened(log, exact);
         }
-        for charges in earlier.values_mut() {
-            close_log(charges, now);
-            *charges = compact_log(charges, now, exact, exact.max(MIN_KEPT));
-        }
-        file.rewrite(lines(&earlier, found.changes.as_ref()))?;
+        file.rewrite(lines(&earlier, found.changes.as_ref()), found.may_lack)?;
         Ok(Self {
             file: Mutex::new(file),
             earlier: Mutex::new(earlier),
@@ -110,6 +110,11 @@ impl State {
             exact,
             must_close: found.may_lack && settings.after_crash == AfterCrash::Closed,
         })
+    }
+
+    /// Notes that all pools have taken over what earlier processes have left.
+    pub(crate) fn settle(&self) -> Result<(), StateError> {
+        self.compact(&mut lock(&self.file))
     }
 
     /// Returns the changes by the admin that earlier processes have left.
@@ -134,7 +139,14 @@ impl State {
 
     /// Takes the charges that earlier processes have left of a pool.
     pub(crate) fn earlier(&self, pool: &str) -> Vec<Charge> {
-        lock(&self.earlier).remove(pool).unwrap_or_default()
+        let log = lock(&self.earlier).remove(pool).unwrap_or_default();
+        log.into_iter().map(|((), charge)| charge).collect()
+    }
+
+    /// Writes charges of a pool that are not of its own making.
+    pub(crate) fn append(&self, pool: &str, charges: &[Charge]) -> Result<(), StateError> {
+        let lines = charges.iter().map(|charge| Line::charge(pool, *charge));
+        lock(&self.file).append(lines)
     }
 
     /// Writes what a pool has to write before the next request is sent.
@@ -167,15 +179,11 @@ impl State {
 
     fn compact(&self, file: &mut StateFile) -> Result<(), StateError> {
         let found = file.read()?;
-        let mut by_pool: HashMap<String, Vec<Charge>> = HashMap::new();
-        for (pool, charge) in found.charges {
-            by_pool.entry(pool).or_default().push(charge);
+        let mut by_pool = by_pool(found.charges);
+        for log in by_pool.values_mut() {
+            *log = shortened(log, self.exact);
         }
-        let kept = self.exact.max(MIN_KEPT);
-        for charges in by_pool.values_mut() {
-            *charges = compact_log(charges, unix_tick(), self.exact, kept);
-        }
-        file.rewrite(lines(&by_pool, found.changes.as_ref()))
+        file.rewrite(lines(&by_pool, found.changes.as_ref()), false)
     }
 
     /// Writes that the process ends in order, after the last charges.
@@ -191,15 +199,23 @@ impl State {
     }
 }
 
-fn lines(by_pool: &HashMap<String, Vec<Charge>>, changes: Option<&Value>) -> Vec<Line> {
-    let of_pool = |(pool, charges): (&String, &Vec<Charge>)| {
-        let lines: Vec<_> = charges
-            .iter()
-            .map(|charge| Line::charge(pool, *charge))
-            .collect();
-        lines
-    };
-    let mut lines: Vec<_> = by_pool.iter().flat_map(of_pool).collect();
+fn by_pool(charges: Vec<(String, Charge)>) -> HashMap<String, Log> {
+    let mut by_pool: HashMap<String, Log> = HashMap::new();
+    for (pool, charge) in charges {
+        by_pool.entry(pool).or_default().push(((), charge));
+    }
+    by_pool
+}
+
+fn shortened(log: &Log, exact: Duration) -> Log {
+    compact_log(log, unix_tick(), exact, exact.max(MIN_KEPT))
+}
+
+fn lines(by_pool: &HashMap<String, Log>, changes: Option<&Value>) -> Vec<Line> {
+    let charges = by_pool
+        .iter()
+        .flat_map(|(pool, log)| log.iter().map(|(_, charge)| Line::charge(pool, *charge)));
+    let mut lines: Vec<_> = charges.collect();
     lines.extend(changes.cloned().map(Line::Changes));
     lines
 }

@@ -22,10 +22,12 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use leasehold_config::UpstreamBounds;
 use leasehold_protocol::{BackendHealth, backend_health};
 use leasehold_sync::{Outcome, Release};
 use leasehold_tokio::LeasedBody;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Answers a request.
 pub(crate) async fn answer(
@@ -109,11 +111,13 @@ impl Exchange<'_> {
             client,
         );
         let asked = pool.request(client, &session);
-        let outgoing = Outgoing {
+        let shared = self.connection.worker.shared();
+        let mut outgoing = Outgoing {
             parts: self.parts,
             target: &target,
             caller: self.caller(listener, &target),
-            pool,
+            pool: Arc::clone(pool),
+            shared,
             state: &self.connection.state,
             asked,
             has_body,
@@ -122,7 +126,12 @@ impl Exchange<'_> {
         let answered = outgoing
             .send(self.connection.worker.idle(), body, record)
             .await?;
-        let mut passed = self.pass_back(answered, pool, upgraded, record);
+        let mut passed = self.pass_back(
+            answered,
+            outgoing.pool.settings().upstream,
+            upgraded,
+            record,
+        );
         if let (Passed::Whole(response), Some(cookie)) = (&mut passed, session.cookie) {
             response
                 .headers_mut()
@@ -182,7 +191,7 @@ impl Exchange<'_> {
     fn pass_back(
         &self,
         answered: Answered,
-        pool: &BackendPool,
+        bounds: UpstreamBounds,
         upgraded: Option<OnUpgrade>,
         record: &mut Record,
     ) -> Passed {
@@ -212,7 +221,6 @@ impl Exchange<'_> {
             BackendHealth::Fails => Outcome::Failed,
         };
         let release = Release::from(outcome).latency(first_byte.saturating_sub(record.waited));
-        let bounds = pool.settings().upstream;
         let worker = Rc::clone(&self.connection.worker);
         let body = BackendBody::new(body, sent.connection, &lease, bounds, worker);
         Passed::Whole(Response::from_parts(
@@ -226,7 +234,7 @@ fn route<'t>(
     listener: &Listener,
     table: &'t Table,
     target: &Target,
-) -> Result<&'t BackendPool, Refusal> {
+) -> Result<&'t Arc<BackendPool>, Refusal> {
     let host = listener
         .routes_by_host()
         .then(|| target.host_name())

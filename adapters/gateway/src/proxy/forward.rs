@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::record::Record;
+use crate::shared::{Shared, Table};
 use crate::upstream::{IdleConnections, SendError, Sent, send};
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
@@ -26,7 +27,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) parts: &'a Parts,
     pub(crate) target: &'a Target,
     pub(crate) caller: Caller<'a>,
-    pub(crate) pool: &'a BackendPool,
+    pub(crate) pool: Arc<BackendPool>,
+    pub(crate) shared: &'a Shared,
     pub(crate) state: &'a Arc<CallerState>,
     pub(crate) asked: leasehold_sync::Request,
     pub(crate) has_body: bool,
@@ -53,7 +55,7 @@ struct Failed {
 impl Outgoing<'_> {
     /// Passes the request on, again if need be, until it has an answer's head.
     pub(crate) async fn send(
-        &self,
+        &mut self,
         idle: &IdleConnections,
         mut body: CallerBody,
         record: &mut Record,
@@ -95,15 +97,20 @@ impl Outgoing<'_> {
     }
 
     /// Waits for a member; after failures for one that has not failed, if there is one.
-    async fn lease(&self, tried: &[MemberId]) -> Result<Lease<Backend>, Refusal> {
-        let pool = self.pool.pool();
-        let mut asked = self.asked;
-        if !tried.is_empty() {
-            let other = pool.blocking().alternative(&asked, tried);
-            asked = other.map_or(asked, |member| asked.pin(member));
-        }
-        let leased = pool.acquire_with(asked).await;
-        let lease = leased.map_err(|refused| self.refusal(&refused))?;
+    async fn lease(&mut self, tried: &[MemberId]) -> Result<Lease<Backend>, Refusal> {
+        let lease = loop {
+            let pool = self.pool.pool();
+            let mut asked = self.asked;
+            if !tried.is_empty() {
+                let other = pool.blocking().alternative(&asked, tried);
+                asked = other.map_or(asked, |member| asked.pin(member));
+            }
+            match pool.acquire_with(asked).await {
+                Ok(lease) => break lease,
+                Err(AcquireError::Closed) => self.follow_reload().await?,
+                Err(refused) => return Err(self.refusal(&refused)),
+            }
+        };
         if let Err(error) = self.pool.write_charges() {
             let _ = lease.release(Outcome::NotSent);
             return Err(Refusal::new(
@@ -113,6 +120,27 @@ impl Outgoing<'_> {
             ));
         }
         Ok(lease)
+    }
+
+    /// Goes to the pool that a reload puts in this one's place.
+    async fn follow_reload(&mut self) -> Result<(), Refusal> {
+        let name = &self.pool.settings().name;
+        let mut tables = self.shared.tables();
+        // The pool is closed before the other is in its place.
+        let is_over = |table: &Arc<Table>| {
+            table
+                .pool_named(name)
+                .is_none_or(|pool| !pool.is_same(&self.pool))
+        };
+        let next = tables
+            .wait_for(is_over)
+            .await
+            .ok()
+            .and_then(|table| table.pool_named(name).cloned());
+        let text = "the pool was taken away by a reload";
+        self.pool =
+            next.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_backend", text))?;
+        Ok(())
     }
 
     fn refusal(&self, refused: &AcquireError) -> Refusal {

@@ -17,6 +17,9 @@ const PRIVATE: u32 = 0o600;
 /// Where Linux tells which boot of the machine this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// The boot of a file that lacks charges.
+const NO_BOOT: &str = "unknown";
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,15 +107,21 @@ impl StateFile {
         Ok(())
     }
 
-    /// Replaces all lines.
+    /// Replaces all lines. One that lacks charges is read as such until it is replaced again.
     pub(super) fn rewrite(
         &mut self,
         lines: impl IntoIterator<Item = Line>,
+        may_lack: bool,
     ) -> Result<(), StateError> {
         let io = io_error(&self.path);
+        let boot = if may_lack {
+            NO_BOOT.to_owned()
+        } else {
+            boot_id()
+        };
         let header = Line::Header {
             leasehold: VERSION,
-            boot: boot_id(),
+            boot,
         };
         let (text, count) = text_of(core::iter::once(header).chain(lines));
         let folder = self
@@ -308,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         let (mut first, _) = StateFile::open(&path).unwrap();
-        first.rewrite([charge()]).unwrap();
+        first.rewrite([charge()], false).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, PRIVATE);
         let second = StateFile::open(&path).unwrap_err().to_string();
@@ -316,9 +325,10 @@ mod tests {
             second.contains(&format!("process {}", std::process::id())),
             "{second}"
         );
+        first.rewrite([charge()], true).unwrap();
         drop(first);
         let (_, found) = StateFile::open(&path).unwrap();
-        assert_eq!(found.charges.len(), 1);
+        assert_eq!((found.charges.len(), found.may_lack), (1, true));
     }
 
     proptest! {

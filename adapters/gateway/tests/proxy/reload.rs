@@ -117,3 +117,70 @@ fn limits_hold_over_a_restart() {
         assert_eq!(backend.stop().requests, 2);
     }
 }
+
+#[test]
+fn a_request_that_waits_goes_on_in_the_pool_of_a_reload_and_within_its_limits() {
+    let backends = backends::<1>();
+    let text = |policy: &str| {
+        let pool = format!("policy = \"{policy}\"\nmax_wait = \"30s\"");
+        config(&pool, "", &[(backends[0].address(), 1)]).replace("weight = 1", "limits = \"1/1s\"")
+    };
+    let running = start(&text("fifo"));
+    thread::scope(|scope| {
+        assert_eq!(get(running.address, "/").status, 200);
+        let waiting: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| get(running.address, "/").status))
+            .collect();
+        for policy in ["least_used", "round_robin"] {
+            running.gateway.reload(settings(&text(policy))).unwrap();
+        }
+        for one in waiting {
+            assert_eq!(one.join().unwrap(), 200);
+        }
+    });
+    let report = backends[0].report();
+    let arrivals: Vec<_> = report
+        .recorded
+        .iter()
+        .map(|request| request.number)
+        .collect();
+    assert_eq!(arrivals, [1, 2, 3, 4]);
+}
+
+#[test]
+fn limits_count_as_used_up_after_a_reboot_unless_the_file_is_to_be_trusted() {
+    let backends = backends::<2>();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("leasehold.state");
+    let members = [(backends[0].address(), 1), (backends[1].address(), 1)];
+    // Limits of a member, of a group and of the pool.
+    for limits in [
+        "weight = 1\nlimits = \"5/60s\"",
+        "weight = 1\nlimits = \"5/60s\"\ngroup = \"a\"",
+        "weight = 1",
+    ] {
+        let pool = match limits {
+            "weight = 1" => "max_wait = \"0s\"\nlimits = \"5/60s\"",
+            _ => "max_wait = \"0s\"",
+        };
+        let text = config(pool, "", &members).replace("weight = 1", limits);
+        for (after_crash, status) in [("closed", 429), ("trust", 200)] {
+            std::fs::write(
+                &state,
+                "{\"header\":{\"leasehold\":1,\"boot\":\"another\"}}\n",
+            )
+            .unwrap();
+            let text = format!(
+                "state = \"{}\"\nafter_crash = \"{after_crash}\"\n{text}",
+                state.display()
+            );
+            let running = start(&text);
+            assert_eq!(
+                get(running.address, "/").status,
+                status,
+                "{limits}, {after_crash}"
+            );
+            running.gateway.drain();
+        }
+    }
+}
