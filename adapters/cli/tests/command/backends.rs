@@ -13,14 +13,8 @@ struct Backends {
 
 impl Backends {
     fn start(count: usize, arguments: &[&str]) -> Self {
-        let mut process = leasehold()
-            .args(["testbed", "backends"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the backends start");
-        let stdout = process.stdout.take().expect("its output is piped");
-        let mut output = BufReader::new(stdout);
+        let (process, mut output) =
+            super::start(&["testbed", "backends"], arguments, Stdio::inherit());
         let mut address = || {
             let mut line = String::new();
             output

@@ -16,14 +16,7 @@ struct Gateway {
 
 impl Gateway {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = leasehold();
-        command
-            .arg("gateway")
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = command.spawn().expect("the gateway starts");
-        let mut log = BufReader::new(process.stdout.take().expect("its output is piped"));
+        let (process, mut log) = super::start(&["gateway"], arguments, Stdio::piped());
         let mut line = String::new();
         log.read_line(&mut line).expect("it prints its address");
         let Some(address) = line.trim().strip_prefix("http://") else {

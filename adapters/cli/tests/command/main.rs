@@ -31,6 +31,19 @@ fn send_signal(process: &Child, name: &str) {
     assert!(sent.expect("there is a shell").success());
 }
 
+/// Starts a command, and returns what it prints; its errors go to `errors`.
+fn start(command: &[&str], arguments: &[&str], errors: Stdio) -> (Child, BufReader<ChildStdout>) {
+    let mut process = leasehold()
+        .args(command)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .expect("it starts");
+    let stdout = process.stdout.take().expect("its output is piped");
+    (process, BufReader::new(stdout))
+}
+
 /// A test server in its own process.
 struct Testbed {
     process: Child,
@@ -40,14 +53,7 @@ struct Testbed {
 
 impl Testbed {
     fn start(arguments: &[&str]) -> Self {
-        let mut process = leasehold()
-            .args(["testbed", "openai"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the testbed starts");
-        let stdout = process.stdout.take().expect("its output is piped");
-        let mut output = BufReader::new(stdout);
+        let (process, mut output) = start(&["testbed", "openai"], arguments, Stdio::inherit());
         let mut line = String::new();
         output.read_line(&mut line).expect("it prints its address");
         let url = line.trim().strip_prefix("listening on ").expect(&line);
