@@ -53,6 +53,21 @@ impl Settings {
         }
         page.0
     }
+
+    /// Returns the settings as [`to_toml`](Self::to_toml) writes them, without its comments.
+    ///
+    /// ```
+    /// use leasehold_config::{Flags, Settings};
+    ///
+    /// let settings = Settings::from_flags(Flags::default())?.to_json();
+    /// assert_eq!(settings["pools"]["default"]["members"][1]["weight"], 2);
+    /// # Ok::<(), leasehold_config::FlagsError>(())
+    /// ```
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        // It is read back by a property test.
+        toml::from_str(&self.to_toml()).unwrap_or_default()
+    }
 }
 
 /// A text that grows.

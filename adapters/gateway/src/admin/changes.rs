@@ -123,10 +123,9 @@ mod tests {
     use super::super::body::{Change, parse};
     use super::super::routes::Kind;
     use super::*;
-    use leasehold_config::{Kind as PoolKind, MemberSettings, RetrySettings, UpstreamBounds};
-    use leasehold_core::balance::Policy;
-    use leasehold_core::health::PanicThreshold;
+    use leasehold_config::{Given, Settings};
     use leasehold_sync::MemberStatus;
+    use std::path::Path;
 
     fn backend(body: &str) -> (String, AddedBackend) {
         let parsed = parse(Kind::Add, body.as_bytes());
@@ -136,29 +135,18 @@ mod tests {
         (new.name, new.backend)
     }
 
-    fn member(port: u16) -> MemberSettings {
-        let (name, backend) = backend(&format!(r#"{{"host":"127.0.0.1","port":{port}}}"#));
-        backend.settings(&name)
-    }
-
     fn pool() -> PoolSettings {
-        PoolSettings {
-            name: "web".to_owned(),
-            kind: PoolKind::Http,
-            policy: Policy::RoundRobin,
-            max_wait: core::time::Duration::from_secs(1),
-            max_waiters: 10,
-            limits: None,
-            breaker: None,
-            health: None,
-            outlier: None,
-            panic_threshold: PanicThreshold::NEVER,
-            slow_start: None,
-            affinity: None,
-            retry: RetrySettings::default(),
-            upstream: UpstreamBounds::default(),
-            members: vec![member(8_001), member(8_002), member(8_003)],
-        }
+        let members =
+            [8_001, 8_002, 8_003].map(|port| format!("{{ url = \"http://127.0.0.1:{port}\" }},"));
+        let text = format!(
+            "[pools.web]\nkind = \"http\"\nmembers = [{}]\n\
+            [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\npool = \"web\"",
+            members.concat()
+        );
+        Settings::parse(&text, Path::new("/"), &Given::new())
+            .unwrap()
+            .pools
+            .remove(0)
     }
 
     fn members(changes: &AdminChanges) -> Vec<(String, u16)> {

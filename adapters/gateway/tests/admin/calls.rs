@@ -228,7 +228,7 @@ fn the_settings_in_force_are_shown_without_the_token() {
     let config = answer.json();
     assert_eq!(config["admin"]["has_token"], true);
     assert_eq!(config["algorithm"], "round_robin");
-    assert_eq!(config["pools"][0]["max_wait"], "5s");
+    assert_eq!(config["settings"]["pools"]["web"]["max_wait"], "5s");
 }
 
 #[test]

@@ -3,17 +3,14 @@
 use core::net::SocketAddr;
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_config::{
-    AccessLog, Address, AdminSettings, HealthCheck, Kind, ListenerBounds, ListenerSettings,
-    MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings, Token, TrustedProxies,
-    UpstreamBounds,
-};
+use leasehold_config::{Given, HealthCheck, PoolSettings, Settings};
 use leasehold_core::balance::Policy;
-use leasehold_core::health::{BreakerConfig, PanicThreshold, ProbeConfig};
+use leasehold_core::health::ProbeConfig;
 use leasehold_gateway::Gateway;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 
 pub(crate) const TOKEN: &str = "a-token-of-some-length";
@@ -59,39 +56,30 @@ fn serve(mut stream: TcpStream, address: SocketAddr) -> Option<()> {
     }
 }
 
+/// Reads settings with a token and one listener, whose requests go to the pool of this name.
+fn parsed(name: &str, pool: &str) -> Settings {
+    let text = format!(
+        "access_log = false\ndrain = \"5s\"\n[admin]\ntoken_file = \"token\"\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\ntrusted_proxies = \"all\"\npool = \"{name}\"\n\
+        [pools.{name}]\nkind = \"http\"\n{pool}"
+    );
+    let inputs = Given::new().with_file("/token", TOKEN);
+    Settings::parse(&text, Path::new("/"), &inputs).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// Returns a pool with a breaker that opens after 3 failures.
 pub(crate) fn pool(name: &str, policy: Policy, backends: &[SocketAddr]) -> PoolSettings {
-    let members = backends.iter().map(|backend| MemberSettings {
-        name: backend.to_string(),
-        url: format!("http://{backend}/").parse().expect("a URL"),
-        key: None,
-        weight: 1,
-        tier: 0,
-        labels: Vec::new(),
-        limits: None,
-        group: None,
-        max_connections: None,
-    });
-    let minute = Duration::from_secs(60);
-    let breaker = BreakerConfig::builder(minute, minute)
-        .consecutive_failures(const { NonZeroU32::new(3).unwrap() });
-    PoolSettings {
-        name: name.to_owned(),
-        kind: Kind::Http,
-        policy,
-        max_wait: Duration::from_secs(5),
-        max_waiters: 100,
-        limits: None,
-        breaker: Some(breaker.build().expect("sound settings")),
-        health: None,
-        outlier: None,
-        panic_threshold: PanicThreshold::NEVER,
-        slow_start: None,
-        affinity: None,
-        retry: RetrySettings::default(),
-        upstream: UpstreamBounds::default(),
-        members: members.collect(),
+    let mut text = format!(
+        "policy = \"{policy}\"\nmax_wait = \"5s\"\nmax_waiters = 100\nbreaker = {{ failures = 3, open = \"1min\" }}\n"
+    );
+    // A file can't have a pool without members; a test can.
+    let placeholder = SocketAddr::from(([127, 0, 0, 1], 1));
+    for backend in backends.iter().chain([&placeholder]) {
+        text += &format!("[[pools.{name}.members]]\nurl = \"http://{backend}\"\n");
     }
+    let mut pool = parsed(name, &text).pools.remove(0);
+    pool.members.truncate(backends.len());
+    pool
 }
 
 /// Returns health checks every few milliseconds, none of which a slow machine fails.
@@ -108,34 +96,10 @@ pub(crate) fn health() -> HealthCheck {
 
 /// Returns settings with a token and one listener, whose requests go to the first pool.
 pub(crate) fn settings(pools: Vec<PoolSettings>) -> Settings {
-    let free = Address::Tcp(([127, 0, 0, 1], 0).into());
+    let any = "members = [{ url = \"http://127.0.0.1:1\" }]";
     Settings {
-        state: None,
-        admin: AdminSettings {
-            listen: None,
-            token: Some(Token::new(TOKEN)),
-            open_on_loopback: false,
-        },
-        access_log: AccessLog {
-            format: None,
-            path: None,
-        },
-        drain: Duration::from_secs(5),
-        listeners: vec![ListenerSettings {
-            address: free,
-            serve: Serve::Http,
-            routes: vec![Route {
-                host: None,
-                path: "/".to_owned(),
-                pool: 0,
-            }],
-            token: None,
-            bounds: ListenerBounds::default(),
-            forwarded: TrustedProxies::All,
-            limit: None,
-            client_limit: None,
-        }],
         pools,
+        ..parsed("any", any)
     }
 }
 
