@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     open_files::raise_limit();
     let gateway = Gateway::start(settings).map_err(CliError::system)?;
     for address in gateway.addresses().iter().flatten() {
-        print_out(format_args!("http://{address}"));
+        print_out(format_args!("listening on http://{address}"));
     }
     runtime.block_on(obey(&mut signals, &gateway, arguments));
     print_err("draining; send the signal again to end at once");

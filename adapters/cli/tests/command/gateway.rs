@@ -19,7 +19,7 @@ impl Gateway {
         let (process, mut log) = super::start(&["gateway"], arguments, Stdio::piped());
         let mut line = String::new();
         log.read_line(&mut line).expect("it prints its address");
-        let Some(address) = line.trim().strip_prefix("http://") else {
+        let Some(address) = line.trim().strip_prefix("listening on http://") else {
             let output = process.wait_with_output().expect("it ends");
             panic!("{line:?}, {}", text(&output.stderr));
         };
