@@ -1,6 +1,6 @@
 //! Which session a request belongs to.
 //!
-//! Invariant: a cookie that the gateway has not set begins a new session, and never breaks a request.
+//! Invariant: a cookie that names no session begins a new one, and never breaks a request.
 
 use core::net::IpAddr;
 use http::header::COOKIE;

@@ -39,16 +39,15 @@ pub(crate) async fn watch(shared: Arc<Shared>, pool: Arc<BackendPool>) {
             }
             PoolEvent::Changed { member, change } => {
                 let sync = pool.pool().blocking();
-                let name = sync.member_name(member);
-                if let Some(name) = &name {
+                // A backend that was removed is not told of.
+                if let Some(name) = sync.member_name(member) {
                     let told = Told::of_health(change, sync.now());
-                    shared.events().tell(&pool, name, told);
+                    shared.report(format_args!(
+                        "pool {}: {name}: {told}",
+                        pool.settings().name
+                    ));
+                    shared.events().tell(&pool, &name, told);
                 }
-                let name = name.as_deref().unwrap_or("a removed backend");
-                shared.report(format_args!(
-                    "pool {}: {name}: {change:?}",
-                    pool.settings().name
-                ));
             }
             PoolEvent::Drained { member } => {
                 if let Some(name) = pool.pool().blocking().member_name(member) {

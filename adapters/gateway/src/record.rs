@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// What the log has for a caller that left before its answer; nginx's number for it.
+const CALLER_LEFT: u16 = 499;
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -92,7 +95,7 @@ impl Record {
             referrer: parts.headers.get(REFERER).cloned(),
             agent: parts.headers.get(USER_AGENT).cloned(),
             request_id,
-            status: StatusCode::OK,
+            status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::REQUEST_TIMEOUT),
             bytes: 0,
             backend: None,
             attempts: 0,

@@ -111,15 +111,27 @@ struct Open {
 }
 
 impl Open {
-    fn add(&self, more: i32) {
-        self.count.set(self.count.get().saturating_add_signed(more));
-        self.closed.notify_waiters();
+    fn add(self: &Rc<Self>) -> OpenHere {
+        self.count.set(self.count.get().saturating_add(1));
+        OpenHere(Rc::clone(self))
     }
 
     async fn all_closed(&self) {
         while self.count.get() > 0 {
             self.closed.notified().await;
         }
+    }
+}
+
+/// A connection that its thread waits for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OpenHere(Rc<Open>);
+
+impl Drop for OpenHere {
+    fn drop(&mut self) {
+        let Self(open) = self;
+        open.count.set(open.count.get().saturating_sub(1));
+        open.closed.notify_waiters();
     }
 }
 
@@ -223,12 +235,7 @@ fn start<S>(
         state: Arc::new(CallerState::default()),
         max_requests: bounds.max_requests,
         requests: Cell::new(0),
+        _open: (counted, open.add()),
     };
-    let open = Rc::clone(open);
-    open.add(1);
-    spawn_local(async move {
-        serve(stream, connection, bounds).await;
-        drop(counted);
-        open.add(-1);
-    });
+    spawn_local(serve(stream, connection, bounds));
 }

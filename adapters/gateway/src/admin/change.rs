@@ -47,9 +47,7 @@ pub(crate) fn make(
         keep(shared, &record);
         shared.report(format_args!(
             "pool {}: {}: {} by the admin interface",
-            view.pool,
-            view.id,
-            told.name()
+            view.pool, view.id, told
         ));
         shared.events().tell(pool, &view.id, told);
     }

@@ -11,9 +11,11 @@ use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
 use crate::worker::Worker;
 use bytes::Bytes;
+use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use http::StatusCode;
+use leasehold_core::time::DisplaySpan;
 use leasehold_sync::HealthChange;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -92,6 +94,27 @@ impl Told {
             Self::Drained => "drained",
             Self::Weight(_) => "weight",
             Self::Health(name, _) => name,
+        }
+    }
+}
+
+/// The change in words: `breaker open for 30s`.
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name().replace('_', " ");
+        match self {
+            Self::Weight(weight) => write!(f, "{name} {weight}"),
+            Self::Health(_, Some(time)) => {
+                let whole = Duration::from_secs(time.as_secs().max(1));
+                write!(f, "{name} for {}", DisplaySpan(whole))
+            }
+            Self::Added
+            | Self::Removed
+            | Self::Disabled
+            | Self::Enabled
+            | Self::Draining
+            | Self::Drained
+            | Self::Health(_, None) => f.write_str(&name),
         }
     }
 }

@@ -149,7 +149,13 @@ impl<S: AsyncWrite + Unpin> CallerIo<S> {
             interim.bytes.drain(..written);
             interim.has_begun = !interim.bytes.is_empty();
         }
-        interim.reader = Some(context.waker().clone());
+        let is_known = interim
+            .reader
+            .as_ref()
+            .is_some_and(|reader| reader.will_wake(context.waker()));
+        if !is_known {
+            interim.reader = Some(context.waker().clone());
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -6,7 +6,8 @@ use super::answer::AnswerBody;
 use super::caller_io::{CallerIo, CallerState};
 use super::exchange::answer;
 use super::headers::Peer;
-use crate::worker::Worker;
+use crate::connections::Counted;
+use crate::worker::{OpenHere, Worker};
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 use core::num::NonZeroU32;
@@ -37,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) state: Arc<CallerState>,
     pub(crate) max_requests: Option<NonZeroU32>,
     pub(crate) requests: Cell<u32>,
+    /// Counts it, with its tunnel, as open.
+    pub(crate) _open: (Counted, OpenHere),
 }
 
 impl Connection {

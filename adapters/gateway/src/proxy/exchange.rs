@@ -54,7 +54,7 @@ pub(crate) async fn answer(
     let mut response = match exchange.run(body, upgraded, &mut record).await {
         Ok(Passed::Whole(response)) => response,
         Ok(Passed::Upgraded(response, tunnel)) => {
-            tunnel.start(record);
+            tunnel.start(connection, record);
             return response;
         }
         Err(refusal) => {

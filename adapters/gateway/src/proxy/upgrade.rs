@@ -2,11 +2,13 @@
 //!
 //! Invariant: the lease lasts as long as the tunnel, and either side's end of sending is passed on.
 
+use super::connection::Connection;
 use crate::backend::Backend;
 use crate::record::{End, Record};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use leasehold_sync::{Lease, Outcome};
+use std::rc::Rc;
 use tokio::io::copy_bidirectional;
 use tokio::task::spawn_local;
 
@@ -20,8 +22,10 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// Joins both sides once they are ready, in a task of its own.
-    pub(crate) fn start(self, mut record: Box<Record>) {
+    pub(crate) fn start(self, connection: Rc<Connection>, mut record: Box<Record>) {
         spawn_local(async move {
+            // The connection counts as open until the tunnel ends.
+            let _connection = connection;
             record.end = End::Upgraded;
             let (Ok(caller), Ok(backend)) = (self.caller.await, self.backend.await) else {
                 // A lease that has expired meanwhile was taken back already.

@@ -150,28 +150,55 @@ fn an_old_client_gets_an_answer_that_it_can_read() {
     assert_eq!(answer.body.len(), 6);
 }
 
-#[test]
-fn another_protocol_is_tunnelled_until_either_side_ends() {
-    let backends = backends::<1>();
-    let running = start_before("", "", &backends);
-    let mut caller = Caller::connect(running.address);
+/// Opens a websocket.
+fn websocket(address: core::net::SocketAddr) -> Caller {
+    let mut caller = Caller::connect(address);
     caller.send(
         "GET /ws HTTP/1.1\r\nhost: test\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
-    let head = String::from_utf8(caller.read_until("\r\n\r\n")).unwrap();
+    let head = String::from_utf8(caller.read_until("\r\n\r\n")).expect("a head in ASCII");
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    assert!(
-        head.to_lowercase()
-            .contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
-        "{head}"
-    );
+    let accept = "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=";
+    assert!(head.to_lowercase().contains(accept), "{head}");
+    caller
+}
+
+#[test]
+fn another_protocol_is_tunnelled_until_either_side_ends() {
+    let backends = backends::<1>();
+    let running = start_before("", "", &backends);
+    let mut caller = websocket(running.address);
     // A masked text frame, with a mask of zeros, comes back without one.
     caller.send(b"\x81\x82\0\0\0\0\r\n");
     assert_eq!(caller.exactly(4), b"\x81\x02\r\n");
     assert!(backends[0].wait(LONG, |report| report.websockets_open == 1));
     caller.stream().shutdown(Shutdown::Both).unwrap();
     assert!(backends[0].wait(LONG, |report| report.websockets_open == 0));
+}
+
+#[test]
+fn a_tunnel_counts_as_a_connection_and_a_thousand_of_them_are_served() {
+    let backends = backends::<1>();
+    let running = start_before("", "bounds = { max_client_connections = 1000 }", &backends);
+    let mut callers: Vec<_> = (0..1_000).map(|_| websocket(running.address)).collect();
+    assert!(backends[0].wait(LONG, |report| report.websockets_open == 1_000));
+    for caller in &mut callers {
+        caller.send(b"\x81\x82\0\0\0\0ok");
+    }
+    for caller in &mut callers {
+        assert_eq!(caller.exactly(4), b"\x81\x02ok");
+    }
+    assert_eq!(Caller::connect(running.address).rest(), b"");
+    drop(callers);
+    assert!(backends[0].wait(LONG, |report| report.websockets_open == 0));
+    // The gateway notices at its own time.
+    let served = || {
+        let mut caller = Caller::connect(running.address);
+        caller.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n");
+        caller.answer().is_some()
+    };
+    assert!((0..1_000).any(|_| served()));
 }
 
 #[test]
