@@ -17,6 +17,9 @@ use core::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Share rate-limited API keys and servers fairly, within their limits.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]

@@ -6,6 +6,7 @@ mod line;
 
 use crate::record::Record;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 use leasehold_config::{AccessLog, LogFormat};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -55,6 +56,10 @@ impl LogQueue {
         )))
     }
 
+    pub(crate) fn format(&self) -> LogFormat {
+        self.format
+    }
+
     /// Opens the file anew before the next line, because it was moved away.
     pub(crate) fn reopen(&self) {
         self.status.must_reopen.store(true, Ordering::Relaxed);
@@ -75,8 +80,9 @@ pub(crate) struct LogBuffer {
 
 impl LogBuffer {
     /// Adds a line.
-    pub(crate) fn add(&mut self, queue: &LogQueue, record: &Record) {
-        line::write(&mut self.bytes, queue.format, &mut self.dates, record);
+    pub(crate) fn add(&mut self, queue: &LogQueue, record: &Record, took: Duration) {
+        let date = self.dates.of(record.started, took);
+        line::write(&mut self.bytes, queue.format, date, record, took);
         if self.bytes.len() >= BUFFER {
             self.flush(queue);
         }

@@ -10,6 +10,7 @@ mod clock;
 mod connections;
 mod gateway;
 mod listener;
+mod patience;
 mod probes;
 mod proxy;
 mod record;

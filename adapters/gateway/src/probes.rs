@@ -85,7 +85,8 @@ async fn is_healthy(pool: &BackendPool, health: &HealthCheck, backend: &Backend)
     headers.insert(HOST, backend.authority().clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("leasehold"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let response = connection.send(request).await.ok()?;
+    let sent = connection.send(request, health.probes.timeout());
+    let response = sent.await?.ok()?;
     connection.detach();
     let status = response.status().as_u16();
     let Some(text) = &health.body else {

@@ -60,7 +60,9 @@ pub(crate) struct Record {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) version: Version,
+    /// The page that led here, if the log has it.
     pub(crate) referrer: Option<HeaderValue>,
+    /// The caller's program, if the log has it.
     pub(crate) agent: Option<HeaderValue>,
     pub(crate) request_id: HeaderValue,
     pub(crate) status: StatusCode,
@@ -84,6 +86,12 @@ impl Record {
         request_id: HeaderValue,
     ) -> Self {
         state.is_busy.store(true, Ordering::Relaxed);
+        let has_referrer = worker.logs_referrers();
+        let field = |name| {
+            has_referrer
+                .then(|| parts.headers.get(name).cloned())
+                .flatten()
+        };
         Self {
             worker: Rc::clone(worker),
             state: Arc::clone(state),
@@ -92,8 +100,8 @@ impl Record {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
-            referrer: parts.headers.get(REFERER).cloned(),
-            agent: parts.headers.get(USER_AGENT).cloned(),
+            referrer: field(REFERER),
+            agent: field(USER_AGENT),
             request_id,
             status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::REQUEST_TIMEOUT),
             bytes: 0,

@@ -12,6 +12,7 @@ use crate::upstream::IdleConnections;
 use core::cell::{Cell, RefCell};
 use core::net::IpAddr;
 use core::time::Duration;
+use leasehold_config::LogFormat;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,13 +52,20 @@ impl Worker {
         &self.idle
     }
 
+    /// Whether lines of the log have the page and the program that a request came from.
+    pub(crate) fn logs_referrers(&self) -> bool {
+        let log = self.shared.log();
+        log.is_some_and(|log| log.format() != LogFormat::Common)
+    }
+
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record) {
         let is_ok = !record.status.is_server_error()
             && !matches!(record.end, End::BackendBroke | End::BackendStalled);
-        self.shared.totals().count(is_ok, record.started.elapsed());
+        let took = record.started.elapsed();
+        self.shared.totals().count(is_ok, took);
         if let Some(queue) = self.shared.log() {
-            self.log.borrow_mut().add(queue, record);
+            self.log.borrow_mut().add(queue, record, took);
         }
     }
 

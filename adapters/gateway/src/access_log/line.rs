@@ -4,32 +4,35 @@
 
 use crate::clock::time_of_day;
 use crate::record::Record;
-use http::HeaderValue;
+use core::time::Duration;
+use http::{HeaderValue, Version};
 use leasehold_config::LogFormat;
 use serde::Serialize;
 use std::io::Write;
 use std::time::SystemTime;
+use tokio::time::Instant;
 
 /// Dates as text, made once a second.
 #[derive(Debug, Default)]
 pub(crate) struct Dates {
-    second: Option<u64>,
+    /// The end of the second that the text stands for.
+    until: Option<Instant>,
     /// `10/Oct/2000:13:55:36 +0000`.
-    common: String,
+    text: String,
 }
 
 impl Dates {
-    fn common(&mut self) -> &str {
-        let now = time_of_day();
-        let since = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        if self.second != Some(since) {
-            self.second = Some(since);
-            self.common = common_date(now);
+    /// Returns the date of the end of a request that has just ended.
+    pub(crate) fn of(&mut self, started: Instant, took: Duration) -> &str {
+        let ended = started + took;
+        if self.until.is_none_or(|until| ended >= until) {
+            let date = time_of_day();
+            let since = date.duration_since(SystemTime::UNIX_EPOCH);
+            let part = Duration::from_nanos(since.unwrap_or_default().subsec_nanos().into());
+            self.until = Some(ended + Duration::from_secs(1).saturating_sub(part));
+            self.text = common_date(date);
         }
-        &self.common
+        &self.text
     }
 }
 
@@ -65,32 +68,59 @@ struct JsonLine<'a> {
     agent: Option<&'a str>,
 }
 
-/// Adds the line of a request.
-pub(crate) fn write(out: &mut Vec<u8>, format: LogFormat, dates: &mut Dates, record: &Record) {
-    let date = dates.common();
+/// Adds the line of a request that took this time.
+pub(crate) fn write(
+    out: &mut Vec<u8>,
+    format: LogFormat,
+    date: &str,
+    record: &Record,
+    took: Duration,
+) {
     // Writing to memory does not fail.
     let _ = match format {
-        LogFormat::Json => write_json(out, date, record),
-        LogFormat::Common => write_common(out, date, record).and_then(|()| writeln!(out)),
-        LogFormat::Combined => write_combined(out, date, record),
+        LogFormat::Json => write_json(out, date, record, took),
+        LogFormat::Common => {
+            write_common(out, date, record);
+            writeln!(out)
+        }
+        LogFormat::Combined => write_combined(out, date, record, took),
     };
 }
 
-fn write_common(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
-    out.extend_from_slice(client_of(record).as_bytes());
-    write!(out, " - - [{date}] \"{} ", record.method)?;
+fn write_common(out: &mut Vec<u8>, date: &str, record: &Record) {
+    let version = match record.version {
+        Version::HTTP_10 => " HTTP/1.0\" ",
+        _ => " HTTP/1.1\" ",
+    };
+    let mut bytes = itoa::Buffer::new();
+    for part in [
+        client_of(record),
+        " - - [",
+        date,
+        "] \"",
+        record.method.as_str(),
+        " ",
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
     escape(out, path_of(record).as_bytes());
-    write!(
-        out,
-        " {:?}\" {} {}",
-        record.version,
-        record.status.as_u16(),
-        record.bytes
-    )
+    for part in [
+        version,
+        record.status.as_str(),
+        " ",
+        bytes.format(record.bytes),
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
-fn write_combined(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
-    write_common(out, date, record)?;
+fn write_combined(
+    out: &mut Vec<u8>,
+    date: &str,
+    record: &Record,
+    took: Duration,
+) -> std::io::Result<()> {
+    write_common(out, date, record);
     for field in [&record.referrer, &record.agent] {
         out.extend_from_slice(b" \"");
         escape(out, field.as_ref().map_or(b"-", HeaderValue::as_bytes));
@@ -101,19 +131,24 @@ fn write_combined(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Re
         .backend
         .as_ref()
         .map_or("-", |backend| backend.name());
-    let seconds = record.started.elapsed().as_secs_f64();
+    let seconds = took.as_secs_f64();
     let id = record.request_id.to_str().unwrap_or_default();
     writeln!(out, " {id} {backend} {seconds:.3} {}", record.end.code())
 }
 
-fn write_json(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result<()> {
+fn write_json(
+    out: &mut Vec<u8>,
+    date: &str,
+    record: &Record,
+    took: Duration,
+) -> std::io::Result<()> {
     let text = |field: &Option<HeaderValue>| {
         field
             .as_ref()
             .and_then(|value| value.to_str().ok().map(str::to_owned))
     };
     let (referrer, agent) = (text(&record.referrer), text(&record.agent));
-    let millis = |time: core::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     let line = JsonLine {
         time: date,
         client: client_of(record),
@@ -127,7 +162,7 @@ fn write_json(out: &mut Vec<u8>, date: &str, record: &Record) -> std::io::Result
         end: record.end.code(),
         queue_ms: millis(record.waited),
         first_byte_ms: record.first_byte.map(millis),
-        total_ms: millis(record.started.elapsed()),
+        total_ms: millis(took),
         referrer: referrer.as_deref(),
         agent: agent.as_deref(),
     };
@@ -163,7 +198,6 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
 
     #[test]
     fn a_date_is_as_the_common_log_format_has_it() {

@@ -3,9 +3,9 @@
 //! Invariant: at its end, however it comes, its lease is released, its line is logged and, if all of it was read, its
 //! connection is kept.
 
-use super::patience::Patience;
 use crate::backend::Backend;
 use crate::clock::now;
+use crate::patience::Patience;
 use crate::record::{End, Record};
 use crate::upstream::BackendConnection;
 use crate::worker::Worker;

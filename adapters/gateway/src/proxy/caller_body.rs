@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub(crate) struct Progress {
     /// Whether a part of it was read, so that it can't be sent again.
     pub(crate) has_begun: Cell<bool>,
-    /// The time at which its last part was read.
+    /// The time at which its last part was read; `None` for one without parts.
     pub(crate) ended: Cell<Option<Instant>>,
     /// The reason that it was cut.
     pub(crate) failed: Cell<Option<CutBody>>,
@@ -57,25 +57,18 @@ pub(crate) struct CallerBody {
 impl CallerBody {
     /// Takes the body of a request, which may have at most `max` bytes.
     pub(crate) fn new(body: Incoming, max: Option<u64>) -> Self {
-        let is_empty = body.is_end_stream();
-        let progress = Progress::default();
-        if is_empty {
-            progress.ended.set(Some(now()));
-        }
         Self {
-            body: (!is_empty).then_some(body),
-            progress: Rc::new(progress),
+            body: (!body.is_end_stream()).then_some(body),
+            progress: Rc::default(),
             left: max.unwrap_or(u64::MAX),
         }
     }
 
     /// Returns the body of a repeated request that has none.
     pub(crate) fn none() -> Self {
-        let progress = Progress::default();
-        progress.ended.set(Some(now()));
         Self {
             body: None,
-            progress: Rc::new(progress),
+            progress: Rc::default(),
             left: 0,
         }
     }

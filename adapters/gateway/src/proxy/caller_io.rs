@@ -4,9 +4,9 @@
 //! the listener's bounds allow without reading or sending.
 
 use super::framing::{Framing, Place, SoundBytes};
-use super::patience::Patience;
 use crate::clock::now;
 use crate::lock;
+use crate::patience::Patience;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, Waker, ready};

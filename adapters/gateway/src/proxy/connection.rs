@@ -75,6 +75,7 @@ where
     let mut served = pin!(served);
     let mut draining = pin!(worker.draining());
     tokio::select! {
+        biased;
         // Errors of a caller's connection are the caller's.
         _ = &mut served => {}
         () = &mut draining => {

@@ -5,40 +5,53 @@
 
 use core::cell::RefCell;
 use core::net::IpAddr;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, TE, TRAILER};
 use http::{HeaderMap, HeaderValue};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Longest request id that is taken from a caller.
 const MAX_ID: usize = 128;
+/// Fields that the gateway adds at most.
+const ADDED: usize = 8;
 
 /// Removes the fields that are for one connection, those that `connection` names among them.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let values = headers.get_all(CONNECTION).iter();
-        let names = values
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','));
-        let named: Vec<HeaderName> = names.filter_map(|name| name.trim().parse().ok()).collect();
-        for name in named {
-            // A body's length, a host and what the gateway tells are not the caller's to take away.
-            if !is_kept(&name) {
-                headers.remove(name);
-            }
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    let mut names = named_by_connection(headers);
+    names.extend(
+        headers
+            .keys()
+            .filter(|name| is_hop_by_hop(name.as_str()))
+            .cloned(),
+    );
+    for name in names {
         headers.remove(name);
     }
+}
+
+/// Whether a field is for one connection (RFC 9110, section 7.6.1).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
+}
+
+/// Returns the fields that `connection` names and that are the other side's to take away.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let tokens = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !["keep-alive", "close"].contains(token));
+    tokens
+        .filter_map(|token| token.parse().ok())
+        // A body's length, a host and what the gateway tells are not.
+        .filter(|name| !is_kept(name))
+        .collect()
 }
 
 fn is_kept(name: &HeaderName) -> bool {
@@ -109,22 +122,36 @@ pub(crate) fn for_backend(
     caller: &Caller<'_>,
     request_id: &HeaderValue,
 ) -> HeaderMap {
-    let takes_trailers = has_token(headers, &TE, "trailers");
-    let mut passed = headers.clone();
-    remove_hop_by_hop(&mut passed);
-    for name in [EXPECT, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
-        passed.remove(name);
+    let named = named_by_connection(headers);
+    let mut passed = HeaderMap::with_capacity(headers.len().saturating_add(ADDED));
+    let mut takes_trailers = false;
+    for (name, value) in headers {
+        match name.as_str() {
+            "te" => takes_trailers |= has_token(headers, &TE, "trailers"),
+            // What the gateway answers or tells itself.
+            "expect"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-request-id" => {}
+            "x-forwarded-proto" | "x-forwarded-host" if !caller.is_trusted => {}
+            text if is_hop_by_hop(text) || named.contains(name) => {}
+            _ => {
+                passed.append(name.clone(), value.clone());
+            }
+        }
     }
     if takes_trailers {
         passed.insert(TE, HeaderValue::from_static("trailers"));
     }
-    forward(&mut passed, caller);
+    forward(headers, &mut passed, caller);
     passed.insert(X_REQUEST_ID, request_id.clone());
     passed
 }
 
-/// Tells the caller's address, scheme and host; what an untrusted peer says of them is dropped.
-fn forward(headers: &mut HeaderMap, caller: &Caller<'_>) {
+/// Tells the caller's address, scheme and host, after what a trusted peer says of them.
+fn forward(headers: &HeaderMap, passed: &mut HeaderMap, caller: &Caller<'_>) {
     let earlier = |name: HeaderName| {
         let told = caller.is_trusted.then(|| joined(headers, &name));
         told.flatten()
@@ -140,21 +167,17 @@ fn forward(headers: &mut HeaderMap, caller: &Caller<'_>) {
         (None, Some(peer)) => peer.forwarded(caller),
         (earlier, _) => HeaderValue::from_str(&forwarded(caller, earlier)).ok(),
     };
-    set(headers, X_FORWARDED_FOR, path);
-    set(headers, FORWARDED, told);
-    if !caller.is_trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(caller.scheme));
+    let scheme = Some(HeaderValue::from_static(caller.scheme));
+    for (name, value) in [
+        (X_FORWARDED_FOR, path),
+        (FORWARDED, told),
+        (X_FORWARDED_PROTO, scheme),
+        (X_FORWARDED_HOST, caller.host.cloned()),
+    ] {
+        if let Some(value) = value {
+            passed.entry(name).or_insert(value);
+        }
     }
-    if !caller.is_trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        set(headers, X_FORWARDED_HOST, caller.host.cloned());
-    }
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    match value {
-        Some(value) => headers.insert(name, value),
-        None => headers.remove(name),
-    };
 }
 
 /// One element of RFC 7239, after earlier ones.

@@ -15,12 +15,11 @@ mod forward;
 mod framing;
 mod head;
 mod headers;
-mod patience;
 mod refusal;
 mod upgrade;
 
 pub(crate) use answer::AnswerBody;
-pub(crate) use caller_body::{CallerBody, Progress};
+pub(crate) use caller_body::CallerBody;
 pub(crate) use caller_io::CallerState;
 pub(crate) use connection::{Connection, serve};
 pub(crate) use head::Target;

@@ -4,12 +4,16 @@
 //! one that is unused has nothing to do and is not polled, so that a thousand of them cost no wake-ups.
 
 use super::connect::BackendStream;
+use crate::clock::now;
+use crate::patience::Patience;
 use crate::proxy::CallerBody;
 use core::fmt;
 use core::future::poll_fn;
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
+use core::time::Duration;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -24,6 +28,7 @@ pub(crate) struct BackendConnection {
     sender: SendRequest<CallerBody>,
     /// What makes progress on it; `None` once it has ended.
     driver: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waiting: Patience,
 }
 
 impl BackendConnection {
@@ -41,21 +46,32 @@ impl BackendConnection {
         Ok(Self {
             sender,
             driver: Some(Box::pin(driver)),
+            waiting: Patience::default(),
         })
     }
 
-    /// Sends a request, and waits for the answer's head.
+    /// Sends a request, and waits for the answer's head until `longest` after the request's end; `None` if there is
+    /// none by then.
     ///
     /// # Errors
     /// The connection broke; with the request, if nothing of it was sent.
     pub(crate) async fn send(
         &mut self,
         request: Request<CallerBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<CallerBody>>> {
+        longest: Duration,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallerBody>>>> {
+        let progress = request.body().progress();
+        let begun = request.body().is_end_stream().then(now);
         let mut answer = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
             poll_driver(&mut self.driver, context);
-            answer.as_mut().poll(context)
+            if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+                return Poll::Ready(Some(answer));
+            }
+            // A body that still comes has bounds of its own.
+            let ended = progress.ended.get().or(begun).unwrap_or_else(now);
+            let waited = self.waiting.poll(context, ended + longest);
+            waited.map(|()| None)
         })
         .await
     }

@@ -5,14 +5,11 @@
 use super::connect::{ConnectError, connect};
 use super::{BackendConnection, IdleConnections};
 use crate::backend::Backend;
-use crate::clock::now;
-use crate::proxy::{CallerBody, Progress};
-use core::pin::pin;
+use crate::proxy::CallerBody;
 use core::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use leasehold_config::UpstreamBounds;
-use tokio::time::sleep_until;
 
 /// An answer's head, and the connection that its body comes from.
 #[derive(Debug)]
@@ -52,7 +49,6 @@ pub(crate) async fn send(
     bounds: &UpstreamBounds,
     mut request: Request<CallerBody>,
 ) -> Result<Sent, SendError> {
-    let progress = request.body().progress();
     loop {
         let kept = idle.take(backend.number());
         let was_kept = kept.is_some();
@@ -66,14 +62,9 @@ pub(crate) async fn send(
                 }
             },
         };
-        let answered = within(
-            pin!(connection.send(request)),
-            &progress,
-            bounds.response_header,
-        )
-        .await;
-        match answered {
-            None => return Err(SendError::TimedOut(bounds.response_header)),
+        let longest = bounds.response_header;
+        match connection.send(request, longest).await {
+            None => return Err(SendError::TimedOut(longest)),
             Some(Ok(response)) => {
                 return Ok(Sent {
                     response,
@@ -97,27 +88,5 @@ pub(crate) async fn send(
                 }
             },
         }
-    }
-}
-
-/// Waits for an answer until `longest` after the request's end; `None` if there is none.
-async fn within<A: Future + Unpin>(
-    mut answer: A,
-    progress: &Progress,
-    longest: Duration,
-) -> Option<A::Output> {
-    let mut timer = pin!(sleep_until(now() + longest));
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return Some(answer),
-            () = &mut timer => {}
-        }
-        // A body that still comes has bounds of its own.
-        let ended = progress.ended.get().unwrap_or_else(now);
-        if ended + longest <= now() {
-            return None;
-        }
-        timer.as_mut().reset(ended + longest);
     }
 }
