@@ -8,14 +8,14 @@ use std::io::Write;
 use std::net::TcpStream;
 
 /// A running gateway.
-struct Gateway {
-    process: Child,
-    address: String,
+pub(super) struct Gateway {
+    pub(super) process: Child,
+    pub(super) address: String,
     log: BufReader<ChildStdout>,
 }
 
 impl Gateway {
-    fn start(arguments: &[&str]) -> Self {
+    pub(super) fn start(arguments: &[&str]) -> Self {
         let (process, mut log) = super::start(&["gateway"], arguments, Stdio::piped());
         let mut line = String::new();
         log.read_line(&mut line).expect("it prints its address");
@@ -31,7 +31,7 @@ impl Gateway {
     }
 
     /// Ends it in order, and returns the rest of its output and what it said on standard error.
-    fn end(mut self) -> (String, String) {
+    pub(super) fn end(mut self) -> (String, String) {
         send_signal(&self.process, "TERM");
         let mut rest = String::new();
         self.log

@@ -2,6 +2,7 @@
 
 mod backends;
 mod batch;
+mod changes;
 mod errors;
 mod gateway;
 mod interrupt;

@@ -1,0 +1,174 @@
+//! A gateway under load, while its backends die and come back and its operator changes everything.
+
+use super::gateway::Gateway;
+use super::*;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use std::time::Instant;
+use ureq::Agent;
+use ureq::http::header::AUTHORIZATION;
+
+const TOKEN: &str = "a-token-of-some-length";
+const CALLERS: usize = 16;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A backend in its own process.
+struct BackendProcess {
+    process: Child,
+    address: String,
+}
+
+impl BackendProcess {
+    fn start(port: &str) -> Self {
+        let ports = ["--ports", port];
+        let (process, mut output) = start(&["testbed", "backends"], &ports, Stdio::null());
+        let mut line = String::new();
+        output.read_line(&mut line).expect("it prints its address");
+        let (_, address) = line.trim().rsplit_once("http://").expect(&line);
+        Self {
+            address: address.to_owned(),
+            process,
+        }
+    }
+
+    fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("a port")
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+    }
+}
+
+impl Drop for BackendProcess {
+    fn drop(&mut self) {
+        // A test that fails ends the processes that it has begun.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn agent() -> Agent {
+    let config = Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
+    config.http_status_as_error(false).build().into()
+}
+
+/// Changes something by the admin interface.
+fn change(agent: &Agent, address: &str, method: &str, path: &str, body: &str) {
+    let url = format!("http://{address}/lb/backends/{path}");
+    let bearer = format!("Bearer {TOKEN}");
+    let answered = match method {
+        "DELETE" => agent.delete(url).header(AUTHORIZATION, bearer).call(),
+        _ => agent
+            .post(url)
+            .header(AUTHORIZATION, bearer)
+            .content_type("application/json")
+            .send(body),
+    };
+    let mut answer = answered.expect("it answers");
+    let told = answer.body_mut().read_to_string().expect("it says why");
+    assert!(answer.status().is_success(), "{method} {path}: {told}");
+}
+
+/// Lasts `LEASEHOLD_LOAD_SECONDS`, and 5 s without it.
+#[test]
+fn no_get_fails_while_backends_die_and_everything_is_changed() {
+    let seconds = std::env::var("LEASEHOLD_LOAD_SECONDS").ok();
+    let seconds = seconds.map_or(5, |text| text.parse().expect("a number of seconds"));
+    let mut backends = [(); 4].map(|()| BackendProcess::start("0"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    fs::write(folder.path().join("token"), TOKEN).unwrap();
+    let [one, two, three, added] = backends.each_ref().map(|one| one.address.clone());
+    let write = |weights: [u16; 3]| {
+        let members: String = [("one", &one), ("two", &two), ("three", &three)]
+            .iter()
+            .zip(weights)
+            .map(|((name, address), weight)| {
+                format!("{{ name = \"{name}\", url = \"http://{address}\", weight = {weight} }},")
+            })
+            .collect();
+        let settings = format!(
+            "access_log = false\n[admin]\ntoken_file = \"token\"\n[pools.web]\nkind = \"http\"\n\
+            policy = \"weighted_round_robin\"\nbreaker = {{ failures = 3, open = \"300ms\" }}\n\
+            members = [{members}]\n\
+            [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\npool = \"web\"\n"
+        );
+        fs::write(&path, settings).unwrap();
+    };
+    write([1, 1, 1]);
+    let gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+    let address = gateway.address.as_str();
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let port: u16 = added.rsplit(':').next().unwrap().parse().unwrap();
+    let new = json!({"name": "new", "host": "127.0.0.1", "port": port}).to_string();
+    let admin = agent();
+    let failed: Vec<String> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let agent = agent();
+                    let mut failed = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let url = format!("http://{address}/");
+                        let result = agent.get(url).call().map(|mut answer| {
+                            (answer.status(), answer.body_mut().read_to_string())
+                        });
+                        match result {
+                            Ok((status, Ok(_))) if status == 200 => {}
+                            other => failed.push(format!("{other:?}")),
+                        }
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    failed
+                })
+            })
+            .collect();
+        let begun = Instant::now();
+        let mut round = 0_u16;
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            let pause = || thread::sleep(PAUSE);
+            backends[0].kill();
+            pause();
+            change(&admin, address, "POST", "add", &new);
+            pause();
+            change(&admin, address, "POST", "two/disable", "{}");
+            pause();
+            backends[0] = BackendProcess::start(backends[0].port());
+            change(&admin, address, "POST", "two/enable", "{}");
+            change(&admin, address, "POST", "three/weight", r#"{"weight": 3}"#);
+            pause();
+            change(&admin, address, "POST", "three/drain", "{}");
+            pause();
+            change(&admin, address, "DELETE", "new/remove", "");
+            change(&admin, address, "POST", "three/enable", "{}");
+            round += 1;
+            write([1, 1 + round % 3, 2]);
+            send_signal(&gateway.process, "HUP");
+            pause();
+        }
+        stop.store(true, Ordering::Relaxed);
+        callers
+            .into_iter()
+            .flat_map(|caller| caller.join().expect("a caller"))
+            .collect()
+    });
+    let url = format!("http://{address}/lb/stats");
+    let stats = admin
+        .get(url)
+        .call()
+        .expect("it answers")
+        .body_mut()
+        .read_to_string();
+    let answered = answered.load(Ordering::Relaxed);
+    println!("{answered} answered; {}", stats.expect("a text"));
+    assert!(
+        failed.is_empty(),
+        "{} of {answered}: {:?}",
+        failed.len(),
+        &failed[..failed.len().min(5)]
+    );
+    assert!(answered > 100, "{answered}");
+    gateway.end();
+}
