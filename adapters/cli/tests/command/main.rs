@@ -3,6 +3,7 @@
 mod backends;
 mod batch;
 mod changes;
+mod clients;
 mod errors;
 mod gateway;
 mod interrupt;
