@@ -1,5 +1,5 @@
 //! Operations and plain oracles for the machines of `leasehold-core` and the readers of `leasehold-protocol`, and files
-//! of `leasehold-batch` and `leasehold-config`, and the admin interface of `leasehold-gateway`.
+//! of `leasehold-batch` and `leasehold-config`, and the headers, the state file and the admin interface of `leasehold-gateway`.
 //!
 //! Each module has one `Case` and one `run`, which property tests, fuzz targets and the replay of the
 //! committed corpora share. `run` panics if machine and oracle differ.
@@ -12,6 +12,8 @@ pub mod budget;
 pub mod charges;
 pub mod config;
 pub mod failure;
+pub mod forwarded;
+pub mod gateway_state;
 pub mod grammar;
 pub mod journal;
 pub mod limit_set;

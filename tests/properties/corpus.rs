@@ -1,8 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    admin, balance, charges, config, decode, failure, grammar, journal, limit_set, limits, pool,
-    pool_snapshot, protocol, snapshot,
+    admin, balance, charges, config, decode, failure, forwarded, gateway_state, grammar, journal,
+    limit_set, limits, pool, pool_snapshot, protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -28,6 +28,20 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
 #[test]
 fn admin_corpus() {
     replay("admin", |bytes| decode(bytes).map(|case| admin::run(&case)));
+}
+
+#[test]
+fn forwarded_corpus() {
+    replay("forwarded", |bytes| {
+        decode(bytes).map(|case| forwarded::run(&case))
+    });
+}
+
+#[test]
+fn gateway_state_corpus() {
+    replay("gateway_state", |bytes| {
+        decode(bytes).map(|case| gateway_state::run(&case))
+    });
 }
 
 #[test]

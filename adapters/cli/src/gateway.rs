@@ -7,7 +7,7 @@ use core::time::Duration;
 use leasehold_config::{AccessLog, AffinityKey, Backend, Flags, LogFormat, Settings};
 use leasehold_core::balance::Policy;
 use leasehold_core::time::parse_span;
-use leasehold_gateway::Gateway;
+use leasehold_gateway::{Gateway, StartError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -84,11 +84,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         Signals::new().map_err(CliError::system)?
     };
     open_files::raise_limit();
-    let gateway = Gateway::start(settings).map_err(CliError::system)?;
+    let gateway = start(settings, arguments).map_err(CliError::system)?;
     for address in gateway.addresses().iter().flatten() {
         print_out(format_args!("listening on http://{address}"));
     }
-    runtime.block_on(obey(&mut signals, &gateway, arguments));
+    runtime.block_on(obey(&mut signals, &gateway));
     print_err("draining; send the signal again to end at once");
     let draining = thread::spawn(move || gateway.drain());
     while !draining.is_finished() {
@@ -103,19 +103,37 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Starts a gateway that reads its file again when it is asked to.
+fn start(settings: Settings, arguments: &Arguments) -> Result<Gateway, StartError> {
+    let Some(path) = arguments.config.clone() else {
+        return Gateway::start(settings);
+    };
+    let debug = arguments.debug;
+    let read = move || {
+        let settings = Settings::read(&path).map_err(|error| error.to_string())?;
+        Ok(with_log(settings, debug))
+    };
+    Gateway::start_from(Box::new(read), settings)
+}
+
 fn settings(arguments: &Arguments) -> Result<Settings, CliError> {
-    let mut settings = match &arguments.config {
+    let settings = match &arguments.config {
         Some(path) => Settings::read(path).map_err(CliError::usage)?,
         None => Settings::from_flags(arguments.flags.to_flags()).map_err(CliError::usage)?,
     };
-    if arguments.debug {
+    Ok(with_log(settings, arguments.debug))
+}
+
+/// Adds what `--debug` says of the log.
+fn with_log(mut settings: Settings, debug: bool) -> Settings {
+    if debug {
         let format = Some(LogFormat::Json);
         settings.access_log = AccessLog {
             format,
             ..settings.access_log
         };
     }
-    Ok(settings)
+    settings
 }
 
 impl GivenFlags {
@@ -165,24 +183,15 @@ impl Signals {
 }
 
 /// Reloads the settings on SIGHUP and reopens the log on SIGUSR1, until the gateway is told to end.
-async fn obey(signals: &mut Signals, gateway: &Gateway, arguments: &Arguments) {
+async fn obey(signals: &mut Signals, gateway: &Gateway) {
     loop {
         tokio::select! {
             _ = signals.interrupt.recv() => return,
             _ = signals.terminate.recv() => return,
             _ = signals.user.recv() => gateway.reopen_log(),
-            _ = signals.hang_up.recv() => match reload(gateway, arguments) {
-                Ok(()) => print_err("the settings were reloaded"),
-                Err(error) => print_err(format_args!("not reloaded: {}", error.message)),
-            },
+            _ = signals.hang_up.recv() => gateway.read_again(),
         }
     }
-}
-
-fn reload(gateway: &Gateway, arguments: &Arguments) -> Result<(), CliError> {
-    gateway
-        .reload(settings(arguments)?)
-        .map_err(CliError::usage)
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -7,6 +7,7 @@ use crate::admin::AdminChanges;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind};
 use crate::probes;
+use crate::reload::{Reloads, SettingsSource};
 use crate::shared::{ADMIN, ReloadError, Shared, Table};
 use crate::state::{State, StateError};
 use crate::worker::{self, Accepting};
@@ -63,6 +64,18 @@ impl Gateway {
     /// # Errors
     /// An address is taken, a pool's settings contradict each other, or the log can't be opened; nothing runs then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        Self::run(settings, Reloads::default())
+    }
+
+    /// Starts a gateway whose settings are read again by [`read_again`](Self::read_again) and by its admin interface.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_from(source: SettingsSource, settings: Settings) -> Result<Self, StartError> {
+        Self::run(settings, Reloads::from(source))
+    }
+
+    fn run(settings: Settings, reloads: Reloads) -> Result<Self, StartError> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let mut sockets = Vec::new();
         for listener in &settings.listeners {
@@ -84,7 +97,7 @@ impl Gateway {
         if let Some(state) = &state {
             state.settle()?;
         }
-        let shared = Arc::new(Shared::new(table, state, changes, queue));
+        let shared = Arc::new(Shared::new(table, state, changes, queue, reloads));
         let mut gateway = Self {
             addresses: sockets
                 .iter()
@@ -132,6 +145,12 @@ impl Gateway {
     /// [`ReloadError`] where they can't be put in force.
     pub fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         self.shared.reload(settings)
+    }
+
+    /// Reads the settings again and puts them in force, or says on standard error why not.
+    pub fn read_again(&self) {
+        // Its result is told there, and by the admin interface.
+        let _ = self.shared.reloads().reload(&self.shared);
     }
 
     /// Opens the access log anew, because its file was moved away.

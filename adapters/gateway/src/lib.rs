@@ -14,6 +14,7 @@ mod patience;
 mod probes;
 mod proxy;
 mod record;
+mod reload;
 mod shared;
 mod state;
 mod upstream;
@@ -23,8 +24,13 @@ mod worker;
 pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
 pub use gateway::{Gateway, StartError};
+#[doc(hidden)]
+pub use proxy::pass_headers_on;
+pub use reload::SettingsSource;
 pub use shared::ReloadError;
 pub use state::StateError;
+#[doc(hidden)]
+pub use state::rewrite_state;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -9,6 +9,7 @@ use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::lock;
 use crate::proxy::Refusal;
+use crate::reload::Reloads;
 use crate::state::State;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -186,6 +187,7 @@ pub(crate) struct Shared {
     state: Option<Arc<State>>,
     changes: Mutex<AdminChanges>,
     events: Events,
+    reloads: Reloads,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -196,6 +198,7 @@ impl Shared {
         state: Option<Arc<State>>,
         changes: AdminChanges,
         log: Option<LogQueue>,
+        reloads: Reloads,
     ) -> Self {
         Self {
             table: watch::Sender::new(Arc::new(table)),
@@ -205,6 +208,7 @@ impl Shared {
             state,
             changes: Mutex::new(changes),
             events: Events::default(),
+            reloads,
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -260,6 +264,10 @@ impl Shared {
     /// The way of changes to the admin interface's subscribers.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    pub(crate) fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// Returns the connections of a listener, for all its threads.

@@ -5,6 +5,8 @@
 
 mod file;
 
+pub use file::rewrite_state;
+
 use crate::admin::AdminChanges;
 use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;

@@ -97,7 +97,7 @@ impl Asked<'_> {
             Call::Health => json(&stats::health(shared, table)),
             Call::Stats => json(&stats::stats(shared, table)),
             Call::Backends => json(&list(table, query.get(Parameter::Pool))?),
-            Call::Config => json(&settings::view(table)),
+            Call::Config => json(&settings::view(table, shared.reloads())),
             Call::Explain => {
                 let listener = if is_own_listener {
                     0
@@ -113,6 +113,12 @@ impl Asked<'_> {
             )),
             Call::Live => json(&json!({"status": "ok"})),
             Call::Ready => ready(table),
+            Call::Reload => {
+                let body = body?;
+                check_type(&self.parts.headers, !body.is_empty())?;
+                settings::reload(shared)?;
+                json(&settings::view(&shared.table(), shared.reloads()))
+            }
             Call::Change(kind) => {
                 let body = body?;
                 check_type(

@@ -122,7 +122,7 @@ fn meaning(status: u16) -> &'static str {
         401 => "The token is missing or wrong",
         403 => "The caller may not use the admin interface",
         404 => "There is no such backend or pool",
-        409 => "The state of the pools forbids it, or the backend or pool is ambiguous",
+        409 => "The state of the pools or the file forbids it, or the backend or pool is ambiguous",
         413 => "The body has more than 64 KiB",
         415 => "The body is not sent as application/json",
         _ => "Not now",

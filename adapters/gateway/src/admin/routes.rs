@@ -21,6 +21,7 @@ pub(crate) enum Call {
     OpenApi,
     Live,
     Ready,
+    Reload,
     Change(Kind),
 }
 
@@ -117,10 +118,11 @@ pub(crate) struct Route {
 const READ: [u16; 3] = [400, 401, 403];
 const READ_POOL: [u16; 4] = [400, 401, 403, 404];
 const READ_EVENTS: [u16; 4] = [400, 401, 403, 503];
+const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
 const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 16] = [
+pub(crate) static ROUTES: [Route; 17] = [
     read(
         Call::Health,
         "/lb/health",
@@ -192,6 +194,17 @@ pub(crate) static ROUTES: [Route; 16] = [
         "Tells whether each pool has a backend that serves",
         &[400, 503],
     ),
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        refusals: &RELOAD,
+        ..read(
+            Call::Reload,
+            "/lb/reload",
+            "Config",
+            "Reads the configuration file again and puts it in force, or changes nothing",
+        )
+    },
     Route {
         body: Some("NewBackend"),
         ..change(Kind::Add, "/lb/backends/add", "Adds a backend")

@@ -13,6 +13,7 @@ mod connection;
 mod exchange;
 mod forward;
 mod framing;
+mod fuzz;
 mod head;
 mod headers;
 mod refusal;
@@ -22,6 +23,8 @@ pub(crate) use answer::AnswerBody;
 pub(crate) use caller_body::CallerBody;
 pub(crate) use caller_io::CallerState;
 pub(crate) use connection::{Connection, serve};
+#[doc(hidden)]
+pub use fuzz::pass_headers_on;
 pub(crate) use head::Target;
 pub(crate) use headers::Peer;
 pub(crate) use refusal::Refusal;

@@ -185,6 +185,23 @@ pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
     Ok(found)
 }
 
+/// Returns what a gateway of this boot writes of what it has read, for the fuzzer.
+///
+/// # Errors
+/// The number of the first line that no gateway has written.
+pub fn rewrite_state(text: &[u8], boot: &str) -> Result<Vec<u8>, usize> {
+    let found = parse(text, boot)?;
+    let header = Line::Header {
+        leasehold: VERSION,
+        boot: boot.to_owned(),
+    };
+    let charges = found.charges.into_iter();
+    let lines = core::iter::once(header)
+        .chain(charges.map(|(pool, charge)| Line::Charge { pool, charge }))
+        .chain(found.changes.map(Line::Changes));
+    Ok(text_of(lines).0)
+}
+
 fn text_of(lines: impl IntoIterator<Item = Line>) -> (Vec<u8>, usize) {
     let (mut text, mut count) = (Vec::new(), 0_usize);
     for line in lines {

@@ -1,8 +1,10 @@
 //! What each call answers and does.
 
 use crate::support::*;
+use core::sync::atomic::{AtomicBool, Ordering};
 use leasehold_core::balance::Policy;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::sync::Arc;
 
 #[test]
 fn twenty_requests_count_twenty_whatever_comes_between() {
@@ -251,4 +253,32 @@ fn a_wrong_method_is_answered_with_the_right_ones() {
     let head = call(running.address, "HEAD", "/lb/stats", &[], None);
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(head.header("cache-control"), Some("no-store"));
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing_and_is_shown_until_it_is_right() {
+    let (one, two) = (backend(), backend());
+    let with = |backend| settings(vec![pool("web", Policy::RoundRobin, &[backend])]);
+    let (next, is_right) = (with(two), Arc::new(AtomicBool::new(false)));
+    let file = Arc::clone(&is_right);
+    let source = move || match file.load(Ordering::Relaxed) {
+        true => Ok(next.clone()),
+        false => Err("gateway.toml:3:1: unknown name".to_owned()),
+    };
+    let running = Running::start_from(Box::new(source), with(one));
+    assert_eq!(running.read("/lb/config")["reload"], Value::Null);
+    let refused = running.change("POST", "/lb/reload", None);
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (409, "not_reloaded")
+    );
+    let shown = &running.read("/lb/config")["reload"];
+    assert_eq!(shown["successful"], false);
+    assert_eq!(shown["error"], "gateway.toml:3:1: unknown name");
+    assert_eq!(running.servers(1), [one.to_string()]);
+    is_right.store(true, Ordering::Relaxed);
+    let shown = running.changed("POST", "/lb/reload", None);
+    assert_eq!(shown["reload"]["successful"], true);
+    assert_eq!(shown["reload"]["error"], Value::Null);
+    assert_eq!(running.servers(1), [two.to_string()]);
 }

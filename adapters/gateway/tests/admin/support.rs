@@ -6,7 +6,7 @@ use core::time::Duration;
 use leasehold_config::{Given, HealthCheck, PoolSettings, Settings};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeConfig;
-use leasehold_gateway::Gateway;
+use leasehold_gateway::{Gateway, SettingsSource};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -112,7 +112,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(settings: Settings) -> Self {
-        let gateway = Gateway::start(settings).expect("sound settings");
+        Self::of(Gateway::start(settings).expect("sound settings"))
+    }
+
+    /// Starts a gateway whose settings are read again from there.
+    pub(crate) fn start_from(source: SettingsSource, settings: Settings) -> Self {
+        Self::of(Gateway::start_from(source, settings).expect("sound settings"))
+    }
+
+    fn of(gateway: Gateway) -> Self {
         let address = gateway.addresses()[0].expect("a TCP listener");
         Self {
             admin: gateway.admin_address().unwrap_or(address),
