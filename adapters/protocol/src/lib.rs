@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod anthropic;
+mod asked;
 mod backend;
 mod call;
 mod completion;
@@ -11,6 +12,8 @@ mod note;
 mod openai;
 mod page;
 mod rate_headers;
+mod refusal;
+mod relay;
 mod rest;
 mod retry_after;
 mod secret;
@@ -23,6 +26,7 @@ mod usage;
 pub mod verdict;
 mod wait;
 
+pub use asked::{Asked, patience};
 pub use backend::{BackendHealth, backend_health};
 pub use call::Call;
 pub use completion::{Choice, Completion};
@@ -32,6 +36,8 @@ pub use note::Note;
 pub use openai::request::{ChatRequest, RequestError, make_streamed};
 pub use page::Proxy;
 pub use rate_headers::{Counted, LearnedLimit};
+pub use refusal::Refusal;
+pub use relay::StreamRelay;
 pub use rest::{Rest, RestConfig, Rests};
 pub use secret::{ApiKey, ApiKeyError, MAX_TEXT, sanitize};
 pub use sse::{EventTooLong, SseEvent, SseParser, is_event_stream};
