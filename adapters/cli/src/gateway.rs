@@ -4,14 +4,16 @@ use crate::{CliError, open_files, print_err, print_out};
 use clap::Args;
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
-use leasehold_config::{AccessLog, AffinityKey, Backend, Flags, LogFormat, Settings};
+use leasehold_config::{AccessLog, AffinityKey, Backend, Flags, Key, LogFormat, Service, Settings};
 use leasehold_core::balance::Policy;
+use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::parse_span;
 use leasehold_gateway::{Gateway, StartError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use ureq::http::Uri;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -47,6 +49,20 @@ struct GivenFlags {
     /// A backend and its weight. Can be given many times. Without any: localhost:8001, 8002=2 and 8003.
     #[arg(long = "backend", value_name = "HOST:PORT[=WEIGHT]")]
     backends: Vec<Backend>,
+    /// Serve the OpenAI-compatible service at this URL, in place of backends: callers share its keys.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "backends",
+        requires = "keys"
+    )]
+    openai: Option<Uri>,
+    /// The service's keys, one a line, each perhaps with url=, group= and limit= of its own.
+    #[arg(long, value_name = "FILE", requires = "openai")]
+    keys: Option<PathBuf>,
+    /// The limits of each key, such as `3/60s` or `500/min, 30000 tokens/min, 8 concurrent`.
+    #[arg(long, value_name = "LIMITS", requires = "openai")]
+    limit: Option<LimitSpecs>,
     /// Check each backend's health this often.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     health_interval: Duration,
@@ -119,7 +135,7 @@ fn start(settings: Settings, arguments: &Arguments) -> Result<Gateway, StartErro
 fn settings(arguments: &Arguments) -> Result<Settings, CliError> {
     let settings = match &arguments.config {
         Some(path) => Settings::read(path).map_err(CliError::usage)?,
-        None => Settings::from_flags(arguments.flags.to_flags()).map_err(CliError::usage)?,
+        None => Settings::from_flags(arguments.flags.to_flags()?).map_err(CliError::usage)?,
     };
     Ok(with_log(settings, arguments.debug))
 }
@@ -137,8 +153,9 @@ fn with_log(mut settings: Settings, debug: bool) -> Settings {
 }
 
 impl GivenFlags {
-    fn to_flags(&self) -> Flags {
-        Flags {
+    fn to_flags(&self) -> Result<Flags, CliError> {
+        Ok(Flags {
+            service: self.service()?,
             host: self.host,
             port: self.port,
             algorithm: self.algorithm,
@@ -151,7 +168,19 @@ impl GivenFlags {
                 cookie => AffinityKey::Cookie(cookie.to_owned()),
             }),
             session_timeout: self.session_timeout,
-        }
+        })
+    }
+
+    fn service(&self) -> Result<Option<Service>, CliError> {
+        let (Some(url), Some(file)) = (&self.openai, &self.keys) else {
+            return Ok(None);
+        };
+        let keys = Key::of_file(file, "give a file with a key a line");
+        Ok(Some(Service {
+            url: url.clone(),
+            keys: keys.map_err(CliError::usage)?,
+            limits: self.limit.clone(),
+        }))
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: a backend has a host, a port and a weight; the one pool is named `default`.
 
 use crate::file::{BreakerTable, HealthTable, Text, Timeout};
+use crate::keys::Key;
+use crate::resolve::default_policy;
 use crate::settings::{
     AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerBounds,
     ListenerSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
@@ -16,6 +18,7 @@ use http::uri::Authority;
 use leasehold_core::affinity::DEFAULT_TTL;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::PanicThreshold;
+use leasehold_core::limit::LimitSpecs;
 
 /// What flags say of a gateway: one listener, one pool of HTTP servers.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,8 @@ pub struct Flags {
     pub algorithm: Policy,
     /// `--backend`: the backends; none are those of the demo.
     pub backends: Vec<Backend>,
+    /// `--openai`: a service and its keys, in place of backends.
+    pub service: Option<Service>,
     /// The time between two health checks of a backend.
     pub health_interval: Duration,
     /// How long a backend may take to begin its answer.
@@ -48,6 +53,7 @@ impl Default for Flags {
             port: 8_080,
             algorithm: Policy::RoundRobin,
             backends: Vec::new(),
+            service: None,
             health_interval: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             access_log: true,
@@ -55,6 +61,17 @@ impl Default for Flags {
             session_timeout: DEFAULT_TTL,
         }
     }
+}
+
+/// A service and the keys for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its URL, as SDKs take it.
+    pub url: Uri,
+    /// `--keys`: its keys; a key may have a URL and limits of its own.
+    pub keys: Vec<Key>,
+    /// `--limit`: the limits of each key.
+    pub limits: Option<LimitSpecs>,
 }
 
 /// The reason that flags make no settings.
@@ -73,6 +90,14 @@ pub enum FlagsError {
     /// No backend has a weight above zero.
     #[error("all backends have weight 0, so that none can serve")]
     NoWeight,
+    /// A key has a URL that is none.
+    #[error("a key's own url= is no URL; write it as https://api.example.com/v1")]
+    KeyUrl,
+    /// The listener would be open to the network.
+    #[error(
+        "keys on an address that others reach need a token; use --config, or listen at 127.0.0.1"
+    )]
+    OpenKeys,
 }
 
 /// A backend, written `HOST:PORT` or `HOST:PORT=WEIGHT`.
@@ -167,10 +192,16 @@ impl Settings {
         let default = AccessLog::default();
         let format = default.format.filter(|_| flags.access_log);
         let address = SocketAddr::new(flags.host, flags.port);
+        let is_local = flags.host.to_canonical().is_loopback();
+        let serve = match flags.service {
+            Some(_) if !is_local => return Err(FlagsError::OpenKeys),
+            Some(_) => Serve::Openai,
+            None => Serve::Http,
+        };
         Ok(Self {
             state: None,
             admin: AdminSettings {
-                open_on_loopback: flags.host.to_canonical().is_loopback(),
+                open_on_loopback: is_local,
                 ..AdminSettings::default()
             },
             access_log: AccessLog { format, ..default },
@@ -178,7 +209,7 @@ impl Settings {
             pools: vec![pool(flags)?],
             listeners: vec![ListenerSettings {
                 address: Address::Tcp(address),
-                serve: Serve::Http,
+                serve,
                 routes: vec![Route {
                     host: None,
                     path: "/".to_owned(),
@@ -195,6 +226,9 @@ impl Settings {
 }
 
 fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
+    if let Some(service) = flags.service {
+        return keys(service);
+    }
     let health = HealthTable {
         interval: Text(Timeout(flags.health_interval)),
         ..HealthTable::default()
@@ -230,6 +264,46 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
             ..UpstreamBounds::default()
         },
         members: (1..).zip(backends).map(member).collect(),
+    })
+}
+
+/// Makes the pool of a service's keys.
+fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
+    let kind = Kind::Openai;
+    let mut members = Vec::new();
+    for (number, key) in (1_usize..).zip(service.keys) {
+        let url = key
+            .url
+            .as_deref()
+            .map_or(Ok(service.url.clone()), str::parse);
+        members.push(MemberSettings {
+            name: format!("key{number}"),
+            url: url.map_err(|_| FlagsError::KeyUrl)?,
+            key: Some(key.key),
+            weight: 1,
+            tier: 0,
+            labels: Vec::new(),
+            limits: key.limits.or_else(|| service.limits.clone()),
+            group: key.group,
+            max_connections: None,
+        });
+    }
+    Ok(PoolSettings {
+        name: "default".to_owned(),
+        kind,
+        policy: default_policy(kind),
+        max_wait: PoolSettings::MAX_WAIT_FOR_KEYS,
+        max_waiters: PoolSettings::MAX_WAITERS,
+        limits: None,
+        breaker: None,
+        health: None,
+        outlier: None,
+        panic_threshold: PanicThreshold::NEVER,
+        slow_start: None,
+        affinity: None,
+        retry: RetrySettings::default(),
+        upstream: UpstreamBounds::of(kind),
+        members,
     })
 }
 

@@ -18,7 +18,7 @@ mod substitute;
 mod token;
 
 pub use error::{ConfigError, Mistake, Place, Problem};
-pub use flags::{Backend, Flags, FlagsError, ParseBackendError};
+pub use flags::{Backend, Flags, FlagsError, ParseBackendError, Service};
 pub use inputs::{Given, Inputs, MAX_BYTES, Process};
 pub use keys::{Key, KeysError};
 pub use load::MAX_FILES;

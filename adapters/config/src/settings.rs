@@ -335,6 +335,22 @@ impl Default for UpstreamBounds {
     }
 }
 
+impl UpstreamBounds {
+    /// Returns the bounds of a kind of pool, unless the file says otherwise: models may think for minutes.
+    #[must_use]
+    pub fn of(kind: Kind) -> Self {
+        let default = Self::default();
+        match kind {
+            Kind::Http | Kind::Comfyui => default,
+            Kind::Openai => Self {
+                response_header: Duration::from_secs(600),
+                body_idle: Duration::from_secs(600),
+                ..default
+            },
+        }
+    }
+}
+
 impl Default for ListenerBounds {
     fn default() -> Self {
         Self {
@@ -354,6 +370,9 @@ impl Default for ListenerBounds {
 impl PoolSettings {
     /// How long a request may wait, unless the file says otherwise.
     pub const MAX_WAIT: Duration = Duration::from_secs(30);
+
+    /// How long a call may wait for a key, where no file says so: SDKs wait for 10 min.
+    pub const MAX_WAIT_FOR_KEYS: Duration = Duration::from_secs(600);
 
     /// How many requests may wait at once, unless the file says otherwise.
     pub const MAX_WAITERS: u32 = 10_000;

@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
+use leasehold_config::{Kind, MemberSettings};
+use leasehold_protocol::{ApiKey, Endpoint, Rests};
 use std::io;
 use std::sync::Mutex;
 use tokio::time::Instant;
@@ -17,7 +19,10 @@ use tokio::time::Instant;
 /// How long the addresses of a name are used before they are asked for again.
 const ADDRESSES_KEPT: Duration = Duration::from_secs(30);
 
-/// A member of a pool of HTTP servers.
+/// The key of a service that needs none; it is never sent.
+const NO_KEY: &str = "no-key-is-needed";
+
+/// A member of a pool: an HTTP server, or a key of a service.
 #[derive(Debug)]
 pub(crate) struct Backend {
     number: u64,
@@ -28,6 +33,30 @@ pub(crate) struct Backend {
     port: u16,
     authority: HeaderValue,
     addresses: Mutex<Option<Addresses>>,
+    service: Option<Service>,
+}
+
+/// A service that answers calls, and a key for it.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) endpoint: Endpoint,
+    /// Whether the key is one; a service of one's own may need none.
+    pub(crate) has_key: bool,
+    /// How long it rests after refusals.
+    pub(crate) rests: Mutex<Rests>,
+}
+
+impl Service {
+    fn new(url: &Uri, key: Option<&ApiKey>) -> Result<Self, String> {
+        let given = key.cloned().map_or_else(|| ApiKey::new(NO_KEY), Ok);
+        let given = given.map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::new(&url.to_string(), given);
+        Ok(Self {
+            endpoint: endpoint.map_err(|error| format!("{url}: {error}"))?,
+            has_key: key.is_some(),
+            rests: Mutex::new(Rests::new(fastrand::u64(..))),
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -42,6 +71,23 @@ impl Backend {
     /// # Errors
     /// The URL has no host, or TLS can't be used for it.
     pub(crate) fn new(name: &str, url: &Uri) -> Result<Self, String> {
+        Self::with_service(name, url, None)
+    }
+
+    /// Makes a backend of a pool of this kind.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of(settings: &MemberSettings, kind: Kind) -> Result<Self, String> {
+        let (name, url) = (&settings.name, &settings.url);
+        let service = match kind {
+            Kind::Openai => Some(Service::new(url, settings.key.as_ref())?),
+            Kind::Http | Kind::Comfyui => None,
+        };
+        Self::with_service(name, url, service)
+    }
+
+    fn with_service(name: &str, url: &Uri, service: Option<Service>) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let no_host = || format!("{url} has no host");
         let authority = url.authority().ok_or_else(no_host)?;
@@ -57,7 +103,15 @@ impl Backend {
             port: authority.port_u16().unwrap_or(default_port),
             authority: host_header(authority).ok_or_else(no_host)?,
             addresses: Mutex::new(None),
+            service,
         })
+    }
+
+    /// Whether it is where these settings say, with the same key.
+    pub(crate) fn is_of(&self, settings: &MemberSettings) -> bool {
+        let key = self.service.as_ref().filter(|service| service.has_key);
+        let key = key.map(|service| service.endpoint.key());
+        self.url == settings.url && key == settings.key.as_ref()
     }
 
     /// The number under which connections to it are kept.
@@ -79,6 +133,11 @@ impl Backend {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The service that it is, if it is one of a pool of keys.
+    pub(crate) fn service(&self) -> Option<&Service> {
+        self.service.as_ref()
     }
 
     /// How it is reached by TLS, if it is.

@@ -9,7 +9,7 @@ use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use leasehold_config::{MemberSettings, PoolSettings};
+use leasehold_config::{Kind, MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
 use leasehold_core::pool::{Charge, Labels, PoolConfig, PoolConfigError};
@@ -21,6 +21,13 @@ use std::sync::{Arc, Mutex};
 
 /// The part of a limit, in thousandths, that may be used between two writes of the state.
 const BLOCK: u16 = 10;
+
+/// The label of members that serve the models which no label names.
+const OTHER_MODELS: &str = "*";
+
+/// No member serves a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoSuchModel;
 
 /// Why a pool can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +144,7 @@ impl BackendPool {
     pub(crate) fn check(settings: &PoolSettings) -> Result<(), PoolError> {
         pool_config(settings, false)?;
         for member in &settings.members {
-            let made = Backend::new(&member.name, &member.url);
+            let made = Backend::of(member, settings.kind);
             made.map_err(|problem| error(settings, &member.name, problem))?;
         }
         Ok(())
@@ -208,9 +215,9 @@ impl BackendPool {
             None => update.group(None).limits(limits),
         };
         if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
-            && backend.url() != &settings.url
+            && !backend.is_of(settings)
         {
-            update = update.payload(Backend::new(&settings.name, &settings.url).map_err(error)?);
+            update = update.payload(Backend::of(settings, self.settings.kind).map_err(error)?);
         }
         sync.update(id, update)
             .map_err(|problem| error(problem.to_string()))?;
@@ -221,10 +228,66 @@ impl BackendPool {
         &self,
         settings: &MemberSettings,
     ) -> Result<(Labels, LimitSet), PoolError> {
-        let labels = self.live.pool.labels(&settings.labels);
+        let labels = self.live.pool.labels(self.labels_of(settings));
         let labels = labels.map_err(|full| self.error(&settings.name, full.to_string()))?;
         let limits = settings.limits.as_ref().map(LimitSpecs::limits);
         Ok((labels, limits.unwrap_or_default()))
+    }
+
+    /// Returns the labels of a member. One of services without any has all that others have, and that of other models.
+    fn labels_of(&self, settings: &MemberSettings) -> Vec<String> {
+        if self.settings.kind != Kind::Openai || !settings.labels.is_empty() {
+            return settings.labels.clone();
+        }
+        let members = self.settings.members.iter();
+        let mut labels: Vec<String> = members.flat_map(|one| one.labels.clone()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        if !labels.is_empty() {
+            labels.push(OTHER_MODELS.to_owned());
+        }
+        labels
+    }
+
+    /// Returns the labels that a call with this model needs, if it needs any.
+    ///
+    /// # Errors
+    /// No member serves the model.
+    pub(crate) fn labels_for(&self, model: &str) -> Result<Option<Labels>, NoSuchModel> {
+        let members = &self.settings.members;
+        if members.iter().all(|member| member.labels.is_empty()) {
+            return Ok(None);
+        }
+        let is_named = members
+            .iter()
+            .any(|member| member.labels.iter().any(|one| one == model));
+        let serves_others = members.iter().any(|member| member.labels.is_empty());
+        let label = match (is_named, serves_others) {
+            (true, _) => model,
+            (false, true) => OTHER_MODELS,
+            (false, false) => return Err(NoSuchModel),
+        };
+        // All of these have names by now.
+        self.live
+            .pool
+            .labels(&[label])
+            .map(Some)
+            .map_err(|_| NoSuchModel)
+    }
+
+    /// The most tokens that a call may reserve; `None` where no limit counts tokens.
+    pub(crate) fn token_cap(&self) -> Option<u32> {
+        let members = self.settings.members.iter();
+        let specs = members.filter_map(|member| member.limits.as_ref());
+        let tokens = specs
+            .chain(&self.settings.limits)
+            .flat_map(|specs| specs.iter())
+            .filter(|spec| spec.unit() == Unit::Tokens);
+        let limits = tokens.filter_map(|spec| match spec {
+            LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
+            LimitSpec::Concurrent(_) => None,
+        });
+        limits.min()
     }
 
     fn group(&self, name: &str, limits: LimitSet) -> GroupId {
@@ -320,8 +383,7 @@ impl BackendPool {
         if sync.member(&settings.name).is_some() {
             return Err(error("there is one of this name already".to_owned()));
         }
-        let backend = Backend::new(&settings.name, &settings.url);
-        let backend = backend.map_err(error)?;
+        let backend = Backend::of(settings, self.settings.kind).map_err(error)?;
         let (labels, limits) = self.labels_and_limits(settings)?;
         let mut member = Member::new(backend)
             .weight(settings.weight)

@@ -10,6 +10,7 @@ mod clock;
 mod connections;
 mod gateway;
 mod listener;
+mod openai;
 mod patience;
 mod probes;
 mod proxy;

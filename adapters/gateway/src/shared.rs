@@ -21,7 +21,10 @@ use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// KiB of request bodies that are held at once.
+const BODY_MEMORY: usize = 256 * 1_024;
 
 /// The number of the admin's own listener, which is none of the settings' listeners.
 pub(crate) const ADMIN: usize = usize::MAX;
@@ -188,6 +191,7 @@ pub(crate) struct Shared {
     changes: Mutex<AdminChanges>,
     events: Events,
     reloads: Reloads,
+    memory: Arc<Semaphore>,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -209,6 +213,7 @@ impl Shared {
             changes: Mutex::new(changes),
             events: Events::default(),
             reloads,
+            memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -264,6 +269,12 @@ impl Shared {
     /// The way of changes to the admin interface's subscribers.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Takes so many KiB of the memory for bodies; `None` if there are not as many.
+    pub(crate) fn take_memory(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(kib).ok()?;
+        Arc::clone(&self.memory).try_acquire_many_owned(kib).ok()
     }
 
     pub(crate) fn reloads(&self) -> &Reloads {

@@ -155,6 +155,21 @@ impl<B: Body, T> LeasedBody<B, T> {
 }
 
 impl<B: Body, T, E: ClassifyEnd<B>> LeasedBody<B, T, E> {
+    /// Makes a body whose end `classify_end` decides how the lease is released; `release` is what it is told of a body
+    /// that was read to its end.
+    pub fn classified(
+        body: B,
+        lease: Lease<T>,
+        release: impl Into<Release>,
+        classify_end: E,
+    ) -> Self {
+        let held = HeldLease {
+            lease: Some(lease),
+            on_drop: Outcome::Unknown.into(),
+        };
+        Self::holding(body, held, release.into(), classify_end)
+    }
+
     /// Makes a body that holds this lease, unless the body has ended already.
     pub(crate) fn holding(body: B, held: HeldLease<T>, complete: Release, classify_end: E) -> Self {
         let has_ended = body.is_end_stream();

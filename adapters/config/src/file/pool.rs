@@ -176,10 +176,12 @@ impl RetryTable {
 pub(crate) struct UpstreamTable {
     /// Until a connection is made, TLS included.
     pub(crate) connect: Text<Timeout>,
-    /// From the request's end to the answer's headers.
-    pub(crate) response_header: Text<Timeout>,
-    /// Between two pieces of the answer's body.
-    pub(crate) body_idle: Text<Timeout>,
+    /// From the request's end to the answer's headers; by default 30 s, and 10 min for openai.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) response_header: Option<Text<Timeout>>,
+    /// Between two pieces of the answer's body; by default 1 min, and 10 min for openai.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body_idle: Option<Text<Timeout>>,
     /// How long an unused connection is kept.
     pub(crate) keep_alive: Text<Duration>,
     /// Unused connections kept for a member, by each core.
@@ -188,16 +190,21 @@ pub(crate) struct UpstreamTable {
 
 impl Default for UpstreamTable {
     fn default() -> Self {
-        Self::of(UpstreamBounds::default())
+        let mut table = Self::of(UpstreamBounds::default());
+        // These depend on the kind of the pool.
+        (table.response_header, table.body_idle) = (None, None);
+        table
     }
 }
 
 impl UpstreamTable {
-    pub(crate) fn build(&self) -> UpstreamBounds {
+    pub(crate) fn build(&self, kind: Kind) -> UpstreamBounds {
+        let default = UpstreamBounds::of(kind);
+        let given = |time: Option<Text<Timeout>>, default| time.map_or(default, |time| time.0.0);
         UpstreamBounds {
             connect: self.connect.0.0,
-            response_header: self.response_header.0.0,
-            body_idle: self.body_idle.0.0,
+            response_header: given(self.response_header, default.response_header),
+            body_idle: given(self.body_idle, default.body_idle),
             keep_alive: self.keep_alive.0,
             max_idle: self.max_idle,
         }
@@ -206,8 +213,8 @@ impl UpstreamTable {
     pub(crate) fn of(bounds: UpstreamBounds) -> Self {
         Self {
             connect: Text(Timeout(bounds.connect)),
-            response_header: Text(Timeout(bounds.response_header)),
-            body_idle: Text(Timeout(bounds.body_idle)),
+            response_header: Some(Text(Timeout(bounds.response_header))),
+            body_idle: Some(Text(Timeout(bounds.body_idle))),
             keep_alive: Text(bounds.keep_alive),
             max_idle: bounds.max_idle,
         }

@@ -30,14 +30,17 @@ impl Resolver<'_> {
             Some(kind) => self.routes(source, at, kind, table.pool, table.route),
             None => self.no_routes(source, at, &table),
         };
-        if serve == Serve::Leases && table.token_file.is_none() && !is_local(&address) {
-            let problem = "leases on an address that others reach need a token; \
-                 add token_file = \"leases.token\", or listen at 127.0.0.1";
-            self.wrong(
-                source,
-                &at.key("address"),
-                Problem::Invalid(problem.to_owned()),
+        let spends = match serve {
+            Serve::Http | Serve::Comfyui => None,
+            Serve::Openai => Some("keys"),
+            Serve::Leases => Some("leases"),
+        };
+        if let Some(what) = spends.filter(|_| table.token_file.is_none() && !is_local(&address)) {
+            let problem = format!(
+                "{what} on an address that others reach need a token; \
+                 add token_file = \"{what}.token\", or listen at 127.0.0.1"
             );
+            self.wrong(source, &at.key("address"), Problem::Invalid(problem));
         }
         let has_no_tokens = matches!(serve, Serve::Http | Serve::Comfyui);
         let client_limit = at.key("client_limit");

@@ -6,6 +6,8 @@ mod listener;
 mod member;
 mod pool;
 
+pub(crate) use pool::default_policy;
+
 use crate::error::{Mistake, Place, Problem, Report};
 use crate::file::{AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, Text};
 use crate::inputs::Inputs;

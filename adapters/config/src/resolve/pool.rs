@@ -64,7 +64,7 @@ impl Resolver<'_> {
             slow_start: self.built(source, &at.key("slow_start"), slow_start),
             affinity: self.built(source, &at.key("affinity"), affinity),
             retry: table.retry.build(),
-            upstream: table.upstream.build(),
+            upstream: table.upstream.build(kind),
             members: members.into_iter().map(|(_, member)| member).collect(),
         }
     }

@@ -169,7 +169,7 @@ fn given_token(headers: &HeaderMap) -> Option<Result<&[u8], Denied>> {
 }
 
 /// Compares digests, so that the time that it takes tells nothing of the token.
-fn is_same(token: &Token, given: &[u8]) -> bool {
+pub(crate) fn is_same(token: &Token, given: &[u8]) -> bool {
     Sha256::digest(token.reveal().as_bytes()) == Sha256::digest(given)
 }
 

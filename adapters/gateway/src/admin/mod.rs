@@ -22,13 +22,13 @@ mod routes;
 mod settings;
 mod stats;
 
+pub(crate) use access::{Need, Rules, Sender, check, is_same};
 pub(crate) use changes::AdminChanges;
 pub(crate) use events::{Events, Told};
 pub use fuzz::read_admin_request;
 
 use crate::proxy::{AnswerBody, Connection, Target};
 use crate::shared::{ADMIN, Table};
-use access::{Need, Rules, Sender};
 use answer::json;
 use error::AdminError;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};

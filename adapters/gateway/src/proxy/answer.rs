@@ -5,6 +5,7 @@
 
 use crate::backend::Backend;
 use crate::clock::now;
+use crate::openai::{HeldStream, RelayedBody, Settle};
 use crate::patience::Patience;
 use crate::record::{End, Record};
 use crate::upstream::BackendConnection;
@@ -41,6 +42,10 @@ enum Source {
     Events(tokio::sync::mpsc::Receiver<Bytes>),
     /// A backend's body.
     Backend(LeasedBody<BackendBody, Backend>),
+    /// A service's stream of events.
+    Relayed(Box<LeasedBody<RelayedBody, Backend, Settle>>),
+    /// A stream that has begun before its answer.
+    Held(Box<HeldStream>),
 }
 
 /// Why an answer's body was cut.
@@ -79,6 +84,24 @@ impl AnswerBody {
         Self::from(Source::Backend(body))
     }
 
+    /// Makes a body of a service's events.
+    pub(crate) fn relayed(body: LeasedBody<RelayedBody, Backend, Settle>) -> Self {
+        Self::from(Source::Relayed(Box::new(body)))
+    }
+
+    /// Makes a body that waits for its answer.
+    pub(crate) fn held(stream: HeldStream) -> Self {
+        Self::from(Source::Held(Box::new(stream)))
+    }
+
+    /// Takes the text, if it is one that was read before.
+    pub(crate) fn take_text(&mut self) -> Option<Bytes> {
+        match &mut self.source {
+            Source::Own(text) => Some(text.take().unwrap_or_default()),
+            Source::Events(_) | Source::Backend(_) | Source::Relayed(_) | Source::Held(_) => None,
+        }
+    }
+
     fn from(source: Source) -> Self {
         Self {
             source,
@@ -101,6 +124,8 @@ impl AnswerBody {
             Source::Own(text) => text.as_ref().is_none_or(Bytes::is_empty),
             Source::Events(_) => false,
             Source::Backend(body) => body.is_end_stream(),
+            Source::Relayed(body) => body.is_end_stream(),
+            Source::Held(body) => body.is_end_stream(),
         }
     }
 }
@@ -139,6 +164,8 @@ impl Body for AnswerBody {
                 .poll_recv(context)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Source::Backend(body) => Pin::new(body).poll_frame(context),
+            Source::Relayed(body) => Pin::new(body).poll_frame(context),
+            Source::Held(body) => Pin::new(body).poll_frame(context),
         };
         if let (Some(record), Poll::Ready(Some(frame))) = (&mut this.record, &frame) {
             match frame {
@@ -162,7 +189,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Events(_) => SizeHint::default(),
+            Source::Events(_) | Source::Relayed(_) | Source::Held(_) => SizeHint::default(),
             Source::Backend(body) => body.size_hint(),
         }
     }

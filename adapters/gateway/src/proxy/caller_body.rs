@@ -9,6 +9,7 @@ use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use std::rc::Rc;
 use tokio::time::Instant;
@@ -44,11 +45,19 @@ impl fmt::Display for CutBody {
 
 impl core::error::Error for CutBody {}
 
+#[derive(Debug)]
+enum Source {
+    /// As it comes.
+    Incoming(Incoming),
+    /// Read before.
+    Whole(Full<Bytes>),
+}
+
 /// The body of a request.
 #[derive(Debug)]
 pub(crate) struct CallerBody {
     /// `None` for a request without a body, and from its end on.
-    body: Option<Incoming>,
+    body: Option<Source>,
     progress: Rc<Progress>,
     /// Bytes that may still come.
     left: u64,
@@ -58,7 +67,7 @@ impl CallerBody {
     /// Takes the body of a request, which may have at most `max` bytes.
     pub(crate) fn new(body: Incoming, max: Option<u64>) -> Self {
         Self {
-            body: (!body.is_end_stream()).then_some(body),
+            body: (!body.is_end_stream()).then_some(Source::Incoming(body)),
             progress: Rc::default(),
             left: max.unwrap_or(u64::MAX),
         }
@@ -73,6 +82,16 @@ impl CallerBody {
         }
     }
 
+    /// Returns a body that was read before.
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        let left = bytes.len() as u64;
+        Self {
+            body: (left > 0).then(|| Source::Whole(Full::new(bytes))),
+            progress: Rc::default(),
+            left,
+        }
+    }
+
     pub(crate) fn progress(&self) -> Rc<Progress> {
         Rc::clone(&self.progress)
     }
@@ -81,6 +100,38 @@ impl CallerBody {
         self.progress.failed.set(Some(why));
         self.body = None;
         Poll::Ready(Some(Err(why)))
+    }
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
+        match self {
+            Self::Incoming(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(|_| CutBody::ByCaller)))
+            }
+            Self::Whole(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(|never| match never {})))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
     }
 }
 
@@ -95,13 +146,13 @@ impl Body for CallerBody {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        let frame = match ready!(Pin::new(&mut *body).poll_frame(context)) {
+        let frame = match ready!(body.poll_frame(context)) {
             None => {
                 self.body = None;
                 self.progress.ended.set(Some(now()));
                 return Poll::Ready(None);
             }
-            Some(Err(_)) => return self.fail(CutBody::ByCaller),
+            Some(Err(cut)) => return self.fail(cut),
             Some(Ok(frame)) => frame,
         };
         let has_ended = frame.is_trailers() || body.is_end_stream();
@@ -118,11 +169,11 @@ impl Body for CallerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Source::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let body = self.body.as_ref();
-        body.map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        body.map_or_else(|| SizeHint::with_exact(0), Source::size_hint)
     }
 }

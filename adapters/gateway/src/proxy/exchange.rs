@@ -14,6 +14,7 @@ use crate::admin;
 use crate::affinity::Session;
 use crate::backend_pool::BackendPool;
 use crate::listener::{Listener, OverLimit};
+use crate::openai;
 use crate::record::{End, Record};
 use crate::shared::Table;
 use http::header::{CONNECTION, UPGRADE};
@@ -22,7 +23,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use leasehold_config::UpstreamBounds;
+use leasehold_config::{Kind, UpstreamBounds};
 use leasehold_protocol::{BackendHealth, backend_health};
 use leasehold_sync::{Outcome, Release};
 use leasehold_tokio::LeasedBody;
@@ -105,6 +106,17 @@ impl Exchange<'_> {
         }
         let client = self.client(listener, record)?;
         let pool = route(listener, &table, &target)?;
+        if pool.settings().kind == Kind::Openai {
+            let asked = openai::Asked {
+                connection: self.connection,
+                listener,
+                parts: self.parts,
+                target: &target,
+                client,
+                pool: Arc::clone(pool),
+            };
+            return Ok(Passed::Whole(openai::answer(asked, body, record).await));
+        }
         let session = Session::of(
             pool.settings().affinity.as_ref(),
             &self.parts.headers,

@@ -19,12 +19,12 @@ mod headers;
 mod refusal;
 mod upgrade;
 
-pub(crate) use answer::AnswerBody;
-pub(crate) use caller_body::CallerBody;
+pub(crate) use answer::{AnswerBody, BackendBody, CutAnswer};
+pub(crate) use caller_body::{CallerBody, Progress};
 pub(crate) use caller_io::CallerState;
 pub(crate) use connection::{Connection, serve};
 #[doc(hidden)]
 pub use fuzz::pass_headers_on;
 pub(crate) use head::Target;
-pub(crate) use headers::Peer;
+pub(crate) use headers::{Peer, X_REQUEST_ID, remove_hop_by_hop};
 pub(crate) use refusal::Refusal;

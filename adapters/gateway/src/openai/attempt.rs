@@ -1,0 +1,421 @@
+//! A call's attempts: each leases a key, sends the call and hears what the answer means, until there is one to pass on.
+//!
+//! Invariant: nothing of an attempt that is followed by another has reached the caller, and each lease ends once.
+
+use super::call::{Call, Payload};
+use super::relayed::RelayedBody;
+use super::reply;
+use super::settle::{Settle, since_1970};
+use crate::backend::Backend;
+use crate::backend_pool::BackendPool;
+use crate::clock::now;
+use crate::proxy::{AnswerBody, BackendBody, CallerBody};
+use crate::record::Record;
+use crate::upstream::{ConnectError, SendError, Sent, send};
+use crate::worker::Worker;
+use bytes::Bytes;
+use core::time::Duration;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::response::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
+use leasehold_protocol::verdict::{
+    Answer, Context, Failure, Next, Tally, Verdict, read, verdict_of_failure,
+};
+use leasehold_protocol::{ApiKey, Asked, Refusal};
+use leasehold_sync::{AcquireError, Lease, MemberId, Outcome};
+use leasehold_tokio::LeasedBody;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Bytes of an answer that is read whole; a longer one is passed on as it comes.
+const MAX_WHOLE: usize = 32 * 1_024 * 1_024;
+
+/// What the gateway did for a call, as its caller is told.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    /// The end of the key's text.
+    pub(super) key: String,
+    pub(super) pool: String,
+    pub(super) attempts: u32,
+    /// The time in the pool's queue.
+    pub(super) waited: Duration,
+    /// The gateway's own time, without that in the queue and that of the services.
+    pub(super) overhead: Duration,
+}
+
+/// The attempts of a call.
+pub(super) struct Attempts {
+    call: Call,
+    pool: Arc<BackendPool>,
+    worker: Rc<Worker>,
+    request_id: HeaderValue,
+    started: Instant,
+    waited: Duration,
+    /// The time that services had for their answers.
+    served: Duration,
+    attempts: u32,
+    /// Attempts of which there is a number.
+    counted: u32,
+    tried: Vec<MemberId>,
+}
+
+/// A call that was served.
+pub(super) struct Served {
+    parts: Parts,
+    body: AnswerBody,
+    told: Told,
+    request_id: HeaderValue,
+    backend: Arc<Backend>,
+}
+
+/// What came of one attempt.
+enum Attempted {
+    /// An answer for the caller.
+    Passed(Box<(Parts, AnswerBody)>),
+    /// A failure, with the service's own answer if there is one.
+    Failed(Box<Verdict>, Option<(Parts, Bytes)>),
+}
+
+impl Served {
+    /// Returns the answer, and notes it in the record.
+    pub(super) fn into_response(self, record: &mut Record) -> Response<AnswerBody> {
+        record.attempts = self.told.attempts;
+        record.waited = self.told.waited;
+        record.backend = Some(Arc::clone(&self.backend));
+        record.first_byte = Some(record.started.elapsed());
+        self.into_bare_response()
+    }
+
+    pub(super) fn into_bare_response(self) -> Response<AnswerBody> {
+        reply::passed(self.parts, self.body, &self.told, &self.request_id)
+    }
+}
+
+impl Attempts {
+    pub(super) fn new(
+        call: Call,
+        pool: Arc<BackendPool>,
+        worker: Rc<Worker>,
+        record: &Record,
+    ) -> Self {
+        Self {
+            call,
+            pool,
+            worker,
+            request_id: record.request_id.clone(),
+            started: record.started,
+            waited: Duration::ZERO,
+            served: Duration::ZERO,
+            attempts: 0,
+            counted: 0,
+            tried: Vec::new(),
+        }
+    }
+
+    pub(super) fn call(&self) -> &Asked {
+        &self.call.asked
+    }
+
+    /// Makes attempts until one is answered, or none can be.
+    pub(super) async fn run(mut self) -> Result<Served, Refusal> {
+        self.pool.count_attempt();
+        let mut last: Option<Box<Verdict>> = None;
+        loop {
+            let lease = self.lease(last.as_deref()).await?;
+            self.attempts = self.attempts.saturating_add(1);
+            self.waited = self.waited.saturating_add(lease.waited());
+            let (backend, member) = (Arc::clone(lease.payload()), lease.member());
+            let begun = now();
+            let attempted = self.attempt(lease).await?;
+            self.served = self.served.saturating_add(begun.elapsed());
+            let (verdict, answer) = match attempted {
+                Attempted::Passed(answer) => {
+                    let (parts, body) = *answer;
+                    return Ok(self.served(parts, body, backend));
+                }
+                Attempted::Failed(verdict, answer) => (verdict, answer),
+            };
+            self.tried.push(member);
+            if self.may_go_on(&verdict, answer.is_some()) {
+                last = Some(verdict);
+                continue;
+            }
+            return match answer {
+                Some((parts, body)) => Ok(self.served(parts, AnswerBody::text(body), backend)),
+                None => Err(refusal_of(&verdict)),
+            };
+        }
+    }
+
+    fn served(self, parts: Parts, body: AnswerBody, backend: Arc<Backend>) -> Served {
+        let elsewhere = self.waited.saturating_add(self.served);
+        let key = backend.service().filter(|service| service.has_key);
+        let key = key.map(|service| service.endpoint.key().to_string());
+        let told = Told {
+            key: key.unwrap_or_default().trim_start_matches('…').to_owned(),
+            pool: self.pool.settings().name.clone(),
+            attempts: self.attempts,
+            waited: self.waited,
+            overhead: self.started.elapsed().saturating_sub(elsewhere),
+        };
+        Served {
+            parts,
+            body,
+            told,
+            request_id: self.request_id,
+            backend,
+        }
+    }
+
+    /// Whether a failed attempt is followed by another.
+    fn may_go_on(&mut self, verdict: &Verdict, has_answer: bool) -> bool {
+        if !self.call.is_repeatable() {
+            return false;
+        }
+        let tally = match verdict.next {
+            Next::Done | Next::GiveUp => return false,
+            // The service's own word on a wrong model or path is the caller's to read.
+            Next::Stop if has_answer => return false,
+            Next::Stop => Tally::Attempt,
+            Next::RetryAfter { tally, .. } | Next::OtherMember { tally } => tally,
+        };
+        match tally {
+            // As long as there is time, which the pool's queue knows.
+            Tally::Free => true,
+            Tally::Attempt | Tally::AttemptUnlessOutage => {
+                self.counted = self.counted.saturating_add(1);
+                self.pool.may_repeat(self.counted)
+            }
+        }
+    }
+
+    /// Waits for a key; after failures for one that has not failed, if there is one.
+    async fn lease(&self, last: Option<&Verdict>) -> Result<Lease<Backend>, Refusal> {
+        let pool = self.pool.pool();
+        let mut asked = self.call.request;
+        if !self.tried.is_empty() {
+            let other = pool.blocking().alternative(&asked, &self.tried);
+            asked = other.map_or(asked, |member| asked.pin(member));
+        }
+        let lease = match pool.acquire_with(asked).await {
+            Ok(lease) => lease,
+            Err(refused) => return Err(self.no_key(refused, last)),
+        };
+        if let Err(error) = self.pool.write_charges() {
+            // A lease that has expired meanwhile was taken back already.
+            let _ = lease.release(Outcome::NotSent);
+            let text = error.to_string();
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_state",
+                text,
+            ));
+        }
+        Ok(lease)
+    }
+
+    /// Says why there is no key, and when there may be one.
+    fn no_key(&self, refused: AcquireError, last: Option<&Verdict>) -> Refusal {
+        let pool = self.pool.pool();
+        let response: Response<String> = pool.refusal_response(&refused);
+        let status = response.status();
+        let code = match status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+            _ => "no_key",
+        };
+        let mut text = pool.blocking().describe(refused, &self.call.request);
+        if let Some(verdict) = last {
+            text = format!("{text}; the last attempt failed: {verdict}");
+        }
+        Refusal::new(status, code, text).with_wait(pool.retry_after(&refused))
+    }
+
+    /// Sends the call under a lease, and hears the answer.
+    async fn attempt(&mut self, lease: Lease<Backend>) -> Result<Attempted, Refusal> {
+        let settle = Settle {
+            pool: Arc::clone(&self.pool),
+            backend: Arc::clone(lease.payload()),
+            member: lease.member(),
+            reserved: self.call.cost,
+        };
+        let bounds = self.pool.settings().upstream;
+        let Some((request, progress)) = self.build(&settle.backend) else {
+            let _ = lease.release(Outcome::NotSent);
+            let text = "the path and the service's URL make no URL";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_path", text));
+        };
+        let sent = match send(self.worker.idle(), &settle.backend, &bounds, request).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                if let Some(cut) = progress.failed.get() {
+                    let _ = lease.release(Outcome::Unknown);
+                    let text = cut.to_string();
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_body", text));
+                }
+                let verdict = self.verdict_of(&error, &settle.backend);
+                let _ = lease.release(settle.release(&verdict));
+                return Ok(Attempted::Failed(Box::new(verdict), None));
+            }
+        };
+        // A window that counts from the answer's head counts from now on.
+        let _ = lease.arrived();
+        let Sent {
+            response,
+            connection,
+        } = sent;
+        let (parts, body) = response.into_parts();
+        let body = BackendBody::new(
+            body,
+            connection,
+            &settle.backend,
+            bounds,
+            Rc::clone(&self.worker),
+        );
+        if reply::is_event_stream(&parts.headers) && parts.status.is_success() {
+            return Ok(self.relay(parts, body, lease, settle).await);
+        }
+        let is_text = reply::is_text(&parts.headers);
+        if parts.status.is_success() && !is_text {
+            // Its usage is not known, and stays booked.
+            let body = LeasedBody::new(body, lease, Outcome::Ok);
+            return Ok(Attempted::Passed(Box::new((
+                parts,
+                AnswerBody::of_backend(body),
+            ))));
+        }
+        Ok(self.hear(parts, body, lease, &settle).await)
+    }
+
+    /// Passes a stream on, once its first event has come.
+    async fn relay(
+        &self,
+        mut parts: Parts,
+        body: BackendBody,
+        lease: Lease<Backend>,
+        settle: Settle,
+    ) -> Attempted {
+        let asked = &self.call.asked;
+        let key = key_of(&settle.backend).cloned();
+        let head = (parts.status, parts.headers.clone());
+        let mut body = RelayedBody::new(body, head, asked.call, asked.shows_usage, key);
+        if let Err(verdict) = body.begin().await {
+            drop(body);
+            let _ = lease.release(settle.release(&verdict));
+            return Attempted::Failed(verdict, None);
+        }
+        parts.headers.remove(CONTENT_LENGTH);
+        let body = LeasedBody::classified(body, lease, Outcome::Ok, settle);
+        Attempted::Passed(Box::new((parts, AnswerBody::relayed(body))))
+    }
+
+    /// Reads an answer whole, and judges it.
+    async fn hear(
+        &self,
+        parts: Parts,
+        mut body: BackendBody,
+        lease: Lease<Backend>,
+        settle: &Settle,
+    ) -> Attempted {
+        let context = self.context(&settle.backend);
+        let mut bytes = Vec::new();
+        let mut failure = None;
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Err(cut) => {
+                    failure = Some((Failure::AnswerCut, cut.to_string()));
+                    break;
+                }
+            }
+            if bytes.len() > MAX_WHOLE {
+                let text = format!("it has more than {MAX_WHOLE} bytes");
+                failure = Some((Failure::AnswerTooLong, text));
+                break;
+            }
+        }
+        drop(body);
+        if let Some((failure, text)) = failure {
+            let verdict = verdict_of_failure(failure, &text, &context);
+            let _ = lease.release(settle.release(&verdict));
+            return Attempted::Failed(Box::new(verdict), None);
+        }
+        let answer = Answer {
+            status: parts.status,
+            headers: &parts.headers,
+            body: Some(&bytes),
+        };
+        let (verdict, _) = read(&answer, since_1970(), &context);
+        let _ = lease.release(settle.release(&verdict));
+        // An answer that was paid for is the caller's, whatever is in it.
+        if parts.status.is_success() && verdict.error.is_none() {
+            return Attempted::Passed(Box::new((parts, AnswerBody::text(bytes))));
+        }
+        Attempted::Failed(Box::new(verdict), Some((parts, bytes.into())))
+    }
+
+    /// Makes the request to a service, with its key.
+    fn build(
+        &mut self,
+        backend: &Backend,
+    ) -> Option<(Request<CallerBody>, Rc<crate::proxy::Progress>)> {
+        let service = backend.service()?;
+        let url = service
+            .endpoint
+            .url_of(&self.call.path, &self.call.asked.model);
+        let url: Uri = url.parse().ok()?;
+        let body = match &mut self.call.payload {
+            Payload::Whole(bytes) => CallerBody::whole(bytes.clone()),
+            Payload::Streamed(body) => body.take()?,
+        };
+        let progress = body.progress();
+        let mut request = Request::new(body);
+        *request.method_mut() = self.call.method.clone();
+        *request.uri_mut() = url.path_and_query()?.clone().into();
+        let headers = request.headers_mut();
+        *headers = self.call.headers.clone();
+        headers.insert(HOST, backend.authority().clone());
+        if service.has_key {
+            for (name, value) in service.endpoint.auth_headers(url.path()) {
+                if let Some(name) = name {
+                    // The caller's version of the interface stays.
+                    headers.entry(name).or_insert(value);
+                }
+            }
+        }
+        Some((request, progress))
+    }
+
+    fn context<'b>(&self, backend: &'b Backend) -> Context<'b> {
+        Context {
+            call: self.call.asked.call,
+            key: key_of(backend),
+        }
+    }
+
+    fn verdict_of(&self, error: &SendError, backend: &Backend) -> Verdict {
+        let failure = match error {
+            SendError::Connect { error, .. } => match error {
+                ConnectError::NoAddress { .. } => Failure::HostNotFound,
+                ConnectError::Tls(_) => Failure::TlsFailed,
+                ConnectError::Io(_) | ConnectError::TimedOut(_) => Failure::NotConnected,
+            },
+            SendError::Broken { error, .. } if error.is_parse() => Failure::NotHttp,
+            SendError::Broken { .. } => Failure::ConnectionLost,
+            SendError::TimedOut(_) => Failure::TimedOut,
+        };
+        verdict_of_failure(failure, &error.to_string(), &self.context(backend))
+    }
+}
+
+fn key_of(backend: &Backend) -> Option<&ApiKey> {
+    backend.service().map(|service| service.endpoint.key())
+}
+
+/// Refuses a call that no attempt has an answer of.
+fn refusal_of(verdict: &Verdict) -> Refusal {
+    let status = verdict.status.filter(|status| !status.is_success());
+    let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+    Refusal::new(status, "upstream_error", verdict.to_string()).with_wait(verdict.asked_wait)
+}

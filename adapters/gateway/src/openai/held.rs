@@ -1,0 +1,143 @@
+//! Streams whose callers wait long for a key: they begin before their answer, and are kept open by comments.
+//!
+//! Invariant: a stream that has begun ends with an answer or an error event.
+
+use super::attempt::{Attempts, Served};
+use super::reply;
+use crate::clock::now;
+use crate::proxy::{AnswerBody, CutAnswer};
+use crate::record::Record;
+use bytes::Bytes;
+use core::fmt;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use core::time::Duration;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame};
+use leasehold_protocol::{Call, Refusal};
+use tokio::time::{Interval, interval_at};
+
+/// The wait after which a stream begins without its answer, and the pause between two comments.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// What keeps a stream open: a comment, which every reader of events skips.
+const COMMENT: &[u8] = b": waiting for a key\n\n";
+
+type Serving = Pin<Box<dyn Future<Output = Result<Served, Refusal>>>>;
+
+/// Serves a call; a stream that has to wait long begins before its answer.
+pub(super) async fn answer(
+    attempts: Attempts,
+    record: &mut Record,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let (is_stream, call) = (attempts.call().is_stream, attempts.call().call);
+    let id = record.request_id.clone();
+    if !is_stream {
+        return Ok(attempts.run().await?.into_response(record));
+    }
+    let mut serving: Serving = Box::pin(attempts.run());
+    match tokio::time::timeout(KEEP_ALIVE, &mut serving).await {
+        Ok(served) => Ok(served?.into_response(record)),
+        Err(_) => {
+            let stream = HeldStream {
+                call,
+                stage: Stage::Serving(serving),
+                ticks: interval_at(now() + KEEP_ALIVE, KEEP_ALIVE),
+            };
+            let mut response = Response::new(AnswerBody::held(stream));
+            let headers = response.headers_mut();
+            let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+            headers.insert(CONTENT_TYPE, kind);
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(crate::proxy::X_REQUEST_ID, id);
+            record.status = StatusCode::OK;
+            Ok(response)
+        }
+    }
+}
+
+/// A stream that waits for its answer.
+pub(crate) struct HeldStream {
+    call: Call,
+    stage: Stage,
+    ticks: Interval,
+}
+
+enum Stage {
+    Serving(Serving),
+    Answering(Box<AnswerBody>),
+    Ended,
+}
+
+impl HeldStream {
+    /// Takes what became of the call.
+    fn take(&mut self, served: Result<Served, Refusal>) -> Option<Bytes> {
+        let response = match served {
+            Ok(served) => served.into_bare_response(),
+            Err(refusal) => {
+                self.stage = Stage::Ended;
+                return Some(refusal.event(self.call).into());
+            }
+        };
+        let (status, is_events) = (
+            response.status(),
+            reply::is_event_stream(response.headers()),
+        );
+        let mut body = response.into_body();
+        if is_events {
+            self.stage = Stage::Answering(Box::new(body));
+            return None;
+        }
+        self.stage = Stage::Ended;
+        let text = body.take_text();
+        let text = text.map(|text| String::from_utf8_lossy(&text).into_owned());
+        // What the service has to say of an error goes on as an event.
+        let text = text.unwrap_or_else(|| "the service answered with no stream".to_owned());
+        let refusal = Refusal::new(status, "upstream_error", text);
+        Some(refusal.event(self.call).into())
+    }
+}
+
+impl Body for HeldStream {
+    type Data = Bytes;
+    type Error = CutAnswer;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutAnswer>>> {
+        loop {
+            match &mut self.stage {
+                Stage::Ended => return Poll::Ready(None),
+                Stage::Answering(body) => return Pin::new(body).poll_frame(context),
+                Stage::Serving(serving) => match serving.as_mut().poll(context) {
+                    Poll::Ready(served) => {
+                        if let Some(last) = self.take(served) {
+                            return Poll::Ready(Some(Ok(Frame::data(last))));
+                        }
+                    }
+                    Poll::Pending => {
+                        ready!(self.ticks.poll_tick(context));
+                        return Poll::Ready(Some(Ok(Frame::data(COMMENT.into()))));
+                    }
+                },
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.stage {
+            Stage::Serving(_) => false,
+            Stage::Answering(body) => body.is_end_stream(),
+            Stage::Ended => true,
+        }
+    }
+}
+
+impl fmt::Debug for HeldStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldStream")
+            .field("call", &self.call)
+            .finish_non_exhaustive()
+    }
+}
