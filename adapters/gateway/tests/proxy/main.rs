@@ -3,6 +3,7 @@
 mod balance;
 mod failure;
 mod framing;
+mod openai;
 mod passing;
 mod reload;
 mod support;
