@@ -11,6 +11,7 @@ mod input;
 mod journal;
 mod lines;
 mod members;
+mod objects;
 mod origin;
 mod progress;
 mod queue;

@@ -2,10 +2,27 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
+
+/// The place of a line in a file, with its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) len: usize,
+}
+
+impl Span {
+    /// Reads the bytes at this place.
+    pub(crate) fn read(self, file: &File) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len];
+        file.read_exact_at(&mut bytes, self.start)?;
+        Ok(bytes)
+    }
+}
 
 /// Reads the lines that hold a value of the type, and skips the others.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
@@ -13,14 +30,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T
     lines.filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-/// Writes a line for each value.
-pub(crate) fn write(to: impl Write, values: &[impl Serialize]) -> io::Result<()> {
-    let mut writer = BufWriter::new(to);
-    for value in values {
-        serde_json::to_writer(&mut writer, value)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()
+/// Writes a line.
+pub(crate) fn write(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, value)?;
+    to.write_all(b"\n")
 }
 
 /// Writes the values to a new file beside `path`, ready to replace it.
@@ -29,12 +42,22 @@ pub(crate) fn write_beside(
     permissions: Permissions,
     values: &[impl Serialize],
 ) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new()
+    let file = create_beside(path, permissions)?;
+    let mut writer = BufWriter::new(file.as_file());
+    for value in values {
+        write(&mut writer, value)?;
+    }
+    writer.flush()?;
+    drop(writer);
+    Ok(file)
+}
+
+/// Creates a file beside `path` that is to replace it.
+pub(crate) fn create_beside(path: &Path, permissions: Permissions) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new()
         .prefix(".leasehold-")
         .permissions(permissions)
-        .tempfile_in(folder_of(path))?;
-    write(file.as_file_mut(), values)?;
-    Ok(file)
+        .tempfile_in(folder_of(path))
 }
 
 /// Returns the folder of a file.
