@@ -137,6 +137,12 @@ impl Journal {
         })
     }
 
+    /// Lets all that is appended from now on fail.
+    #[cfg(test)]
+    pub(crate) fn fail_from_now_on(&mut self) {
+        self.file = File::open(&self.path).expect("the journal has a name");
+    }
+
     pub(crate) fn remove(self) -> Result<(), BatchError> {
         if !self.has_name {
             return Ok(());

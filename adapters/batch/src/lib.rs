@@ -8,6 +8,7 @@ mod clock;
 mod compaction;
 mod error;
 mod input;
+mod item_results;
 mod journal;
 mod lines;
 mod members;

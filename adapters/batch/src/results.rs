@@ -4,7 +4,8 @@
 //! on disk; only the places of their lines are in memory.
 
 use crate::error::BatchError;
-use crate::input::{ANSWERS, FAILURES, Item, check_model_maps, is_standard, item_id};
+use crate::input::{Item, check_model_maps, is_standard, item_id};
+use crate::item_results::ItemResults;
 use crate::journal::{Journal, JournalEntry, TaskEnd};
 use crate::lines::{self, Span};
 use crate::objects::{ObjectLines, parse_object};
@@ -14,20 +15,6 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
-
-/// Field of an answer with the fingerprint of its request.
-pub(crate) const REQUEST_HASH: &str = "request_hash";
-
-/// What is known of a task's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// There is none.
-    Nothing,
-    /// It answers the same request, or it is not known which.
-    Answer,
-    /// It answers another request.
-    Changed,
-}
 
 /// The results of a batch, by their places on disk.
 #[derive(Debug)]
@@ -61,17 +48,6 @@ enum Recorded {
     InJournal(Span),
     /// The journal could not be written, which ends the run.
     InMemory(Box<JournalEntry>),
-}
-
-/// All results of one item.
-#[derive(Debug, Default)]
-pub(crate) struct ItemResults {
-    /// Its line in the output.
-    earlier: Option<Map<String, Value>>,
-    /// Recorded answers, by model.
-    answers: Map<String, Value>,
-    /// Recorded failures, by model.
-    failures: Map<String, Value>,
 }
 
 impl Results {
@@ -220,11 +196,7 @@ impl Results {
                 Recorded::InJournal(span) => self.journal.read(*span)?,
                 Recorded::InMemory(entry) => (**entry).clone(),
             };
-            let (ends, value) = match entry.end {
-                TaskEnd::Answer(answer) => (&mut results.answers, answer),
-                TaskEnd::Failure(failure) => (&mut results.failures, failure),
-            };
-            ends.insert(entry.model, value);
+            results.add(entry);
         }
         Ok(results)
     }
@@ -260,106 +232,6 @@ impl Output {
             }),
         }
     }
-}
-
-impl ItemResults {
-    /// Looks for an answer to a task of this item whose request has the fingerprint `hash`.
-    pub(crate) fn find(&self, item: &Item, model: &str, hash: &str) -> Found {
-        let recorded = self.answers.get(model);
-        let earlier = self.earlier.as_ref();
-        let request_hash = |answer: &Value| answer.get(REQUEST_HASH).cloned();
-        let known = if item.is_call() {
-            let earlier = earlier.filter(|line| is_answered(line));
-            let earlier = earlier.map(|line| line.get(REQUEST_HASH).cloned());
-            recorded.map(request_hash).or(earlier)
-        } else {
-            let earlier = earlier.and_then(|line| line.get(ANSWERS)?.get(model));
-            let own = item.fields.get(ANSWERS).and_then(|it| it.get(model));
-            recorded.or(own).or(earlier).map(request_hash)
-        };
-        match known {
-            None => Found::Nothing,
-            Some(Some(Value::String(known))) if known != hash => Found::Changed,
-            Some(Some(_) | None) => Found::Answer,
-        }
-    }
-
-    fn line_of_item(mut self, item: &Item, models: &[String]) -> Option<Map<String, Value>> {
-        if item.is_call() {
-            return self.line_of_call();
-        }
-        let mut line = self.earlier.take().unwrap_or_default();
-        let answers = line.shift_remove(ANSWERS);
-        line.extend(item.fields.clone());
-        merge_answers(&mut line, answers);
-        Some(self.complete(line, models))
-    }
-
-    /// Returns the line of an item that is not in the input.
-    fn line_of_other(mut self, id: &str, models: &[String]) -> Option<Map<String, Value>> {
-        let mut answers = self.answers.values();
-        let is_call = match &self.earlier {
-            Some(line) => line.contains_key("custom_id"),
-            None => answers.any(|answer| answer.get("custom_id").is_some()),
-        };
-        if is_call {
-            return self.line_of_call();
-        }
-        let line = self.earlier.take().unwrap_or_else(|| {
-            let id = serde_json::from_str(id).unwrap_or(Value::Null);
-            Map::from_iter([("id".to_owned(), id)])
-        });
-        Some(self.complete(line, models))
-    }
-
-    /// Returns the line of an item of OpenAI's Batch API: its answer, else its failure, else what was there.
-    fn line_of_call(self) -> Option<Map<String, Value>> {
-        let ends = [self.answers, self.failures].into_iter().flatten();
-        match ends.map(|(_, line)| line).next() {
-            Some(Value::Object(line)) => Some(line),
-            Some(_) => None,
-            None => self.earlier,
-        }
-    }
-
-    /// Adds the item's new answers to its line, and replaces its failures.
-    fn complete(mut self, mut line: Map<String, Value>, models: &[String]) -> Map<String, Value> {
-        if !self.answers.is_empty() {
-            let answers = line.entry(ANSWERS).or_insert_with(|| Map::new().into());
-            if let Value::Object(answers) = answers {
-                for model in models {
-                    if let Some((model, answer)) = self.answers.shift_remove_entry(model) {
-                        answers.insert(model, answer);
-                    }
-                }
-                answers.extend(self.answers);
-            }
-        }
-        line.shift_remove(FAILURES);
-        if !self.failures.is_empty() {
-            line.insert(FAILURES.to_owned(), self.failures.into());
-        }
-        line
-    }
-}
-
-/// Whether a line of OpenAI's Batch API holds an answer.
-fn is_answered(line: &Map<String, Value>) -> bool {
-    let status = line.get("response").and_then(|it| it.get("status_code"));
-    let status = status.and_then(Value::as_u64);
-    line.get("error").is_none_or(Value::is_null)
-        && status.is_some_and(|status| (200..300).contains(&status))
-}
-
-/// Puts `earlier` answers before those in `line`; `line` wins if both have the model.
-fn merge_answers(line: &mut Map<String, Value>, earlier: Option<Value>) {
-    let Some(Value::Object(mut merged)) = earlier else {
-        return;
-    };
-    if let Some(Value::Object(answers)) = line.shift_remove(ANSWERS) {
-        merged.extend(answers);
-    }
-    line.insert(ANSWERS.to_owned(), merged.into());
 }
 
 fn replace(file: NamedTempFile, output: &Path) -> io::Result<()> {
@@ -421,6 +293,7 @@ fn find_earlier(
 mod tests {
     use super::*;
     use crate::input::Content;
+    use crate::item_results::Found;
     use serde_json::json;
 
     fn item(id: u32, fields: Value) -> Item {
@@ -502,6 +375,59 @@ mod tests {
         results.finish(core::slice::from_ref(&two), &[]).unwrap();
         let kept = json!({"id": 1, "output_pred": {"a": "kept", "b": "new"}});
         assert_eq!(lines(&output), [json!({"id": 2}), kept]);
+    }
+
+    #[test]
+    fn what_the_journal_cannot_take_reaches_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = item(1, json!({"id": 1}));
+        let mut results = Results::open(&output).unwrap();
+        let answer = |text: &str| TaskEnd::Answer(json!(text));
+        results.record(&one, "a", answer("written")).unwrap();
+        results.journal.fail_from_now_on();
+        let lost = results.record(&one, "b", answer("not written"));
+        assert!(matches!(lost, Err(BatchError::Write { .. })), "{lost:?}");
+        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        let answers = json!({"a": "written", "b": "not written"});
+        assert_eq!(lines(&output), [json!({"id": 1, "output_pred": answers})]);
+    }
+
+    #[test]
+    fn items_of_a_killed_run_follow_in_the_order_of_their_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        fs::write(&output, "{\"id\":7}\n{\"id\":5}\n").unwrap();
+        let mut results = Results::open(&output).unwrap();
+        for id in [9, 3, 5, 8] {
+            let item = item(id, json!({"id": id}));
+            let answer = TaskEnd::Answer(json!(id));
+            results.record(&item, "a", answer).unwrap();
+        }
+        drop(results);
+        let results = Results::open(&output).unwrap();
+        results.finish(&[item(1, json!({"id": 1}))], &[]).unwrap();
+        let ids: Vec<_> = lines(&output).iter().map(|it| it["id"].as_u64()).collect();
+        assert_eq!(ids, [1, 7, 5, 9, 3, 8].map(Some));
+    }
+
+    #[test]
+    fn an_output_that_changes_during_the_run_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        fs::write(&output, "{\"id\":1,\"note\":\"n\"}\n").unwrap();
+        let one = item(1, json!({"id": 1}));
+        let mut results = Results::open(&output).unwrap();
+        let answer = TaskEnd::Answer(json!("kept"));
+        results.record(&one, "a", answer).unwrap();
+        fs::write(&output, "{\"id\":2,\"note\":\"m\"}\n").unwrap();
+        let error = results.finish(core::slice::from_ref(&one), &[]);
+        let shown = error.unwrap_err().to_string();
+        assert!(shown.contains("another program"), "{shown}");
+        let results = Results::open(&output).unwrap();
+        assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
+        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        assert_eq!(lines(&output)[1], json!({"id": 2, "note": "m"}));
     }
 
     #[test]

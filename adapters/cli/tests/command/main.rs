@@ -5,6 +5,8 @@ mod batch;
 mod errors;
 mod gateway;
 mod interrupt;
+mod memory;
+mod python;
 mod requests;
 mod state;
 mod testbed;
