@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{File, Permissions};
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -52,12 +53,22 @@ pub(crate) fn write_beside(
     Ok(file)
 }
 
-/// Creates a file beside `path` that is to replace it.
+/// Creates a file beside `path` that is to replace it. Its name is `.NAME.part`, so that the next run removes one that
+/// a killed run has left; the caller has a lock on `path`.
 pub(crate) fn create_beside(path: &Path, permissions: Permissions) -> io::Result<NamedTempFile> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".part");
+    let folder = folder_of(path);
+    match fs::remove_file(folder.join(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     tempfile::Builder::new()
-        .prefix(".leasehold-")
+        .prefix(&name)
+        .rand_bytes(0)
         .permissions(permissions)
-        .tempfile_in(folder_of(path))
+        .tempfile_in(folder)
 }
 
 /// Returns the folder of a file.

@@ -327,6 +327,8 @@ mod tests {
             "{\"id\":1,\"note\":\"n\",\"output_pred\":{\"a\":1},\"output_error\":{\"b\":\"e\"}}\n",
         );
         fs::write(&output, before).unwrap();
+        // What a run leaves that was killed while it wrote its output.
+        fs::write(folder.path().join(".out.jsonl.part"), "half").unwrap();
         let items = [
             item(1, json!({"id": 1, "q": "?"})),
             item(2, json!({"id": 2})),
