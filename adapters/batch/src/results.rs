@@ -220,15 +220,15 @@ impl Output {
         let fields = text.map(|text| parse_object(&text).ok().flatten());
         match fields {
             Ok(Some(fields)) if item_id(&fields).as_deref() == Ok(id) => Ok(fields),
-            Ok(_) => Err(BatchError::InvalidFile {
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(BatchError::Read {
+                path: self.path.clone(),
+                source,
+            }),
+            Ok(_) | Err(_) => Err(BatchError::InvalidFile {
                 path: self.path.clone(),
                 problem: "another program has changed the file during the run; new answers are kept in the journal \
                           beside it, so run the same command again"
                     .to_owned(),
-            }),
-            Err(source) => Err(BatchError::Read {
-                path: self.path.clone(),
-                source,
             }),
         }
     }
@@ -422,14 +422,14 @@ mod tests {
         let mut results = Results::open(&output).unwrap();
         let answer = TaskEnd::Answer(json!("kept"));
         results.record(&one, "a", answer).unwrap();
-        fs::write(&output, "{\"id\":2,\"note\":\"m\"}\n").unwrap();
+        fs::write(&output, "{\"id\":2}\n").unwrap();
         let error = results.finish(core::slice::from_ref(&one), &[]);
         let shown = error.unwrap_err().to_string();
         assert!(shown.contains("another program"), "{shown}");
         let results = Results::open(&output).unwrap();
         assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
         results.finish(core::slice::from_ref(&one), &[]).unwrap();
-        assert_eq!(lines(&output)[1], json!({"id": 2, "note": "m"}));
+        assert_eq!(lines(&output)[1], json!({"id": 2}));
     }
 
     #[test]
