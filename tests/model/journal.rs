@@ -33,6 +33,8 @@ pub enum Entry {
     Text(String, u8),
     /// A line of OpenAI's Batch API, perhaps under another id.
     Call(u8, u8),
+    /// A failure of an item with a number.
+    Failure(u8, u8, String),
 }
 
 /// A line of a log of charges.
@@ -107,10 +109,11 @@ fn lines<T>(of: &[T], line: impl Fn(&T) -> Vec<u8>) -> Vec<u8> {
 }
 
 fn entry(entry: &Entry) -> Vec<u8> {
-    let line = |id: String, model: u8, answer: serde_json::Value| {
+    let end = |id: String, model: u8, end: &str, value: serde_json::Value| {
         let model = char::from(b'a' + model % 3).to_string();
-        serde_json::json!({"id": id, "model": model, "answer": answer}).to_string()
+        serde_json::json!({"id": id, "model": model, end: value}).to_string()
     };
+    let line = |id, model, answer| end(id, model, "answer", answer);
     let line = match entry {
         Entry::Bytes(bytes) => return bytes.clone(),
         Entry::Item(id, model, text) => {
@@ -121,6 +124,9 @@ fn entry(entry: &Entry) -> Vec<u8> {
             let id = serde_json::json!((id % 4).to_string()).to_string();
             let answer = serde_json::json!({"custom_id": (custom_id % 4).to_string()});
             line(id, 0, answer)
+        }
+        Entry::Failure(id, model, text) => {
+            end(id.to_string(), *model, "failure", serde_json::json!(text))
         }
     };
     line.into_bytes()

@@ -3,7 +3,7 @@
 //! Invariant: what was paid for is kept: whatever an answer's own fields do not hold is under `raw`.
 
 use crate::input::Item;
-use crate::results::REQUEST_HASH;
+use crate::item_results::REQUEST_HASH;
 use leasehold_http::{CallError, Reply};
 use leasehold_protocol::verdict::{Kind, Verdict};
 use leasehold_protocol::{ApiKey, Completion, Endpoint};

@@ -17,7 +17,7 @@ pub enum BatchError {
         source: io::Error,
     },
     /// A file can't be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}{}", path.display(), advice(source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -134,9 +134,39 @@ impl BatchError {
     }
 }
 
+/// Says what to do where the reason is plain.
+fn advice(error: &io::Error) -> &'static str {
+    let is_full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    );
+    if is_full {
+        "; make room and run the same command again"
+    } else {
+        ""
+    }
+}
+
 fn process_words(process: Option<u32>) -> String {
     process.map_or_else(
         || "another process".to_owned(),
         |id| format!("process {id}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_reported_with_what_to_do() {
+        let source = io::Error::from(io::ErrorKind::StorageFull);
+        let path = PathBuf::from("out.jsonl.journal");
+        let shown = BatchError::Write { path, source }.to_string();
+        assert!(
+            shown.starts_with("cannot write out.jsonl.journal: "),
+            "{shown}"
+        );
+        assert!(shown.contains("run the same command again"), "{shown}");
+    }
 }

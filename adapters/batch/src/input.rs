@@ -4,12 +4,12 @@
 //! are made.
 
 use crate::error::BatchError;
+use crate::objects::{ObjectLine, ObjectLines};
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// One line of the input.
@@ -166,22 +166,18 @@ fn reason(error: &minijinja::Error) -> String {
 /// If the input can't be read or has no item, a line isn't a JSON object or lacks an id or what is asked, two lines
 /// have the same id, or lines of OpenAI's Batch API are among others.
 pub fn read_items(input: &Input<'_>) -> Result<Vec<Item>, BatchError> {
-    let (shown, text) = if input.is_stdin() {
-        let shown = Path::new("standard input");
-        (shown, read_stdin(shown)?)
+    let mut objects = if input.is_stdin() {
+        ObjectLines::of_stdin()
     } else {
-        (input.path, read(input.path)?)
+        ObjectLines::open(input.path)?
     };
     let mut items: Vec<Item> = Vec::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
-    for (line, fields) in parse_objects(shown, &text)? {
-        let invalid = |problem: String| BatchError::InvalidLine {
-            path: shown.to_owned(),
-            line,
-            problem,
-        };
+    while let Some(object) = objects.next() {
+        let ObjectLine { number, fields, .. } = object?;
+        let invalid = |problem: String| objects.invalid(number, problem);
         let item = Item::new(fields, input).map_err(invalid)?;
-        if let Some(first) = lines.insert(item.id.clone(), line) {
+        if let Some(first) = lines.insert(item.id.clone(), number) {
             let problem = format!("the id {} is already used on line {first}", item.id);
             return Err(invalid(problem));
         }
@@ -195,10 +191,7 @@ pub fn read_items(input: &Input<'_>) -> Result<Vec<Item>, BatchError> {
         items.push(item);
     }
     if items.is_empty() {
-        return Err(BatchError::InvalidFile {
-            path: shown.to_owned(),
-            problem: "the file has no items; write one JSON object per line".to_owned(),
-        });
+        return Err(objects.invalid_file("the file has no items; write one JSON object per line"));
     }
     Ok(items)
 }
@@ -296,9 +289,6 @@ pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
     }
 }
 
-/// A line number, from 1, and the fields of the JSON object on that line.
-type NumberedObject = (usize, Map<String, Value>);
-
 /// Checks that answers and failures, if present, are objects by model.
 pub(crate) fn check_model_maps(fields: &Map<String, Value>) -> Result<(), String> {
     for name in [ANSWERS, FAILURES] {
@@ -311,53 +301,9 @@ pub(crate) fn check_model_maps(fields: &Map<String, Value>) -> Result<(), String
     Ok(())
 }
 
-pub(crate) fn read_objects(path: &Path) -> Result<Vec<NumberedObject>, BatchError> {
-    parse_objects(path, &read(path)?)
-}
-
-fn parse_objects(path: &Path, text: &str) -> Result<Vec<NumberedObject>, BatchError> {
-    let mut objects = Vec::new();
-    for (line, text) in (1..).zip(text.lines()) {
-        if text.trim().is_empty() {
-            continue;
-        }
-        let problem = match serde_json::from_str(text) {
-            Ok(Value::Object(fields)) => {
-                objects.push((line, fields));
-                continue;
-            }
-            Ok(_) => "not a JSON object".to_owned(),
-            Err(error) => {
-                // The parser saw one line only, so its line number is always 1.
-                let message = error.to_string();
-                let reason = message
-                    .rsplit_once(" at line ")
-                    .map_or(&*message, |(reason, _)| reason);
-                format!("not JSON at column {}: {reason}", error.column())
-            }
-        };
-        return Err(BatchError::InvalidLine {
-            path: path.to_owned(),
-            line,
-            problem,
-        });
-    }
-    Ok(objects)
-}
-
 /// Reads a file as text, without a byte order mark.
 pub(crate) fn read(path: &Path) -> Result<String, BatchError> {
-    to_text(path, fs::read(path))
-}
-
-fn read_stdin(shown: &Path) -> Result<String, BatchError> {
-    let mut bytes = Vec::new();
-    let read = io::stdin().lock().read_to_end(&mut bytes);
-    to_text(shown, read.map(|_| bytes))
-}
-
-fn to_text(path: &Path, bytes: io::Result<Vec<u8>>) -> Result<String, BatchError> {
-    let bytes = bytes.map_err(|source| BatchError::Read {
+    let bytes = fs::read(path).map_err(|source| BatchError::Read {
         path: path.to_owned(),
         source,
     })?;

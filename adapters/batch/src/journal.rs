@@ -1,89 +1,152 @@
-//! The journal: answers on disk while a batch runs, one JSON object per line.
+//! The journal: how each task ended, on disk while a batch runs, one JSON object per line.
 //!
 //! Invariant: an answer survives the process once [`Journal::append`] has returned `Ok`, and at most one run has
 //! a journal open.
 
 use crate::error::BatchError;
-use crate::lines;
+use crate::lines::{self, Span};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::env;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub(crate) struct Journal {
+    /// The file's path; that of its folder if the file has no name.
     path: PathBuf,
+    has_name: bool,
     file: File,
     /// Bytes of complete lines.
     len: u64,
+    /// Whether there may be half a line after them.
+    is_torn: bool,
 }
 
-#[derive(Deserialize)]
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JournalEntry {
+    /// The item's id, as JSON.
     pub(crate) id: String,
     pub(crate) model: String,
-    pub(crate) answer: Value,
+    #[serde(flatten)]
+    pub(crate) end: TaskEnd,
 }
 
-#[derive(Serialize)]
-struct JournalEntryRef<'a> {
-    id: &'a str,
-    model: &'a str,
-    answer: &'a Value,
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TaskEnd {
+    Answer(Value),
+    /// For the output of this run only: the next one tries again.
+    Failure(Value),
 }
+
+/// The ids of answers in the journal of a run that was killed, and their places.
+pub(crate) type Replay = Vec<(String, Span)>;
 
 impl Journal {
     /// Opens the journal beside `output`, and returns the answers of a run that was killed.
     ///
     /// A half-written last line is cut off.
-    pub(crate) fn open(output: &Path) -> Result<(Self, Vec<JournalEntry>), BatchError> {
+    pub(crate) fn open(output: &Path) -> Result<(Self, Replay), BatchError> {
         let mut path = output.as_os_str().to_owned();
         path.push(".journal");
         let path = PathBuf::from(path);
         let opened = open_locked(&path).and_then(|file| {
-            let Some(mut file) = file else {
+            let Some(file) = file else {
                 return Ok(None);
             };
-            let (entries, len) = replay(&mut file)?;
-            Ok(Some((file, len, entries)))
+            let (answers, len) = replay(&file)?;
+            Ok(Some((file, len, answers)))
         });
         match opened {
-            Ok(Some((file, len, entries))) => Ok((Self { path, file, len }, entries)),
+            Ok(Some((file, len, answers))) => Ok((Self::new(path, true, file, len), answers)),
             Ok(None) => Err(BatchError::Busy { path }),
             Err(source) => Err(BatchError::Write { path, source }),
         }
     }
 
-    /// Appends an answer.
+    /// Creates a journal without a name in the folder of temporary files; it ends with the process.
+    pub(crate) fn without_name() -> Result<Self, BatchError> {
+        let folder = env::temp_dir();
+        match tempfile::tempfile_in(&folder) {
+            Ok(file) => Ok(Self::new(folder, false, file, 0)),
+            Err(source) => Err(BatchError::Write {
+                path: folder,
+                source,
+            }),
+        }
+    }
+
+    const fn new(path: PathBuf, has_name: bool, file: File, len: u64) -> Self {
+        Self {
+            path,
+            has_name,
+            file,
+            len,
+            is_torn: false,
+        }
+    }
+
+    /// Appends an entry; returns its place.
     ///
     /// # Errors
-    /// If the journal can't be written; it then still ends with a complete line, unless the system can't cut it
-    /// off either.
-    pub(crate) fn append(
-        &mut self,
-        id: &str,
-        model: &str,
-        answer: &Value,
-    ) -> Result<(), BatchError> {
-        let entry = JournalEntryRef { id, model, answer };
-        let line = serde_json::to_vec(&entry).map_err(io::Error::from);
-        let written = line.and_then(|mut line| {
-            line.push(b'\n');
-            self.file.write_all(&line).inspect_err(|_| {
-                // Half a line would spoil the next one.
-                let _ = self.file.set_len(self.len);
-            })?;
-            self.len = self.len.saturating_add(line.len() as u64);
-            Ok(())
-        });
-        written.map_err(|source| BatchError::Write {
+    /// If the journal can't be written; half a line is cut off before the next one.
+    pub(crate) fn append(&mut self, entry: &JournalEntry) -> Result<Span, BatchError> {
+        self.try_append(entry).map_err(|source| BatchError::Write {
             path: self.path.clone(),
             source,
         })
     }
 
+    fn try_append(&mut self, entry: &JournalEntry) -> io::Result<Span> {
+        let mut line = Vec::new();
+        lines::write(&mut line, entry)?;
+        if self.is_torn {
+            self.cut_off()?;
+        }
+        if let Err(error) = self.file.write_all(&line) {
+            self.is_torn = true;
+            // Tried again before the next line; the first error is the one to report.
+            let _ = self.cut_off();
+            return Err(error);
+        }
+        let span = Span {
+            start: self.len,
+            len: line.len(),
+        };
+        self.len = self.len.saturating_add(line.len() as u64);
+        Ok(span)
+    }
+
+    fn cut_off(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Reads an entry again.
+    pub(crate) fn read(&self, span: Span) -> Result<JournalEntry, BatchError> {
+        let line = span.read(&self.file);
+        let entry = line.and_then(|line| Ok(serde_json::from_slice(&line)?));
+        entry.map_err(|source| BatchError::Read {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Lets all that is appended from now on fail.
+    #[cfg(test)]
+    pub(crate) fn fail_from_now_on(&mut self) {
+        self.file = File::open(&self.path).expect("the journal has a name");
+    }
+
     pub(crate) fn remove(self) -> Result<(), BatchError> {
+        if !self.has_name {
+            return Ok(());
+        }
         fs::remove_file(&self.path).map_err(|source| BatchError::Write {
             path: self.path,
             source,
@@ -118,28 +181,41 @@ fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Reads all complete lines and cuts off the rest; returns the entries and the length of the lines in bytes.
-fn replay(journal: &mut File) -> io::Result<(Vec<JournalEntry>, u64)> {
-    let mut bytes = Vec::new();
-    journal.read_to_end(&mut bytes)?;
-    let last_newline = bytes.iter().rposition(|byte| *byte == b'\n');
-    let complete = last_newline.map_or(0, |last| last.saturating_add(1));
-    if complete < bytes.len() {
-        journal.set_len(complete as u64)?;
+/// Cuts off half a line at the end; returns the places of all answers, and the length of the lines in bytes.
+fn replay(journal: &File) -> io::Result<(Replay, u64)> {
+    let (mut answers, mut start) = (Vec::new(), 0_u64);
+    let (mut reader, mut line) = (BufReader::new(journal), Vec::new());
+    loop {
+        line.clear();
+        let len = reader.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\n") {
+            break;
+        }
+        // A line damaged by a crash of the machine is dropped; its task runs again.
+        let entry = serde_json::from_slice(&line).ok();
+        if let Some(entry) = entry.filter(JournalEntry::is_sound_answer) {
+            answers.push((entry.id, Span { start, len }));
+        }
+        start = start.saturating_add(len as u64);
     }
-    // A line damaged by a crash of the machine is dropped; its task runs again.
-    let entries = lines::parse(&bytes[..complete]).filter(JournalEntry::is_sound);
-    Ok((entries.collect(), complete as u64))
+    if !line.is_empty() {
+        journal.set_len(start)?;
+    }
+    Ok((answers, start))
 }
 
 impl JournalEntry {
-    /// Whether the output that the entry would get into can be read again.
-    fn is_sound(&self) -> bool {
+    /// Whether the entry is an answer, and the output that it would get into can be read again.
+    fn is_sound_answer(&self) -> bool {
+        let answer = match &self.end {
+            TaskEnd::Answer(answer) => answer,
+            TaskEnd::Failure(_) => return false,
+        };
         let Ok(id) = serde_json::from_str::<Value>(&self.id) else {
             return false;
         };
         let written = id.to_string();
-        let is_id = match self.answer.get("custom_id") {
+        let is_id = match answer.get("custom_id") {
             Some(custom_id) => id.is_string() && *custom_id == id,
             None => id.is_string() || id.is_i64() || id.is_u64(),
         };
@@ -152,9 +228,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answers(output: &Path) -> Vec<Value> {
-        let (_, entries) = Journal::open(output).unwrap();
-        entries.into_iter().map(|entry| entry.answer).collect()
+    fn entry(model: &str, answer: &str) -> JournalEntry {
+        JournalEntry {
+            id: "1".to_owned(),
+            model: model.to_owned(),
+            end: TaskEnd::Answer(json!(answer)),
+        }
+    }
+
+    fn answers(output: &Path) -> Vec<JournalEntry> {
+        let (journal, answers) = Journal::open(output).unwrap();
+        let spans = answers.into_iter().map(|(_, span)| span);
+        spans.map(|span| journal.read(span).unwrap()).collect()
     }
 
     #[test]
@@ -162,15 +247,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         let (mut journal, _) = Journal::open(&output).unwrap();
-        journal.append("1", "a", &json!("kept")).unwrap();
+        journal.append(&entry("a", "kept")).unwrap();
         journal.file.write_all(b"{\"id\":\"1\",\"mod").unwrap();
         drop(journal);
 
-        let (mut journal, entries) = Journal::open(&output).unwrap();
-        assert_eq!(entries.len(), 1);
-        journal.append("1", "b", &json!("new")).unwrap();
+        let (mut journal, before) = Journal::open(&output).unwrap();
+        assert_eq!(before.len(), 1);
+        let span = journal.append(&entry("b", "new")).unwrap();
+        assert_eq!(journal.read(span).unwrap(), entry("b", "new"));
         drop(journal);
-        assert_eq!(answers(&output), ["kept", "new"]);
+        assert_eq!(answers(&output), [entry("a", "kept"), entry("b", "new")]);
     }
 
     #[test]
@@ -178,14 +264,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         let (mut journal, _) = Journal::open(&output).unwrap();
-        journal.append("1", "a", &json!("first")).unwrap();
+        journal.append(&entry("a", "first")).unwrap();
         let read_only = File::open(&journal.path).unwrap();
-        let writable = core::mem::replace(&mut journal.file, read_only);
-        journal.append("1", "b", &json!("lost")).unwrap_err();
+        let mut writable = core::mem::replace(&mut journal.file, read_only);
+        journal.append(&entry("b", "lost")).unwrap_err();
+        // What a full disk leaves, if it can't be cut off at once either.
+        writable.write_all(b"{\"id\":\"1\",").unwrap();
+        journal.append(&entry("b", "lost")).unwrap_err();
         journal.file = writable;
-        journal.append("1", "c", &json!("third")).unwrap();
+        let span = journal.append(&entry("c", "third")).unwrap();
+        assert_eq!(journal.read(span).unwrap(), entry("c", "third"));
         drop(journal);
-        assert_eq!(answers(&output), ["first", "third"]);
+        assert_eq!(answers(&output), [entry("a", "first"), entry("c", "third")]);
+    }
+
+    #[test]
+    fn a_failure_is_not_replayed() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let (mut journal, _) = Journal::open(&output).unwrap();
+        let mut failure = entry("a", "kept");
+        failure.end = TaskEnd::Failure(json!("no"));
+        let span = journal.append(&failure).unwrap();
+        assert_eq!(journal.read(span).unwrap(), failure);
+        drop(journal);
+        assert!(answers(&output).is_empty());
     }
 
     #[test]

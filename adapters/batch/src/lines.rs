@@ -2,10 +2,28 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::Permissions;
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
+
+/// The place of a line in a file, with its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) len: usize,
+}
+
+impl Span {
+    /// Reads the bytes at this place.
+    pub(crate) fn read(self, file: &File) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len];
+        file.read_exact_at(&mut bytes, self.start)?;
+        Ok(bytes)
+    }
+}
 
 /// Reads the lines that hold a value of the type, and skips the others.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
@@ -13,14 +31,10 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T
     lines.filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-/// Writes a line for each value.
-pub(crate) fn write(to: impl Write, values: &[impl Serialize]) -> io::Result<()> {
-    let mut writer = BufWriter::new(to);
-    for value in values {
-        serde_json::to_writer(&mut writer, value)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.flush()
+/// Writes a line.
+pub(crate) fn write(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, value)?;
+    to.write_all(b"\n")
 }
 
 /// Writes the values to a new file beside `path`, ready to replace it.
@@ -29,12 +43,32 @@ pub(crate) fn write_beside(
     permissions: Permissions,
     values: &[impl Serialize],
 ) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".leasehold-")
-        .permissions(permissions)
-        .tempfile_in(folder_of(path))?;
-    write(file.as_file_mut(), values)?;
+    let file = create_beside(path, permissions)?;
+    let mut writer = BufWriter::new(file.as_file());
+    for value in values {
+        write(&mut writer, value)?;
+    }
+    writer.flush()?;
+    drop(writer);
     Ok(file)
+}
+
+/// Creates a file beside `path` that is to replace it. Its name is `.NAME.part`, so that the next run removes one that
+/// a killed run has left; the caller has a lock on `path`.
+pub(crate) fn create_beside(path: &Path, permissions: Permissions) -> io::Result<NamedTempFile> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".part");
+    let folder = folder_of(path);
+    match fs::remove_file(folder.join(&name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    tempfile::Builder::new()
+        .prefix(&name)
+        .rand_bytes(0)
+        .permissions(permissions)
+        .tempfile_in(folder)
 }
 
 /// Returns the folder of a file.

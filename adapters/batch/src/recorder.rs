@@ -5,6 +5,8 @@
 use crate::answer::{Attempt, failure};
 use crate::batch::Batch;
 use crate::error::BatchError;
+use crate::input::Item;
+use crate::journal::TaskEnd;
 use crate::lock;
 use crate::progress::Counter;
 use crate::queue::Task;
@@ -33,20 +35,12 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Records the answer of a task; `false` if it can't be written.
-    pub(crate) fn answer(&self, task: &Task, attempt: Attempt, hash: &str) -> bool {
+    /// Records the answer of a task.
+    pub(crate) fn answer(&self, task: &Task, attempt: Attempt, hash: &str) {
         let (item, model) = task.names(self.batch);
         let answer = attempt.into_answer(item, hash, self.batch.keep_full);
-        let recorded = lock(&self.results).record(item, model, answer);
-        match recorded {
-            Ok(()) => {
-                self.counter.add_ok();
-                true
-            }
-            Err(error) => {
-                self.keep_error(error);
-                false
-            }
+        if self.record(item, model, TaskEnd::Answer(answer)) {
+            self.counter.add_ok();
         }
     }
 
@@ -65,8 +59,18 @@ impl<'a> Recorder<'a> {
             reason: reason.to_owned(),
         });
         let failure = failure(item, reason, status, remains);
-        lock(&self.results).record_failure(item, model, failure);
+        self.record(item, model, TaskEnd::Failure(failure));
         self.counter.add_failed();
+    }
+
+    fn record(&self, item: &Item, model: &str, end: TaskEnd) -> bool {
+        let recorded = lock(&self.results).record(item, model, end);
+        recorded.map_err(|error| self.keep_error(error)).is_ok()
+    }
+
+    /// Whether a file could not be written.
+    pub(crate) fn has_failed(&self) -> bool {
+        lock(&self.write_error).is_some()
     }
 
     /// Keeps an error of a file for the end, unless there is one.

@@ -1,270 +1,240 @@
 //! The results of a batch: those already in the output, those of this run, and the output that replaces it.
 //!
-//! Invariant: the output is replaced as a whole or not at all, and the journal is removed only afterwards.
+//! Invariant: the output is replaced as a whole or not at all, and the journal is removed only afterwards. Results stay
+//! on disk; only the places of their lines are in memory.
 
 use crate::error::BatchError;
-use crate::input::{ANSWERS, FAILURES, Item, check_model_maps, is_standard, item_id, read_objects};
-use crate::journal::Journal;
-use crate::lines;
+use crate::input::{Item, check_model_maps, is_standard, item_id};
+use crate::item_results::ItemResults;
+use crate::journal::{Journal, JournalEntry, TaskEnd};
+use crate::lines::{self, Span};
+use crate::objects::{ObjectLines, parse_object};
 use serde_json::{Map, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
-/// Values by item id, and by model within an item.
-type ByItem = HashMap<String, Map<String, Value>>;
-
-/// Field of an answer with the fingerprint of its request.
-pub(crate) const REQUEST_HASH: &str = "request_hash";
-
-/// What is known of a task's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// There is none.
-    Nothing,
-    /// It answers the same request, or it is not known which.
-    Answer,
-    /// It answers another request.
-    Changed,
-}
-
-/// The results of a batch, all in memory.
+/// The results of a batch, by their places on disk.
 #[derive(Debug)]
 pub(crate) struct Results {
     /// `None` for standard output, which is written at the end and never read.
-    file: Option<(PathBuf, Journal)>,
-    /// Results already in the output by item id, in the order of the file.
-    earlier: Map<String, Value>,
-    answers: ByItem,
-    failures: ByItem,
+    output: Option<Output>,
+    journal: Journal,
+    /// By item id.
+    places: HashMap<String, Places>,
+}
+
+/// The output as it was before the run.
+#[derive(Debug)]
+struct Output {
+    path: PathBuf,
+    /// `None` if there was no such file.
+    file: Option<File>,
+}
+
+/// The places of an item's results.
+#[derive(Debug, Default)]
+struct Places {
+    /// Its line in the output.
+    earlier: Option<Span>,
+    /// Its answers and failures, in the order in which they came.
+    recorded: Vec<Recorded>,
+}
+
+#[derive(Debug)]
+enum Recorded {
+    InJournal(Span),
+    /// The journal could not be written, which ends the run.
+    InMemory(Box<JournalEntry>),
 }
 
 impl Results {
-    /// Reads the results at `output`, and those in the journal of a run that was killed.
+    /// Finds the results in `output`, and those in the journal of a run that was killed.
     pub(crate) fn open(output: &Path) -> Result<Self, BatchError> {
         if is_standard(output) {
             return Ok(Self {
-                file: None,
-                earlier: Map::new(),
-                answers: ByItem::new(),
-                failures: ByItem::new(),
+                output: None,
+                journal: Journal::without_name()?,
+                places: HashMap::new(),
             });
         }
         // A link is resolved: its target is replaced, and is in use under all its names.
-        let output = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
-        let (journal, entries) = Journal::open(&output)?;
-        let mut answers = ByItem::new();
-        for entry in entries {
-            insert(&mut answers, &entry.id, &entry.model, entry.answer);
+        let path = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
+        let (journal, replay) = Journal::open(&path)?;
+        let is_new = replay.is_empty();
+        let mut places = HashMap::<String, Places>::new();
+        for (id, span) in replay {
+            let recorded = &mut places.entry(id).or_default().recorded;
+            recorded.push(Recorded::InJournal(span));
         }
-        let earlier = match read_output(&output) {
-            Ok(earlier) => earlier,
+        match find_earlier(&path, &mut places) {
+            Ok(file) => Ok(Self {
+                output: Some(Output { path, file }),
+                journal,
+                places,
+            }),
             Err(error) => {
-                if answers.is_empty() {
+                if is_new {
                     // An empty journal would only litter; the first error is the one to report.
                     let _ = journal.remove();
                 }
-                return Err(error);
+                Err(error)
             }
-        };
-        Ok(Self {
-            file: Some((output, journal)),
-            earlier,
-            answers,
-            failures: ByItem::new(),
-        })
+        }
     }
 
-    /// Looks for an answer to a task whose request has the fingerprint `hash`.
-    pub(crate) fn find(&self, item: &Item, model: &str, hash: &str) -> Found {
-        let recorded = self.answers.get(&item.id).and_then(|it| it.get(model));
-        let earlier = self.earlier.get(&item.id);
-        let answer = if item.is_call() {
-            recorded.or(earlier.filter(|line| is_answered(line)))
-        } else {
-            let earlier = earlier.and_then(|line| line.get(ANSWERS)?.get(model));
-            let own = item.fields.get(ANSWERS).and_then(|it| it.get(model));
-            recorded.or(own).or(earlier)
-        };
-        match answer.map(|answer| answer.get(REQUEST_HASH).and_then(Value::as_str)) {
-            None => Found::Nothing,
-            Some(Some(known)) if known != hash => Found::Changed,
-            Some(Some(_) | None) => Found::Answer,
-        }
+    /// Reads all results of the item with this id.
+    pub(crate) fn of_item(&self, id: &str) -> Result<ItemResults, BatchError> {
+        let places = self.places.get(id);
+        places.map_or_else(|| Ok(ItemResults::default()), |it| self.read(id, it))
     }
 
     /// Closes the journal of a run that makes no call; an empty one is removed.
     pub(crate) fn abandon(self) -> Result<(), BatchError> {
-        match self.file {
-            Some((_, journal)) if self.answers.is_empty() => journal.remove(),
-            Some(_) | None => Ok(()),
+        if self.places.values().all(|it| it.recorded.is_empty()) {
+            self.journal.remove()
+        } else {
+            Ok(())
         }
     }
 
-    /// Records an answer.
+    /// Records how a task ended.
     ///
     /// # Errors
-    /// If the journal can't be written; [`finish`](Self::finish) may still write the answer to the output.
+    /// If the journal can't be written; [`finish`](Self::finish) may still write the result to the output.
     pub(crate) fn record(
         &mut self,
         item: &Item,
         model: &str,
-        answer: Value,
+        end: TaskEnd,
     ) -> Result<(), BatchError> {
-        let appended = match &mut self.file {
-            Some((_, journal)) => journal.append(&item.id, model, &answer),
-            None => Ok(()),
+        let entry = JournalEntry {
+            id: item.id.clone(),
+            model: model.to_owned(),
+            end,
         };
-        insert(&mut self.answers, &item.id, model, answer);
-        appended
-    }
-
-    /// Records a failure, for the output only: the next run tries again.
-    pub(crate) fn record_failure(&mut self, item: &Item, model: &str, failure: Value) {
-        insert(&mut self.failures, &item.id, model, failure);
+        let (recorded, result) = match self.journal.append(&entry) {
+            Ok(span) => (Recorded::InJournal(span), Ok(())),
+            Err(error) => (Recorded::InMemory(Box::new(entry)), Err(error)),
+        };
+        let places = self.places.entry(item.id.clone()).or_default();
+        places.recorded.push(recorded);
+        result
     }
 
     /// Replaces the output by all results, then removes the journal.
     ///
-    /// The order is that of `items`, then that of other items already in the output. New answers are added in the
-    /// order of `models`.
+    /// The order is that of `items`, then that of other items already in the output, then that of the journal. New
+    /// answers are added in the order of `models`.
     ///
     /// # Errors
     /// If the output can't be written; the old output and the journal stay as they are.
     pub(crate) fn finish(mut self, items: &[Item], models: &[String]) -> Result<(), BatchError> {
-        let results = self.lines(items, models);
-        let Some((output, journal)) = self.file else {
-            return lines::write(io::stdout().lock(), &results).map_err(|source| {
-                BatchError::Write {
-                    path: PathBuf::from("standard output"),
-                    source,
-                }
-            });
+        let Some(output) = self.output.as_ref().map(|output| output.path.clone()) else {
+            let name = Path::new("standard output");
+            return self.write(io::stdout().lock(), name, items, models);
         };
-        replace(&output, &results).map_err(|source| BatchError::Write {
-            path: output,
+        let failed = |source| BatchError::Write {
+            path: output.clone(),
             source,
-        })?;
-        journal.remove()
+        };
+        let file = lines::create_beside(&output, permissions(&output)).map_err(failed)?;
+        self.write(file.as_file(), &output, items, models)?;
+        replace(file, &output).map_err(failed)?;
+        self.journal.remove()
     }
 
-    fn lines(&mut self, items: &[Item], models: &[String]) -> Vec<Map<String, Value>> {
-        let mut lines = Vec::new();
-        let known: HashSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
-        for item in items {
-            if item.is_call() {
-                lines.extend(self.line_of_call(&item.id));
-                continue;
-            }
-            let mut line = match self.earlier.get(&item.id) {
-                Some(Value::Object(earlier)) => earlier.clone(),
-                Some(_) | None => Map::new(),
-            };
-            let answers = line.shift_remove(ANSWERS);
-            line.extend(item.fields.clone());
-            merge_answers(&mut line, answers);
-            lines.push(self.complete(&item.id, line, models));
-        }
-        let earlier = core::mem::take(&mut self.earlier);
-        for (id, line) in earlier {
-            if let Value::Object(line) = line
-                && !known.contains(id.as_str())
-            {
-                let is_call = line.contains_key("custom_id");
-                let line = match is_call.then(|| self.line_of_call(&id)).flatten() {
-                    Some(newer) => newer,
-                    None if is_call => line,
-                    None => self.complete(&id, line, models),
-                };
-                lines.push(line);
-            }
-        }
-        // The journal of a killed run may hold items of another input.
-        let others: Vec<String> = self.answers.keys().cloned().collect();
-        for id in others {
-            let is_call = |line: &Value| line.get("custom_id").is_some();
-            let recorded = self.answers.get(&id);
-            if recorded.is_some_and(|it| it.values().any(is_call)) {
-                lines.extend(self.line_of_call(&id));
-                continue;
-            }
-            let mut line = Map::new();
-            let id_value = serde_json::from_str(&id).unwrap_or(Value::Null);
-            line.insert("id".to_owned(), id_value);
-            lines.push(self.complete(&id, line, models));
-        }
-        lines
-    }
-
-    /// Returns the line of an item of OpenAI's Batch API: its answer, else its failure, else what was there.
-    fn line_of_call(&mut self, id: &str) -> Option<Map<String, Value>> {
-        let answer = self.answers.remove(id);
-        let failure = self.failures.remove(id);
-        let new = answer.or(failure).into_iter().flatten().next();
-        let line = new.map(|(_, line)| line);
-        match line.or_else(|| self.earlier.get(id).cloned())? {
-            Value::Object(line) => Some(line),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => None,
-        }
-    }
-
-    /// Adds an item's new answers to its line, and replaces its failures.
-    fn complete(
+    /// Writes all results to a file, which errors call `name`.
+    fn write(
         &mut self,
-        id: &str,
-        mut line: Map<String, Value>,
+        to: impl Write,
+        name: &Path,
+        items: &[Item],
         models: &[String],
-    ) -> Map<String, Value> {
-        if let Some(mut new) = self.answers.remove(id) {
-            let answers = line.entry(ANSWERS).or_insert_with(|| Map::new().into());
-            if let Value::Object(answers) = answers {
-                for model in models {
-                    if let Some((model, answer)) = new.shift_remove_entry(model) {
-                        answers.insert(model, answer);
-                    }
-                }
-                answers.extend(new);
+    ) -> Result<(), BatchError> {
+        let failed = |source| BatchError::Write {
+            path: name.to_owned(),
+            source,
+        };
+        let mut writer = BufWriter::new(to);
+        for item in items {
+            let results = self.of_item(&item.id)?;
+            self.places.remove(&item.id);
+            if let Some(line) = results.line_of_item(item, models) {
+                lines::write(&mut writer, &line).map_err(failed)?;
             }
         }
-        line.shift_remove(FAILURES);
-        if let Some(failures) = self.failures.remove(id) {
-            line.insert(FAILURES.to_owned(), failures.into());
+        for (id, places) in self.others() {
+            let results = self.read(&id, &places)?;
+            if let Some(line) = results.line_of_other(&id, models) {
+                lines::write(&mut writer, &line).map_err(failed)?;
+            }
         }
-        line
+        writer.flush().map_err(failed)
+    }
+
+    /// Takes the results of items that are not in the input: those in the output, then those of a killed run.
+    fn others(&mut self) -> Vec<(String, Places)> {
+        let mut others: Vec<_> = self.places.drain().collect();
+        others.sort_by_cached_key(|(_, places)| {
+            let is_new = places.earlier.is_none();
+            let recorded = places.recorded.first().and_then(Recorded::span);
+            (is_new, places.earlier.or(recorded).map(|span| span.start))
+        });
+        others
+    }
+
+    fn read(&self, id: &str, places: &Places) -> Result<ItemResults, BatchError> {
+        let mut results = ItemResults::default();
+        if let (Some(output), Some(span)) = (&self.output, places.earlier) {
+            results.earlier = Some(output.read(id, span)?);
+        }
+        for recorded in &places.recorded {
+            let entry = match recorded {
+                Recorded::InJournal(span) => self.journal.read(*span)?,
+                Recorded::InMemory(entry) => (**entry).clone(),
+            };
+            results.add(entry);
+        }
+        Ok(results)
     }
 }
 
-/// Whether a line of OpenAI's Batch API holds an answer.
-fn is_answered(line: &Value) -> bool {
-    let status = line
-        .pointer("/response/status_code")
-        .and_then(Value::as_u64);
-    line["error"].is_null() && status.is_some_and(|status| (200..300).contains(&status))
-}
-
-/// Puts `earlier` answers before those in `line`; `line` wins if both have the model.
-fn merge_answers(line: &mut Map<String, Value>, earlier: Option<Value>) {
-    let Some(Value::Object(mut merged)) = earlier else {
-        return;
-    };
-    if let Some(Value::Object(answers)) = line.shift_remove(ANSWERS) {
-        merged.extend(answers);
+impl Recorded {
+    const fn span(&self) -> Option<Span> {
+        match self {
+            Self::InJournal(span) => Some(*span),
+            Self::InMemory(_) => None,
+        }
     }
-    line.insert(ANSWERS.to_owned(), merged.into());
 }
 
-fn insert(into: &mut ByItem, id: &str, model: &str, value: Value) {
-    let models = into.entry(id.to_owned()).or_default();
-    models.insert(model.to_owned(), value);
+impl Output {
+    /// Reads the line of an item again.
+    fn read(&self, id: &str, span: Span) -> Result<Map<String, Value>, BatchError> {
+        let file = self.file.as_ref();
+        let bytes = file.map_or_else(|| Ok(Vec::new()), |file| span.read(file));
+        let text = bytes.map(|bytes| String::from_utf8(bytes).unwrap_or_default());
+        let fields = text.map(|text| parse_object(&text).ok().flatten());
+        match fields {
+            Ok(Some(fields)) if item_id(&fields).as_deref() == Ok(id) => Ok(fields),
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => Err(BatchError::Read {
+                path: self.path.clone(),
+                source,
+            }),
+            Ok(_) | Err(_) => Err(BatchError::InvalidFile {
+                path: self.path.clone(),
+                problem: "another program has changed the file during the run; new answers are kept in the journal \
+                          beside it, so run the same command again"
+                    .to_owned(),
+            }),
+        }
+    }
 }
 
-fn replace(output: &Path, values: &[Map<String, Value>]) -> io::Result<()> {
-    let file = lines::write_beside(output, permissions(output), values)?;
+fn replace(file: NamedTempFile, output: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(output)?;
     File::open(lines::folder_of(output))?.sync_all()
@@ -279,8 +249,15 @@ fn permissions(output: &Path) -> Permissions {
     )
 }
 
-/// Reads the results of earlier runs; empty if there is no such file.
-fn read_output(output: &Path) -> Result<Map<String, Value>, BatchError> {
+/// Opens the results of earlier runs and notes their places; `None` if there is no such file.
+fn find_earlier(
+    output: &Path,
+    places: &mut HashMap<String, Places>,
+) -> Result<Option<File>, BatchError> {
+    let unreadable = |source| BatchError::Read {
+        path: output.to_owned(),
+        source,
+    };
     match fs::metadata(output) {
         Ok(found) if found.is_file() => {}
         Ok(_) => {
@@ -289,39 +266,34 @@ fn read_output(output: &Path) -> Result<Map<String, Value>, BatchError> {
                 problem: "not a regular file; choose another output".to_owned(),
             });
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(source) => {
-            return Err(BatchError::Read {
-                path: output.to_owned(),
-                source,
-            });
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(unreadable(source)),
     }
-    let mut results = Map::new();
-    for (line, fields) in read_objects(output)? {
-        let id = item_id(&fields);
-        let id = id.and_then(|id| check_model_maps(&fields).map(|()| id));
-        let problem = match id {
-            Ok(id) if results.contains_key(&id) => format!("the id {id} is used twice"),
-            Ok(id) => {
-                results.insert(id, fields.into());
-                continue;
-            }
-            Err(problem) => problem,
-        };
-        return Err(BatchError::InvalidLine {
-            path: output.to_owned(),
-            line,
-            problem: format!("{problem}; this is no file of results, choose another output"),
+    let file = File::open(output).map_err(unreadable)?;
+    let mut objects = ObjectLines::new(output, file.try_clone().map_err(unreadable)?);
+    while let Some(object) = objects.next() {
+        let object = object?;
+        let id = item_id(&object.fields);
+        let id = id.and_then(|id| check_model_maps(&object.fields).map(|()| id));
+        let added = id.and_then(|id| {
+            let problem = format!("the id {id} is used twice");
+            let earlier = &mut places.entry(id).or_default().earlier;
+            let is_new = earlier.replace(object.span).is_none();
+            is_new.then_some(()).ok_or(problem)
         });
+        added.map_err(|problem| {
+            let problem = format!("{problem}; this is no file of results, choose another output");
+            objects.invalid(object.number, problem)
+        })?;
     }
-    Ok(results)
+    Ok(Some(file))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::input::Content;
+    use crate::item_results::Found;
     use serde_json::json;
 
     fn item(id: u32, fields: Value) -> Item {
@@ -333,6 +305,11 @@ mod tests {
             content: Content::Fields,
             fields,
         }
+    }
+
+    fn found(results: &Results, item: &Item, model: &str, hash: &str) -> Found {
+        let results = results.of_item(&item.id).unwrap();
+        results.find(item, model, hash)
     }
 
     fn lines(path: &Path) -> Vec<Value> {
@@ -350,15 +327,21 @@ mod tests {
             "{\"id\":1,\"note\":\"n\",\"output_pred\":{\"a\":1},\"output_error\":{\"b\":\"e\"}}\n",
         );
         fs::write(&output, before).unwrap();
+        // What a run leaves that was killed while it wrote its output.
+        fs::write(folder.path().join(".out.jsonl.part"), "half").unwrap();
         let items = [
             item(1, json!({"id": 1, "q": "?"})),
             item(2, json!({"id": 2})),
         ];
         let mut results = Results::open(&output).unwrap();
-        assert_eq!(results.find(&items[0], "a", "h"), Found::Answer);
-        assert_eq!(results.find(&items[0], "b", "h"), Found::Nothing);
-        results.record(&items[0], "b", json!(2)).unwrap();
-        results.record_failure(&items[1], "a", json!("no"));
+        assert_eq!(found(&results, &items[0], "a", "h"), Found::Answer);
+        assert_eq!(found(&results, &items[0], "b", "h"), Found::Nothing);
+        results
+            .record(&items[0], "b", TaskEnd::Answer(json!(2)))
+            .unwrap();
+        results
+            .record(&items[1], "a", TaskEnd::Failure(json!("no")))
+            .unwrap();
         results.finish(&items, &[]).unwrap();
         assert_eq!(
             lines(&output),
@@ -377,12 +360,16 @@ mod tests {
         let output = folder.path().join("out.jsonl");
         let one = item(1, json!({"id": 1}));
         let mut results = Results::open(&output).unwrap();
-        results.record(&one, "a", json!("kept")).unwrap();
+        results
+            .record(&one, "a", TaskEnd::Answer(json!("kept")))
+            .unwrap();
         drop(results);
 
         let mut results = Results::open(&output).unwrap();
-        assert_eq!(results.find(&one, "a", "h"), Found::Answer);
-        results.record(&one, "b", json!("new")).unwrap();
+        assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
+        results
+            .record(&one, "b", TaskEnd::Answer(json!("new")))
+            .unwrap();
         drop(results);
 
         let results = Results::open(&output).unwrap();
@@ -393,20 +380,73 @@ mod tests {
     }
 
     #[test]
+    fn what_the_journal_cannot_take_reaches_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = item(1, json!({"id": 1}));
+        let mut results = Results::open(&output).unwrap();
+        let answer = |text: &str| TaskEnd::Answer(json!(text));
+        results.record(&one, "a", answer("written")).unwrap();
+        results.journal.fail_from_now_on();
+        let lost = results.record(&one, "b", answer("not written"));
+        assert!(matches!(lost, Err(BatchError::Write { .. })), "{lost:?}");
+        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        let answers = json!({"a": "written", "b": "not written"});
+        assert_eq!(lines(&output), [json!({"id": 1, "output_pred": answers})]);
+    }
+
+    #[test]
+    fn items_of_a_killed_run_follow_in_the_order_of_their_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        fs::write(&output, "{\"id\":7}\n{\"id\":5}\n").unwrap();
+        let mut results = Results::open(&output).unwrap();
+        for id in [9, 3, 5, 8] {
+            let item = item(id, json!({"id": id}));
+            let answer = TaskEnd::Answer(json!(id));
+            results.record(&item, "a", answer).unwrap();
+        }
+        drop(results);
+        let results = Results::open(&output).unwrap();
+        results.finish(&[item(1, json!({"id": 1}))], &[]).unwrap();
+        let ids: Vec<_> = lines(&output).iter().map(|it| it["id"].as_u64()).collect();
+        assert_eq!(ids, [1, 7, 5, 9, 3, 8].map(Some));
+    }
+
+    #[test]
+    fn an_output_that_changes_during_the_run_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        fs::write(&output, "{\"id\":1,\"note\":\"n\"}\n").unwrap();
+        let one = item(1, json!({"id": 1}));
+        let mut results = Results::open(&output).unwrap();
+        let answer = TaskEnd::Answer(json!("kept"));
+        results.record(&one, "a", answer).unwrap();
+        fs::write(&output, "{\"id\":2}\n").unwrap();
+        let error = results.finish(core::slice::from_ref(&one), &[]);
+        let shown = error.unwrap_err().to_string();
+        assert!(shown.contains("another program"), "{shown}");
+        let results = Results::open(&output).unwrap();
+        assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
+        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        assert_eq!(lines(&output)[1], json!({"id": 2}));
+    }
+
+    #[test]
     fn an_answer_to_another_request_is_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         let one = item(1, json!({"id": 1}));
         let mut results = Results::open(&output).unwrap();
         let answer = json!({"content": "x", "request_hash": "h1"});
-        results.record(&one, "a", answer).unwrap();
+        results.record(&one, "a", TaskEnd::Answer(answer)).unwrap();
         drop(results);
         let results = Results::open(&output).unwrap();
-        assert_eq!(results.find(&one, "a", "h1"), Found::Answer);
-        assert_eq!(results.find(&one, "a", "h2"), Found::Changed);
+        assert_eq!(found(&results, &one, "a", "h1"), Found::Answer);
+        assert_eq!(found(&results, &one, "a", "h2"), Found::Changed);
         results.finish(core::slice::from_ref(&one), &[]).unwrap();
         let results = Results::open(&output).unwrap();
-        assert_eq!(results.find(&one, "a", "h2"), Found::Changed);
+        assert_eq!(found(&results, &one, "a", "h2"), Found::Changed);
     }
 
     #[test]
@@ -427,13 +467,17 @@ mod tests {
         };
         let items = [call("a"), call("b"), call("c")];
         let mut results = Results::open(&output).unwrap();
-        results.record(&items[0], "m", line("a", 200)).unwrap();
-        results.record_failure(&items[1], "m", line("b", 400));
+        results
+            .record(&items[0], "m", TaskEnd::Answer(line("a", 200)))
+            .unwrap();
+        results
+            .record(&items[1], "m", TaskEnd::Failure(line("b", 400)))
+            .unwrap();
         results.finish(&items, &[]).unwrap();
         assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
         let results = Results::open(&output).unwrap();
-        assert_eq!(results.find(&items[0], "m", "h"), Found::Answer);
-        assert_eq!(results.find(&items[1], "m", "h"), Found::Nothing);
+        assert_eq!(found(&results, &items[0], "m", "h"), Found::Answer);
+        assert_eq!(found(&results, &items[1], "m", "h"), Found::Nothing);
         results.finish(&items, &[]).unwrap();
         assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
     }

@@ -8,12 +8,13 @@ use crate::batch::{Batch, OnChange, default_workers};
 use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
+use crate::item_results::{Found, ItemResults};
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
 use crate::recorder::Recorder;
 use crate::report::{FailedTask, KeySummary, Summary};
-use crate::results::{Found, Results};
+use crate::results::Results;
 use crate::stop::Stop;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
@@ -160,10 +161,14 @@ impl Batch {
     fn open_tasks(&self, results: &Results, output: &Path) -> Result<Vec<Task>, BatchError> {
         let mut tasks = Vec::new();
         let (mut answers, mut changed, mut example) = (0_usize, 0_usize, None);
+        let mut known = (usize::MAX, ItemResults::default());
         for (item, model) in self.pairs() {
             let (it, name) = (&self.items[item], &self.models[model]);
+            if known.0 != item {
+                known = (item, results.of_item(&it.id)?);
+            }
             let hash = self.request.request(it, name)?.fingerprint();
-            let found = results.find(it, name, &hash);
+            let found = known.1.find(it, name, &hash);
             if found != Found::Nothing {
                 answers = answers.saturating_add(1);
             }

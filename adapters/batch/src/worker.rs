@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
             }
             let goes_on = self.attempt(task);
             drop(permit);
-            if !goes_on {
+            if !goes_on || self.recorder.has_failed() {
                 self.close();
                 return;
             }
@@ -244,9 +244,7 @@ impl<'a> Run<'a> {
         );
         if attempt.is_answer() {
             self.parts.warmup.open();
-            if !self.recorder.answer(&task, attempt, &request.fingerprint()) {
-                self.close();
-            }
+            self.recorder.answer(&task, attempt, &request.fingerprint());
             self.parts.queue.finish();
             return;
         }

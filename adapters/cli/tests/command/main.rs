@@ -7,6 +7,8 @@ mod clients;
 mod errors;
 mod gateway;
 mod interrupt;
+mod memory;
+mod python;
 mod requests;
 mod state;
 mod testbed;

@@ -1,0 +1,139 @@
+//! Files with a JSON object on each line, read one by one.
+//!
+//! Invariant: at most one line is in memory at a time, and an error names its file and line.
+
+use crate::error::BatchError;
+use crate::lines::Span;
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// A line with a JSON object.
+#[derive(Debug)]
+pub(crate) struct ObjectLine {
+    /// Number of the line, from 1.
+    pub(crate) number: usize,
+    pub(crate) span: Span,
+    pub(crate) fields: Map<String, Value>,
+}
+
+/// Reads the objects of a file; blank lines and a byte order mark are skipped.
+pub(crate) struct ObjectLines {
+    /// The file, as errors name it.
+    path: PathBuf,
+    reader: Box<dyn BufRead>,
+    number: usize,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl ObjectLines {
+    /// Opens a file.
+    pub(crate) fn open(path: &Path) -> Result<Self, BatchError> {
+        let file = File::open(path).map_err(|source| BatchError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self::new(path, file))
+    }
+
+    /// Reads standard input.
+    pub(crate) fn of_stdin() -> Self {
+        Self::new(Path::new("standard input"), io::stdin())
+    }
+
+    pub(crate) fn new(path: &Path, from: impl Read + 'static) -> Self {
+        Self {
+            path: path.to_owned(),
+            reader: Box::new(BufReader::new(from)),
+            number: 0,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Returns an error of a line.
+    pub(crate) fn invalid(&self, line: usize, problem: String) -> BatchError {
+        BatchError::InvalidLine {
+            path: self.path.clone(),
+            line,
+            problem,
+        }
+    }
+
+    /// Returns an error of the file as a whole.
+    pub(crate) fn invalid_file(&self, problem: &str) -> BatchError {
+        BatchError::InvalidFile {
+            path: self.path.clone(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    /// Reads a line; `None` at the end of the file.
+    fn read_line(&mut self) -> Result<Option<Span>, BatchError> {
+        self.bytes.clear();
+        let read = self.reader.read_until(b'\n', &mut self.bytes);
+        let len = read.map_err(|source| BatchError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        let start = self.start;
+        self.start = start.saturating_add(len as u64);
+        self.number = self.number.saturating_add(1);
+        Ok((len > 0).then_some(Span { start, len }))
+    }
+
+    /// Returns the object of the line that was read; `None` if the line is blank.
+    fn object(&self) -> Result<Option<Map<String, Value>>, String> {
+        let text = str::from_utf8(&self.bytes).map_err(|_| "not UTF-8".to_owned())?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        parse_object(text)
+    }
+}
+
+impl Iterator for ObjectLines {
+    type Item = Result<ObjectLine, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let span = match self.read_line() {
+                Ok(Some(span)) => span,
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            };
+            let number = self.number;
+            match self.object() {
+                Ok(None) => {}
+                Ok(Some(fields)) => {
+                    return Some(Ok(ObjectLine {
+                        number,
+                        span,
+                        fields,
+                    }));
+                }
+                Err(problem) => return Some(Err(self.invalid(number, problem))),
+            }
+        }
+    }
+}
+
+/// Reads the object on a line; `None` if the line is blank.
+pub(crate) fn parse_object(text: &str) -> Result<Option<Map<String, Value>>, String> {
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(Some(fields)),
+        Ok(_) => Err("not a JSON object".to_owned()),
+        Err(error) => {
+            // The parser saw one line only, so its line number is always 1.
+            let message = error.to_string();
+            let reason = message
+                .rsplit_once(" at line ")
+                .map_or(&*message, |(reason, _)| reason);
+            Err(format!("not JSON at column {}: {reason}", error.column()))
+        }
+    }
+}
