@@ -1,6 +1,7 @@
 //! Clients and servers of others, as their users have them.
 //!
-//! Scripts are in `tests/clients`; `.ci/run` installs what they need for `LEASEHOLD_PYTHON`.
+//! Scripts are in `tests/clients`; `.ci/run` installs what they need for `LEASEHOLD_PYTHON` and
+//! `LEASEHOLD_NODE_MODULES`.
 
 use super::gateway::Gateway;
 use super::*;
@@ -18,20 +19,65 @@ fn python(package: &str, script: &str, arguments: &[&str]) -> Option<String> {
         .output()
         .is_ok_and(|output| output.status.success());
     if !has_package {
-        let is_gate = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!is_gate, "{program} has no package {package}");
-        println!("left out: {program} has no package {package}; set LEASEHOLD_PYTHON");
+        leave_out(&format!(
+            "{program} has no package {package}; set LEASEHOLD_PYTHON"
+        ));
         return None;
     }
+    Some(run(Command::new(&program), script, arguments))
+}
+
+/// Runs a script with Node, and returns what it printed; `None` if there is no Node with OpenAI's package.
+fn node(script: &str, arguments: &[&str]) -> Option<String> {
+    let modules = std::env::var("LEASEHOLD_NODE_MODULES").unwrap_or_default();
+    if modules.is_empty() || !Path::new(&modules).join("openai").is_dir() {
+        leave_out("Node has no package openai; set LEASEHOLD_NODE_MODULES");
+        return None;
+    }
+    Some(run(Command::new("node"), script, arguments))
+}
+
+fn run(mut program: Command, script: &str, arguments: &[&str]) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let output = Command::new(&program)
+    let output = program
         .arg(folder.join(script))
         .args(arguments)
         .output()
         .expect("it starts");
     let told = text(&output.stderr);
     assert!(output.status.success(), "{script}: {told}");
-    Some(text(&output.stdout))
+    text(&output.stdout)
+}
+
+/// Tells that a test can't be made here; fails in the gate, which installs what it needs.
+fn leave_out(reason: &str) {
+    let is_gate = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!is_gate, "{reason}");
+    println!("left out: {reason}");
+}
+
+#[test]
+fn openais_packages_see_no_difference_between_the_service_and_the_gateway() {
+    let testbed = Testbed::start(&["--keys", "1"]);
+    if let Some(printed) = python("openai", "openai_package.py", &[&testbed.url]) {
+        assert_eq!(printed, "ok\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.txt");
+    fs::write(&keys, "sk-testbed-0001\n").unwrap();
+    let keys = keys.to_str().unwrap();
+    let url = format!("{}/v1", testbed.url);
+    let gateway = Gateway::start(&["--port", "0", "--openai", &url, "--keys", keys]);
+    let through = format!("http://{}", gateway.address);
+    let both = [testbed.url.as_str(), &through];
+    let printed = [
+        python("openai", "openai_package.py", &both),
+        node("openai_package.mjs", &both),
+    ];
+    for printed in printed.into_iter().flatten() {
+        assert_eq!(printed, "ok\n");
+    }
+    gateway.end();
 }
 
 #[test]
@@ -70,9 +116,7 @@ impl Nginx {
         fs::write(&path, settings).expect("a file");
         let process = Command::new("nginx").arg("-c").arg(&path).spawn();
         let Ok(process) = process else {
-            let is_gate = std::env::var("CI").is_ok_and(|value| value == "true");
-            assert!(!is_gate, "there is no nginx");
-            println!("left out: there is no nginx");
+            leave_out("there is no nginx");
             return None;
         };
         let nginx = Self {

@@ -8,7 +8,6 @@ mod errors;
 mod gateway;
 mod interrupt;
 mod memory;
-mod python;
 mod requests;
 mod state;
 mod testbed;
