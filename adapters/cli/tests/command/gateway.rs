@@ -43,15 +43,23 @@ impl Gateway {
     }
 }
 
-/// Sends one request; `None` if there is no whole answer.
+const GET: &str = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+/// A call to a service.
+const CALL: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 60\r\n\r\n\
+    {\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}";
+
 fn get(address: &str) -> Option<u16> {
+    send(address, GET)
+}
+
+/// Sends one request; `None` if there is no whole answer.
+fn send(address: &str, request: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .ok()?;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
-        .ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     answer.split(' ').nth(1)?.parse().ok()
@@ -210,23 +218,51 @@ fn a_log_that_was_moved_away_is_opened_anew() {
 /// The promise of the state file: an upstream that counts strictly refuses nothing, whenever the gateway is killed.
 #[test]
 fn limits_hold_over_kills_at_random_moments() {
-    let kills = 20;
     let backends = [(); 2].map(|()| backend("10/1s"));
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("gateway.toml");
     let members: String = backends
         .iter()
         .map(|backend| format!("{{ url = \"{}\", limits = \"10/1s\" }},", backend.url()))
         .collect();
+    serve_over_kills("http", &members, "", GET);
+    for backend in backends {
+        let report = backend.stop();
+        let limit = &report.limits[0];
+        assert_eq!(limit.refused, 0, "{limit:?}");
+        assert!(limit.max_in_window <= 10, "{limit:?}");
+    }
+}
+
+#[test]
+fn limits_of_keys_hold_over_kills_at_random_moments() {
+    let testbed = Testbed::start(&["--keys", "2", "--limit", "10/1s"]);
+    let keys = "sk-testbed-0001\nsk-testbed-0002\n";
+    let url = &testbed.url;
+    let member = format!("{{ url = \"{url}/v1\", keys = \"keys.txt\", limits = \"10/1s\" }}");
+    serve_over_kills("openai", &member, keys, CALL);
+    let report = testbed.stop();
+    assert_eq!(report["rejected_429"], 0, "{report}");
+    let most = report["limits"][0]["max_in_window"].as_u64();
+    assert!(
+        most.is_some_and(|most| (5..=10).contains(&most)),
+        "{report}"
+    );
+}
+
+/// Puts a load through a gateway that is killed again and again.
+fn serve_over_kills(kind: &str, members: &str, keys: &str, request: &str) {
+    let kills = 20;
+    let folder = tempfile::tempdir().expect("it can be done");
+    let path = folder.path().join("gateway.toml");
+    fs::write(folder.path().join("keys.txt"), keys).expect("it can be done");
     let write = |address: &str| {
         let settings = format!(
-            "state = \"leasehold.state\"\naccess_log = false\n[pools.web]\nkind = \"http\"\nmax_wait = \"10s\"\nmembers = [{members}]\n\
-            [[listen]]\naddress = \"{address}\"\nserve = \"http\"\npool = \"web\"\n"
+            "state = \"leasehold.state\"\naccess_log = false\n[pools.all]\nkind = \"{kind}\"\nmax_wait = \"10s\"\nmembers = [{members}]\n\
+            [[listen]]\naddress = \"{address}\"\nserve = \"{kind}\"\npool = \"all\"\n"
         );
-        fs::write(&path, settings).unwrap();
+        fs::write(&path, settings).expect("it can be done");
     };
     write("127.0.0.1:0");
-    let mut gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+    let mut gateway = Gateway::start(&["--config", path.to_str().expect("it can be done")]);
     let address = gateway.address.clone();
     write(&address);
     let (stop, ok) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -235,7 +271,7 @@ fn limits_hold_over_kills_at_random_moments() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    match get(&address) {
+                    match send(&address, request) {
                         Some(200) => _ = ok.fetch_add(1, Ordering::Relaxed),
                         Some(status) => assert!(matches!(status, 429 | 503), "{status}"),
                         // It was killed, or is not there yet.
@@ -247,18 +283,12 @@ fn limits_hold_over_kills_at_random_moments() {
         for _ in 0..kills {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             thread::sleep(Duration::from_millis(20 + (seed >> 33) % 400));
-            gateway.process.kill().unwrap();
-            gateway.process.wait().unwrap();
-            gateway = Gateway::start(&["--config", path.to_str().unwrap()]);
+            gateway.process.kill().expect("it can be done");
+            gateway.process.wait().expect("it can be done");
+            gateway = Gateway::start(&["--config", path.to_str().expect("it can be done")]);
         }
         stop.store(true, Ordering::Relaxed);
     });
     gateway.end();
     assert!(ok.load(Ordering::Relaxed) > 40, "{ok:?}");
-    for backend in backends {
-        let report = backend.stop();
-        let limit = &report.limits[0];
-        assert_eq!(limit.refused, 0, "{limit:?}");
-        assert!(limit.max_in_window <= 10, "{limit:?}");
-    }
 }

@@ -141,3 +141,41 @@ impl fmt::Debug for HeldStream {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use tokio::time::sleep;
+
+    fn held(wait: Duration, served: Result<Served, Refusal>) -> HeldStream {
+        HeldStream {
+            call: Call::Chat,
+            stage: Stage::Serving(Box::pin(async move {
+                sleep(wait).await;
+                served
+            })),
+            ticks: interval_at(now() + KEEP_ALIVE, KEEP_ALIVE),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_waits_is_kept_open_and_ends_with_what_became_of_it() {
+        let refusal = Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            "no key",
+        );
+        let begun = now();
+        let body = held(Duration::from_secs(35), Err(refusal));
+        let bytes = body.collect().await.unwrap().to_bytes();
+        assert_eq!(begun.elapsed(), Duration::from_secs(35));
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (comments, rest) = text.split_at(3 * COMMENT.len());
+        assert_eq!(comments.as_bytes(), COMMENT.repeat(3));
+        assert!(
+            rest.starts_with("data: {\"error\":{\"message\":\"no key\""),
+            "{rest}"
+        );
+    }
+}
