@@ -1,6 +1,6 @@
 //! Access to a listener of services: callers with its token, or programs on this machine where it has none.
 //!
-//! Invariant: no page of another site, and no stranger behind a proxy, spends anybody's keys.
+//! Invariant: no page of another site, and no stranger behind a proxy, makes calls with the keys.
 
 use crate::admin::{self, Need, Rules, Sender};
 use crate::listener::Listener;

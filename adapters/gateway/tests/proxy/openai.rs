@@ -315,7 +315,6 @@ fn a_stream_that_fails_at_once_is_made_again_and_one_that_breaks_says_so() {
     ] {
         let service = service(2, "");
         let running = start(&service, "");
-        service.control().script([fault(name)]);
         for options in [json!(null), json!({"include_usage": true})] {
             service.control().script([fault(name)]);
             let answer = post(
@@ -327,36 +326,44 @@ fn a_stream_that_fails_at_once_is_made_again_and_one_that_breaks_says_so() {
             assert!(last["error"].is_object(), "{name}: {events:?}");
             assert!(events.len() > 1, "{name}");
         }
-        // The first script's fault and the second's: one call each.
         let control = service.control();
         assert!(control.wait(LONG, |control| control.in_flight() == 0));
     }
 }
 
+/// Makes as many calls as `LEASEHOLD_LEAK_CALLS` says, and 60 without it.
 #[test]
 fn callers_that_leave_take_no_slot_with_them() {
+    let calls = std::env::var("LEASEHOLD_LEAK_CALLS").ok();
+    let calls: u64 = calls.map_or(60, |text| text.parse().expect("a number of calls"));
     let mut config = OpenAiConfig::default();
     config.keys = vec![key(1)];
     config.latency = Duration::from_millis(20)..=Duration::from_millis(60);
+    config.faults = ["500-error=5%", "stream-reset=5%", "429-untold=5%"]
+        .map(|rule| rule.parse().expect("a fault"))
+        .to_vec();
     config.chunk_delay = Duration::from_millis(1)..=Duration::from_millis(5);
     let service = OpenAi::start(config).unwrap();
     let running = start(&service, "3 concurrent");
     let address = running.address;
     thread::scope(|scope| {
-        for number in 0_u64..60 {
+        for thread in 0..60 {
             scope.spawn(move || {
-                let mut caller = Caller::connect(address);
-                let body = match number % 2 {
-                    0 => chat("one two three"),
-                    _ => streamed("one two three four five six", json!(null)),
-                };
-                caller.send(request("/v1/chat/completions", "", &body));
-                thread::sleep(Duration::from_millis(number * 7 % 200));
+                for number in (thread..calls).step_by(60) {
+                    let mut caller = Caller::connect(address);
+                    let body = match number % 2 {
+                        0 => chat("one two three"),
+                        _ => streamed("one two three four five six", json!(null)),
+                    };
+                    caller.send(request("/v1/chat/completions", "", &body));
+                    thread::sleep(Duration::from_millis(number * 7 % 200));
+                }
             });
         }
     });
     let control = service.control();
     assert!(control.wait(LONG, |control| control.in_flight() == 0));
+    control.set_faults(Vec::new());
     // Three slots are there for three callers at once.
     thread::scope(|scope| {
         for _ in 0..3 {
