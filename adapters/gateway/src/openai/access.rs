@@ -41,7 +41,7 @@ pub(super) fn check(
 }
 
 /// Returns the credential of a caller, wherever its SDK puts it.
-fn given(headers: &HeaderMap) -> Option<&[u8]> {
+pub(super) fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
         scheme

@@ -2,7 +2,7 @@
 //!
 //! Invariant: bodies that are held in memory are bounded, each and all together.
 
-use super::Asked;
+use super::{Asked, access};
 use crate::backend_pool::BackendPool;
 use crate::proxy::CallerBody;
 use crate::shared::Shared;
@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::Cost;
 use leasehold_protocol::{Asked as AskedCall, Refusal, estimate_most, patience};
 use leasehold_sync::Request;
@@ -208,20 +209,25 @@ async fn cost(pool: &BackendPool, read: &AskedCall, body: Value, payload: &Paylo
     }
 }
 
+/// Tells callers apart, who share the keys evenly: by what they send as their key, and by their address.
+fn caller(asked: &Asked<'_>) -> u64 {
+    let credential = access::given(&asked.parts.headers).unwrap_or_default();
+    let client = asked.client.map(|client| client.to_string());
+    let client = client.unwrap_or_default();
+    stable_hash(&[credential, b" ", client.as_bytes()].concat())
+}
+
 /// Makes the request to the pool.
 fn request(asked: &Asked<'_>, read: &AskedCall, cost: Cost) -> Result<Request, Refusal> {
     let pool = &asked.pool;
     let now = pool.pool().blocking().now();
     let longest = pool.settings().max_wait;
     let wait = patience(&asked.parts.headers).map_or(longest, |told| told.min(longest));
-    let mut request = Request::new().cost(cost).deadline(now.saturating_add(wait));
+    let caller = caller(asked);
+    let request = Request::new().cost(cost).flow(caller);
+    let mut request = request.deadline(now.saturating_add(wait));
     if pool.settings().policy.uses_key() {
-        let client = asked
-            .client
-            .map(|client| client.to_string())
-            .unwrap_or_default();
-        let client = leasehold_core::balance::stable_hash(client.as_bytes());
-        request = request.key(read.affinity.unwrap_or(client));
+        request = request.key(read.affinity.unwrap_or(caller));
     }
     match pool.labels_for(&read.model) {
         Ok(Some(labels)) => Ok(request.labels(labels)),

@@ -195,6 +195,40 @@ fn a_hundred_callers_keep_the_limits_of_five_keys_and_share_them_evenly() {
 }
 
 #[test]
+fn a_caller_with_few_calls_does_not_wait_behind_one_with_many() {
+    let mut config = OpenAiConfig::default();
+    config.keys = vec![key(1)];
+    config.recording = Recording::Full;
+    config.latency = Duration::from_millis(10)..=Duration::from_millis(10);
+    let service = OpenAi::start(config).expect("a free port");
+    let running = start(&service, "1 concurrent");
+    let address = running.address;
+    let send = |caller: &str| {
+        let headers = format!("authorization: Bearer {caller}\r\n");
+        let sent = request("/v1/chat/completions", &headers, &chat(caller));
+        move || assert_eq!(ask(address, &sent).status, 200)
+    };
+    let control = service.control();
+    thread::scope(|scope| {
+        for _ in 0..60 {
+            scope.spawn(send("of-many"));
+        }
+        assert!(control.wait(LONG, |control| control.report().calls >= 20));
+        for _ in 0..5 {
+            scope.spawn(send("of-few"));
+        }
+    });
+    let calls = control.calls();
+    let is_few =
+        |call: &leasehold_testbed::Call| String::from_utf8_lossy(&call.body).contains("of-few");
+    let first = calls.iter().position(is_few).expect("a call");
+    let last = calls.iter().rposition(is_few).expect("a call");
+    // They take turns; one of the few may have come a turn later than another.
+    assert!(last - first <= 2 * 5, "{first} to {last}");
+    assert!(last < 50, "{last}");
+}
+
+#[test]
 fn tokens_are_reserved_before_a_call_and_settled_after_it() {
     // An echo of three words is seven tokens with those of its question.
     let limits = "100 tokens/1s";
