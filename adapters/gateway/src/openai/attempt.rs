@@ -266,6 +266,7 @@ impl Attempts {
             connection,
         } = sent;
         let (parts, body) = response.into_parts();
+        settle.observe(&parts, &self.context(&settle.backend));
         let body = BackendBody::new(
             body,
             connection,

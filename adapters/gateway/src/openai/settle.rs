@@ -8,8 +8,9 @@ use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;
 use crate::lock;
 use core::time::Duration;
+use http::response::Parts;
 use leasehold_core::limit::Cost;
-use leasehold_protocol::verdict::{Fate, Pause, Verdict};
+use leasehold_protocol::verdict::{Answer, Context, Fate, Pause, Verdict, verdict};
 use leasehold_sync::{MemberId, Outcome, Release};
 use leasehold_tokio::{BodyEnd, ClassifyEnd};
 use std::sync::Arc;
@@ -30,15 +31,24 @@ pub(crate) struct Settle {
 }
 
 impl Settle {
-    /// Learns from a verdict, and returns how its lease ends.
-    pub(super) fn release(&self, verdict: &Verdict) -> Release {
-        let sync = self.pool.pool().blocking();
-        for limit in &verdict.limits {
+    /// Learns the limits that an answer's head tells. They hold from now on, and not from the end of its body on.
+    pub(super) fn observe(&self, parts: &Parts, context: &Context<'_>) {
+        let answer = Answer {
+            status: parts.status,
+            headers: &parts.headers,
+            body: None,
+        };
+        for limit in verdict(&answer, since_1970(), context).limits {
             if let Some((unit, left, reset)) = limit.observation() {
                 // A leased member can't have been removed.
+                let sync = self.pool.pool().blocking();
                 let _ = sync.observe(self.member, unit, left, reset);
             }
         }
+    }
+
+    /// Counts a verdict, and returns how its lease ends.
+    pub(super) fn release(&self, verdict: &Verdict) -> Release {
         let rests = self
             .backend
             .service()
@@ -50,7 +60,7 @@ impl Settle {
                 rests.flatten()
             }
         };
-        let now = sync.now();
+        let now = self.pool.pool().blocking().now();
         let outcome = match rest {
             Some(rest) => Outcome::Throttled {
                 until: now.saturating_add(rest),

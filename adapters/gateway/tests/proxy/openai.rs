@@ -195,6 +195,38 @@ fn a_hundred_callers_keep_the_limits_of_five_keys_and_share_them_evenly() {
 }
 
 #[test]
+fn streams_that_outlast_the_window_hold_up_no_other_call() {
+    let limits = "2/500ms";
+    let mut config = OpenAiConfig::default();
+    config.keys = (1..=5).map(key).collect();
+    config.limits = Limit::parse_list(limits).expect("limits");
+    // A stream of about eight events lasts four windows.
+    config.chunk_delay = Duration::from_millis(250)..=Duration::from_millis(250);
+    let service = OpenAi::start(config).expect("a free port");
+    let running = start(&service, limits);
+    let address = running.address;
+    thread::scope(|scope| {
+        for _ in 0..80 {
+            scope.spawn(move || {
+                let answer = post(address, &streamed("one two three", json!(null)));
+                assert_eq!(answer.status, 200);
+                let waited = answer.header("x-leasehold-waited-ms");
+                let waited: f64 = waited.expect("a header").parse().expect("a number");
+                // Eight windows let all begin, four of them before the first stream has ended.
+                assert!(waited < 4_500.0, "{waited}");
+            });
+        }
+    });
+    let report = service.stop();
+    assert_eq!((report.ok, report.rejected_429), (80, 0));
+    let calls = calls_by_key(&report);
+    assert!(
+        calls.iter().all(|calls| (15..=17).contains(calls)),
+        "{calls:?}"
+    );
+}
+
+#[test]
 fn a_caller_with_few_calls_does_not_wait_behind_one_with_many() {
     let mut config = OpenAiConfig::default();
     config.keys = vec![key(1)];
