@@ -262,6 +262,11 @@ const RELATIONS: &[Case] = &[
         "9:8: listen.pool: leases serves every pool",
     ),
     (
+        "serve = \"http\"",
+        "client_limit = \"9/min, 2 concurrent\"\nserve = \"http\"",
+        "8:16: listen.client_limit: a listener has no limit on requests at once",
+    ),
+    (
         "[{ url = \"http://h:1\" }]",
         "[]",
         "4:11: pools.web.members: there must be at least one member",
