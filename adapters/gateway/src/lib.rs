@@ -6,6 +6,7 @@ mod affinity;
 mod backend;
 mod backend_pool;
 mod bind;
+mod caller_limits;
 mod clock;
 mod connections;
 mod gateway;
