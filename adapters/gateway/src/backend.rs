@@ -28,6 +28,8 @@ pub(crate) struct Backend {
     port: u16,
     authority: HeaderValue,
     addresses: Mutex<Option<Addresses>>,
+    /// What went wrong last, for people.
+    failure: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,18 @@ impl Backend {
             port: authority.port_u16().unwrap_or(default_port),
             authority: host_header(authority).ok_or_else(no_host)?,
             addresses: Mutex::new(None),
+            failure: Mutex::new(None),
         })
+    }
+
+    /// Remembers what went wrong, to be told if the backend is left alone for it.
+    pub(crate) fn note_failure(&self, why: &impl ToString) {
+        *lock(&self.failure) = Some(why.to_string());
+    }
+
+    /// What went wrong last; `None` if nothing did.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
     }
 
     /// The number under which connections to it are kept.

@@ -233,7 +233,10 @@ impl Exchange<'_> {
         parts.version = http::Version::HTTP_11;
         let outcome = match backend_health(parts.status) {
             BackendHealth::Works => Outcome::Ok,
-            BackendHealth::Fails => Outcome::Failed,
+            BackendHealth::Fails => {
+                lease.note_failure(&format_args!("it answered with status {}", parts.status));
+                Outcome::Failed
+            }
         };
         let release = Release::from(outcome).latency(first_byte.saturating_sub(record.waited));
         let worker = Rc::clone(&self.connection.worker);

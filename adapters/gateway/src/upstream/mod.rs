@@ -9,7 +9,7 @@ mod idle;
 mod send;
 mod tls;
 
-pub(crate) use connect::connect;
+pub(crate) use connect::{ConnectError, connect};
 pub(crate) use connection::BackendConnection;
 pub(crate) use idle::IdleConnections;
 pub(crate) use send::{SendError, Sent, send};

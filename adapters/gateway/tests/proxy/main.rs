@@ -8,3 +8,4 @@ mod passing;
 mod reload;
 mod support;
 mod time;
+mod tls;
