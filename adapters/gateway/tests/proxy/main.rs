@@ -3,6 +3,7 @@
 mod balance;
 mod failure;
 mod framing;
+mod health;
 mod limits;
 mod passing;
 mod reload;
