@@ -2,20 +2,17 @@
 //!
 //! Invariant: two backends never have one number, so that a connection to one is never used for another.
 
+use crate::addresses::{Addresses, News, Step};
 use crate::clock::now;
-use crate::lock;
 use crate::upstream::Tls;
+use crate::{lock, report};
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use std::io;
-use std::sync::Mutex;
-use tokio::time::Instant;
-
-/// How long the addresses of a name are used before they are asked for again.
-const ADDRESSES_KEPT: Duration = Duration::from_secs(30);
+use std::sync::{Arc, Mutex};
+use tokio::task::spawn_local;
 
 /// A member of a pool of HTTP servers.
 #[derive(Debug)]
@@ -27,15 +24,9 @@ pub(crate) struct Backend {
     host: String,
     port: u16,
     authority: HeaderValue,
-    addresses: Mutex<Option<Addresses>>,
+    addresses: Arc<Mutex<Addresses>>,
     /// What went wrong last, for people.
     failure: Mutex<Option<String>>,
-}
-
-#[derive(Debug)]
-struct Addresses {
-    found: Vec<SocketAddr>,
-    at: Instant,
 }
 
 impl Backend {
@@ -58,7 +49,7 @@ impl Backend {
             host,
             port: authority.port_u16().unwrap_or(default_port),
             authority: host_header(authority).ok_or_else(no_host)?,
-            addresses: Mutex::new(None),
+            addresses: Arc::default(),
             failure: Mutex::new(None),
         })
     }
@@ -104,25 +95,51 @@ impl Backend {
         &self.authority
     }
 
-    /// Finds its addresses; those of a name are kept for 30 s.
-    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+    /// Finds its addresses. Where those of a name are known, it waits for no look-up.
+    pub(crate) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(address) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(address, self.port)]);
+            return Ok([SocketAddr::new(address, self.port)].into());
         }
-        if let Some(known) = &*lock(&self.addresses)
-            && known.at.elapsed() < ADDRESSES_KEPT
-        {
-            return Ok(known.found.clone());
+        let step = lock(&self.addresses).step(now());
+        match step {
+            Step::Use(known) => Ok(known),
+            Step::Refresh(known) => {
+                spawn_local(self.look_up());
+                Ok(known)
+            }
+            Step::LookUp => self.look_up().await,
         }
-        let found: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
-            .await?
-            .collect();
-        let known = Addresses {
-            found: found.clone(),
-            at: now(),
-        };
-        *lock(&self.addresses) = Some(known);
-        Ok(found)
+    }
+
+    /// Looks its name up, and tells the operator once if that fails or works again.
+    fn look_up(&self) -> impl Future<Output = io::Result<Arc<[SocketAddr]>>> + use<> {
+        let (name, host, port) = (self.name.clone(), self.host.clone(), self.port);
+        let addresses = Arc::clone(&self.addresses);
+        async move {
+            let looked_up = tokio::net::lookup_host((host.as_str(), port)).await;
+            let looked_up = looked_up.map(Vec::from_iter).and_then(|found| {
+                let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                if found.is_empty() {
+                    Err(none)
+                } else {
+                    Ok(found)
+                }
+            });
+            let found = looked_up.as_deref().unwrap_or_default();
+            let news = lock(&addresses).finish(now(), found);
+            match (news, &looked_up) {
+                (Some(News::Lost), Err(error)) => report(format_args!(
+                    "backend {name}: {host} can't be looked up: {error}; the addresses known before are used"
+                )),
+                (Some(News::Back), Ok(_)) => {
+                    report(format_args!(
+                        "backend {name}: {host} can be looked up again"
+                    ));
+                }
+                (Some(News::Lost | News::Back) | None, _) => {}
+            }
+            looked_up.map(Arc::from)
+        }
     }
 }
 

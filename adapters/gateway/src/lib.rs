@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod access_log;
+mod addresses;
 mod admin;
 mod affinity;
 mod backend;
@@ -38,4 +39,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Locks a mutex whose data is whole between any two statements, so that a panic under it does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the operator something, on standard error.
+fn report(text: core::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    // A closed standard error is ignored.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -234,9 +234,7 @@ impl Shared {
 
     /// Tells the operator something, on standard error.
     pub(crate) fn report(&self, text: core::fmt::Arguments<'_>) {
-        use std::io::Write as _;
-        // A closed standard error is ignored.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        crate::report(text);
     }
 
     pub(crate) fn totals(&self) -> &Totals {

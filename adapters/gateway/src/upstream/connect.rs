@@ -72,19 +72,13 @@ fn tls_error(error: io::Error) -> ConnectError {
 }
 
 async fn open_tcp(backend: &Backend) -> Result<TcpStream, ConnectError> {
-    let found = backend
-        .addresses()
-        .await
-        .and_then(|found| match found.is_empty() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(found),
-        });
-    let addresses = found.map_err(|source| ConnectError::NoAddress {
+    let addresses = backend.addresses().await;
+    let addresses = addresses.map_err(|source| ConnectError::NoAddress {
         host: backend.host().to_owned(),
         source,
     })?;
     // Tries each in turn, and returns the last one's error.
-    let stream = TcpStream::connect(addresses.as_slice()).await?;
+    let stream = TcpStream::connect(&*addresses).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
