@@ -1,4 +1,7 @@
-//! A listener: which pool a request of its callers goes to, whom it believes, and its limits.
+//! A listener: the pool that a request goes to, the proxies that are believed, and the limits of its callers.
+//!
+//! Invariant: of several routes that fit a request the first is taken, and a peer that is not configured as a proxy is
+//! never believed.
 
 use crate::caller_limits::CallerLimits;
 use core::net::IpAddr;
