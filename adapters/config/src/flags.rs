@@ -5,8 +5,8 @@
 use crate::file::{BreakerTable, HealthTable, Text, Timeout};
 use crate::settings::{
     AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerBounds,
-    ListenerSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
-    TrustedProxies, UpstreamBounds,
+    ListenerSettings, MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
+    Settings, TrustedProxies, UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -262,6 +262,7 @@ fn member((number, backend): (usize, Backend)) -> MemberSettings {
         limits: None,
         group: None,
         max_connections: None,
+        addresses: MemberAddresses::Any,
     }
 }
 

@@ -4,12 +4,15 @@
 //! clock and looks nothing up.
 
 use core::net::SocketAddr;
+use core::ops::RangeInclusive;
 use core::time::Duration;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// How long addresses are used before their name is looked up again.
+/// How long addresses are used before their name is looked up again, where DNS says nothing of it.
 const KEPT: Duration = Duration::from_secs(30);
+/// The shortest and the longest of such times that are taken from DNS.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 /// The pause after the first failure; each further one is twice as long, up to [`KEPT`].
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Failures in a row after which the pause is [`KEPT`].
@@ -24,6 +27,14 @@ pub(crate) struct Addresses {
     due: Option<Instant>,
     /// Look-ups that failed since the last one that did not.
     failures: u32,
+}
+
+/// What a look-up has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// How long they hold; `None` if that was not told.
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// How a connection comes to an address.
@@ -62,12 +73,23 @@ impl Addresses {
         }
     }
 
+    /// The addresses; none until some were found.
+    pub(crate) fn known(&self) -> &[SocketAddr] {
+        self.known.as_deref().unwrap_or_default()
+    }
+
+    /// When the name is to be looked up again; `None` if it never was.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     /// Takes the result of a look-up. One without addresses has failed.
-    pub(crate) fn finish(&mut self, now: Instant, found: &[SocketAddr]) -> Option<News> {
-        if !found.is_empty() {
+    pub(crate) fn finish(&mut self, now: Instant, found: &Found) -> Option<News> {
+        if !found.addresses.is_empty() {
             let was_lost = core::mem::take(&mut self.failures) > 0 && self.known.is_some();
-            self.known = Some(found.into());
-            self.due = Some(now + KEPT);
+            self.known = Some(found.addresses.as_slice().into());
+            let ttl = found.ttl.map(|ttl| ttl.clamp(*TTL.start(), *TTL.end()));
+            self.due = Some(now + ttl.unwrap_or(KEPT));
             return was_lost.then_some(News::Back);
         }
         let doublings = self.failures.min(MAX_DOUBLINGS);
@@ -83,6 +105,13 @@ mod tests {
     use crate::clock::now;
     use proptest::prelude::*;
 
+    fn found(port: u16, ttl: Option<u64>) -> Found {
+        Found {
+            addresses: vec![address(port)],
+            ttl: ttl.map(Duration::from_secs),
+        }
+    }
+
     fn address(port: u16) -> SocketAddr {
         ([127, 0, 0, 1], port).into()
     }
@@ -92,9 +121,9 @@ mod tests {
         let mut addresses = Addresses::default();
         let now = now();
         assert_eq!(addresses.step(now), Step::LookUp);
-        assert_eq!(addresses.finish(now, &[]), None);
+        assert_eq!(addresses.finish(now, &Found::default()), None);
         assert_eq!(addresses.step(now), Step::LookUp);
-        assert_eq!(addresses.finish(now, &[address(1)]), None);
+        assert_eq!(addresses.finish(now, &found(1, None)), None);
         assert_eq!(addresses.step(now), Step::Use([address(1)].into()));
     }
 
@@ -102,7 +131,7 @@ mod tests {
     fn one_connection_at_a_time_refreshes_and_none_waits_for_it() {
         let mut addresses = Addresses::default();
         let begun = now();
-        let _ = addresses.finish(begun, &[address(1)]);
+        let _ = addresses.finish(begun, &found(1, None));
         let known: Arc<[_]> = [address(1)].into();
         let just_before = begun + KEPT - Duration::from_nanos(1);
         assert_eq!(addresses.step(just_before), Step::Use(Arc::clone(&known)));
@@ -114,15 +143,19 @@ mod tests {
     }
 
     proptest! {
-        /// Each step is a pause in ms and the result of a look-up, if one is asked for: a port, or 0 for a failure.
+        /// Each step is a pause in ms and the result of a look-up, if one is asked for: a port, or 0 for a failure, and
+        /// a lifetime in seconds.
         #[test]
         fn addresses_outlive_failures_which_are_told_once(
-            steps in proptest::collection::vec((0_u64..40_000, prop_oneof![Just(0_u16), 1_u16..4]), 1..60),
+            steps in proptest::collection::vec(
+                (0_u64..40_000, prop_oneof![Just(0_u16), 1_u16..4], proptest::option::of(0_u64..1_000)),
+                1..60,
+            ),
         ) {
             let (mut addresses, mut now) = (Addresses::default(), now());
             let mut last: Option<SocketAddr> = None;
             let (mut failures, mut next) = (0_u32, now);
-            for (pause, port) in steps {
+            for (pause, port, ttl) in steps {
                 now += Duration::from_millis(pause);
                 let asks = match addresses.step(now) {
                     Step::LookUp => {
@@ -143,7 +176,7 @@ mod tests {
                 if !asks {
                     continue;
                 }
-                let found: Vec<_> = (port > 0).then(|| address(port)).into_iter().collect();
+                let found = if port > 0 { found(port, ttl) } else { Found::default() };
                 let news = addresses.finish(now, &found);
                 let expected = match (last, port, failures) {
                     (Some(_), 0, 0) => Some(News::Lost),
@@ -151,11 +184,16 @@ mod tests {
                     _ => None,
                 };
                 prop_assert_eq!(news, expected);
-                // 1, 2, 4, 8, 16 and 30 s after failures, 30 s after a success.
-                let seconds = if port == 0 { (1 << failures.min(5)).min(30) } else { 30 };
+                // 1, 2, 4, 8, 16 and 30 s after failures; what DNS says after a success, from 1 s to 5 min.
+                let seconds = match port {
+                    0 => (1 << failures.min(5)).min(30),
+                    _ => ttl.map_or(30, |ttl| ttl.clamp(1, 300)),
+                };
+                prop_assert_eq!(addresses.due(), Some(now + Duration::from_secs(seconds)));
                 failures = if port == 0 { failures + 1 } else { 0 };
                 next = now + Duration::from_secs(seconds);
-                last = found.first().copied().or(last);
+                last = found.addresses.first().copied().or(last);
+                prop_assert_eq!(addresses.known().first().copied(), last);
             }
         }
     }

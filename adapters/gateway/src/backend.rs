@@ -2,7 +2,7 @@
 //!
 //! Invariant: two backends never have one number, so that a connection to one is never used for another.
 
-use crate::addresses::{Addresses, News, Step};
+use crate::addresses::{Addresses, Found, News, Step};
 use crate::clock::now;
 use crate::upstream::Tls;
 use crate::{lock, report};
@@ -10,6 +10,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
+use leasehold_config::{MemberAddresses, MemberSettings};
 use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::task::spawn_local;
@@ -24,31 +25,39 @@ pub(crate) struct Backend {
     host: String,
     port: u16,
     authority: HeaderValue,
+    /// The only address that is used, if its settings say so.
+    only: Option<IpAddr>,
     addresses: Arc<Mutex<Addresses>>,
     /// What went wrong last, for people.
     failure: Mutex<Option<String>>,
 }
 
 impl Backend {
-    /// Makes a backend from a URL.
+    /// Makes a backend from its settings.
     ///
     /// # Errors
     /// The URL has no host, or TLS can't be used for it.
-    pub(crate) fn new(name: &str, url: &Uri) -> Result<Self, String> {
+    pub(crate) fn new(settings: &MemberSettings) -> Result<Self, String> {
+        let (name, url) = (&settings.name, &settings.url);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let no_host = || format!("{url} has no host");
         let authority = url.authority().ok_or_else(no_host)?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let is_secure = url.scheme_str() == Some("https");
         let default_port = if is_secure { 443 } else { 80 };
+        let only = match settings.addresses {
+            MemberAddresses::One(address) => Some(address),
+            MemberAddresses::Any | MemberAddresses::Each => host.parse().ok(),
+        };
         Ok(Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            name: name.to_owned(),
+            name: name.clone(),
             url: url.clone(),
             tls: is_secure.then(|| Tls::new(&host)).transpose()?,
             host,
             port: authority.port_u16().unwrap_or(default_port),
             authority: host_header(authority).ok_or_else(no_host)?,
+            only,
             addresses: Arc::default(),
             failure: Mutex::new(None),
         })
@@ -97,7 +106,7 @@ impl Backend {
 
     /// Finds its addresses. Where those of a name are known, it waits for no look-up.
     pub(crate) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
-        if let Ok(address) = self.host.parse::<IpAddr>() {
+        if let Some(address) = self.only {
             return Ok([SocketAddr::new(address, self.port)].into());
         }
         let step = lock(&self.addresses).step(now());
@@ -125,8 +134,11 @@ impl Backend {
                     Ok(found)
                 }
             });
-            let found = looked_up.as_deref().unwrap_or_default();
-            let news = lock(&addresses).finish(now(), found);
+            let found = Found {
+                addresses: looked_up.as_deref().unwrap_or_default().to_vec(),
+                ttl: None,
+            };
+            let news = lock(&addresses).finish(now(), &found);
             match (news, &looked_up) {
                 (Some(News::Lost), Err(error)) => report(format_args!(
                     "backend {name}: {host} can't be looked up: {error}; the addresses known before are used"

@@ -5,6 +5,7 @@
 use crate::affinity::Session;
 use crate::backend::Backend;
 use crate::lock;
+use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -137,7 +138,7 @@ impl BackendPool {
     pub(crate) fn check(settings: &PoolSettings) -> Result<(), PoolError> {
         pool_config(settings, false)?;
         for member in &settings.members {
-            let made = Backend::new(&member.name, &member.url);
+            let made = Backend::new(member);
             made.map_err(|problem| error(settings, &member.name, problem))?;
         }
         Ok(())
@@ -210,7 +211,7 @@ impl BackendPool {
         if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
             && backend.url() != &settings.url
         {
-            update = update.payload(Backend::new(&settings.name, &settings.url).map_err(error)?);
+            update = update.payload(Backend::new(settings).map_err(error)?);
         }
         sync.update(id, update)
             .map_err(|problem| error(problem.to_string()))?;
@@ -320,7 +321,7 @@ impl BackendPool {
         if sync.member(&settings.name).is_some() {
             return Err(error("there is one of this name already".to_owned()));
         }
-        let backend = Backend::new(&settings.name, &settings.url);
+        let backend = Backend::new(settings);
         let backend = backend.map_err(error)?;
         let (labels, limits) = self.labels_and_limits(settings)?;
         let mut member = Member::new(backend)
@@ -336,6 +337,12 @@ impl BackendPool {
         }
         sync.add_named(&settings.name, member)
             .map_err(|full| error(full.to_string()))
+    }
+
+    /// Whether a member was made from an address of a name.
+    pub(crate) fn is_made_from_name(&self, name: &str) -> bool {
+        let mut members = self.settings.members.iter();
+        members.any(|member| member.name == name && is_made(member))
     }
 
     pub(crate) fn settings(&self) -> &PoolSettings {

@@ -12,6 +12,7 @@ mod clock;
 mod connections;
 mod gateway;
 mod listener;
+mod names;
 mod patience;
 mod probes;
 mod proxy;
@@ -26,6 +27,8 @@ mod worker;
 pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
 pub use gateway::{Gateway, StartError};
+#[doc(hidden)]
+pub use names::{LookUp, LookedUp};
 #[doc(hidden)]
 pub use proxy::pass_headers_on;
 pub use reload::SettingsSource;

@@ -8,6 +8,7 @@ use crate::backend_pool::{BackendPool, PoolError};
 use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::lock;
+use crate::names::Names;
 use crate::proxy::Refusal;
 use crate::reload::Reloads;
 use crate::state::State;
@@ -54,11 +55,12 @@ impl Table {
         settings: Settings,
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
+        names: &Names,
     ) -> Result<Self, PoolError> {
-        let pools = settings
-            .pools
-            .iter()
-            .map(|pool| make_pool(&changes.overlay(pool), state, changes).map(Arc::new));
+        let pools = settings.pools.iter().map(|pool| {
+            let pool = changes.overlay(&names.expand(pool));
+            make_pool(&pool, state, changes).map(Arc::new)
+        });
         let listeners = settings
             .listeners
             .iter()
@@ -77,6 +79,7 @@ impl Table {
         settings: Settings,
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
+        names: &Names,
     ) -> Result<Self, ReloadError> {
         let addresses = |settings: &Settings| -> Vec<Address> {
             settings
@@ -98,16 +101,20 @@ impl Table {
             return Err(ReloadError::NeedsRestart);
         }
         for pool in &settings.pools {
-            BackendPool::check(&changes.overlay(pool))?;
+            BackendPool::check(&changes.overlay(&names.expand(pool)))?;
         }
         let pools = settings.pools.iter().map(|pool| {
             let old = self
                 .pools
                 .iter()
                 .find(|old| old.settings().name == pool.name);
-            let pool = changes.overlay(pool);
+            let pool = changes.overlay(&names.expand(pool));
             let new = match old {
-                Some(old) => old.reloaded(&pool, state)?,
+                Some(old) => {
+                    let new = old.reloaded(&pool, state)?;
+                    changes.hold_made(&new, old);
+                    new
+                }
                 None => make_pool(&pool, state, changes)?,
             };
             Ok(Arc::new(new))
@@ -188,6 +195,7 @@ pub(crate) struct Shared {
     changes: Mutex<AdminChanges>,
     events: Events,
     reloads: Reloads,
+    names: Names,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -199,6 +207,7 @@ impl Shared {
         changes: AdminChanges,
         log: Option<LogQueue>,
         reloads: Reloads,
+        names: Names,
     ) -> Self {
         Self {
             table: watch::Sender::new(Arc::new(table)),
@@ -209,6 +218,7 @@ impl Shared {
             changes: Mutex::new(changes),
             events: Events::default(),
             reloads,
+            names,
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -227,9 +237,24 @@ impl Shared {
     pub(crate) fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         // Changes by the admin wait, so that each is made in the old table or in the new one.
         let changes = lock(&self.changes);
-        let table = self.table().reloaded(settings, self.state(), &changes)?;
+        self.put_in_force(settings, &changes)
+    }
+
+    /// Makes the members that the addresses of names ask for by now.
+    pub(crate) fn follow_names(&self) -> Result<(), ReloadError> {
+        let changes = lock(&self.changes);
+        self.put_in_force(self.table().settings.clone(), &changes)
+    }
+
+    fn put_in_force(&self, settings: Settings, changes: &AdminChanges) -> Result<(), ReloadError> {
+        let table = self.table();
+        let table = table.reloaded(settings, self.state(), changes, &self.names)?;
         self.table.send_replace(Arc::new(table));
         Ok(())
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Tells the operator something, on standard error.

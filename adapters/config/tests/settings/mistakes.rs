@@ -282,6 +282,11 @@ const RELATIONS: &[Case] = &[
         "4:43: pools.web.members.limits: only requests to openai pools have tokens",
     ),
     (
+        "http://h:1\" }",
+        "http://10.0.0.1:1\", each_address = true }",
+        "4:56: pools.web.members.each_address: the URL has an address and no name",
+    ),
+    (
         "\" }",
         "\", keys = \"keys.txt\" }",
         "4:41: pools.web.members.keys: only members of an openai pool have keys",

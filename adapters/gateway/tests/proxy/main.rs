@@ -5,6 +5,7 @@ mod failure;
 mod framing;
 mod health;
 mod limits;
+mod names;
 mod passing;
 mod reload;
 mod support;
