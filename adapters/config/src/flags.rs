@@ -7,8 +7,8 @@ use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
     AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerBounds,
-    ListenerSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
-    TrustedProxies, UpstreamBounds,
+    ListenerSettings, MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
+    Settings, TrustedProxies, UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -286,6 +286,7 @@ fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
             limits: key.limits.or_else(|| service.limits.clone()),
             group: key.group,
             max_connections: None,
+            addresses: MemberAddresses::Any,
         });
     }
     Ok(PoolSettings {
@@ -336,6 +337,7 @@ fn member((number, backend): (usize, Backend)) -> MemberSettings {
         limits: None,
         group: None,
         max_connections: None,
+        addresses: MemberAddresses::Any,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::network::Network;
 use crate::token::Token;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -220,6 +220,20 @@ pub struct MemberSettings {
     pub group: Option<String>,
     /// Requests at once.
     pub max_connections: Option<NonZeroU32>,
+    /// How the addresses of a name in its URL are used.
+    pub addresses: MemberAddresses,
+}
+
+/// How the addresses of a name in a member's URL are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemberAddresses {
+    /// The member is one, whatever its addresses.
+    #[default]
+    Any,
+    /// Each address is a member of its own, which the gateway makes as DNS tells of it.
+    Each,
+    /// Only this address; a member that was made so.
+    One(IpAddr),
 }
 
 /// One address that callers reach.

@@ -2,22 +2,19 @@
 //!
 //! Invariant: two backends never have one number, so that a connection to one is never used for another.
 
+use crate::addresses::{Addresses, Found, News, Step};
 use crate::clock::now;
-use crate::lock;
 use crate::upstream::Tls;
+use crate::{lock, report};
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
-use core::time::Duration;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
-use leasehold_config::{Kind, MemberSettings};
+use leasehold_config::{Kind, MemberAddresses, MemberSettings};
 use leasehold_protocol::{ApiKey, Endpoint, Rests};
 use std::io;
-use std::sync::Mutex;
-use tokio::time::Instant;
-
-/// How long the addresses of a name are used before they are asked for again.
-const ADDRESSES_KEPT: Duration = Duration::from_secs(30);
+use std::sync::{Arc, Mutex};
+use tokio::task::spawn_local;
 
 /// The key of a service that needs none; it is never sent.
 const NO_KEY: &str = "no-key-is-needed";
@@ -32,7 +29,11 @@ pub(crate) struct Backend {
     host: String,
     port: u16,
     authority: HeaderValue,
-    addresses: Mutex<Option<Addresses>>,
+    /// The only address that is used, if its settings say so.
+    only: Option<IpAddr>,
+    addresses: Arc<Mutex<Addresses>>,
+    /// What went wrong last, for people.
+    failure: Mutex<Option<String>>,
     service: Option<Service>,
 }
 
@@ -59,50 +60,38 @@ impl Service {
     }
 }
 
-#[derive(Debug)]
-struct Addresses {
-    found: Vec<SocketAddr>,
-    at: Instant,
-}
-
 impl Backend {
-    /// Makes a backend from a URL.
+    /// Makes a backend of a pool of this kind from its settings.
     ///
     /// # Errors
     /// The URL has no host, or TLS can't be used for it.
-    pub(crate) fn new(name: &str, url: &Uri) -> Result<Self, String> {
-        Self::with_service(name, url, None)
-    }
-
-    /// Makes a backend of a pool of this kind.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new).
-    pub(crate) fn of(settings: &MemberSettings, kind: Kind) -> Result<Self, String> {
+    pub(crate) fn new(settings: &MemberSettings, kind: Kind) -> Result<Self, String> {
         let (name, url) = (&settings.name, &settings.url);
         let service = match kind {
             Kind::Openai => Some(Service::new(url, settings.key.as_ref())?),
             Kind::Http | Kind::Comfyui => None,
         };
-        Self::with_service(name, url, service)
-    }
-
-    fn with_service(name: &str, url: &Uri, service: Option<Service>) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let no_host = || format!("{url} has no host");
         let authority = url.authority().ok_or_else(no_host)?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let is_secure = url.scheme_str() == Some("https");
         let default_port = if is_secure { 443 } else { 80 };
+        let only = match settings.addresses {
+            MemberAddresses::One(address) => Some(address),
+            MemberAddresses::Any | MemberAddresses::Each => host.parse().ok(),
+        };
         Ok(Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            name: name.to_owned(),
+            name: name.clone(),
             url: url.clone(),
             tls: is_secure.then(|| Tls::new(&host)).transpose()?,
             host,
             port: authority.port_u16().unwrap_or(default_port),
             authority: host_header(authority).ok_or_else(no_host)?,
-            addresses: Mutex::new(None),
+            only,
+            addresses: Arc::default(),
+            failure: Mutex::new(None),
             service,
         })
     }
@@ -112,6 +101,16 @@ impl Backend {
         let key = self.service.as_ref().filter(|service| service.has_key);
         let key = key.map(|service| service.endpoint.key());
         self.url == settings.url && key == settings.key.as_ref()
+    }
+
+    /// Remembers what went wrong, to be told if the backend is left alone for it.
+    pub(crate) fn note_failure(&self, why: &impl ToString) {
+        *lock(&self.failure) = Some(why.to_string());
+    }
+
+    /// What went wrong last; `None` if nothing did.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
     }
 
     /// The number under which connections to it are kept.
@@ -150,25 +149,54 @@ impl Backend {
         &self.authority
     }
 
-    /// Finds its addresses; those of a name are kept for 30 s.
-    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(address) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(address, self.port)]);
+    /// Finds its addresses. Where those of a name are known, it waits for no look-up.
+    pub(crate) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
+        if let Some(address) = self.only {
+            return Ok([SocketAddr::new(address, self.port)].into());
         }
-        if let Some(known) = &*lock(&self.addresses)
-            && known.at.elapsed() < ADDRESSES_KEPT
-        {
-            return Ok(known.found.clone());
+        let step = lock(&self.addresses).step(now());
+        match step {
+            Step::Use(known) => Ok(known),
+            Step::Refresh(known) => {
+                spawn_local(self.look_up());
+                Ok(known)
+            }
+            Step::LookUp => self.look_up().await,
         }
-        let found: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
-            .await?
-            .collect();
-        let known = Addresses {
-            found: found.clone(),
-            at: now(),
-        };
-        *lock(&self.addresses) = Some(known);
-        Ok(found)
+    }
+
+    /// Looks its name up, and tells the operator once if that fails or works again.
+    fn look_up(&self) -> impl Future<Output = io::Result<Arc<[SocketAddr]>>> + use<> {
+        let (name, host, port) = (self.name.clone(), self.host.clone(), self.port);
+        let addresses = Arc::clone(&self.addresses);
+        async move {
+            let looked_up = tokio::net::lookup_host((host.as_str(), port)).await;
+            let looked_up = looked_up.map(Vec::from_iter).and_then(|found| {
+                let none = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                if found.is_empty() {
+                    Err(none)
+                } else {
+                    Ok(found)
+                }
+            });
+            let found = Found {
+                addresses: looked_up.as_deref().unwrap_or_default().to_vec(),
+                ttl: None,
+            };
+            let news = lock(&addresses).finish(now(), &found);
+            match (news, &looked_up) {
+                (Some(News::Lost), Err(error)) => report(format_args!(
+                    "backend {name}: {host} can't be looked up: {error}; the addresses known before are used"
+                )),
+                (Some(News::Back), Ok(_)) => {
+                    report(format_args!(
+                        "backend {name}: {host} can be looked up again"
+                    ));
+                }
+                (Some(News::Lost | News::Back) | None, _) => {}
+            }
+            looked_up.map(Arc::from)
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::affinity::Session;
 use crate::backend::Backend;
 use crate::lock;
+use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -144,7 +145,7 @@ impl BackendPool {
     pub(crate) fn check(settings: &PoolSettings) -> Result<(), PoolError> {
         pool_config(settings, false)?;
         for member in &settings.members {
-            let made = Backend::of(member, settings.kind);
+            let made = Backend::new(member, settings.kind);
             made.map_err(|problem| error(settings, &member.name, problem))?;
         }
         Ok(())
@@ -217,7 +218,7 @@ impl BackendPool {
         if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
             && !backend.is_of(settings)
         {
-            update = update.payload(Backend::of(settings, self.settings.kind).map_err(error)?);
+            update = update.payload(Backend::new(settings, self.settings.kind).map_err(error)?);
         }
         sync.update(id, update)
             .map_err(|problem| error(problem.to_string()))?;
@@ -383,7 +384,7 @@ impl BackendPool {
         if sync.member(&settings.name).is_some() {
             return Err(error("there is one of this name already".to_owned()));
         }
-        let backend = Backend::of(settings, self.settings.kind).map_err(error)?;
+        let backend = Backend::new(settings, self.settings.kind).map_err(error)?;
         let (labels, limits) = self.labels_and_limits(settings)?;
         let mut member = Member::new(backend)
             .weight(settings.weight)
@@ -398,6 +399,12 @@ impl BackendPool {
         }
         sync.add_named(&settings.name, member)
             .map_err(|full| error(full.to_string()))
+    }
+
+    /// Whether a member was made from an address of a name.
+    pub(crate) fn is_made_from_name(&self, name: &str) -> bool {
+        let mut members = self.settings.members.iter();
+        members.any(|member| member.name == name && is_made(member))
     }
 
     pub(crate) fn settings(&self) -> &PoolSettings {

@@ -6,6 +6,7 @@ use crate::access_log::LogQueue;
 use crate::admin::AdminChanges;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind};
+use crate::names::{self, Names};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
 use crate::shared::{ADMIN, ReloadError, Shared, Table};
@@ -64,7 +65,7 @@ impl Gateway {
     /// # Errors
     /// An address is taken, a pool's settings contradict each other, or the log can't be opened; nothing runs then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        Self::run(settings, Reloads::default())
+        Self::run(settings, Reloads::default(), Names::of_system())
     }
 
     /// Starts a gateway whose settings are read again by [`read_again`](Self::read_again) and by its admin interface.
@@ -72,10 +73,19 @@ impl Gateway {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_from(source: SettingsSource, settings: Settings) -> Result<Self, StartError> {
-        Self::run(settings, Reloads::from(source))
+        Self::run(settings, Reloads::from(source), Names::of_system())
     }
 
-    fn run(settings: Settings, reloads: Reloads) -> Result<Self, StartError> {
+    /// Starts a gateway that looks names up in this way, for tests.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    #[doc(hidden)]
+    pub fn start_with(settings: Settings, look_up: names::LookUp) -> Result<Self, StartError> {
+        Self::run(settings, Reloads::default(), Names::of(look_up))
+    }
+
+    fn run(settings: Settings, reloads: Reloads, names: Names) -> Result<Self, StartError> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let mut sockets = Vec::new();
         for listener in &settings.listeners {
@@ -93,11 +103,12 @@ impl Gateway {
         let state = state.transpose()?;
         let changes = state.as_ref().map(|state| state.changes()).transpose()?;
         let changes: AdminChanges = changes.unwrap_or_default();
-        let table = Table::new(settings, state.as_ref(), &changes)?;
+        names.look_up_first(&settings).map_err(StartError::Thread)?;
+        let table = Table::new(settings, state.as_ref(), &changes, &names)?;
         if let Some(state) = &state {
             state.settle()?;
         }
-        let shared = Arc::new(Shared::new(table, state, changes, queue, reloads));
+        let shared = Arc::new(Shared::new(table, state, changes, queue, reloads, names));
         let mut gateway = Self {
             addresses: sockets
                 .iter()
@@ -222,6 +233,7 @@ fn watch_health(shared: &Arc<Shared>) -> io::Result<()> {
     runtime.block_on(async {
         spawn_local(watch_pools(Arc::clone(shared)));
         spawn_local(keep_state(Arc::clone(shared)));
+        spawn_local(names::watch(Arc::clone(shared)));
         // The sender lives as long as `shared`.
         let _ = shared.drain().wait_for(|drains| *drains).await;
     });

@@ -1,15 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 mod access_log;
+mod addresses;
 mod admin;
 mod affinity;
 mod backend;
 mod backend_pool;
 mod bind;
+mod caller_limits;
 mod clock;
 mod connections;
 mod gateway;
 mod listener;
+mod names;
 mod openai;
 mod patience;
 mod probes;
@@ -26,6 +29,8 @@ pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
 pub use gateway::{Gateway, StartError};
 #[doc(hidden)]
+pub use names::{LookUp, LookedUp};
+#[doc(hidden)]
 pub use proxy::pass_headers_on;
 pub use reload::SettingsSource;
 pub use shared::ReloadError;
@@ -38,4 +43,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Locks a mutex whose data is whole between any two statements, so that a panic under it does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the operator something, on standard error.
+fn report(text: core::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    // A closed standard error is ignored.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -7,14 +7,15 @@ use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
 use crate::shared::Shared;
-use crate::upstream::connect;
+use crate::upstream::{ConnectError, connect};
 use core::num::NonZeroUsize;
+use core::time::Duration;
 use http::header::{CONNECTION, HOST, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use leasehold_config::HealthCheck;
-use leasehold_sync::{PoolEvent, ProbeResult};
+use leasehold_sync::{HealthChange, MemberId, PoolEvent, ProbeResult};
 use std::sync::Arc;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -42,8 +43,9 @@ pub(crate) async fn watch(shared: Arc<Shared>, pool: Arc<BackendPool>) {
                 // A backend that was removed is not told of.
                 if let Some(name) = sync.member_name(member) {
                     let told = Told::of_health(change, sync.now());
+                    let why = reason(&pool, member, change);
                     shared.report(format_args!(
-                        "pool {}: {name}: {told}",
+                        "pool {}: {name}: {told}{why}",
                         pool.settings().name
                     ));
                     shared.events().tell(&pool, &name, told);
@@ -59,44 +61,86 @@ pub(crate) async fn watch(shared: Arc<Shared>, pool: Arc<BackendPool>) {
     }
 }
 
+/// Why a backend is left alone, as the end of a line; nothing for other changes.
+fn reason(pool: &BackendPool, member: MemberId, change: HealthChange) -> String {
+    match change {
+        HealthChange::Down | HealthChange::Ejected { .. } | HealthChange::BreakerOpen { .. } => {
+            let members = pool.pool().blocking().members();
+            let backend = members.into_iter().find(|(id, _)| *id == member);
+            let failure = backend.and_then(|(_, backend)| backend.last_failure());
+            failure.map(|why| format!(": {why}")).unwrap_or_default()
+        }
+        HealthChange::Up | HealthChange::BreakerHalfOpen | HealthChange::BreakerClosed => {
+            String::new()
+        }
+    }
+}
+
 async fn check(pool: &BackendPool, backend: &Backend) -> ProbeResult {
     let Some(health) = &pool.settings().health else {
         return ProbeResult::Down;
     };
     let begun = now();
     let longest = health.probes.timeout();
-    match timeout(longest, is_healthy(pool, health, backend)).await {
-        Ok(Some(true)) => ProbeResult::Up {
+    let answered = timeout(longest, look_at(pool, health, backend)).await;
+    match answered.unwrap_or(Err(ProbeError::TimedOut(longest))) {
+        Ok(()) => ProbeResult::Up {
             depth: None,
             latency: Some(begun.elapsed()),
         },
-        Ok(_) | Err(_) => ProbeResult::Down,
+        Err(error) => {
+            backend.note_failure(&error);
+            ProbeResult::Down
+        }
     }
 }
 
-/// Whether a backend answers as it should; `None` if it does not answer.
-async fn is_healthy(pool: &BackendPool, health: &HealthCheck, backend: &Backend) -> Option<bool> {
-    let mut connection = connect(backend, pool.settings().upstream.connect)
-        .await
-        .ok()?;
+/// Why a health check fails.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] ConnectError),
+    #[error("the health check got no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the health check got no answer: {0}")]
+    Broken(hyper::Error),
+    #[error("the health check was answered with status {0}")]
+    Status(StatusCode),
+    #[error("the health check's answer could not be read: {0}")]
+    Body(Box<dyn core::error::Error + Send + Sync>),
+    #[error("the health check's answer lacks the text {0:?}")]
+    Text(String),
+}
+
+/// Asks a backend whether it is up.
+async fn look_at(
+    pool: &BackendPool,
+    health: &HealthCheck,
+    backend: &Backend,
+) -> Result<(), ProbeError> {
+    let mut connection = connect(backend, pool.settings().upstream.connect).await?;
     let mut request = Request::new(crate::proxy::CallerBody::none());
     *request.uri_mut() = health.path.clone().into();
     let headers = request.headers_mut();
     headers.insert(HOST, backend.authority().clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("leasehold"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let sent = connection.send(request, health.probes.timeout());
-    let response = sent.await?.ok()?;
+    let longest = health.probes.timeout();
+    let sent = connection.send(request, longest).await;
+    let response = sent.ok_or(ProbeError::TimedOut(longest))?;
+    let response = response.map_err(|error| ProbeError::Broken(error.into_error()))?;
     connection.detach();
-    let status = response.status().as_u16();
+    let status = response.status();
+    if !health.status.contains(&status.as_u16()) {
+        return Err(ProbeError::Status(status));
+    }
     let Some(text) = &health.body else {
-        return Some(health.status.contains(&status));
+        return Ok(());
     };
-    let body = Limited::<Incoming>::new(response.into_body(), MAX_BODY)
-        .collect()
-        .await
-        .ok()?
-        .to_bytes();
-    let has_text = memchr::memmem::find(&body, text.as_bytes()).is_some();
-    Some(has_text && health.status.contains(&status))
+    let body = Limited::<Incoming>::new(response.into_body(), MAX_BODY);
+    let body = body.collect().await.map_err(ProbeError::Body)?.to_bytes();
+    match memchr::memmem::find(&body, text.as_bytes()) {
+        Some(_) => Ok(()),
+        None => Err(ProbeError::Text(text.clone())),
+    }
 }

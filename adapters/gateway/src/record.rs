@@ -10,7 +10,8 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 use http::header::{REFERER, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use leasehold_tokio::RateLimitFields;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -74,6 +75,8 @@ pub(crate) struct Record {
     /// The time from the request to the answer's head.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) end: End,
+    /// The header fields that tell the caller its limits, until the answer has them.
+    pub(crate) limits: Option<Box<RateLimitFields>>,
     /// Whether it is one of the proxy's requests, which are counted and logged; those to the admin are not.
     pub(crate) is_counted: bool,
 }
@@ -110,12 +113,20 @@ impl Record {
             waited: Duration::ZERO,
             first_byte: None,
             end: End::CallerLeft,
+            limits: None,
             is_counted: true,
         }
     }
 
     pub(crate) fn count(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    /// Adds what the caller is told of its limits.
+    pub(crate) fn tell_limits(&mut self, headers: &mut HeaderMap) {
+        if let Some(limits) = self.limits.take() {
+            limits.add_to(headers);
+        }
     }
 }
 

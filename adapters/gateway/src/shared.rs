@@ -8,6 +8,7 @@ use crate::backend_pool::{BackendPool, PoolError};
 use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::lock;
+use crate::names::Names;
 use crate::proxy::Refusal;
 use crate::reload::Reloads;
 use crate::state::State;
@@ -57,11 +58,12 @@ impl Table {
         settings: Settings,
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
+        names: &Names,
     ) -> Result<Self, PoolError> {
-        let pools = settings
-            .pools
-            .iter()
-            .map(|pool| make_pool(&changes.overlay(pool), state, changes).map(Arc::new));
+        let pools = settings.pools.iter().map(|pool| {
+            let pool = changes.overlay(&names.expand(pool));
+            make_pool(&pool, state, changes).map(Arc::new)
+        });
         let listeners = settings
             .listeners
             .iter()
@@ -80,6 +82,7 @@ impl Table {
         settings: Settings,
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
+        names: &Names,
     ) -> Result<Self, ReloadError> {
         let addresses = |settings: &Settings| -> Vec<Address> {
             settings
@@ -101,16 +104,20 @@ impl Table {
             return Err(ReloadError::NeedsRestart);
         }
         for pool in &settings.pools {
-            BackendPool::check(&changes.overlay(pool))?;
+            BackendPool::check(&changes.overlay(&names.expand(pool)))?;
         }
         let pools = settings.pools.iter().map(|pool| {
             let old = self
                 .pools
                 .iter()
                 .find(|old| old.settings().name == pool.name);
-            let pool = changes.overlay(pool);
+            let pool = changes.overlay(&names.expand(pool));
             let new = match old {
-                Some(old) => old.reloaded(&pool, state)?,
+                Some(old) => {
+                    let new = old.reloaded(&pool, state)?;
+                    changes.hold_made(&new, old);
+                    new
+                }
                 None => make_pool(&pool, state, changes)?,
             };
             Ok(Arc::new(new))
@@ -192,6 +199,7 @@ pub(crate) struct Shared {
     events: Events,
     reloads: Reloads,
     memory: Arc<Semaphore>,
+    names: Names,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -203,6 +211,7 @@ impl Shared {
         changes: AdminChanges,
         log: Option<LogQueue>,
         reloads: Reloads,
+        names: Names,
     ) -> Self {
         Self {
             table: watch::Sender::new(Arc::new(table)),
@@ -214,6 +223,7 @@ impl Shared {
             events: Events::default(),
             reloads,
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
+            names,
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -232,16 +242,29 @@ impl Shared {
     pub(crate) fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         // Changes by the admin wait, so that each is made in the old table or in the new one.
         let changes = lock(&self.changes);
-        let table = self.table().reloaded(settings, self.state(), &changes)?;
+        self.put_in_force(settings, &changes)
+    }
+
+    /// Makes the members that the addresses of names ask for by now.
+    pub(crate) fn follow_names(&self) -> Result<(), ReloadError> {
+        let changes = lock(&self.changes);
+        self.put_in_force(self.table().settings.clone(), &changes)
+    }
+
+    fn put_in_force(&self, settings: Settings, changes: &AdminChanges) -> Result<(), ReloadError> {
+        let table = self.table();
+        let table = table.reloaded(settings, self.state(), changes, &self.names)?;
         self.table.send_replace(Arc::new(table));
         Ok(())
     }
 
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// Tells the operator something, on standard error.
     pub(crate) fn report(&self, text: core::fmt::Arguments<'_>) {
-        use std::io::Write as _;
-        // A closed standard error is ignored.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        crate::report(text);
     }
 
     pub(crate) fn totals(&self) -> &Totals {

@@ -217,6 +217,24 @@ impl<K: Eq + Hash, R: KeyRule, S: BuildHasher> KeyedLimiter<K, R, S> {
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
     {
+        self.try_acquire_and(now, key, cost, |_| ()).0
+    }
+
+    /// [`try_acquire_at`](Self::try_acquire_at) that also reads the key's state afterwards, under the same lock.
+    ///
+    /// The state is that of before if the units were refused, and `None` if the key is new and was refused.
+    #[inline]
+    pub fn try_acquire_and<Q, A>(
+        &self,
+        now: Tick,
+        key: &Q,
+        cost: u32,
+        read: impl FnOnce(&R::State) -> A,
+    ) -> (Result<(), KeyedError>, Option<A>)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
         let hash = self.hasher.hash_one(key);
         // Bits 32 and up: the table uses the lowest and the highest ones.
         let shard = (hash >> 32) as usize & (self.shards.len() - 1);
@@ -226,8 +244,27 @@ impl<K: Eq + Hash, R: KeyRule, S: BuildHasher> KeyedLimiter<K, R, S> {
             .find_mut(hash, |(other, _)| other.borrow() == key)
         {
             let answer = self.rule.try_acquire(state, now, cost);
-            return answer.map_err(KeyedError::AtLimit);
+            return (answer.map_err(KeyedError::AtLimit), Some(read(state)));
         }
+        match self.try_add(&mut keys, hash, now, key, cost) {
+            Ok(state) => (Ok(()), Some(read(state))),
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    /// Takes the units of a new key, and keeps its state if they are admitted.
+    fn try_add<'k, Q>(
+        &self,
+        keys: &'k mut Keys<K, R::State>,
+        hash: u64,
+        now: Tick,
+        key: &Q,
+        cost: u32,
+    ) -> Result<&'k R::State, KeyedError>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
         // The key may have been evicted at a later tick, by a thread whose clock was ahead.
         let now = now.max(keys.evicted_at);
         let mut state = self.rule.fresh();
@@ -235,12 +272,13 @@ impl<K: Eq + Hash, R: KeyRule, S: BuildHasher> KeyedLimiter<K, R, S> {
         answer.map_err(KeyedError::AtLimit)?;
         keys.evict_idle(&self.rule, now, SCANNED_SLOTS);
         if keys.table.len() >= self.shard_capacity {
-            self.make_room(&mut keys, now)?;
+            self.make_room(keys, now)?;
         }
         let hash_of = |(key, _): &(K, R::State)| self.hasher.hash_one(key.borrow());
-        keys.table
+        let added = keys
+            .table
             .insert_unique(hash, (key.to_owned(), state), hash_of);
-        Ok(())
+        Ok(&added.into_mut().1)
     }
 
     #[cold]

@@ -32,6 +32,8 @@ mod rate_limit;
 #[cfg(feature = "http")]
 mod rate_limit_headers;
 #[cfg(feature = "http")]
+mod rate_limit_policies;
+#[cfg(feature = "http")]
 mod refusal;
 mod subscription;
 #[cfg(test)]
@@ -46,15 +48,17 @@ pub use lease_body::{LeaseBodyFuture, LeaseBodyLayer, LeaseBodyService};
 #[cfg(feature = "http")]
 pub use leased_body::{BodyEnd, ClassifyEnd, KeepRelease, LeasedBody};
 pub use pool::TokioPool;
-pub use rate_limit::{Quota, RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
+pub use rate_limit::{RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
 #[cfg(feature = "http")]
 pub use rate_limit_headers::{
-    BuildRefusal, PolicyNameError, RateLimitHeaders, RateLimitHeadersFuture, RateLimitHeadersLayer,
-    TextRefusal,
+    BuildRefusal, RateLimitHeaders, RateLimitHeadersFuture, RateLimitHeadersLayer, TextRefusal,
 };
+#[cfg(feature = "http")]
+pub use rate_limit_policies::{PolicyNameError, RateLimitFields, RateLimitPolicies};
 pub use subscription::Subscription;
 
 // Types of the shared pool and of the core that the commands above take or answer with.
+pub use leasehold_core::limit::Quota;
 pub use leasehold_sync::{
     AcquireError, AddError, BreakerError, CancelHandle, Cause, Charge, Eligibility, Estimate,
     Explained, FlowConfig, FlowStats, GroupId, HalfLife, HealthChange, Histogram, Labels, Lease,

@@ -5,17 +5,15 @@
 mod queue;
 mod quota;
 
-pub use quota::Quota;
-
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
-use leasehold_core::limit::{LimitConfigError, LimitSpec, Limiter};
+use leasehold_core::limit::{Allowance, LimitConfigError, LimitSpec, Limiter, Quota};
 use pin_project_lite::pin_project;
 use queue::{Admitted, NeverFits, QueueSlot, Shared};
-use quota::{Allowance, Until};
+use quota::Until;
 use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -173,7 +171,7 @@ impl RateLimitLayer {
     /// What the limit allows now.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.allowance.read(&self.shared)
+        quota::read(self.allowance, &self.shared)
     }
 
     /// Time until the limit can admit a request, for a `Retry-After` header; zero if it can now.
@@ -193,11 +191,9 @@ impl RateLimitLayer {
         crate::RateLimitHeadersLayer::new(self)
     }
 
-    /// Whether the limit is one of calls in flight.
     #[cfg(feature = "http")]
-    pub(crate) fn is_concurrency(&self) -> bool {
-        self.shared
-            .read(|limiter, _| matches!(limiter, Limiter::Concurrency(_)))
+    pub(crate) fn allowance(&self) -> Allowance {
+        self.allowance
     }
 
     fn with_allowance(limiter: Limiter, allowance: Allowance) -> Self {
@@ -270,7 +266,7 @@ impl<S: Service<R>, R> Service<R> for RateLimit<S> {
                 admitted: Some(admitted),
             },
             Err(wait) => Stage::Refused {
-                quota: self.allowance.used_up(&self.slot.shared, wait),
+                quota: self.allowance.used_up(self.slot.shared.now(), wait),
             },
         };
         RateLimitFuture { stage }

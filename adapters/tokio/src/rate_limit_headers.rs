@@ -1,29 +1,23 @@
 //! A rate limit whose responses tell it: `Retry-After`, `RateLimit` and `RateLimit-Policy`.
 //!
-//! The last two are those of draft-ietf-httpapi-ratelimit-headers-11 (May 2026), where `q` is the quota, `w` its
-//! window, `r` what remains, and `t` the time for which no more does. Seconds are whole and rounded up, so that `t`
-//! never ends after `Retry-After`.
+//! [`RateLimitPolicies`] forms the last two.
 //!
 //! Invariant: a refused request gets a response, never an error.
 
-use crate::rate_limit::{Quota, RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
+use crate::rate_limit::{RateLimit, RateLimitError, RateLimitFuture, RateLimitLayer};
+use crate::rate_limit_policies::{PolicyNameError, RateLimitPolicies};
 use crate::refusal::{retry_after, text_response, whole_seconds};
 use core::fmt;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
-use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Response, StatusCode};
+use leasehold_core::limit::Quota;
 use pin_project_lite::pin_project;
 use std::sync::Arc;
 use tower_layer::Layer;
 use tower_service::Service;
-
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
-/// The bound on a policy's name, in bytes.
-const MAX_NAME: usize = 64;
 
 /// Layer that holds services to one limit, and tells it in headers of each response.
 ///
@@ -103,21 +97,13 @@ impl<B: From<String>> BuildRefusal<B> for TextRefusal {
     }
 }
 
-/// Why a policy can't have a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyNameError {
-    /// The name is empty or too long.
-    #[error("a policy's name must have 1 to {MAX_NAME} characters")]
-    Length,
-    /// The name has a character that the header's text can't hold.
-    #[error("a policy's name must be printable ASCII without quotes and backslashes")]
-    Character,
-}
-
 impl RateLimitHeadersLayer {
     pub(crate) fn new(limit: RateLimitLayer) -> Self {
         Self {
-            fields: Arc::new(Fields::new(limit, "default".into())),
+            fields: Arc::new(Fields {
+                policies: RateLimitPolicies::unnamed(limit.allowance()),
+                limit,
+            }),
             build: TextRefusal,
         }
     }
@@ -129,15 +115,9 @@ impl<F> RateLimitHeadersLayer<F> {
     /// # Errors
     /// The name is empty, has more than 64 characters, or some that are not printable ASCII, quotes or backslashes.
     pub fn name(mut self, name: &str) -> Result<Self, PolicyNameError> {
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(PolicyNameError::Length);
-        }
-        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-        if !name.as_bytes().iter().all(is_plain) {
-            return Err(PolicyNameError::Character);
-        }
         let limit = self.fields.limit.clone();
-        self.fields = Arc::new(Fields::new(limit, name.into()));
+        let policies = RateLimitPolicies::new([(name, limit.allowance())])?;
+        self.fields = Arc::new(Fields { limit, policies });
         Ok(self)
     }
 
@@ -258,30 +238,10 @@ where
 #[derive(Debug)]
 struct Fields {
     limit: RateLimitLayer,
-    name: String,
-    policy: HeaderValue,
+    policies: RateLimitPolicies,
 }
 
 impl Fields {
-    /// Makes the fields of a policy whose name was checked.
-    fn new(limit: RateLimitLayer, name: String) -> Self {
-        let quota = limit.quota();
-        let unit = match limit.is_concurrency() {
-            true => r#";qu="concurrent-requests""#,
-            false => "",
-        };
-        let window = match quota.window {
-            Some(window) => format!(";w={}", whole_seconds(window)),
-            None => String::new(),
-        };
-        let policy = value(format!("\"{name}\";q={}{unit}{window}", quota.limit));
-        Self {
-            limit,
-            name,
-            policy,
-        }
-    }
-
     /// The quota of a limit that never admits another request.
     fn never(&self) -> Quota {
         Quota {
@@ -292,22 +252,8 @@ impl Fields {
     }
 
     fn add_to(&self, headers: &mut HeaderMap, quota: &Quota) {
-        let effective = match quota.reset {
-            Some(reset) => format!(";t={}", whole_seconds(reset)),
-            None => String::new(),
-        };
-        let limit = value(format!(
-            "\"{}\";r={}{effective}",
-            self.name, quota.remaining
-        ));
-        // Both are lists, to which each layer of a stack appends its policy.
-        headers.append(RATE_LIMIT_POLICY, self.policy.clone());
-        headers.append(RATE_LIMIT, limit);
+        self.policies.tell([*quota]).add_to(headers);
     }
-}
-
-fn value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digits and a checked name are printable")
 }
 
 impl<S: fmt::Debug, F> fmt::Debug for RateLimitHeaders<S, F> {

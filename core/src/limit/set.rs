@@ -205,7 +205,7 @@ impl LimitSet {
                         wait = later(wait, Wait::Until(reset));
                     }
                 }
-                for (unit, limit) in self.limits(class) {
+                for (unit, limit) in self.limiters(class) {
                     wait = later(wait, limit.earliest(now, cost.of(unit)));
                 }
             }
@@ -365,7 +365,7 @@ impl LimitSet {
     #[must_use]
     pub fn capacity(&self) -> Cost {
         let of = |unit| {
-            let limits = self.limits(0).filter(|(counted, _)| *counted == unit);
+            let limits = self.limiters(0).filter(|(counted, _)| *counted == unit);
             let least = limits.map(|(_, limit)| limit.capacity()).min();
             least.unwrap_or(u32::MAX)
         };
@@ -380,7 +380,7 @@ impl LimitSet {
     pub fn available(&self, now: Tick, class: u32) -> Cost {
         let now = now.max(self.latest);
         let of = |unit: Unit, quota: &ReportedQuota| {
-            let limits = self.limits(class).filter(|(counted, _)| *counted == unit);
+            let limits = self.limiters(class).filter(|(counted, _)| *counted == unit);
             let least = limits.map(|(_, limit)| limit.available(now)).min();
             least.unwrap_or(u32::MAX).min(quota.left(now))
         };
@@ -395,10 +395,29 @@ impl LimitSet {
     #[must_use]
     pub fn next_change(&self, now: Tick, class: u32) -> Option<Tick> {
         let now = now.max(self.latest);
-        let limits = self.limits(class).map(|(_, limit)| limit.next_change(now));
+        let limits = self
+            .limiters(class)
+            .map(|(_, limit)| limit.next_change(now));
         let quotas = self.extra().quotas.iter();
         let quotas = quotas.map(|quota| quota.next_change(now));
         limits.chain(quotas).fold(None, earliest)
+    }
+
+    /// The limits that decide over a class, in the order in which they were added, with the unit that each counts.
+    ///
+    /// Reports are not among them.
+    pub fn limiters(&self, class: u32) -> impl Iterator<Item = (Unit, &Limiter)> {
+        let extra = self.extra();
+        let first = self.first.iter().map(|limit| (Unit::Requests, limit));
+        let index = self.first.iter().len() as u32;
+        let others = (index..).zip(&extra.limits).map(move |(index, scoped)| {
+            let own = match scoped.each_class {
+                true => extra.classes.get(&(class, index)),
+                false => None,
+            };
+            (scoped.unit, own.unwrap_or(&scoped.limit))
+        });
+        first.chain(others)
     }
 
     /// Translates the state to another clock, as [`Limit::rebase`] does. O(counters).
@@ -435,21 +454,6 @@ impl LimitSet {
 
     fn extra_mut(&mut self) -> &mut ExtraLimits {
         self.extra.get_or_insert_default()
-    }
-
-    /// The units and counters that decide over a class.
-    fn limits(&self, class: u32) -> impl Iterator<Item = (Unit, &Limiter)> {
-        let extra = self.extra();
-        let first = self.first.iter().map(|limit| (Unit::Requests, limit));
-        let index = self.first.iter().len() as u32;
-        let others = (index..).zip(&extra.limits).map(move |(index, scoped)| {
-            let own = match scoped.each_class {
-                true => extra.classes.get(&(class, index)),
-                false => None,
-            };
-            (scoped.unit, own.unwrap_or(&scoped.limit))
-        });
-        first.chain(others)
     }
 
     /// Removes the idle counters among the next few: two for each that an operation can create.

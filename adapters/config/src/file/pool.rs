@@ -7,7 +7,8 @@ use super::{
     SlowStartTable, Text, Timeout, Url,
 };
 use crate::settings::{
-    Affinity, AffinityKey, Kind, MemberSettings, PoolSettings, RetrySettings, UpstreamBounds,
+    Affinity, AffinityKey, Kind, MemberAddresses, MemberSettings, PoolSettings, RetrySettings,
+    UpstreamBounds,
 };
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -258,6 +259,17 @@ pub(crate) struct MemberTable {
     /// Requests at once; without it, any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_connections: Option<NonZeroU32>,
+    /// `true` makes each address of the name in its URL a member, as DNS tells (http); otherwise it is one member.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) each_address: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 const fn weight() -> u16 {
@@ -279,6 +291,7 @@ impl MemberTable {
             limits: member.limits.clone().map(Text),
             group: member.group.clone().map(|group| Text(Line(group))),
             max_connections: member.max_connections,
+            each_address: member.addresses == MemberAddresses::Each,
         }
     }
 }

@@ -4,9 +4,10 @@
 
 use super::Resolver;
 use crate::error::{Problem, nearest};
-use crate::file::{ListenTable, RouteTable, Value};
+use crate::file::{ListenTable, RouteTable, Text, Value};
 use crate::settings::{Address, Kind, ListenerSettings, Route, Serve};
 use crate::source::{At, Source};
+use leasehold_core::limit::{LimitSpec, LimitSpecs};
 
 impl Resolver<'_> {
     /// Makes a listener; `None` if it has no address.
@@ -43,7 +44,9 @@ impl Resolver<'_> {
             self.wrong(source, &at.key("address"), Problem::Invalid(problem));
         }
         let has_no_tokens = matches!(serve, Serve::Http | Serve::Comfyui);
-        let client_limit = at.key("client_limit");
+        let (limit, client_limit) = (at.key("limit"), at.key("client_limit"));
+        self.no_concurrency(source, &limit, table.limit.as_ref());
+        self.no_concurrency(source, &client_limit, table.client_limit.as_ref());
         Some(ListenerSettings {
             address,
             serve,
@@ -51,9 +54,19 @@ impl Resolver<'_> {
             token,
             bounds: table.bounds.build(),
             forwarded: table.trusted_proxies.0,
-            limit: self.limits(source, &at.key("limit"), table.limit, has_no_tokens),
+            limit: self.limits(source, &limit, table.limit, has_no_tokens),
             client_limit: self.limits(source, &client_limit, table.client_limit, has_no_tokens),
         })
+    }
+
+    /// Refuses limits that would never refuse a request, because at a listener each counts as ended at once.
+    fn no_concurrency(&mut self, source: &Source, at: &At<'_>, limits: Option<&Text<LimitSpecs>>) {
+        let is_concurrency = |limit: &LimitSpec| matches!(limit, LimitSpec::Concurrent(_));
+        if limits.is_some_and(|Text(limits)| limits.iter().any(is_concurrency)) {
+            let problem = "a listener has no limit on requests at once; limit them at the pool or its members, or \
+                 limit connections by bounds.max_connections";
+            self.wrong(source, at, Problem::Invalid(problem.to_owned()));
+        }
     }
 
     fn no_routes(&mut self, source: &Source, at: &At<'_>, table: &ListenTable) -> Vec<Route> {

@@ -6,8 +6,9 @@ use super::{Names, Resolver};
 use crate::error::{Place, Problem};
 use crate::file::{MemberTable, Text, Url, Value};
 use crate::keys::{Key, KeysError, shown};
-use crate::settings::{Kind, MemberSettings};
+use crate::settings::{Kind, MemberAddresses, MemberSettings};
 use crate::source::{At, Source};
+use core::net::IpAddr;
 use http::Uri;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_protocol::ApiKey;
@@ -42,6 +43,9 @@ impl Resolver<'_> {
                 let Some(url) = self.url(source, &at, kind, &table, key.as_ref()) else {
                     continue;
                 };
+                if table.each_address {
+                    self.check_each_address(source, &at.key("each_address"), kind, &url);
+                }
                 let name = match &table.name {
                     Some(Text(name)) if number == 0 => name.0.clone(),
                     Some(Text(name)) => free_name(&name.0, &mut names, &mut counts, &place),
@@ -61,6 +65,19 @@ impl Resolver<'_> {
             }
         }
         members
+    }
+
+    /// Refuses addresses of their own where there is no name, or no pool that makes members of them.
+    fn check_each_address(&mut self, source: &Source, at: &At<'_>, kind: Kind, url: &Uri) {
+        let host = url.host().unwrap_or_default();
+        let problem = if kind != Kind::Http {
+            "only members of an http pool can be made from the addresses of a name"
+        } else if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+            "the URL has an address and no name; remove this"
+        } else {
+            return;
+        };
+        self.wrong(source, at, Problem::Invalid(problem.to_owned()));
     }
 
     /// Returns the names that members are given.
@@ -196,6 +213,10 @@ fn member(
         limits: own_limits.or(limits),
         group: group.or_else(|| table.group.as_ref().map(|group| group.0.0.clone())),
         max_connections: table.max_connections,
+        addresses: match table.each_address {
+            true => MemberAddresses::Each,
+            false => MemberAddresses::Any,
+        },
     }
 }
 

@@ -262,6 +262,11 @@ const RELATIONS: &[Case] = &[
         "9:8: listen.pool: leases serves every pool",
     ),
     (
+        "serve = \"http\"",
+        "client_limit = \"9/min, 2 concurrent\"\nserve = \"http\"",
+        "8:16: listen.client_limit: a listener has no limit on requests at once",
+    ),
+    (
         "[{ url = \"http://h:1\" }]",
         "[]",
         "4:11: pools.web.members: there must be at least one member",
@@ -275,6 +280,11 @@ const RELATIONS: &[Case] = &[
         "\" }",
         "\", limits = \"9 tokens/min\" }",
         "4:43: pools.web.members.limits: only requests to openai pools have tokens",
+    ),
+    (
+        "http://h:1\" }",
+        "http://10.0.0.1:1\", each_address = true }",
+        "4:56: pools.web.members.each_address: the URL has an address and no name",
     ),
     (
         "\" }",

@@ -11,7 +11,7 @@ use core::ops::RangeInclusive;
 use core::str::FromStr;
 use core::time::Duration;
 use http::Uri;
-use leasehold_config::MemberSettings;
+use leasehold_config::{MemberAddresses, MemberSettings};
 use leasehold_core::time::parse_span;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::Serializer;
@@ -70,6 +70,7 @@ impl AddedBackend {
             limits: None,
             group: None,
             max_connections: self.max_connections,
+            addresses: MemberAddresses::Any,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::events::Told;
 use super::routes::unknown_backend;
 use crate::backend_pool::BackendPool;
 use crate::lock;
+use crate::names::is_made;
 use crate::shared::{Shared, Table};
 use leasehold_sync::{BreakerError, MemberId, StaleMember};
 
@@ -101,7 +102,7 @@ fn find<'t>(
     let member = |pool| Some((pool, BackendPool::pool(pool).blocking().member(object.id)?));
     let found: Vec<_> = pools.into_iter().filter_map(member).collect();
     match &found[..] {
-        [] => Err(unknown_backend(object.id)),
+        [] => Err(unknown(table, object.id)),
         [only] => Ok(*only),
         several => {
             let pools = several.iter();
@@ -116,6 +117,27 @@ fn find<'t>(
             Err(AdminError::conflict("ambiguous_id", text))
         }
     }
+}
+
+/// Says that there is no such backend; of a name that stands for several, which there are.
+fn unknown(table: &Table, id: &str) -> AdminError {
+    let members = table
+        .pools()
+        .iter()
+        .flat_map(|pool| &pool.settings().members);
+    let made = members.filter(|member| {
+        let rest = member.name.strip_prefix(id);
+        is_made(member) && rest.is_some_and(|rest| rest.starts_with('@'))
+    });
+    let made: Vec<_> = made.map(|member| member.name.as_str()).collect();
+    if made.is_empty() {
+        return unknown_backend(id);
+    }
+    let text = format!(
+        "{id:?} is a backend for each of its addresses; name one of: {}",
+        made.join(", ")
+    );
+    AdminError::not_found("unknown_backend", text)
 }
 
 fn add<'t>(
@@ -188,6 +210,12 @@ fn apply(
                 }
                 BreakerError::StaleMember(_) | _ => unknown_backend(name),
             })?;
+        }
+        Change::Remove if pool.is_made_from_name(name) => {
+            let text = format!(
+                "{name:?} is an address of a name, which DNS would bring back; disable it, or change the settings"
+            );
+            return Err(AdminError::conflict("made_from_name", text));
         }
         Change::Remove => {
             sync.remove(member).map_err(stale)?;

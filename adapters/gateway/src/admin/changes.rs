@@ -92,10 +92,14 @@ impl AdminChanges {
 
     /// Disables and drains the members of a pool that are to be; names that it lacks are passed over.
     pub(crate) fn hold(&self, pool: &BackendPool) {
+        self.hold_where(pool, |_| true);
+    }
+
+    fn hold_where(&self, pool: &BackendPool, is_meant: impl Fn(&str) -> bool) {
         let sync = pool.pool().blocking();
         let changes = self.pools.get(&pool.settings().name);
         for (name, held) in changes.into_iter().flat_map(|changes| &changes.held) {
-            let Some(member) = sync.member(name) else {
+            let Some(member) = sync.member(name).filter(|_| is_meant(name)) else {
                 continue;
             };
             // A member that was removed since needs neither.
@@ -104,6 +108,12 @@ impl AdminChanges {
                 Held::Draining => sync.drain(member),
             };
         }
+    }
+
+    /// Disables and drains those members of a pool that an earlier one of its name had not.
+    pub(crate) fn hold_made(&self, pool: &BackendPool, before: &BackendPool) {
+        let had = |name: &str| before.settings().members.iter().any(|one| one.name == name);
+        self.hold_where(pool, |name| !had(name));
     }
 
     fn of(&mut self, pool: &str) -> &mut PoolChanges {

@@ -33,7 +33,7 @@ pub fn read_admin_request(method: &str, target: &str, body: &[u8]) -> Result<(),
 /// Whether a backend can be made, and comes back from a state file as it was.
 fn check(new: NewBackend) -> Option<()> {
     let settings = new.backend.settings(&new.name);
-    Backend::new(&new.name, &settings.url).ok()?;
+    Backend::new(&settings, leasehold_config::Kind::Http).ok()?;
     let mut changes = AdminChanges::default();
     changes.add("web", &new.name, new.backend);
     let text = serde_json::to_string(&changes).ok()?;

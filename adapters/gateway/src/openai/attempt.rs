@@ -254,6 +254,7 @@ impl Attempts {
                     let text = cut.to_string();
                     return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_body", text));
                 }
+                settle.backend.note_failure(&error);
                 let verdict = self.verdict_of(&error, &settle.backend);
                 let _ = lease.release(settle.release(&verdict));
                 return Ok(Attempted::Failed(Box::new(verdict), None));
@@ -399,7 +400,7 @@ impl Attempts {
         let failure = match error {
             SendError::Connect { error, .. } => match error {
                 ConnectError::NoAddress { .. } => Failure::HostNotFound,
-                ConnectError::Tls(_) => Failure::TlsFailed,
+                ConnectError::Tls(_) | ConnectError::NoTls(_) => Failure::TlsFailed,
                 ConnectError::Io(_) | ConnectError::TimedOut(_) => Failure::NotConnected,
             },
             SendError::Broken { error, .. } if error.is_parse() => Failure::NotHttp,

@@ -13,10 +13,12 @@ use super::upgrade::Tunnel;
 use crate::admin;
 use crate::affinity::Session;
 use crate::backend_pool::BackendPool;
-use crate::listener::{Listener, OverLimit};
+use crate::caller_limits::OverLimit;
+use crate::listener::Listener;
 use crate::openai;
 use crate::record::{End, Record};
 use crate::shared::Table;
+use core::net::{IpAddr, Ipv4Addr};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -54,7 +56,8 @@ pub(crate) async fn answer(
     };
     let mut response = match exchange.run(body, upgraded, &mut record).await {
         Ok(Passed::Whole(response)) => response,
-        Ok(Passed::Upgraded(response, tunnel)) => {
+        Ok(Passed::Upgraded(mut response, tunnel)) => {
+            record.tell_limits(response.headers_mut());
             tunnel.start(connection, record);
             return response;
         }
@@ -64,6 +67,7 @@ pub(crate) async fn answer(
         }
     };
     record.status = response.status();
+    record.tell_limits(response.headers_mut());
     if closes {
         // What follows a request for another protocol was not checked.
         response
@@ -162,12 +166,8 @@ impl Exchange<'_> {
         Ok(target)
     }
 
-    /// Finds the client's address, and takes a request from its limits.
-    fn client(
-        &self,
-        listener: &Listener,
-        record: &mut Record,
-    ) -> Result<Option<core::net::IpAddr>, Refusal> {
+    /// Finds the client's address, and takes a request from the limits.
+    fn client(&self, listener: &Listener, record: &mut Record) -> Result<Option<IpAddr>, Refusal> {
         let peer = self.connection.peer.as_ref();
         let client = peer.map(|peer| {
             let trusts = |hop| listener.trusts(hop);
@@ -178,15 +178,30 @@ impl Exchange<'_> {
             };
             client
         });
-        let worker = &self.connection.worker;
-        let unknown = core::net::IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED);
-        let admitted = listener.admit(client.unwrap_or(unknown), worker.shared().tick());
-        worker.shared().totals().count_limit(admitted.is_ok());
-        admitted.map_err(|OverLimit { limit, wait }| {
+        self.take_from_limits(listener, client, record)?;
+        Ok(client)
+    }
+
+    /// Takes a request from the listener's limits, which the answer tells.
+    fn take_from_limits(
+        &self,
+        listener: &Listener,
+        client: Option<IpAddr>,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
+        let shared = self.connection.worker.shared();
+        let Some(limits) = listener.limits() else {
+            shared.totals().count_limit(true);
+            return Ok(());
+        };
+        let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let admission = limits.admit(client.unwrap_or(unknown), shared.tick());
+        shared.totals().count_limit(admission.answer.is_ok());
+        record.limits = Some(Box::new(admission.told));
+        admission.answer.map_err(|OverLimit { limit, wait }| {
             let text = format!("the limit of {limit} requests is used up");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "limit", text).wait(wait)
-        })?;
-        Ok(client)
+        })
     }
 
     fn caller<'c>(&'c self, listener: &Listener, target: &'c Target) -> Caller<'c> {
@@ -230,7 +245,10 @@ impl Exchange<'_> {
         parts.version = http::Version::HTTP_11;
         let outcome = match backend_health(parts.status) {
             BackendHealth::Works => Outcome::Ok,
-            BackendHealth::Fails => Outcome::Failed,
+            BackendHealth::Fails => {
+                lease.note_failure(&format_args!("it answered with status {}", parts.status));
+                Outcome::Failed
+            }
         };
         let release = Release::from(outcome).latency(first_byte.saturating_sub(record.waited));
         let worker = Rc::clone(&self.connection.worker);

@@ -77,7 +77,7 @@ impl Outgoing<'_> {
             };
             let failed = match progress.failed.get() {
                 Some(cut) => return Err(cut_body(lease, cut)),
-                None => self.judge(error, progress.has_begun.get(), lease.name()),
+                None => self.judge(error, progress.has_begun.get(), &lease),
             };
             let member = lease.member();
             // A lease that has expired meanwhile was taken back already.
@@ -184,8 +184,9 @@ impl Outgoing<'_> {
         request
     }
 
-    fn judge(&self, error: SendError, has_begun: bool, backend: &str) -> Failed {
-        let text = format!("backend {backend}: {error}");
+    fn judge(&self, error: SendError, has_begun: bool, backend: &Backend) -> Failed {
+        backend.note_failure(&error);
+        let text = format!("backend {}: {error}", backend.name());
         let failed = Release::from(Outcome::Failed);
         let bad_gateway = |code| Refusal::new(StatusCode::BAD_GATEWAY, code, text.clone());
         match error {

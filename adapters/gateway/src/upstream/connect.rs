@@ -27,9 +27,12 @@ pub(crate) enum ConnectError {
     /// The address refused, or can't be reached.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The backend's certificate is wrong, or it does not speak TLS.
+    /// The backend's certificate is wrong, or there is no common version of TLS.
     #[error("TLS: {0}")]
     Tls(io::Error),
+    /// The backend answered with something else, or not at all.
+    #[error("TLS: it does not speak TLS; is its URL one of http? ({0})")]
+    NoTls(io::Error),
     /// There was no connection in time.
     #[error("no connection within {0:?}")]
     TimedOut(Duration),
@@ -50,27 +53,32 @@ async fn open(backend: &Backend) -> Result<BackendConnection, ConnectError> {
         None => BackendStream::Plain(tcp),
         Some(tls) => {
             let stream = tls.connector.connect(tls.name.clone(), tcp).await;
-            BackendStream::Secure(Box::new(stream.map_err(ConnectError::Tls)?))
+            BackendStream::Secure(Box::new(stream.map_err(tls_error)?))
         }
     };
     let connection = BackendConnection::open(stream).await;
     Ok(connection.map_err(io::Error::other)?)
 }
 
+/// Tells a backend that does not speak TLS from one that speaks it wrongly.
+fn tls_error(error: io::Error) -> ConnectError {
+    let inner = error.get_ref();
+    let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let is_no_message = matches!(inner, Some(rustls::Error::InvalidMessage(_)));
+    match is_no_message || error.kind() == io::ErrorKind::UnexpectedEof {
+        true => ConnectError::NoTls(error),
+        false => ConnectError::Tls(error),
+    }
+}
+
 async fn open_tcp(backend: &Backend) -> Result<TcpStream, ConnectError> {
-    let found = backend
-        .addresses()
-        .await
-        .and_then(|found| match found.is_empty() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(found),
-        });
-    let addresses = found.map_err(|source| ConnectError::NoAddress {
+    let addresses = backend.addresses().await;
+    let addresses = addresses.map_err(|source| ConnectError::NoAddress {
         host: backend.host().to_owned(),
         source,
     })?;
     // Tries each in turn, and returns the last one's error.
-    let stream = TcpStream::connect(addresses.as_slice()).await?;
+    let stream = TcpStream::connect(&*addresses).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

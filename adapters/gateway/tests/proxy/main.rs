@@ -3,8 +3,12 @@
 mod balance;
 mod failure;
 mod framing;
+mod health;
+mod limits;
+mod names;
 mod openai;
 mod passing;
 mod reload;
 mod support;
 mod time;
+mod tls;

@@ -8,9 +8,27 @@ use leasehold_testbed::{Backend, BackendConfig};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use tokio::time::Instant;
 
 /// A timeout that no passing test reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// Repeats a step until it has led to something.
+pub(crate) fn repeat_until(what: &str, mut step: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !step() {
+        assert!(begun.elapsed() < LONG, "{what}: not within {LONG:?}");
+    }
+}
+
+/// Repeats a step for a time, and once at least.
+pub(crate) fn repeat_for(time: Duration, mut step: impl FnMut()) {
+    let begun = Instant::now();
+    step();
+    while begun.elapsed() < time {
+        step();
+    }
+}
 
 /// Starts backends.
 pub(crate) fn backends<const N: usize>() -> [Backend; N] {
