@@ -250,13 +250,13 @@ impl BackendPool {
         labels
     }
 
-    /// Returns the labels that a call with this model needs, if it needs any.
+    /// Returns the labels that a call with this model needs, if it needs any; one that names no model needs none.
     ///
     /// # Errors
     /// No member serves the model.
     pub(crate) fn labels_for(&self, model: &str) -> Result<Option<Labels>, NoSuchModel> {
         let members = &self.settings.members;
-        if members.iter().all(|member| member.labels.is_empty()) {
+        if model.is_empty() || members.iter().all(|member| member.labels.is_empty()) {
             return Ok(None);
         }
         let is_named = members

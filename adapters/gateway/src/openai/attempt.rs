@@ -29,7 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Bytes of an answer that is read whole; a longer one is passed on as it comes.
+/// Bytes of an answer that is read whole, at most.
 const MAX_WHOLE: usize = 32 * 1_024 * 1_024;
 
 /// What the gateway did for a call, as its caller is told.

@@ -8,10 +8,7 @@ use crate::proxy::CallerBody;
 use crate::shared::Shared;
 use bytes::Bytes;
 use core::time::Duration;
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, ORIGIN,
-    REFERER,
-};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -31,25 +28,6 @@ const PERMIT: usize = 1_024;
 const DEFAULT_OUTPUT: u32 = 1_024;
 /// Bodies from this length on have their tokens counted on another thread.
 const LONG_PROMPT: usize = 16 * 1_024;
-
-/// Headers that are for the gateway, or that would tell the service about its caller's account.
-const NOT_PASSED: [http::HeaderName; 8] = [
-    AUTHORIZATION,
-    HOST,
-    CONTENT_LENGTH,
-    ACCEPT_ENCODING,
-    COOKIE,
-    EXPECT,
-    ORIGIN,
-    REFERER,
-];
-const NOT_PASSED_EITHER: [&str; 4] = [
-    "x-api-key",
-    "api-key",
-    "openai-organization",
-    "openai-project",
-];
-const NOT_PASSED_FROM: [&str; 4] = ["x-leasehold-", "x-forwarded-", "forwarded", "sec-fetch-"];
 
 /// The body of a call.
 #[derive(Debug)]
@@ -85,30 +63,28 @@ impl Call {
     ) -> Result<Self, Refusal> {
         let path = &asked.target.path;
         let max = asked.listener.settings().bounds.max_body;
-        let mut memory = None;
-        let (read, payload) = if is_json(&asked.parts.headers) && !body.is_end_stream() {
-            let (bytes, held) = whole(body, max.unwrap_or(MAX_BODY), shared).await?;
-            memory = held;
-            let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+        let (mut value, mut memory) = (Value::Null, None);
+        let mut payload = if body.is_end_stream() {
+            Payload::Whole(Bytes::new())
+        } else if is_json(&asked.parts.headers) {
+            let bytes;
+            (bytes, memory) = whole(body, max.unwrap_or(MAX_BODY), shared).await?;
+            value = serde_json::from_slice(&bytes).map_err(|error| {
                 let text = format!("the body is no JSON: {error}");
                 Refusal::new(StatusCode::BAD_REQUEST, "bad_json", text)
             })?;
-            let read = AskedCall::of(path.path(), &value);
-            // A body that nothing is added to goes on byte for byte.
-            let bytes = match read.is_stream && !read.shows_usage {
-                true => Bytes::from(read.for_service(value.clone()).to_string()),
-                false => bytes,
-            };
-            ((read, value), Payload::Whole(bytes))
+            Payload::Whole(bytes)
         } else {
-            let read = AskedCall::of(path.path(), &Value::Null);
-            let payload = match body.is_end_stream() {
-                true => Payload::Whole(Bytes::new()),
-                false => Payload::Streamed(Some(CallerBody::new(body, max))),
-            };
-            ((read, Value::Null), payload)
+            Payload::Streamed(Some(CallerBody::new(body, max)))
         };
-        let (read, value) = read;
+        let read = AskedCall::of(path.path(), &value);
+        // A body that nothing is added to goes on byte for byte.
+        if read.is_stream
+            && !read.shows_usage
+            && let Payload::Whole(bytes) = &mut payload
+        {
+            *bytes = read.for_service(value.clone()).to_string().into();
+        }
         let cost = cost(&asked.pool, &read, value, &payload).await;
         let request = request(asked, &read, cost)?;
         Ok(Self {
@@ -243,21 +219,31 @@ fn request(asked: &Asked<'_>, read: &AskedCall, cost: Cost) -> Result<Request, R
 fn passed(headers: &HeaderMap) -> HeaderMap {
     let mut passed = headers.clone();
     crate::proxy::remove_hop_by_hop(&mut passed);
-    let dropped: Vec<_> = passed
-        .keys()
-        .filter(|name| {
-            NOT_PASSED.contains(name)
-                || NOT_PASSED_EITHER.contains(&name.as_str())
-                || NOT_PASSED_FROM
-                    .iter()
-                    .any(|prefix| name.as_str().starts_with(prefix))
-        })
-        .cloned()
-        .collect();
-    for name in dropped {
+    let own: Vec<_> = passed.keys().filter(|name| is_own(name)).cloned().collect();
+    for name in own {
         passed.remove(name);
     }
     // A compressed answer could not be read on its way.
     passed.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     passed
+}
+
+/// Whether a header is for the gateway, or would tell the service of its caller's own account.
+fn is_own(name: &HeaderName) -> bool {
+    let begins = ["x-leasehold-", "x-forwarded-", "sec-fetch-"];
+    matches!(
+        name.as_str(),
+        "authorization"
+            | "x-api-key"
+            | "api-key"
+            | "openai-organization"
+            | "openai-project"
+            | "cookie"
+            | "host"
+            | "content-length"
+            | "expect"
+            | "forwarded"
+            | "origin"
+            | "referer"
+    ) || begins.iter().any(|begin| name.as_str().starts_with(begin))
 }

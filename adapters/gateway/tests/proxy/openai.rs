@@ -533,6 +533,8 @@ fn a_model_goes_to_the_keys_that_serve_it() {
         let settings = settings.unwrap_or_else(|error| panic!("{error}"));
         let gateway = Gateway::start(settings).unwrap();
         let address = gateway.addresses()[0].unwrap();
+        let models = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        assert_eq!(ask(address, models).status, 200);
         for (model, keys) in ["gpt-4o", "mini", "other"].into_iter().zip(served) {
             let mut body = chat("hello");
             body["model"] = model.into();
