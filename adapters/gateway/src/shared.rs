@@ -294,7 +294,7 @@ impl Shared {
         &self.events
     }
 
-    /// Takes so many KiB of the memory for bodies; `None` if there are not as many.
+    /// Takes a number of KiB of the memory for bodies; `None` if there is less.
     pub(crate) fn take_memory(&self, kib: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(kib).ok()?;
         Arc::clone(&self.memory).try_acquire_many_owned(kib).ok()

@@ -1,6 +1,6 @@
 //! A streamed answer on its way from a service to a caller.
 //!
-//! Invariant: the caller gets the service's events as they are, but for the usage that it did not ask for; and a stream
+//! Invariant: the caller gets the service's events as they are, less the usage that it did not ask for; and a stream
 //! that ends early ends with an error event, never silently.
 
 use crate::call::Call;

@@ -16,7 +16,7 @@ fn key(number: usize) -> String {
     format!("sk-test-{number:04}")
 }
 
-/// A service with so many keys, each of which has these limits.
+/// A service with a number of keys, each of which has these limits.
 fn service(keys: usize, limits: &str) -> OpenAi {
     let mut config = OpenAiConfig::default();
     config.keys = (1..=keys).map(key).collect();
