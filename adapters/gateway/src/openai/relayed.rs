@@ -59,9 +59,9 @@ impl RelayedBody {
             self.ahead.extend_from_slice(&frame.unwrap_or_default());
             match (&self.relay, &self.verdict) {
                 (Some(relay), _) if relay.error().is_some() => {
-                    let relay = self.relay.take().map(StreamRelay::finish);
-                    let verdict = relay.map(|(_, joined)| self.judge(joined));
-                    return verdict.map_or(Ok(()), |verdict| Err(Box::new(verdict)));
+                    // Whether it came before the answer or behind it is the verdict's to say.
+                    let rest = self.end(None).unwrap_or_default();
+                    self.ahead.extend_from_slice(&rest);
                 }
                 (Some(relay), _) if relay.has_begun() => return Ok(()),
                 (None, Some(verdict)) if verdict.kind != Kind::Answer => {
