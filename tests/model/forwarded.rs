@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use leasehold_gateway::pass_headers_on;
 
-/// A request's headers, and who sent them.
+/// A request's headers, and the peer that sent them.
 #[derive(Clone, Debug, Arbitrary)]
 pub struct Case {
     /// Names, known or any text, with values.

@@ -278,17 +278,21 @@ impl BackendPool {
 
     /// The most tokens that a call may reserve; `None` where no limit counts tokens.
     pub(crate) fn token_cap(&self) -> Option<u32> {
+        self.rates(Unit::Tokens).min()
+    }
+
+    /// What each limit of a unit admits in its window.
+    fn rates(&self, unit: Unit) -> impl Iterator<Item = u32> {
         let members = self.settings.members.iter();
         let specs = members.filter_map(|member| member.limits.as_ref());
-        let tokens = specs
+        let limits = specs
             .chain(&self.settings.limits)
             .flat_map(|specs| specs.iter())
-            .filter(|spec| spec.unit() == Unit::Tokens);
-        let limits = tokens.filter_map(|spec| match spec {
+            .filter(move |limit| limit.unit() == unit);
+        limits.filter_map(|limit| match limit {
             LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
             LimitSpec::Concurrent(_) => None,
-        });
-        limits.min()
+        })
     }
 
     fn group(&self, name: &str, limits: LimitSet) -> GroupId {
@@ -332,21 +336,7 @@ impl BackendPool {
         });
         let first = leases.max().unwrap_or(0).saturating_add(1);
         let members = self.settings.members.iter();
-        let specs = members
-            .clone()
-            .filter_map(|member| member.limits.as_ref())
-            .chain(&self.settings.limits);
-        let most = |unit: Unit| {
-            let rates = specs
-                .clone()
-                .flat_map(|specs| specs.iter())
-                .filter(|spec| spec.unit() == unit);
-            let limits = rates.filter_map(|spec| match spec {
-                LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
-                LimitSpec::Concurrent(_) => None,
-            });
-            limits.max().unwrap_or(0)
-        };
+        let most = |unit: Unit| self.rates(unit).max().unwrap_or(0);
         let (requests, tokens) = (most(Unit::Requests), most(Unit::Tokens));
         let (cost, at) = (Cost { requests, tokens }, self.live.pool.blocking().now());
         let calls = members.zip(first..).flat_map(|(member, lease)| {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use leasehold_core::balance::stable_hash;
 use serde_json::{Value, json};
 
-/// The wait that a caller who says so is spared, so that the refusal comes before it has given up.
+/// Subtracted from the wait that a caller tells, so that a refusal comes before it has given up.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Headers by which SDKs tell how many seconds they wait for an answer, or for the next piece of it.
 const TIMEOUTS: [&str; 3] = [

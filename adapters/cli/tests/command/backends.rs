@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 
 /// Backends in a process of their own.
-struct Backends {
+pub(super) struct Backends {
     process: Child,
     output: BufReader<ChildStdout>,
-    addresses: Vec<String>,
+    pub(super) addresses: Vec<String>,
 }
 
 impl Backends {
-    fn start(count: usize, arguments: &[&str]) -> Self {
+    pub(super) fn start(count: usize, arguments: &[&str]) -> Self {
         let (process, mut output) =
             super::start(&["testbed", "backends"], arguments, Stdio::inherit());
         let mut address = || {
@@ -43,19 +43,18 @@ impl Backends {
         text(&reply)
     }
 
-    fn port(&self, index: usize) -> &str {
+    pub(super) fn port(&self, index: usize) -> &str {
         self.addresses[index].rsplit(':').next().expect("a port")
     }
 
     /// Interrupts the process and returns the rest of its output.
     fn stop(mut self) -> String {
-        send_signal(&self.process, "INT");
-        let mut report = String::new();
-        self.output
-            .read_to_string(&mut report)
-            .expect("it prints its report");
-        assert!(self.process.wait().expect("it ends").success());
-        report
+        interrupt(&mut self.process, &mut self.output)
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
     }
 }
 

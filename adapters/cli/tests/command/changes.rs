@@ -1,5 +1,6 @@
 //! A gateway under load, while its backends die and come back and its operator changes everything.
 
+use super::backends::Backends;
 use super::gateway::Gateway;
 use super::*;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,41 +13,9 @@ const TOKEN: &str = "a-token-of-some-length";
 const CALLERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A backend in its own process.
-struct BackendProcess {
-    process: Child,
-    address: String,
-}
-
-impl BackendProcess {
-    fn start(port: &str) -> Self {
-        let ports = ["--ports", port];
-        let (process, mut output) = start(&["testbed", "backends"], &ports, Stdio::null());
-        let mut line = String::new();
-        output.read_line(&mut line).expect("it prints its address");
-        let (_, address) = line.trim().rsplit_once("http://").expect(&line);
-        Self {
-            address: address.to_owned(),
-            process,
-        }
-    }
-
-    fn port(&self) -> &str {
-        self.address.rsplit(':').next().expect("a port")
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().expect("it runs");
-        self.process.wait().expect("it ends");
-    }
-}
-
-impl Drop for BackendProcess {
-    fn drop(&mut self) {
-        // A test that fails ends the processes that it has begun.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Starts a backend on a port.
+fn backend(port: &str) -> Backends {
+    Backends::start(1, &["--ports", port])
 }
 
 fn agent() -> Agent {
@@ -76,11 +45,11 @@ fn change(agent: &Agent, address: &str, method: &str, path: &str, body: &str) {
 fn no_get_fails_while_backends_die_and_everything_is_changed() {
     let seconds = std::env::var("LEASEHOLD_LOAD_SECONDS").ok();
     let seconds = seconds.map_or(5, |text| text.parse().expect("a number of seconds"));
-    let mut backends = [(); 4].map(|()| BackendProcess::start("0"));
+    let mut backends = [(); 4].map(|()| backend("0"));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.toml");
     fs::write(folder.path().join("token"), TOKEN).unwrap();
-    let [one, two, three, added] = backends.each_ref().map(|one| one.address.clone());
+    let [one, two, three, added] = backends.each_ref().map(|one| one.addresses[0].clone());
     let write = |weights: [u16; 3]| {
         let members: String = [("one", &one), ("two", &two), ("three", &three)]
             .iter()
@@ -136,7 +105,7 @@ fn no_get_fails_while_backends_die_and_everything_is_changed() {
             pause();
             change(&admin, address, "POST", "two/disable", "{}");
             pause();
-            backends[0] = BackendProcess::start(backends[0].port());
+            backends[0] = backend(backends[0].port(0));
             change(&admin, address, "POST", "two/enable", "{}");
             change(&admin, address, "POST", "three/weight", r#"{"weight": 3}"#);
             pause();

@@ -34,6 +34,17 @@ fn send_signal(process: &Child, name: &str) {
     assert!(sent.expect("there is a shell").success());
 }
 
+/// Interrupts a process, which ends in order, and returns the rest of its output.
+fn interrupt(process: &mut Child, output: &mut impl Read) -> String {
+    send_signal(process, "INT");
+    let mut rest = String::new();
+    output
+        .read_to_string(&mut rest)
+        .expect("it prints its report");
+    assert!(process.wait().expect("it ends").success());
+    rest
+}
+
 /// Starts a command, and returns what it prints; its errors go to `errors`.
 fn start(command: &[&str], arguments: &[&str], errors: Stdio) -> (Child, BufReader<ChildStdout>) {
     let mut process = leasehold()
@@ -69,12 +80,7 @@ impl Testbed {
 
     /// Interrupts the server and returns its report.
     fn stop(mut self) -> Value {
-        send_signal(&self.process, "INT");
-        let mut report = String::new();
-        self.output
-            .read_to_string(&mut report)
-            .expect("it prints its report");
-        assert!(self.process.wait().expect("it ends").success());
+        let report = interrupt(&mut self.process, &mut self.output);
         serde_json::from_str(&report).expect("the report is JSON")
     }
 }

@@ -22,7 +22,7 @@ use http_body_util::BodyExt;
 use leasehold_protocol::verdict::{
     Answer, Context, Failure, Next, Tally, Verdict, read, verdict_of_failure,
 };
-use leasehold_protocol::{ApiKey, Asked, Refusal};
+use leasehold_protocol::{ApiKey, Asked, Refusal, is_event_stream};
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome};
 use leasehold_tokio::LeasedBody;
 use std::rc::Rc;
@@ -275,7 +275,7 @@ impl Attempts {
             bounds,
             Rc::clone(&self.worker),
         );
-        if reply::is_event_stream(&parts.headers) && parts.status.is_success() {
+        if is_event_stream(&parts.headers) && parts.status.is_success() {
             return Ok(self.relay(parts, body, lease, settle).await);
         }
         let is_text = reply::is_text(&parts.headers);

@@ -185,7 +185,7 @@ async fn cost(pool: &BackendPool, read: &AskedCall, body: Value, payload: &Paylo
     }
 }
 
-/// Tells callers apart, who share the keys evenly: by what they send as their key, and by their address.
+/// Tells callers apart, among which the keys are shared evenly: by the key that they send, and by their address.
 fn caller(asked: &Asked<'_>) -> u64 {
     let credential = access::given(&asked.parts.headers).unwrap_or_default();
     let client = asked.client.map(|client| client.to_string());

@@ -3,7 +3,6 @@
 //! Invariant: a stream that has begun ends with an answer or an error event.
 
 use super::attempt::{Attempts, Served};
-use super::reply;
 use crate::clock::now;
 use crate::proxy::{AnswerBody, CutAnswer};
 use crate::record::Record;
@@ -15,7 +14,7 @@ use core::time::Duration;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
-use leasehold_protocol::{Call, Refusal};
+use leasehold_protocol::{Call, Refusal, is_event_stream};
 use tokio::time::{Interval, interval_at};
 
 /// The wait after which a stream begins without its answer, and the pause between two comments.
@@ -79,10 +78,7 @@ impl HeldStream {
                 return Some(refusal.event(self.call).into());
             }
         };
-        let (status, is_events) = (
-            response.status(),
-            reply::is_event_stream(response.headers()),
-        );
+        let (status, is_events) = (response.status(), is_event_stream(response.headers()));
         let mut body = response.into_body();
         if is_events {
             self.stage = Stage::Answering(Box::new(body));

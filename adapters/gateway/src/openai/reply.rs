@@ -52,11 +52,6 @@ fn tell(headers: &mut HeaderMap, told: &Told) {
     }
 }
 
-/// Whether an answer is a stream of events.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    leasehold_protocol::is_event_stream(headers)
-}
-
 /// Whether an answer is one to read: JSON, text or unnamed, and no sound, picture or file.
 pub(super) fn is_text(headers: &HeaderMap) -> bool {
     let kind = headers
