@@ -53,11 +53,21 @@ pub fn run(case: &Case) {
 
 fn sound(kind: u8, lease: u32, at: u32) -> String {
     let (lease, at) = (lease.into(), Tick::from_nanos(at.into()));
-    let charge = match kind % 5 {
+    let charge = match kind % 8 {
         0 => return "\"end\"".to_owned(),
         1 => return json!({"changes": {"number": lease}}).to_string(),
         2 => return json!({"header": {"leasehold": lease, "boot": "a"}}).to_string(),
-        3 => Charge::Arrived { lease, at },
+        3 => {
+            let used = json!({"calls": lease, "cost": lease});
+            let caller = (lease % 2 == 0).then_some("alice");
+            return json!({"used": {"caller": caller, "models": {"m": used}}}).to_string();
+        }
+        4 => {
+            let spent = json!({"at": at, "amount": lease});
+            return json!({"spent": {"caller": "alice", "spent": spent}}).to_string();
+        }
+        5 => return json!({"kept": {"id": lease, "holder": 1, "at": at}}).to_string(),
+        6 => Charge::Arrived { lease, at },
         _ => Charge::Ended {
             lease,
             cost: Cost::REQUEST,

@@ -61,6 +61,16 @@ const LISTENER: [&str; 8] = [
     "bounds.max_connections = N\nbounds.max_client_connections = N",
 ];
 
+/// Further routes of a listener of calls.
+const MODEL_ROUTES: &str = ", { model = \"gpt-*\", as = \"$$\", pool = \"POOL\", fallbacks = [{ pool = \"POOL\" }, \
+    { pool = \"POOL\", as = \"a\\u0007\" }] }, { model = \"*\", pool = \"POOL\" }";
+
+/// A caller of it, with a price.
+const CALLER: &str = "[[caller]]\nname = \"callerNUMBER\"\n\
+    key_sha256 = \"NUMBER00000000000000000000000000000000000000000000000000000000000000f\"\n\
+    limits = \"60/min, 4 concurrent\"\nmodels = [\"gpt-4o*\", \"a/b\"]\npriority = 255\nweight = 3\n\
+    budget = \"0.000000001 USD/5min\"\n[price.\"a*NUMBER\"]\ninput = \"2.50 USD\"\noutput = \"10 USD\"\n";
+
 const TOP: [&str; 6] = [
     "include = [\"b.*\"]",
     "state = \"a/../$$x\"\nafter_crash = \"trust\"",
@@ -93,10 +103,18 @@ fn pool(number: usize) -> impl Strategy<Value = (String, String)> {
                 };
                 text += &format!("[[pools.p{number}.members]]\nurl = \"http://${{HOST}}:1{path}\"\n{keys}\n{member}\n");
             }
-            let listener = format!(
-                "[[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"{kind}\"\n{listener}\n\
-                 route = [{{ host = \"H.example\", path = \"/a/\", pool = \"p{number}\" }}]\npool = \"p{number}\"\n"
+            let (routes, calls) = match kind {
+                "openai" => (MODEL_ROUTES, "keep_alive = false\non_disconnect = \"drain\""),
+                _ => ("", ""),
+            };
+            let routes = routes.replace("POOL", &format!("p{number}"));
+            let mut listener = format!(
+                "[[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"{kind}\"\n{listener}\n{calls}\n\
+                 route = [{{ host = \"H.example\", path = \"/a/\", pool = \"p{number}\" }}{routes}]\npool = \"p{number}\"\n"
             );
+            if kind == "openai" {
+                listener += &CALLER.replace("NUMBER", &number.to_string());
+            }
             (text, listener)
         },
     )

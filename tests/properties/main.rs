@@ -12,6 +12,7 @@ mod limits;
 mod pool;
 mod protocol;
 mod shared;
+mod spending;
 
 use proptest::test_runner::Config;
 

@@ -7,6 +7,7 @@
 mod admission;
 mod booking;
 mod bucketed_window;
+mod budget;
 mod concurrency;
 mod cost;
 mod fixed_window;
@@ -31,6 +32,7 @@ pub use admission::SnapshotError;
 pub use admission::{Anchor, Limit, LimitConfigError, Wait};
 pub use booking::Booking;
 pub use bucketed_window::BucketedWindow;
+pub use budget::{Budget, Reserved};
 pub use concurrency::Concurrency;
 pub use cost::{Cost, Unit};
 pub use fixed_window::FixedWindow;
