@@ -3,6 +3,7 @@
 //! Invariant: the request that goes to the service differs from the caller's in nothing but that its usage is reported.
 
 use crate::call::Call;
+use crate::resource;
 use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::balance::stable_hash;
@@ -31,6 +32,10 @@ pub struct Asked {
     pub shows_usage: bool,
     /// What requests with a common beginning share, so that one key's prompt cache serves them.
     pub affinity: Option<u64>,
+    /// Ids of what the request needs, such as files, which only the key that made them has; at most 16.
+    pub needs: Vec<String>,
+    /// Whether the service keeps what it makes for the request, under [ids](crate::made_ids) that later ones may need.
+    pub is_kept: bool,
 }
 
 impl Asked {
@@ -56,6 +61,8 @@ impl Asked {
             is_stream,
             shows_usage: !asks_usage || body["stream_options"]["include_usage"] == true,
             affinity: affinity(body),
+            needs: resource::needed(path, body),
+            is_kept: resource::is_kept(path, body),
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::call::Call;
 use crate::error_body::ErrorBody;
 use crate::refusal::Refusal;
+use crate::resource::made_ids;
 use crate::sse::{EventTooLong, SseEvent, SseParser};
 use crate::stream::{AnswerStream, JoinedStream};
 use serde_json::Value;
@@ -29,6 +30,7 @@ pub struct StreamRelay {
     /// Splits the stream into events, where some of them are changed.
     events: Option<SseParser>,
     has_begun: bool,
+    made: Vec<String>,
     /// The last bytes that were passed on, up to four.
     last: Vec<u8>,
 }
@@ -42,6 +44,7 @@ impl StreamRelay {
             answer: AnswerStream::new(call),
             events: (!shows_usage).then(SseParser::new),
             has_begun: false,
+            made: Vec::new(),
             last: Vec::new(),
         }
     }
@@ -52,7 +55,11 @@ impl StreamRelay {
     /// If an event is too long; the stream can't be read any further.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<u8>, EventTooLong> {
         self.answer.feed(bytes)?;
-        while self.answer.next_chunk().is_some() {
+        while let Some(chunk) = self.answer.next_chunk() {
+            if !self.has_begun {
+                let raw = &chunk.raw;
+                self.made = made_ids(raw.get("response").unwrap_or(raw));
+            }
             self.has_begun = true;
         }
         let passed = match &mut self.events {
@@ -74,6 +81,12 @@ impl StreamRelay {
     #[must_use]
     pub const fn has_begun(&self) -> bool {
         self.has_begun
+    }
+
+    /// The ids of what the service makes, as the first event tells them; see [`made_ids`].
+    #[must_use]
+    pub fn made_ids(&self) -> &[String] {
+        &self.made
     }
 
     /// The error that the service reported in the stream, if it did.

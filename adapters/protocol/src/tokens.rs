@@ -132,6 +132,14 @@ pub fn estimate_prompt(model: &str, body: &Value) -> u32 {
 /// `default_output` is taken for an answer without a limit of its own.
 #[must_use]
 pub fn estimate_most(model: &str, body: &Value, default_output: u32) -> u32 {
+    estimate_prompt(model, body).saturating_add(estimate_output(body, default_output))
+}
+
+/// Estimates the most tokens that the answers to a call may have: the longest answer of each choice.
+///
+/// `default_output` is taken for an answer without a limit of its own.
+#[must_use]
+pub fn estimate_output(body: &Value, default_output: u32) -> u32 {
     let number = |name: &str| {
         body[name]
             .as_u64()
@@ -143,7 +151,7 @@ pub fn estimate_most(model: &str, body: &Value, default_output: u32) -> u32 {
         .find_map(number)
         .unwrap_or(default_output);
     let choices = number("n").unwrap_or(1).max(1);
-    estimate_prompt(model, body).saturating_add(output.saturating_mul(choices))
+    output.saturating_mul(choices)
 }
 
 fn count(encoding: Option<Encoding>, text: &str) -> u32 {

@@ -127,6 +127,27 @@ impl Kind {
         )
     }
 
+    /// Whether the service has made no answer, and so counts no tokens and no money for it.
+    #[must_use]
+    pub const fn is_unpaid(self) -> bool {
+        !self.was_sent()
+            || matches!(
+                self,
+                Self::RateLimited
+                    | Self::TooLarge
+                    | Self::QuotaUsedUp
+                    | Self::KeyRejected
+                    | Self::Forbidden
+                    | Self::Blocked
+                    | Self::PromptTooLong
+                    | Self::BadRequest
+                    | Self::WrongModel
+                    | Self::WrongUrl
+                    | Self::Redirected
+                    | Self::Overloaded
+            )
+    }
+
     /// Returns what an operator can do, where it is known.
     pub(super) const fn advice(self) -> Option<&'static str> {
         match self {
