@@ -6,9 +6,9 @@ use crate::file::{BreakerTable, HealthTable, Text, Timeout};
 use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
-    AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerBounds,
-    ListenerSettings, MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
-    Settings, TrustedProxies, UpstreamBounds,
+    AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerSettings,
+    MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
+    UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -208,19 +208,11 @@ impl Settings {
             drain: Self::DRAIN,
             pools: vec![pool(flags)?],
             listeners: vec![ListenerSettings {
-                address: Address::Tcp(address),
-                serve,
-                routes: vec![Route {
-                    host: None,
-                    path: "/".to_owned(),
-                    pool: 0,
-                }],
-                token: None,
-                bounds: ListenerBounds::default(),
-                forwarded: TrustedProxies::None,
-                limit: None,
-                client_limit: None,
+                routes: vec![Route::new(None, "/", 0)],
+                ..ListenerSettings::new(Address::Tcp(address), serve)
             }],
+            callers: Vec::new(),
+            prices: Vec::new(),
         })
     }
 }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod callers;
 mod check;
 mod error;
 mod file;
@@ -17,6 +18,10 @@ mod source;
 mod substitute;
 mod token;
 
+pub use callers::{
+    CallerSettings, KeyHash, ModelPattern, ModelPrice, MoneyBudget, ParseCallerNameError,
+    ParseKeyHashError, ParseModelPatternError,
+};
 pub use error::{ConfigError, Mistake, Place, Problem};
 pub use flags::{Backend, Flags, FlagsError, ParseBackendError, Service};
 pub use inputs::{Given, Inputs, MAX_BYTES, Process};

@@ -3,13 +3,16 @@
 //! Invariant: no key or token is in the text, but the last four characters of keys in comments. Without those
 //! secrets, the text is read back as the same settings.
 
+use crate::callers::{CallerSettings, ModelPrice};
 use crate::file::{
-    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, ConfigFile, FilePath,
-    HealthTable, HostName, ListenTable, MemberTable, OutlierTable, PathPrefix, PoolTable,
-    RetryTable, RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
+    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable, ConfigFile,
+    FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable, MemberTable, OutlierTable,
+    PathPrefix, PoolTable, PriceTable, RetryTable, RouteTable, Share, SlowStartTable, Text,
+    TrustedProxiesValue, UpstreamTable,
 };
 use crate::settings::{
-    AdminSettings, ListenerSettings, MemberSettings, PoolSettings, Route, Serve, Settings,
+    AdminSettings, ListenerSettings, MemberSettings, PoolSettings, Route, RouteTarget, Serve,
+    Settings,
 };
 use crate::substitute::escape;
 use crate::token::Token;
@@ -50,6 +53,14 @@ impl Settings {
         }
         for listener in &self.listeners {
             listener.write(&mut page, &self.pools);
+        }
+        for caller in &self.callers {
+            caller.write(&mut page);
+        }
+        for ModelPrice { models, price } in &self.prices {
+            let models = Value::from(models.as_str());
+            page.header(&format!("[price.{models}]"));
+            page.keys(&PriceTable::of(*price));
         }
         page.0
     }
@@ -124,6 +135,21 @@ fn file_of(token: Option<&Token>) -> Option<Text<FilePath>> {
     file.map(|file| Text(FilePath(file.to_owned())))
 }
 
+impl CallerSettings {
+    /// Writes the caller as a table of a configuration file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut page = Page(String::new());
+        self.write(&mut page);
+        page.0
+    }
+
+    fn write(&self, page: &mut Page) {
+        page.header("[[caller]]");
+        page.keys(&CallerTable::of(self));
+    }
+}
+
 impl AdminSettings {
     fn write(&self, page: &mut Page) {
         page.header("[admin]");
@@ -177,16 +203,26 @@ impl ListenerSettings {
     fn write(&self, page: &mut Page, pools: &[PoolSettings]) {
         page.header("[[listen]]");
         page.secret(self.token.as_ref());
-        let name = |route: &Route| pools.get(route.pool).map(|pool| pool.name.clone());
+        let name = |target: &RouteTarget| pools.get(target.pool).map(|pool| pool.name.clone());
+        let rename = |target: &RouteTarget| target.rename.clone().map(|name| Text(Line(name)));
+        let fallback = |target: &RouteTarget| FallbackTable {
+            pool: name(target),
+            rename: rename(target),
+        };
         // The last route of all requests is the listener's own pool.
         let (pool, routes) = match self.routes.split_last() {
-            Some((last, routes)) if last.host.is_none() && last.path == "/" => (name(last), routes),
+            Some((last, routes)) if *last == Route::new(None, "/", last.pool().unwrap_or(0)) => {
+                (last.targets.first().and_then(name), routes)
+            }
             Some(_) | None => (None, &self.routes[..]),
         };
         let route = routes.iter().map(|route| RouteTable {
             host: route.host.clone().map(|host| Text(HostName(host))),
             path: Text(PathPrefix(route.path.clone())),
-            pool: name(route),
+            model: route.model.clone().map(Text),
+            pool: route.targets.first().and_then(name),
+            rename: route.targets.first().and_then(rename),
+            fallbacks: route.targets.iter().skip(1).map(fallback).collect(),
         });
         page.keys(&ListenTable {
             address: Some(Text(self.address.clone())),
@@ -197,6 +233,8 @@ impl ListenerSettings {
             trusted_proxies: TrustedProxiesValue(self.forwarded.clone()),
             limit: self.limit.clone().map(Text),
             client_limit: self.client_limit.clone().map(Text),
+            keep_alive: (self.serve == Serve::Openai).then_some(self.keep_alive),
+            on_disconnect: (self.serve == Serve::Openai).then_some(Text(self.on_disconnect)),
             bounds: BoundsTable::of(self.bounds),
         });
     }

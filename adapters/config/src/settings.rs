@@ -2,6 +2,7 @@
 //!
 //! Invariant: every name of a pool that a listener uses is there, and no two pools have one name.
 
+use crate::callers::{CallerSettings, ModelPattern, ModelPrice};
 use crate::network::Network;
 use crate::token::Token;
 use core::net::{IpAddr, SocketAddr};
@@ -33,6 +34,10 @@ pub struct Settings {
     pub pools: Vec<PoolSettings>,
     /// The listeners, in the order of the file.
     pub listeners: Vec<ListenerSettings>,
+    /// The callers of listeners of services, in the order of the file.
+    pub callers: Vec<CallerSettings>,
+    /// Prices of models, the most special one first.
+    pub prices: Vec<ModelPrice>,
 }
 
 /// A file that keeps what a restart must not forget.
@@ -255,6 +260,20 @@ pub struct ListenerSettings {
     pub limit: Option<LimitSpecs>,
     /// A limit on the requests of each client address.
     pub client_limit: Option<LimitSpecs>,
+    /// Whether a stream whose caller waits long for a key begins, and is kept open by comments.
+    pub keep_alive: bool,
+    /// What becomes of a call whose caller has left.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What becomes of a call whose caller has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It ends at once.
+    #[default]
+    Cancel,
+    /// Its answer is heard out, so that its usage is known.
+    Drain,
 }
 
 /// What a listener speaks.
@@ -277,8 +296,38 @@ pub struct Route {
     pub host: Option<String>,
     /// What their path begins with, by whole segments; `/` is any.
     pub path: String,
-    /// The index of their pool in [`Settings::pools`].
+    /// The models they ask for; `None` is any.
+    pub model: Option<ModelPattern>,
+    /// Where they go: at first, and then where that can't serve them.
+    pub targets: Vec<RouteTarget>,
+}
+
+/// A pool that a route leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTarget {
+    /// Its index in [`Settings::pools`].
     pub pool: usize,
+    /// The name that the model has there; `None` keeps the one that was asked for.
+    pub rename: Option<String>,
+}
+
+impl Route {
+    /// Makes a route of all requests of a host and path to a pool.
+    #[must_use]
+    pub fn new(host: Option<String>, path: &str, pool: usize) -> Self {
+        Self {
+            host,
+            path: path.to_owned(),
+            model: None,
+            targets: vec![RouteTarget { pool, rename: None }],
+        }
+    }
+
+    /// The pool that its requests go to at first.
+    #[must_use]
+    pub fn pool(&self) -> Option<usize> {
+        self.targets.first().map(|target| target.pool)
+    }
 }
 
 /// Bounds on what callers may do.
@@ -390,6 +439,25 @@ impl PoolSettings {
 
     /// How many requests may wait at once, unless the file says otherwise.
     pub const MAX_WAITERS: u32 = 10_000;
+}
+
+impl ListenerSettings {
+    /// Makes a listener without routes, limits and a token.
+    #[must_use]
+    pub fn new(address: Address, serve: Serve) -> Self {
+        Self {
+            address,
+            serve,
+            routes: Vec::new(),
+            token: None,
+            bounds: ListenerBounds::default(),
+            forwarded: TrustedProxies::None,
+            limit: None,
+            client_limit: None,
+            keep_alive: true,
+            on_disconnect: OnDisconnect::default(),
+        }
+    }
 }
 
 impl Affinity {

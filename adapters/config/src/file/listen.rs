@@ -2,9 +2,10 @@
 //!
 //! Invariant: a default that depends on nothing else is the one of the settings.
 
-use super::{FilePath, HostName, PathPrefix, Text, Timeout};
+use super::{FilePath, HostName, Line, PathPrefix, Text, Timeout};
+use crate::callers::ModelPattern;
 use crate::network::Network;
-use crate::settings::{Address, ListenerBounds, Serve, TrustedProxies};
+use crate::settings::{Address, ListenerBounds, OnDisconnect, Serve, TrustedProxies};
 use core::fmt;
 use core::num::NonZeroU32;
 use core::time::Duration;
@@ -45,6 +46,14 @@ pub(crate) struct ListenTable {
     /// A limit on the requests of each client address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) client_limit: Option<Text<LimitSpecs>>,
+    /// Whether a stream whose caller waits long for a key begins, and is kept open by comments (openai); `true` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) keep_alive: Option<bool>,
+    /// What becomes of a call whose caller has left (openai): `cancel` ends it at once, `drain` hears its answer out, so
+    /// that its usage is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "cancel"))]
+    pub(crate) on_disconnect: Option<Text<OnDisconnect>>,
     /// Bounds on what callers may do.
     #[serde(default)]
     pub(crate) bounds: BoundsTable,
@@ -60,10 +69,32 @@ pub(crate) struct RouteTable {
     /// The begin of their path, by whole segments.
     #[serde(default = "any_path")]
     pub(crate) path: Text<PathPrefix>,
+    /// The models they ask for (openai); without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<Text<ModelPattern>>,
     /// The name of their pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(crate) pool: Option<String>,
+    /// The name that the model has there, in place of the one that was asked for.
+    #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+    pub(crate) rename: Option<Text<Line>>,
+    /// Where a call goes that the pool can't serve in time, or that has failed there; in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) fallbacks: Vec<FallbackTable>,
+}
+
+/// A pool for calls that another one does not serve.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FallbackTable {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(required)]
+    pub(crate) pool: Option<String>,
+    /// The name that the model has there.
+    #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
+    pub(crate) rename: Option<Text<Line>>,
 }
 
 fn any_path() -> Text<PathPrefix> {

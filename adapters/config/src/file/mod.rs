@@ -3,14 +3,16 @@
 //! Invariant: what a table's documentation says is the description in the schema and in the reference of the README.
 //! A table of the settings is shown as a table of the file that is read back as the same settings.
 
+mod caller;
 mod health;
 mod listen;
 mod pool;
 mod value;
 mod values;
 
+pub(crate) use caller::{CallerTable, PriceTable};
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};
-pub(crate) use listen::{BoundsTable, ListenTable, RouteTable, TrustedProxiesValue};
+pub(crate) use listen::{BoundsTable, FallbackTable, ListenTable, RouteTable, TrustedProxiesValue};
 pub(crate) use pool::{AffinityTable, MemberTable, PoolTable, RetryTable, UpstreamTable};
 pub(crate) use value::{Text, Value};
 pub(crate) use values::{
@@ -58,6 +60,12 @@ pub(crate) struct ConfigFile {
     /// The addresses that callers reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen: Vec<ListenTable>,
+    /// Those who may call listeners of services; without any, a listener has its token alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) caller: Vec<CallerTable>,
+    /// What a million tokens cost, by models: `[price."gpt-4o*"]`. Of several that fit a model, the longest is taken.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) price: BTreeMap<String, PriceTable>,
 }
 
 /// The admin interface under `/lb/`.

@@ -3,8 +3,9 @@
 //! Invariant: every form that the schema names has a reader in the table.
 
 use super::value::{Misread, Value};
+use crate::callers::{KeyHash, ModelPattern, MoneyBudget};
 use crate::network::Network;
-use crate::settings::{Address, AfterCrash, Kind, LogFormat, Serve};
+use crate::settings::{Address, AfterCrash, Kind, LogFormat, OnDisconnect, Serve};
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -13,14 +14,14 @@ use http::uri::{Authority, PathAndQuery};
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{LimitSpecs, ParseLimitError};
 use leasehold_core::time::{DisplaySpan, parse_span};
-use leasehold_protocol::{ApiKey, Endpoint};
+use leasehold_protocol::{ApiKey, Endpoint, Usd};
 use std::path::PathBuf;
 
 /// Reads a text of a form only to say what is wrong with it.
 pub(crate) type Reader = fn(&str) -> Result<(), Misread>;
 
 /// The readers of all forms but those of a few words, which the schema has in full.
-pub(crate) const READERS: [(&str, Reader); 15] = [
+pub(crate) const READERS: [(&str, Reader); 19] = [
     reader::<Duration>(),
     reader::<Timeout>(),
     reader::<LimitSpecs>(),
@@ -36,6 +37,10 @@ pub(crate) const READERS: [(&str, Reader); 15] = [
     reader::<Name>(),
     reader::<FilePath>(),
     reader::<Line>(),
+    reader::<KeyHash>(),
+    reader::<ModelPattern>(),
+    reader::<Usd>(),
+    reader::<MoneyBudget>(),
 ];
 
 const fn reader<V: Value>() -> (&'static str, Reader) {
@@ -392,6 +397,76 @@ impl Value for Line {
     }
 }
 
+impl Value for KeyHash {
+    const FORMAT: &'static str = "sha256";
+    const EXAMPLE: &'static str =
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+    fn read(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(Misread::new)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for ModelPattern {
+    const FORMAT: &'static str = "models";
+    const EXAMPLE: &'static str = "gpt-4o*";
+
+    fn read(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(Misread::new)
+    }
+
+    fn show(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl Value for Usd {
+    const FORMAT: &'static str = "money";
+    const EXAMPLE: &'static str = "2.50 USD";
+
+    fn read(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(Misread::new)
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for MoneyBudget {
+    const FORMAT: &'static str = "budget";
+    const EXAMPLE: &'static str = "5 USD/day";
+
+    fn read(text: &str) -> Result<Self, Misread> {
+        let wrong = || {
+            Misread::new(
+                "must be an amount above zero and a span, such as 5 USD/day or 100 USD/30d",
+            )
+        };
+        let (amount, window) = text.split_once('/').ok_or_else(wrong)?;
+        let amount = Usd::read(amount.trim_ascii())?;
+        let window = match window.trim_ascii() {
+            "hour" => "1h",
+            "day" => "1d",
+            "week" => "7d",
+            span => span,
+        };
+        let window = Duration::read(window).map_err(|_| wrong())?;
+        match amount == Usd::ZERO || window.is_zero() {
+            true => Err(wrong()),
+            false => Ok(Self { amount, window }),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{}/{}", self.amount, self.window.show())
+    }
+}
+
 /// Implements [`Value`] for an enum by the words of its variants.
 macro_rules! words {
     ($type:ty, $format:literal, $($word:literal => $variant:ident),+) => {
@@ -420,6 +495,7 @@ words!(Kind, "kind", "http" => Http, "openai" => Openai, "comfyui" => Comfyui);
 words!(Serve, "serve", "http" => Http, "openai" => Openai, "comfyui" => Comfyui, "leases" => Leases);
 words!(LogFormat, "log format", "common" => Common, "combined" => Combined, "json" => Json);
 words!(AfterCrash, "after crash", "closed" => Closed, "trust" => Trust);
+words!(OnDisconnect, "on disconnect", "cancel" => Cancel, "drain" => Drain);
 
 #[cfg(test)]
 mod tests {
@@ -521,6 +597,29 @@ mod tests {
         reads::<LogFormat>(&[], &["off"]);
         reads::<AfterCrash>(&[], &["open"]);
         reads::<Network>(&[("10.0.0.1", "10.0.0.1/32")], &["all"]);
+    }
+
+    #[test]
+    fn every_form_of_callers_and_prices_is_read_shown_and_read_back() {
+        let hash = "0123456789abcdef".repeat(4);
+        reads::<KeyHash>(
+            &[(&hash, &hash), (&hash.to_ascii_uppercase(), &hash)],
+            &["", &hash[1..], &format!("+{}", &hash[1..]), &"é".repeat(32)],
+        );
+        reads::<ModelPattern>(&[("*", "*"), ("a/b-*", "a/b-*")], &["", "a[b]", "a?", "**"]);
+        reads::<Usd>(
+            &[("2.50 USD", "2.5 USD"), ("0USD", "0 USD")],
+            &["", "2.5", "-1 USD"],
+        );
+        reads::<MoneyBudget>(
+            &[
+                ("5 USD/day", "5 USD/1d"),
+                ("0.5 USD / week", "0.5 USD/7d"),
+                ("1 USD/30d", "1 USD/30d"),
+            ],
+            &["", "5 USD", "5/day", "0 USD/day", "5 USD/month", "5 USD/0s"],
+        );
+        reads::<OnDisconnect>(&[], &["", "keep"]);
     }
 
     #[test]

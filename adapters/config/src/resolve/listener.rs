@@ -5,7 +5,7 @@
 use super::Resolver;
 use crate::error::{Problem, nearest};
 use crate::file::{ListenTable, RouteTable, Text, Value};
-use crate::settings::{Address, Kind, ListenerSettings, Route, Serve};
+use crate::settings::{Address, Kind, ListenerSettings, Route, RouteTarget, Serve};
 use crate::source::{At, Source};
 use leasehold_core::limit::{LimitSpec, LimitSpecs};
 
@@ -16,6 +16,7 @@ impl Resolver<'_> {
         source: &Source,
         at: &At<'_>,
         table: ListenTable,
+        has_callers: bool,
     ) -> Option<ListenerSettings> {
         // The schema requires both.
         let (address, serve) = (&table.address.as_ref()?.0, table.serve?.0);
@@ -27,6 +28,7 @@ impl Resolver<'_> {
             Serve::Comfyui => Some(Kind::Comfyui),
             Serve::Leases => None,
         };
+        self.no_calls(source, at, &table, serve);
         let routes = match kind {
             Some(kind) => self.routes(source, at, kind, table.pool, table.route),
             None => self.no_routes(source, at, &table),
@@ -36,10 +38,11 @@ impl Resolver<'_> {
             Serve::Openai => Some("keys"),
             Serve::Leases => Some("leases"),
         };
-        if let Some(what) = spends.filter(|_| table.token_file.is_none() && !is_local(&address)) {
+        let is_open = table.token_file.is_none() && !has_callers;
+        if let Some(what) = spends.filter(|_| is_open && !is_local(&address)) {
             let problem = format!(
                 "{what} on an address that others reach need a token; \
-                 add token_file = \"{what}.token\", or listen at 127.0.0.1"
+                 add token_file = \"{what}.token\" or [[caller]] tables, or listen at 127.0.0.1"
             );
             self.wrong(source, &at.key("address"), Problem::Invalid(problem));
         }
@@ -56,7 +59,25 @@ impl Resolver<'_> {
             forwarded: table.trusted_proxies.0,
             limit: self.limits(source, &limit, table.limit, has_no_tokens),
             client_limit: self.limits(source, &client_limit, table.client_limit, has_no_tokens),
+            keep_alive: table.keep_alive.unwrap_or(true),
+            on_disconnect: table.on_disconnect.map(|it| it.0).unwrap_or_default(),
         })
+    }
+
+    /// Refuses keys that are for calls of models alone.
+    fn no_calls(&mut self, source: &Source, at: &At<'_>, table: &ListenTable, serve: Serve) {
+        if serve == Serve::Openai {
+            return;
+        }
+        for (key, is_there) in [
+            ("keep_alive", table.keep_alive.is_some()),
+            ("on_disconnect", table.on_disconnect.is_some()),
+        ] {
+            if is_there {
+                let problem = "only listeners of openai have this; remove it";
+                self.wrong(source, &at.key(key), Problem::Invalid(problem.to_owned()));
+            }
+        }
     }
 
     /// Refuses limits that would never refuse a request, because at a listener each counts as ended at once.
@@ -98,25 +119,52 @@ impl Resolver<'_> {
         for (index, table) in tables.into_iter().enumerate() {
             let list = at.key("route");
             let at = list.item(index);
+            self.no_models(source, &at, &table, kind);
+            let mut targets = vec![RouteTarget {
+                pool: self.pool_index(source, &at.key("pool"), kind, table.pool),
+                rename: table.rename.map(|name| name.0.0),
+            }];
+            let list = at.key("fallbacks");
+            for (index, table) in table.fallbacks.into_iter().enumerate() {
+                let at = list.item(index);
+                targets.push(RouteTarget {
+                    pool: self.pool_index(source, &at.key("pool"), kind, table.pool),
+                    rename: table.rename.map(|name| name.0.0),
+                });
+            }
             let route = Route {
                 host: table.host.map(|host| host.0.0),
                 path: table.path.0.0,
-                pool: self.pool_index(source, &at.key("pool"), kind, table.pool),
+                model: table.model.map(|model| model.0),
+                targets,
             };
             self.reached(source, &at, &routes, &route);
             routes.push(route);
         }
         if pool.is_some() {
             let at = at.key("pool");
-            let route = Route {
-                host: None,
-                path: "/".to_owned(),
-                pool: self.pool_index(source, &at, kind, pool),
-            };
+            let route = Route::new(None, "/", self.pool_index(source, &at, kind, pool));
             self.reached(source, &at, &routes, &route);
             routes.push(route);
         }
         routes
+    }
+
+    /// Refuses models in routes of requests that have none.
+    fn no_models(&mut self, source: &Source, at: &At<'_>, table: &RouteTable, kind: Kind) {
+        if kind == Kind::Openai {
+            return;
+        }
+        for (key, is_there) in [
+            ("model", table.model.is_some()),
+            ("as", table.rename.is_some()),
+            ("fallbacks", !table.fallbacks.is_empty()),
+        ] {
+            if is_there {
+                let problem = "only listeners of openai route by models; remove this";
+                self.wrong(source, &at.key(key), Problem::Invalid(problem.to_owned()));
+            }
+        }
     }
 
     /// Reports a route that an earlier one leaves nothing to.
@@ -170,8 +218,9 @@ impl Resolver<'_> {
 /// Whether a route fits all requests that another one does.
 fn covers(route: &Route, other: &Route) -> bool {
     let fits_host = route.host.is_none() || route.host == other.host;
+    let fits_model = route.model.is_none() || route.model == other.model;
     let rest = other.path.strip_prefix(route.path.trim_end_matches('/'));
-    fits_host && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    fits_host && fits_model && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn is_local(address: &Address) -> bool {

@@ -2,12 +2,14 @@
 //!
 //! Invariant: settings without mistakes name only pools that are there, and no name, address or key twice.
 
+mod caller;
 mod listener;
 mod member;
 mod pool;
 
 pub(crate) use pool::default_policy;
 
+use crate::callers::KeyHash;
 use crate::error::{Mistake, Place, Problem, Report};
 use crate::file::{AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, Text};
 use crate::inputs::Inputs;
@@ -33,13 +35,17 @@ pub(crate) fn resolve(
         report,
         pools: Vec::new(),
         addresses: Vec::new(),
+        callers: Vec::new(),
     };
     let mut settings = resolver.top(&files);
+    let has_callers = files.iter().any(|file| !file.content.caller.is_empty());
     for file in &files {
         resolver.name_pools(&file.source, &file.content);
     }
     for LoadedFile { source, content } in files {
         let (mut pools, listen) = (content.pools, content.listen);
+        resolver.callers(&source, content.caller, &mut settings.callers);
+        resolver.prices(&source, content.price, &mut settings.prices);
         let at = At::Root.key("pools");
         for name in source.keys(&at) {
             if let Some(table) = pools.remove(&name) {
@@ -49,10 +55,11 @@ pub(crate) fn resolve(
         }
         let at = At::Root.key("listen");
         for (index, table) in listen.into_iter().enumerate() {
-            let listener = resolver.listener(&source, &at.item(index), table);
+            let listener = resolver.listener(&source, &at.item(index), table, has_callers);
             settings.listeners.extend(listener);
         }
     }
+    resolver.check_callers(&mut settings);
     settings
 }
 
@@ -63,6 +70,16 @@ struct Resolver<'a> {
     pools: Vec<PoolName>,
     /// The addresses of listeners so far.
     addresses: Vec<(Address, Place)>,
+    /// The names and keys of callers so far.
+    callers: Vec<CallerName>,
+}
+
+/// A caller with the place of its table.
+#[derive(Debug)]
+struct CallerName {
+    name: String,
+    key: KeyHash,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -139,6 +156,8 @@ impl Resolver<'_> {
             drain: drain.or(Settings::DRAIN),
             pools: Vec::new(),
             listeners: Vec::new(),
+            callers: Vec::new(),
+            prices: Vec::new(),
         }
     }
 

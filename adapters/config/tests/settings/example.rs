@@ -3,7 +3,8 @@
 use crate::{SMALL, read};
 use core::time::Duration;
 use leasehold_config::{
-    AccessLog, Address, AffinityKey, Kind, ListenerBounds, LogFormat, Serve, TrustedProxies, schema,
+    AccessLog, Address, AffinityKey, KeyHash, Kind, ListenerBounds, LogFormat, Serve,
+    TrustedProxies, schema,
 };
 use leasehold_core::balance::Policy;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,14 @@ fn the_example_means_what_it_says() {
         Address::Unix("/etc/leases.sock".into())
     );
     assert!(settings.listeners[3].token.is_some());
+    let route = &settings.listeners[1].routes[0];
+    assert!(route.model.as_ref().unwrap().fits("fast"));
+    assert_eq!(route.targets[0].rename.as_deref(), Some("gpt-4o-mini"));
+    assert_eq!(route.targets[1].rename.as_deref(), Some("gpt-4o"));
+    let caller = &settings.callers[0];
+    assert_eq!(caller.key, KeyHash::of(b"test"));
+    assert_eq!(caller.budget.unwrap().window, Duration::from_secs(86_400));
+    assert_eq!(settings.prices[0].price.output.to_string(), "10 USD");
 }
 
 #[test]

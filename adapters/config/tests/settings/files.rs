@@ -14,7 +14,7 @@ fn included_files_are_joined_in_order() {
         .map(|pool| pool.name.as_str())
         .collect();
     assert_eq!(names, ["one", "two"]);
-    assert_eq!(settings.listeners[0].routes[0].pool, 1);
+    assert_eq!(settings.listeners[0].routes[0].pool(), Some(1));
     assert_eq!(
         settings.state.unwrap().path,
         PathBuf::from("/etc/pools/../pools/state")

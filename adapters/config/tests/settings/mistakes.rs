@@ -73,11 +73,14 @@ fn an_empty_file_says_what_is_missing() {
     );
 }
 
+/// The hash of some caller's key.
+const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
 fn told(cases: &[Case]) {
     let mut others = Vec::new();
     for (from, to, expected) in cases {
         assert!(SMALL.contains(from), "{from}");
-        let text = SMALL.replacen(from, to, 1);
+        let text = SMALL.replacen(from, &to.replace("HASH", HASH), 1);
         let error = read(&text).map(drop).expect_err(to).to_string();
         if !error.contains(expected) {
             others.push(format!("{to}:\n{error}\n{expected}"));
@@ -245,6 +248,31 @@ const RELATIONS: &[Case] = &[
         "pool = \"web\"",
         "pool = \"wbe\"",
         "9:8: listen.pool: there is no such pool; did you mean web?",
+    ),
+    (
+        "pool = \"web\"",
+        "route = [{ model = \"a\", pool = \"web\" }]",
+        "9:21: listen.route.model: only listeners of openai route by models",
+    ),
+    (
+        "pool = \"web\"",
+        "on_disconnect = \"drain\"\npool = \"web\"",
+        "9:17: listen.on_disconnect: only listeners of openai have this",
+    ),
+    (
+        "[[listen]]",
+        "[[caller]]\nname = \"a\"\nkey_sha256 = \"HASH\"\n[[listen]]",
+        "6:1: caller.name: only listeners of openai have callers with keys",
+    ),
+    (
+        "[[listen]]",
+        "[[caller]]\nname = \"a\"\nkey_sha256 = \"HASH\"\n[[caller]]\nname = \"b\"\nkey_sha256 = \"HASH\"\n[[listen]]",
+        "11:14: caller.key_sha256: is the same as at leasehold.toml:6:1; make another with: leasehold key new",
+    ),
+    (
+        "[[listen]]",
+        "[price.\"a?\"]\ninput = \"1 USD\"\n[[listen]]",
+        "6:1: price.a?: the name of the table must be the name of a model, in which * stands for any text",
     ),
     (
         "pool = \"web\"",
