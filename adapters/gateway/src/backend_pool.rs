@@ -4,6 +4,7 @@
 
 use crate::affinity::Session;
 use crate::backend::Backend;
+use crate::callers::Callers;
 use crate::lock;
 use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
@@ -85,8 +86,9 @@ impl BackendPool {
     pub(crate) fn new(
         settings: &PoolSettings,
         state: Option<&Arc<State>>,
+        callers: &Callers,
     ) -> Result<Self, PoolError> {
-        let longest = longest_window(settings);
+        let longest = longest_window(settings, callers);
         let state = state.filter(|_| !longest.is_zero()).cloned();
         let config = pool_config(settings, state.is_some())?;
         let pool = TokioPool::starting_at(config, unix_tick());
@@ -94,6 +96,7 @@ impl BackendPool {
         for member in &settings.members {
             made.add(member)?;
         }
+        callers.tell(&made, &Callers::default());
         made.restore()?;
         Ok(made)
     }
@@ -106,6 +109,8 @@ impl BackendPool {
         &self,
         settings: &PoolSettings,
         state: Option<&Arc<State>>,
+        callers: &Callers,
+        callers_before: &Callers,
     ) -> Result<Self, PoolError> {
         let old = &self.settings;
         let same = PoolSettings {
@@ -115,7 +120,7 @@ impl BackendPool {
             members: old.members.clone(),
             ..settings.clone()
         };
-        let state = state.filter(|_| !longest_window(settings).is_zero());
+        let state = state.filter(|_| !longest_window(settings, callers).is_zero());
         let reloaded = if same == *old && state.is_some() == self.live.state.is_some() {
             Self {
                 settings: settings.clone(),
@@ -138,6 +143,7 @@ impl BackendPool {
             )
         };
         reloaded.change_members(&old.members)?;
+        callers.tell(&reloaded, callers_before);
         Ok(reloaded)
     }
 
@@ -285,14 +291,7 @@ impl BackendPool {
     fn rates(&self, unit: Unit) -> impl Iterator<Item = u32> {
         let members = self.settings.members.iter();
         let specs = members.filter_map(|member| member.limits.as_ref());
-        let limits = specs
-            .chain(&self.settings.limits)
-            .flat_map(|specs| specs.iter())
-            .filter(move |limit| limit.unit() == unit);
-        limits.filter_map(|limit| match limit {
-            LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
-            LimitSpec::Concurrent(_) => None,
-        })
+        rates(specs.chain(&self.settings.limits), unit)
     }
 
     fn group(&self, name: &str, limits: LimitSet) -> GroupId {
@@ -484,8 +483,26 @@ fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig
     })
 }
 
-/// Returns the longest window of a pool's limits; zero if it has none.
-pub(crate) fn longest_window(settings: &PoolSettings) -> Duration {
+/// What each of some limits that are of this unit admits in its window.
+pub(crate) fn rates<'l>(
+    specs: impl Iterator<Item = &'l LimitSpecs>,
+    unit: Unit,
+) -> impl Iterator<Item = u32> {
+    let limits = specs
+        .flat_map(|specs| specs.iter())
+        .filter(move |limit| limit.unit() == unit);
+    limits.filter_map(|limit| match limit {
+        LimitSpec::Rate { rate, .. } => Some(rate.limit.get()),
+        LimitSpec::Concurrent(_) => None,
+    })
+}
+
+/// Returns the longest window of a pool's limits, those of its callers included; zero if it has none.
+pub(crate) fn longest_window(settings: &PoolSettings, callers: &Callers) -> Duration {
+    let of_callers = match settings.kind {
+        Kind::Openai => callers.longest_window(),
+        Kind::Http | Kind::Comfyui => Duration::ZERO,
+    };
     let members = settings
         .members
         .iter()
@@ -493,7 +510,7 @@ pub(crate) fn longest_window(settings: &PoolSettings) -> Duration {
     let windows = members
         .chain(&settings.limits)
         .map(LimitSpecs::longest_window);
-    windows.max().unwrap_or_default()
+    windows.max().unwrap_or_default().max(of_callers)
 }
 
 fn error(settings: &PoolSettings, member: &str, problem: String) -> PoolError {

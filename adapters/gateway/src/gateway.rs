@@ -6,6 +6,7 @@ use crate::access_log::LogQueue;
 use crate::admin::AdminChanges;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind};
+use crate::callers::{Accounts, Callers};
 use crate::names::{self, Names};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
@@ -97,18 +98,25 @@ impl Gateway {
         let (queue, writer) = log.unzip();
         let drain = settings.drain;
         let state = settings.state.as_ref().map(|state| {
-            let windows = settings.pools.iter().map(longest_window);
+            let callers = Callers::new(&settings, &Accounts::default());
+            let windows = settings
+                .pools
+                .iter()
+                .map(|pool| longest_window(pool, &callers));
             State::open(state, windows.max().unwrap_or_default()).map(Arc::new)
         });
         let state = state.transpose()?;
         let changes = state.as_ref().map(|state| state.changes()).transpose()?;
         let changes: AdminChanges = changes.unwrap_or_default();
         names.look_up_first(&settings).map_err(StartError::Thread)?;
-        let table = Table::new(settings, state.as_ref(), &changes, &names)?;
+        let accounts = state.as_ref().map(|state| state.accounts());
+        let accounts = accounts.unwrap_or_default();
+        let table = Table::new(settings, state.as_ref(), &changes, &names, &accounts)?;
         if let Some(state) = &state {
             state.settle()?;
         }
-        let shared = Arc::new(Shared::new(table, state, changes, queue, reloads, names));
+        let shared = Shared::new(table, state, changes, queue, reloads, names, accounts);
+        let shared = Arc::new(shared);
         let mut gateway = Self {
             addresses: sockets
                 .iter()
@@ -191,9 +199,11 @@ impl Gateway {
     fn end_state(&self) {
         let table = self.shared.table();
         let pools = table.pools().iter().map(|pool| &**pool);
-        if let Some(state) = self.shared.state()
-            && let Err(error) = state.end(pools)
-        {
+        let Some(state) = self.shared.state() else {
+            return;
+        };
+        let written = self.shared.write_accounts();
+        if let Err(error) = written.and_then(|()| state.end(pools)) {
             self.shared.report(format_args!("{error}"));
         }
     }
@@ -276,6 +286,9 @@ async fn keep_state(shared: Arc<Shared>) {
             if let Err(error) = pool.flush_charges() {
                 shared.report(format_args!("{error}"));
             }
+        }
+        if let Err(error) = shared.write_accounts() {
+            shared.report(format_args!("{error}"));
         }
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod access_log;
+mod account;
 mod addresses;
 mod admin;
 mod affinity;
@@ -8,6 +9,7 @@ mod backend;
 mod backend_pool;
 mod bind;
 mod caller_limits;
+mod callers;
 mod clock;
 mod connections;
 mod gateway;
@@ -19,6 +21,7 @@ mod probes;
 mod proxy;
 mod record;
 mod reload;
+mod resources;
 mod shared;
 mod state;
 mod upstream;

@@ -39,12 +39,17 @@ impl Listener {
             .any(|route| route.host.is_some())
     }
 
-    /// Returns the first route that fits.
-    pub(crate) fn route(&self, host: Option<&str>, path: &str) -> Option<&Route> {
+    /// Returns the first route that fits; a request that names no model fits those of any.
+    pub(crate) fn route(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        model: Option<&str>,
+    ) -> Option<&Route> {
         self.settings
             .routes
             .iter()
-            .find(|route| fits(route, host, path))
+            .find(|route| fits(route, host, path, model))
     }
 
     /// Whether the word of a peer on its clients' addresses is taken.
@@ -59,11 +64,17 @@ impl Listener {
     }
 }
 
-/// Whether a request for a host and path is one of a route's.
-fn fits(route: &Route, host: Option<&str>, path: &str) -> bool {
+/// Whether a request for a host, path and model is one of a route's.
+fn fits(route: &Route, host: Option<&str>, path: &str, model: Option<&str>) -> bool {
+    let fits_model = route
+        .model
+        .as_ref()
+        .zip(model)
+        .is_none_or(|(pattern, model)| pattern.fits(model));
     let is_host = |wanted: &str| host.is_some_and(|host| host.eq_ignore_ascii_case(wanted));
     let prefix = route.path.trim_end_matches('/');
     let rest = path.strip_prefix(prefix);
-    route.host.as_deref().is_none_or(is_host)
+    fits_model
+        && route.host.as_deref().is_none_or(is_host)
         && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -5,19 +5,20 @@
 use crate::access_log::LogQueue;
 use crate::admin::{AdminChanges, Events};
 use crate::backend_pool::{BackendPool, PoolError};
+use crate::callers::{Accounts, Callers};
 use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::lock;
 use crate::names::Names;
+use crate::openai::KnownModels;
 use crate::proxy::Refusal;
 use crate::reload::Reloads;
-use crate::state::State;
+use crate::resources::Resources;
+use crate::state::{State, StateError};
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::StatusCode;
-use leasehold_config::{
-    Address, ListenerBounds, ListenerSettings, PoolSettings, Serve, Settings, TrustedProxies,
-};
+use leasehold_config::{Address, ListenerSettings, PoolSettings, Serve, Settings};
 use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub(crate) struct Table {
     pools: Vec<Arc<BackendPool>>,
     listeners: Vec<Arc<Listener>>,
     admin: Option<Listener>,
+    callers: Callers,
 }
 
 impl Table {
@@ -59,10 +61,12 @@ impl Table {
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
         names: &Names,
+        accounts: &Accounts,
     ) -> Result<Self, PoolError> {
+        let callers = Callers::new(&settings, accounts);
         let pools = settings.pools.iter().map(|pool| {
             let pool = changes.overlay(&names.expand(pool));
-            make_pool(&pool, state, changes).map(Arc::new)
+            make_pool(&pool, state, changes, &callers).map(Arc::new)
         });
         let listeners = settings
             .listeners
@@ -72,6 +76,7 @@ impl Table {
             pools: pools.collect::<Result<_, PoolError>>()?,
             listeners: listeners.collect(),
             admin: admin_listener(&settings),
+            callers,
             settings,
         })
     }
@@ -83,6 +88,7 @@ impl Table {
         state: Option<&Arc<State>>,
         changes: &AdminChanges,
         names: &Names,
+        accounts: &Accounts,
     ) -> Result<Self, ReloadError> {
         let addresses = |settings: &Settings| -> Vec<Address> {
             settings
@@ -106,6 +112,7 @@ impl Table {
         for pool in &settings.pools {
             BackendPool::check(&changes.overlay(&names.expand(pool)))?;
         }
+        let callers = Callers::new(&settings, accounts);
         let pools = settings.pools.iter().map(|pool| {
             let old = self
                 .pools
@@ -114,11 +121,11 @@ impl Table {
             let pool = changes.overlay(&names.expand(pool));
             let new = match old {
                 Some(old) => {
-                    let new = old.reloaded(&pool, state)?;
+                    let new = old.reloaded(&pool, state, &callers, &self.callers)?;
                     changes.hold_made(&new, old);
                     new
                 }
-                None => make_pool(&pool, state, changes)?,
+                None => make_pool(&pool, state, changes, &callers)?,
             };
             Ok(Arc::new(new))
         });
@@ -132,8 +139,14 @@ impl Table {
             pools,
             listeners: listeners.collect(),
             admin: admin_listener(&settings),
+            callers,
             settings,
         })
+    }
+
+    /// Those who may call its listeners of services.
+    pub(crate) fn callers(&self) -> &Callers {
+        &self.callers
     }
 
     pub(crate) fn pool(&self, index: usize) -> Option<&Arc<BackendPool>> {
@@ -166,8 +179,9 @@ fn make_pool(
     settings: &PoolSettings,
     state: Option<&Arc<State>>,
     changes: &AdminChanges,
+    callers: &Callers,
 ) -> Result<BackendPool, PoolError> {
-    let made = BackendPool::new(settings, state)?;
+    let made = BackendPool::new(settings, state, callers)?;
     changes.hold(&made);
     Ok(made)
 }
@@ -175,16 +189,7 @@ fn make_pool(
 /// Makes the admin's own listener, if the settings have one.
 fn admin_listener(settings: &Settings) -> Option<Listener> {
     let address = settings.admin.listen.clone()?;
-    Some(Listener::new(ListenerSettings {
-        address,
-        serve: Serve::Http,
-        routes: Vec::new(),
-        token: None,
-        bounds: ListenerBounds::default(),
-        forwarded: TrustedProxies::None,
-        limit: None,
-        client_limit: None,
-    }))
+    Some(Listener::new(ListenerSettings::new(address, Serve::Http)))
 }
 
 /// What all threads share.
@@ -200,6 +205,9 @@ pub(crate) struct Shared {
     reloads: Reloads,
     memory: Arc<Semaphore>,
     names: Names,
+    accounts: Accounts,
+    resources: Resources,
+    known_models: KnownModels,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -212,7 +220,10 @@ impl Shared {
         log: Option<LogQueue>,
         reloads: Reloads,
         names: Names,
+        accounts: Accounts,
     ) -> Self {
+        let earlier = state.as_ref().map(|state| state.resources());
+        let resources = Resources::restored(earlier.unwrap_or_default());
         Self {
             table: watch::Sender::new(Arc::new(table)),
             totals: Totals::default(),
@@ -224,6 +235,9 @@ impl Shared {
             reloads,
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             names,
+            accounts,
+            resources,
+            known_models: KnownModels::default(),
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -253,13 +267,45 @@ impl Shared {
 
     fn put_in_force(&self, settings: Settings, changes: &AdminChanges) -> Result<(), ReloadError> {
         let table = self.table();
-        let table = table.reloaded(settings, self.state(), changes, &self.names)?;
+        let table = table.reloaded(settings, self.state(), changes, &self.names, &self.accounts)?;
         self.table.send_replace(Arc::new(table));
         Ok(())
     }
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// What all callers have used.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// The models that services list.
+    pub(crate) fn known_models(&self) -> &KnownModels {
+        &self.known_models
+    }
+
+    /// Writes what callers have used and spent since it was last written.
+    pub(crate) fn write_accounts(&self) -> Result<(), StateError> {
+        let Some(state) = self.state() else {
+            return Ok(());
+        };
+        for (caller, account) in self.accounts.all() {
+            let Some(used) = account.take_changed() else {
+                continue;
+            };
+            if let (Some(caller), Some(spent)) = (&caller, account.spent()) {
+                state.write_spent(caller, spent)?;
+            }
+            state.write_used(caller, used)?;
+        }
+        Ok(())
+    }
+
+    /// Which keys have made what services keep.
+    pub(crate) fn resources(&self) -> &Resources {
+        &self.resources
     }
 
     /// Tells the operator something, on standard error.

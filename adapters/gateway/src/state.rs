@@ -1,4 +1,4 @@
-//! What outlives the process: charges of limits, and changes by the admin.
+//! What outlives the process: charges of limits, changes by the admin, what callers have used, and what services keep.
 //!
 //! Invariant: a request is sent only once a charge that covers it is in the file, so that no crash of the process lets
 //! more through than the limits; the file belongs to one process, and only its owner can read it.
@@ -7,16 +7,18 @@ mod file;
 
 pub use file::rewrite_state;
 
+use crate::account::{Account, Spent, UsedByModel};
 use crate::admin::AdminChanges;
 use crate::backend_pool::BackendPool;
+use crate::callers::Accounts;
 use crate::clock::time_of_day;
 use crate::lock;
+use crate::resources::Resource;
 use core::time::Duration;
-use file::{Line, StateFile};
+use file::{Kept, Line, StateFile};
 use leasehold_config::{AfterCrash, StateSettings};
 use leasehold_core::pool::{Charge, close_log, compact_log};
 use leasehold_core::time::Tick;
-use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -85,7 +87,8 @@ pub(crate) struct State {
     file: Mutex<StateFile>,
     /// The charges of earlier processes, by pool.
     earlier: Mutex<HashMap<String, Log>>,
-    changes: Option<Value>,
+    /// All else that they have left.
+    kept: Kept,
     path: PathBuf,
     exact: Duration,
     /// Whether limits must be taken as used up, because charges may be missing.
@@ -103,11 +106,11 @@ impl State {
             close_log(log, now);
             *log = shortened(log, exact);
         }
-        file.rewrite(lines(&earlier, found.changes.as_ref()), found.may_lack)?;
+        file.rewrite(lines(&earlier, found.kept.clone()), found.may_lack)?;
         Ok(Self {
             file: Mutex::new(file),
             earlier: Mutex::new(earlier),
-            changes: found.changes,
+            kept: found.kept,
             path: settings.path.clone(),
             exact,
             must_close: found.may_lack && settings.after_crash == AfterCrash::Closed,
@@ -124,12 +127,57 @@ impl State {
     /// # Errors
     /// The file has been written by another version, or changed by hand.
     pub(crate) fn changes(&self) -> Result<AdminChanges, StateError> {
-        let changes = self.changes.clone().map(serde_json::from_value);
+        let changes = self.kept.changes.clone().map(serde_json::from_value);
         let changes = changes.transpose().map_err(|source| StateError::Changes {
             path: self.path.clone(),
             source,
         })?;
         Ok(changes.unwrap_or_default())
+    }
+
+    /// Returns the accounts of callers as earlier processes have left them.
+    pub(crate) fn accounts(&self) -> Accounts {
+        let mut spent = self.kept.spent.clone();
+        let mut used = self.kept.used.clone();
+        for caller in spent.keys() {
+            used.entry(Some(caller.clone())).or_default();
+        }
+        let accounts = used.into_iter().map(|(caller, models)| {
+            let spent = caller.as_deref().and_then(|caller| spent.remove(caller));
+            (caller, Account::restored(models, spent))
+        });
+        Accounts::restored(accounts.collect())
+    }
+
+    /// Returns what services keep, the oldest first.
+    pub(crate) fn resources(&self) -> &[Resource] {
+        &self.kept.resources
+    }
+
+    /// Writes what a caller has spent of its budget.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing that costs money may be sent then.
+    pub(crate) fn write_spent(&self, caller: &str, spent: Spent) -> Result<(), StateError> {
+        let caller = caller.to_owned();
+        lock(&self.file).append([Line::Spent { caller, spent }])
+    }
+
+    /// Writes what a caller has used in all.
+    pub(crate) fn write_used(
+        &self,
+        caller: Option<String>,
+        models: UsedByModel,
+    ) -> Result<(), StateError> {
+        lock(&self.file).append([Line::Used { caller, models }])
+    }
+
+    /// Writes what services keep by now.
+    pub(crate) fn write_resources(
+        &self,
+        resources: impl IntoIterator<Item = Resource>,
+    ) -> Result<(), StateError> {
+        lock(&self.file).append(resources.into_iter().map(Line::Kept))
     }
 
     /// Writes all changes by the admin, in place of those before.
@@ -185,7 +233,7 @@ impl State {
         for log in by_pool.values_mut() {
             *log = shortened(log, self.exact);
         }
-        file.rewrite(lines(&by_pool, found.changes.as_ref()), false)
+        file.rewrite(lines(&by_pool, found.kept), false)
     }
 
     /// Writes that the process ends in order, after the last charges.
@@ -213,12 +261,12 @@ fn shortened(log: &Log, exact: Duration) -> Log {
     compact_log(log, unix_tick(), exact, exact.max(MIN_KEPT))
 }
 
-fn lines(by_pool: &HashMap<String, Log>, changes: Option<&Value>) -> Vec<Line> {
+fn lines(by_pool: &HashMap<String, Log>, kept: Kept) -> Vec<Line> {
     let charges = by_pool
         .iter()
         .flat_map(|(pool, log)| log.iter().map(|(_, charge)| Line::charge(pool, *charge)));
     let mut lines: Vec<_> = charges.collect();
-    lines.extend(changes.cloned().map(Line::Changes));
+    lines.extend(kept.into_lines());
     lines
 }
 

@@ -75,6 +75,13 @@ impl Worker {
         let _ = self.shared.drain().wait_for(|drains| *drains).await;
     }
 
+    /// Lets a task go on by itself; not while the gateway drains, when all of them are about to end.
+    pub(crate) fn finish_alone(&self, task: impl Future<Output = ()> + 'static) {
+        if !*self.shared.drain().borrow() {
+            spawn_local(task);
+        }
+    }
+
     fn flush_log(&self) {
         if let Some(queue) = self.shared.log() {
             self.log.borrow_mut().flush(queue);

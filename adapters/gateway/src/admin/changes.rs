@@ -133,6 +133,7 @@ mod tests {
     use super::super::body::{Change, parse};
     use super::super::routes::Kind;
     use super::*;
+    use crate::callers::Callers;
     use leasehold_config::{Given, Settings};
     use leasehold_sync::MemberStatus;
     use std::path::Path;
@@ -186,7 +187,7 @@ mod tests {
             members(&changes),
             expected.map(|(name, weight)| (name.to_owned(), weight))
         );
-        let pool = BackendPool::new(&changes.overlay(&pool()), None).unwrap();
+        let pool = BackendPool::new(&changes.overlay(&pool()), None, &Callers::default()).unwrap();
         changes.hold(&pool);
         let conditions = pool.pool().blocking().conditions().into_iter();
         let status: Vec<_> = conditions.map(|(_, _, one)| one.status).collect();

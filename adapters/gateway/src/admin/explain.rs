@@ -80,8 +80,8 @@ pub(crate) fn explain(
     let client = query.get(Parameter::Client).map(str::parse).transpose();
     let client = client.map_err(|_| AdminError::bad_request("client must be an IP address"))?;
     let found = table.listener(listener).ok();
-    let route = found.and_then(|listener| listener.route(host.as_deref(), &path));
-    let pool = route.and_then(|route| table.pool(route.pool));
+    let route = found.and_then(|listener| listener.route(host.as_deref(), &path, None));
+    let pool = route.and_then(|route| table.pool(route.pool()?));
     Ok(Explanation {
         route: route.zip(pool).map(|(route, pool)| RouteView {
             host: route.host.clone(),

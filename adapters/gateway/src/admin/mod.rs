@@ -1,7 +1,7 @@
 //! The admin interface: what the gateway does and why, and changes of its backends.
 //!
 //! ```text
-//! request ── access ── routes ── body ┬─ stats, backends, settings, explain, openapi
+//! request ── access ── routes ── body ┬─ stats, backends, usage, settings, explain, openapi
 //!                                     ├─ change ── changes (kept for the next start)
 //!                                     └─ events (a stream)
 //! ```
@@ -21,6 +21,7 @@ mod openapi;
 mod routes;
 mod settings;
 mod stats;
+mod usage;
 
 pub(crate) use access::{Need, Rules, Sender, check, is_same};
 pub(crate) use changes::AdminChanges;
@@ -98,6 +99,7 @@ impl Asked<'_> {
             Call::Stats => json(&stats::stats(shared, table)),
             Call::Backends => json(&list(table, query.get(Parameter::Pool))?),
             Call::Config => json(&settings::view(table, shared.reloads())),
+            Call::Usage => json(&usage::view(shared.accounts())),
             Call::Explain => {
                 let listener = if is_own_listener {
                     0

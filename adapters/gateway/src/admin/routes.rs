@@ -16,6 +16,7 @@ pub(crate) enum Call {
     Stats,
     Backends,
     Config,
+    Usage,
     Explain,
     Events,
     OpenApi,
@@ -122,7 +123,7 @@ const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
 const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 17] = [
+pub(crate) static ROUTES: [Route; 18] = [
     read(
         Call::Health,
         "/lb/health",
@@ -150,6 +151,12 @@ pub(crate) static ROUTES: [Route; 17] = [
         "/lb/config",
         "Config",
         "Shows the settings in force, without secrets",
+    ),
+    read(
+        Call::Usage,
+        "/lb/usage",
+        "Usage",
+        "Tells what each caller of services has used and spent",
     ),
     Route {
         parameters: &[

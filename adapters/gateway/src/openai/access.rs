@@ -1,47 +1,80 @@
-//! Access to a listener of services: callers with its token, or programs on this machine where it has none.
+//! Access to a listener of services: callers by their keys or its token, or programs on this machine where it has neither.
 //!
 //! Invariant: no page of another site, and no stranger behind a proxy, makes calls with the keys.
 
+use super::Asked;
+use crate::account::Account;
 use crate::admin::{self, Need, Rules, Sender};
-use crate::listener::Listener;
-use crate::proxy::Connection;
+use crate::callers::Caller;
 use http::header::AUTHORIZATION;
-use http::request::Parts;
 use http::{HeaderMap, StatusCode};
+use leasehold_core::balance::stable_hash;
 use leasehold_protocol::Refusal;
+use std::sync::Arc;
+
+/// Who makes a call.
+#[derive(Clone, Debug)]
+pub(super) struct Who {
+    /// `None` without a key of its own.
+    pub(super) caller: Option<Arc<Caller>>,
+    /// Where its use is counted.
+    pub(super) account: Arc<Account>,
+    /// What tells it from others, among which the keys are shared evenly.
+    pub(super) flow: u64,
+}
 
 /// Checks a caller's credential, which the services never see.
-pub(super) fn check(
-    listener: &Listener,
-    connection: &Connection,
-    parts: &Parts,
-) -> Result<(), Refusal> {
-    let Some(token) = &listener.settings().token else {
-        let rules = Rules {
-            token: None,
-            open_on_loopback: true,
-        };
-        let sender = Sender {
-            peer: connection.peer.as_ref().map(|peer| peer.address),
-            version: parts.version,
-            headers: &parts.headers,
-        };
-        return admin::check(rules, sender, Need::Change).map_err(|_| {
-            let text = "without a token_file, this listener serves programs on this machine alone, which ask for localhost \
-                        and come through no proxy";
-            Refusal::new(StatusCode::FORBIDDEN, "forbidden", text)
+pub(super) fn check(asked: &Asked<'_>) -> Result<Who, Refusal> {
+    let headers = &asked.parts.headers;
+    let (callers, given) = (asked.table.callers(), given(headers));
+    if let Some(caller) = given.and_then(|key| callers.find(key)) {
+        return Ok(Who {
+            account: Arc::clone(&caller.account),
+            flow: caller.flow,
+            caller: Some(Arc::clone(caller)),
         });
-    };
-    let wrong = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", text);
-    match given(&parts.headers) {
-        Some(given) if admin::is_same(token, given) => Ok(()),
-        Some(_) => Err(wrong("the gateway does not know this key")),
-        None => Err(wrong("send the gateway's token as the API key")),
     }
+    let wrong = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", text);
+    match (&asked.listener.settings().token, given) {
+        (None, _) if callers.is_empty() => check_sender(asked)?,
+        (Some(token), Some(given)) if admin::is_same(token, given) => {}
+        (_, Some(_)) => return Err(wrong("the gateway does not know this key")),
+        (_, None) => return Err(wrong("send a key of the gateway as the API key")),
+    }
+    Ok(Who {
+        caller: None,
+        account: asked.connection.worker.shared().accounts().of(None),
+        flow: flow(asked, given),
+    })
+}
+
+/// Lets programs on this machine in.
+fn check_sender(asked: &Asked<'_>) -> Result<(), Refusal> {
+    let rules = Rules {
+        token: None,
+        open_on_loopback: true,
+    };
+    let sender = Sender {
+        peer: asked.connection.peer.as_ref().map(|peer| peer.address),
+        version: asked.parts.version,
+        headers: &asked.parts.headers,
+    };
+    admin::check(rules, sender, Need::Change).map_err(|_| {
+        let text = "without a token_file and callers, this listener serves programs on this machine alone, which ask for \
+                    localhost and come through no proxy";
+        Refusal::new(StatusCode::FORBIDDEN, "forbidden", text)
+    })
+}
+
+/// Tells callers without keys of their own apart: by the credential that they send, and by their address.
+fn flow(asked: &Asked<'_>, given: Option<&[u8]>) -> u64 {
+    let client = asked.client.map(|client| client.to_string());
+    let client = client.unwrap_or_default();
+    stable_hash(&[given.unwrap_or_default(), b" ", client.as_bytes()].concat())
 }
 
 /// Returns the credential of a caller, wherever its SDK puts it.
-pub(super) fn given(headers: &HeaderMap) -> Option<&[u8]> {
+fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
         scheme

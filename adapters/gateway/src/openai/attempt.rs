@@ -2,15 +2,16 @@
 //!
 //! Invariant: nothing of an attempt that is followed by another has reached the caller, and each lease ends once.
 
-use super::call::{Call, Payload};
+use super::call::{Call, Leg};
 use super::relayed::RelayedBody;
 use super::reply;
+use super::route::PoolTarget;
 use super::settle::{Settle, since_1970};
 use crate::backend::Backend;
-use crate::backend_pool::BackendPool;
 use crate::clock::now;
 use crate::proxy::{AnswerBody, BackendBody, CallerBody};
 use crate::record::Record;
+use crate::state::StateError;
 use crate::upstream::{ConnectError, SendError, Sent, send};
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -22,11 +23,11 @@ use http_body_util::BodyExt;
 use leasehold_protocol::verdict::{
     Answer, Context, Failure, Next, Tally, Verdict, read, verdict_of_failure,
 };
-use leasehold_protocol::{ApiKey, Asked, Refusal, is_event_stream};
+use leasehold_protocol::{ApiKey, Asked, Refusal, is_event_stream, made_ids};
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome};
 use leasehold_tokio::LeasedBody;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 /// Bytes of an answer that is read whole, at most.
@@ -48,7 +49,8 @@ pub(super) struct Told {
 /// The attempts of a call.
 pub(super) struct Attempts {
     call: Call,
-    pool: Arc<BackendPool>,
+    /// Where it may go.
+    targets: Vec<PoolTarget>,
     worker: Rc<Worker>,
     request_id: HeaderValue,
     started: Instant,
@@ -59,6 +61,8 @@ pub(super) struct Attempts {
     /// Attempts of which there is a number.
     counted: u32,
     tried: Vec<MemberId>,
+    /// Whether a stream is heard out when the caller has left.
+    drains: bool,
 }
 
 /// A call that was served.
@@ -76,6 +80,14 @@ enum Attempted {
     Passed(Box<(Parts, AnswerBody)>),
     /// A failure, with the service's own answer if there is one.
     Failed(Box<Verdict>, Option<(Parts, Bytes)>),
+}
+
+/// What came of a call in one pool.
+enum Ended {
+    /// An answer for the caller; whether it is a failure that another pool may not share.
+    Served(Box<Served>, bool),
+    /// No answer; whether another pool may have one.
+    Refused(Refusal, bool),
 }
 
 impl Served {
@@ -96,13 +108,13 @@ impl Served {
 impl Attempts {
     pub(super) fn new(
         call: Call,
-        pool: Arc<BackendPool>,
+        targets: Vec<PoolTarget>,
         worker: Rc<Worker>,
         record: &Record,
     ) -> Self {
         Self {
             call,
-            pool,
+            targets,
             worker,
             request_id: record.request_id.clone(),
             started: record.started,
@@ -111,51 +123,104 @@ impl Attempts {
             attempts: 0,
             counted: 0,
             tried: Vec::new(),
+            drains: false,
         }
+    }
+
+    /// Hears streams out when the caller has left.
+    pub(super) fn drained(mut self) -> Self {
+        self.drains = true;
+        self
     }
 
     pub(super) fn call(&self) -> &Asked {
         &self.call.asked
     }
 
-    /// Makes attempts until one is answered, or none can be.
+    /// Asks one pool after the other, until one has an answer or none can have.
     pub(super) async fn run(mut self) -> Result<Served, Refusal> {
-        self.pool.count_attempt();
+        let mut targets = core::mem::take(&mut self.targets).into_iter();
+        let mut target = targets.next();
+        loop {
+            let ended = match target {
+                Some(target) => self.ask(target).await,
+                // A route has at least one pool.
+                None => Ended::Refused(no_pool(), false),
+            };
+            target = targets.next();
+            let is_last = target.is_none() || !self.call.is_repeatable();
+            match ended {
+                Ended::Served(served, is_failure) if is_last || !is_failure => return Ok(*served),
+                Ended::Refused(refusal, may_go_on) if is_last || !may_go_on => return Err(refusal),
+                Ended::Served(..) | Ended::Refused(..) => {}
+            }
+        }
+    }
+
+    /// Makes attempts with the members of one pool, until one is answered or none can be.
+    async fn ask(&mut self, target: PoolTarget) -> Ended {
+        let leg = match self.leg(target) {
+            Ok(leg) => leg,
+            Err(refusal) => return Ended::Refused(refusal, true),
+        };
+        leg.target.pool.count_attempt();
+        self.counted = 0;
+        self.tried.clear();
         let mut last: Option<Box<Verdict>> = None;
         loop {
-            let lease = self.lease(last.as_deref()).await?;
+            let lease = match self.lease(&leg, last.as_deref()).await {
+                Ok(lease) => lease,
+                Err(refusal) => return Ended::Refused(refusal, true),
+            };
             self.attempts = self.attempts.saturating_add(1);
             self.waited = self.waited.saturating_add(lease.waited());
             let (backend, member) = (Arc::clone(lease.payload()), lease.member());
             let begun = now();
-            let attempted = self.attempt(lease).await?;
+            let attempted = match self.attempt(&leg, lease).await {
+                Ok(attempted) => attempted,
+                Err(refusal) => return Ended::Refused(refusal, false),
+            };
             self.served = self.served.saturating_add(begun.elapsed());
             let (verdict, answer) = match attempted {
                 Attempted::Passed(answer) => {
                     let (parts, body) = *answer;
-                    return Ok(self.served(parts, body, backend));
+                    return Ended::Served(Box::new(self.served(&leg, parts, body, backend)), false);
                 }
                 Attempted::Failed(verdict, answer) => (verdict, answer),
             };
             self.tried.push(member);
-            if self.may_go_on(&verdict, answer.is_some()) {
+            if self.may_go_on(&leg, &verdict, answer.is_some()) {
                 last = Some(verdict);
                 continue;
             }
+            // What the caller has asked wrongly, it would ask any other pool as wrongly.
+            let is_of_pool = matches!(
+                verdict.next,
+                Next::RetryAfter { .. } | Next::OtherMember { .. }
+            );
             return match answer {
-                Some((parts, body)) => Ok(self.served(parts, AnswerBody::text(body), backend)),
-                None => Err(refusal_of(&verdict)),
+                Some((parts, body)) => {
+                    let served = self.served(&leg, parts, AnswerBody::text(body), backend);
+                    Ended::Served(Box::new(served), is_of_pool)
+                }
+                None => Ended::Refused(refusal_of(&verdict), true),
             };
         }
     }
 
-    fn served(self, parts: Parts, body: AnswerBody, backend: Arc<Backend>) -> Served {
+    /// Makes the call as a pool gets it, by the table of now.
+    fn leg(&self, target: PoolTarget) -> Result<Leg, Refusal> {
+        let table = self.worker.shared().table();
+        self.call.leg(target, table.callers())
+    }
+
+    fn served(&self, leg: &Leg, parts: Parts, body: AnswerBody, backend: Arc<Backend>) -> Served {
         let elsewhere = self.waited.saturating_add(self.served);
         let key = backend.service().filter(|service| service.has_key);
         let key = key.map(|service| service.endpoint.key().to_string());
         let told = Told {
             key: key.unwrap_or_default().trim_start_matches('…').to_owned(),
-            pool: self.pool.settings().name.clone(),
+            pool: leg.target.pool.settings().name.clone(),
             attempts: self.attempts,
             waited: self.waited,
             overhead: self.started.elapsed().saturating_sub(elsewhere),
@@ -164,13 +229,13 @@ impl Attempts {
             parts,
             body,
             told,
-            request_id: self.request_id,
+            request_id: self.request_id.clone(),
             backend,
         }
     }
 
     /// Whether a failed attempt is followed by another.
-    fn may_go_on(&mut self, verdict: &Verdict, has_answer: bool) -> bool {
+    fn may_go_on(&mut self, leg: &Leg, verdict: &Verdict, has_answer: bool) -> bool {
         if !self.call.is_repeatable() {
             return false;
         }
@@ -186,24 +251,25 @@ impl Attempts {
             Tally::Free => true,
             Tally::Attempt | Tally::AttemptUnlessOutage => {
                 self.counted = self.counted.saturating_add(1);
-                self.pool.may_repeat(self.counted)
+                leg.target.pool.may_repeat(self.counted)
             }
         }
     }
 
     /// Waits for a key; after failures for one that has not failed, if there is one.
-    async fn lease(&self, last: Option<&Verdict>) -> Result<Lease<Backend>, Refusal> {
-        let pool = self.pool.pool();
-        let mut asked = self.call.request;
-        if !self.tried.is_empty() {
+    async fn lease(&self, leg: &Leg, last: Option<&Verdict>) -> Result<Lease<Backend>, Refusal> {
+        let pool = leg.target.pool.pool();
+        let mut asked = leg.request;
+        if !self.tried.is_empty() && leg.target.only.is_none() {
             let other = pool.blocking().alternative(&asked, &self.tried);
             asked = other.map_or(asked, |member| asked.pin(member));
         }
         let lease = match pool.acquire_with(asked).await {
             Ok(lease) => lease,
-            Err(refused) => return Err(self.no_key(refused, last)),
+            Err(refused) => return Err(self.no_key(leg, refused, last)),
         };
-        if let Err(error) = self.pool.write_charges() {
+        let written = leg.target.pool.write_charges();
+        if let Err(error) = written.and_then(|()| self.write_spent()) {
             // A lease that has expired meanwhile was taken back already.
             let _ = lease.release(Outcome::NotSent);
             let text = error.to_string();
@@ -216,16 +282,27 @@ impl Attempts {
         Ok(lease)
     }
 
+    /// Writes what the caller's budget has left, before more of it is spent.
+    fn write_spent(&self) -> Result<(), StateError> {
+        let (who, state) = (&self.call.who, self.worker.shared().state());
+        match (&who.caller, state, who.account.spent()) {
+            (Some(caller), Some(state), Some(spent)) => {
+                state.write_spent(&caller.settings.name, spent)
+            }
+            (_, _, _) => Ok(()),
+        }
+    }
+
     /// Says why there is no key, and when there may be one.
-    fn no_key(&self, refused: AcquireError, last: Option<&Verdict>) -> Refusal {
-        let pool = self.pool.pool();
+    fn no_key(&self, leg: &Leg, refused: AcquireError, last: Option<&Verdict>) -> Refusal {
+        let pool = leg.target.pool.pool();
         let response: Response<String> = pool.refusal_response(&refused);
         let status = response.status();
         let code = match status {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
             _ => "no_key",
         };
-        let mut text = pool.blocking().describe(refused, &self.call.request);
+        let mut text = pool.blocking().describe(refused, &leg.request);
         if let Some(verdict) = last {
             text = format!("{text}; the last attempt failed: {verdict}");
         }
@@ -233,18 +310,20 @@ impl Attempts {
     }
 
     /// Sends the call under a lease, and hears the answer.
-    async fn attempt(&mut self, lease: Lease<Backend>) -> Result<Attempted, Refusal> {
-        let settle = Settle {
-            pool: Arc::clone(&self.pool),
-            backend: Arc::clone(lease.payload()),
-            member: lease.member(),
-            reserved: self.call.cost,
-        };
-        let bounds = self.pool.settings().upstream;
-        let Some((request, progress)) = self.build(&settle.backend) else {
+    async fn attempt(&mut self, leg: &Leg, lease: Lease<Backend>) -> Result<Attempted, Refusal> {
+        let (pool, backend) = (&leg.target.pool, Arc::clone(lease.payload()));
+        let bounds = pool.settings().upstream;
+        let Some((request, progress)) = self.build(leg, &backend) else {
             let _ = lease.release(Outcome::NotSent);
             let text = "the path and the service's URL make no URL";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_path", text));
+        };
+        let settle = Settle {
+            pool: Arc::clone(pool),
+            backend,
+            member: lease.member(),
+            reserved: leg.cost,
+            attempt: Mutex::new(self.call.count_attempt(leg)),
         };
         let sent = match send(self.worker.idle(), &settle.backend, &bounds, request).await {
             Ok(sent) => sent,
@@ -307,9 +386,20 @@ impl Attempts {
             let _ = lease.release(settle.release(&verdict));
             return Attempted::Failed(verdict, None);
         }
+        self.note_made(&settle, body.made_ids());
         parts.headers.remove(CONTENT_LENGTH);
         let body = LeasedBody::classified(body, lease, Outcome::Ok, settle);
-        Attempted::Passed(Box::new((parts, AnswerBody::relayed(body))))
+        let drains = self.drains.then(|| Rc::clone(&self.worker));
+        Attempted::Passed(Box::new((parts, AnswerBody::relayed(body, drains))))
+    }
+
+    /// Notes what the service keeps for this key.
+    fn note_made(&self, settle: &Settle, ids: &[String]) {
+        if self.call.asked.is_kept && !ids.is_empty() {
+            let shared = self.worker.shared();
+            let resources = shared.resources();
+            resources.note(shared, &settle.pool, settle.backend.name(), ids);
+        }
     }
 
     /// Reads an answer whole, and judges it.
@@ -348,7 +438,10 @@ impl Attempts {
             headers: &parts.headers,
             body: Some(&bytes),
         };
-        let (verdict, _) = read(&answer, since_1970(), &context);
+        let (verdict, completion) = read(&answer, since_1970(), &context);
+        if let Some(completion) = completion {
+            self.note_made(settle, &made_ids(&completion.raw));
+        }
         let _ = lease.release(settle.release(&verdict));
         // An answer that was paid for is the caller's, whatever is in it.
         if parts.status.is_success() && verdict.error.is_none() {
@@ -360,16 +453,15 @@ impl Attempts {
     /// Makes the request to a service, with its key.
     fn build(
         &mut self,
+        leg: &Leg,
         backend: &Backend,
     ) -> Option<(Request<CallerBody>, Rc<crate::proxy::Progress>)> {
         let service = backend.service()?;
-        let url = service
-            .endpoint
-            .url_of(&self.call.path, &self.call.asked.model);
+        let url = service.endpoint.url_of(&self.call.path, &leg.target.model);
         let url: Uri = url.parse().ok()?;
-        let body = match &mut self.call.payload {
-            Payload::Whole(bytes) => CallerBody::whole(bytes.clone()),
-            Payload::Streamed(body) => body.take()?,
+        let body = match &leg.body {
+            Some(bytes) => CallerBody::whole(bytes.clone()),
+            None => self.call.take_streamed()?,
         };
         let progress = body.progress();
         let mut request = Request::new(body);
@@ -413,6 +505,11 @@ impl Attempts {
 
 fn key_of(backend: &Backend) -> Option<&ApiKey> {
     backend.service().map(|service| service.endpoint.key())
+}
+
+fn no_pool() -> Refusal {
+    let text = "no pool of this gateway serves this call";
+    Refusal::new(StatusCode::NOT_FOUND, "model_not_found", text)
 }
 
 /// Refuses a call that no attempt has an answer of.

@@ -2,10 +2,14 @@
 //!
 //! Invariant: bodies that are held in memory are bounded, each and all together.
 
-use super::{Asked, access};
-use crate::backend_pool::BackendPool;
+use super::Asked;
+use super::access::Who;
+use super::route::PoolTarget;
+use crate::account::{Attempt, OverBudget, Spending};
+use crate::callers::{Caller, Callers};
 use crate::proxy::CallerBody;
 use crate::shared::Shared;
+use crate::state::unix_tick;
 use bytes::Bytes;
 use core::time::Duration;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
@@ -13,11 +17,16 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use leasehold_core::balance::stable_hash;
+use leasehold_config::MoneyBudget;
 use leasehold_core::limit::Cost;
-use leasehold_protocol::{Asked as AskedCall, Refusal, estimate_most, patience};
+use leasehold_core::time::DisplaySpan;
+use leasehold_protocol::{
+    Asked as AskedCall, Call as CallKind, Price, Refusal, estimate_output, estimate_prompt,
+    patience,
+};
 use leasehold_sync::Request;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes of a body that is read whole, unless the listener says otherwise.
@@ -31,7 +40,7 @@ const LONG_PROMPT: usize = 16 * 1_024;
 
 /// The body of a call.
 #[derive(Debug)]
-pub(super) enum Payload {
+enum Payload {
     /// One that can be sent again.
     Whole(Bytes),
     /// One that is passed on as it comes, once.
@@ -46,28 +55,43 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) asked: AskedCall,
-    pub(super) payload: Payload,
-    /// What is asked of the pool for each attempt.
-    pub(super) request: Request,
-    pub(super) cost: Cost,
+    pub(super) who: Who,
+    payload: Payload,
+    /// The body, as far as it is JSON.
+    value: Value,
+    /// How long the caller waits, if it tells.
+    patience: Option<Duration>,
+    /// The tokens of its prompt, and the most that it may use in all.
+    tokens: (u32, u32),
+    /// What is set aside for it.
+    spending: Option<Arc<Spending>>,
     /// The part of the memory for bodies that it holds.
     _memory: Option<OwnedSemaphorePermit>,
 }
 
+/// A call as one pool gets it.
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) target: PoolTarget,
+    /// The body; `None` for one that is streamed.
+    pub(super) body: Option<Bytes>,
+    pub(super) request: Request,
+    pub(super) cost: Cost,
+    /// What a million of its tokens cost.
+    price: Option<Price>,
+}
+
 impl Call {
     /// Reads a call.
-    pub(super) async fn read(
-        asked: &Asked<'_>,
-        shared: &Shared,
-        body: Incoming,
-    ) -> Result<Self, Refusal> {
+    pub(super) async fn read(asked: &Asked<'_>, who: Who, body: Incoming) -> Result<Self, Refusal> {
         let path = &asked.target.path;
         let max = asked.listener.settings().bounds.max_body;
         let (mut value, mut memory) = (Value::Null, None);
-        let mut payload = if body.is_end_stream() {
+        let payload = if body.is_end_stream() {
             Payload::Whole(Bytes::new())
         } else if is_json(&asked.parts.headers) {
             let bytes;
+            let shared = asked.connection.worker.shared();
             (bytes, memory) = whole(body, max.unwrap_or(MAX_BODY), shared).await?;
             value = serde_json::from_slice(&bytes).map_err(|error| {
                 let text = format!("the body is no JSON: {error}");
@@ -77,26 +101,181 @@ impl Call {
         } else {
             Payload::Streamed(Some(CallerBody::new(body, max)))
         };
-        let read = AskedCall::of(path.path(), &value);
-        // A body that nothing is added to goes on byte for byte.
-        if read.is_stream
-            && !read.shows_usage
-            && let Payload::Whole(bytes) = &mut payload
-        {
-            *bytes = read.for_service(value.clone()).to_string().into();
-        }
-        let cost = cost(&asked.pool, &read, value, &payload).await;
-        let request = request(asked, &read, cost)?;
         Ok(Self {
-            method: asked.parts.method.clone(),
             path: path.as_str().to_owned(),
-            headers: passed(&asked.parts.headers),
-            asked: read,
+            asked: AskedCall::of(path.path(), &value),
             payload,
+            value,
+            _memory: memory,
+            ..Self::bare(asked, who, path.path())
+        })
+    }
+
+    /// Makes a call of a path, without a body.
+    pub(super) fn bare(asked: &Asked<'_>, who: Who, path: &str) -> Self {
+        Self {
+            method: asked.parts.method.clone(),
+            path: path.to_owned(),
+            headers: passed(&asked.parts.headers),
+            asked: AskedCall::of(path, &Value::Null),
+            who,
+            payload: Payload::Whole(Bytes::new()),
+            value: Value::Null,
+            patience: patience(&asked.parts.headers),
+            tokens: (0, 0),
+            spending: None,
+            _memory: None,
+        }
+    }
+
+    /// Counts the tokens that the call may use, and sets aside the money for them; where neither is bounded, does nothing.
+    pub(super) async fn reserve(
+        mut self,
+        callers: &Callers,
+        targets: &[PoolTarget],
+    ) -> Result<Self, Refusal> {
+        let counts = targets
+            .iter()
+            .any(|target| target.pool.token_cap().is_some());
+        let of_caller =
+            self.who.caller.as_ref().is_some_and(|caller| {
+                caller.token_cap().is_some() || caller.settings.budget.is_some()
+            });
+        if counts || of_caller {
+            self.count_tokens().await;
+        }
+        let (prompt, most) = self.tokens;
+        let output = most.saturating_sub(prompt);
+        let prices = targets
+            .iter()
+            .filter_map(|target| callers.price(&target.model));
+        let most = prices.map(|price| price.most(prompt, output)).max();
+        let spending = Spending::new(&self.who.account, most.unwrap_or_default());
+        self.spending = Some(Arc::new(spending.map_err(|over| self.over_budget(&over))?));
+        Ok(self)
+    }
+
+    /// Counts tokens; those of a long prompt on another thread.
+    async fn count_tokens(&mut self) {
+        let value = core::mem::take(&mut self.value);
+        let (model, length) = (self.asked.model.clone(), self.length());
+        let default_output = match self.asked.call {
+            CallKind::Embeddings => 0,
+            CallKind::Chat
+            | CallKind::Completions
+            | CallKind::Responses
+            | CallKind::Messages
+            | CallKind::Other => DEFAULT_OUTPUT,
+        };
+        let estimate = move || {
+            let prompt = estimate_prompt(&model, &value);
+            (prompt, estimate_output(&value, default_output), value)
+        };
+        let counted = match length >= LONG_PROMPT {
+            true => tokio::task::spawn_blocking(estimate).await.ok(),
+            false => Some(estimate()),
+        };
+        // A thread that can't be had leaves it to the pools' caps.
+        let (prompt, output, value) = counted.unwrap_or((u32::MAX, 0, Value::Null));
+        (self.tokens, self.value) = ((prompt, prompt.saturating_add(output)), value);
+    }
+
+    fn length(&self) -> usize {
+        match &self.payload {
+            Payload::Whole(bytes) => bytes.len(),
+            Payload::Streamed(_) => 0,
+        }
+    }
+
+    fn over_budget(&self, over: &OverBudget) -> Refusal {
+        let MoneyBudget { amount, window } = over.budget;
+        let caller = self.who.caller.as_ref();
+        let name = caller.map_or("", |caller| &caller.settings.name);
+        let (span, spent) = (DisplaySpan(window), over.spent);
+        let text = format!(
+            "the call may cost more than is left of the budget of {amount} in {span} of the caller {name}, of which \
+             {spent} are spent or set aside; ask for fewer tokens (max_tokens), or later"
+        );
+        let wait = over.opens.map(|at| at.since(unix_tick()));
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Refusal::new(status, Refusal::OVER_BUDGET, text).with_wait(wait)
+    }
+
+    /// Makes the call as a pool gets it.
+    ///
+    /// # Errors
+    /// No member of the pool serves the model.
+    pub(super) fn leg(&self, target: PoolTarget, callers: &Callers) -> Result<Leg, Refusal> {
+        let pool = &target.pool;
+        let caller = self.who.caller.as_deref();
+        let cap = [pool.token_cap(), caller.and_then(Caller::token_cap)];
+        let cap = cap.into_iter().flatten().min();
+        let cost = Cost {
+            requests: 1,
+            tokens: cap.map_or(0, |cap| self.tokens.1.min(cap)),
+        };
+        let longest = pool.settings().max_wait;
+        let wait = self.patience.map_or(longest, |told| told.min(longest));
+        let deadline = pool.pool().blocking().now().saturating_add(wait);
+        let mut request = Request::new()
+            .cost(cost)
+            .flow(self.who.flow)
+            .deadline(deadline);
+        if let Some(caller) = caller {
+            request = request.priority(caller.settings.priority);
+        }
+        if pool.settings().policy.uses_key() {
+            request = request.key(self.asked.affinity.unwrap_or(self.who.flow));
+        }
+        if let Some(only) = target.only {
+            request = request.pin(only);
+        } else if let Some(labels) = pool.labels_for(&target.model).map_err(|_| {
+            let text = format!("no key of this gateway serves the model {:?}", target.model);
+            Refusal::new(StatusCode::NOT_FOUND, "model_not_found", text)
+        })? {
+            request = request.labels(labels);
+        }
+        Ok(Leg {
+            body: self.body_for(&target.model),
+            price: callers.price(&target.model),
+            target,
             request,
             cost,
-            _memory: memory,
         })
+    }
+
+    /// Returns the body for a service, where the model has this name. One that nothing is changed in goes byte for byte.
+    fn body_for(&self, model: &str) -> Option<Bytes> {
+        let Payload::Whole(bytes) = &self.payload else {
+            return None;
+        };
+        let asks_usage = self.asked.is_stream && !self.asked.shows_usage;
+        if !asks_usage && *model == *self.asked.model {
+            return Some(bytes.clone());
+        }
+        let mut value = self.asked.for_service(self.value.clone());
+        if *model != *self.asked.model {
+            value["model"] = model.into();
+        }
+        Some(value.to_string().into())
+    }
+
+    /// Takes the body of a call that is streamed, once.
+    pub(super) fn take_streamed(&mut self) -> Option<CallerBody> {
+        match &mut self.payload {
+            Payload::Whole(_) => None,
+            Payload::Streamed(body) => body.take(),
+        }
+    }
+
+    /// Begins to count an attempt.
+    pub(super) fn count_attempt(&self, leg: &Leg) -> Option<Attempt> {
+        let (prompt, most) = self.tokens;
+        let most = leg
+            .price
+            .map(|price| price.most(prompt, most.saturating_sub(prompt)));
+        let spending = self.spending.as_ref()?;
+        Some(spending.attempt(&leg.target.model, leg.price, most.unwrap_or_default()))
     }
 
     /// Whether it may be sent more than once.
@@ -161,58 +340,6 @@ async fn whole(
         }
     }
     Ok((bytes.into(), held))
-}
-
-/// Returns the most that a call may cost, as far as the pool's limits count it.
-async fn cost(pool: &BackendPool, read: &AskedCall, body: Value, payload: &Payload) -> Cost {
-    let Some(cap) = pool.token_cap() else {
-        return Cost::REQUEST;
-    };
-    let length = match payload {
-        Payload::Whole(bytes) => bytes.len(),
-        Payload::Streamed(_) => 0,
-    };
-    let model = read.model.clone();
-    let estimate = move || estimate_most(&model, &body, DEFAULT_OUTPUT);
-    let tokens = match length >= LONG_PROMPT {
-        // A thread that can't be had costs this one's time.
-        true => tokio::task::spawn_blocking(estimate).await.unwrap_or(cap),
-        false => estimate(),
-    };
-    Cost {
-        requests: 1,
-        tokens: tokens.min(cap),
-    }
-}
-
-/// Tells callers apart, among which the keys are shared evenly: by the key that they send, and by their address.
-fn caller(asked: &Asked<'_>) -> u64 {
-    let credential = access::given(&asked.parts.headers).unwrap_or_default();
-    let client = asked.client.map(|client| client.to_string());
-    let client = client.unwrap_or_default();
-    stable_hash(&[credential, b" ", client.as_bytes()].concat())
-}
-
-/// Makes the request to the pool.
-fn request(asked: &Asked<'_>, read: &AskedCall, cost: Cost) -> Result<Request, Refusal> {
-    let pool = &asked.pool;
-    let now = pool.pool().blocking().now();
-    let longest = pool.settings().max_wait;
-    let wait = patience(&asked.parts.headers).map_or(longest, |told| told.min(longest));
-    let caller = caller(asked);
-    let request = Request::new().cost(cost).flow(caller);
-    let mut request = request.deadline(now.saturating_add(wait));
-    if pool.settings().policy.uses_key() {
-        request = request.key(read.affinity.unwrap_or(caller));
-    }
-    match pool.labels_for(&read.model) {
-        Ok(Some(labels)) => Ok(request.labels(labels)),
-        Ok(None) => Ok(request),
-        Err(_) => {
-            let text = format!("no key of this gateway serves the model {:?}", read.model);
-            Err(Refusal::new(StatusCode::NOT_FOUND, "model_not_found", text))
-        }
-    }
 }
 
 /// Returns the headers that go to the service.

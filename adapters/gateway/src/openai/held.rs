@@ -14,7 +14,9 @@ use core::time::Duration;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
+use leasehold_config::{ListenerSettings, OnDisconnect};
 use leasehold_protocol::{Call, Refusal, is_event_stream};
+use tokio::task::spawn_local;
 use tokio::time::{Interval, interval_at};
 
 /// The wait after which a stream begins without its answer, and the pause between two comments.
@@ -27,14 +29,18 @@ type Serving = Pin<Box<dyn Future<Output = Result<Served, Refusal>>>>;
 /// Serves a call; a stream that has to wait long begins before its answer.
 pub(super) async fn answer(
     attempts: Attempts,
+    settings: &ListenerSettings,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (is_stream, call) = (attempts.call().is_stream, attempts.call().call);
     let id = record.request_id.clone();
-    if !is_stream {
-        return Ok(attempts.run().await?.into_response(record));
+    let mut serving: Serving = match settings.on_disconnect {
+        OnDisconnect::Cancel => Box::pin(attempts.run()),
+        OnDisconnect::Drain => Box::pin(heard_out(attempts)),
+    };
+    if !is_stream || !settings.keep_alive {
+        return Ok(serving.await?.into_response(record));
     }
-    let mut serving: Serving = Box::pin(attempts.run());
     match tokio::time::timeout(KEEP_ALIVE, &mut serving).await {
         Ok(served) => Ok(served?.into_response(record)),
         Err(_) => {
@@ -53,6 +59,19 @@ pub(super) async fn answer(
             Ok(response)
         }
     }
+}
+
+/// Serves a call in a task of its own, which goes on when the caller has left.
+async fn heard_out(attempts: Attempts) -> Result<Served, Refusal> {
+    let serving = spawn_local(attempts.drained().run());
+    serving.await.unwrap_or_else(|_| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Err(Refusal::new(
+            status,
+            "failed",
+            "the gateway has failed; ask again",
+        ))
+    })
 }
 
 /// A stream that waits for its answer.

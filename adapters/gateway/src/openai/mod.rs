@@ -1,7 +1,8 @@
 //! Calls to services with keys: one address for many keys, whose limits all callers together keep.
 //!
 //! ```text
-//! caller ── access ── call: body, model, cost ── attempt: lease, send, verdict, repeat ── reply (whole, relayed, held)
+//! caller ── access ── call: body, model, tokens ── route ── attempt: lease, send, verdict, repeat ── reply
+//!                                           └ models                                    (whole, relayed, held)
 //! ```
 //! Invariant: each attempt has a lease of its own, which ends once, with what the service said of its cost; what a
 //! request asks and what an answer means is decided by `leasehold-protocol`.
@@ -10,36 +11,38 @@ mod access;
 mod attempt;
 mod call;
 mod held;
+mod models;
 mod relayed;
 mod reply;
+mod route;
 mod settle;
 
 pub(crate) use held::HeldStream;
+pub(crate) use models::KnownModels;
 pub(crate) use relayed::RelayedBody;
 pub(crate) use settle::Settle;
 
-use crate::backend_pool::BackendPool;
 use crate::listener::Listener;
 use crate::proxy::{AnswerBody, Connection, Target};
 use crate::record::{End, Record};
+use crate::shared::Table;
 use attempt::Attempts;
 use call::Call;
 use core::net::IpAddr;
-use http::Response;
 use http::request::Parts;
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use leasehold_protocol::Refusal;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// A request to a listener that stands for a service.
 pub(crate) struct Asked<'a> {
     pub(crate) connection: &'a Connection,
+    pub(crate) table: &'a Table,
     pub(crate) listener: &'a Listener,
     pub(crate) parts: &'a Parts,
     pub(crate) target: &'a Target,
     pub(crate) client: Option<IpAddr>,
-    pub(crate) pool: Arc<BackendPool>,
 }
 
 /// Answers a request, in the words of the service that it is for.
@@ -49,7 +52,7 @@ pub(crate) async fn answer(
     record: &mut Record,
 ) -> Response<AnswerBody> {
     let kind = leasehold_protocol::Call::of_path(asked.target.path.path());
-    match serve(asked, body, record).await {
+    match serve(&asked, body, record).await {
         Ok(response) => response,
         Err(refusal) => {
             record.end = End::Refused(refusal.code);
@@ -59,13 +62,34 @@ pub(crate) async fn answer(
 }
 
 async fn serve(
-    asked: Asked<'_>,
+    asked: &Asked<'_>,
     body: Incoming,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    access::check(asked.listener, asked.connection, asked.parts)?;
-    let worker = &asked.connection.worker;
-    let call = Call::read(&asked, worker.shared(), body).await?;
-    let attempts = Attempts::new(call, asked.pool, Rc::clone(worker), record);
-    held::answer(attempts, record).await
+    let who = access::check(asked)?;
+    if asked.parts.method == Method::GET
+        && let Some(wanted) = models::wanted(asked.target.path.path())
+    {
+        return models::answer(asked, &who, wanted, record).await;
+    }
+    let call = Call::read(asked, who, body).await?;
+    check_model(&call)?;
+    let targets = route::targets(asked, &call)?;
+    let call = call.reserve(asked.table.callers(), &targets).await?;
+    let worker = Rc::clone(&asked.connection.worker);
+    let attempts = Attempts::new(call, targets, worker, record);
+    held::answer(attempts, asked.listener.settings(), record).await
+}
+
+/// Refuses models that are not for the caller.
+fn check_model(call: &Call) -> Result<(), Refusal> {
+    let model = &call.asked.model;
+    match &call.who.caller {
+        Some(caller) if !model.is_empty() && !caller.may_ask(model) => {
+            let name = &caller.settings.name;
+            let text = format!("the model {model:?} is not among those of the caller {name}");
+            Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_found", text))
+        }
+        Some(_) | None => Ok(()),
+    }
 }

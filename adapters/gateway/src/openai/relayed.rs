@@ -73,6 +73,14 @@ impl RelayedBody {
         }
     }
 
+    /// The ids of what the service makes, as its first event tells them.
+    pub(super) fn made_ids(&self) -> &[String] {
+        self.relay
+            .as_ref()
+            .map(StreamRelay::made_ids)
+            .unwrap_or_default()
+    }
+
     /// What the answer was; `None` before its end.
     pub(super) fn verdict(&self) -> Option<&Verdict> {
         self.verdict.as_ref()

@@ -3,6 +3,7 @@
 //! Invariant: a call without a reported usage stays booked as it was reserved.
 
 use super::relayed::RelayedBody;
+use crate::account::Attempt;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;
@@ -13,7 +14,7 @@ use leasehold_core::limit::Cost;
 use leasehold_protocol::verdict::{Answer, Context, Fate, Pause, Verdict, verdict};
 use leasehold_sync::{MemberId, Outcome, Release};
 use leasehold_tokio::{BodyEnd, ClassifyEnd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 /// How long a key that the service has rejected is left alone.
@@ -22,12 +23,14 @@ const REJECTED: Duration = Duration::from_secs(600);
 const OVERLOADED: Duration = Duration::from_secs(4);
 
 /// Settles the lease of an attempt.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Settle {
     pub(super) pool: Arc<BackendPool>,
     pub(super) backend: Arc<Backend>,
     pub(super) member: MemberId,
     pub(super) reserved: Cost,
+    /// What the call spends on it; one that is not told of its end has spent what it may.
+    pub(super) attempt: Mutex<Option<Attempt>>,
 }
 
 impl Settle {
@@ -49,6 +52,13 @@ impl Settle {
 
     /// Counts a verdict, and returns how its lease ends.
     pub(super) fn release(&self, verdict: &Verdict) -> Release {
+        if let Some(attempt) = &mut *lock(&self.attempt) {
+            match &verdict.usage {
+                Some(usage) => attempt.used(usage),
+                None if verdict.kind.is_unpaid() => attempt.unused(),
+                None => {}
+            }
+        }
         let rests = self
             .backend
             .service()

@@ -15,6 +15,7 @@ use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use leasehold_config::UpstreamBounds;
 use leasehold_tokio::LeasedBody;
@@ -42,11 +43,14 @@ enum Source {
     Events(tokio::sync::mpsc::Receiver<Bytes>),
     /// A backend's body.
     Backend(LeasedBody<BackendBody, Backend>),
-    /// A service's stream of events.
-    Relayed(Box<LeasedBody<RelayedBody, Backend, Settle>>),
+    /// A service's stream of events, which this worker hears out when its caller has left.
+    Relayed(Box<Relayed>, Option<Rc<Worker>>),
     /// A stream that has begun before its answer.
     Held(Box<HeldStream>),
 }
+
+/// A service's stream of events.
+type Relayed = LeasedBody<RelayedBody, Backend, Settle>;
 
 /// Why an answer's body was cut.
 #[derive(Debug)]
@@ -84,9 +88,9 @@ impl AnswerBody {
         Self::from(Source::Backend(body))
     }
 
-    /// Makes a body of a service's events.
-    pub(crate) fn relayed(body: LeasedBody<RelayedBody, Backend, Settle>) -> Self {
-        Self::from(Source::Relayed(Box::new(body)))
+    /// Makes a body of a service's events, which a worker hears out when its caller has left.
+    pub(crate) fn relayed(body: Relayed, drains: Option<Rc<Worker>>) -> Self {
+        Self::from(Source::Relayed(Box::new(body), drains))
     }
 
     /// Makes a body that waits for its answer.
@@ -98,7 +102,7 @@ impl AnswerBody {
     pub(crate) fn take_text(&mut self) -> Option<Bytes> {
         match &mut self.source {
             Source::Own(text) => Some(text.take().unwrap_or_default()),
-            Source::Events(_) | Source::Backend(_) | Source::Relayed(_) | Source::Held(_) => None,
+            Source::Events(_) | Source::Backend(_) | Source::Relayed(..) | Source::Held(_) => None,
         }
     }
 
@@ -124,7 +128,7 @@ impl AnswerBody {
             Source::Own(text) => text.as_ref().is_none_or(Bytes::is_empty),
             Source::Events(_) => false,
             Source::Backend(body) => body.is_end_stream(),
-            Source::Relayed(body) => body.is_end_stream(),
+            Source::Relayed(body, _) => body.is_end_stream(),
             Source::Held(body) => body.is_end_stream(),
         }
     }
@@ -138,6 +142,15 @@ impl Drop for AnswerBody {
             && has_ended
         {
             record.end = End::Complete;
+        }
+        if has_ended {
+            return;
+        }
+        if let Source::Relayed(mut body, Some(worker)) =
+            core::mem::replace(&mut self.source, Source::Own(None))
+        {
+            // What it has used is known at its end.
+            worker.finish_alone(async move { while body.frame().await.is_some() {} });
         }
     }
 }
@@ -164,7 +177,7 @@ impl Body for AnswerBody {
                 .poll_recv(context)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Source::Backend(body) => Pin::new(body).poll_frame(context),
-            Source::Relayed(body) => Pin::new(body).poll_frame(context),
+            Source::Relayed(body, _) => Pin::new(body).poll_frame(context),
             Source::Held(body) => Pin::new(body).poll_frame(context),
         };
         if let (Some(record), Poll::Ready(Some(frame))) = (&mut this.record, &frame) {
@@ -189,7 +202,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Events(_) | Source::Relayed(_) | Source::Held(_) => SizeHint::default(),
+            Source::Events(_) | Source::Relayed(..) | Source::Held(_) => SizeHint::default(),
             Source::Backend(body) => body.size_hint(),
         }
     }

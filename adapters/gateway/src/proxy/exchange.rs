@@ -25,7 +25,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use leasehold_config::{Kind, UpstreamBounds};
+use leasehold_config::{Serve, UpstreamBounds};
 use leasehold_protocol::{BackendHealth, backend_health};
 use leasehold_sync::{Outcome, Release};
 use leasehold_tokio::LeasedBody;
@@ -109,18 +109,18 @@ impl Exchange<'_> {
             return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
         }
         let client = self.client(listener, record)?;
-        let pool = route(listener, &table, &target)?;
-        if pool.settings().kind == Kind::Openai {
+        if listener.settings().serve == Serve::Openai {
             let asked = openai::Asked {
                 connection: self.connection,
+                table: &table,
                 listener,
                 parts: self.parts,
                 target: &target,
                 client,
-                pool: Arc::clone(pool),
             };
             return Ok(Passed::Whole(openai::answer(asked, body, record).await));
         }
+        let pool = route(listener, &table, &target)?;
         let session = Session::of(
             pool.settings().affinity.as_ref(),
             &self.parts.headers,
@@ -269,8 +269,8 @@ fn route<'t>(
         .routes_by_host()
         .then(|| target.host_name())
         .flatten();
-    let route = listener.route(host.as_deref(), target.path.path());
-    let pool = route.and_then(|route| table.pool(route.pool));
+    let route = listener.route(host.as_deref(), target.path.path(), None);
+    let pool = route.and_then(|route| table.pool(route.pool()?));
     pool.ok_or_else(|| {
         Refusal::new(
             StatusCode::NOT_FOUND,

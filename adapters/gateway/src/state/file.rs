@@ -1,12 +1,15 @@
-//! The state file: a line of JSON for each charge, and for the latest changes by the admin.
+//! The state file: a line of JSON for each charge, for the latest changes by the admin, and for what callers have used.
 //!
 //! Invariant: a line is appended as a whole, and the file is replaced as a whole; a line that is not whole tells that
 //! the one before the crash may be lost.
 
 use super::StateError;
+use crate::account::{Spent, UsedByModel};
+use crate::resources::{MAX_RESOURCES, Resource};
 use leasehold_core::pool::Charge;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -35,6 +38,18 @@ pub(super) enum Line {
     },
     /// All changes by the admin that are in force.
     Changes(Value),
+    /// All that a caller has used.
+    Used {
+        caller: Option<String>,
+        models: UsedByModel,
+    },
+    /// What a caller has spent of its budget, with what is set aside for its calls.
+    Spent {
+        caller: String,
+        spent: Spent,
+    },
+    /// Something that a service keeps for one key.
+    Kept(Resource),
     /// The process has ended in order.
     End,
 }
@@ -52,9 +67,36 @@ impl Line {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Found {
     pub(super) charges: Vec<(String, Charge)>,
-    pub(super) changes: Option<Value>,
+    pub(super) kept: Kept,
     /// Whether charges may be missing: after a reboot, or a line that is not whole.
     pub(super) may_lack: bool,
+}
+
+/// Everything but charges. Of each kind and name the last line holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Kept {
+    pub(super) changes: Option<Value>,
+    pub(super) used: BTreeMap<Option<String>, UsedByModel>,
+    pub(super) spent: BTreeMap<String, Spent>,
+    /// The oldest first.
+    pub(super) resources: Vec<Resource>,
+}
+
+impl Kept {
+    pub(super) fn into_lines(self) -> impl Iterator<Item = Line> {
+        let used = self.used.into_iter();
+        let used = used.map(|(caller, models)| Line::Used { caller, models });
+        let spent = self.spent.into_iter();
+        let spent = spent.map(|(caller, spent)| Line::Spent { caller, spent });
+        // What is forgotten in memory is not kept here either.
+        let surplus = self
+            .resources
+            .len()
+            .saturating_sub(MAX_RESOURCES.get() as usize);
+        let resources = self.resources.into_iter().skip(surplus).map(Line::Kept);
+        let changes = self.changes.into_iter().map(Line::Changes);
+        changes.chain(used).chain(spent).chain(resources)
+    }
 }
 
 /// An open state file.
@@ -174,7 +216,14 @@ pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
             ) => same_boot = written == boot,
             (1, _) => return Err(1),
             (_, Ok(Line::Charge { pool, charge })) => found.charges.push((pool, charge)),
-            (_, Ok(Line::Changes(changes))) => found.changes = Some(changes),
+            (_, Ok(Line::Changes(changes))) => found.kept.changes = Some(changes),
+            (_, Ok(Line::Used { caller, models })) => {
+                found.kept.used.insert(caller, models);
+            }
+            (_, Ok(Line::Spent { caller, spent })) => {
+                found.kept.spent.insert(caller, spent);
+            }
+            (_, Ok(Line::Kept(resource))) => found.kept.resources.push(resource),
             (_, Ok(Line::End)) => has_ended = true,
             (_, Ok(Line::Header { .. })) => return Err(number),
             (_, Err(_)) => found.may_lack = true,
@@ -198,7 +247,7 @@ pub fn rewrite_state(text: &[u8], boot: &str) -> Result<Vec<u8>, usize> {
     let charges = found.charges.into_iter();
     let lines = core::iter::once(header)
         .chain(charges.map(|(pool, charge)| Line::Charge { pool, charge }))
-        .chain(found.changes.map(Line::Changes));
+        .chain(found.kept.into_lines());
     Ok(text_of(lines).0)
 }
 
