@@ -8,6 +8,7 @@ mod batch;
 mod demo;
 mod demo_gateway;
 mod gateway;
+mod key;
 mod open_files;
 mod testbed;
 mod values;
@@ -65,6 +66,9 @@ enum Command {
     /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
     #[command(verbatim_doc_comment)]
     Gateway(gateway::Arguments),
+    /// Make keys for those who call the gateway: their tables are `[[caller]]` in its configuration.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Run a test server.
     #[command(subcommand)]
     Testbed(testbed::Command),
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments),
         Command::Gateway(arguments) => gateway::run(&arguments),
+        Command::Key(command) => key::run(&command),
         Command::Testbed(command) => testbed::run(&command),
     };
     match result {

@@ -178,6 +178,8 @@ fn help_is_printed_for_every_command() {
         &["demo", "--help"],
         &["batch", "--help"],
         &["testbed", "openai", "--help"],
+        &["gateway", "--help"],
+        &["key", "new", "--help"],
     ] {
         let output = leasehold().args(command).output();
         let output = output.expect("the command runs");

@@ -2,6 +2,7 @@
 
 mod backends;
 mod batch;
+mod callers;
 mod changes;
 mod clients;
 mod errors;

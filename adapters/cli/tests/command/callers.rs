@@ -1,0 +1,111 @@
+//! Callers with keys of their own, as an operator makes them.
+
+use super::gateway::Gateway;
+use super::*;
+use core::time::Duration;
+use leasehold_testbed::{OpenAi, OpenAiConfig};
+use std::io::Write;
+use ureq::Agent;
+
+/// Makes a key and the table of its caller.
+fn new_key(name: &str) -> (String, String) {
+    let output = leasehold()
+        .args(["key", "new", "--name", name])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    let (table, told) = (text(&output.stdout), text(&output.stderr));
+    let (_, key) = told.trim().rsplit_once(' ').expect("a key");
+    assert!(key.starts_with("lh-") && !table.contains(key), "{table}");
+    (key.to_owned(), table)
+}
+
+#[test]
+fn a_table_is_written_for_a_key_that_one_has() {
+    let hash = |key: &str| {
+        let mut process = leasehold()
+            .args(["key", "hash", "--name", "alice"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut input = process.stdin.take().expect("its input is piped");
+        input.write_all(key.as_bytes()).expect("it reads");
+        drop(input);
+        process.wait_with_output().expect("it ends")
+    };
+    let (key, table) = new_key("alice");
+    assert_eq!(text(&hash(&format!("{key}\n")).stdout), table);
+    for wrong in ["", "short", "with a space between words"] {
+        let output = hash(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        assert!(text(&output.stderr).contains("make one with: leasehold key new"));
+    }
+    let output = leasehold().args(["key", "new", "--name", "a b"]).output();
+    assert_eq!(output.expect("it runs").status.code(), Some(2));
+}
+
+/// A caller's limits and budget hold over a kill, and its key is in no file, log or answer.
+#[test]
+fn what_a_caller_may_use_does_not_grow_by_a_kill() {
+    let service = OpenAi::start(OpenAiConfig::default()).expect("a free port");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (limited, limited_table) = new_key("limited");
+    let (poor, poor_table) = new_key("poor");
+    let url = service.url();
+    let settings = format!(
+        "state = \"state\"\n[pools.keys]\nkind = \"openai\"\nmax_wait = \"0s\"\n\
+        members = [{{ url = \"{url}\", keys = \"keys.txt\" }}]\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"openai\"\npool = \"keys\"\n\
+        {limited_table}limits = \"8/365d\"\n{poor_table}budget = \"1 USD/365d\"\n\
+        [price.\"*\"]\ninput = \"1 USD\"\noutput = \"5000 USD\"\n"
+    );
+    fs::write(path("gateway.toml"), settings).unwrap();
+    fs::write(path("keys.txt"), "sk-testbed-0001\n").unwrap();
+    let config = path("gateway.toml");
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(20)))
+        .build()
+        .into();
+    let call = |gateway: &Gateway, key: &str| {
+        let body = json!({
+            "model": "m", "max_tokens": 20, "messages": [{"role": "user", "content": "one two"}],
+        });
+        let url = format!("http://{}/v1/chat/completions", gateway.address);
+        let answer = agent
+            .post(&url)
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {key}"))
+            .send(body.to_string());
+        answer.expect("it answers").status().as_u16()
+    };
+    let (mut served, mut paid) = (0, 0);
+    for _ in 0..6 {
+        let mut gateway = Gateway::start(&["--config", config.to_str().unwrap()]);
+        for _ in 0..4 {
+            served += u32::from(call(&gateway, &limited) == 200);
+            paid += u32::from(call(&gateway, &poor) == 200);
+        }
+        gateway.process.kill().expect("it can be killed");
+        gateway.process.wait().expect("it ends");
+    }
+    assert_eq!(served, 8);
+    // An answer of five words costs less than the fortieth part of the budget, and may cost a tenth.
+    assert!((9..=40).contains(&paid), "{paid}");
+    let gateway = Gateway::start(&["--config", config.to_str().unwrap()]);
+    assert_eq!(call(&gateway, &poor), if paid < 24 { 429 } else { 200 });
+    let (log, errors) = gateway.end();
+    let state = fs::read_to_string(path("state")).unwrap();
+    for secret in [&limited, &poor, "sk-testbed-0001"] {
+        for (name, text) in [("log", &log), ("errors", &errors), ("state", &state)] {
+            assert!(!text.contains(secret), "{name}: {text}");
+        }
+    }
+    assert_eq!(
+        service.stop().calls,
+        u64::from(served + paid) + u64::from(paid >= 24)
+    );
+}
