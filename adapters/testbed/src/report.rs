@@ -24,7 +24,7 @@ pub struct Report {
     pub ok: u64,
     /// Calls rejected as over a limit.
     pub rejected_429: u64,
-    /// Calls rejected because too many were in flight.
+    /// Calls rejected because too many were in flight: 503, or 529 for messages.
     pub rejected_503: u64,
     /// Calls failed on purpose, those in an outage included.
     pub faults: u64,

@@ -2,7 +2,7 @@
 
 use super::request::{Api, ApiRequest, words};
 use super::sse::{EventStream, Pace};
-use super::{chat, embeddings, responses};
+use super::{chat, embeddings, messages, responses};
 use crate::reply::Reply;
 use serde_json::{Value, json};
 
@@ -80,6 +80,7 @@ impl Answer {
             Api::Chat => chat::whole(self),
             Api::Responses => responses::whole(self),
             Api::Embeddings => embeddings::whole(self),
+            Api::Messages => messages::whole(self),
         }
     }
 
@@ -89,6 +90,7 @@ impl Answer {
             Api::Chat => chat::events(self, pace),
             Api::Responses => responses::events(self, pace),
             Api::Embeddings => EventStream::default(),
+            Api::Messages => messages::events(self, pace),
         }
     }
 
@@ -109,6 +111,16 @@ impl Answer {
     pub(super) fn arguments(&self) -> String {
         json!({ "input": self.request.prompt }).to_string()
     }
+}
+
+/// Cuts a text in the middle, as arguments are streamed.
+pub(super) fn halves(text: &str) -> [&str; 2] {
+    let middle = (0..=text.len() / 2)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    let (start, rest) = text.split_at(middle);
+    [start, rest]
 }
 
 fn first_words(text: &str, count: u64) -> String {

@@ -1,6 +1,6 @@
 //! Chat completions, whole and streamed.
 
-use super::answer::{Answer, Finish};
+use super::answer::{Answer, Finish, halves};
 use super::sse::{Event, EventStream, Pace};
 use serde_json::{Value, json};
 
@@ -91,11 +91,7 @@ pub(super) fn tool_call(name: &str, arguments: &str) -> Value {
 
 /// The deltas of a function call: its name first, its arguments in two parts.
 pub(super) fn tool_deltas(name: &str, arguments: &str) -> [Value; 3] {
-    let middle = (0..=arguments.len() / 2)
-        .rev()
-        .find(|at| arguments.is_char_boundary(*at))
-        .unwrap_or(0);
-    let (start, rest) = arguments.split_at(middle);
+    let [start, rest] = halves(arguments);
     let part =
         |text: &str| json!({ "tool_calls": [{ "index": 0, "function": { "arguments": text } }] });
     let mut call = tool_call(name, "");

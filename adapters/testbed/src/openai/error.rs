@@ -1,5 +1,7 @@
-//! Errors with the texts and codes of the real service.
+//! Errors with the texts and codes of the real services.
 
+use super::anthropic;
+use super::request::{Api, Vendor};
 use crate::judge::Refusal;
 use crate::limit::{Limit, LimitUnit};
 use crate::reply::Reply;
@@ -9,6 +11,19 @@ use crate::text::{go_duration, whole_millis, whole_seconds};
 use core::time::Duration;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+
+/// The form of an error's body: that of an API, with the id of the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorForm<'a> {
+    pub(super) api: Api,
+    pub(super) id: &'a str,
+}
+
+impl ErrorForm<'_> {
+    pub(super) const fn vendor(self) -> Vendor {
+        self.api.vendor()
+    }
+}
 
 /// An error as the real service writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +61,17 @@ impl ApiError {
     }
 
     /// 401, for a missing or unknown key.
-    pub(super) fn unauthorized(key: Option<&str>) -> Self {
+    pub(super) fn unauthorized(vendor: Vendor, key: Option<&str>) -> Self {
+        match vendor {
+            Vendor::OpenAi => Self::unauthorized_by_openai(key),
+            Vendor::Anthropic if key.is_none() => {
+                Self::new(401, None, "x-api-key header is required")
+            }
+            Vendor::Anthropic => Self::new(401, None, "invalid x-api-key"),
+        }
+    }
+
+    fn unauthorized_by_openai(key: Option<&str>) -> Self {
         let message = key.map_or_else(
             || {
                 "You didn't provide an API key. You need to provide your API key in an Authorization \
@@ -72,9 +97,13 @@ impl ApiError {
     }
 
     /// 404, for an unknown model.
-    pub(super) fn unknown_model(model: &str) -> Self {
-        let message =
-            format!("The model `{model}` does not exist or you do not have access to it.");
+    pub(super) fn unknown_model(vendor: Vendor, model: &str) -> Self {
+        let message = match vendor {
+            Vendor::OpenAi => {
+                format!("The model `{model}` does not exist or you do not have access to it.")
+            }
+            Vendor::Anthropic => format!("model: {model}"),
+        };
         Self::new(404, Some("model_not_found"), message)
     }
 
@@ -100,7 +129,15 @@ impl ApiError {
         Self::new(400, Some("invalid_value"), message).param(param)
     }
 
-    /// 503, for a call over the concurrency.
+    /// 503, or 529 of Anthropic, for a call over the concurrency.
+    pub(super) fn busy(vendor: Vendor) -> Self {
+        match vendor {
+            Vendor::OpenAi => Self::overloaded(),
+            Vendor::Anthropic => Self::new(529, None, "Overloaded"),
+        }
+    }
+
+    /// 503, for an overload.
     pub(super) fn overloaded() -> Self {
         let message = "The engine is currently overloaded, please try again later.";
         Self::new(503, None, message).kind("server_error")
@@ -119,7 +156,14 @@ impl ApiError {
         }
     }
 
-    pub(super) fn body(&self) -> Value {
+    fn body(&self, form: ErrorForm<'_>) -> Value {
+        match form.vendor() {
+            Vendor::OpenAi => self.openai_body(),
+            Vendor::Anthropic => anthropic::error_body(self.status, &self.message, form.id),
+        }
+    }
+
+    fn openai_body(&self) -> Value {
         json!({
             "error": {
                 "message": self.message,
@@ -130,8 +174,8 @@ impl ApiError {
         })
     }
 
-    pub(super) fn reply(&self) -> Reply {
-        Reply::json(self.status, &self.body())
+    pub(super) fn reply(&self, form: ErrorForm<'_>) -> Reply {
+        Reply::json(self.status, &self.body(form))
     }
 }
 
@@ -161,13 +205,20 @@ pub(super) fn rate_limited(message: impl Into<String>) -> ApiError {
 }
 
 /// 429 for a call over a limit, with the text and headers of the real service.
-pub(super) fn over_limit(model: Option<&str>, refusal: &Refusal) -> Reply {
+pub(super) fn over_limit(form: ErrorForm<'_>, model: Option<&str>, refusal: &Refusal) -> Reply {
+    if form.vendor() == Vendor::Anthropic {
+        let reply = rate_limited(anthropic::over_limit_message(refusal)).reply(form);
+        return match refusal.wait {
+            Some(wait) => reply.header("retry-after", whole_seconds(wait)),
+            None => reply,
+        };
+    }
     let model = model.unwrap_or("the model");
     let unit = limit_name(&refusal.limit);
     let kind = refusal.limit.unit.name();
     let Some(wait) = refusal.wait else {
         let message = too_large_message(model, &unit, refusal.limit.amount.get(), refusal.cost);
-        return rate_limited(message).kind(kind).reply();
+        return rate_limited(message).kind(kind).reply(form);
     };
     let message = format!(
         "Rate limit reached for {model} in organization org-testbed on {unit}: Limit {}, Used {}, \
@@ -180,7 +231,7 @@ pub(super) fn over_limit(model: Option<&str>, refusal: &Refusal) -> Reply {
     );
     rate_limited(message)
         .kind(kind)
-        .reply()
+        .reply(form)
         .header("retry-after-ms", whole_millis(wait))
         .header("retry-after", whole_seconds(wait))
 }

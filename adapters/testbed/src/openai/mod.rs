@@ -1,8 +1,9 @@
-//! An OpenAI-compatible server: settings, start, report, stop.
+//! A server that is compatible with OpenAI and Anthropic: settings, start, report, stop.
 //!
 //! Invariant: a server that started has settings that make sense, so that no call fails because of them.
 
 mod answer;
+mod anthropic;
 mod call;
 mod chat;
 mod config;
@@ -11,6 +12,7 @@ mod embeddings;
 mod error;
 mod fault;
 mod in_flight;
+mod messages;
 mod request;
 mod responses;
 mod route;
@@ -94,13 +96,13 @@ const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A running OpenAI-compatible server.
 ///
 /// Routes: `POST /v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, the same under `/openai/v1/` and
-/// `/openai/deployments/NAME/` as Azure has them, `GET /v1/models`, and `GET /testbed/report`, which returns the
-/// [`Report`] to anyone. All other paths get 404.
+/// `/openai/deployments/NAME/` as Azure has them, `POST /v1/messages` as Anthropic has it, `GET /v1/models`, and
+/// `GET /testbed/report`, which returns the [`Report`] to anyone. All other paths get 404.
 ///
 /// A call arrives when its head has been read, and is judged then: 401 for an unknown key, 429 over the limit,
-/// 503 over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked (400, 404), and
-/// judged again: 429 over a limit on tokens or of a model. The answer is an echo of the last user message; a word
-/// is a token. It is streamed if the call asks for that, and cut at the call's maximum of tokens.
+/// 503 (529 for messages) over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked
+/// (400, 404), and judged again: 429 over a limit on tokens or of a model. The answer is an echo of the last user
+/// message; a word is a token. It is streamed if the call asks for that, and cut at the call's maximum of tokens.
 ///
 /// The server runs on its own thread. Dropping it stops it; calls in flight have up to 5 s to end.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Parsing of calls: chat completions, responses, embeddings.
+//! Parsing of calls: chat completions, responses, embeddings, messages.
 
 use super::config::ModelRule;
 use super::error::ApiError;
@@ -21,6 +21,24 @@ pub(super) enum Api {
     Chat,
     Responses,
     Embeddings,
+    /// Anthropic's Messages.
+    Messages,
+}
+
+/// The service that an API is of: its errors and headers differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vendor {
+    OpenAi,
+    Anthropic,
+}
+
+impl Api {
+    pub(super) const fn vendor(self) -> Vendor {
+        match self {
+            Self::Chat | Self::Responses | Self::Embeddings => Vendor::OpenAi,
+            Self::Messages => Vendor::Anthropic,
+        }
+    }
 }
 
 /// The caller's options for a stream.
@@ -59,9 +77,22 @@ pub(super) struct ApiRequest {
 impl ApiRequest {
     /// Parses a call; `deployment` is the model of a path that names one.
     pub(super) fn parse(api: Api, deployment: Option<&str>, body: &[u8]) -> Result<Self, ApiError> {
-        let Ok(Value::Object(call)) = serde_json::from_slice(body) else {
-            return Err(ApiError::invalid("the body must be a JSON object"));
-        };
+        let (request, call) = Self::named(api, deployment, body)?;
+        match api {
+            Api::Chat => request.chat(&call),
+            Api::Responses => request.responses(&call),
+            Api::Embeddings => request.embeddings(&call),
+            Api::Messages => request.messages(&call),
+        }
+    }
+
+    /// Parses a body up to the name of its model.
+    fn named(
+        api: Api,
+        deployment: Option<&str>,
+        body: &[u8],
+    ) -> Result<(Self, Map<String, Value>), ApiError> {
+        let call = object(body)?;
         let model = call.get("model").and_then(Value::as_str).or(deployment);
         let Some(model) = model else {
             let error = ApiError::invalid("you must provide a model parameter");
@@ -71,11 +102,7 @@ impl ApiRequest {
             model: model.to_owned(),
             ..Self::empty(api)
         };
-        match api {
-            Api::Chat => request.chat(&call),
-            Api::Responses => request.responses(&call),
-            Api::Embeddings => request.embeddings(&call),
-        }
+        Ok((request, call))
     }
 
     /// A call without a prompt, for answers to calls that could not be read.
@@ -97,7 +124,7 @@ impl ApiRequest {
     /// Checks the call against the rules of its model.
     pub(super) fn check(self, models: &[String], rules: &[ModelRule]) -> Result<Self, ApiError> {
         if !models.is_empty() && !models.contains(&self.model) {
-            return Err(ApiError::unknown_model(&self.model));
+            return Err(ApiError::unknown_model(self.api.vendor(), &self.model));
         }
         for rule in rules.iter().filter(|rule| rule.applies_to(&self.model)) {
             if rule.refuses_max_tokens && self.has_max_tokens {
@@ -113,11 +140,7 @@ impl ApiRequest {
     }
 
     fn chat(mut self, call: &Map<String, Value>) -> Result<Self, ApiError> {
-        let messages = objects(call.get("messages")).ok_or_else(|| {
-            ApiError::invalid("'messages' must be an array of at least one object")
-                .param("messages")
-        })?;
-        self.read_messages(&messages);
+        self = self.with_messages(call)?;
         self.choices = match whole(call, "n")? {
             None => 1,
             Some(choices @ 1..=MAX_CHOICES) => choices,
@@ -132,6 +155,31 @@ impl ApiRequest {
         self.max_output = whole(call, "max_completion_tokens")?
             .map(|most| ("max_completion_tokens", most))
             .or(max_tokens.map(|most| ("max_tokens", most)));
+        self.stream = stream(call)?;
+        self.tool = forced_tool(call);
+        Ok(self)
+    }
+
+    /// Reads the messages of a chat or of Anthropic, and the instructions that Anthropic has beside them.
+    fn with_messages(mut self, call: &Map<String, Value>) -> Result<Self, ApiError> {
+        let messages = objects(call.get("messages")).ok_or_else(|| {
+            ApiError::invalid("'messages' must be an array of at least one object")
+                .param("messages")
+        })?;
+        self.read_messages(&messages);
+        if self.api == Api::Messages {
+            self.prompt_tokens += words(&text(call, "system"));
+        }
+        Ok(self)
+    }
+
+    fn messages(mut self, call: &Map<String, Value>) -> Result<Self, ApiError> {
+        self = self.with_messages(call)?;
+        let most = whole(call, "max_tokens")?.filter(|most| *most > 0);
+        let most = most.ok_or_else(|| {
+            ApiError::invalid("max_tokens: a whole number above 0 is required").param("max_tokens")
+        })?;
+        self.max_output = Some(("max_tokens", most));
         self.stream = stream(call)?;
         self.tool = forced_tool(call);
         Ok(self)
@@ -198,9 +246,17 @@ impl ApiRequest {
         self.prompt = messages
             .iter()
             .rfind(|message| message.get("role").and_then(Value::as_str) == Some("user"))
-            .map_or_else(String::new, |message| text(message));
-        self.prompt_tokens = messages.iter().map(|message| words(&text(message))).sum();
+            .map_or_else(String::new, |message| text(message, "content"));
+        self.prompt_tokens = messages
+            .iter()
+            .map(|message| words(&text(message, "content")))
+            .sum();
     }
+}
+
+/// Parses a body that must be a JSON object.
+fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    serde_json::from_slice(body).map_err(|_| ApiError::invalid("the body must be a JSON object"))
 }
 
 /// Counts words, which stand for tokens here.
@@ -250,15 +306,16 @@ fn forced_tool(call: &Map<String, Value>) -> Option<String> {
         function.get("name")?.as_str().map(str::to_owned)
     };
     let choice = call.get("tool_choice")?;
-    if choice.as_str() == Some("required") {
+    let is_any = choice.get("type").and_then(Value::as_str) == Some("any");
+    if is_any || choice.as_str() == Some("required") {
         return name(call.get("tools")?.as_array()?.first()?);
     }
     name(choice)
 }
 
-/// Returns the text of a message: its content if that is a string, else its text parts, joined.
-fn text(message: &Map<String, Value>) -> String {
-    match message.get("content") {
+/// Returns the text of a message's member: the member if that is a string, else its text parts, joined.
+fn text(message: &Map<String, Value>, member: &str) -> String {
+    match message.get(member) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(parts)) => parts
             .iter()

@@ -1,6 +1,6 @@
 //! The Responses API, whole and streamed.
 
-use super::answer::{Answer, Finish};
+use super::answer::{Answer, Finish, halves};
 use super::sse::{Event, EventStream, Pace};
 use serde_json::{Value, json};
 
@@ -38,10 +38,9 @@ pub(super) fn events(answer: &Answer, pace: &Pace) -> EventStream {
         let place = json!({ "item_id": item_id(answer), "output_index": 0 });
         let arguments = answer.arguments();
         let kind = "response.function_call_arguments";
-        events.push(
-            &format!("{kind}.delta"),
-            with(&place, "delta", json!(arguments)),
-        );
+        for part in halves(&arguments) {
+            events.push(&format!("{kind}.delta"), with(&place, "delta", json!(part)));
+        }
         events.push(
             &format!("{kind}.done"),
             with(&place, "arguments", json!(arguments)),

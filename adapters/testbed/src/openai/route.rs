@@ -29,7 +29,9 @@ impl<'a> Route<'a> {
         let wanted = match route {
             Self::Call { .. } => Method::POST,
             Self::Models | Self::Model(_) | Self::Report => Method::GET,
-            Self::WrongMethod(_) | Self::NoApiVersion | Self::Unknown => return route,
+            Self::WrongMethod(_) | Self::NoApiVersion | Self::Unknown => {
+                return route;
+            }
         };
         if *method == wanted {
             route
@@ -45,6 +47,10 @@ impl<'a> Route<'a> {
     fn of_path(path: &'a str, query: &str) -> Self {
         if path == "/testbed/report" {
             return Self::Report;
+        }
+        if path == "/v1/messages" {
+            let (api, deployment) = (Api::Messages, None);
+            return Self::Call { api, deployment };
         }
         let deployment = path.strip_prefix("/openai/deployments/");
         if let Some((deployment, rest)) = deployment.and_then(|rest| rest.split_once('/')) {
@@ -123,6 +129,8 @@ mod tests {
                 Route::NoApiVersion,
             ),
             ("/v1/models", Route::WrongMethod("GET")),
+            ("/v1/messages", call(Api::Messages, None)),
+            ("/openai/v1/messages", Route::Unknown),
             ("/v1/chat/completion", Route::Unknown),
             ("/chat/completions", Route::Unknown),
             ("/v1/audio/transcriptions", Route::Unknown),

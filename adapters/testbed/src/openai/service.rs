@@ -3,11 +3,12 @@
 //! Invariant: each call with a known key holds an [`InFlight`] from its arrival to its end.
 
 use super::answer::Answer;
+use super::anthropic;
 use super::call::{CallStatus, LogIndex};
-use super::error::{ApiError, over_limit};
+use super::error::{ApiError, ErrorForm, over_limit};
 use super::fault::{Fault, Scene};
 use super::in_flight::InFlight;
-use super::request::{Api, ApiRequest};
+use super::request::{Api, ApiRequest, Vendor};
 use super::route::{Route, credential};
 use super::state::{Draw, Upstream, plan};
 use crate::clock::unix_now;
@@ -20,7 +21,8 @@ use alloc::sync::Arc;
 use core::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::{Method, Request, Response};
+use hyper::http::request::Parts;
+use hyper::{Request, Response};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -85,8 +87,8 @@ async fn respond(
     let arrived = upstream.clock.nanos();
     let id = upstream.next_id();
     let (head, body) = request.into_parts();
-    let (method, path) = (&head.method, head.uri.path());
-    let route = Route::of(method, &head.uri);
+    let path = head.uri.path();
+    let route = Route::of(&head.method, &head.uri);
     if let Route::Call { api, deployment } = route {
         let exchange = Exchange {
             upstream: &upstream,
@@ -100,38 +102,40 @@ async fn respond(
         };
         return exchange.call(body).await;
     }
+    let api = Api::Chat;
+    let form = ErrorForm { api, id: &id };
     drain(body).await;
-    let reply = other(&upstream, &route, method, path, &head.headers);
-    Ok(with_id(reply, &id).into_response(|| ()))
+    let reply = other(&upstream, &route, form, &head);
+    Ok(with_id(reply, form).into_response(|| ()))
 }
 
 /// Answers a request that is no call.
-fn other(
-    upstream: &Upstream,
-    route: &Route<'_>,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Reply {
+fn other(upstream: &Upstream, route: &Route<'_>, form: ErrorForm<'_>, head: &Parts) -> Reply {
+    let (method, path) = (&head.method, head.uri.path());
     match route {
-        Route::Models | Route::Model(_) => models(upstream, route, headers),
-        Route::Report => report(&upstream.report()),
+        Route::Models | Route::Model(_) => models(upstream, route, form, &head.headers),
+        Route::Report => report(&upstream.report(), form),
         Route::WrongMethod(allowed) => {
             let error = ApiError::wrong_method(method, path, allowed);
-            error.reply().header("allow", allowed)
+            error.reply(form).header("allow", allowed)
         }
         Route::NoApiVersion => {
             let error = json!({ "code": "404", "message": "Resource not found" });
             Reply::json(404, &json!({ "error": error }))
         }
-        Route::Unknown | Route::Call { .. } => ApiError::unknown_url(method, path).reply(),
+        Route::Unknown | Route::Call { .. } => ApiError::unknown_url(method, path).reply(form),
     }
 }
 
-fn models(upstream: &Upstream, route: &Route<'_>, headers: &HeaderMap) -> Reply {
+fn models(
+    upstream: &Upstream,
+    route: &Route<'_>,
+    form: ErrorForm<'_>,
+    headers: &HeaderMap,
+) -> Reply {
     let key = credential(headers);
     if !key.is_some_and(|key| upstream.read(|state| state.judge.knows(key))) {
-        return ApiError::unauthorized(key).reply();
+        return ApiError::unauthorized(form.vendor(), key).reply(form);
     }
     let model = |id: &str| json!({ "id": id, "object": "model", "created": upstream.started, "owned_by": "testbed" });
     if let Route::Model(id) = route {
@@ -139,16 +143,16 @@ fn models(upstream: &Upstream, route: &Route<'_>, headers: &HeaderMap) -> Reply 
         return if is_known {
             Reply::json(200, &model(id))
         } else {
-            ApiError::unknown_model(id).reply()
+            ApiError::unknown_model(form.vendor(), id).reply(form)
         };
     }
     let data: Vec<Value> = upstream.models.iter().map(|id| model(id)).collect();
     Reply::json(200, &json!({ "object": "list", "data": data }))
 }
 
-fn report(report: &Report) -> Reply {
+fn report(report: &Report, form: ErrorForm<'_>) -> Reply {
     serde_json::to_value(report).map_or_else(
-        |_| ApiError::fault(500).reply(),
+        |_| ApiError::fault(500).reply(form),
         |report| Reply::json(200, &report),
     )
 }
@@ -176,8 +180,9 @@ impl Exchange<'_> {
                 let now = self.upstream.now();
                 self.upstream
                     .change(|state| state.log.close(index, CallStatus::UnknownKey, now));
-                let reply = ApiError::unauthorized(token).reply();
-                return Ok(with_id(reply, self.id).into_response(|| ()));
+                let form = self.form();
+                let reply = ApiError::unauthorized(form.vendor(), token).reply(form);
+                return Ok(with_id(reply, form).into_response(|| ()));
             }
         };
         if let Some(fault) = outage {
@@ -188,12 +193,14 @@ impl Exchange<'_> {
             Ruling::OverLimit(refusal) => {
                 let body = read_body(body).await.unwrap_or_default();
                 let model = self.parse(&body).ok().map(|request| request.model);
-                let reply = over_limit(model.as_deref(), &refusal);
+                let reply = over_limit(self.form(), model.as_deref(), &refusal);
                 Ok(self.finish(in_flight, reply, model.as_deref()))
             }
             Ruling::Busy => {
                 drain(body).await;
-                Ok(self.finish(in_flight, ApiError::overloaded().reply(), None))
+                let form = self.form();
+                let reply = ApiError::busy(form.vendor()).reply(form);
+                Ok(self.finish(in_flight, reply, None))
             }
         }
     }
@@ -219,7 +226,16 @@ impl Exchange<'_> {
     }
 
     fn parse(&self, body: &[u8]) -> Result<ApiRequest, ApiError> {
+        match self.api.vendor() {
+            Vendor::Anthropic => anthropic::check_version(self.headers)?,
+            Vendor::OpenAi => {}
+        }
         ApiRequest::parse(self.api, self.deployment, body)
+    }
+
+    const fn form(&self) -> ErrorForm<'_> {
+        let (api, id) = (self.api, self.id);
+        ErrorForm { api, id }
     }
 
     /// Answers an admitted call.
@@ -244,7 +260,7 @@ impl Exchange<'_> {
             Ok(request) => request,
             Err(error) => {
                 in_flight.count_as(CallEnd::Invalid);
-                return Ok(self.finish(in_flight, error.reply(), None));
+                return Ok(self.finish(in_flight, error.reply(self.form()), None));
             }
         };
         let draw = upstream.draw(in_flight.key(), &request);
@@ -264,7 +280,7 @@ impl Exchange<'_> {
         });
         if let Err(refusal) = admitted {
             in_flight.count_as(CallEnd::OverLimit);
-            let reply = over_limit(Some(&model), &refusal);
+            let reply = over_limit(self.form(), Some(&model), &refusal);
             return Ok(self.finish(in_flight, reply, Some(&model)));
         }
         if !draw.latency.is_zero() {
@@ -352,7 +368,10 @@ impl Exchange<'_> {
         let reply = if reply.is_foreign() {
             reply
         } else {
-            with_limits(reply, &usages)
+            match self.api.vendor() {
+                Vendor::OpenAi => with_limits(reply, &usages),
+                Vendor::Anthropic => anthropic::with_limits(reply, &usages),
+            }
         };
         self.respond(in_flight, reply)
     }
@@ -363,9 +382,13 @@ impl Exchange<'_> {
         let reply = if reply.is_foreign() {
             reply
         } else {
-            with_id(reply, self.id)
-                .header("openai-processing-ms", spent)
-                .header("openai-version", "2020-10-01")
+            let reply = with_id(reply, self.form());
+            match self.api.vendor() {
+                Vendor::OpenAi => reply
+                    .header("openai-processing-ms", spent)
+                    .header("openai-version", "2020-10-01"),
+                Vendor::Anthropic => reply,
+            }
         };
         let hang_up = reply.hangs_up.then(|| Arc::clone(self.connection));
         reply.into_response(move || {
@@ -377,8 +400,12 @@ impl Exchange<'_> {
     }
 }
 
-fn with_id(reply: Reply, id: &str) -> Reply {
-    reply.header("x-request-id", format_args!("req_{id}"))
+fn with_id(reply: Reply, form: ErrorForm<'_>) -> Reply {
+    let name = match form.vendor() {
+        Vendor::OpenAi => "x-request-id",
+        Vendor::Anthropic => "request-id",
+    };
+    reply.header(name, format_args!("req_{}", form.id))
 }
 
 fn with_limits(mut reply: Reply, usages: &Usages) -> Reply {

@@ -16,7 +16,7 @@ const MEBIBYTE: usize = 1 << 20;
 const EVERY_API: Properties = Properties::ANSWER.unstreamed();
 
 /// For answers with a text.
-const TEXT: Properties = EVERY_API.of(&[Api::Chat, Api::Responses]);
+const TEXT: Properties = EVERY_API.of(&[Api::Chat, Api::Responses, Api::Messages]);
 
 fault_table! {
     /// A whole answer with unusual bytes.

@@ -2,6 +2,7 @@
 
 use super::encoding::gzip;
 use super::{Properties, Scene};
+use crate::openai::anthropic::error_body;
 use crate::openai::{request::Api, responses};
 use crate::reply::Reply;
 use serde_json::{Value, json};
@@ -43,6 +44,7 @@ impl DisguiseFault {
             Self::ErrorString => ok(&json!({ "error": "upstream timed out" })),
             Self::ErrorChoice => match answer.request.api {
                 Api::Responses => ok(&responses::failed(answer)),
+                Api::Messages => ok(&error_body(502, "Upstream error from provider", &answer.id)),
                 Api::Chat | Api::Embeddings => {
                     let choice = json!({
                         "error": { "code": 502, "message": "Upstream error from provider" },
@@ -84,7 +86,7 @@ fn cut(bytes: &[u8]) -> Vec<u8> {
 
 /// Empties the list that holds the answer: an item keeps its member `kept`; without one, no item is kept.
 fn emptied(mut body: Value, kept: &str) -> Value {
-    for name in ["choices", "output", "data"] {
+    for name in ["choices", "output", "data", "content"] {
         let Some(items) = body.get_mut(name).and_then(Value::as_array_mut) else {
             continue;
         };

@@ -1,7 +1,7 @@
 //! Refusals of a key: no waiting helps.
 
-use super::Properties;
-use crate::openai::error::ApiError;
+use super::{Properties, Scene};
+use crate::openai::error::{ApiError, ErrorForm};
 use crate::reply::Reply;
 use serde_json::json;
 
@@ -27,13 +27,14 @@ fault_table! {
 }
 
 impl KeyFault {
-    pub(super) fn reply(self) -> Reply {
+    pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
+        let form = scene.form();
         let quota = "You exceeded your current quota, please check your plan and billing details.";
         let billing = "Billing hard limit has been reached";
         let error = |status, code, message: &str| ApiError::new(status, Some(code), message);
         match self {
-            Self::Quota => quota_error(429, quota),
-            Self::QuotaForbidden => quota_error(403, quota),
+            Self::Quota => quota_error(form, 429, quota),
+            Self::QuotaForbidden => quota_error(form, 403, quota),
             Self::QuotaPayment => {
                 let message = "Insufficient credits. Add more to continue.";
                 Reply::json(
@@ -41,24 +42,26 @@ impl KeyFault {
                     &json!({ "error": { "message": message, "code": 402 } }),
                 )
             }
-            Self::Billing => error(429, "billing_hard_limit_reached", billing).reply(),
-            Self::BillingBadRequest => error(400, "billing_hard_limit_reached", billing).reply(),
+            Self::Billing => error(429, "billing_hard_limit_reached", billing).reply(form),
+            Self::BillingBadRequest => {
+                error(400, "billing_hard_limit_reached", billing).reply(form)
+            }
             Self::BillingInactive => {
                 let message = "Your account is not active, please check your billing details.";
                 error(429, "billing_not_active", message)
                     .kind("billing_not_active")
-                    .reply()
+                    .reply(form)
             }
             Self::BillingAnthropic => {
                 let message = "Your credit balance is too low to access the API.";
                 let error = json!({ "type": "invalid_request_error", "message": message });
                 Reply::json(400, &json!({ "type": "error", "error": error }))
             }
-            Self::Invalid => ApiError::unauthorized(Some("sk-0000")).reply(),
+            Self::Invalid => ApiError::unauthorized(form.vendor(), Some("sk-0000")).reply(form),
             Self::Deactivated => {
                 let message =
                     "The OpenAI account associated with this API key has been deactivated.";
-                error(401, "account_deactivated", message).reply()
+                error(401, "account_deactivated", message).reply(form)
             }
             Self::InvalidAzure => {
                 let message =
@@ -69,23 +72,23 @@ impl KeyFault {
                 )
             }
             Self::Forbidden => {
-                ApiError::new(403, None, "You are not allowed to use this model.").reply()
+                ApiError::new(403, None, "You are not allowed to use this model.").reply(form)
             }
             Self::Country => {
                 let message = "Country, region, or territory not supported";
                 error(403, "unsupported_country_region_territory", message)
                     .kind("request_forbidden")
-                    .reply()
+                    .reply(form)
             }
             Self::Challenge => challenge(),
         }
     }
 }
 
-fn quota_error(status: u16, message: &str) -> Reply {
+fn quota_error(form: ErrorForm<'_>, status: u16, message: &str) -> Reply {
     ApiError::new(status, Some("insufficient_quota"), message)
         .kind("insufficient_quota")
-        .reply()
+        .reply(form)
 }
 
 fn challenge() -> Reply {

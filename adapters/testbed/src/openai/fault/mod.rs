@@ -54,7 +54,7 @@ pub use transport::TransportFault;
 pub(super) use rule::Dice;
 
 use super::answer::Answer;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorForm};
 use super::request::{Api, ApiRequest};
 use super::sse::Pace;
 use crate::reply::Reply;
@@ -268,9 +268,9 @@ impl Fault {
     /// Answers a call with this fault.
     pub(super) async fn reply(self, scene: &Scene<'_>) -> Result<Reply, CloseConnection> {
         Ok(match self {
-            Self::Status(status) => ApiError::fault(status).reply(),
+            Self::Status(status) => ApiError::fault(status).reply(scene.form()),
             Self::RateLimit(fault) => fault.reply(scene),
-            Self::Key(fault) => fault.reply(),
+            Self::Key(fault) => fault.reply(scene),
             Self::Request(fault) => fault.reply(scene),
             Self::Overload(fault) => fault.reply(scene),
             Self::Disguise(fault) => fault.reply(scene),
@@ -336,7 +336,7 @@ struct Properties {
 impl Properties {
     /// A failure of any call.
     const FAILURE: Self = Self {
-        apis: &[Api::Chat, Api::Responses, Api::Embeddings],
+        apis: &[Api::Chat, Api::Responses, Api::Embeddings, Api::Messages],
         streamed: None,
         is_answered: false,
         tells_wait: false,
@@ -399,6 +399,14 @@ pub(super) struct Scene<'a> {
 impl Scene<'_> {
     fn model(&self) -> &str {
         &self.answer.request.model
+    }
+
+    /// The form of an error in place of the answer.
+    fn form(&self) -> ErrorForm<'_> {
+        ErrorForm {
+            api: self.answer.request.api,
+            id: &self.answer.id,
+        }
     }
 
     /// The plain answer.

@@ -33,15 +33,16 @@ fault_table! {
 
 impl OverloadFault {
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
+        let form = scene.form();
         match self {
             Self::RequestTimeout => {
-                ApiError::new(408, None, "The request took too long to arrive.").reply()
+                ApiError::new(408, None, "The request took too long to arrive.").reply(form)
             }
-            Self::ServerError => ApiError::fault(500).reply(),
+            Self::ServerError => ApiError::fault(500).reply(form),
             Self::BadGateway => Reply::nginx(502),
-            Self::Unavailable => ApiError::overloaded().reply(),
+            Self::Unavailable => ApiError::overloaded().reply(form),
             Self::UnavailableRetryAfter => ApiError::overloaded()
-                .reply()
+                .reply(form)
                 .header("retry-after", whole_seconds(scene.times.wait)),
             Self::UnavailableNginx => Reply::nginx(503),
             Self::UnavailableText => {

@@ -47,10 +47,10 @@ fault_table! {
 
 impl RateLimitFault {
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
-        let wait = scene.times.wait;
+        let (form, wait) = (scene.form(), scene.times.wait);
         let seconds = whole_seconds(wait);
         let at = unix_seconds(scene.now + wait);
-        let plain = || limited(scene, "").reply();
+        let plain = || limited(scene, "").reply(form);
         let retry_after = |value: String| plain().header("retry-after", value);
         let reset = |value: String| {
             plain()
@@ -88,7 +88,7 @@ impl RateLimitFault {
             Self::Azure => azure(seconds),
             Self::Message => {
                 let hint = format!(" Please try again in {}.", go_duration(wait));
-                limited(scene, &hint).reply()
+                limited(scene, &hint).reply(form)
             }
             Self::Untold => plain(),
             Self::Text => Reply::text(429, "Too Many Requests"),

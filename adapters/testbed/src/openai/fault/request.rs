@@ -31,42 +31,42 @@ fault_table! {
 
 impl RequestFault {
     pub(super) fn reply(self, scene: &Scene<'_>) -> Reply {
-        let model = scene.model();
+        let (form, model) = (scene.form(), scene.model());
         let path = "/v1/chat/completions";
         let error = |status, code, message: &str| ApiError::new(status, code, message);
         match self {
             Self::TooLargeForLimit => {
                 let message = too_large_message(model, "tokens per min (TPM)", 30_000, 36_055);
-                rate_limited(message).kind("tokens").reply()
+                rate_limited(message).kind("tokens").reply(form)
             }
             Self::ContextLength => {
                 let message = "This model's maximum context length is 128000 tokens. However, your \
                                messages resulted in 150000 tokens. Please reduce the length of the messages.";
                 let error = error(400, Some("context_length_exceeded"), message);
-                error.param("messages").reply()
+                error.param("messages").reply(form)
             }
             Self::ContentFilter => {
                 let message = "The response was filtered due to the prompt triggering Azure OpenAI's \
                                content management policy.";
                 error(400, Some("content_filter"), message)
                     .param("prompt")
-                    .reply()
+                    .reply(form)
             }
-            Self::Bad => error(400, None, "The request could not be understood.").reply(),
-            Self::BadParameter => ApiError::max_tokens_unsupported().reply(),
+            Self::Bad => error(400, None, "The request could not be understood.").reply(form),
+            Self::BadParameter => ApiError::max_tokens_unsupported().reply(form),
             Self::BadText => Reply::text(400, "Bad Request"),
             Self::Unprocessable => {
-                error(422, None, "The request is well formed but wrong.").reply()
+                error(422, None, "The request is well formed but wrong.").reply(form)
             }
             Self::BodyTooLarge => Reply::nginx(413),
-            Self::Model => ApiError::unknown_model(model).reply(),
-            Self::Url => ApiError::unknown_url(&Method::POST, path).reply(),
+            Self::Model => ApiError::unknown_model(form.vendor(), model).reply(form),
+            Self::Url => ApiError::unknown_url(&Method::POST, path).reply(form),
             Self::UrlHtml => Reply::nginx(404),
             Self::UrlEmpty => Reply::text(404, ""),
             Self::Method => ApiError::wrong_method(&Method::POST, path, "GET")
-                .reply()
+                .reply(form)
                 .header("allow", "GET"),
-            Self::Conflict => error(409, None, "The resource is being changed.").reply(),
+            Self::Conflict => error(409, None, "The resource is being changed.").reply(form),
             Self::Redirect => Reply::text(308, "").header("location", format_args!("{path}/")),
             Self::RedirectLogin => {
                 let page =

@@ -1,6 +1,8 @@
 //! Streams that end too soon, or with an error.
 
 use super::{Properties, Scene};
+use crate::openai::anthropic::error_body;
+use crate::openai::error::ErrorForm;
 use crate::openai::request::Api;
 use crate::openai::responses;
 use crate::openai::sse::{Ending, Event, EventStream};
@@ -58,21 +60,21 @@ impl StreamFault {
 
     /// Adds the end: an event, bytes, or a break.
     fn finish(self, stream: &mut EventStream, scene: &Scene<'_>) {
-        let api = scene.answer.request.api;
+        let form = scene.form();
         let number = stream.events.len();
         match self {
             Self::Error | Self::ErrorFirst => {
                 let message = "The server had an error while processing your request.";
                 stream
                     .events
-                    .push(error(api, "server_error", 502, message, number));
+                    .push(error(form, "server_error", 502, message, number));
             }
             Self::ErrorRate => {
                 let wait = go_duration(scene.times.wait);
                 let message = format!("Rate limit reached. Please try again in {wait}.");
                 stream
                     .events
-                    .push(error(api, "rate_limit_exceeded", 429, &message, number));
+                    .push(error(form, "rate_limit_exceeded", 429, &message, number));
             }
             Self::ErrorChoice => {
                 let mut chunk = stream.events.first().cloned();
@@ -110,8 +112,9 @@ impl StreamFault {
 }
 
 /// An error event as the API has it.
-fn error(api: Api, kind: &str, status: u16, message: &str, number: usize) -> Event {
-    match api {
+fn error(form: ErrorForm<'_>, kind: &str, status: u16, message: &str, number: usize) -> Event {
+    match form.api {
+        Api::Messages => Event::named("error", error_body(status, message, form.id)),
         Api::Responses => {
             let data = json!({
                 "type": "error",

@@ -76,6 +76,27 @@ fn a_response_has_the_output_and_usage_of_the_service() {
 }
 
 #[test]
+fn the_arguments_of_a_streamed_response_come_in_pieces() {
+    let server = OpenAi::start(config()).unwrap();
+    let body = json!({
+        "model": "m",
+        "input": "x",
+        "stream": true,
+        "tools": [{ "type": "function", "name": "look" }],
+        "tool_choice": { "type": "function", "name": "look" },
+    });
+    let mut client = Client::new(&server);
+    let reply = client.ask("POST", "/v1/responses", KEY, &body.to_string());
+    let events = chunks(&reply.body);
+    let parts = events
+        .iter()
+        .filter(|event| event["type"] == "response.function_call_arguments.delta");
+    let parts: Vec<_> = parts.filter_map(|event| event["delta"].as_str()).collect();
+    assert_eq!(parts.len(), 2);
+    assert_eq!(parts.concat(), r#"{"input":"x"}"#);
+}
+
+#[test]
 fn embeddings_are_numbers_or_base64_of_the_same_numbers() {
     let server = OpenAi::start(config()).unwrap();
     let mut client = Client::new(&server);

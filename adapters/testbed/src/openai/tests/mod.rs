@@ -3,6 +3,7 @@
 mod answers;
 mod control;
 mod faults;
+mod messages;
 mod server;
 mod streams;
 mod transport;
