@@ -14,6 +14,7 @@ mod fault;
 mod in_flight;
 mod messages;
 mod request;
+mod resource;
 mod responses;
 mod route;
 mod service;
@@ -21,6 +22,7 @@ mod sse;
 mod state;
 #[cfg(test)]
 mod tests;
+mod unlimited;
 
 pub use call::{Call, CallStatus, Recording};
 pub use config::{ModelRule, OpenAiConfig, Outage, OutageError};
@@ -97,7 +99,8 @@ const MAX_WAIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 ///
 /// Routes: `POST /v1/chat/completions`, `/v1/responses` and `/v1/embeddings`, the same under `/openai/v1/` and
 /// `/openai/deployments/NAME/` as Azure has them, `POST /v1/messages` as Anthropic has it, `GET /v1/models`, and
-/// `GET /testbed/report`, which returns the [`Report`] to anyone. All other paths get 404.
+/// `GET /testbed/report`, which returns the [`Report`] to anyone. Files, batches, responses and conversations are
+/// kept for the key that made them; requests for them are no calls. All other paths get 404.
 ///
 /// A call arrives when its head has been read, and is judged then: 401 for an unknown key, 429 over the limit,
 /// 503 (529 for messages) over the concurrency. Then its body is read (413 above 8 MiB, 408 after 30 s) and checked

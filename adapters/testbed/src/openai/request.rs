@@ -55,6 +55,14 @@ pub(super) struct EmbeddingOptions {
     pub(super) base64: bool,
 }
 
+/// What a response goes on from, and whether it is kept so that others go on from it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct Links {
+    pub(super) previous_response: Option<String>,
+    pub(super) conversation: Option<String>,
+    pub(super) is_kept: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiRequest {
     pub(super) api: Api,
@@ -72,6 +80,7 @@ pub(super) struct ApiRequest {
     /// Name of the function that must be called.
     pub(super) tool: Option<String>,
     pub(super) embedding: EmbeddingOptions,
+    pub(super) links: Links,
 }
 
 impl ApiRequest {
@@ -84,6 +93,12 @@ impl ApiRequest {
             Api::Embeddings => request.embeddings(&call),
             Api::Messages => request.messages(&call),
         }
+    }
+
+    /// Parses a request to count the tokens of a message.
+    pub(super) fn parse_count(body: &[u8]) -> Result<Self, ApiError> {
+        let (request, call) = Self::named(Api::Messages, None, body)?;
+        request.with_messages(&call)
     }
 
     /// Parses a body up to the name of its model.
@@ -118,6 +133,7 @@ impl ApiRequest {
             has_max_tokens: false,
             tool: None,
             embedding: EmbeddingOptions::default(),
+            links: Links::default(),
         }
     }
 
@@ -202,6 +218,14 @@ impl ApiRequest {
         let instructions = call.get("instructions").and_then(Value::as_str);
         self.prompt_tokens += instructions.map_or(0, words);
         self.max_output = whole(call, "max_output_tokens")?.map(|most| ("max_output_tokens", most));
+        let name = |value: &Value| value.as_str().map(str::to_owned);
+        self.links = Links {
+            previous_response: call.get("previous_response_id").and_then(name),
+            conversation: call
+                .get("conversation")
+                .and_then(|value| name(value.get("id").unwrap_or(value))),
+            is_kept: call.get("store") != Some(&Value::Bool(false)),
+        };
         self.stream = stream(call)?;
         self.tool = forced_tool(call);
         Ok(self)
@@ -255,7 +279,7 @@ impl ApiRequest {
 }
 
 /// Parses a body that must be a JSON object.
-fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     serde_json::from_slice(body).map_err(|_| ApiError::invalid("the body must be a JSON object"))
 }
 

@@ -1,6 +1,7 @@
 //! The Responses API, whole and streamed.
 
 use super::answer::{Answer, Finish, halves};
+use super::resource::Kind;
 use super::sse::{Event, EventStream, Pace};
 use serde_json::{Value, json};
 
@@ -107,12 +108,15 @@ fn with(place: &Value, name: &str, value: Value) -> Value {
 }
 
 fn started(answer: &Answer, status: &str) -> Value {
+    let links = &answer.request.links;
+    let conversation = links.conversation.as_ref().map(|id| json!({ "id": id }));
     json!({
-        "id": format!("resp_{}", answer.id),
+        "id": Kind::Response.id(&answer.id),
         "object": "response",
         "created_at": answer.created,
         "status": status,
         "background": false,
+        "conversation": conversation,
         "error": null,
         "incomplete_details": null,
         "instructions": null,
@@ -121,10 +125,10 @@ fn started(answer: &Answer, status: &str) -> Value {
         "model": answer.request.model,
         "output": [],
         "parallel_tool_calls": true,
-        "previous_response_id": null,
+        "previous_response_id": links.previous_response,
         "reasoning": { "effort": null, "summary": null },
         "service_tier": "default",
-        "store": true,
+        "store": links.is_kept,
         "temperature": 1.0,
         "text": { "format": { "type": "text" } },
         "tool_choice": "auto",

@@ -1,6 +1,7 @@
 //! Paths and credentials.
 
 use super::request::Api;
+use super::resource::Kind;
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use hyper::{Method, Uri};
 
@@ -12,24 +13,39 @@ pub(super) enum Route<'a> {
         /// Azure's name for the model.
         deployment: Option<&'a str>,
     },
+    Unlimited(Want<'a>),
     Models,
     Model(&'a str),
     Report,
-    /// A known path, and the method that it takes.
+    /// A known path, and the methods that it takes.
     WrongMethod(&'static str),
     /// A path of Azure without its `api-version`.
     NoApiVersion,
     Unknown,
 }
 
+/// A request that counts against no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want<'a> {
+    CreateFile,
+    CreateBatch,
+    CreateConversation,
+    Read(Kind, &'a str),
+    Delete(Kind, &'a str),
+    /// The bytes of a file.
+    Content(&'a str),
+    /// The tokens of a message to Anthropic.
+    CountTokens,
+}
+
 impl<'a> Route<'a> {
     pub(super) fn of(method: &Method, uri: &'a Uri) -> Self {
         let path = uri.path();
-        let route = Self::of_path(path, uri.query().unwrap_or(""));
+        let route = Self::of_path(method, path, uri.query().unwrap_or(""));
         let wanted = match route {
             Self::Call { .. } => Method::POST,
             Self::Models | Self::Model(_) | Self::Report => Method::GET,
-            Self::WrongMethod(_) | Self::NoApiVersion | Self::Unknown => {
+            Self::Unlimited(_) | Self::WrongMethod(_) | Self::NoApiVersion | Self::Unknown => {
                 return route;
             }
         };
@@ -44,7 +60,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn of_path(path: &'a str, query: &str) -> Self {
+    fn of_path(method: &Method, path: &'a str, query: &str) -> Self {
         if path == "/testbed/report" {
             return Self::Report;
         }
@@ -76,11 +92,47 @@ impl<'a> Route<'a> {
                     Self::Call { api, deployment }
                 }
                 (None, Some(id)) if !id.is_empty() => Self::Model(id),
-                (None, Some(_) | None) => Self::Unknown,
+                (None, Some(_) | None) => unlimited(method, rest).unwrap_or(Self::Unknown),
             },
             None => Self::Unknown,
         }
     }
+}
+
+/// Returns what a request wants that counts against no limit, or the methods that its path takes.
+fn unlimited<'a>(method: &Method, rest: &'a str) -> Option<Route<'a>> {
+    let only = |allowed: Method, want| match allowed == *method {
+        true => Route::Unlimited(want),
+        false if allowed == Method::POST => Route::WrongMethod("POST"),
+        false => Route::WrongMethod("GET"),
+    };
+    match rest {
+        "files" => return Some(only(Method::POST, Want::CreateFile)),
+        "batches" => return Some(only(Method::POST, Want::CreateBatch)),
+        "conversations" => return Some(only(Method::POST, Want::CreateConversation)),
+        "messages/count_tokens" => return Some(only(Method::POST, Want::CountTokens)),
+        _ => {}
+    }
+    let (collection, id) = rest.split_once('/')?;
+    let kind = match collection {
+        "files" => Kind::File,
+        "batches" => Kind::Batch,
+        "responses" => Kind::Response,
+        "conversations" => Kind::Conversation,
+        _ => return None,
+    };
+    let content = id.strip_suffix("/content").filter(|_| kind == Kind::File);
+    let plain = content.unwrap_or(id);
+    if plain.is_empty() || plain.contains('/') {
+        return None;
+    }
+    Some(match content {
+        Some(id) => only(Method::GET, Want::Content(id)),
+        None if kind == Kind::Batch => only(Method::GET, Want::Read(kind, id)),
+        None if *method == Method::GET => Route::Unlimited(Want::Read(kind, id)),
+        None if *method == Method::DELETE => Route::Unlimited(Want::Delete(kind, id)),
+        None => Route::WrongMethod("GET, DELETE"),
+    })
 }
 
 fn api(rest: &str) -> Option<Api> {
@@ -131,6 +183,13 @@ mod tests {
             ("/v1/models", Route::WrongMethod("GET")),
             ("/v1/messages", call(Api::Messages, None)),
             ("/openai/v1/messages", Route::Unknown),
+            ("/v1/files", Route::Unlimited(Want::CreateFile)),
+            ("/v1/files/", Route::Unknown),
+            ("/v1/files/file-1", Route::WrongMethod("GET, DELETE")),
+            ("/v1/files/file-1/content", Route::WrongMethod("GET")),
+            ("/v1/files/file-1/content/x", Route::Unknown),
+            ("/v1/batches/batch_1", Route::WrongMethod("GET")),
+            ("/v1/batches/batch_1/content", Route::Unknown),
             ("/v1/chat/completion", Route::Unknown),
             ("/chat/completions", Route::Unknown),
             ("/v1/audio/transcriptions", Route::Unknown),

@@ -9,17 +9,20 @@ use super::error::{ApiError, ErrorForm, over_limit};
 use super::fault::{Fault, Scene};
 use super::in_flight::InFlight;
 use super::request::{Api, ApiRequest, Vendor};
-use super::route::{Route, credential};
+use super::resource::Kind;
+use super::responses;
+use super::route::{Route, Want, credential};
 use super::state::{Draw, Upstream, plan};
+use super::unlimited::Visit;
 use crate::clock::unix_now;
-use crate::judge::{CallEnd, Ruling, Usages};
+use crate::judge::{CallEnd, KeyId, Ruling, Usages};
 use crate::reply::Reply;
 use crate::report::Report;
 use crate::server::{CloseConnection, Connection, Orders, Payload, Site, drain, read_body};
 use crate::text::go_duration;
 use alloc::sync::Arc;
 use core::time::Duration;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
@@ -102,10 +105,26 @@ async fn respond(
         };
         return exchange.call(body).await;
     }
-    let api = Api::Chat;
+    let api = if matches!(route, Route::Unlimited(Want::CountTokens)) {
+        Api::Messages
+    } else {
+        Api::Chat
+    };
     let form = ErrorForm { api, id: &id };
-    drain(body).await;
-    let reply = other(&upstream, &route, form, &head);
+    let reply = if let Route::Unlimited(want) = route {
+        let (upstream, head) = (&upstream, &head);
+        let visit = Visit {
+            upstream,
+            want,
+            head,
+            arrived,
+            form,
+        };
+        visit.answer(body).await
+    } else {
+        drain(body).await;
+        other(&upstream, &route, form, &head)
+    };
     Ok(with_id(reply, form).into_response(|| ()))
 }
 
@@ -123,7 +142,9 @@ fn other(upstream: &Upstream, route: &Route<'_>, form: ErrorForm<'_>, head: &Par
             let error = json!({ "code": "404", "message": "Resource not found" });
             Reply::json(404, &json!({ "error": error }))
         }
-        Route::Unknown | Route::Call { .. } => ApiError::unknown_url(method, path).reply(form),
+        Route::Unknown | Route::Call { .. } | Route::Unlimited(_) => {
+            ApiError::unknown_url(method, path).reply(form)
+        }
     }
 }
 
@@ -254,7 +275,9 @@ impl Exchange<'_> {
         };
         let request = request.and_then(|request| {
             in_flight.note_request(&request);
-            request.check(&upstream.models, &upstream.model_rules)
+            let request = request.check(&upstream.models, &upstream.model_rules)?;
+            upstream.read(|state| state.resources.check(in_flight.key(), &request))?;
+            Ok(request)
         });
         let request = match request {
             Ok(request) => request,
@@ -322,6 +345,9 @@ impl Exchange<'_> {
     ) -> Result<HttpResponse, CloseConnection> {
         let upstream = self.upstream;
         in_flight.plan_answer();
+        if draw.fault.is_none_or(Fault::is_answered) {
+            self.keep(in_flight.key(), answer);
+        }
         let model = Some(answer.request.model.as_str());
         let Some(fault) = draw.fault else {
             return Ok(self.finish(in_flight, answer.reply(&draw.pace), model));
@@ -356,6 +382,15 @@ impl Exchange<'_> {
             return Ok(self.respond(in_flight, reply));
         }
         Ok(self.finish(in_flight, reply, model))
+    }
+
+    /// Keeps a response, so that its key may ask for it and go on from it.
+    fn keep(&self, key: KeyId, answer: &Answer) {
+        if answer.request.links.is_kept {
+            let (id, response) = (Kind::Response.id(&answer.id), responses::whole(answer));
+            self.upstream
+                .change(|state| state.resources.keep(id, key, &response, Bytes::new()));
+        }
     }
 
     /// Adds the headers on limits, unless a proxy made the answer.

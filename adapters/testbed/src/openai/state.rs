@@ -7,6 +7,7 @@ use super::call::{CallStatus, Log, LogIndex};
 use super::config::{ModelRule, OpenAiConfig, Outage};
 use super::fault::{Dice, Fault, FaultTimes};
 use super::request::ApiRequest;
+use super::resource::Resources;
 use super::sse::Pace;
 use crate::clock::{Clock, unix_now};
 use crate::judge::{CallEnd, Judge, JudgeConfig, KeyId};
@@ -62,6 +63,7 @@ pub(super) struct State {
     pub(super) judge: Judge,
     pub(super) dice: Dice,
     pub(super) log: Log,
+    pub(super) resources: Resources,
     /// Faults of the next valid calls, before all rules.
     pub(super) script: VecDeque<Fault>,
     /// The fault of an outage that a test began.
@@ -114,6 +116,7 @@ impl Upstream {
                 judge: Judge::new(judge, config.keys),
                 dice: Dice::new(config.faults, config.seed ^ FAULT_SEED),
                 log: Log::new(config.recording),
+                resources: Resources::default(),
                 script: VecDeque::new(),
                 outage: None,
                 connections_opened: 0,

@@ -134,6 +134,21 @@ fn a_forced_tool_of_a_message_is_called_with_the_prompt() {
 }
 
 #[test]
+fn tokens_are_counted_without_a_call() {
+    let server = OpenAi::start(config()).unwrap();
+    let mut client = Client::new(&server);
+    let path = "/v1/messages/count_tokens";
+    let reply = ask(&mut client, path, &headers(KEY), &call());
+    assert_eq!(reply.json(), json!({ "input_tokens": 2 }));
+    let reply = ask(&mut client, path, &headers("sk-stranger"), &call());
+    assert_eq!(
+        (reply.status, error_type(&reply).as_str()),
+        (401, "authentication_error")
+    );
+    assert_eq!(server.stop().calls, 0);
+}
+
+#[test]
 fn an_error_is_in_the_form_of_anthropic() {
     let server = OpenAi::start(OpenAiConfig {
         limit: NonZeroU32::new(5),

@@ -4,6 +4,7 @@ mod answers;
 mod control;
 mod faults;
 mod messages;
+mod resources;
 mod server;
 mod streams;
 mod transport;
