@@ -22,10 +22,15 @@ use std::sync::mpsc;
 pub(crate) enum Command {
     /// Serve an OpenAI-compatible API with a rate limit for each key.
     ///
-    /// Routes: POST /v1/chat/completions, /v1/responses (both also streamed) and /v1/embeddings,
-    /// GET /v1/models, and GET /testbed/report (what the server saw). An answer is an echo of the
-    /// last user message; a word is a token. The server enforces the limits by its own count, and
-    /// answers 429 as the real service does.
+    /// Routes:
+    ///   POST /v1/chat/completions, /v1/responses, /v1/messages (Anthropic): also streamed, with tools
+    ///   POST /v1/embeddings, /v1/messages/count_tokens
+    ///   POST /v1/files, /v1/batches, /v1/conversations; GET each and /v1/responses by id
+    ///   GET /v1/models, and GET /testbed/report (what the server saw)
+    ///
+    /// An answer is an echo of the last user message; a word is a token. The server enforces the
+    /// limits by its own count, and answers 429 as the real service does. Files, batches, responses
+    /// and conversations exist only for the key that made them.
     ///
     /// The first line of standard output is the address. Stop the server with an interrupt (Ctrl-C);
     /// it then prints its report as JSON.
