@@ -56,19 +56,25 @@ fn leave_out(reason: &str) {
     println!("left out: {reason}");
 }
 
+/// Starts a gateway before a service, with its first key, and returns its URL too.
+fn gateway_with_one_key(testbed: &Testbed) -> (Gateway, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys.txt");
+    fs::write(&keys, "sk-testbed-0001\n").expect("a file");
+    let keys = keys.to_str().expect("a path of text");
+    let url = format!("{}/v1", testbed.url);
+    let gateway = Gateway::start(&["--port", "0", "--openai", &url, "--keys", keys]);
+    let through = format!("http://{}", gateway.address);
+    (gateway, through)
+}
+
 #[test]
 fn openais_packages_see_no_difference_between_the_service_and_the_gateway() {
     let testbed = Testbed::start(&["--keys", "1"]);
     if let Some(printed) = python("openai", "openai_package.py", &[&testbed.url]) {
         assert_eq!(printed, "ok\n");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let keys = folder.path().join("keys.txt");
-    fs::write(&keys, "sk-testbed-0001\n").unwrap();
-    let keys = keys.to_str().unwrap();
-    let url = format!("{}/v1", testbed.url);
-    let gateway = Gateway::start(&["--port", "0", "--openai", &url, "--keys", keys]);
-    let through = format!("http://{}", gateway.address);
+    let (gateway, through) = gateway_with_one_key(&testbed);
     let both = [testbed.url.as_str(), &through];
     let printed = [
         python("openai", "openai_package.py", &both),
@@ -76,6 +82,18 @@ fn openais_packages_see_no_difference_between_the_service_and_the_gateway() {
     ];
     for printed in printed.into_iter().flatten() {
         assert_eq!(printed, "ok\n");
+    }
+    gateway.end();
+}
+
+#[test]
+fn anthropics_package_sees_no_difference_between_the_service_and_the_gateway() {
+    let testbed = Testbed::start(&["--keys", "1"]);
+    let (gateway, through) = gateway_with_one_key(&testbed);
+    for urls in [&[testbed.url.as_str()][..], &[&testbed.url, &through]] {
+        if let Some(printed) = python("anthropic", "anthropic_package.py", urls) {
+            assert_eq!(printed, "ok\n");
+        }
     }
     gateway.end();
 }
