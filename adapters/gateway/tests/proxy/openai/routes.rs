@@ -143,3 +143,109 @@ fn the_models_of_all_pools_are_listed_without_a_call_for_each() {
         .sum();
     assert!(asked <= 1, "{asked}");
 }
+
+/// Asks for JSON, which must come with this status.
+fn get(address: SocketAddr, method: &str, path: &str, status: u16) -> Answer {
+    let answer = ask(
+        address,
+        &format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+    );
+    assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+    answer
+}
+
+fn id_of(answer: &Answer) -> String {
+    let body: Value = serde_json::from_str(answer.text()).expect("JSON");
+    body["id"].as_str().expect("an id").to_owned()
+}
+
+fn send_file(address: SocketAddr, text: &str) -> Answer {
+    let body = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
+        --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n{text}\r\n--b--\r\n"
+    );
+    ask(
+        address,
+        &format!(
+            "POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n\
+            content-length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    )
+}
+
+#[test]
+fn what_a_key_has_made_goes_to_that_key_again_over_restarts_too() {
+    let service = service(4, "");
+    let folder = tempfile::tempdir().unwrap();
+    let top = format!("state = \"{}\"\n", folder.path().join("state").display());
+    let text = top + &text_of(&service, "", "", "");
+    let running = started(&text, &service);
+    let address = running.address;
+    // Each is made by another key.
+    let files: Vec<(String, String)> = (0..4)
+        .map(|number| {
+            let made = send_file(address, &format!("line {number}"));
+            assert_eq!(made.status, 200, "{}", made.text());
+            let key = made.header("x-leasehold-key").unwrap().to_owned();
+            (id_of(&made), key)
+        })
+        .collect();
+    let keys: std::collections::BTreeSet<_> = files.iter().map(|(_, key)| key).collect();
+    assert_eq!(keys.len(), 4);
+    let mut needs = Vec::new();
+    for (file, key) in &files {
+        let body =
+            json!({"input_file_id": file, "endpoint": "/v1/responses", "completion_window": "24h"});
+        let made = ask(address, &request("/v1/batches", "", &body));
+        assert_eq!(
+            (made.status, made.header("x-leasehold-key")),
+            (200, Some(key.as_str()))
+        );
+        needs.push((format!("/v1/batches/{}", id_of(&made)), key));
+        needs.push((format!("/v1/files/{file}/content"), key));
+    }
+    let respond = |address: SocketAddr, before: &str, stream: bool| {
+        let mut body = json!({"model": "gpt-4o", "input": "hello", "stream": stream});
+        if !before.is_empty() {
+            body["previous_response_id"] = before.into();
+        }
+        ask(address, &request("/v1/responses", "", &body))
+    };
+    // A chain of answers stays with one key, however they come.
+    let mut last = (String::new(), None);
+    for stream in [false, true, true, false, true, false] {
+        let answer = respond(address, &last.0, stream);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let key = answer.header("x-leasehold-key").map(str::to_owned);
+        assert!(
+            last.1.is_none() || key == last.1,
+            "{key:?} after {:?}",
+            last.1
+        );
+        let id = match stream {
+            false => id_of(&answer),
+            true => {
+                let first: Value = serde_json::from_str(&events(&answer)[0]).unwrap();
+                first["response"]["id"].as_str().expect("an id").to_owned()
+            }
+        };
+        last = (id, key);
+    }
+    running.gateway.drain();
+    let running = started(&text, &service);
+    for (path, key) in &needs {
+        let answer = get(running.address, "GET", path, 200);
+        assert_eq!(
+            answer.header("x-leasehold-key"),
+            Some(key.as_str()),
+            "{path}"
+        );
+    }
+    let answer = respond(running.address, &last.0, false);
+    assert_eq!(answer.header("x-leasehold-key").map(str::to_owned), last.1);
+    // Nothing is known of what others have made.
+    get(running.address, "GET", "/v1/files/file-unknown", 404);
+    let state = std::fs::read_to_string(folder.path().join("state")).unwrap();
+    assert!(files.iter().all(|(file, _)| !state.contains(file)));
+}
