@@ -6,8 +6,9 @@ use core::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use leasehold_core::limit::Cost;
 use leasehold_protocol::verdict::{Answer, Context, Fate, Kind, Next, Outcome, Pause};
-use leasehold_protocol::verdict::{body_as_json, read, verdict};
+use leasehold_protocol::verdict::{body_as_json, judge, read, verdict};
 use leasehold_protocol::{ApiKey, Call, MAX_TEXT, MAX_WAIT, Rests};
+use serde_json::Value;
 
 /// An answer.
 #[derive(Clone, Debug, Arbitrary)]
@@ -97,6 +98,9 @@ pub fn run(case: &Case) {
 
     let (judged, completion) = read(&answer, now, &context);
     assert_eq!(verdict(&answer, now, &context), judged);
+    if serde_json::from_slice::<Value>(&body).is_ok() {
+        assert_eq!(judge(&answer, now, &context), judged);
+    }
     assert_eq!(completion.is_some(), status.is_success());
     assert_eq!(judged.status, Some(status));
     assert!(judged.kind.was_sent());

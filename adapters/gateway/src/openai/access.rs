@@ -6,6 +6,7 @@ use super::Asked;
 use crate::account::Account;
 use crate::admin::{self, Need, Rules, Sender};
 use crate::callers::Caller;
+use core::net::IpAddr;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use leasehold_core::balance::stable_hash;
@@ -68,9 +69,12 @@ fn check_sender(asked: &Asked<'_>) -> Result<(), Refusal> {
 
 /// Tells callers without keys of their own apart: by the credential that they send, and by their address.
 fn flow(asked: &Asked<'_>, given: Option<&[u8]>) -> u64 {
-    let client = asked.client.map(|client| client.to_string());
-    let client = client.unwrap_or_default();
-    stable_hash(&[given.unwrap_or_default(), b" ", client.as_bytes()].concat())
+    let client = match asked.client {
+        Some(IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(address)) => address.octets(),
+        None => [0; 16],
+    };
+    stable_hash(&[given.unwrap_or_default(), &client].concat())
 }
 
 /// Returns the credential of a caller, wherever its SDK puts it.

@@ -21,7 +21,7 @@ use http::response::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use leasehold_protocol::verdict::{
-    Answer, Context, Failure, Next, Tally, Verdict, read, verdict_of_failure,
+    Answer, Context, Failure, Next, Tally, Verdict, judge, read, verdict_of_failure,
 };
 use leasehold_protocol::{ApiKey, Asked, Refusal, is_event_stream, made_ids};
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome};
@@ -346,7 +346,7 @@ impl Attempts {
             connection,
         } = sent;
         let (parts, body) = response.into_parts();
-        settle.observe(&parts, &self.context(&settle.backend));
+        settle.observe(&parts);
         let body = BackendBody::new(
             body,
             connection,
@@ -386,7 +386,9 @@ impl Attempts {
             let _ = lease.release(settle.release(&verdict));
             return Attempted::Failed(verdict, None);
         }
-        self.note_made(&settle, body.made_ids());
+        if self.call.asked.is_kept {
+            self.note_made(&settle, body.made_ids());
+        }
         parts.headers.remove(CONTENT_LENGTH);
         let body = LeasedBody::classified(body, lease, Outcome::Ok, settle);
         let drains = self.drains.then(|| Rc::clone(&self.worker));
@@ -395,7 +397,7 @@ impl Attempts {
 
     /// Notes what the service keeps for this key.
     fn note_made(&self, settle: &Settle, ids: &[String]) {
-        if self.call.asked.is_kept && !ids.is_empty() {
+        if !ids.is_empty() {
             let shared = self.worker.shared();
             let resources = shared.resources();
             resources.note(shared, &settle.pool, settle.backend.name(), ids);
@@ -438,10 +440,15 @@ impl Attempts {
             headers: &parts.headers,
             body: Some(&bytes),
         };
-        let (verdict, completion) = read(&answer, since_1970(), &context);
-        if let Some(completion) = completion {
-            self.note_made(settle, &made_ids(&completion.raw));
-        }
+        let verdict = if self.call.asked.is_kept {
+            let (verdict, completion) = read(&answer, since_1970(), &context);
+            if let Some(completion) = completion {
+                self.note_made(settle, &made_ids(&completion.raw));
+            }
+            verdict
+        } else {
+            judge(&answer, since_1970(), &context)
+        };
         let _ = lease.release(settle.release(&verdict));
         // An answer that was paid for is the caller's, whatever is in it.
         if parts.status.is_success() && verdict.error.is_none() {

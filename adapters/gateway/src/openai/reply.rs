@@ -38,7 +38,10 @@ pub(super) fn passed(
 }
 
 fn tell(headers: &mut HeaderMap, told: &Told) {
-    let millis = |time: Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
+    let millis = |time: Duration| {
+        let micros = time.as_micros();
+        format!("{}.{:03}", micros / 1_000, micros % 1_000)
+    };
     for (name, value) in [
         ("x-leasehold-key", told.key.clone()),
         ("x-leasehold-pool", told.pool.clone()),

@@ -11,7 +11,7 @@ use crate::lock;
 use core::time::Duration;
 use http::response::Parts;
 use leasehold_core::limit::Cost;
-use leasehold_protocol::verdict::{Answer, Context, Fate, Pause, Verdict, verdict};
+use leasehold_protocol::verdict::{Fate, Pause, Verdict, told_limits};
 use leasehold_sync::{MemberId, Outcome, Release};
 use leasehold_tokio::{BodyEnd, ClassifyEnd};
 use std::sync::{Arc, Mutex};
@@ -35,13 +35,8 @@ pub(crate) struct Settle {
 
 impl Settle {
     /// Learns the limits that an answer's head tells. They hold from now on, and not from the end of its body on.
-    pub(super) fn observe(&self, parts: &Parts, context: &Context<'_>) {
-        let answer = Answer {
-            status: parts.status,
-            headers: &parts.headers,
-            body: None,
-        };
-        for limit in verdict(&answer, since_1970(), context).limits {
+    pub(super) fn observe(&self, parts: &Parts) {
+        for limit in told_limits(&parts.headers, since_1970()) {
             if let Some((unit, left, reset)) = limit.observation() {
                 // A leased member can't have been removed.
                 let sync = self.pool.pool().blocking();

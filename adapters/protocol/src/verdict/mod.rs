@@ -3,6 +3,7 @@
 //! Invariant: a status code has a meaning in the table and nowhere else. No text of a verdict holds the
 //! key, and no wait is longer than a day.
 
+mod brief;
 mod kind;
 mod sign;
 mod table;
@@ -130,6 +131,35 @@ pub struct Verdict {
 #[must_use]
 pub fn verdict(answer: &Answer<'_>, now: Duration, context: &Context<'_>) -> Verdict {
     read(answer, now, context).0
+}
+
+/// Judges a whole answer that is not needed itself; as [`verdict`], but without building a plain answer's JSON.
+///
+/// ```
+/// # use core::time::Duration;
+/// # use http::{HeaderMap, StatusCode};
+/// # use leasehold_protocol::Call;
+/// # use leasehold_protocol::verdict::{Answer, Context, judge, verdict};
+/// let body = br#"{"choices": [{"message": {"content": "hello"}}], "usage": {"total_tokens": 7}}"#;
+/// let answer = Answer { status: StatusCode::OK, headers: &HeaderMap::new(), body: Some(body) };
+/// let context = Context { call: Call::Chat, key: None };
+/// let now = Duration::from_secs(1_800_000_000);
+/// assert_eq!(judge(&answer, now, &context), verdict(&answer, now, &context));
+/// ```
+#[must_use]
+pub fn judge(answer: &Answer<'_>, now: Duration, context: &Context<'_>) -> Verdict {
+    let body = answer.body.filter(|_| table::is_success(answer.status));
+    let reading = body.and_then(|body| brief::read(context.call, body));
+    match reading {
+        Some(reading) => judge_reading(answer.status, answer.headers, reading, now, context).0,
+        None => verdict(answer, now, context),
+    }
+}
+
+/// Returns the limits that the headers of an answer tell, which was at `now` since 1970.
+#[must_use]
+pub fn told_limits(headers: &HeaderMap, now: Duration) -> Vec<LearnedLimit> {
+    learned(headers, AnswerTime::of(headers, now))
 }
 
 /// Judges an answer, and returns it in one form if it is one or may have been paid for.
