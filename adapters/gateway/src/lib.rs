@@ -12,6 +12,7 @@ mod caller_limits;
 mod callers;
 mod clock;
 mod connections;
+mod drain;
 mod gateway;
 mod listener;
 mod names;

@@ -5,6 +5,7 @@
 use crate::access_log::LogBuffer;
 use crate::bind::Bound;
 use crate::connections::Connections;
+use crate::drain::{Drain, Draining};
 use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
@@ -33,6 +34,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     idle: IdleConnections,
     log: RefCell<LogBuffer>,
+    drain: Drain,
 }
 
 /// A listener that a worker accepts from.
@@ -70,9 +72,15 @@ impl Worker {
     }
 
     /// Waits until the gateway drains.
-    pub(crate) async fn draining(&self) {
+    pub(crate) fn draining(&self) -> Draining<'_> {
+        self.drain.begun()
+    }
+
+    /// Waits until the gateway drains, and tells the thread's tasks.
+    async fn follow_drain(&self) {
         // The sender lives as long as `shared`.
         let _ = self.shared.drain().wait_for(|drains| *drains).await;
+        self.drain.begin();
     }
 
     /// Lets a task go on by itself; not while the gateway drains, when all of them are about to end.
@@ -102,6 +110,7 @@ pub(crate) fn run(
         shared,
         idle: IdleConnections::default(),
         log: RefCell::default(),
+        drain: Drain::default(),
     });
     runtime.block_on(async {
         let open = Rc::new(Open::default());
@@ -109,7 +118,7 @@ pub(crate) fn run(
             spawn_local(accept_all(Rc::clone(&worker), listener, Rc::clone(&open)));
         }
         spawn_local(keep_house(Rc::clone(&worker)));
-        worker.draining().await;
+        worker.follow_drain().await;
         // Those that have not ended by then are cut.
         let _ = timeout(longest, open.all_closed()).await;
     });
