@@ -4,13 +4,16 @@
 
 use crate::clock::now;
 use core::pin::Pin;
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll, Waker};
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer for such a deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Patience {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// The task that the timer wakes.
+    task: Option<Waker>,
 }
 
 impl Patience {
@@ -21,13 +24,24 @@ impl Patience {
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
+            self.task = None;
         }
-        loop {
-            ready!(sleep.as_mut().poll(context));
+        let task = context.waker();
+        let is_known = self.task.as_ref().is_some_and(|one| one.will_wake(task));
+        // A timer that runs and knows its task need not be told of it again.
+        if is_known && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        while sleep.as_mut().poll(context).is_ready() {
             if now() >= deadline {
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
         }
+        // Without budget, tokio has woken the task at once and not told the timer.
+        if !is_known && coop::has_budget_remaining() {
+            self.task = Some(task.clone());
+        }
+        Poll::Pending
     }
 }
