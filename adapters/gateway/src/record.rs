@@ -3,7 +3,7 @@
 //! Invariant: each request that was begun is counted and logged once, at its end, however that comes.
 
 use crate::backend::Backend;
-use crate::clock::now;
+use crate::clock::poll_time;
 use crate::proxy::CallerState;
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -98,7 +98,7 @@ impl Record {
         Self {
             worker: Rc::clone(worker),
             state: Arc::clone(state),
-            started: now(),
+            started: poll_time(),
             client: None,
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -116,6 +116,11 @@ impl Record {
             limits: None,
             is_counted: true,
         }
+    }
+
+    /// Returns the time since it began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        poll_time().saturating_duration_since(self.started)
     }
 
     pub(crate) fn count(&mut self, bytes: usize) {

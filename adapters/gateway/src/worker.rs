@@ -64,7 +64,7 @@ impl Worker {
     pub(crate) fn finish(&self, record: &Record) {
         let is_ok = !record.status.is_server_error()
             && !matches!(record.end, End::BackendBroke | End::BackendStalled);
-        let took = record.started.elapsed();
+        let took = record.elapsed();
         self.shared.totals().count(is_ok, took);
         if let Some(queue) = self.shared.log() {
             self.log.borrow_mut().add(queue, record, took);

@@ -4,7 +4,7 @@
 //! connection is kept.
 
 use crate::backend::Backend;
-use crate::clock::now;
+use crate::clock::poll_time;
 use crate::openai::{HeldStream, RelayedBody, Settle};
 use crate::patience::Patience;
 use crate::record::{End, Record};
@@ -287,7 +287,7 @@ impl Body for BackendBody {
                 Poll::Ready(Some(frame.map_err(CutAnswer::Broken)))
             }
             Poll::Pending => {
-                let since = *this.since.get_or_insert_with(now);
+                let since = *this.since.get_or_insert_with(poll_time);
                 let stalled = this.waiting.poll(context, since + this.bounds.body_idle);
                 stalled.map(|()| Some(Err(CutAnswer::Stalled)))
             }

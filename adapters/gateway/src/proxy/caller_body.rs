@@ -2,7 +2,7 @@
 //!
 //! Invariant: what has become of it is told while and after it is read: not touched, begun, ended or failed.
 
-use crate::clock::now;
+use crate::clock::poll_time;
 use bytes::Bytes;
 use core::cell::Cell;
 use core::fmt;
@@ -149,7 +149,7 @@ impl Body for CallerBody {
         let frame = match ready!(body.poll_frame(context)) {
             None => {
                 self.body = None;
-                self.progress.ended.set(Some(now()));
+                self.progress.ended.set(Some(poll_time()));
                 return Poll::Ready(None);
             }
             Some(Err(cut)) => return self.fail(cut),
@@ -163,7 +163,7 @@ impl Body for CallerBody {
             None => return self.fail(CutBody::TooLong),
         }
         if has_ended {
-            self.progress.ended.set(Some(now()));
+            self.progress.ended.set(Some(poll_time()));
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -4,7 +4,7 @@
 //! the listener's bounds allow without reading or sending.
 
 use super::framing::{Framing, Place, SoundBytes};
-use crate::clock::now;
+use crate::clock::poll_time;
 use crate::lock;
 use crate::patience::Patience;
 use core::pin::Pin;
@@ -91,7 +91,7 @@ impl<S> CallerIo<S> {
             state,
             framing: Framing::new(max_line),
             bounds,
-            since: now(),
+            since: poll_time(),
             is_first: true,
             was_busy: false,
             reading: Patience::default(),
@@ -104,7 +104,7 @@ impl<S> CallerIo<S> {
     fn longest_wait(&mut self) -> Option<Duration> {
         let is_busy = self.state.is_busy.load(Ordering::Relaxed);
         if self.was_busy && !is_busy {
-            self.since = now();
+            self.since = poll_time();
         }
         self.was_busy = is_busy;
         match self.framing.place() {
@@ -131,7 +131,7 @@ impl<S> CallerIo<S> {
         }
         // A head counts from its first byte, a body from its last.
         if self.framing.place() != Place::Head || before != Place::Head {
-            self.since = now();
+            self.since = poll_time();
         }
         self.is_first &= matches!(self.framing.place(), Place::Start | Place::Head);
     }
@@ -198,7 +198,7 @@ impl<S: AsyncWrite + Unpin> CallerIo<S> {
             self.blocked_since = None;
             return result;
         }
-        let since = *self.blocked_since.get_or_insert_with(now);
+        let since = *self.blocked_since.get_or_insert_with(poll_time);
         ready!(self.writing.poll(context, since + self.bounds.body_idle));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -6,10 +6,12 @@ use super::answer::AnswerBody;
 use super::caller_io::{CallerIo, CallerState};
 use super::exchange::answer;
 use super::headers::Peer;
+use crate::clock::in_one_poll;
 use crate::connections::Counted;
 use crate::worker::{OpenHere, Worker};
 use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
+use core::future::poll_fn;
 use core::num::NonZeroU32;
 use core::pin::pin;
 use core::sync::atomic::Ordering;
@@ -74,15 +76,20 @@ where
         .with_upgrades();
     let mut served = pin!(served);
     let mut draining = pin!(worker.draining());
-    tokio::select! {
-        biased;
-        // Errors of a caller's connection are the caller's.
-        _ = &mut served => {}
-        () = &mut draining => {
-            served.as_mut().graceful_shutdown();
-            let _ = served.await;
-        }
-    }
+    let mut is_draining = false;
+    let serving = poll_fn(|context| {
+        in_one_poll(|| {
+            // Errors of a caller's connection are the caller's.
+            let mut polled = served.as_mut().poll(context).map(drop);
+            if polled.is_pending() && !is_draining && draining.as_mut().poll(context).is_ready() {
+                is_draining = true;
+                served.as_mut().graceful_shutdown();
+                polled = served.as_mut().poll(context).map(drop);
+            }
+            polled
+        })
+    });
+    serving.await;
     if state.is_refused.load(Ordering::Relaxed) {
         worker.shared().totals().count_ambiguous();
     }

@@ -223,7 +223,7 @@ impl Exchange<'_> {
         record: &mut Record,
     ) -> Passed {
         let Answered { sent, lease } = answered;
-        let first_byte = record.started.elapsed();
+        let first_byte = record.elapsed();
         record.first_byte = Some(first_byte);
         record.status = sent.response.status();
         let mut response = sent.response;

@@ -4,7 +4,7 @@
 //! one that is unused has nothing to do and is not polled, so that a thousand of them cost no wake-ups.
 
 use super::connect::BackendStream;
-use crate::clock::now;
+use crate::clock::poll_time;
 use crate::patience::Patience;
 use crate::proxy::CallerBody;
 use core::fmt;
@@ -61,7 +61,7 @@ impl BackendConnection {
         longest: Duration,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallerBody>>>> {
         let progress = request.body().progress();
-        let begun = request.body().is_end_stream().then(now);
+        let begun = request.body().is_end_stream().then(poll_time);
         let mut answer = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
             poll_driver(&mut self.driver, context);
@@ -69,7 +69,7 @@ impl BackendConnection {
                 return Poll::Ready(Some(answer));
             }
             // A body that still comes has bounds of its own.
-            let ended = progress.ended.get().or(begun).unwrap_or_else(now);
+            let ended = progress.ended.get().or(begun).unwrap_or_else(poll_time);
             let waited = self.waiting.poll(context, ended + longest);
             waited.map(|()| None)
         })

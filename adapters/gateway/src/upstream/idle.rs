@@ -3,7 +3,7 @@
 //! Invariant: at most `max_idle` connections of a backend, none older than `keep_alive` is handed out.
 
 use super::BackendConnection;
-use crate::clock::now;
+use crate::clock::{now, poll_time};
 use core::cell::RefCell;
 use leasehold_config::UpstreamBounds;
 use std::collections::HashMap;
@@ -28,7 +28,7 @@ impl IdleConnections {
         let idle = by_backend.get_mut(&backend)?;
         let mut latest_first = core::iter::from_fn(|| idle.pop());
         latest_first
-            .find(|one| now() < one.until)
+            .find(|one| poll_time() < one.until)
             .map(|one| one.connection)
     }
 
@@ -43,7 +43,7 @@ impl IdleConnections {
         let idle = by_backend.entry(backend).or_default();
         let max = usize::try_from(bounds.max_idle).unwrap_or(usize::MAX);
         if idle.len() < max && connection.is_idle() {
-            let until = now() + bounds.keep_alive;
+            let until = poll_time() + bounds.keep_alive;
             idle.push(Idle { connection, until });
         }
     }
