@@ -6,13 +6,13 @@ use super::BackendConnection;
 use crate::clock::{now, poll_time};
 use core::cell::RefCell;
 use leasehold_config::UpstreamBounds;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 /// Unused connections, the latest last.
 #[derive(Debug, Default)]
 pub(crate) struct IdleConnections {
-    by_backend: RefCell<HashMap<u64, Vec<Idle>>>,
+    by_backend: RefCell<BTreeMap<u64, Vec<Idle>>>,
 }
 
 #[derive(Debug)]
