@@ -164,7 +164,8 @@ impl Outgoing<'_> {
         mut headers: HeaderMap,
         body: CallerBody,
     ) -> Request<CallerBody> {
-        if !headers.contains_key(HOST) {
+        // A host that was asked for is passed on.
+        if self.target.host.is_none() {
             headers.insert(HOST, backend.authority().clone());
         }
         if let Some(protocol) = &self.target.upgrade {

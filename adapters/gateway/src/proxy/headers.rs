@@ -146,7 +146,7 @@ pub(crate) fn for_backend(
         passed.insert(TE, HeaderValue::from_static("trailers"));
     }
     forward(headers, &mut passed, caller);
-    passed.insert(X_REQUEST_ID, request_id.clone());
+    passed.append(X_REQUEST_ID, request_id.clone());
     passed
 }
 
@@ -174,8 +174,15 @@ fn forward(headers: &HeaderMap, passed: &mut HeaderMap, caller: &Caller<'_>) {
         (X_FORWARDED_PROTO, scheme),
         (X_FORWARDED_HOST, caller.host.cloned()),
     ] {
-        if let Some(value) = value {
-            passed.entry(name).or_insert(value);
+        match value {
+            // Only a trusted peer's own words may have been passed on before.
+            Some(value) if caller.is_trusted => {
+                passed.entry(name).or_insert(value);
+            }
+            Some(value) => {
+                passed.append(name, value);
+            }
+            None => {}
         }
     }
 }
