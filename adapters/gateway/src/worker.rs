@@ -10,7 +10,7 @@ use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
 use crate::upstream::IdleConnections;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::net::IpAddr;
 use core::time::Duration;
 use leasehold_config::LogFormat;
@@ -257,6 +257,7 @@ fn start<S>(
         peer: peer.map(Peer::new),
         host: RefCell::new(None),
         state: Arc::new(CallerState::default()),
+        interim: OnceCell::new(),
         max_requests: bounds.max_requests,
         requests: Cell::new(0),
         _open: (counted, open.add()),

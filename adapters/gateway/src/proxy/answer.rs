@@ -115,9 +115,8 @@ impl AnswerBody {
     }
 
     /// Logs this record at the body's end.
-    pub(crate) fn logged(mut self, record: Box<Record>) -> Self {
+    pub(crate) fn log(&mut self, record: Box<Record>) {
         self.record = Some(record);
-        self
     }
 
     fn has_ended(&self) -> bool {

@@ -2,20 +2,18 @@
 //!
 //! Invariant: a connection that drains answers the request it has and takes no other.
 
-use super::answer::AnswerBody;
 use super::caller_io::{CallerIo, CallerState};
 use super::exchange::answer;
 use super::headers::Peer;
 use crate::clock::in_one_poll;
 use crate::connections::Counted;
 use crate::worker::{OpenHere, Worker};
-use core::cell::{Cell, RefCell};
-use core::convert::Infallible;
+use core::cell::{Cell, OnceCell, RefCell};
 use core::future::poll_fn;
 use core::num::NonZeroU32;
 use core::pin::pin;
 use core::sync::atomic::Ordering;
-use http::{HeaderValue, Response};
+use http::{Extensions, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -38,6 +36,8 @@ pub(crate) struct Connection {
     /// The last `Host` header that was found right.
     pub(crate) host: RefCell<Option<HeaderValue>>,
     pub(crate) state: Arc<CallerState>,
+    /// The extensions by which interim answers reach this caller, from its first request on.
+    pub(crate) interim: OnceCell<Extensions>,
     pub(crate) max_requests: Option<NonZeroU32>,
     pub(crate) requests: Cell<u32>,
     /// Counts it, with its tunnel, as open.
@@ -62,10 +62,7 @@ where
     let worker = Rc::clone(&connection.worker);
     let io = CallerIo::new(io, Arc::clone(&state), bounds);
     let connection = Rc::new(connection);
-    let service = service_fn(move |request| {
-        let connection = Rc::clone(&connection);
-        async move { Ok::<Response<AnswerBody>, Infallible>(answer(connection, request).await) }
-    });
+    let service = service_fn(move |request| answer(Rc::clone(&connection), request));
     let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(MAX_BUFFER);
     let served = http1::Builder::new()
         .max_buf_size(MAX_BUFFER.max(max_header))

@@ -5,7 +5,7 @@
 use super::answer::{AnswerBody, BackendBody};
 use super::caller_body::CallerBody;
 use super::connection::Connection;
-use super::forward::{Answered, Outgoing};
+use super::forward::{Answered, Outgoing, passing_interim};
 use super::head::Target;
 use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop, request_id};
 use super::refusal::Refusal;
@@ -18,6 +18,7 @@ use crate::listener::Listener;
 use crate::openai;
 use crate::record::{End, Record};
 use crate::shared::Table;
+use core::convert::Infallible;
 use core::net::{IpAddr, Ipv4Addr};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 pub(crate) async fn answer(
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> Result<Response<AnswerBody>, Infallible> {
     let upgraded = request
         .headers()
         .contains_key(UPGRADE)
@@ -59,7 +60,7 @@ pub(crate) async fn answer(
         Ok(Passed::Upgraded(mut response, tunnel)) => {
             record.tell_limits(response.headers_mut());
             tunnel.start(connection, record);
-            return response;
+            return Ok(response);
         }
         Err(refusal) => {
             record.end = End::Refused(refusal.code);
@@ -74,7 +75,8 @@ pub(crate) async fn answer(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| body.logged(record))
+    response.body_mut().log(record);
+    Ok(response)
 }
 
 struct Exchange<'a> {
@@ -134,7 +136,10 @@ impl Exchange<'_> {
             caller: self.caller(listener, &target),
             pool: Arc::clone(pool),
             shared,
-            state: &self.connection.state,
+            interim: self
+                .connection
+                .interim
+                .get_or_init(|| passing_interim(&self.connection.state)),
             asked,
             has_body,
         };

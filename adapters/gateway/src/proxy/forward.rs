@@ -13,10 +13,11 @@ use crate::backend_pool::BackendPool;
 use crate::record::Record;
 use crate::shared::{Shared, Table};
 use crate::upstream::{IdleConnections, SendError, Sent, send};
+use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::Uri;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use leasehold_core::limit::Cost;
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) caller: Caller<'a>,
     pub(crate) pool: Arc<BackendPool>,
     pub(crate) shared: &'a Shared,
-    pub(crate) state: &'a Arc<CallerState>,
+    pub(crate) interim: &'a Extensions,
     pub(crate) asked: leasehold_sync::Request,
     pub(crate) has_body: bool,
 }
@@ -174,10 +175,7 @@ impl Outgoing<'_> {
         }
         let mut request = Request::new(body);
         if self.parts.version == Version::HTTP_11 {
-            let state = Arc::clone(self.state);
-            hyper::ext::on_informational(&mut request, move |interim| {
-                pass_interim(&state, interim.status(), interim.headers());
-            });
+            *request.extensions_mut() = self.interim.clone();
         }
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = Uri::from(self.target.path.clone());
@@ -224,6 +222,16 @@ impl Outgoing<'_> {
     fn is_repeatable(&self) -> bool {
         !self.has_body && is_idempotent(&self.parts.method) && self.target.upgrade.is_none()
     }
+}
+
+/// Makes the extensions of requests whose interim answers are passed on to this caller.
+pub(crate) fn passing_interim(state: &Arc<CallerState>) -> Extensions {
+    let mut request = Request::new(());
+    let state = Arc::clone(state);
+    hyper::ext::on_informational(&mut request, move |interim| {
+        pass_interim(&state, interim.status(), interim.headers());
+    });
+    mem::take(request.extensions_mut())
 }
 
 /// Passes interim answers on; 100 was the gateway's to give, and 101 is a final one.
