@@ -26,7 +26,13 @@ impl Epoch {
     }
 
     pub(crate) fn now(self) -> Tick {
-        self.tick.saturating_add(self.instant.elapsed())
+        self.tick_of(Instant::now())
+    }
+
+    /// The tick of an instant; that of the epoch for one before it.
+    pub(crate) fn tick_of(self, instant: Instant) -> Tick {
+        let since = instant.saturating_duration_since(self.instant);
+        self.tick.saturating_add(since)
     }
 
     pub(crate) fn clock(self) -> Clock {

@@ -10,6 +10,7 @@ use leasehold_core::pool::{Labels, Pool, PoolConfig, Request};
 use leasehold_core::time::Tick;
 use leasehold_sync::{AcquireError, Lease, SyncPool, TooManyNames};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A lease pool on tokio's clock. Clones are the same pool.
 ///
@@ -99,6 +100,21 @@ impl<T> TokioPool<T> {
     #[must_use]
     pub fn blocking(&self) -> &SyncPool<T> {
         &self.pool
+    }
+
+    /// The tick of an instant of tokio's clock, for a caller that has read it already.
+    ///
+    /// ```
+    /// use leasehold_tokio::{Policy, PoolConfig, TokioPool};
+    /// use tokio::time::Instant;
+    ///
+    /// let pool = TokioPool::<&str>::new(PoolConfig::new(Policy::Fifo));
+    /// let begun = Instant::now();
+    /// assert!(pool.tick_of(begun) <= pool.blocking().now());
+    /// ```
+    #[must_use]
+    pub fn tick_of(&self, instant: Instant) -> Tick {
+        self.epoch.tick_of(instant)
     }
 
     /// Waits for a lease without a deadline.
