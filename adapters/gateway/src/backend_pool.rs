@@ -5,6 +5,7 @@
 use crate::affinity::Session;
 use crate::backend::Backend;
 use crate::callers::Callers;
+use crate::clock::poll_time;
 use crate::lock;
 use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
@@ -416,7 +417,7 @@ impl BackendPool {
     /// Returns what is asked of the pool for a client's request.
     pub(crate) fn request(&self, client: Option<IpAddr>, session: &Session) -> Request {
         let settings = &self.settings;
-        let now = self.live.pool.blocking().now();
+        let now = self.live.pool.tick_of(poll_time());
         let mut asked = Request::new().deadline(now.saturating_add(settings.max_wait));
         if settings.policy.uses_key() {
             let key = client.map(|client| client.to_string()).unwrap_or_default();
@@ -430,7 +431,7 @@ impl BackendPool {
 
     /// Counts a first attempt for the budget of repeats.
     pub(crate) fn count_attempt(&self) {
-        lock(&self.live.budget).deposit(self.live.pool.blocking().now());
+        lock(&self.live.budget).deposit(self.live.pool.tick_of(poll_time()));
     }
 
     /// Counts a request that failed and could not be repeated.
