@@ -4,7 +4,7 @@
 
 use crate::backend::Backend;
 use crate::clock::poll_time;
-use crate::proxy::CallerState;
+use crate::proxy::{CallerState, values};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -92,7 +92,7 @@ impl Record {
         let has_referrer = worker.logs_referrers();
         let field = |name| {
             has_referrer
-                .then(|| parts.headers.get(name).cloned())
+                .then(|| values(&parts.headers, &name).next().cloned())
                 .flatten()
         };
         Self {

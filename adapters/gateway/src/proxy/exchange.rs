@@ -7,7 +7,7 @@ use super::caller_body::CallerBody;
 use super::connection::Connection;
 use super::forward::{Answered, Outgoing, passing_interim};
 use super::head::Target;
-use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop, request_id};
+use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop, request_id, values};
 use super::refusal::Refusal;
 use super::upgrade::Tunnel;
 use crate::admin;
@@ -38,10 +38,8 @@ pub(crate) async fn answer(
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let upgraded = request
-        .headers()
-        .contains_key(UPGRADE)
-        .then(|| hyper::upgrade::on(&mut request));
+    let asks_upgrade = values(request.headers(), &UPGRADE).next().is_some();
+    let upgraded = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
     let closes = connection.is_last_request() || upgraded.is_some();
     let (parts, body) = request.into_parts();
     let id = request_id(&parts.headers);

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, StatusCode, Version};
 
-use super::headers::has_token;
+use super::headers::{has_token, values};
 
 /// What a head asks for.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Target {
             let text = "this is a reverse proxy; it opens no tunnels";
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_tunnel", text).closing());
         }
-        let mut hosts = parts.headers.get_all(HOST).iter();
+        let mut hosts = values(&parts.headers, &HOST);
         let host = hosts.next();
         if hosts.next().is_some() {
             return Err(Refusal::bad_request("the request has two Host headers"));
@@ -55,9 +55,10 @@ impl Target {
         let is_path = |path: &&PathAndQuery| path.as_str().starts_with('/') || *path == "*";
         let path = parts.uri.path_and_query().filter(is_path);
         let path = path.ok_or_else(|| Refusal::bad_request("the URL has no path"))?;
-        let asks =
-            has_token(&parts.headers, &CONNECTION, "upgrade") && parts.version == Version::HTTP_11;
-        let upgrade = parts.headers.get(UPGRADE).filter(|_| asks && !has_body);
+        let upgrade = values(&parts.headers, &UPGRADE).next().filter(|_| {
+            let may = parts.version == Version::HTTP_11 && !has_body;
+            may && has_token(&parts.headers, &CONNECTION, "upgrade")
+        });
         Ok(Self {
             host: host.cloned(),
             path: path.clone(),

@@ -17,6 +17,17 @@ const MAX_ID: usize = 128;
 /// Fields that the gateway adds at most.
 const ADDED: usize = 8;
 
+/// Returns the values of a field.
+///
+/// It walks over all fields. Most heads have few, and hashing a name takes longer than comparing it with some others.
+pub(crate) fn values<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h HeaderValue> {
+    let fields = headers.iter().filter(move |(one, _)| *one == name);
+    fields.map(|(_, value)| value)
+}
+
 /// Removes the fields that are for one connection, those that `connection` names among them.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
@@ -39,9 +50,9 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// Returns the fields that `connection` names and that are the other side's to take away.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(CONNECTION).iter();
     // Nearly all say one of these two words, which name no field.
-    let lists = values.filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"));
+    let lists = values(headers, &CONNECTION)
+        .filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"));
     let tokens = lists
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
@@ -221,11 +232,8 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 /// Whether a field that is a list has a token.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values
+    values(headers, name)
+        .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|one| one.trim().eq_ignore_ascii_case(token))
 }
@@ -236,7 +244,8 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= MAX_ID && bytes.iter().all(u8::is_ascii_graphic)
     };
-    let given = headers.get(X_REQUEST_ID).filter(is_plain).cloned();
+    let given = values(headers, &X_REQUEST_ID).next();
+    let given = given.filter(is_plain).cloned();
     given.unwrap_or_else(|| {
         let random = fastrand::u128(..).to_le_bytes();
         let digit = |half: u8| char::from_digit(half.into(), 16).map_or(b'0', |digit| digit as u8);
