@@ -3,6 +3,7 @@
 //! Invariant: no field that is meant for one connection is passed on (RFC 9110, section 7.6.1), and no caller can
 //! have a field taken away that the gateway adds.
 
+use bytes::{Bytes, BytesMut};
 use core::cell::RefCell;
 use core::net::IpAddr;
 use http::header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, TE, TRAILER};
@@ -12,10 +13,19 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Bytes of a new request id.
+const ID: usize = 32;
+/// Bytes in which a thread keeps its latest ids. One that lives long keeps as much memory.
+const IDS_MEMORY: usize = 1_024;
 /// Longest request id that is taken from a caller.
 const MAX_ID: usize = 128;
 /// Fields that the gateway adds at most.
 const ADDED: usize = 8;
+
+thread_local! {
+    /// Room for the thread's next request ids.
+    static IDS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(IDS_MEMORY));
+}
 
 /// Returns the values of a field.
 ///
@@ -247,14 +257,25 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = values(headers, &X_REQUEST_ID).next();
     let given = given.filter(is_plain).cloned();
     given.unwrap_or_else(|| {
-        let random = fastrand::u128(..).to_le_bytes();
-        let digit = |half: u8| char::from_digit(half.into(), 16).map_or(b'0', |digit| digit as u8);
-        let digits: Vec<u8> = random
-            .iter()
-            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-            .collect();
-        let id = HeaderValue::from_maybe_shared(bytes::Bytes::from(digits));
+        let id = HeaderValue::from_maybe_shared(new_id());
         id.unwrap_or_else(|_| HeaderValue::from_static("none"))
+    })
+}
+
+/// Draws an id of 32 digits. The thread's latest ids are in one piece of memory, so that few of them allocate.
+fn new_id() -> Bytes {
+    let random = fastrand::u128(..).to_be_bytes();
+    let digit = |half: u8| match half {
+        0..=9 => half.saturating_add(b'0'),
+        _ => half.saturating_add(b'a' - 10),
+    };
+    let mut id = [0; ID];
+    for (pair, byte) in id.as_chunks_mut().0.iter_mut().zip(random) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    IDS.with_borrow_mut(|ids| {
+        ids.extend_from_slice(&id);
+        ids.split().freeze()
     })
 }
 
