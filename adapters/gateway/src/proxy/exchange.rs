@@ -161,10 +161,10 @@ impl Exchange<'_> {
 
     /// Checks the head; a host that was found right is not looked at again.
     fn target(&self, has_body: bool) -> Result<Target, Refusal> {
-        let known = self.connection.host.borrow().clone();
+        let mut known = self.connection.host.borrow_mut();
         let target = Target::of(self.parts, has_body, known.as_ref())?;
-        if target.host != known {
-            self.connection.host.replace(target.host.clone());
+        if target.host != *known {
+            known.clone_from(&target.host);
         }
         Ok(target)
     }
