@@ -47,6 +47,8 @@ impl<K: Ord + Copy> IndexedHeap<K> {
             self.positions.resize(wanted, ABSENT);
         }
         match self.position(id) {
+            // A timer is mostly set to what it is already.
+            Some(at) if self.entries[at].0 == key => {}
             Some(at) => {
                 self.entries[at].0 = key;
                 self.settle(at);
