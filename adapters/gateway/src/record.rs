@@ -4,11 +4,10 @@
 
 use crate::backend::Backend;
 use crate::clock::poll_time;
-use crate::proxy::{CallerState, values};
+use crate::proxy::{CallerState, Fields};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
-use http::header::{REFERER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use leasehold_tokio::RateLimitFields;
@@ -86,15 +85,11 @@ impl Record {
         worker: &Rc<Worker>,
         state: &Arc<CallerState>,
         parts: &Parts,
-        request_id: HeaderValue,
+        fields: &Fields<'_>,
     ) -> Self {
         state.is_busy.store(true, Ordering::Relaxed);
         let has_referrer = worker.logs_referrers();
-        let field = |name| {
-            has_referrer
-                .then(|| values(&parts.headers, &name).next().cloned())
-                .flatten()
-        };
+        let logged = |field: Option<&HeaderValue>| field.filter(|_| has_referrer).cloned();
         Self {
             worker: Rc::clone(worker),
             state: Arc::clone(state),
@@ -103,9 +98,9 @@ impl Record {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
-            referrer: field(REFERER),
-            agent: field(USER_AGENT),
-            request_id,
+            referrer: logged(fields.referrer),
+            agent: logged(fields.agent),
+            request_id: fields.request_id(),
             status: StatusCode::from_u16(CALLER_LEFT).unwrap_or(StatusCode::REQUEST_TIMEOUT),
             bytes: 0,
             backend: None,

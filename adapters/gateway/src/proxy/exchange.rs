@@ -5,9 +5,10 @@
 use super::answer::{AnswerBody, BackendBody};
 use super::caller_body::CallerBody;
 use super::connection::Connection;
+use super::fields::Fields;
 use super::forward::{Answered, Outgoing, passing_interim};
 use super::head::Target;
-use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop, request_id, values};
+use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop};
 use super::refusal::Refusal;
 use super::upgrade::Tunnel;
 use crate::admin;
@@ -19,10 +20,11 @@ use crate::openai;
 use crate::record::{End, Record};
 use crate::shared::Table;
 use core::convert::Infallible;
+use core::mem;
 use core::net::{IpAddr, Ipv4Addr};
-use http::header::{CONNECTION, UPGRADE};
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -36,22 +38,23 @@ use std::sync::Arc;
 /// Answers a request.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let asks_upgrade = values(request.headers(), &UPGRADE).next().is_some();
-    let upgraded = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let closes = connection.is_last_request() || upgraded.is_some();
-    let (parts, body) = request.into_parts();
-    let id = request_id(&parts.headers);
+    let (mut parts, body) = request.into_parts();
+    let fields = Fields::of(&parts.headers);
+    let asks_upgrade = fields.upgrade.is_some();
+    let upgraded = asks_upgrade.then(|| upgrade_of(&mut parts.extensions));
+    let closes = connection.is_last_request() || asks_upgrade;
     let mut record = Box::new(Record::new(
         &connection.worker,
         &connection.state,
         &parts,
-        id,
+        &fields,
     ));
     let exchange = Exchange {
         connection: &connection,
         parts: &parts,
+        fields,
     };
     let mut response = match exchange.run(body, upgraded, &mut record).await {
         Ok(Passed::Whole(response)) => response,
@@ -77,9 +80,17 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
+/// Returns what becomes of a connection whose request asks for another protocol.
+fn upgrade_of(extensions: &mut Extensions) -> OnUpgrade {
+    let mut request = Request::new(());
+    *request.extensions_mut() = mem::take(extensions);
+    hyper::upgrade::on(request)
+}
+
 struct Exchange<'a> {
     connection: &'a Connection,
     parts: &'a Parts,
+    fields: Fields<'a>,
 }
 
 /// An answer that is passed on.
@@ -162,7 +173,7 @@ impl Exchange<'_> {
     /// Checks the head; a host that was found right is not looked at again.
     fn target(&self, has_body: bool) -> Result<Target, Refusal> {
         let mut known = self.connection.host.borrow_mut();
-        let target = Target::of(self.parts, has_body, known.as_ref())?;
+        let target = Target::new(self.parts, &self.fields, has_body, known.as_ref())?;
         if target.host != *known {
             known.clone_from(&target.host);
         }

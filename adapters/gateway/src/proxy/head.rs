@@ -4,12 +4,13 @@
 //! (RFC 9112, section 3.2).
 
 use super::refusal::Refusal;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, StatusCode, Version};
 
-use super::headers::{has_token, values};
+use super::fields::Fields;
+use super::headers::has_token;
 
 /// What a head asks for.
 #[derive(Clone, Debug)]
@@ -24,8 +25,9 @@ pub(crate) struct Target {
 
 impl Target {
     /// Checks a head; `has_body` tells whether a body follows, `known` is a `Host` header that was found right.
-    pub(crate) fn of(
+    pub(crate) fn new(
         parts: &Parts,
+        fields: &Fields<'_>,
         has_body: bool,
         known: Option<&HeaderValue>,
     ) -> Result<Self, Refusal> {
@@ -33,9 +35,8 @@ impl Target {
             let text = "this is a reverse proxy; it opens no tunnels";
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_tunnel", text).closing());
         }
-        let mut hosts = values(&parts.headers, &HOST);
-        let host = hosts.next();
-        if hosts.next().is_some() {
+        let host = fields.host;
+        if fields.has_two_hosts {
             return Err(Refusal::bad_request("the request has two Host headers"));
         }
         if host.is_none() && parts.version != Version::HTTP_10 {
@@ -55,10 +56,10 @@ impl Target {
         let is_path = |path: &&PathAndQuery| path.as_str().starts_with('/') || *path == "*";
         let path = parts.uri.path_and_query().filter(is_path);
         let path = path.ok_or_else(|| Refusal::bad_request("the URL has no path"))?;
-        let upgrade = values(&parts.headers, &UPGRADE).next().filter(|_| {
-            let may = parts.version == Version::HTTP_11 && !has_body;
-            may && has_token(&parts.headers, &CONNECTION, "upgrade")
-        });
+        let may_upgrade = parts.version == Version::HTTP_11 && !has_body && fields.has_connection;
+        let upgrade = fields
+            .upgrade
+            .filter(|_| may_upgrade && has_token(&parts.headers, &CONNECTION, "upgrade"));
         Ok(Self {
             host: host.cloned(),
             path: path.clone(),
@@ -83,6 +84,13 @@ fn authority_of(host: &HeaderValue) -> Option<Authority> {
 mod tests {
     use super::*;
     use http::Request;
+    use http::header::HOST;
+
+    impl Target {
+        fn of(parts: &Parts, has_body: bool, known: Option<&HeaderValue>) -> Result<Self, Refusal> {
+            Self::new(parts, &Fields::of(&parts.headers), has_body, known)
+        }
+    }
 
     fn target(uri: &str, hosts: &[&str]) -> Result<Target, Refusal> {
         let mut request = Request::builder().uri(uri);

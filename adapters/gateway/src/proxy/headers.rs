@@ -17,25 +17,12 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const ID: usize = 32;
 /// Bytes in which a thread keeps its latest ids. One that lives long keeps as much memory.
 const IDS_MEMORY: usize = 1_024;
-/// Longest request id that is taken from a caller.
-const MAX_ID: usize = 128;
 /// Fields that the gateway adds at most.
 const ADDED: usize = 8;
 
 thread_local! {
     /// Room for the thread's next request ids.
     static IDS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(IDS_MEMORY));
-}
-
-/// Returns the values of a field.
-///
-/// It walks over all fields. Most heads have few, and hashing a name takes longer than comparing it with some others.
-pub(crate) fn values<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'h HeaderValue> {
-    let fields = headers.iter().filter(move |(one, _)| *one == name);
-    fields.map(|(_, value)| value)
 }
 
 /// Removes the fields that are for one connection, those that `connection` names among them.
@@ -61,8 +48,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// Returns the fields that `connection` names and that are the other side's to take away.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     // Nearly all say one of these two words, which name no field.
-    let lists = values(headers, &CONNECTION)
-        .filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"));
+    let values = headers.get_all(CONNECTION).iter();
+    let lists = values.filter(|value| !matches!(value.as_bytes(), b"keep-alive" | b"close"));
     let tokens = lists
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
@@ -242,24 +229,17 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 /// Whether a field that is a list has a token.
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    values(headers, name)
+    let values = headers.get_all(name).iter();
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|one| one.trim().eq_ignore_ascii_case(token))
 }
 
-/// Returns the id by which logs of all sides name a request: the caller's, if it is plain, or a new one.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let is_plain = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        !bytes.is_empty() && bytes.len() <= MAX_ID && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    let given = values(headers, &X_REQUEST_ID).next();
-    let given = given.filter(is_plain).cloned();
-    given.unwrap_or_else(|| {
-        let id = HeaderValue::from_maybe_shared(new_id());
-        id.unwrap_or_else(|_| HeaderValue::from_static("none"))
-    })
+/// Returns a new request id.
+pub(crate) fn new_request_id() -> HeaderValue {
+    let id = HeaderValue::from_maybe_shared(new_id());
+    id.unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
 /// Draws an id of 32 digits. The thread's latest ids are in one piece of memory, so that few of them allocate.
@@ -315,7 +295,12 @@ fn address_of(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::Fields;
     use super::*;
+
+    fn request_id(headers: &HeaderMap) -> HeaderValue {
+        Fields::of(headers).request_id()
+    }
 
     fn headers(rows: &[(&'static str, &'static str)]) -> HeaderMap {
         let rows = rows.iter().map(|(name, value)| {

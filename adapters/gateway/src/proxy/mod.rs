@@ -11,6 +11,7 @@ mod caller_body;
 mod caller_io;
 mod connection;
 mod exchange;
+mod fields;
 mod forward;
 mod framing;
 mod fuzz;
@@ -23,8 +24,9 @@ pub(crate) use answer::{AnswerBody, BackendBody, CutAnswer};
 pub(crate) use caller_body::{CallerBody, Progress};
 pub(crate) use caller_io::CallerState;
 pub(crate) use connection::{Connection, serve};
+pub(crate) use fields::Fields;
 #[doc(hidden)]
 pub use fuzz::pass_headers_on;
 pub(crate) use head::Target;
-pub(crate) use headers::{Peer, X_REQUEST_ID, remove_hop_by_hop, values};
+pub(crate) use headers::{Peer, X_REQUEST_ID, remove_hop_by_hop};
 pub(crate) use refusal::Refusal;
