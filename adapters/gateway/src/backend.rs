@@ -43,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) endpoint: Endpoint,
     /// Whether the key is one; a service of one's own may need none.
     pub(crate) has_key: bool,
+    /// The end of the key's text, as callers are told it; empty without a key.
+    pub(crate) key_end: HeaderValue,
     /// How long it rests after refusals.
     pub(crate) rests: Mutex<Rests>,
 }
@@ -55,9 +57,18 @@ impl Service {
         Ok(Self {
             endpoint: endpoint.map_err(|error| format!("{url}: {error}"))?,
             has_key: key.is_some(),
+            key_end: key.map_or(HeaderValue::from_static(""), end_of),
             rests: Mutex::new(Rests::new(fastrand::u64(..))),
         })
     }
+}
+
+/// Returns the end of a key's text.
+fn end_of(key: &ApiKey) -> HeaderValue {
+    let shown = key.to_string();
+    let end = HeaderValue::from_str(shown.trim_start_matches('…'));
+    // A key is sent in a header itself.
+    end.unwrap_or(HeaderValue::from_static(""))
 }
 
 impl Backend {

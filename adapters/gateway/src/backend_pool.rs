@@ -12,6 +12,7 @@ use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use http::HeaderValue;
 use leasehold_config::{Kind, MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
@@ -59,6 +60,8 @@ pub enum PoolError {
 #[derive(Debug)]
 pub(crate) struct BackendPool {
     settings: PoolSettings,
+    /// Its name, as callers are told it.
+    shown_name: HeaderValue,
     live: Arc<Live>,
 }
 
@@ -125,6 +128,7 @@ impl BackendPool {
         let reloaded = if same == *old && state.is_some() == self.live.state.is_some() {
             Self {
                 settings: settings.clone(),
+                shown_name: self.shown_name.clone(),
                 live: Arc::clone(&self.live),
             }
         } else {
@@ -174,8 +178,11 @@ impl BackendPool {
             state,
             counts,
         };
+        // The name of a pool is made of letters, digits and dashes.
+        let shown_name = HeaderValue::from_str(&settings.name);
         Self {
             settings: settings.clone(),
+            shown_name: shown_name.unwrap_or(HeaderValue::from_static("")),
             live: Arc::new(live),
         }
     }
@@ -395,6 +402,11 @@ impl BackendPool {
     pub(crate) fn is_made_from_name(&self, name: &str) -> bool {
         let mut members = self.settings.members.iter();
         members.any(|member| member.name == name && is_made(member))
+    }
+
+    /// Its name, as callers are told it.
+    pub(crate) fn shown_name(&self) -> &HeaderValue {
+        &self.shown_name
     }
 
     pub(crate) fn settings(&self) -> &PoolSettings {

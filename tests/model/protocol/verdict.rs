@@ -6,7 +6,7 @@ use core::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use leasehold_core::limit::Cost;
 use leasehold_protocol::verdict::{Answer, Context, Fate, Kind, Next, Outcome, Pause};
-use leasehold_protocol::verdict::{body_as_json, judge, read, verdict};
+use leasehold_protocol::verdict::{body_as_json, judge, read, told_limits, verdict};
 use leasehold_protocol::{ApiKey, Call, MAX_TEXT, MAX_WAIT, Rests};
 use serde_json::Value;
 
@@ -99,7 +99,12 @@ pub fn run(case: &Case) {
     let (judged, completion) = read(&answer, now, &context);
     assert_eq!(verdict(&answer, now, &context), judged);
     if serde_json::from_slice::<Value>(&body).is_ok() {
-        assert_eq!(judge(&answer, now, &context), judged);
+        let mut brief = judge(&answer, now, &context);
+        // Those of a plain answer are told apart from its verdict.
+        if brief.limits.is_empty() {
+            brief.limits = told_limits(&headers, now);
+        }
+        assert_eq!(brief, judged);
     }
     assert_eq!(completion.is_some(), status.is_success());
     assert_eq!(judged.status, Some(status));

@@ -37,8 +37,8 @@ const MAX_WHOLE: usize = 32 * 1_024 * 1_024;
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     /// The end of the key's text.
-    pub(super) key: String,
-    pub(super) pool: String,
+    pub(super) key: HeaderValue,
+    pub(super) pool: HeaderValue,
     pub(super) attempts: u32,
     /// The time in the pool's queue.
     pub(super) waited: Duration,
@@ -48,7 +48,7 @@ pub(super) struct Told {
 
 /// The attempts of a call.
 pub(super) struct Attempts {
-    call: Call,
+    call: Box<Call>,
     /// Where it may go.
     targets: Vec<PoolTarget>,
     worker: Rc<Worker>,
@@ -107,7 +107,7 @@ impl Served {
 
 impl Attempts {
     pub(super) fn new(
-        call: Call,
+        call: Box<Call>,
         targets: Vec<PoolTarget>,
         worker: Rc<Worker>,
         record: &Record,
@@ -216,11 +216,10 @@ impl Attempts {
 
     fn served(&self, leg: &Leg, parts: Parts, body: AnswerBody, backend: Arc<Backend>) -> Served {
         let elsewhere = self.waited.saturating_add(self.served);
-        let key = backend.service().filter(|service| service.has_key);
-        let key = key.map(|service| service.endpoint.key().to_string());
+        let key = backend.service().map(|service| service.key_end.clone());
         let told = Told {
-            key: key.unwrap_or_default().trim_start_matches('…').to_owned(),
-            pool: leg.target.pool.settings().name.clone(),
+            key: key.unwrap_or(HeaderValue::from_static("")),
+            pool: leg.target.pool.shown_name().clone(),
             attempts: self.attempts,
             waited: self.waited,
             overhead: self.started.elapsed().saturating_sub(elsewhere),

@@ -66,7 +66,7 @@ pub(super) struct Call {
     /// What is set aside for it.
     spending: Option<Arc<Spending>>,
     /// The part of the memory for bodies that it holds.
-    _memory: Option<OwnedSemaphorePermit>,
+    memory: Option<OwnedSemaphorePermit>,
 }
 
 /// A call as one pool gets it.
@@ -83,7 +83,11 @@ pub(super) struct Leg {
 
 impl Call {
     /// Reads a call.
-    pub(super) async fn read(asked: &Asked<'_>, who: Who, body: Incoming) -> Result<Self, Refusal> {
+    pub(super) async fn read(
+        asked: &Asked<'_>,
+        who: Who,
+        body: Incoming,
+    ) -> Result<Box<Self>, Refusal> {
         let path = &asked.target.path;
         let max = asked.listener.settings().bounds.max_body;
         let (mut value, mut memory) = (Value::Null, None);
@@ -101,39 +105,39 @@ impl Call {
         } else {
             Payload::Streamed(Some(CallerBody::new(body, max)))
         };
-        Ok(Self {
-            path: path.as_str().to_owned(),
-            asked: AskedCall::of(path.path(), &value),
-            payload,
-            value,
-            _memory: memory,
-            ..Self::bare(asked, who, path.path())
-        })
+        let read = AskedCall::of(path.path(), &value);
+        let mut call = Self::new(asked, who, path.as_str(), read);
+        (call.payload, call.value, call.memory) = (payload, value, memory);
+        Ok(call)
     }
 
     /// Makes a call of a path, without a body.
-    pub(super) fn bare(asked: &Asked<'_>, who: Who, path: &str) -> Self {
-        Self {
+    pub(super) fn bare(asked: &Asked<'_>, who: Who, path: &str) -> Box<Self> {
+        Self::new(asked, who, path, AskedCall::of(path, &Value::Null))
+    }
+
+    fn new(asked: &Asked<'_>, who: Who, path: &str, read: AskedCall) -> Box<Self> {
+        Box::new(Self {
             method: asked.parts.method.clone(),
             path: path.to_owned(),
             headers: passed(&asked.parts.headers),
-            asked: AskedCall::of(path, &Value::Null),
+            asked: read,
             who,
             payload: Payload::Whole(Bytes::new()),
             value: Value::Null,
             patience: patience(&asked.parts.headers),
             tokens: (0, 0),
             spending: None,
-            _memory: None,
-        }
+            memory: None,
+        })
     }
 
     /// Counts the tokens that the call may use, and sets aside the money for them; where neither is bounded, does nothing.
     pub(super) async fn reserve(
-        mut self,
+        &mut self,
         callers: &Callers,
         targets: &[PoolTarget],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(), Refusal> {
         let counts = targets
             .iter()
             .any(|target| target.pool.token_cap().is_some());
@@ -152,7 +156,7 @@ impl Call {
         let most = prices.map(|price| price.most(prompt, output)).max();
         let spending = Spending::new(&self.who.account, most.unwrap_or_default());
         self.spending = Some(Arc::new(spending.map_err(|over| self.over_budget(&over))?));
-        Ok(self)
+        Ok(())
     }
 
     /// Counts tokens; those of a long prompt on another thread.

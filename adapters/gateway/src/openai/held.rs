@@ -34,11 +34,13 @@ pub(super) async fn answer(
 ) -> Result<Response<AnswerBody>, Refusal> {
     let (is_stream, call) = (attempts.call().is_stream, attempts.call().call);
     let id = record.request_id.clone();
+    let is_held = is_stream && settings.keep_alive;
     let mut serving: Serving = match settings.on_disconnect {
+        OnDisconnect::Cancel if !is_held => return Ok(attempts.run().await?.into_response(record)),
         OnDisconnect::Cancel => Box::pin(attempts.run()),
         OnDisconnect::Drain => Box::pin(heard_out(attempts)),
     };
-    if !is_stream || !settings.keep_alive {
+    if !is_held {
         return Ok(serving.await?.into_response(record));
     }
     match tokio::time::timeout(KEEP_ALIVE, &mut serving).await {

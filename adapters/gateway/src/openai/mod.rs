@@ -51,11 +51,11 @@ pub(crate) async fn answer(
     body: Incoming,
     record: &mut Record,
 ) -> Response<AnswerBody> {
-    let kind = leasehold_protocol::Call::of_path(asked.target.path.path());
     match serve(&asked, body, record).await {
         Ok(response) => response,
         Err(refusal) => {
             record.end = End::Refused(refusal.code);
+            let kind = leasehold_protocol::Call::of_path(asked.target.path.path());
             reply::refused(&refusal, kind, &record.request_id)
         }
     }
@@ -72,10 +72,10 @@ async fn serve(
     {
         return models::answer(asked, &who, wanted, record).await;
     }
-    let call = Call::read(asked, who, body).await?;
+    let mut call = Call::read(asked, who, body).await?;
     check_model(&call)?;
     let targets = route::targets(asked, &call)?;
-    let call = call.reserve(asked.table.callers(), &targets).await?;
+    call.reserve(asked.table.callers(), &targets).await?;
     let worker = Rc::clone(&asked.connection.worker);
     let attempts = Attempts::new(call, targets, worker, record);
     held::answer(attempts, asked.listener.settings(), record).await

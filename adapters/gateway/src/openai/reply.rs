@@ -8,6 +8,12 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use leasehold_protocol::{Call, Refusal};
 
+const KEY: HeaderName = HeaderName::from_static("x-leasehold-key");
+const POOL: HeaderName = HeaderName::from_static("x-leasehold-pool");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-leasehold-attempts");
+const WAITED: HeaderName = HeaderName::from_static("x-leasehold-waited-ms");
+const OVERHEAD: HeaderName = HeaderName::from_static("x-leasehold-overhead-ms");
+
 /// Answers with a refusal of the gateway's own.
 pub(super) fn refused(refusal: &Refusal, call: Call, id: &HeaderValue) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::text(refusal.body(call).to_string()));
@@ -27,6 +33,7 @@ pub(super) fn passed(
     id: &HeaderValue,
 ) -> Response<AnswerBody> {
     remove_hop_by_hop(&mut parts.headers);
+    parts.headers.reserve(6);
     parts.version = http::Version::HTTP_11;
     // The service's own id finds the call in its logs.
     parts
@@ -40,18 +47,18 @@ pub(super) fn passed(
 fn tell(headers: &mut HeaderMap, told: &Told) {
     let millis = |time: Duration| {
         let micros = time.as_micros();
-        format!("{}.{:03}", micros / 1_000, micros % 1_000)
+        let text = format!("{}.{:03}", micros / 1_000, micros % 1_000);
+        // Digits and a point are a header's value.
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
     };
     for (name, value) in [
-        ("x-leasehold-key", told.key.clone()),
-        ("x-leasehold-pool", told.pool.clone()),
-        ("x-leasehold-attempts", told.attempts.to_string()),
-        ("x-leasehold-waited-ms", millis(told.waited)),
-        ("x-leasehold-overhead-ms", millis(told.overhead)),
+        (KEY, told.key.clone()),
+        (POOL, told.pool.clone()),
+        (ATTEMPTS, told.attempts.into()),
+        (WAITED, millis(told.waited)),
+        (OVERHEAD, millis(told.overhead)),
     ] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
+        headers.insert(name, value);
     }
 }
 

@@ -133,7 +133,8 @@ pub fn verdict(answer: &Answer<'_>, now: Duration, context: &Context<'_>) -> Ver
     read(answer, now, context).0
 }
 
-/// Judges a whole answer that is not needed itself; as [`verdict`], but without building a plain answer's JSON.
+/// Judges a whole answer that is not needed itself; as [`verdict`], but without building a plain answer's JSON. The
+/// limits of one are left to [`told_limits`], which can be asked once its head has come.
 ///
 /// ```
 /// # use core::time::Duration;
@@ -151,7 +152,13 @@ pub fn judge(answer: &Answer<'_>, now: Duration, context: &Context<'_>) -> Verdi
     let body = answer.body.filter(|_| table::is_success(answer.status));
     let reading = body.and_then(|body| brief::read(context.call, body));
     match reading {
-        Some(reading) => judge_reading(answer.status, answer.headers, reading, now, context).0,
+        Some(reading) => {
+            let head = Head {
+                tells_limits: false,
+                ..Head::new(answer.status, answer.headers)
+            };
+            judge_reading(head, reading, now, context).0
+        }
         None => verdict(answer, now, context),
     }
 }
@@ -177,17 +184,20 @@ pub fn read(
                 completion: Completion::default(),
             },
         };
-        let (verdict, completion) =
-            judge_reading(answer.status, answer.headers, reading, now, context);
+        let (verdict, completion) = judge_reading(
+            Head::new(answer.status, answer.headers),
+            reading,
+            now,
+            context,
+        );
         return (verdict, Some(completion));
     }
     let body = answer.body.unwrap_or_default();
     let error = ErrorBody::read(answer.headers, body);
     let sign = Sign::of_error(&error);
     let judged = Judged {
-        status: answer.status,
+        head: Head::new(answer.status, answer.headers),
         effective: answer.status.as_u16(),
-        headers: answer.headers,
         sign,
         error: Some(error),
         usage: None,
@@ -206,7 +216,7 @@ pub fn read_stream(
     now: Duration,
     context: &Context<'_>,
 ) -> (Verdict, Completion) {
-    judge_reading(status, headers, joined.0, now, context)
+    judge_reading(Head::new(status, headers), joined.0, now, context)
 }
 
 /// Judges a call that brought no whole answer; `reason` is the message of the transport.
@@ -311,9 +321,28 @@ fn read_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Reading {
     }
 }
 
-fn judge_reading(
+/// The head of an answer.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    /// The status on the wire.
     status: StatusCode,
-    headers: &HeaderMap,
+    headers: &'a HeaderMap,
+    /// Whether the verdict has the limits that the headers tell.
+    tells_limits: bool,
+}
+
+impl<'a> Head<'a> {
+    fn new(status: StatusCode, headers: &'a HeaderMap) -> Self {
+        Self {
+            status,
+            headers,
+            tells_limits: true,
+        }
+    }
+}
+
+fn judge_reading(
+    head: Head<'_>,
     reading: Reading,
     now: Duration,
     context: &Context<'_>,
@@ -322,6 +351,7 @@ fn judge_reading(
         shape,
         mut completion,
     } = reading;
+    let status = head.status;
     let (effective, sign, error) = match shape {
         Shape::Answer => (status.as_u16(), Sign::Answer, None),
         Shape::Empty => (status.as_u16(), Sign::Empty, None),
@@ -331,9 +361,8 @@ fn judge_reading(
         Shape::Error(error) => (status_of(&error), Sign::of_error(&error), Some(error)),
     };
     let judged = Judged {
-        status,
+        head,
         effective,
-        headers,
         sign,
         error: error.map(|error| *error),
         usage: completion.usage,
@@ -356,11 +385,9 @@ fn judge_reading(
 
 /// An answer with all that its verdict depends on.
 struct Judged<'a> {
-    /// The status on the wire.
-    status: StatusCode,
+    head: Head<'a>,
     /// The status that the table is asked about; an error within a success names its own.
     effective: u16,
-    headers: &'a HeaderMap,
     sign: Sign,
     error: Option<ErrorBody>,
     usage: Option<Usage>,
@@ -368,11 +395,15 @@ struct Judged<'a> {
 
 impl Judged<'_> {
     fn verdict(mut self, now: Duration, context: &Context<'_>) -> Verdict {
-        let time = AnswerTime::of(self.headers, now);
-        let mut limits = learned(self.headers, time);
+        let headers = self.head.headers;
+        let mut limits = match self.head.tells_limits {
+            true => told_limits(headers, now),
+            false => Vec::new(),
+        };
         let row = Row::of_status(self.effective, self.sign);
         let asked = self.error.as_ref().and_then(|error| {
-            retry_after(self.headers, time, error, &limits).filter(|wait| !wait.is_zero())
+            let time = AnswerTime::of(headers, now);
+            retry_after(headers, time, error, &limits).filter(|wait| !wait.is_zero())
         });
         if row.kind == Kind::TooLarge
             && let Some((limit, _)) = self
@@ -384,7 +415,7 @@ impl Judged<'_> {
             told.limit = Some(limit);
             limits.push(told);
         }
-        let id = request_id(self.headers);
+        let id = request_id(headers);
         let id = id.or_else(|| {
             self.error
                 .as_mut()
@@ -408,13 +439,13 @@ impl Judged<'_> {
             outcome,
             next: row
                 .step
-                .overruled(row.kind, should_retry(self.headers))
+                .overruled(row.kind, should_retry(headers))
                 .next(wait),
             fate,
             asked_wait: asked,
             limits,
             usage: self.usage,
-            status: Some(self.status),
+            status: Some(self.head.status),
             request_id: id.map(|id| sanitize(&id, context.key)),
             error: self.error.map(|error| sanitized(error, context.key)),
             message,
@@ -426,7 +457,7 @@ impl Judged<'_> {
         if row.kind == Kind::Answer {
             return String::new();
         }
-        let mut text = format!("status {}", self.status.as_u16());
+        let mut text = format!("status {}", self.head.status.as_u16());
         let error = self.error.as_ref();
         if let Some(proxy) = error.and_then(|error| error.proxy) {
             text.push_str(&format!(" from {proxy}, not from the service"));
@@ -455,7 +486,8 @@ impl Judged<'_> {
 
     /// Names the target of a redirect, without a query, which may hold a secret.
     fn redirect(&self) -> String {
-        let location = self.headers.get(LOCATION).and_then(|it| it.to_str().ok());
+        let headers = self.head.headers;
+        let location = headers.get(LOCATION).and_then(|it| it.to_str().ok());
         match location.and_then(|location| location.split(['?', '#']).next()) {
             Some(target) if !target.is_empty() => {
                 format!("redirected to {target}, which was not followed")
