@@ -2,6 +2,7 @@
 
 use super::gateway::Gateway;
 use super::*;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_testbed::{OpenAi, OpenAiConfig};
 use std::io::Write;
@@ -105,4 +106,70 @@ fn what_a_caller_may_use_does_not_grow_by_a_kill() {
         }
     }
     assert_eq!(service.stop().calls, u64::from(served + paid));
+}
+
+#[test]
+fn keys_are_exchanged_while_calls_are_made_and_none_is_dropped() {
+    let mut config = OpenAiConfig::default();
+    config.keys = ["sk-testbed-0001", "sk-testbed-0002"]
+        .map(str::to_owned)
+        .to_vec();
+    config.latency = Duration::from_millis(10)..=Duration::from_millis(40);
+    let service = OpenAi::start(config).expect("a free port");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let url = service.url();
+    let settings = format!(
+        "[pools.keys]\nkind = \"openai\"\nmembers = [{{ url = \"{url}\", keys = \"keys.txt\" }}]\n\
+        [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"openai\"\npool = \"keys\"\n"
+    );
+    fs::write(path("gateway.toml"), settings).unwrap();
+    fs::write(path("keys.txt"), "sk-testbed-0001\n").unwrap();
+    let mut gateway = Gateway::start(&["--config", path("gateway.toml").to_str().unwrap()]);
+    let mut told = BufReader::new(gateway.process.stderr.take().unwrap());
+    let url = format!("http://{}/v1/chat/completions", gateway.address);
+    let body =
+        json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "one two"}]});
+    let (body, has_ended) = (body.to_string(), AtomicBool::new(false));
+    let call = |agent: &Agent| {
+        let sent = agent.post(&url).header("content-type", "application/json");
+        let mut answer = sent.send(&body).expect("it answers");
+        let text = answer.body_mut().read_to_string().expect("a whole stream");
+        assert!(
+            answer.status() == 200 && text.ends_with("data: [DONE]\n\n"),
+            "{text}"
+        );
+    };
+    let calls_of = |key: usize| service.report().per_key[key].calls;
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let agent = Agent::new_with_defaults();
+                while !has_ended.load(Ordering::Relaxed) {
+                    call(&agent);
+                }
+            });
+        }
+        while calls_of(0) < 20 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        fs::write(path("keys.txt"), "sk-testbed-0002\n").unwrap();
+        send_signal(&gateway.process, "HUP");
+        let mut line = String::new();
+        while line != "the settings were reloaded\n" {
+            line.clear();
+            assert_ne!(told.read_line(&mut line).unwrap(), 0);
+        }
+        while calls_of(1) < 20 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        has_ended.store(true, Ordering::Relaxed);
+    });
+    let before = calls_of(0);
+    call(&Agent::new_with_defaults());
+    assert_eq!(calls_of(0), before);
+    send_signal(&gateway.process, "TERM");
+    assert!(gateway.process.wait().unwrap().success());
+    let report = service.stop();
+    assert_eq!((report.ok, report.hung_up), (report.calls, 0));
 }
