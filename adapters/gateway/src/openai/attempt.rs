@@ -74,6 +74,23 @@ pub(super) struct Served {
     backend: Arc<Backend>,
 }
 
+/// Where an answer came from, for the log.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    backend: Arc<Backend>,
+    attempts: u32,
+    waited: Duration,
+}
+
+impl Origin {
+    pub(crate) fn note(self, record: &mut Record) {
+        record.attempts = self.attempts;
+        record.waited = self.waited;
+        record.backend = Some(self.backend);
+        record.first_byte = Some(record.started.elapsed());
+    }
+}
+
 /// What came of one attempt.
 enum Attempted {
     /// An answer for the caller.
@@ -93,15 +110,21 @@ enum Ended {
 impl Served {
     /// Returns the answer, and notes it in the record.
     pub(super) fn into_response(self, record: &mut Record) -> Response<AnswerBody> {
-        record.attempts = self.told.attempts;
-        record.waited = self.told.waited;
-        record.backend = Some(Arc::clone(&self.backend));
-        record.first_byte = Some(record.started.elapsed());
+        self.origin().note(record);
         self.into_bare_response()
     }
 
     pub(super) fn into_bare_response(self) -> Response<AnswerBody> {
         reply::passed(self.parts, self.body, &self.told, &self.request_id)
+    }
+
+    /// What the log has of the answer.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            backend: Arc::clone(&self.backend),
+            attempts: self.told.attempts,
+            waited: self.told.waited,
+        }
     }
 }
 

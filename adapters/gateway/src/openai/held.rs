@@ -2,7 +2,7 @@
 //!
 //! Invariant: a stream that has begun ends with an answer or an error event.
 
-use super::attempt::{Attempts, Served};
+use super::attempt::{Attempts, Origin, Served};
 use crate::clock::now;
 use crate::proxy::{AnswerBody, CutAnswer};
 use crate::record::Record;
@@ -50,6 +50,7 @@ pub(super) async fn answer(
                 call,
                 stage: Stage::Serving(serving),
                 ticks: interval_at(now() + KEEP_ALIVE, KEEP_ALIVE),
+                origin: None,
             };
             let mut response = Response::new(AnswerBody::held(stream));
             let headers = response.headers_mut();
@@ -81,6 +82,8 @@ pub(crate) struct HeldStream {
     call: Call,
     stage: Stage,
     ticks: Interval,
+    /// Where its answer came from, until that is noted.
+    origin: Option<Origin>,
 }
 
 enum Stage {
@@ -90,10 +93,18 @@ enum Stage {
 }
 
 impl HeldStream {
+    /// Where its answer came from; told once.
+    pub(crate) fn take_origin(&mut self) -> Option<Origin> {
+        self.origin.take()
+    }
+
     /// Takes what became of the call.
     fn take(&mut self, served: Result<Served, Refusal>) -> Option<Bytes> {
         let response = match served {
-            Ok(served) => served.into_bare_response(),
+            Ok(served) => {
+                self.origin = Some(served.origin());
+                served.into_bare_response()
+            }
             Err(refusal) => {
                 self.stage = Stage::Ended;
                 return Some(refusal.event(self.call).into());
@@ -173,6 +184,7 @@ mod tests {
                 served
             })),
             ticks: interval_at(now() + KEEP_ALIVE, KEEP_ALIVE),
+            origin: None,
         }
     }
 

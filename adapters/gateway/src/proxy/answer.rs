@@ -177,7 +177,13 @@ impl Body for AnswerBody {
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Source::Backend(body) => Pin::new(body).poll_frame(context),
             Source::Relayed(body, _) => Pin::new(body).poll_frame(context),
-            Source::Held(body) => Pin::new(body).poll_frame(context),
+            Source::Held(body) => {
+                let frame = Pin::new(&mut *body).poll_frame(context);
+                if let (Some(origin), Some(record)) = (body.take_origin(), &mut this.record) {
+                    origin.note(record);
+                }
+                frame
+            }
         };
         if let (Some(record), Poll::Ready(Some(frame))) = (&mut this.record, &frame) {
             match frame {
