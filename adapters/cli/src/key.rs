@@ -11,7 +11,7 @@ use std::process::ExitCode;
 const PREFIX: &str = "lh-";
 /// Random bytes of a key.
 const BYTES: usize = 24;
-/// The shortest key that is taken: no list of words has one of so many characters.
+/// The shortest key that is taken: no list of words has one of this length.
 const MIN_LEN: usize = 20;
 /// Bytes of standard input that are read.
 const MAX_LEN: u64 = 4_096;

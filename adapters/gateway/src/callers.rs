@@ -100,7 +100,7 @@ impl Callers {
         self.by_key.is_empty()
     }
 
-    /// Returns the caller with a key. The hashes of keys are compared, of which nobody learns one by trying.
+    /// Returns the caller with a key. Hashes of keys are compared, so that no time tells how much of a key is right.
     pub(crate) fn find(&self, key: &[u8]) -> Option<&Arc<Caller>> {
         if self.by_key.is_empty() {
             return None;

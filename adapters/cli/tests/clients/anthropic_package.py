@@ -1,27 +1,19 @@
 """Calls services with Anthropic's own package, whole and streamed: anthropic_package.py URL [OTHER_URL]
 
-With two URLs, both must give the same answers, event for event, but for what differs between any two calls.
+With two URLs, both must give the same answers, event for event, except for what differs between any two calls.
 """
 
 import json
 import sys
 
 import anthropic
+from plain import without
 
 CALL = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hello there"}]}
 TOOL = {"name": "look", "input_schema": {"type": "object", "properties": {"input": {"type": "string"}}}}
 FORCED = {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "look"}}
 # What differs between any two calls.
 OWN = {"id", "request_id"}
-
-
-def plain(value):
-    """Returns a value without what is a call's own."""
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items() if name not in OWN}
-    return value
 
 
 def answers(client):
@@ -71,7 +63,7 @@ def client(url, key="sk-testbed-0001"):
 
 
 def dumped(answer):
-    return plain(answer if isinstance(answer, dict) else answer.model_dump(mode="json"))
+    return without(OWN, answer if isinstance(answer, dict) else answer.model_dump(mode="json"))
 
 
 def main():

@@ -1,6 +1,6 @@
 // Calls two services with OpenAI's own package for Node: openai_package.mjs URL OTHER_URL
 //
-// Both must give the same answers, event for event, but for what differs between any two calls.
+// Both must give the same answers, event for event, except for what differs between any two calls.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";

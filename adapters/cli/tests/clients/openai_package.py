@@ -1,12 +1,13 @@
 """Calls services with OpenAI's own package, whole and streamed: openai_package.py URL [OTHER_URL]
 
-With two URLs, both must give the same answers, event for event, but for what differs between any two calls.
+With two URLs, both must give the same answers, event for event, except for what differs between any two calls.
 """
 
 import json
 import sys
 
 import openai
+from plain import without
 
 MESSAGES = [{"role": "user", "content": "hello there"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -17,15 +18,6 @@ LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "bo
 # What differs between any two calls.
 OWN = {"id", "created", "created_at", "obfuscation", "item_id", "response_id", "completed_at"}
 OWN |= {"expires_at", "input_file_id", "previous_response_id"}
-
-
-def plain(value):
-    """Returns a value without what is a call's own."""
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items() if name not in OWN}
-    return value
 
 
 def answers(client):
@@ -133,7 +125,7 @@ def client(url, key="sk-testbed-0001"):
 
 
 def dumped(answer):
-    return plain(answer if isinstance(answer, dict) else answer.model_dump())
+    return without(OWN, answer if isinstance(answer, dict) else answer.model_dump())
 
 
 def main():

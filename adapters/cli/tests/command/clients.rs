@@ -40,6 +40,8 @@ fn node(script: &str, arguments: &[&str]) -> Option<String> {
 fn run(mut program: Command, script: &str, arguments: &[&str]) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let output = program
+        // The folder stays as it is checked out.
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .arg(folder.join(script))
         .args(arguments)
         .output()

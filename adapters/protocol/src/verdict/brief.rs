@@ -1,4 +1,4 @@
-//! The usage of whole answers whose text nobody asks for, without building their JSON.
+//! The usage of whole answers that are passed on unread, without building their JSON.
 //!
 //! Invariant: a body that is strict JSON has the same verdict as by the whole body. All that is unusual is left to that.
 
