@@ -66,7 +66,10 @@ fn sound(kind: u8, lease: u32, at: u32) -> String {
             let spent = json!({"at": at, "amount": lease});
             return json!({"spent": {"caller": "alice", "spent": spent}}).to_string();
         }
-        5 => return json!({"kept": {"id": lease, "holder": 1, "at": at}}).to_string(),
+        5 => {
+            return json!({"kept": {"id": lease, "made": {"holder": 1, "caller": null}, "at": at}})
+                .to_string();
+        }
         6 => Charge::Arrived { lease, at },
         _ => Charge::Ended {
             lease,

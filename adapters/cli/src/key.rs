@@ -2,8 +2,8 @@
 
 use crate::{CliError, print_err, print_out};
 use clap::{Args, Subcommand};
+use core::fmt::Write as _;
 use leasehold_config::{CallerSettings, KeyHash};
-use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::process::ExitCode;
 

@@ -13,9 +13,9 @@ use leasehold_core::balance::stable_hash;
 use leasehold_protocol::Refusal;
 use std::sync::Arc;
 
-/// Who makes a call.
+/// Which caller makes a call.
 #[derive(Clone, Debug)]
-pub(super) struct Who {
+pub(super) struct Identity {
     /// `None` without a key of its own.
     pub(super) caller: Option<Arc<Caller>>,
     /// Where its use is counted.
@@ -25,11 +25,11 @@ pub(super) struct Who {
 }
 
 /// Checks a caller's credential, which the services never see.
-pub(super) fn check(asked: &Asked<'_>) -> Result<Who, Refusal> {
+pub(super) fn check(asked: &Asked<'_>) -> Result<Identity, Refusal> {
     let headers = &asked.parts.headers;
     let (callers, given) = (asked.table.callers(), given(headers));
     if let Some(caller) = given.and_then(|key| callers.find(key)) {
-        return Ok(Who {
+        return Ok(Identity {
             account: Arc::clone(&caller.account),
             flow: caller.flow,
             caller: Some(Arc::clone(caller)),
@@ -42,7 +42,7 @@ pub(super) fn check(asked: &Asked<'_>) -> Result<Who, Refusal> {
         (_, Some(_)) => return Err(wrong("the gateway does not know this key")),
         (_, None) => return Err(wrong("send a key of the gateway as the API key")),
     }
-    Ok(Who {
+    Ok(Identity {
         caller: None,
         account: asked.connection.worker.shared().accounts().of(None),
         flow: flow(asked, given),

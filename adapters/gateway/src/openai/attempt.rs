@@ -18,7 +18,7 @@ use bytes::Bytes;
 use core::time::Duration;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::response::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use leasehold_protocol::verdict::{
     Answer, Context, Failure, Next, Tally, Verdict, judge, read, verdict_of_failure,
@@ -306,8 +306,8 @@ impl Attempts {
 
     /// Writes what the caller's budget has left, before more of it is spent.
     fn write_spent(&self) -> Result<(), StateError> {
-        let (who, state) = (&self.call.who, self.worker.shared().state());
-        match (&who.caller, state, who.account.spent()) {
+        let (identity, state) = (&self.call.identity, self.worker.shared().state());
+        match (&identity.caller, state, identity.account.spent()) {
             (Some(caller), Some(state), Some(spent)) => {
                 state.write_spent(&caller.settings.name, spent)
             }
@@ -422,7 +422,11 @@ impl Attempts {
         if !ids.is_empty() {
             let shared = self.worker.shared();
             let resources = shared.resources();
-            resources.note(shared, &settle.pool, settle.backend.name(), ids);
+            // What is only looked at may be older than the gateway, and another caller's.
+            let maker = self.call.identity.caller.as_deref();
+            let maker = maker.filter(|_| self.call.method == Method::POST);
+            let member = (&*settle.pool, settle.backend.name());
+            resources.note(shared, member, maker, ids);
         }
     }
 

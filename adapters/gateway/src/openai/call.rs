@@ -3,7 +3,7 @@
 //! Invariant: bodies that are held in memory are bounded, each and all together.
 
 use super::Asked;
-use super::access::Who;
+use super::access::Identity;
 use super::route::PoolTarget;
 use crate::account::{Attempt, OverBudget, Spending};
 use crate::callers::{Caller, Callers};
@@ -55,7 +55,7 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) asked: AskedCall,
-    pub(super) who: Who,
+    pub(super) identity: Identity,
     payload: Payload,
     /// The body, as far as it is JSON.
     value: Value,
@@ -85,7 +85,7 @@ impl Call {
     /// Reads a call.
     pub(super) async fn read(
         asked: &Asked<'_>,
-        who: Who,
+        identity: Identity,
         body: Incoming,
     ) -> Result<Box<Self>, Refusal> {
         let path = &asked.target.path;
@@ -106,23 +106,23 @@ impl Call {
             Payload::Streamed(Some(CallerBody::new(body, max)))
         };
         let read = AskedCall::of(path.path(), &value);
-        let mut call = Self::new(asked, who, path.as_str(), read);
+        let mut call = Self::new(asked, identity, path.as_str(), read);
         (call.payload, call.value, call.memory) = (payload, value, memory);
         Ok(call)
     }
 
     /// Makes a call of a path, without a body.
-    pub(super) fn bare(asked: &Asked<'_>, who: Who, path: &str) -> Box<Self> {
-        Self::new(asked, who, path, AskedCall::of(path, &Value::Null))
+    pub(super) fn bare(asked: &Asked<'_>, identity: Identity, path: &str) -> Box<Self> {
+        Self::new(asked, identity, path, AskedCall::of(path, &Value::Null))
     }
 
-    fn new(asked: &Asked<'_>, who: Who, path: &str, read: AskedCall) -> Box<Self> {
+    fn new(asked: &Asked<'_>, identity: Identity, path: &str, read: AskedCall) -> Box<Self> {
         Box::new(Self {
             method: asked.parts.method.clone(),
             path: path.to_owned(),
             headers: passed(&asked.parts.headers),
             asked: read,
-            who,
+            identity,
             payload: Payload::Whole(Bytes::new()),
             value: Value::Null,
             patience: patience(&asked.parts.headers),
@@ -142,7 +142,7 @@ impl Call {
             .iter()
             .any(|target| target.pool.token_cap().is_some());
         let of_caller =
-            self.who.caller.as_ref().is_some_and(|caller| {
+            self.identity.caller.as_ref().is_some_and(|caller| {
                 caller.token_cap().is_some() || caller.settings.budget.is_some()
             });
         if counts || of_caller {
@@ -154,7 +154,7 @@ impl Call {
             .iter()
             .filter_map(|target| callers.price(&target.model));
         let most = prices.map(|price| price.most(prompt, output)).max();
-        let spending = Spending::new(&self.who.account, most.unwrap_or_default());
+        let spending = Spending::new(&self.identity.account, most.unwrap_or_default());
         self.spending = Some(Arc::new(spending.map_err(|over| self.over_budget(&over))?));
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Call {
 
     fn over_budget(&self, over: &OverBudget) -> Refusal {
         let MoneyBudget { amount, window } = over.budget;
-        let caller = self.who.caller.as_ref();
+        let caller = self.identity.caller.as_ref();
         let name = caller.map_or("", |caller| &caller.settings.name);
         let (span, spent) = (DisplaySpan(window), over.spent);
         let text = format!(
@@ -211,7 +211,7 @@ impl Call {
     /// No member of the pool serves the model.
     pub(super) fn leg(&self, target: PoolTarget, callers: &Callers) -> Result<Leg, Refusal> {
         let pool = &target.pool;
-        let caller = self.who.caller.as_deref();
+        let caller = self.identity.caller.as_deref();
         let cap = [pool.token_cap(), caller.and_then(Caller::token_cap)];
         let cap = cap.into_iter().flatten().min();
         let cost = Cost {
@@ -223,13 +223,13 @@ impl Call {
         let deadline = pool.pool().blocking().now().saturating_add(wait);
         let mut request = Request::new()
             .cost(cost)
-            .flow(self.who.flow)
+            .flow(self.identity.flow)
             .deadline(deadline);
         if let Some(caller) = caller {
             request = request.priority(caller.settings.priority);
         }
         if pool.settings().policy.uses_key() {
-            request = request.key(self.asked.affinity.unwrap_or(self.who.flow));
+            request = request.key(self.asked.affinity.unwrap_or(self.identity.flow));
         }
         if let Some(only) = target.only {
             request = request.pin(only);

@@ -66,13 +66,13 @@ async fn serve(
     body: Incoming,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let who = access::check(asked)?;
+    let identity = access::check(asked)?;
     if asked.parts.method == Method::GET
         && let Some(wanted) = models::wanted(asked.target.path.path())
     {
-        return models::answer(asked, &who, wanted, record).await;
+        return models::answer(asked, &identity, wanted, record).await;
     }
-    let mut call = Call::read(asked, who, body).await?;
+    let mut call = Call::read(asked, identity, body).await?;
     check_model(&call)?;
     let targets = route::targets(asked, &call)?;
     call.reserve(asked.table.callers(), &targets).await?;
@@ -84,7 +84,7 @@ async fn serve(
 /// Refuses models that are not for the caller.
 fn check_model(call: &Call) -> Result<(), Refusal> {
     let model = &call.asked.model;
-    match &call.who.caller {
+    match &call.identity.caller {
         Some(caller) if !model.is_empty() && !caller.may_ask(model) => {
             let name = &caller.settings.name;
             let text = format!("the model {model:?} is not among those of the caller {name}");

@@ -4,7 +4,7 @@
 //! at most, and only where a member serves models that nothing names.
 
 use super::Asked;
-use super::access::Who;
+use super::access::Identity;
 use super::attempt::Attempts;
 use super::call::Call;
 use super::route::PoolTarget;
@@ -62,13 +62,13 @@ pub(super) fn wanted(path: &str) -> Option<Option<String>> {
 /// Answers with all models of the listener, or with one.
 pub(super) async fn answer(
     asked: &Asked<'_>,
-    who: &Who,
+    identity: &Identity,
     wanted: Option<String>,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let mut list = List {
         asked,
-        who,
+        identity,
         models: Vec::new(),
     };
     for route in &asked.listener.settings().routes {
@@ -110,7 +110,7 @@ fn named(name: &str, pool: &BackendPool) -> Value {
 /// The list that a caller gets.
 struct List<'a> {
     asked: &'a Asked<'a>,
-    who: &'a Who,
+    identity: &'a Identity,
     models: Vec<Value>,
 }
 
@@ -118,7 +118,7 @@ impl List<'_> {
     /// Adds a model, once, if the caller may ask for it.
     fn add(&mut self, model: Value) {
         let name = model["id"].as_str().unwrap_or_default();
-        let caller = self.who.caller.as_ref();
+        let caller = self.identity.caller.as_ref();
         let is_new = !self.models.iter().any(|known| known["id"] == name);
         if is_new && caller.is_none_or(|caller| caller.may_ask(name)) {
             self.models.push(model);
@@ -164,7 +164,7 @@ impl List<'_> {
             model: String::new(),
             only: None,
         };
-        let call = Call::bare(self.asked, self.who.clone(), PATH);
+        let call = Call::bare(self.asked, self.identity.clone(), PATH);
         let attempts = Attempts::new(call, vec![target], Rc::clone(worker), record);
         match (attempts.run().await, known) {
             (Ok(served), known) => {

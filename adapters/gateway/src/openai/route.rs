@@ -1,10 +1,12 @@
 //! Where a call goes: the pools of its model in their order, or the key that has what it needs.
 //!
-//! Invariant: a call that needs what one key has made goes to no other key.
+//! Invariant: a call that needs what one key has made goes to no other key, and what was made for one caller is there for
+//! no other.
 
 use super::Asked;
 use super::call::Call;
 use crate::backend_pool::BackendPool;
+use crate::resources::Found;
 use http::StatusCode;
 use leasehold_config::RouteTarget;
 use leasehold_protocol::Refusal;
@@ -43,16 +45,23 @@ pub(super) fn targets(asked: &Asked<'_>, call: &Call) -> Result<Vec<PoolTarget>,
     };
     let targets: Vec<PoolTarget> = targets.iter().filter_map(target).collect();
     let needs = &call.asked.needs;
-    let holder = (!needs.is_empty())
-        .then(|| shared.resources().find(asked.table.pools(), needs))
-        .flatten();
-    if let Some((pool, member)) = holder {
-        let known = targets.iter().find(|target| target.pool.is_same(&pool));
-        return Ok(vec![PoolTarget {
-            model: known.map_or(model, |known| &known.model).clone(),
-            pool,
-            only: Some(member),
-        }]);
+    if !needs.is_empty() {
+        let resources = shared.resources();
+        match resources.find(asked.table.pools(), call.identity.caller.as_deref(), needs) {
+            Found::Unknown => {}
+            Found::OfAnother => {
+                let text = format!("no such resource: {}", needs.join(", "));
+                return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", text));
+            }
+            Found::At(pool, member) => {
+                let known = targets.iter().find(|target| target.pool.is_same(&pool));
+                return Ok(vec![PoolTarget {
+                    model: known.map_or(model, |known| &known.model).clone(),
+                    pool,
+                    only: Some(member),
+                }]);
+            }
+        }
     }
     if targets.is_empty() {
         let text = match named {

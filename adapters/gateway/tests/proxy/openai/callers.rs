@@ -270,3 +270,34 @@ fn a_call_whose_caller_has_left_is_heard_out_where_it_is_to_be() {
         assert_eq!(service.stop().hung_up, 2 * unknown, "{on_disconnect}");
     }
 }
+
+#[test]
+fn what_was_made_for_one_caller_is_there_for_no_other() {
+    let service = service(1, "");
+    let callers = caller("alice", "") + &caller("bob", "");
+    let running = start_with(&service, "", "", &callers);
+    let address = running.address;
+    let respond = |name: &str, before: &Value| {
+        let body = json!({"model": "gpt-4o", "input": "hello", "previous_response_id": before});
+        let headers = format!("authorization: Bearer {}\r\n", key_of(name));
+        ask(address, &request("/v1/responses", &headers, &body))
+    };
+    let made = respond("alice", &json!(null));
+    let made: Value = serde_json::from_str(made.text()).unwrap();
+    let look = |name: &str| {
+        let id = made["id"].as_str().expect("an id");
+        let key = key_of(name);
+        let text = format!(
+            "GET /v1/responses/{id} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\r\n"
+        );
+        ask(address, &text).status
+    };
+    assert_eq!((look("alice"), look("bob")), (200, 404));
+    let refused = respond("bob", &made["id"]);
+    assert_eq!(
+        (refused.status, &error_of(&refused)["code"]),
+        (404, &json!("not_found"))
+    );
+    assert_eq!(respond("alice", &made["id"]).status, 200);
+    assert_eq!((look("bob"), look("alice")), (404, 200));
+}
