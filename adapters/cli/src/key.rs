@@ -31,7 +31,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The caller's name in errors, logs and counts.
-    #[arg(long, value_name = "NAME", default_value = "caller")]
+    #[arg(long, value_name = "NAME")]
     name: String,
 }
 
@@ -78,5 +78,7 @@ fn given_key() -> Result<String, CliError> {
 /// Returns the table of a caller.
 fn table(name: &str, key: &str) -> Result<String, CliError> {
     let caller = CallerSettings::new(name, KeyHash::of(key.as_bytes()));
-    Ok(caller.map_err(CliError::usage)?.to_toml())
+    let table = caller.map_err(CliError::usage)?.to_toml();
+    // The file that it is added to may lack the end of its last line.
+    Ok(format!("\n{}", table.trim_end()))
 }

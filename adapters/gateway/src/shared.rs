@@ -252,6 +252,19 @@ impl Shared {
         self.table.subscribe()
     }
 
+    /// Waits for the pool that a reload puts in the place of one that it has closed; `None` if it has taken it away.
+    pub(crate) async fn successor(&self, pool: &BackendPool) -> Option<Arc<BackendPool>> {
+        let name = &pool.settings().name;
+        let mut tables = self.tables();
+        // The pool is closed before the other is in its place.
+        let is_over = |table: &Arc<Table>| {
+            let next = table.pool_named(name);
+            next.is_none_or(|next| !next.is_same(pool))
+        };
+        let table = tables.wait_for(is_over).await.ok()?;
+        table.pool_named(name).cloned()
+    }
+
     /// Puts other settings in force, or changes nothing.
     pub(crate) fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         // Changes by the admin wait, so that each is made in the old table or in the new one.

@@ -182,7 +182,7 @@ impl Attempts {
 
     /// Makes attempts with the members of one pool, until one is answered or none can be.
     async fn ask(&mut self, target: PoolTarget) -> Ended {
-        let leg = match self.leg(target) {
+        let mut leg = match self.leg(target) {
             Ok(leg) => leg,
             Err(refusal) => return Ended::Refused(refusal, true),
         };
@@ -191,7 +191,7 @@ impl Attempts {
         self.tried.clear();
         let mut last: Option<Box<Verdict>> = None;
         loop {
-            let lease = match self.lease(&leg, last.as_deref()).await {
+            let lease = match self.lease(&mut leg, last.as_deref()).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Ended::Refused(refusal, true),
             };
@@ -279,16 +279,23 @@ impl Attempts {
     }
 
     /// Waits for a key; after failures for one that has not failed, if there is one.
-    async fn lease(&self, leg: &Leg, last: Option<&Verdict>) -> Result<Lease<Backend>, Refusal> {
-        let pool = leg.target.pool.pool();
-        let mut asked = leg.request;
-        if !self.tried.is_empty() && leg.target.only.is_none() {
-            let other = pool.blocking().alternative(&asked, &self.tried);
-            asked = other.map_or(asked, |member| asked.pin(member));
-        }
-        let lease = match pool.acquire_with(asked).await {
-            Ok(lease) => lease,
-            Err(refused) => return Err(self.no_key(leg, refused, last)),
+    async fn lease(
+        &self,
+        leg: &mut Leg,
+        last: Option<&Verdict>,
+    ) -> Result<Lease<Backend>, Refusal> {
+        let lease = loop {
+            let pool = leg.target.pool.pool();
+            let mut asked = leg.request;
+            if !self.tried.is_empty() && leg.target.only.is_none() {
+                let other = pool.blocking().alternative(&asked, &self.tried);
+                asked = other.map_or(asked, |member| asked.pin(member));
+            }
+            match pool.acquire_with(asked).await {
+                Ok(lease) => break lease,
+                Err(AcquireError::Closed) => *leg = self.follow_reload(leg).await?,
+                Err(refused) => return Err(self.no_key(leg, refused, last)),
+            }
         };
         let written = leg.target.pool.write_charges();
         if let Err(error) = written.and_then(|()| self.write_spent()) {
@@ -302,6 +309,19 @@ impl Attempts {
             ));
         }
         Ok(lease)
+    }
+
+    /// Makes the call as the pool gets it that a reload puts in the place of one that it has closed.
+    async fn follow_reload(&self, leg: &Leg) -> Result<Leg, Refusal> {
+        let next = self.worker.shared().successor(&leg.target.pool).await;
+        let pool = next.ok_or_else(|| {
+            let text = "the pool was taken away by a reload";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_key", text)
+        })?;
+        self.leg(PoolTarget {
+            pool,
+            ..leg.target.clone()
+        })
     }
 
     /// Writes what the caller's budget has left, before more of it is spent.

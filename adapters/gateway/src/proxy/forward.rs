@@ -11,7 +11,7 @@ use super::refusal::Refusal;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::record::Record;
-use crate::shared::{Shared, Table};
+use crate::shared::Shared;
 use crate::upstream::{IdleConnections, SendError, Sent, send};
 use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
@@ -125,19 +125,7 @@ impl Outgoing<'_> {
 
     /// Goes to the pool that a reload puts in this one's place.
     async fn follow_reload(&mut self) -> Result<(), Refusal> {
-        let name = &self.pool.settings().name;
-        let mut tables = self.shared.tables();
-        // The pool is closed before the other is in its place.
-        let is_over = |table: &Arc<Table>| {
-            table
-                .pool_named(name)
-                .is_none_or(|pool| !pool.is_same(&self.pool))
-        };
-        let next = tables
-            .wait_for(is_over)
-            .await
-            .ok()
-            .and_then(|table| table.pool_named(name).cloned());
+        let next = self.shared.successor(&self.pool).await;
         let text = "the pool was taken away by a reload";
         self.pool =
             next.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_backend", text))?;

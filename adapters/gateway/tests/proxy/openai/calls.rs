@@ -449,3 +449,41 @@ fn a_model_goes_to_the_keys_that_serve_it() {
         }
     }
 }
+
+#[test]
+fn calls_that_wait_are_served_by_the_limits_that_a_reload_puts_in_force() {
+    let mut config = OpenAiConfig::default();
+    config.keys = vec![key(1)];
+    config.latency = Duration::from_millis(200)..=Duration::from_millis(200);
+    let service = OpenAi::start(config).expect("a free port");
+    let running = start(&service, "1 concurrent");
+    let address = running.address;
+    let control = service.control();
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(move || {
+                let answer = post(address, &chat("hello"));
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            });
+        }
+        assert!(control.wait(LONG, |control| control.in_flight() == 1));
+        // Another policy takes another pool.
+        let text = text_of(
+            &service,
+            "policy = \"fifo\"",
+            "limits = \"3 concurrent\"",
+            "",
+        );
+        running
+            .gateway
+            .reload(settings_of(&text, &service))
+            .expect("a reload");
+    });
+    let report = service.stop();
+    assert_eq!(report.ok, 6);
+    assert!(
+        (2..=4).contains(&report.max_concurrent),
+        "{}",
+        report.max_concurrent
+    );
+}

@@ -44,16 +44,20 @@ fn text_of(service: &OpenAi, pool: &str, members: &str, listen: &str) -> String 
 
 /// Starts a gateway by settings that name the keys of a service, in `keys.txt`.
 fn started(text: &str, service: &OpenAi) -> Running {
+    let gateway = Gateway::start(settings_of(text, service));
+    let gateway = gateway.unwrap_or_else(|error| panic!("{error}"));
+    let address = gateway.addresses()[0].expect("a TCP listener");
+    Running { gateway, address }
+}
+
+fn settings_of(text: &str, service: &OpenAi) -> Settings {
     let keys = service.report().per_key.len();
     let keys: String = (1..=keys).map(|number| key(number) + "\n").collect();
     let given = Given::new()
         .with_file("/keys.txt", &keys)
         .with_file("/token", TOKEN);
     let settings = Settings::parse(text, Path::new("/"), &given);
-    let settings = settings.unwrap_or_else(|error| panic!("{error}"));
-    let gateway = Gateway::start(settings).unwrap_or_else(|error| panic!("{error}"));
-    let address = gateway.addresses()[0].expect("a TCP listener");
-    Running { gateway, address }
+    settings.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn start_with(service: &OpenAi, pool: &str, members: &str, listen: &str) -> Running {
