@@ -122,7 +122,7 @@ mod tests {
         /// It was refused before anything was sent.
         NotSent,
         Failed(Failure),
-        /// The service answered, and told so many tokens or none.
+        /// The service answered, and told this number of tokens or none.
         Answered(u16, Option<u16>),
     }
 
