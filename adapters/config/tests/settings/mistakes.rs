@@ -252,7 +252,7 @@ const RELATIONS: &[Case] = &[
     (
         "pool = \"web\"",
         "route = [{ model = \"a\", pool = \"web\" }]",
-        "9:21: listen.route.model: only listeners of openai route by models",
+        "9:20: listen.route.model: only listeners of openai route by models",
     ),
     (
         "pool = \"web\"",
