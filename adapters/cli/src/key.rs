@@ -1,4 +1,4 @@
-//! `leasehold key`: keys of those who call the gateway.
+//! `leasehold key`: keys of the gateway's callers.
 
 use crate::{CliError, print_err, print_out};
 use clap::{Args, Subcommand};

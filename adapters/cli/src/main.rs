@@ -66,7 +66,7 @@ enum Command {
     /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
     #[command(verbatim_doc_comment)]
     Gateway(gateway::Arguments),
-    /// Make keys for those who call the gateway: their tables are `[[caller]]` in its configuration.
+    /// Make keys for the gateway's callers: their tables are `[[caller]]` in its configuration.
     #[command(subcommand)]
     Key(key::Command),
     /// Run a test server.

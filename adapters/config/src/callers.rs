@@ -1,4 +1,4 @@
-//! Those who call listeners of services: their keys, what they may use, and what it costs.
+//! Callers of listeners of services: their keys, what they may use, and what it costs.
 //!
 //! Invariant: a caller's key is never here, only its hash.
 

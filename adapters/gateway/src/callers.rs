@@ -81,18 +81,23 @@ pub(crate) struct Callers {
 impl Callers {
     pub(crate) fn new(settings: &Settings, accounts: &Accounts) -> Self {
         let callers = settings.callers.iter().map(|settings| {
-            let account = accounts.of(Some(&settings.name));
-            account.set_budget(settings.budget);
             let caller = Caller {
                 flow: stable_hash(format!("caller {}", settings.name).as_bytes()),
                 settings: settings.clone(),
-                account,
+                account: accounts.of(Some(&settings.name)),
             };
             (settings.key, Arc::new(caller))
         });
         Self {
             by_key: callers.collect(),
             prices: settings.prices.clone(),
+        }
+    }
+
+    /// Puts the callers' budgets in force.
+    pub(crate) fn set_budgets(&self) {
+        for caller in self.by_key.values() {
+            caller.account.set_budget(caller.settings.budget);
         }
     }
 

@@ -144,7 +144,7 @@ impl Table {
         })
     }
 
-    /// Those who may call its listeners of services.
+    /// The callers of its listeners of services.
     pub(crate) fn callers(&self) -> &Callers {
         &self.callers
     }
@@ -224,6 +224,7 @@ impl Shared {
     ) -> Self {
         let earlier = state.as_ref().map(|state| state.resources());
         let resources = Resources::restored(earlier.unwrap_or_default());
+        table.callers.set_budgets();
         Self {
             table: watch::Sender::new(Arc::new(table)),
             totals: Totals::default(),
@@ -281,6 +282,8 @@ impl Shared {
     fn put_in_force(&self, settings: Settings, changes: &AdminChanges) -> Result<(), ReloadError> {
         let table = self.table();
         let table = table.reloaded(settings, self.state(), changes, &self.names, &self.accounts)?;
+        // A caller that is new has its budget from its first call on.
+        table.callers.set_budgets();
         self.table.send_replace(Arc::new(table));
         Ok(())
     }

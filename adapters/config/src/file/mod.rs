@@ -60,7 +60,7 @@ pub(crate) struct ConfigFile {
     /// The addresses that callers reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen: Vec<ListenTable>,
-    /// Those who may call listeners of services; without any, a listener has its token alone.
+    /// The callers of listeners of services; without any, a listener has its token alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) caller: Vec<CallerTable>,
     /// What a million tokens cost, by models: `[price."gpt-4o*"]`. Of several that fit a model, the longest is taken.

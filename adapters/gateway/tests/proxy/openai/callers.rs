@@ -68,10 +68,7 @@ fn a_caller_is_known_by_its_key_and_asks_for_its_models_alone() {
 
 #[test]
 fn a_caller_above_its_limits_takes_no_place_from_another() {
-    let mut config = OpenAiConfig::default();
-    config.keys = vec![key(1)];
-    config.latency = Duration::from_millis(5)..=Duration::from_millis(5);
-    let service = OpenAi::start(config).expect("a free port");
+    let service = slow_service(5);
     let callers = caller("alice", "limits = \"2/60s\"") + &caller("bob", "");
     let pool = "max_wait = \"2s\"";
     let running = start_with(&service, pool, "limits = \"1 concurrent\"", &callers);
@@ -93,11 +90,7 @@ fn a_caller_above_its_limits_takes_no_place_from_another() {
 
 #[test]
 fn callers_that_wait_share_a_key_by_their_weights() {
-    let mut config = OpenAiConfig::default();
-    config.keys = vec![key(1)];
-    config.recording = Recording::Full;
-    config.latency = Duration::from_millis(3)..=Duration::from_millis(3);
-    let service = OpenAi::start(config).expect("a free port");
+    let service = slow_service(3);
     let callers = caller("one", "weight = 1") + &caller("three", "weight = 3");
     let running = start_with(&service, "", "limits = \"1 concurrent\"", &callers);
     let address = running.address;
@@ -122,11 +115,7 @@ fn callers_that_wait_share_a_key_by_their_weights() {
 
 #[test]
 fn a_callers_priority_comes_before_those_who_wait_already() {
-    let mut config = OpenAiConfig::default();
-    config.keys = vec![key(1)];
-    config.recording = Recording::Full;
-    config.latency = Duration::from_millis(10)..=Duration::from_millis(10);
-    let service = OpenAi::start(config).expect("a free port");
+    let service = slow_service(10);
     let callers = caller("slow", "") + &caller("urgent", "priority = 1");
     let running = start_with(&service, "", "limits = \"1 concurrent\"", &callers);
     let address = running.address;

@@ -126,11 +126,7 @@ fn streams_that_outlast_the_window_hold_up_no_other_call() {
 
 #[test]
 fn a_caller_with_few_calls_does_not_wait_behind_one_with_many() {
-    let mut config = OpenAiConfig::default();
-    config.keys = vec![key(1)];
-    config.recording = Recording::Full;
-    config.latency = Duration::from_millis(10)..=Duration::from_millis(10);
-    let service = OpenAi::start(config).expect("a free port");
+    let service = slow_service(10);
     let running = start(&service, "1 concurrent");
     let address = running.address;
     let send = |caller: &str| {
@@ -452,10 +448,7 @@ fn a_model_goes_to_the_keys_that_serve_it() {
 
 #[test]
 fn calls_that_wait_are_served_by_the_limits_that_a_reload_puts_in_force() {
-    let mut config = OpenAiConfig::default();
-    config.keys = vec![key(1)];
-    config.latency = Duration::from_millis(200)..=Duration::from_millis(200);
-    let service = OpenAi::start(config).expect("a free port");
+    let service = slow_service(200);
     let running = start(&service, "1 concurrent");
     let address = running.address;
     let control = service.control();

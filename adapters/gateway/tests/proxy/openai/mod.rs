@@ -32,6 +32,15 @@ fn service(keys: usize, limits: &str) -> OpenAi {
     OpenAi::start(config).expect("a free port")
 }
 
+/// A service with one key, which takes this many milliseconds for each answer.
+fn slow_service(millis: u64) -> OpenAi {
+    let mut config = OpenAiConfig::default();
+    config.keys = vec![key(1)];
+    config.recording = Recording::Full;
+    config.latency = Duration::from_millis(millis)..=Duration::from_millis(millis);
+    OpenAi::start(config).expect("a free port")
+}
+
 /// The settings of a gateway in front of a service, with further ones of its pool, members and listener.
 fn text_of(service: &OpenAi, pool: &str, members: &str, listen: &str) -> String {
     let url = service.url();
