@@ -7,6 +7,7 @@ mod charges;
 mod clock;
 mod compaction;
 mod error;
+mod in_use;
 mod input;
 mod item_results;
 mod journal;

@@ -6,6 +6,7 @@
 use crate::account::{Account, KeyPool, Slot};
 use crate::batch::Batch;
 use crate::clock::{time_of_day, words};
+use crate::in_use::InUse;
 use crate::lock;
 use crate::origin::{Origin, Outage, Reaction};
 use crate::progress::Counter;
@@ -37,6 +38,7 @@ pub(crate) struct Members<'a> {
     calls: Vec<AtomicU64>,
     /// The models that services lack, as pairs of model and service.
     lacking: Mutex<HashSet<(usize, usize)>>,
+    in_use: InUse,
     /// By model: whether no member can serve it any more.
     unserved: Vec<AtomicBool>,
     /// Reasons why the run, or a model, stopped early.
@@ -93,6 +95,7 @@ impl<'a> Members<'a> {
             rejected: flags(count),
             calls: (0..count).map(|_| AtomicU64::new(0)).collect(),
             lacking: Mutex::default(),
+            in_use: InUse::default(),
             unserved: flags(batch.models.len()),
             stopped: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -284,26 +287,22 @@ impl<'a> Members<'a> {
 
     /// Takes members out of use that can't serve any more; the run is over once none can.
     ///
-    /// The last ones of a model stay in use, so that tasks that wait for them are woken.
+    /// Those that are woken by the last ones of a model, which stay in use, find it unserved.
     fn retire(&self) {
         let members = &self.keys.members;
         let models = 0..self.batch.models.len();
-        let is_served = |model| members.iter().any(|(_, slot)| self.can_serve(slot, model));
-        let served: Vec<bool> = models.clone().map(is_served).collect();
+        let serves = |slot: &Slot| models.clone().map(|model| slot.serves(model)).collect();
+        let serves: Vec<Vec<bool>> = members.iter().map(|(_, slot)| serves(slot)).collect();
+        let can_serve = |member: usize, model| self.can_serve(&members[member].1, model);
+        let served = self.in_use.retire(&serves, can_serve, |member| {
+            let _ = self.keys.pool.disable(members[member].0);
+        });
         for (unserved, is_served) in self.unserved.iter().zip(&served) {
             // Never taken back: another thread may have seen a later state.
             unserved.fetch_or(!is_served, Ordering::SeqCst);
         }
         if !served.contains(&true) {
             self.close();
-            return;
-        }
-        for (member, slot) in members {
-            let mut own = models.clone().filter(|model| slot.serves(*model));
-            let is_needed = own.any(|model| !served[model] || self.can_serve(slot, model));
-            if !is_needed {
-                let _ = self.keys.pool.disable(*member);
-            }
         }
     }
 
