@@ -38,6 +38,12 @@ pub enum Op {
     /// Asks for a lease of some tokens, modulo 4.
     #[proptest(weight = 4)]
     Acquire(u8),
+    /// Asks for a lease of some tokens, modulo 4, that expires after at most 8 ticks.
+    #[proptest(weight = 3)]
+    Lend(u8, u8),
+    /// Renews one of the leases.
+    #[proptest(weight = 2)]
+    Renew(u8),
     /// Releases one of the leases, at no more tokens than it asked for.
     #[proptest(weight = 3)]
     Release(u8, u8),
@@ -70,10 +76,12 @@ struct Call {
     cost: Cost,
     requests: usize,
     tokens: usize,
+    /// How long it is held, and the tick at which it expires.
+    lent: Option<(u64, u64)>,
 }
 
 impl Truth {
-    fn grant(&mut self, now: u64, lease: LeaseId, fence: u64, cost: Cost) {
+    fn grant(&mut self, now: u64, lease: LeaseId, fence: u64, cost: Cost, ttl: Option<u64>) {
         self.requests.charge(now, cost.requests.into());
         let mut call = Call {
             lease,
@@ -81,6 +89,7 @@ impl Truth {
             cost,
             requests: self.requests.uses.len() - 1,
             tokens: 0,
+            lent: ttl.map(|ttl| (ttl, now + ttl)),
         };
         if let Some(tokens) = &mut self.tokens {
             tokens.charge(now, cost.tokens.into());
@@ -97,13 +106,34 @@ impl Truth {
         }
     }
 
-    /// What counts after a crash: each call under way has reached the upstream by then.
+    /// What counts after a crash: each call of this process has reached the upstream by then, and those that were lent
+    /// go on.
     fn after_crash(&self, now: u64) -> Self {
         let mut after = self.clone();
-        for call in core::mem::take(&mut after.calls) {
+        let (lent, own) = after.calls.drain(..).partition(|call| call.lent.is_some());
+        after.calls = lent;
+        let own: Vec<Call> = own;
+        for call in own {
             after.end(now, call, call.cost);
         }
         after
+    }
+
+    /// Ends what has expired by now, each at its tick.
+    fn expire(&mut self, now: u64) {
+        let due = |call: &Call| call.lent.filter(|(_, expires)| *expires <= now);
+        let mut expired: Vec<_> = self
+            .calls
+            .iter()
+            .copied()
+            .filter(|call| due(call).is_some())
+            .collect();
+        expired.sort_by_key(|call| call.lent);
+        self.calls.retain(|call| due(call).is_none());
+        for call in expired {
+            let at = call.lent.map_or(now, |(_, expires)| expires);
+            self.end(at, call, call.cost);
+        }
     }
 
     fn admits(&self, now: u64, cost: Cost) -> bool {
@@ -186,14 +216,19 @@ impl Run {
     fn apply(&mut self, op: Op) {
         let now = self.tick();
         match op {
-            Op::Acquire(tokens) => {
-                let cost = Cost {
-                    requests: 1,
-                    tokens: u32::from(tokens % 4),
-                };
-                let request = Request::new().cost(cost).deadline(now);
-                if let Ok(Acquired::Granted(grant)) = self.pool.acquire(now, request) {
-                    self.truth.grant(self.now, grant.lease, grant.fence, cost);
+            Op::Acquire(tokens) => self.acquire(tokens, None),
+            Op::Lend(tokens, ttl) => self.acquire(tokens, Some(u64::from(ttl % 8) + 1)),
+            Op::Renew(which) => {
+                if let Some(call) = self.call(which) {
+                    let expires = self.pool.renew(now, call.lease).expect("it is held");
+                    let lent = call.lent.map(|(ttl, _)| (ttl, self.now + ttl));
+                    assert_eq!(
+                        expires.map(Tick::as_nanos),
+                        lent.map(|(_, expires)| expires)
+                    );
+                    let calls = &mut self.truth.calls;
+                    let renewed = calls.iter_mut().find(|one| one.lease == call.lease);
+                    renewed.expect("it is held").lent = lent;
                 }
             }
             Op::Release(which, tokens) => {
@@ -218,7 +253,14 @@ impl Run {
                     }
                 }
             }
-            Op::Advance(ticks) => self.now += u64::from(ticks % 8),
+            Op::Advance(ticks) => {
+                // A late pool would end leases later than they expire.
+                for _ in 0..ticks % 8 {
+                    self.now += 1;
+                    self.pool.handle_timeout(self.tick());
+                    self.truth.expire(self.now);
+                }
+            }
             Op::Write => {}
             Op::Snapshot => {
                 self.pool.handle_timeout(now);
@@ -226,6 +268,22 @@ impl Run {
                 self.snapshot = self.pool.snapshot();
                 self.written.clear();
             }
+        }
+    }
+
+    fn acquire(&mut self, tokens: u8, ttl: Option<u64>) {
+        let (now, tokens) = (self.tick(), u32::from(tokens % 4));
+        let cost = Cost {
+            requests: 1,
+            tokens,
+        };
+        let mut request = Request::new().cost(cost).deadline(now);
+        if let Some(ttl) = ttl {
+            request = request.ttl(Duration::from_nanos(ttl));
+        }
+        if let Ok(Acquired::Granted(grant)) = self.pool.acquire(now, request) {
+            let (lease, fence) = (grant.lease, grant.fence);
+            self.truth.grant(self.now, lease, fence, cost, ttl);
         }
     }
 
@@ -272,7 +330,7 @@ impl Run {
         let mut pool = Pool::restore(config, snapshot, now, now).expect("it was saved");
         // Leases without holders end.
         pool.handle_timeout(now);
-        let truth = truth.after_crash(self.now);
+        let mut truth = truth.after_crash(self.now);
         // What may count for longer than it has to: what is left of blocks, and ends that were not written.
         let mut pending = self.pool.clone();
         let unwritten: BTreeSet<u64> = pending
@@ -280,11 +338,16 @@ impl Run {
             .into_iter()
             .filter_map(|charge| match charge {
                 Charge::Arrived { lease, .. } | Charge::Ended { lease, .. } => Some(lease),
-                Charge::Granted { .. } | Charge::Observed { .. } | Charge::Block { .. } => None,
+                Charge::Granted { .. }
+                | Charge::Renewed { .. }
+                | Charge::Observed { .. }
+                | Charge::Block { .. } => None,
             })
             .collect();
         let slack = replayed.unrecorded.requests + unwritten.len() as u32;
         for at in self.now..=self.now + self.window + 8 {
+            truth.expire(at);
+            pool.handle_timeout(Tick::from_nanos(at));
             for tokens in 0..4 {
                 let cost = Cost {
                     requests: 1,
@@ -323,6 +386,7 @@ fn truth_fence(truth: &Truth, written: &[Charge]) -> u64 {
     let logged = written.iter().filter_map(|charge| match charge {
         Charge::Granted { lease, .. } => Some(*lease),
         Charge::Arrived { .. }
+        | Charge::Renewed { .. }
         | Charge::Ended { .. }
         | Charge::Observed { .. }
         | Charge::Block { .. } => None,
@@ -361,12 +425,13 @@ fn admitted_by(truth: &Truth, at: u64, cost: Cost) -> u32 {
         .unwrap_or(0)
 }
 
-/// Every sequence of `length` operations on small pools of every kind.
+/// Every sequence of `length` operations on small pools of every kind, and of those with leases that are lent on two of
+/// them.
 ///
 /// # Panics
 /// As [`run`].
 pub fn run_all(length: u32) {
-    let alphabet = [
+    let own = [
         Op::Acquire(0),
         Op::Release(0, 0),
         Op::Arrive(0),
@@ -374,9 +439,17 @@ pub fn run_all(length: u32) {
         Op::Advance(3),
         Op::Write,
     ];
+    let lent = [
+        Op::Lend(0, 1),
+        Op::Renew(0),
+        Op::Release(0, 0),
+        Op::Arrive(0),
+        Op::Advance(1),
+        Op::Write,
+    ];
+    let pools = [(1, 0, true), (2, 2, true), (4, 2, true), (2, 4, false)];
     for kind in [limits::Kind::Log, limits::Kind::Buckets] {
-        for (limit, block, completion) in [(1, 0, true), (2, 2, true), (4, 2, true), (2, 4, false)]
-        {
+        for (limit, block, completion) in pools {
             let limit = limits::Setup {
                 kind,
                 limit,
@@ -384,21 +457,35 @@ pub fn run_all(length: u32) {
                 buckets: 1,
                 completion,
             };
-            for mut number in 0..6u32.pow(length) {
-                let ops = (0..length).map(|_| {
-                    let op = alphabet[(number % 6) as usize];
-                    number /= 6;
-                    op
-                });
-                run(&Case {
-                    limit,
-                    tokens: None,
-                    grouped: false,
-                    block,
-                    ops: ops.collect(),
-                });
-            }
+            run_each(&own, length, limit, block);
         }
     }
+    for (limit, block, completion) in &pools[..2] {
+        let limit = limits::Setup {
+            kind: limits::Kind::Log,
+            limit: *limit,
+            width: 2,
+            buckets: 1,
+            completion: *completion,
+        };
+        run_each(&lent, length, limit, *block);
+    }
     assert!(NonZeroU32::new(length).is_some(), "something was tried");
+}
+
+fn run_each(alphabet: &[Op; 6], length: u32, limit: limits::Setup, block: u8) {
+    for mut number in 0..6u32.pow(length) {
+        let ops = (0..length).map(|_| {
+            let op = alphabet[(number % 6) as usize];
+            number /= 6;
+            op
+        });
+        run(&Case {
+            limit,
+            tokens: None,
+            grouped: false,
+            block,
+            ops: ops.collect(),
+        });
+    }
 }

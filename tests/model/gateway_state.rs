@@ -53,7 +53,7 @@ pub fn run(case: &Case) {
 
 fn sound(kind: u8, lease: u32, at: u32) -> String {
     let (lease, at) = (lease.into(), Tick::from_nanos(at.into()));
-    let charge = match kind % 8 {
+    let charge = match kind % 9 {
         0 => return "\"end\"".to_owned(),
         1 => return json!({"changes": {"number": lease}}).to_string(),
         2 => return json!({"header": {"leasehold": lease, "boot": "a"}}).to_string(),
@@ -71,6 +71,11 @@ fn sound(kind: u8, lease: u32, at: u32) -> String {
                 .to_string();
         }
         6 => Charge::Arrived { lease, at },
+        7 => Charge::Renewed {
+            lease,
+            expires: at,
+            at,
+        },
         _ => Charge::Ended {
             lease,
             cost: Cost::REQUEST,

@@ -225,7 +225,10 @@ impl KeyPool {
                 ..
             } => (*member, *class, *lease),
             Charge::Observed { member, .. } => (*member, 0, 0),
-            Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Block { .. } => return None,
+            Charge::Arrived { .. }
+            | Charge::Renewed { .. }
+            | Charge::Ended { .. }
+            | Charge::Block { .. } => return None,
         };
         let logs = self.logs.get(&member)?;
         let turn = usize::try_from(turn).ok()?.checked_rem(logs.count)?;

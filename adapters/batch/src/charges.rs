@@ -119,7 +119,9 @@ impl Charges {
                 Charge::Granted { lease, .. } => place(&charge).inspect(|found| {
                     self.open.insert(*lease, found.clone());
                 }),
-                Charge::Arrived { lease, .. } => self.open.get(lease).cloned(),
+                Charge::Arrived { lease, .. } | Charge::Renewed { lease, .. } => {
+                    self.open.get(lease).cloned()
+                }
                 Charge::Ended { lease, .. } => self.open.remove(lease),
                 Charge::Observed { .. } | Charge::Block { .. } => place(&charge),
             };
@@ -347,6 +349,7 @@ mod tests {
         let cost = |charge: &Charge| match charge {
             Charge::Granted { cost, .. } => cost.requests,
             Charge::Arrived { .. }
+            | Charge::Renewed { .. }
             | Charge::Ended { .. }
             | Charge::Observed { .. }
             | Charge::Block { .. } => 0,

@@ -45,7 +45,9 @@ pub(crate) fn compacted(
             *lease = *fences;
             true
         }
-        Charge::Arrived { lease, .. } | Charge::Ended { lease, .. } => match numbers.get(lease) {
+        Charge::Arrived { lease, .. }
+        | Charge::Renewed { lease, .. }
+        | Charge::Ended { lease, .. } => match numbers.get(lease) {
             Some(number) => {
                 *lease = *number;
                 true

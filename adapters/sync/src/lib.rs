@@ -61,6 +61,7 @@ mod names;
 mod parker;
 mod pending;
 mod pool;
+mod remote;
 mod shared;
 mod spin;
 mod state;
@@ -80,6 +81,7 @@ pub use limiter::SyncLimiter;
 pub use names::TooManyNames;
 pub use pending::{CancelHandle, PendingLease};
 pub use pool::SyncPool;
+pub use remote::RemoteLease;
 pub use subscription::Subscription;
 
 // Types of the core that the commands above take or answer with.
@@ -89,9 +91,10 @@ pub use leasehold_core::balance::{
 pub use leasehold_core::pool::stats::{Histogram, LeaseCounts, MemberStats, QueueStats, Stats};
 pub use leasehold_core::pool::{
     AddError, BreakerError, Cause, Charge, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
-    HealthChange, Labels, Member, MemberCondition, MemberId, MemberSetting, MemberStatus,
-    MemberUpdate, Outcome, Place, PoolConfig, PoolConfigBuilder, PoolConfigError, PoolId, ProbeId,
-    ProbeResult, Release, Request, ShareBy, StaleMember, StaleProbe, StaleWaiter, UpdateError,
+    HealthChange, HeldLease, Labels, LeaseId, Member, MemberCondition, MemberId, MemberSetting,
+    MemberStatus, MemberUpdate, Outcome, Place, PoolConfig, PoolConfigBuilder, PoolConfigError,
+    PoolId, ProbeId, ProbeResult, Release, Request, ShareBy, StaleMember, StaleProbe, StaleWaiter,
+    UpdateError,
 };
 pub use leasehold_core::time::Tick;
 pub use leasehold_core::{health, limit};

@@ -1,7 +1,8 @@
 //! The pool that threads and tasks share: requests for leases, each one command of the core's pool under the lock.
 //!
-//! Its other commands are in the files below: `manage`, `names` and `records`.
+//! Its other commands are in the files below: `held`, `manage`, `names` and `records`.
 
+mod held;
 mod manage;
 mod names;
 mod records;

@@ -213,8 +213,10 @@ impl<T> Pool<T> {
         let Some(log) = &mut self.charges else {
             return;
         };
-        // Where other limits than the member's count too, each lease is written by itself.
-        let has_blocks = !self.by_class && self.flows.is_empty() && self.shared.is_empty();
+        // Where other limits than the member's count too, each lease is written by itself; and so is one that outlives a
+        // crash, because what a block covers ends with it.
+        let has_blocks =
+            !self.by_class && self.flows.is_empty() && self.shared.is_empty() && expires.is_none();
         if let Some(member) = self.members.get_mut(handle) {
             let charge = Charge::Granted {
                 lease: fence,
@@ -273,12 +275,17 @@ impl<T> Pool<T> {
             stride,
             booked,
             permit,
+            ttl: request.ttl,
         })
     }
 
     /// Sets the expiry of a lease a whole time to live from now.
     pub(super) fn set_expiry(&mut self, lease: Handle) -> Option<Tick> {
-        let expires = self.clock.now.saturating_add(self.config.lease_ttl?);
+        let own = self.leases.get(lease)?.ttl;
+        let expires = self
+            .clock
+            .now
+            .saturating_add(own.or(self.config.lease_ttl)?);
         let sequence = self.clock.next_sequence();
         self.leases.set_expiry(lease, expires, sequence);
         Some(expires)

@@ -50,6 +50,19 @@ pub enum Charge {
         #[cfg_attr(feature = "serde", serde(rename = "t"))]
         at: Tick,
     },
+    /// A lease was renewed.
+    #[cfg_attr(feature = "serde", serde(rename = "r"))]
+    Renewed {
+        /// The lease.
+        #[cfg_attr(feature = "serde", serde(rename = "l"))]
+        lease: u64,
+        /// The tick at which the lease expires.
+        #[cfg_attr(feature = "serde", serde(rename = "x"))]
+        expires: Tick,
+        /// The tick of the renewal.
+        #[cfg_attr(feature = "serde", serde(rename = "t"))]
+        at: Tick,
+    },
     /// A lease has ended.
     #[cfg_attr(feature = "serde", serde(rename = "e"))]
     Ended {
@@ -162,6 +175,12 @@ impl ChargeLog {
             let member = member.identity;
             self.push(Charge::Block { member, cost: rest });
         }
+    }
+
+    /// Records a renewal, by which the holder goes once it is written.
+    pub(super) fn record_renewal(&mut self, lease: u64, expires: Tick, at: Tick) {
+        self.push(Charge::Renewed { lease, expires, at });
+        self.is_due = true;
     }
 
     /// Records what a member's upstream has told.

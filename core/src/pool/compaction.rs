@@ -19,6 +19,7 @@ impl Charge {
         match *self {
             Self::Granted { at, .. }
             | Self::Arrived { at, .. }
+            | Self::Renewed { at, .. }
             | Self::Ended { at, .. }
             | Self::Observed { at, .. } => Some(at),
             Self::Block { .. } => None,
@@ -28,20 +29,31 @@ impl Charge {
 
 /// Closes a log whose process has ended at an unknown time, at the restart.
 ///
-/// Leases without an end, and what blocks may have let through, end `now`. Ticks beyond `now`, of a clock that was
-/// ahead, become `now`, because a replay never goes back. Each charge has a tag, which its successors take over.
+/// Leases without an end, and what blocks may have let through, end `now`; those that expire later stay open, because
+/// their holders may live on. Ticks beyond `now`, of a clock that was ahead, become `now`, because a replay never goes
+/// back. Each charge has a tag, which its successors take over.
 /// O(n log n).
 pub fn close_log<K: Clone>(log: &mut Vec<(K, Charge)>, now: Tick) {
     for (_, charge) in log.iter_mut() {
         charge.move_back(now);
     }
-    let mut open: BTreeMap<u64, (K, Cost)> = BTreeMap::new();
+    let mut open: BTreeMap<u64, (K, Cost, Tick)> = BTreeMap::new();
     let mut latest = 0;
     for (tag, charge) in &*log {
         match *charge {
-            Charge::Granted { lease, cost, .. } => {
+            Charge::Granted {
+                lease,
+                cost,
+                expires,
+                ..
+            } => {
                 latest = lease.max(latest);
-                open.insert(lease, (tag.clone(), cost));
+                open.insert(lease, (tag.clone(), cost, expires.unwrap_or(now)));
+            }
+            Charge::Renewed { lease, expires, .. } => {
+                if let Some((_, _, open_until)) = open.get_mut(&lease) {
+                    *open_until = expires;
+                }
             }
             Charge::Ended { lease, .. } => {
                 open.remove(&lease);
@@ -51,7 +63,7 @@ pub fn close_log<K: Clone>(log: &mut Vec<(K, Charge)>, now: Tick) {
     }
     let rests = rests_of_blocks(log);
     log.retain(|(_, charge)| !matches!(charge, Charge::Block { .. }));
-    for (lease, (tag, cost)) in open {
+    for (lease, (tag, cost, _)) in open.into_iter().filter(|(_, (.., until))| *until <= now) {
         log.push((
             tag,
             Charge::Ended {
@@ -88,6 +100,7 @@ pub fn compact_log<K: Clone + Ord>(
 ) -> Vec<(K, Charge)> {
     let mut ends: BTreeMap<u64, (Tick, Cost)> = BTreeMap::new();
     let mut arrived = BTreeSet::new();
+    let mut renewed: BTreeMap<u64, Charge> = BTreeMap::new();
     for (_, charge) in log {
         match *charge {
             Charge::Ended { lease, cost, at } => {
@@ -95,6 +108,9 @@ pub fn compact_log<K: Clone + Ord>(
             }
             Charge::Arrived { lease, .. } => {
                 arrived.insert(lease);
+            }
+            Charge::Renewed { lease, .. } => {
+                renewed.insert(lease, *charge);
             }
             Charge::Granted { .. } | Charge::Observed { .. } | Charge::Block { .. } => {}
         }
@@ -109,8 +125,11 @@ pub fn compact_log<K: Clone + Ord>(
                 recent.push((tag.clone(), *charge));
                 continue;
             }
+            // Of the renewals of one lease, the last says when it expires.
+            Charge::Renewed { lease, .. } if renewed.get(&lease) != Some(charge) => continue,
             Charge::Granted { lease, .. }
             | Charge::Arrived { lease, .. }
+            | Charge::Renewed { lease, .. }
             | Charge::Ended { lease, .. } => lease,
         };
         let Some((at, cost)) = ends
@@ -210,8 +229,16 @@ impl Call {
 impl Charge {
     fn move_back(&mut self, now: Tick) {
         match self {
-            Self::Granted { at, .. } | Self::Arrived { at, .. } | Self::Ended { at, .. } => {
-                *at = now.min(*at)
+            Self::Arrived { at, .. } | Self::Ended { at, .. } => *at = now.min(*at),
+            Self::Granted { at, expires, .. } => {
+                let held = expires.map(|expires| expires.since(*at));
+                *at = now.min(*at);
+                *expires = held.map(|held| at.saturating_add(held));
+            }
+            Self::Renewed { at, expires, .. } => {
+                let held = expires.since(*at);
+                *at = now.min(*at);
+                *expires = at.saturating_add(held);
             }
             Self::Observed { at, reset, .. } => {
                 let span = reset.since(*at);
@@ -236,7 +263,10 @@ fn rests_of_blocks<K: Clone>(log: &[(K, Charge)]) -> BTreeMap<u64, (K, Cost)> {
                     *rest = less(*rest, cost);
                 }
             }
-            Charge::Arrived { .. } | Charge::Ended { .. } | Charge::Observed { .. } => {}
+            Charge::Arrived { .. }
+            | Charge::Renewed { .. }
+            | Charge::Ended { .. }
+            | Charge::Observed { .. } => {}
         }
     }
     rests.retain(|_, (_, rest)| rest.requests > 0);

@@ -17,6 +17,7 @@ pub struct PoolConfig {
     pub(super) policy: Policy,
     pub(super) seed: u64,
     pub(super) lease_ttl: Option<Duration>,
+    pub(super) first_fence: u64,
     pub(super) max_waiters: u32,
     pub(super) max_lanes: u32,
     pub(super) limits: LimitSet,
@@ -42,6 +43,7 @@ impl PoolConfig {
             policy,
             seed: 0,
             lease_ttl: None,
+            first_fence: 1,
             max_waiters: u32::MAX,
             max_lanes: 65_536,
             limits: LimitSet::default(),
@@ -96,6 +98,13 @@ impl PoolConfigBuilder {
     /// ids could be mixed up need different ones; the default is that of the number 0.
     pub fn id(mut self, id: PoolId) -> Self {
         self.config.id = id;
+        self
+    }
+
+    /// The [fence](super::Grant::fence) of the first grant, unless the pool is restored from one that was further; 1 by
+    /// default. Microseconds since 1970 at the start make fences grow over restarts of which nothing is saved.
+    pub fn first_fence(mut self, fence: u64) -> Self {
+        self.config.first_fence = fence;
         self
     }
 

@@ -154,7 +154,7 @@ impl<T> Pool<T> {
             lanes: Lanes::new(),
             by_class: by_class || config.weighs_by_time(),
             queue: Queue::starting_at_generation(waiters, config.share_by),
-            leases: Leases::starting_at_generation(leases),
+            leases: Leases::starting_at(leases, config.first_fence.saturating_sub(1)),
             charges: config.block_permille.map(ChargeLog::new),
             fast_failures: FastFailures::new(),
             outlier: outlier.map(|config| OutlierDetector::new(config, now)),

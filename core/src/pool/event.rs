@@ -21,6 +21,19 @@ pub struct Grant {
     pub expires: Option<Tick>,
 }
 
+/// A lease that is held; one that was restored has its old fence, and another id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLease {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The member it is on.
+    pub member: MemberId,
+    /// The number of its grant.
+    pub fence: u64,
+    /// The tick at which it expires; `None` where it doesn't.
+    pub expires: Option<Tick>,
+}
+
 /// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquired {

@@ -60,6 +60,15 @@ id!(
     WaiterId
 );
 
+impl MemberId {
+    /// The member of this number in a pool of another process, whose members are numbered here. A pool of this process
+    /// refuses it, unless it has the same identity.
+    #[must_use]
+    pub const fn elsewhere(pool: PoolId, number: u32) -> Self {
+        Self::new(pool, Handle::foreign(number))
+    }
+}
+
 /// A group of members that share limits, in one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

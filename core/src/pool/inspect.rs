@@ -4,9 +4,9 @@ use super::config::PoolConfig;
 use super::drive::Pool;
 use super::eligibility::{Eligibility, Readiness};
 use super::error::AcquireError;
-use super::event::Estimate;
+use super::event::{Estimate, HeldLease};
 use super::flows::FlowStats;
-use super::ids::MemberId;
+use super::ids::{LeaseId, MemberId};
 use super::labels::Labels;
 use super::lane::LaneKey;
 use super::member_state::MemberState;
@@ -36,6 +36,25 @@ impl<T> Pool<T> {
         self.members
             .iter()
             .map(|(handle, member)| (self.members.id(handle), &member.payload))
+    }
+
+    /// The leases that are held, by slot. O(leases).
+    pub fn leases(&self) -> impl Iterator<Item = HeldLease> {
+        self.leases
+            .iter()
+            .map(|(handle, lease, expires)| HeldLease {
+                lease: LeaseId::new(self.config.id, handle),
+                member: self.members.id(lease.member),
+                fence: lease.fence,
+                expires,
+            })
+    }
+
+    /// The member of a lease; `None` if that has ended.
+    #[must_use]
+    pub fn leased(&self, lease: LeaseId) -> Option<MemberId> {
+        let lease = self.leases.get(lease.within(self.config.id)?)?;
+        Some(self.members.id(lease.member))
     }
 
     /// Whether each member could serve the request as of the last command, and if not, why not; by slot.

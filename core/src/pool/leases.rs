@@ -12,6 +12,7 @@ use crate::util::slab::{Handle, Slab};
 #[cfg(feature = "serde")]
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
+use core::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -27,6 +28,8 @@ pub(super) struct Lease {
     pub(super) stride: u64,
     pub(super) booked: Bookings,
     pub(super) permit: Option<Permit>,
+    /// Its own time to live, in place of the pool's.
+    pub(super) ttl: Option<Duration>,
 }
 
 /// The bookings of a lease's cost.
@@ -67,13 +70,13 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// No leases, whose handles will be of this generation or later.
-    pub(super) fn starting_at_generation(generation: NonZeroU32) -> Self {
+    /// No leases, whose handles will be of this generation or later, and their fences above this one.
+    pub(super) fn starting_at(generation: NonZeroU32, fence: u64) -> Self {
         Self {
             slab: Slab::starting_at_generation(generation),
             expiries: IndexedHeap::new(),
             estimated: 0,
-            last_fence: 0,
+            last_fence: fence,
         }
     }
 
@@ -120,8 +123,17 @@ impl Leases {
         Some(lease)
     }
 
-    pub(super) fn contains(&self, handle: Handle) -> bool {
-        self.slab.get(handle).is_some()
+    pub(super) fn get(&self, handle: Handle) -> Option<&Lease> {
+        self.slab.get(handle)
+    }
+
+    /// The leases, and the ticks at which they expire.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &Lease, Option<Tick>)> {
+        let leases = self.slab.iter();
+        leases.map(|(handle, lease)| {
+            let expires = self.expiries.key(handle.slot());
+            (handle, lease, expires.map(|(expires, _)| expires))
+        })
     }
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Lease> {

@@ -52,7 +52,7 @@ pub use error::{
     AcquireError, AddError, BreakerError, StaleLease, StaleMember, StaleProbe, StaleWaiter,
     UpdateError,
 };
-pub use event::{Acquired, Estimate, Event, Grant, HealthChange, Place};
+pub use event::{Acquired, Estimate, Event, Grant, HealthChange, HeldLease, Place};
 pub use flows::{FlowConfig, FlowStats, ShareBy};
 pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
 pub use labels::{Labels, TooManyLabelSets};

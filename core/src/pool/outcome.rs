@@ -68,6 +68,24 @@ impl Release {
         self.latency = Some(latency);
         self
     }
+
+    /// How the lease ends.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The real cost, if it was given.
+    #[must_use]
+    pub const fn given_cost(&self) -> Option<Cost> {
+        self.cost
+    }
+
+    /// The time that the upstream took, if it was given.
+    #[must_use]
+    pub const fn given_latency(&self) -> Option<Duration> {
+        self.latency
+    }
 }
 
 /// The end of a lease as the pool sees it.

@@ -35,17 +35,20 @@ impl<T> Pool<T> {
         Ok(())
     }
 
-    /// Extends a lease to a whole time to live from now; the tick at which it then expires.
+    /// Extends a lease to a whole time to live from now; the tick at which it then expires. Where charges are logged,
+    /// they are due before its holder goes by that.
     ///
     /// # Errors
     /// [`StaleLease`] where it was released before or has expired.
     pub fn renew(&mut self, now: Tick, lease: LeaseId) -> Result<Option<Tick>, StaleLease> {
         self.advance(now);
         let handle = lease.within(self.config.id).ok_or(StaleLease)?;
-        if !self.leases.contains(handle) {
-            return Err(StaleLease);
+        let fence = self.leases.get(handle).ok_or(StaleLease)?.fence;
+        let expires = self.set_expiry(handle);
+        if let (Some(log), Some(expires)) = (&mut self.charges, expires) {
+            log.record_renewal(fence, expires, self.clock.now);
         }
-        Ok(self.set_expiry(handle))
+        Ok(expires)
     }
 
     /// Learns that the call of a lease has arrived at the upstream, as response headers prove.

@@ -134,6 +134,11 @@ impl<T> PoolSnapshot<T> {
                     limits.arrive(at, booking, cost);
                 });
             }
+            Charge::Renewed { lease, expires, at } => {
+                let saved = open.get_mut(&lease)?;
+                saved.expires = Some(expires);
+                self.now = self.now.max(at);
+            }
             Charge::Ended { lease, cost, at } => {
                 let SavedLease {
                     member, mut lease, ..
@@ -203,6 +208,7 @@ impl<T> PoolSnapshot<T> {
                 stride: 0,
                 booked,
                 permit: None,
+                ttl: expires.map(|expires| expires.since(at)),
             },
         })
     }

@@ -4,6 +4,7 @@ use super::ids::MemberId;
 use super::labels::Labels;
 use crate::limit::Cost;
 use crate::time::Tick;
+use core::time::Duration;
 
 /// A request for a lease.
 ///
@@ -21,6 +22,7 @@ pub struct Request {
     pub(crate) session: Option<u64>,
     pub(crate) pin: Option<MemberId>,
     pub(crate) deadline: Option<Tick>,
+    pub(crate) ttl: Option<Duration>,
 }
 
 impl Default for Request {
@@ -43,6 +45,7 @@ impl Request {
             session: None,
             pin: None,
             deadline: None,
+            ttl: None,
         }
     }
 
@@ -128,6 +131,15 @@ impl Request {
     #[must_use]
     pub const fn session(mut self, session: u64) -> Self {
         self.session = Some(session);
+        self
+    }
+
+    /// The time from its grant or last renewal until its lease expires, in place of the
+    /// [pool's](super::PoolConfigBuilder::lease_ttl). Such a lease may outlive this process: in the log of charges it
+    /// stays open until it has ended or expired.
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
         self
     }
 

@@ -17,8 +17,13 @@ impl Handle {
     /// Returns a handle of no value: no slab has a slot `u32::MAX`.
     #[cfg(feature = "serde")]
     pub(crate) const fn nowhere() -> Self {
+        Self::foreign(u32::MAX)
+    }
+
+    /// Returns a handle that no slab of this process has made.
+    pub(crate) const fn foreign(slot: u32) -> Self {
         Self {
-            slot: u32::MAX,
+            slot,
             generation: NonZeroU32::MIN,
         }
     }

@@ -177,6 +177,8 @@ pub struct Ask {
     pub session: u8,
     /// The member it is pinned to, if below 32.
     pub pin: u8,
+    /// Ticks until its lease expires, modulo 64, in place of the pool's.
+    pub ttl: Option<u8>,
 }
 
 /// An operation. Numbers of members, leases and waiters include those that are gone, so that stale ids are
@@ -596,5 +598,9 @@ impl Ask {
 
     pub(super) fn session(self) -> Option<u64> {
         (self.session < 128).then_some(u64::from(self.session % 4))
+    }
+
+    pub(super) fn ttl(self) -> Option<u64> {
+        Some(u64::from(self.ttl?.max(1) % 64)).filter(|ttl| *ttl > 0)
     }
 }

@@ -57,6 +57,9 @@ impl Pair {
         if let Some(pin) = pin {
             request = request.pin(self.members[pin]);
         }
+        if let Some(ttl) = ask.ttl() {
+            request = request.ttl(case::nanos(ttl));
+        }
         request
     }
 

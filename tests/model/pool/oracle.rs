@@ -289,6 +289,7 @@ impl Oracle {
             flow: ask.flow(),
             flow_uses: None,
             permit,
+            ttl: ask.ttl().or(self.ttl),
             expires: None,
             live: true,
             held: true,
@@ -309,7 +310,7 @@ impl Oracle {
     }
 
     fn set_expiry(&mut self, lease: usize) {
-        if let Some(ttl) = self.ttl {
+        if let Some(ttl) = self.leases[lease].ttl {
             let stamp = self.stamp();
             self.leases[lease].expires = Some((self.now.saturating_add(ttl), stamp));
         }

@@ -293,7 +293,7 @@ fn a_subscriber_sees_an_expiry_with_no_waiter() {
         pool.add(Member::new(0)).unwrap();
         let mut events = pool.events(NonZeroUsize::MIN);
         let subscriber = thread::spawn(move || events.wait());
-        pool.acquire().unwrap().forget();
+        let _ = pool.acquire().unwrap().detach();
         set_clock(&pool, 10);
         let event = subscriber.join().unwrap();
         assert!(matches!(event, Some(PoolEvent::Expired { .. })));

@@ -70,6 +70,7 @@ pub(in crate::pool) struct OracleLease {
     pub(in crate::pool) flow: u64,
     pub(in crate::pool) flow_uses: Option<Uses>,
     pub(in crate::pool) permit: Option<Permit>,
+    pub(in crate::pool) ttl: Option<u64>,
     pub(in crate::pool) expires: Option<(u64, u64)>,
     pub(in crate::pool) live: bool,
     /// Whether it has a holder; after a restart it has none.
