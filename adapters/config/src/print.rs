@@ -235,6 +235,7 @@ impl ListenerSettings {
             client_limit: self.client_limit.clone().map(Text),
             keep_alive: (self.serve == Serve::Openai).then_some(self.keep_alive),
             on_disconnect: (self.serve == Serve::Openai).then_some(Text(self.on_disconnect)),
+            lease_ttl: (self.serve == Serve::Leases).then_some(Text(self.lease_ttl)),
             bounds: BoundsTable::of(self.bounds),
         });
     }

@@ -264,6 +264,8 @@ pub struct ListenerSettings {
     pub keep_alive: bool,
     /// What becomes of a call whose caller has left.
     pub on_disconnect: OnDisconnect,
+    /// How long a lease lives from its grant or last renewal.
+    pub lease_ttl: Duration,
 }
 
 /// What becomes of a call whose caller has left.
@@ -456,8 +458,12 @@ impl ListenerSettings {
             client_limit: None,
             keep_alive: true,
             on_disconnect: OnDisconnect::default(),
+            lease_ttl: Self::LEASE_TTL,
         }
     }
+
+    /// How long a lease lives, unless the file says otherwise.
+    pub const LEASE_TTL: Duration = Duration::from_secs(60);
 }
 
 impl Affinity {

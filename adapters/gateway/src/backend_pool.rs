@@ -6,19 +6,21 @@ use crate::affinity::Session;
 use crate::backend::Backend;
 use crate::callers::Callers;
 use crate::clock::poll_time;
+use crate::lent::Lent;
 use crate::lock;
 use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use http::HeaderValue;
+use http::{HeaderValue, Response, StatusCode};
 use leasehold_config::{Kind, MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
 use leasehold_core::pool::{Charge, Labels, PoolConfig, PoolConfigError};
 use leasehold_core::retry::RetryBudget;
-use leasehold_sync::{GroupId, Member, MemberId, MemberUpdate, Request};
+use leasehold_protocol::Refusal;
+use leasehold_sync::{AcquireError, GroupId, Member, MemberId, MemberUpdate, Request};
 use leasehold_tokio::TokioPool;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -74,6 +76,15 @@ struct Live {
     /// Where its charges are kept; `None` for a pool without limits.
     state: Option<Arc<State>>,
     counts: Arc<RepeatCounts>,
+    lent: Arc<Lent>,
+}
+
+/// What a pool takes over from one before it.
+#[derive(Default)]
+struct Kept {
+    groups: HashMap<String, GroupId>,
+    counts: Arc<RepeatCounts>,
+    lent: Arc<Lent>,
 }
 
 /// Repeats of a pool's requests.
@@ -86,17 +97,19 @@ pub(crate) struct RepeatCounts {
 }
 
 impl BackendPool {
-    /// Makes a pool; with a state, its limits are where earlier processes have left them.
+    /// Makes a pool; with a state, its limits are where earlier processes have left them. One that `lends` has leases that
+    /// outlive a process, whether it has limits or not.
     pub(crate) fn new(
         settings: &PoolSettings,
         state: Option<&Arc<State>>,
         callers: &Callers,
+        lends: bool,
     ) -> Result<Self, PoolError> {
         let longest = longest_window(settings, callers);
-        let state = state.filter(|_| !longest.is_zero()).cloned();
+        let state = state.filter(|_| lends || !longest.is_zero()).cloned();
         let config = pool_config(settings, state.is_some())?;
         let pool = TokioPool::starting_at(config, unix_tick());
-        let made = Self::with(settings, pool, state, Arc::default(), HashMap::new());
+        let made = Self::with(settings, pool, state, Kept::default());
         for member in &settings.members {
             made.add(member)?;
         }
@@ -115,6 +128,7 @@ impl BackendPool {
         state: Option<&Arc<State>>,
         callers: &Callers,
         callers_before: &Callers,
+        lends: bool,
     ) -> Result<Self, PoolError> {
         let old = &self.settings;
         let same = PoolSettings {
@@ -124,7 +138,7 @@ impl BackendPool {
             members: old.members.clone(),
             ..settings.clone()
         };
-        let state = state.filter(|_| !longest_window(settings, callers).is_zero());
+        let state = state.filter(|_| lends || !longest_window(settings, callers).is_zero());
         let reloaded = if same == *old && state.is_some() == self.live.state.is_some() {
             Self {
                 settings: settings.clone(),
@@ -138,14 +152,12 @@ impl BackendPool {
                 .map_err(|error| self.error("any", error.to_string()))?;
             let pool = self.live.pool.successor(config);
             let pool = pool.map_err(|error| self.error("any", error.to_string()))?;
-            let groups = lock(&self.live.groups).clone();
-            Self::with(
-                settings,
-                pool,
-                state.cloned(),
-                Arc::clone(&self.live.counts),
-                groups,
-            )
+            let kept = Kept {
+                groups: lock(&self.live.groups).clone(),
+                counts: Arc::clone(&self.live.counts),
+                lent: Arc::clone(&self.live.lent),
+            };
+            Self::with(settings, pool, state.cloned(), kept)
         };
         reloaded.change_members(&old.members)?;
         callers.tell(&reloaded, callers_before);
@@ -166,17 +178,17 @@ impl BackendPool {
         settings: &PoolSettings,
         pool: TokioPool<Backend>,
         state: Option<Arc<State>>,
-        counts: Arc<RepeatCounts>,
-        groups: HashMap<String, GroupId>,
+        kept: Kept,
     ) -> Self {
         let retry = settings.retry;
         let budget = RetryBudget::new(retry.budget_permille, retry.reserve).per_second(1);
         let live = Live {
             pool,
             budget: Mutex::new(budget),
-            groups: Mutex::new(groups),
+            groups: Mutex::new(kept.groups),
             state,
-            counts,
+            counts: kept.counts,
+            lent: kept.lent,
         };
         // The name of a pool is made of letters, digits and dashes.
         let shown_name = HeaderValue::from_str(&settings.name);
@@ -337,6 +349,7 @@ impl BackendPool {
         let leases = earlier.iter().filter_map(|charge| match charge {
             Charge::Granted { lease, .. } => Some(*lease),
             Charge::Arrived { .. }
+            | Charge::Renewed { .. }
             | Charge::Ended { .. }
             | Charge::Observed { .. }
             | Charge::Block { .. } => None,
@@ -441,6 +454,26 @@ impl BackendPool {
         asked
     }
 
+    /// The leases that workers hold.
+    pub(crate) fn lent(&self) -> &Lent {
+        &self.live.lent
+    }
+
+    /// Says why a request has no member, and when it may have one.
+    pub(crate) fn refusal(&self, refused: &AcquireError, request: &Request) -> Refusal {
+        let pool = self.pool();
+        let response: Response<String> = pool.refusal_response(refused);
+        let status = response.status();
+        let code = match status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+            _ => "no_key",
+        };
+        let text = pool.blocking().describe(*refused, request);
+        Refusal::new(status, code, text)
+            .with_wait(pool.retry_after(refused))
+            .with_cause(refused.cause())
+    }
+
     /// Counts a first attempt for the budget of repeats.
     pub(crate) fn count_attempt(&self) {
         lock(&self.live.budget).deposit(self.live.pool.tick_of(poll_time()));
@@ -465,7 +498,9 @@ impl BackendPool {
 }
 
 fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig, PoolError> {
+    let micros = unix_tick().as_nanos() / 1_000;
     let mut config = PoolConfig::builder(settings.policy)
+        .first_fence(micros)
         .seed(fastrand::u64(..))
         .max_waiters(settings.max_waiters)
         .panic_threshold(settings.panic_threshold);

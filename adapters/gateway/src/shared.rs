@@ -64,9 +64,10 @@ impl Table {
         accounts: &Accounts,
     ) -> Result<Self, PoolError> {
         let callers = Callers::new(&settings, accounts);
+        let lends = lends(&settings);
         let pools = settings.pools.iter().map(|pool| {
             let pool = changes.overlay(&names.expand(pool));
-            make_pool(&pool, state, changes, &callers).map(Arc::new)
+            make_pool(&pool, state, changes, &callers, lends).map(Arc::new)
         });
         let listeners = settings
             .listeners
@@ -113,6 +114,7 @@ impl Table {
             BackendPool::check(&changes.overlay(&names.expand(pool)))?;
         }
         let callers = Callers::new(&settings, accounts);
+        let lends = lends(&settings);
         let pools = settings.pools.iter().map(|pool| {
             let old = self
                 .pools
@@ -121,11 +123,11 @@ impl Table {
             let pool = changes.overlay(&names.expand(pool));
             let new = match old {
                 Some(old) => {
-                    let new = old.reloaded(&pool, state, &callers, &self.callers)?;
+                    let new = old.reloaded(&pool, state, &callers, &self.callers, lends)?;
                     changes.hold_made(&new, old);
                     new
                 }
-                None => make_pool(&pool, state, changes, &callers)?,
+                None => make_pool(&pool, state, changes, &callers, lends)?,
             };
             Ok(Arc::new(new))
         });
@@ -180,10 +182,17 @@ fn make_pool(
     state: Option<&Arc<State>>,
     changes: &AdminChanges,
     callers: &Callers,
+    lends: bool,
 ) -> Result<BackendPool, PoolError> {
-    let made = BackendPool::new(settings, state, callers)?;
+    let made = BackendPool::new(settings, state, callers, lends)?;
     changes.hold(&made);
     Ok(made)
+}
+
+/// Whether workers elsewhere hold leases of the pools.
+fn lends(settings: &Settings) -> bool {
+    let mut listeners = settings.listeners.iter();
+    listeners.any(|listener| listener.serve == Serve::Leases)
 }
 
 /// Makes the admin's own listener, if the settings have one.

@@ -2,11 +2,14 @@
 //!
 //! Invariant: the request that goes to the service differs from the caller's in nothing but that its usage is reported.
 
+mod read;
+
 use crate::call::Call;
 use crate::resource;
 use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::balance::stable_hash;
+use read::Body;
 use serde_json::{Value, json};
 
 /// Subtracted from the wait that a caller tells, so that a refusal comes before it has given up.
@@ -30,8 +33,6 @@ pub struct Asked {
     pub is_stream: bool,
     /// Whether the caller asked for the usage of a stream, or gets it unasked.
     pub shows_usage: bool,
-    /// What requests with a common beginning share, so that one key's prompt cache serves them.
-    pub affinity: Option<u64>,
     /// Ids of what the request needs, such as files, which only the key that made them has; at most 16.
     pub needs: Vec<String>,
     /// Whether the service keeps what it makes for the request, under [ids](crate::made_ids) that later ones may need.
@@ -39,30 +40,42 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads a request by its path and its body.
+    /// Reads a request by its path and its body, in one way over it; no body asks for nothing.
+    ///
+    /// # Errors
+    /// The body is no JSON.
     ///
     /// ```
     /// use leasehold_protocol::Asked;
     /// use serde_json::json;
     ///
     /// let body = json!({"model": "gpt-4o", "stream": true, "messages": []});
-    /// let asked = Asked::of("/v1/chat/completions", &body);
+    /// let asked = Asked::read("/v1/chat/completions", body.to_string().as_bytes())?;
     /// assert!(asked.is_stream && !asked.shows_usage);
     /// assert_eq!(asked.for_service(body)["stream_options"]["include_usage"], true);
+    /// # Ok::<(), serde_json::Error>(())
     /// ```
+    pub fn read(path: &str, body: &[u8]) -> Result<Self, serde_json::Error> {
+        let needs = resource::needed_by_path(path);
+        Ok(Self::of(path, Body::read(needs, body)?))
+    }
+
+    /// Reads a request that has no body, or none that is JSON.
     #[must_use]
-    pub fn of(path: &str, body: &Value) -> Self {
+    pub fn bare(path: &str) -> Self {
+        Self::of(path, Body::new(resource::needed_by_path(path)))
+    }
+
+    fn of(path: &str, body: Body) -> Self {
         let call = Call::of_path(path);
-        let is_stream = body["stream"] == true;
         let asks_usage = matches!(call, Call::Chat | Call::Completions);
         Self {
             call,
-            model: body["model"].as_str().unwrap_or_default().to_owned(),
-            is_stream,
-            shows_usage: !asks_usage || body["stream_options"]["include_usage"] == true,
-            affinity: affinity(body),
-            needs: resource::needed(path, body),
-            is_kept: resource::is_kept(path, body),
+            model: body.model,
+            is_stream: body.is_stream,
+            shows_usage: !asks_usage || body.includes_usage,
+            needs: body.needs,
+            is_kept: resource::is_kept(path, body.store),
         }
     }
 
@@ -108,9 +121,18 @@ pub fn patience(headers: &HeaderMap) -> Option<Duration> {
         .map(|told| told.saturating_sub(MARGIN.min(told / 10)))
 }
 
-/// Returns what tells requests apart that a service's prompt cache knows: the caller's key for it, else the system's
-/// words at the beginning.
-fn affinity(body: &Value) -> Option<u64> {
+/// Returns what requests with a common beginning share, so that one key's prompt cache serves them: the caller's key for
+/// it, else the system's words at the beginning.
+///
+/// ```
+/// use leasehold_protocol::affinity;
+/// use serde_json::json;
+///
+/// let asked = |text: &str| affinity(&json!({"system": "Be brief.", "messages": [{"content": text}]}));
+/// assert_eq!(asked("Why?"), asked("How?"));
+/// ```
+#[must_use]
+pub fn affinity(body: &Value) -> Option<u64> {
     let leading = |messages: &Value| {
         let first = &messages[0];
         matches!(first["role"].as_str(), Some("system" | "developer"))
@@ -132,6 +154,10 @@ mod tests {
     use crate::testing::headers;
     use proptest::prelude::*;
 
+    fn read(path: &str, body: &Value) -> Asked {
+        Asked::read(path, body.to_string().as_bytes()).expect("JSON")
+    }
+
     #[test]
     fn usage_is_asked_for_where_the_caller_does_not_see_it() {
         for (options, asked) in [
@@ -148,7 +174,7 @@ mod tests {
             (json!("no object"), json!("no object")),
         ] {
             let body = json!({"stream": true, "stream_options": options});
-            let read = Asked::of("/v1/chat/completions", &body);
+            let read = read("/v1/chat/completions", &body);
             assert_eq!(read.for_service(body)["stream_options"], asked);
         }
         for (path, stream) in [
@@ -157,27 +183,27 @@ mod tests {
             ("/v1/chat/completions", false),
         ] {
             let body = json!({"stream": stream});
-            assert_eq!(Asked::of(path, &body).for_service(body.clone()), body);
+            assert_eq!(read(path, &body).for_service(body.clone()), body);
         }
     }
 
     #[test]
     fn requests_with_one_beginning_belong_together() {
-        let of = |body: Value| Asked::of("/v1/chat/completions", &body).affinity;
         let system = |text: &str, user: &str| {
-            of(
-                json!({"messages": [{"role": "system", "content": text}, {"role": "user", "content": user}]}),
+            affinity(
+                &json!({"messages": [{"role": "system", "content": text}, {"role": "user", "content": user}]}),
             )
         };
         assert_eq!(system("a", "1"), system("a", "2"));
         assert_ne!(system("a", "1"), system("b", "1"));
         assert_eq!(
-            of(json!({"messages": [{"role": "user", "content": "a"}]})),
+            affinity(&json!({"messages": [{"role": "user", "content": "a"}]})),
             None
         );
-        let told =
-            of(json!({"prompt_cache_key": "k", "messages": [{"role": "system", "content": "a"}]}));
-        assert_eq!(told, of(json!({"prompt_cache_key": "k"})));
+        let told = affinity(
+            &json!({"prompt_cache_key": "k", "messages": [{"role": "system", "content": "a"}]}),
+        );
+        assert_eq!(told, affinity(&json!({"prompt_cache_key": "k"})));
     }
 
     #[test]
@@ -202,12 +228,12 @@ mod tests {
     }
 
     proptest! {
+        /// What is no JSON is refused, and nothing else.
         #[test]
-        fn any_body_is_read(text in "[\\[\\]{}\":,a-z0-9]{0,60}") {
-            if let Ok(body) = serde_json::from_str::<Value>(&text) {
-                let asked = Asked::of("/v1/chat/completions", &body);
-                let _ = asked.for_service(body);
-            }
+        fn a_body_is_read_where_it_is_json(text in "[\\[\\]{}\":,a-z0-9. \\-]{1,60}") {
+            let value = serde_json::from_str::<Value>(&text);
+            let asked = Asked::read("/v1/chat/completions", text.as_bytes());
+            prop_assert_eq!(value.is_ok(), asked.is_ok(), "{:?} {:?}", value, asked);
         }
     }
 }

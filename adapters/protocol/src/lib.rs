@@ -8,6 +8,7 @@ mod completion;
 mod endpoint;
 mod error_body;
 mod json;
+pub mod lease;
 mod money;
 mod note;
 mod openai;
@@ -28,7 +29,7 @@ mod usage;
 pub mod verdict;
 mod wait;
 
-pub use asked::{Asked, patience};
+pub use asked::{Asked, affinity, patience};
 pub use backend::{BackendHealth, backend_health};
 pub use call::Call;
 pub use completion::{Choice, Completion};

@@ -7,6 +7,7 @@ use crate::call::Call;
 use core::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use leasehold_core::pool::Cause;
 use serde_json::{Value, json};
 
 /// The longest `Retry-After` after which all SDKs ask again.
@@ -23,6 +24,8 @@ pub struct Refusal {
     pub message: String,
     /// The time after which another try may be served, if that is known.
     pub wait: Option<Duration>,
+    /// What the soonest key waits for, where a pool has refused the call.
+    pub cause: Option<Cause>,
 }
 
 impl Refusal {
@@ -36,7 +39,15 @@ impl Refusal {
             code,
             message: message.into(),
             wait: None,
+            cause: None,
         }
+    }
+
+    /// Tells what the soonest key waits for.
+    #[must_use]
+    pub fn with_cause(mut self, cause: Option<Cause>) -> Self {
+        self.cause = cause;
+        self
     }
 
     /// Tells when another try may be served.

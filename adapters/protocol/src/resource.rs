@@ -40,26 +40,30 @@ const FIELDS: [&str; 12] = [
 /// The fields of an answer that name what the service has made for it.
 const MADE: [&str; 4] = ["id", "output_file_id", "error_file_id", "conversation"];
 /// Ids of one request or answer.
-const MAX_IDS: usize = 16;
+pub(crate) const MAX_IDS: usize = 16;
 /// Bytes of an id.
-const MAX_ID: usize = 128;
+pub(crate) const MAX_ID: usize = 128;
 
-/// Returns the ids of what a request needs, which only the key that made them has.
-pub(crate) fn needed(path: &str, body: &Value) -> Vec<String> {
+/// Returns the id in a path, of what only the key that made it has.
+pub(crate) fn needed_by_path(path: &str) -> Vec<String> {
     let mut ids = Vec::new();
     if let Some((_, rest)) = kept(path) {
         let id = rest.split(['/', '?']).next().unwrap_or_default();
         add(&mut ids, id);
     }
-    collect(&mut ids, body, None);
     ids
 }
 
-/// Whether the service keeps what it makes for a request.
-pub(crate) fn is_kept(path: &str, body: &Value) -> bool {
+/// Whether a field of a request names what only the key that made it has.
+pub(crate) fn names_needed(field: &str) -> bool {
+    FIELDS.contains(&field)
+}
+
+/// Whether the service keeps what it makes for a request, which may say whether it is to be stored.
+pub(crate) fn is_kept(path: &str, store: Option<bool>) -> bool {
     match kept(path) {
-        Some(("chat/completions", "")) => body["store"] == true,
-        Some(("responses", "")) => body["store"] != false,
+        Some(("chat/completions", "")) => store == Some(true),
+        Some(("responses", "")) => store != Some(false),
         found => found.is_some(),
     }
 }
@@ -78,14 +82,12 @@ pub fn made_ids(answer: &Value) -> Vec<String> {
     let mut ids = Vec::new();
     for name in MADE {
         let value = &answer[name];
-        add_text(
-            &mut ids,
-            if value.is_object() {
-                &value["id"]
-            } else {
-                value
-            },
-        );
+        let id = if value.is_object() {
+            &value["id"]
+        } else {
+            value
+        };
+        add(&mut ids, id.as_str().unwrap_or_default());
     }
     ids
 }
@@ -102,31 +104,8 @@ fn kept(path: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-/// Adds the ids under the fields that have them, however deep. The depth is bounded by the parser's.
-fn collect(ids: &mut Vec<String>, value: &Value, field: Option<&str>) {
-    if ids.len() >= MAX_IDS {
-        return;
-    }
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let is_id = FIELDS.contains(&name.as_str());
-                // `conversation` is an id or an object with one.
-                let is_inner = field.is_some() && name == "id";
-                collect(ids, value, (is_id || is_inner).then_some(name));
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| collect(ids, item, field)),
-        Value::String(_) if field.is_some() => add_text(ids, value),
-        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-fn add_text(ids: &mut Vec<String>, value: &Value) {
-    add(ids, value.as_str().unwrap_or_default());
-}
-
-fn add(ids: &mut Vec<String>, id: &str) {
+/// Adds an id, within the bounds.
+pub(crate) fn add(ids: &mut Vec<String>, id: &str) {
     if !id.is_empty() && id.len() <= MAX_ID && ids.len() < MAX_IDS {
         ids.push(id.to_owned());
     }
@@ -135,67 +114,18 @@ fn add(ids: &mut Vec<String>, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_request_names_what_it_needs_in_its_path_and_its_body() {
-        for (path, body, ids) in [
-            ("/v1/files", json!(null), &[][..]),
-            ("/v1/files/file-1/content", json!(null), &["file-1"]),
-            (
-                "/v1/fine_tuning/jobs/ftjob-1/events",
-                json!(null),
-                &["ftjob-1"],
-            ),
-            ("/v1/filesystem/file-1", json!(null), &[]),
-            (
-                "/v1/batches",
-                json!({"input_file_id": "file-1"}),
-                &["file-1"],
-            ),
-            (
-                "/v1/responses",
-                json!({"previous_response_id": "resp_1", "conversation": {"id": "conv_1"}, "id": "x"}),
-                &["resp_1", "conv_1"],
-            ),
-            (
-                "/v1/responses",
-                json!({"input": [{"content": [{"type": "input_file", "file_id": "file-1"}]}],
-                    "tools": [{"vector_store_ids": ["vs_1", "vs_2"]}]}),
-                &["file-1", "vs_1", "vs_2"],
-            ),
-            (
-                "/v1/chat/completions",
-                json!({"messages": [{"content": "file_id"}]}),
-                &[],
-            ),
-        ] {
-            assert_eq!(needed(path, &body), ids, "{path} {body}");
-        }
-    }
 
     #[test]
     fn answers_are_kept_where_the_service_keeps_them() {
-        for (path, body, kept) in [
-            ("/v1/chat/completions", json!({}), false),
-            ("/v1/chat/completions", json!({"store": true}), true),
-            ("/v1/responses", json!({}), true),
-            ("/v1/responses", json!({"store": false}), false),
-            ("/v1/batches/batch_1", json!(null), true),
-            ("/v1/embeddings", json!({}), false),
+        for (path, store, kept) in [
+            ("/v1/chat/completions", None, false),
+            ("/v1/chat/completions", Some(true), true),
+            ("/v1/responses", None, true),
+            ("/v1/responses", Some(false), false),
+            ("/v1/batches/batch_1", None, true),
+            ("/v1/embeddings", None, false),
         ] {
-            assert_eq!(is_kept(path, &body), kept, "{path} {body}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_request_names_more_than_its_bound(count in 0_usize..60, length in 0_usize..200) {
-            let ids = vec!["a".repeat(length); count];
-            let read = needed("/v1/files/file-1", &json!({"file_ids": ids, "a": [{"file_id": ids}]}));
-            prop_assert!(read.len() <= MAX_IDS);
-            prop_assert!(read.iter().all(|id| id.len() <= MAX_ID));
+            assert_eq!(is_kept(path, store), kept, "{path} {store:?}");
         }
     }
 }

@@ -149,6 +149,20 @@ impl Rests {
         }
     }
 
+    /// Counts a refusal for a limit, of which the caller knows no more than this, and returns the rest.
+    pub fn throttled(&mut self, told: Option<Duration>) -> Duration {
+        match told {
+            Some(wait) => self.rate.told(wait),
+            None => self.rate.untold(),
+        }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&mut self) {
+        self.rate.success();
+        self.patience.success();
+    }
+
     /// Counts a verdict, and returns how long the member rests; `None` if it does not.
     pub fn after(&mut self, verdict: &Verdict) -> Option<Duration> {
         match verdict.fate {
@@ -157,8 +171,7 @@ impl Rests {
             Fate::Rest(Pause::Overload) => Some(self.patience.untold()),
             Fate::Keep | Fate::Reject | Fate::TooSmall => {
                 if matches!(verdict.next, Next::Done) {
-                    self.rate.success();
-                    self.patience.success();
+                    self.answered();
                 }
                 None
             }

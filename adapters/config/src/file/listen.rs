@@ -54,6 +54,10 @@ pub(crate) struct ListenTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "cancel"))]
     pub(crate) on_disconnect: Option<Text<OnDisconnect>>,
+    /// How long a lease lives from its grant or last renewal (leases). Its holder starts no call after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "1m"))]
+    pub(crate) lease_ttl: Option<Text<Duration>>,
     /// Bounds on what callers may do.
     #[serde(default)]
     pub(crate) bounds: BoundsTable,

@@ -85,7 +85,7 @@ impl Resolver<'_> {
             .filter_map(|(index, caller)| {
                 if !has_listener {
                     let problem =
-                        "only listeners of openai have callers with keys, and there is none";
+                        "only listeners of openai and leases have callers with keys, and there is none";
                     return Some((index, "name", problem));
                 }
                 let problem =

@@ -28,7 +28,7 @@ impl Resolver<'_> {
             Serve::Comfyui => Some(Kind::Comfyui),
             Serve::Leases => None,
         };
-        self.no_calls(source, at, &table, serve);
+        self.no_other_kind(source, at, &table, serve);
         let routes = match kind {
             Some(kind) => self.routes(source, at, kind, table.pool, table.route),
             None => self.no_routes(source, at, &table),
@@ -61,21 +61,34 @@ impl Resolver<'_> {
             client_limit: self.limits(source, &client_limit, table.client_limit, has_no_tokens),
             keep_alive: table.keep_alive.unwrap_or(true),
             on_disconnect: table.on_disconnect.map(|it| it.0).unwrap_or_default(),
+            lease_ttl: table
+                .lease_ttl
+                .map_or(ListenerSettings::LEASE_TTL, |it| it.0),
         })
     }
 
-    /// Refuses keys that are for calls of models alone.
-    fn no_calls(&mut self, source: &Source, at: &At<'_>, table: &ListenTable, serve: Serve) {
-        if serve == Serve::Openai {
-            return;
-        }
-        for (key, is_there) in [
-            ("keep_alive", table.keep_alive.is_some()),
-            ("on_disconnect", table.on_disconnect.is_some()),
+    /// Refuses keys that are for listeners of another kind.
+    fn no_other_kind(&mut self, source: &Source, at: &At<'_>, table: &ListenTable, serve: Serve) {
+        for (key, is_there, (kind, name)) in [
+            (
+                "keep_alive",
+                table.keep_alive.is_some(),
+                (Serve::Openai, "openai"),
+            ),
+            (
+                "on_disconnect",
+                table.on_disconnect.is_some(),
+                (Serve::Openai, "openai"),
+            ),
+            (
+                "lease_ttl",
+                table.lease_ttl.is_some(),
+                (Serve::Leases, "leases"),
+            ),
         ] {
-            if is_there {
-                let problem = "only listeners of openai have this; remove it";
-                self.wrong(source, &at.key(key), Problem::Invalid(problem.to_owned()));
+            if is_there && serve != kind {
+                let problem = format!("only listeners of {name} have this; remove it");
+                self.wrong(source, &at.key(key), Problem::Invalid(problem));
             }
         }
     }

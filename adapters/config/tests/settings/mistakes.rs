@@ -260,9 +260,14 @@ const RELATIONS: &[Case] = &[
         "9:17: listen.on_disconnect: only listeners of openai have this",
     ),
     (
+        "pool = \"web\"",
+        "lease_ttl = \"1m\"\npool = \"web\"",
+        "9:13: listen.lease_ttl: only listeners of leases have this",
+    ),
+    (
         "[[listen]]",
         "[[caller]]\nname = \"a\"\nkey_sha256 = \"HASH\"\n[[listen]]",
-        "6:1: caller.name: only listeners of openai have callers with keys",
+        "6:1: caller.name: only listeners of openai and leases have callers with keys",
     ),
     (
         "[[listen]]",

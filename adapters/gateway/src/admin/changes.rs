@@ -187,7 +187,8 @@ mod tests {
             members(&changes),
             expected.map(|(name, weight)| (name.to_owned(), weight))
         );
-        let pool = BackendPool::new(&changes.overlay(&pool()), None, &Callers::default()).unwrap();
+        let pool =
+            BackendPool::new(&changes.overlay(&pool()), None, &Callers::default(), false).unwrap();
         changes.hold(&pool);
         let conditions = pool.pool().blocking().conditions().into_iter();
         let status: Vec<_> = conditions.map(|(_, _, one)| one.status).collect();

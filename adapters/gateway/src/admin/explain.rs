@@ -34,8 +34,9 @@ struct RouteView {
     pool: String,
 }
 
+/// What would become of a request.
 #[derive(Clone, Debug, Serialize)]
-struct Choice {
+pub(crate) struct Choice {
     algorithm: &'static str,
     /// The backend that it would be sent to now; `None` if it would wait.
     backend: Option<String>,
@@ -96,7 +97,8 @@ pub(crate) fn explain(
     })
 }
 
-fn choose(pool: &BackendPool, client: Option<IpAddr>) -> Choice {
+/// Tells what would become of a client's request now.
+pub(crate) fn choose(pool: &BackendPool, client: Option<IpAddr>) -> Choice {
     let affinity = pool.settings().affinity.as_ref();
     // A session by cookie begins with the request.
     let session = Session::of(affinity, &HeaderMap::new(), client);

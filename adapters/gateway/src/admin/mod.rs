@@ -26,6 +26,7 @@ mod usage;
 pub(crate) use access::{Need, Rules, Sender, check, is_same};
 pub(crate) use changes::AdminChanges;
 pub(crate) use events::{Events, Told};
+pub(crate) use explain::{Choice, choose};
 pub use fuzz::read_admin_request;
 
 use crate::proxy::{AnswerBody, Connection, Target};

@@ -337,18 +337,11 @@ impl Attempts {
 
     /// Says why there is no key, and when there may be one.
     fn no_key(&self, leg: &Leg, refused: AcquireError, last: Option<&Verdict>) -> Refusal {
-        let pool = leg.target.pool.pool();
-        let response: Response<String> = pool.refusal_response(&refused);
-        let status = response.status();
-        let code = match status {
-            StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
-            _ => "no_key",
-        };
-        let mut text = pool.blocking().describe(refused, &leg.request);
+        let mut refusal = leg.target.pool.refusal(&refused, &leg.request);
         if let Some(verdict) = last {
-            text = format!("{text}; the last attempt failed: {verdict}");
+            refusal.message = format!("{}; the last attempt failed: {verdict}", refusal.message);
         }
-        Refusal::new(status, code, text).with_wait(pool.retry_after(&refused))
+        refusal
     }
 
     /// Sends the call under a lease, and hears the answer.

@@ -2,27 +2,24 @@
 //!
 //! Invariant: bodies that are held in memory are bounded, each and all together.
 
-use super::Asked;
-use super::access::Identity;
 use super::route::PoolTarget;
 use crate::account::{Attempt, OverBudget, Spending};
 use crate::callers::{Caller, Callers};
-use crate::proxy::CallerBody;
-use crate::shared::Shared;
+use crate::proxy::{CallerBody, copied};
+use crate::service::{Asked, Identity, read_whole};
 use crate::state::unix_tick;
 use bytes::Bytes;
 use core::time::Duration;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use leasehold_config::MoneyBudget;
 use leasehold_core::limit::Cost;
 use leasehold_core::time::DisplaySpan;
 use leasehold_protocol::{
-    Asked as AskedCall, Call as CallKind, Price, Refusal, estimate_output, estimate_prompt,
-    patience,
+    Asked as AskedCall, Call as CallKind, Price, Refusal, affinity, estimate_output,
+    estimate_prompt, patience,
 };
 use leasehold_sync::Request;
 use serde_json::Value;
@@ -31,8 +28,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes of a body that is read whole, unless the listener says otherwise.
 const MAX_BODY: u64 = 32 * 1_024 * 1_024;
-/// Bytes of the memory that bodies share, as a permit counts them.
-const PERMIT: usize = 1_024;
 /// Tokens reserved for an answer without a limit of its own.
 const DEFAULT_OUTPUT: u32 = 1_024;
 /// Bodies from this length on have their tokens counted on another thread.
@@ -57,8 +52,6 @@ pub(super) struct Call {
     pub(super) asked: AskedCall,
     pub(super) identity: Identity,
     payload: Payload,
-    /// The body, as far as it is JSON.
-    value: Value,
     /// How long the caller waits, if it tells.
     patience: Option<Duration>,
     /// The tokens of its prompt, and the most that it may use in all.
@@ -90,30 +83,25 @@ impl Call {
     ) -> Result<Box<Self>, Refusal> {
         let path = &asked.target.path;
         let max = asked.listener.settings().bounds.max_body;
-        let (mut value, mut memory) = (Value::Null, None);
-        let payload = if body.is_end_stream() {
-            Payload::Whole(Bytes::new())
-        } else if is_json(&asked.parts.headers) {
-            let bytes;
-            let shared = asked.connection.worker.shared();
-            (bytes, memory) = whole(body, max.unwrap_or(MAX_BODY), shared).await?;
-            value = serde_json::from_slice(&bytes).map_err(|error| {
-                let text = format!("the body is no JSON: {error}");
-                Refusal::new(StatusCode::BAD_REQUEST, "bad_json", text)
-            })?;
-            Payload::Whole(bytes)
-        } else {
-            Payload::Streamed(Some(CallerBody::new(body, max)))
-        };
-        let read = AskedCall::of(path.path(), &value);
+        if !body.is_end_stream() && !is_json(&asked.parts.headers) {
+            let mut call = Self::bare(asked, identity, path.as_str());
+            call.payload = Payload::Streamed(Some(CallerBody::new(body, max)));
+            return Ok(call);
+        }
+        let shared = asked.connection.worker.shared();
+        let (bytes, memory) = read_whole(body, max.unwrap_or(MAX_BODY), shared).await?;
+        let read = AskedCall::read(path.path(), &bytes).map_err(|error| {
+            let text = format!("the body is no JSON: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, "bad_json", text)
+        })?;
         let mut call = Self::new(asked, identity, path.as_str(), read);
-        (call.payload, call.value, call.memory) = (payload, value, memory);
+        (call.payload, call.memory) = (Payload::Whole(bytes), memory);
         Ok(call)
     }
 
     /// Makes a call of a path, without a body.
     pub(super) fn bare(asked: &Asked<'_>, identity: Identity, path: &str) -> Box<Self> {
-        Self::new(asked, identity, path, AskedCall::of(path, &Value::Null))
+        Self::new(asked, identity, path, AskedCall::bare(path))
     }
 
     fn new(asked: &Asked<'_>, identity: Identity, path: &str, read: AskedCall) -> Box<Self> {
@@ -124,7 +112,6 @@ impl Call {
             asked: read,
             identity,
             payload: Payload::Whole(Bytes::new()),
-            value: Value::Null,
             patience: patience(&asked.parts.headers),
             tokens: (0, 0),
             spending: None,
@@ -161,8 +148,11 @@ impl Call {
 
     /// Counts tokens; those of a long prompt on another thread.
     async fn count_tokens(&mut self) {
-        let value = core::mem::take(&mut self.value);
-        let (model, length) = (self.asked.model.clone(), self.length());
+        let Payload::Whole(bytes) = &self.payload else {
+            return;
+        };
+        let (model, bytes) = (self.asked.model.clone(), bytes.clone());
+        let length = bytes.len();
         let default_output = match self.asked.call {
             CallKind::Embeddings => 0,
             CallKind::Chat
@@ -172,22 +162,24 @@ impl Call {
             | CallKind::Other => DEFAULT_OUTPUT,
         };
         let estimate = move || {
+            let value = json(&bytes);
             let prompt = estimate_prompt(&model, &value);
-            (prompt, estimate_output(&value, default_output), value)
+            (prompt, estimate_output(&value, default_output))
         };
         let counted = match length >= LONG_PROMPT {
             true => tokio::task::spawn_blocking(estimate).await.ok(),
             false => Some(estimate()),
         };
         // A thread that can't be had leaves it to the pools' caps.
-        let (prompt, output, value) = counted.unwrap_or((u32::MAX, 0, Value::Null));
-        (self.tokens, self.value) = ((prompt, prompt.saturating_add(output)), value);
+        let (prompt, output) = counted.unwrap_or((u32::MAX, 0));
+        self.tokens = (prompt, prompt.saturating_add(output));
     }
 
-    fn length(&self) -> usize {
+    /// What requests with a common beginning share.
+    fn affinity(&self) -> Option<u64> {
         match &self.payload {
-            Payload::Whole(bytes) => bytes.len(),
-            Payload::Streamed(_) => 0,
+            Payload::Whole(bytes) => affinity(&json(bytes)),
+            Payload::Streamed(_) => None,
         }
     }
 
@@ -229,7 +221,7 @@ impl Call {
             request = request.priority(caller.settings.priority);
         }
         if pool.settings().policy.uses_key() {
-            request = request.key(self.asked.affinity.unwrap_or(self.identity.flow));
+            request = request.key(self.affinity().unwrap_or(self.identity.flow));
         }
         if let Some(only) = target.only {
             request = request.pin(only);
@@ -257,7 +249,7 @@ impl Call {
         if !asks_usage && *model == *self.asked.model {
             return Some(bytes.clone());
         }
-        let mut value = self.asked.for_service(self.value.clone());
+        let mut value = self.asked.for_service(json(bytes));
         if *model != *self.asked.model {
             value["model"] = model.into();
         }
@@ -288,6 +280,11 @@ impl Call {
     }
 }
 
+/// Reads a body of which it is known that it is JSON.
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers
         .get(CONTENT_TYPE)
@@ -299,71 +296,19 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Reads a body whole, and takes its part of the memory for bodies.
-async fn whole(
-    mut body: Incoming,
-    max: u64,
-    shared: &Shared,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-    let mut bytes = Vec::new();
-    let mut held: Option<OwnedSemaphorePermit> = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "bad_body",
-                "the request's body was cut",
-            )
-        })?;
-        let Some(data) = frame.data_ref() else {
-            continue;
-        };
-        bytes.extend_from_slice(data);
-        if bytes.len() as u64 > max {
-            let text = format!("the body has more than {max} bytes");
-            return Err(Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too_long",
-                text,
-            ));
-        }
-        let needed = bytes.len().div_ceil(PERMIT);
-        let has = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        if needed > has {
-            let more = shared
-                .take_memory(needed.saturating_sub(has))
-                .ok_or_else(|| {
-                    let text = "the gateway holds as many requests as its memory is for; ask again";
-                    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_memory", text)
-                        .with_wait(Some(Duration::from_secs(1)))
-                })?;
-            match &mut held {
-                Some(held) => held.merge(more),
-                None => held = Some(more),
-            }
-        }
-    }
-    Ok((bytes.into(), held))
-}
-
 /// Returns the headers that go to the service.
 fn passed(headers: &HeaderMap) -> HeaderMap {
-    let mut passed = headers.clone();
-    crate::proxy::remove_hop_by_hop(&mut passed);
-    let own: Vec<_> = passed.keys().filter(|name| is_own(name)).cloned().collect();
-    for name in own {
-        passed.remove(name);
-    }
+    let mut passed = copied(headers, is_own);
     // A compressed answer could not be read on its way.
     passed.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     passed
 }
 
 /// Whether a header is for the gateway, or would tell the service of its caller's own account.
-fn is_own(name: &HeaderName) -> bool {
+fn is_own(name: &str) -> bool {
     let begins = ["x-leasehold-", "x-forwarded-", "sec-fetch-"];
     matches!(
-        name.as_str(),
+        name,
         "authorization"
             | "x-api-key"
             | "api-key"
@@ -376,5 +321,5 @@ fn is_own(name: &HeaderName) -> bool {
             | "forwarded"
             | "origin"
             | "referer"
-    ) || begins.iter().any(|begin| name.as_str().starts_with(begin))
+    ) || begins.iter().any(|begin| name.starts_with(begin))
 }

@@ -1,13 +1,12 @@
 //! Calls to services with keys: one address for many keys, whose limits all callers together keep.
 //!
 //! ```text
-//! caller ── access ── call: body, model, tokens ── route ── attempt: lease, send, verdict, repeat ── reply
+//! caller ── service ── call: body, model, tokens ── route ── attempt: lease, send, verdict, repeat ── reply
 //!                                           └ models                                    (whole, relayed, held)
 //! ```
 //! Invariant: each attempt has a lease of its own, which ends once, with what the service said of its cost; what a
 //! request asks and what an answer means is decided by `leasehold-protocol`.
 
-mod access;
 mod attempt;
 mod call;
 mod held;
@@ -22,28 +21,15 @@ pub(crate) use models::KnownModels;
 pub(crate) use relayed::RelayedBody;
 pub(crate) use settle::Settle;
 
-use crate::listener::Listener;
-use crate::proxy::{AnswerBody, Connection, Target};
+use crate::proxy::AnswerBody;
 use crate::record::{End, Record};
-use crate::shared::Table;
+use crate::service::{self, Asked};
 use attempt::Attempts;
 use call::Call;
-use core::net::IpAddr;
-use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use leasehold_protocol::Refusal;
 use std::rc::Rc;
-
-/// A request to a listener that stands for a service.
-pub(crate) struct Asked<'a> {
-    pub(crate) connection: &'a Connection,
-    pub(crate) table: &'a Table,
-    pub(crate) listener: &'a Listener,
-    pub(crate) parts: &'a Parts,
-    pub(crate) target: &'a Target,
-    pub(crate) client: Option<IpAddr>,
-}
 
 /// Answers a request, in the words of the service that it is for.
 pub(crate) async fn answer(
@@ -66,7 +52,7 @@ async fn serve(
     body: Incoming,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let identity = access::check(asked)?;
+    let identity = service::check(asked)?;
     if asked.parts.method == Method::GET
         && let Some(wanted) = models::wanted(asked.target.path.path())
     {

@@ -3,8 +3,6 @@
 //! Invariant: models that the settings name are told without a call. A service is asked for its list by one call an hour
 //! at most, and only where a member serves models that nothing names.
 
-use super::Asked;
-use super::access::Identity;
 use super::attempt::Attempts;
 use super::call::Call;
 use super::route::PoolTarget;
@@ -13,6 +11,7 @@ use crate::clock::now;
 use crate::lock;
 use crate::proxy::AnswerBody;
 use crate::record::Record;
+use crate::service::{Asked, Identity};
 use core::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};

@@ -3,10 +3,10 @@
 //! Invariant: a call that needs what one key has made goes to no other key, and what was made for one caller is there for
 //! no other.
 
-use super::Asked;
 use super::call::Call;
 use crate::backend_pool::BackendPool;
 use crate::resources::Found;
+use crate::service::Asked;
 use http::StatusCode;
 use leasehold_config::RouteTarget;
 use leasehold_protocol::Refusal;

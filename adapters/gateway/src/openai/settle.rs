@@ -157,7 +157,7 @@ mod tests {
         );
         let given = Given::new().with_file("/k", "sk-of-a-test-0001\n");
         let settings = Settings::parse(&text, Path::new("/"), &given).expect("settings");
-        let made = BackendPool::new(&settings.pools[0], None, &Callers::default());
+        let made = BackendPool::new(&settings.pools[0], None, &Callers::default(), false);
         Arc::new(made.expect("a pool"))
     }
 

@@ -3,8 +3,10 @@
 //! Invariant: at its end, however it comes, its lease is released, its line is logged and, if all of it was read, its
 //! connection is kept.
 
+use super::caller_io::CallerState;
 use crate::backend::Backend;
 use crate::clock::poll_time;
+use crate::leases::Undelivered;
 use crate::openai::{HeldStream, RelayedBody, Settle};
 use crate::patience::Patience;
 use crate::record::{End, Record};
@@ -20,6 +22,7 @@ use hyper::body::Incoming;
 use leasehold_config::UpstreamBounds;
 use leasehold_tokio::LeasedBody;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The body of an answer.
@@ -47,6 +50,8 @@ enum Source {
     Relayed(Box<Relayed>, Option<Rc<Worker>>),
     /// A stream that has begun before its answer.
     Held(Box<HeldStream>),
+    /// An answer with leases, and what they are given back by if it can't be written.
+    Lent(Option<Bytes>, Option<(Undelivered, Arc<CallerState>)>),
 }
 
 /// A service's stream of events.
@@ -98,10 +103,18 @@ impl AnswerBody {
         Self::from(Source::Held(Box::new(stream)))
     }
 
+    /// Makes a body with leases, which are given back unless it is written.
+    pub(crate) fn lent(
+        text: impl Into<Bytes>,
+        undelivered: Option<(Undelivered, Arc<CallerState>)>,
+    ) -> Self {
+        Self::from(Source::Lent(Some(text.into()), undelivered))
+    }
+
     /// Takes the text, if it is one that was read before.
     pub(crate) fn take_text(&mut self) -> Option<Bytes> {
         match &mut self.source {
-            Source::Own(text) => Some(text.take().unwrap_or_default()),
+            Source::Own(text) | Source::Lent(text, _) => Some(text.take().unwrap_or_default()),
             Source::Events(_) | Source::Backend(_) | Source::Relayed(..) | Source::Held(_) => None,
         }
     }
@@ -124,7 +137,7 @@ impl AnswerBody {
             return false;
         }
         match &self.source {
-            Source::Own(text) => text.as_ref().is_none_or(Bytes::is_empty),
+            Source::Own(text) | Source::Lent(text, _) => text.as_ref().is_none_or(Bytes::is_empty),
             Source::Events(_) => false,
             Source::Backend(body) => body.is_end_stream(),
             Source::Relayed(body, _) => body.is_end_stream(),
@@ -172,6 +185,12 @@ impl Body for AnswerBody {
                     .filter(|text| !text.is_empty())
                     .map(|text| Ok(Frame::data(text))),
             ),
+            Source::Lent(text, undelivered) => {
+                if let Some((undelivered, caller)) = undelivered.take() {
+                    caller.is_on_its_way(undelivered);
+                }
+                Poll::Ready(text.take().map(|text| Ok(Frame::data(text))))
+            }
             Source::Events(events) => events
                 .poll_recv(context)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
@@ -206,7 +225,9 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Own(text) | Source::Lent(text, _) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Source::Events(_) | Source::Relayed(..) | Source::Held(_) => SizeHint::default(),
             Source::Backend(body) => body.size_hint(),
         }

@@ -5,6 +5,7 @@
 
 use super::framing::{Framing, Place, SoundBytes};
 use crate::clock::poll_time;
+use crate::leases::Undelivered;
 use crate::lock;
 use crate::patience::Patience;
 use core::pin::Pin;
@@ -32,6 +33,9 @@ pub(crate) struct CallerState {
     /// Whether an ambiguous request came.
     pub(crate) is_refused: AtomicBool,
     interim: Mutex<Interim>,
+    /// Leases whose answer is being written.
+    on_its_way: Mutex<Vec<Undelivered>>,
+    has_leases: AtomicBool,
 }
 
 /// Interim answers, which a server's parser knows nothing of.
@@ -44,6 +48,19 @@ struct Interim {
 }
 
 impl CallerState {
+    /// Keeps leases until all that was given to the connection is written; they are given back if it ends before.
+    pub(crate) fn is_on_its_way(&self, leases: Undelivered) {
+        lock(&self.on_its_way).push(leases);
+        self.has_leases.store(true, Ordering::Relaxed);
+    }
+
+    fn is_written(&self) {
+        if self.has_leases.swap(false, Ordering::Relaxed) {
+            let written = core::mem::take(&mut *lock(&self.on_its_way));
+            written.into_iter().for_each(Undelivered::delivered);
+        }
+    }
+
     /// Passes an interim answer (1xx) on, ahead of the final one.
     pub(crate) fn pass_interim(&self, status: StatusCode, headers: &HeaderMap) {
         let mut interim = lock(&self.interim);
@@ -229,7 +246,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.io).poll_flush(context))?;
+        this.state.is_written();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,9 +15,11 @@ use crate::admin;
 use crate::affinity::Session;
 use crate::backend_pool::BackendPool;
 use crate::caller_limits::OverLimit;
+use crate::leases;
 use crate::listener::Listener;
 use crate::openai;
 use crate::record::{End, Record};
+use crate::service;
 use crate::shared::Table;
 use core::convert::Infallible;
 use core::mem;
@@ -120,16 +122,22 @@ impl Exchange<'_> {
             return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
         }
         let client = self.client(listener, record)?;
-        if listener.settings().serve == Serve::Openai {
-            let asked = openai::Asked {
-                connection: self.connection,
-                table: &table,
-                listener,
-                parts: self.parts,
-                target: &target,
-                client,
-            };
-            return Ok(Passed::Whole(openai::answer(asked, body, record).await));
+        let asked = service::Asked {
+            connection: self.connection,
+            table: &table,
+            listener,
+            parts: self.parts,
+            target: &target,
+            client,
+        };
+        match listener.settings().serve {
+            Serve::Openai => {
+                return Ok(Passed::Whole(openai::answer(asked, body, record).await));
+            }
+            Serve::Leases => {
+                return Ok(Passed::Whole(leases::answer(asked, body, record).await));
+            }
+            Serve::Http | Serve::Comfyui => {}
         }
         let pool = route(listener, &table, &target)?;
         let session = Session::of(

@@ -37,6 +37,20 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Returns a copy without the fields that are for one connection, and without others that are not wanted; it has room for
+/// those that the gateway adds.
+pub(crate) fn copied(headers: &HeaderMap, unwanted: impl Fn(&str) -> bool) -> HeaderMap {
+    let named = named_by_connection(headers);
+    let mut copied = HeaderMap::with_capacity(headers.len().saturating_add(ADDED));
+    for (name, value) in headers {
+        let text = name.as_str();
+        if !is_hop_by_hop(text) && !unwanted(text) && !named.contains(name) {
+            copied.append(name, value.clone());
+        }
+    }
+    copied
+}
+
 /// Whether a field is for one connection (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(

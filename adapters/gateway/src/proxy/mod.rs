@@ -28,5 +28,5 @@ pub(crate) use fields::Fields;
 #[doc(hidden)]
 pub use fuzz::pass_headers_on;
 pub(crate) use head::Target;
-pub(crate) use headers::{Peer, X_REQUEST_ID, remove_hop_by_hop};
+pub(crate) use headers::{Peer, X_REQUEST_ID, copied, remove_hop_by_hop};
 pub(crate) use refusal::Refusal;

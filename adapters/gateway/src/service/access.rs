@@ -1,4 +1,4 @@
-//! Access to a listener of services: callers by their keys or its token, or programs on this machine where it has neither.
+//! Access to a listener of services or leases: callers by their keys or its token, or programs on this machine where it has neither.
 //!
 //! Invariant: no page of another site, and no stranger behind a proxy, makes calls with the keys.
 
@@ -9,23 +9,26 @@ use crate::callers::Caller;
 use core::net::IpAddr;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
+use leasehold_config::Address;
 use leasehold_core::balance::stable_hash;
 use leasehold_protocol::Refusal;
 use std::sync::Arc;
 
 /// Which caller makes a call.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// `None` without a key of its own.
-    pub(super) caller: Option<Arc<Caller>>,
+    pub(crate) caller: Option<Arc<Caller>>,
     /// Where its use is counted.
-    pub(super) account: Arc<Account>,
+    pub(crate) account: Arc<Account>,
     /// What tells it from others, among which the keys are shared evenly.
-    pub(super) flow: u64,
+    pub(crate) flow: u64,
+    /// Whether it came with a credential, or by a socket that is its owner's alone.
+    pub(crate) is_proven: bool,
 }
 
 /// Checks a caller's credential, which the services never see.
-pub(super) fn check(asked: &Asked<'_>) -> Result<Identity, Refusal> {
+pub(crate) fn check(asked: &Asked<'_>) -> Result<Identity, Refusal> {
     let headers = &asked.parts.headers;
     let (callers, given) = (asked.table.callers(), given(headers));
     if let Some(caller) = given.and_then(|key| callers.find(key)) {
@@ -33,19 +36,24 @@ pub(super) fn check(asked: &Asked<'_>) -> Result<Identity, Refusal> {
             account: Arc::clone(&caller.account),
             flow: caller.flow,
             caller: Some(Arc::clone(caller)),
+            is_proven: true,
         });
     }
     let wrong = |text: &str| Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", text);
-    match (&asked.listener.settings().token, given) {
-        (None, _) if callers.is_empty() => check_sender(asked)?,
-        (Some(token), Some(given)) if admin::is_same(token, given) => {}
+    let is_proven = match (&asked.listener.settings().token, given) {
+        (None, _) if callers.is_empty() => {
+            check_sender(asked)?;
+            matches!(asked.listener.settings().address, Address::Unix(_))
+        }
+        (Some(token), Some(given)) if admin::is_same(token, given) => true,
         (_, Some(_)) => return Err(wrong("the gateway does not know this key")),
         (_, None) => return Err(wrong("send a key of the gateway as the API key")),
-    }
+    };
     Ok(Identity {
         caller: None,
         account: asked.connection.worker.shared().accounts().of(None),
         flow: flow(asked, given),
+        is_proven,
     })
 }
 

@@ -4,6 +4,7 @@ mod balance;
 mod failure;
 mod framing;
 mod health;
+mod leases;
 mod limits;
 mod names;
 mod openai;

@@ -1,0 +1,154 @@
+//! Leases over HTTP: workers in any language lease the members of the gateway's pools, and call them by themselves.
+//!
+//! ```text
+//! request ── service (access) ── routes ┬─ acquire: request, wait, charge written, answer ── undelivered?
+//!                                       ├─ held: arrived, renew, release
+//!                                       ├─ batch: several of both
+//!                                       └─ pools, openapi
+//! ```
+//! Invariant: a lease is in the state file before its holder knows of it, and one whose answer can't be delivered is given
+//! back.
+
+mod acquire;
+mod batch;
+mod held;
+mod openapi;
+mod pools;
+mod routes;
+mod undelivered;
+
+pub(crate) use undelivered::Undelivered;
+
+use crate::backend_pool::BackendPool;
+use crate::proxy::{AnswerBody, X_REQUEST_ID};
+use crate::record::{End, Record};
+use crate::service::{self, Asked, Identity};
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
+use leasehold_protocol::Refusal;
+use leasehold_protocol::lease::LeaseError;
+use routes::{Call, Found};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+
+/// Bytes of a body at most, unless the listener says otherwise: those of a batch of the most parts.
+const MAX_BODY: u64 = 1_024 * 1_024;
+
+/// A request with its caller.
+struct Session<'a> {
+    asked: &'a Asked<'a>,
+    identity: Identity,
+}
+
+/// What a request is answered with.
+struct Reply {
+    body: Vec<u8>,
+    /// What is given back unless the answer is written.
+    undelivered: Option<Undelivered>,
+}
+
+/// Answers a request.
+pub(crate) async fn answer(
+    asked: Asked<'_>,
+    body: Incoming,
+    record: &mut Record,
+) -> Response<AnswerBody> {
+    let found = routes::find(&asked.parts.method, asked.target.path.path());
+    let mut response = match serve(&asked, &found, body).await {
+        Ok(Reply { body, undelivered }) => {
+            let state = Arc::clone(&asked.connection.state);
+            let undelivered = undelivered.map(|leases| (leases, state));
+            Response::new(AnswerBody::lent(body, undelivered))
+        }
+        Err(refusal) => {
+            record.end = End::Refused(refusal.code);
+            refused(&refusal)
+        }
+    };
+    let headers = response.headers_mut();
+    if let Found::OtherMethods(allowed) = found {
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_REQUEST_ID, record.request_id.clone());
+    response
+}
+
+fn refused(refusal: &Refusal) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::text(text_of(&LeaseError::of(refusal))));
+    *response.status_mut() = refusal.status;
+    response.headers_mut().extend(refusal.headers());
+    response
+}
+
+async fn serve(asked: &Asked<'_>, found: &Found, body: Incoming) -> Result<Reply, Refusal> {
+    let identity = service::check(asked)?;
+    let Found::Call(call) = found else {
+        return Err(found.refusal());
+    };
+    let session = Session { asked, identity };
+    let max = asked.listener.settings().bounds.max_body;
+    let shared = asked.connection.worker.shared();
+    let (body, _memory) = service::read_whole(body, max.unwrap_or(MAX_BODY), shared).await?;
+    match call {
+        Call::Acquire => session.acquire_one(read(&body)?).await,
+        Call::Batch => session.batch(read(&body)?).await,
+        Call::Renew(lease) => Ok(Reply::of(&session.renew(lease)?)),
+        Call::Release(lease) => Ok(Reply::of(&session.release(lease, &read(&body)?)?)),
+        Call::Arrived(lease) => Ok(Reply::of(&session.arrived(lease)?)),
+        Call::Pools => Ok(Reply::of(&pools::list(asked.table))),
+        Call::Pool(name) => Ok(Reply::of(&pools::view(session.pool(Some(name))?))),
+        Call::OpenApi => Ok(Reply::of(&openapi::document())),
+    }
+}
+
+impl Reply {
+    fn of(value: &impl Serialize) -> Self {
+        Self {
+            body: text_of(value),
+            undelivered: None,
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Returns the pool of a name; the only one, if there is no name.
+    fn pool(&self, name: Option<&str>) -> Result<&Arc<BackendPool>, Refusal> {
+        let table = self.asked.table;
+        match (name, table.pools()) {
+            (Some(name), _) => table.pool_named(name).ok_or_else(|| {
+                let text = format!("there is no pool {name:?}; GET /v1/pools lists them");
+                Refusal::new(StatusCode::NOT_FOUND, "no_such_pool", text)
+            }),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(bad_request("name a pool; GET /v1/pools lists them")),
+        }
+    }
+
+    /// The name of the caller, if it has a key of its own.
+    fn holder(&self) -> Option<&str> {
+        let caller = self.identity.caller.as_deref();
+        caller.map(|caller| &*caller.settings.name)
+    }
+}
+
+/// Reads a body; one of nothing is an object without fields.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+    let body = if body.is_empty() { b"{}" } else { &body[..] };
+    serde_json::from_slice(body).map_err(|error| bad_request(format!("the body: {error}")))
+}
+
+fn bad_request(text: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "bad_request", text)
+}
+
+fn text_of(value: &impl Serialize) -> Vec<u8> {
+    // These values have text for keys and no number that JSON lacks.
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
