@@ -9,6 +9,8 @@ mod connect;
 mod decode;
 mod error;
 mod not_connected;
+#[cfg(feature = "remote")]
+mod remote;
 mod reply;
 mod resolver;
 mod retry;
@@ -23,6 +25,8 @@ pub use error::CallError;
 pub use leasehold_protocol::{
     ApiKey, ApiKeyError, ChatRequest, Chunk, Completion, Endpoint, EndpointError,
 };
+#[cfg(feature = "remote")]
+pub use remote::{Place, PlaceError, RemotePool};
 pub use reply::{CallEvent, ChatCompletion, Reply};
 pub use retry::RetryPolicy;
 pub use stats::ClientStats;

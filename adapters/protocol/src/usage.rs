@@ -33,35 +33,38 @@ impl Usage {
     /// `None` if no field is a count, or all counts are zero: a call that was answered used something.
     #[must_use]
     pub fn read(usage: &Value) -> Option<Self> {
-        let field = |names: [&str; 2]| names.into_iter().find_map(|name| count(&usage[name]));
-        let prompt = field(["prompt_tokens", "input_tokens"]);
-        let completion = field(["completion_tokens", "output_tokens"]);
-        let detail = |group: [&str; 2], name: &str| {
-            group
-                .into_iter()
-                .find_map(|group| count(&usage[group][name]))
-        };
+        // Of two names for one count, the first is taken if it has one.
+        let first = |[one, other]: [Option<u64>; 2]| one.or(other);
+        let [mut prompt, mut completion, mut cached, mut reasoning] = [[None; 2]; 4];
+        let [mut total, mut read, mut written] = [None; 3];
+        // One walk, since a look for each of a dozen names would take longer than to read the answer.
+        for (name, value) in usage.as_object()? {
+            match &**name {
+                "prompt_tokens" => prompt[0] = count(value),
+                "input_tokens" => prompt[1] = count(value),
+                "completion_tokens" => completion[0] = count(value),
+                "output_tokens" => completion[1] = count(value),
+                "total_tokens" => total = count(value).filter(|total| *total > 0),
+                "cache_read_input_tokens" => read = count(value),
+                "cache_creation_input_tokens" => written = count(value),
+                "prompt_tokens_details" => cached[0] = count(&value["cached_tokens"]),
+                "input_tokens_details" => cached[1] = count(&value["cached_tokens"]),
+                "completion_tokens_details" => reasoning[0] = count(&value["reasoning_tokens"]),
+                "output_tokens_details" => reasoning[1] = count(&value["reasoning_tokens"]),
+                _ => {}
+            }
+        }
         // Anthropic counts cached tokens beside the others, OpenAI among them.
-        let read = count(&usage["cache_read_input_tokens"]);
-        let written = count(&usage["cache_creation_input_tokens"]);
-        let beside = read.unwrap_or(0).saturating_add(written.unwrap_or(0));
-        let prompt_tokens = prompt.map(|prompt| prompt.saturating_add(beside));
-        let sum = || Some(prompt_tokens?.saturating_add(completion?));
-        let total = count(&usage["total_tokens"]).filter(|total| *total > 0);
+        let beside = read.unwrap_or(0_u64).saturating_add(written.unwrap_or(0));
+        let prompt_tokens = first(prompt).map(|prompt| prompt.saturating_add(beside));
+        let completion_tokens = first(completion);
+        let sum = || Some(prompt_tokens?.saturating_add(completion_tokens?));
         let found = Self {
             prompt_tokens,
-            completion_tokens: completion,
+            completion_tokens,
             total_tokens: total.or_else(sum),
-            cached_tokens: read.or_else(|| {
-                detail(
-                    ["prompt_tokens_details", "input_tokens_details"],
-                    "cached_tokens",
-                )
-            }),
-            reasoning_tokens: detail(
-                ["completion_tokens_details", "output_tokens_details"],
-                "reasoning_tokens",
-            ),
+            cached_tokens: read.or(first(cached)),
+            reasoning_tokens: first(reasoning),
         };
         let counts = [
             found.prompt_tokens,

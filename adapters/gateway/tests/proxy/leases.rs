@@ -111,7 +111,10 @@ fn a_holder_gets_a_key_and_gives_it_back_once() {
         "/v1/leases",
         &json!({"pool": "keys", "wait_ms": 0}),
     );
-    assert_eq!((status, &refused["error"]["cause"]), (429, &json!("awaiting_completion")));
+    assert_eq!(
+        (status, &refused["error"]["cause"]),
+        (429, &json!("awaiting_completion"))
+    );
     assert_eq!(
         call(address, &path_of(&first, "arrived"), &json!({})),
         (200, json!({}))
@@ -480,7 +483,7 @@ struct Model {
 impl Model {
     fn free(&self, key: &str) -> u32 {
         let held = self.leases.iter().filter(|(of, held)| of == key && *held);
-        let held = u32::try_from(held.count()).unwrap();
+        let held = u32::try_from(held.count()).expect("a few");
         (3 - held).min(5 - self.used.get(key).copied().unwrap_or(0))
     }
 

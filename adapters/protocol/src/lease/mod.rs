@@ -2,6 +2,12 @@
 //!
 //! Invariant: times are relative, because the clocks of two machines differ; and a secret is in no `Debug`.
 
+mod asking;
+mod holdings;
+
+pub use asking::{Asking, LeaseFailure};
+pub use holdings::{HoldingId, Holdings};
+
 use crate::refusal::Refusal;
 use crate::rest::Rests;
 use crate::secret::ApiKey;
