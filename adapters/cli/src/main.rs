@@ -9,6 +9,7 @@ mod demo;
 mod demo_gateway;
 mod gateway;
 mod key;
+mod lease;
 mod open_files;
 mod testbed;
 mod values;
@@ -66,6 +67,19 @@ enum Command {
     /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
     #[command(verbatim_doc_comment)]
     Gateway(gateway::Arguments),
+    /// Run a command under a lease of a gateway's pool, for shell scripts and cron.
+    ///
+    /// The command gets LEASEHOLD_URL, LEASEHOLD_KEY (if the service tells it), LEASEHOLD_MEMBER and
+    /// LEASEHOLD_FENCE. Its lease is renewed while it runs. Where the gateway can't be reached for so
+    /// long that the lease expires, the command is ended by SIGTERM.
+    ///
+    /// The gateway hears how it ended: exit code 0 is a success, 75 means that the upstream refused it
+    /// for a limit, any other a failure.
+    ///
+    /// Exit code: the command's own, 128 + the signal that ended it, 125 if there was no lease or it
+    /// was lost, 126 or 127 if the command can't be run or is not there, 2 if the arguments are wrong.
+    #[command(verbatim_doc_comment)]
+    Lease(lease::Arguments),
     /// Make keys for the gateway's callers: their tables are `[[caller]]` in its configuration.
     #[command(subcommand)]
     Key(key::Command),
@@ -79,6 +93,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments),
         Command::Gateway(arguments) => gateway::run(&arguments),
+        Command::Lease(arguments) => lease::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Testbed(command) => testbed::run(&command),
     };

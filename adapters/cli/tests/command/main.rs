@@ -8,6 +8,7 @@ mod clients;
 mod errors;
 mod gateway;
 mod interrupt;
+mod lease;
 mod memory;
 mod requests;
 mod state;

@@ -43,7 +43,11 @@ pub struct LeaseRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
     /// Longest wait in milliseconds; the pool's `max_wait` bounds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read_millis"
+    )]
     pub wait_ms: Option<u64>,
     /// A request that comes again with the same key, because its answer was lost, gets the same lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +58,18 @@ pub struct LeaseRequest {
     /// Members to be left out where another can serve, such as those that have failed the task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub avoid: Vec<String>,
+}
+
+/// Reads a time in milliseconds, which may have a fraction; it is rounded up.
+fn read_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let told = Option::<f64>::deserialize(from)?;
+    if told.is_some_and(|told| !told.is_finite() || told < 0.0) {
+        return Err(serde::de::Error::custom(
+            "a time in milliseconds is a number from 0 on",
+        ));
+    }
+    // A float's cast is saturating.
+    Ok(told.map(|told| told.ceil() as u64))
 }
 
 /// A cost, in the units of limits.
@@ -140,10 +156,18 @@ pub struct LeaseRelease {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<LeaseCost>,
     /// For `throttled`: the time for which the upstream is to be left alone, as it told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read_millis"
+    )]
     pub retry_after_ms: Option<u64>,
     /// The time that the call took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read_millis"
+    )]
     pub latency_ms: Option<u64>,
 }
 
@@ -175,13 +199,20 @@ impl LeaseRelease {
         }
     }
 
-    /// Words a release for the wire; `now` is the tick that a pause counts from.
+    /// Words a release for the wire; `now` is the tick that a pause counts from. Of a throttled one without a pause, the
+    /// service decides how long the member rests.
     #[must_use]
     pub fn of(release: &Release, now: Tick) -> Self {
         let (outcome, pause) = match release.outcome() {
             Outcome::Ok => (LeaseOutcome::Ok, None),
             Outcome::Failed => (LeaseOutcome::Failed, None),
-            Outcome::Throttled { until } => (LeaseOutcome::Throttled, Some(until.since(now))),
+            Outcome::Throttled { until } => {
+                let pause = until.since(now);
+                (
+                    LeaseOutcome::Throttled,
+                    Some(pause).filter(|pause| !pause.is_zero()),
+                )
+            }
             Outcome::Unknown => (LeaseOutcome::Unknown, None),
             Outcome::NotSent => (LeaseOutcome::NotSent, None),
         };
@@ -367,5 +398,74 @@ const fn name_of(cause: Cause) -> &'static str {
         Cause::NeverFits => "never_fits",
         Cause::NoMember => "no_member",
         Cause::BehindOthers => "behind_others",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_may_have_a_fraction_and_no_sign() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("12", Some(12)),
+            ("12.25", Some(13)),
+            ("1e300", Some(u64::MAX)),
+            ("-1", None),
+            ("\"1\"", None),
+        ] {
+            let body = format!("{{\"outcome\": \"ok\", \"latency_ms\": {text}}}");
+            let read = serde_json::from_str::<LeaseRelease>(&body);
+            assert_eq!(
+                read.ok().and_then(|read| read.latency_ms),
+                expected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_release_is_the_same_after_the_wire() {
+        let now = Tick::from_nanos(5_000_000_000);
+        let until = now.saturating_add(Duration::from_millis(1_500));
+        for outcome in [
+            Outcome::Ok,
+            Outcome::Failed,
+            Outcome::Throttled { until },
+            Outcome::Unknown,
+            Outcome::NotSent,
+        ] {
+            let release = Release::from(outcome)
+                .cost(Cost {
+                    requests: 1,
+                    tokens: 7,
+                })
+                .latency(Duration::from_millis(20));
+            let sent = serde_json::to_string(&LeaseRelease::of(&release, now)).expect("JSON");
+            let read: LeaseRelease = serde_json::from_str(&sent).expect("JSON");
+            assert_eq!(read.to_release(now, &mut Rests::new(7)), release, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_told_and_not_shown() {
+        let granted = GrantedLease {
+            lease: "keys-1".to_owned(),
+            fence: 1,
+            member: "a".to_owned(),
+            url: "https://api.test/v1".to_owned(),
+            secret: ApiKey::new("sk-test-secret-0001").ok(),
+            expires_in_ms: 1,
+            renew_in_ms: 0,
+            waited_ms: 0,
+        };
+        let sent = serde_json::to_string(&granted).expect("JSON");
+        assert!(sent.contains("sk-test-secret-0001"));
+        assert!(!format!("{granted:?}").contains("secret-0001"));
+        assert_eq!(
+            serde_json::from_str::<GrantedLease>(&sent).ok(),
+            Some(granted)
+        );
     }
 }
