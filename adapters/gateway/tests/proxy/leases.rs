@@ -7,7 +7,7 @@ use leasehold_config::{Given, KeyHash, Settings};
 use leasehold_gateway::Gateway;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 
@@ -478,6 +478,8 @@ struct Model {
     used: BTreeMap<String, u32>,
     /// The keys of all leases, and whether they are held.
     leases: Vec<(String, bool)>,
+    /// Leases whose calls have arrived: the upstream has counted them, whatever is told at their end.
+    arrived: BTreeSet<usize>,
 }
 
 impl Model {
@@ -531,7 +533,8 @@ proptest! {
                     let (status, _) = call(&path_of(&ids[which], "release"), &json!({"outcome": outcome}));
                     let (key, held) = &mut model.leases[which];
                     prop_assert_eq!(status, if *held { 200 } else { 410 });
-                    if *held && outcome == "not_sent" {
+                    let is_counted = model.arrived.contains(&which);
+                    if *held && outcome == "not_sent" && !is_counted {
                         *model.used.get_mut(key).unwrap() -= 1;
                     }
                     *held = false;
@@ -543,6 +546,9 @@ proptest! {
                 Step::Arrived { which } if which < ids.len() => {
                     let (status, _) = call(&path_of(&ids[which], "arrived"), &json!({}));
                     prop_assert_eq!(status, if model.leases[which].1 { 200 } else { 410 });
+                    if status == 200 {
+                        model.arrived.insert(which);
+                    }
                 }
                 Step::Release { .. } | Step::Renew { .. } | Step::Arrived { .. } => {}
             }
