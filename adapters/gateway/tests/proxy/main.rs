@@ -10,6 +10,7 @@ mod names;
 mod openai;
 mod passing;
 mod reload;
+mod remote;
 mod support;
 mod time;
 mod tls;
