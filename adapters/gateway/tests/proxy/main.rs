@@ -9,6 +9,7 @@ mod limits;
 mod names;
 mod openai;
 mod passing;
+mod python;
 mod reload;
 mod remote;
 mod support;
