@@ -22,11 +22,13 @@ mod tls;
 pub use client::Client;
 pub use config::{ClientConfig, HeaderError};
 pub use error::CallError;
+#[cfg(feature = "remote")]
+pub use leasehold_protocol::lease::{Place, PlaceError};
 pub use leasehold_protocol::{
     ApiKey, ApiKeyError, ChatRequest, Chunk, Completion, Endpoint, EndpointError,
 };
 #[cfg(feature = "remote")]
-pub use remote::{Place, PlaceError, RemotePool};
+pub use remote::RemotePool;
 pub use reply::{CallEvent, ChatCompletion, Reply};
 pub use retry::RetryPolicy;
 pub use stats::ClientStats;

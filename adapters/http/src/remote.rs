@@ -4,17 +4,13 @@
 //! method but those that ask for a lease waits for the gateway.
 
 mod link;
-mod place;
-
-pub use place::{Place, PlaceError};
 
 use core::time::Duration;
 use leasehold_protocol::lease::{
-    Asking, GrantedLease, HoldingId, LeaseFailure, LeaseRelease, LeaseRequest,
+    Asking, GrantedLease, HoldingId, LeaseFailure, LeaseRelease, LeaseRequest, Place, RemoteMembers,
 };
-use leasehold_sync::{Lease, LeaseExpired, MemberId, Release, RemoteLease, Tick};
+use leasehold_sync::{Lease, LeaseExpired, Release, RemoteLease, Tick};
 use link::Link;
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
@@ -37,17 +33,8 @@ pub struct RemotePool<T> {
 
 struct Shared<T> {
     link: Arc<Link>,
-    pool: Option<String>,
     make: Box<dyn Fn(&GrantedLease) -> T + Send + Sync>,
-    members: Mutex<HashMap<String, Known<T>>>,
-}
-
-/// A member as it was last told of.
-struct Known<T> {
-    id: MemberId,
-    /// Its URL and its key, with which the payload was made.
-    told: (String, Option<leasehold_protocol::ApiKey>),
-    payload: Arc<T>,
+    members: Mutex<RemoteMembers<T>>,
 }
 
 impl<T> RemotePool<T> {
@@ -60,12 +47,10 @@ impl<T> RemotePool<T> {
         place: Place,
         make: impl Fn(&GrantedLease) -> T + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let pool = place.pool().map(str::to_owned);
         let link = Link::start(place)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 link,
-                pool,
                 make: Box::new(make),
                 members: Mutex::default(),
             }),
@@ -78,14 +63,11 @@ impl<T> RemotePool<T> {
     /// There is none in time, the gateway refuses the request, or it can't be reached in time.
     pub fn acquire(
         &self,
-        mut request: LeaseRequest,
+        request: LeaseRequest,
         wait: Option<Duration>,
     ) -> Result<Lease<T>, LeaseFailure> {
         let link = &self.shared.link;
-        if request.pool.is_none() {
-            request.pool.clone_from(&self.shared.pool);
-        }
-        request.count = None;
+        let request = link.one_of(request);
         let mut asking = Asking::new(request, Uuid::new_v4().to_string(), wait, link.now());
         loop {
             let asked_at = link.now();
@@ -106,33 +88,13 @@ impl<T> RemotePool<T> {
     }
 
     fn lease(&self, asked_at: Tick, granted: &GrantedLease) -> Lease<T> {
-        let (member, payload) = self.member(granted);
+        let (member, payload) = lock(&self.shared.members).of(granted, &self.shared.make);
         let remote = Held {
             link: Arc::clone(&self.shared.link),
-            id: Some(self.shared.link.add(asked_at, granted)),
+            id: self.shared.link.add(asked_at, granted),
         };
         let waited = Duration::from_millis(granted.waited_ms);
         Lease::of_remote(Box::new(remote), payload, member, granted.fence, waited)
-    }
-
-    /// Returns a member's id and payload, which are made when it is first told of, or otherwise than before.
-    fn member(&self, granted: &GrantedLease) -> (MemberId, Arc<T>) {
-        let mut members = lock(&self.shared.members);
-        let number = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let told = (granted.url.clone(), granted.secret.clone());
-        let make = || Known {
-            id: MemberId::elsewhere(self.shared.link.id(), number),
-            told: told.clone(),
-            payload: Arc::new((self.shared.make)(granted)),
-        };
-        let known = members.entry(granted.member.clone()).or_insert_with(make);
-        if known.told != told {
-            *known = Known {
-                id: known.id,
-                ..make()
-            };
-        }
-        (known.id, Arc::clone(&known.payload))
     }
 }
 
@@ -160,15 +122,7 @@ impl<T> Drop for Shared<T> {
 /// A lease that the gateway has granted.
 struct Held {
     link: Arc<Link>,
-    /// `None` once it was released.
-    id: Option<HoldingId>,
-}
-
-impl Held {
-    fn left(&self) -> Result<Duration, LeaseExpired> {
-        let left = self.id.and_then(|id| self.link.left(id));
-        left.ok_or(LeaseExpired)
-    }
+    id: HoldingId,
 }
 
 impl RemoteLease for Held {
@@ -177,22 +131,18 @@ impl RemoteLease for Held {
     }
 
     fn arrived(&self) -> Result<(), LeaseExpired> {
-        if let Some(id) = self.id {
-            self.link.tell(|holdings| holdings.arrived(id));
-        }
-        self.left().map(drop)
+        self.link.tell(|holdings| holdings.arrived(self.id));
+        self.renew().map(drop)
     }
 
     fn renew(&self) -> Result<Option<Duration>, LeaseExpired> {
-        self.left().map(Some)
+        self.link.left(self.id).map(Some).ok_or(LeaseExpired)
     }
 
-    fn release(mut self: Box<Self>, release: Release) -> Result<(), LeaseExpired> {
-        let left = self.left().map(drop);
-        if let Some(id) = self.id.take() {
-            let told = LeaseRelease::of(&release, self.link.now());
-            self.link.tell(|holdings| holdings.release(id, told));
-        }
+    fn release(self: Box<Self>, release: Release) -> Result<(), LeaseExpired> {
+        let left = self.renew().map(drop);
+        let told = LeaseRelease::of(&release, self.link.now());
+        self.link.tell(|holdings| holdings.release(self.id, told));
         left
     }
 }

@@ -39,6 +39,12 @@ impl Epoch {
         Clock::told_by(move || self.now())
     }
 
+    /// Waits until a tick.
+    #[cfg(feature = "remote")]
+    pub(crate) async fn sleep_until(self, tick: Tick) {
+        sleep_until(self.instant(tick)).await;
+    }
+
     fn instant(self, tick: Tick) -> Instant {
         let instant = self.instant.checked_add(tick.since(self.tick));
         instant.unwrap_or_else(|| Instant::now() + FAR_OFF)

@@ -5,7 +5,8 @@
 //! limit of the core.
 //!
 //! With the feature `http`, `LeaseLayer::hold_body` holds a lease until the response's body ends, and
-//! `RateLimitLayer::with_headers` tells callers the limit and when to come back.
+//! `RateLimitLayer::with_headers` tells callers the limit and when to come back. With the feature `remote`, `RemotePool` is
+//! a pool of a gateway elsewhere.
 //!
 //! # Dropped futures
 //! Every future here may be dropped at any point. It then cancels its request or releases its grant, and hands
@@ -35,6 +36,8 @@ mod rate_limit_headers;
 mod rate_limit_policies;
 #[cfg(feature = "http")]
 mod refusal;
+#[cfg(feature = "remote")]
+mod remote;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -55,7 +58,15 @@ pub use rate_limit_headers::{
 };
 #[cfg(feature = "http")]
 pub use rate_limit_policies::{PolicyNameError, RateLimitFields, RateLimitPolicies};
+#[cfg(feature = "remote")]
+pub use remote::RemotePool;
 pub use subscription::Subscription;
+
+// What a pool elsewhere is asked for and tells. `Place` is that of a member in the core.
+#[cfg(feature = "remote")]
+pub use leasehold_protocol::lease::{
+    GrantedLease, LeaseFailure, LeaseRequest, Place as RemotePlace, PlaceError as RemotePlaceError,
+};
 
 // Types of the shared pool and of the core that the commands above take or answer with.
 pub use leasehold_core::limit::Quota;

@@ -7,15 +7,15 @@ use leasehold_config::{Given, KeyHash, Settings};
 use leasehold_gateway::Gateway;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 
-const TOKEN: &str = "a-token-of-some-length";
+pub(crate) const TOKEN: &str = "a-token-of-some-length";
 const AS_TOKEN: &str = "authorization: Bearer a-token-of-some-length\r\n";
 
 /// A pool of keys of these limits, and one of a GPU server; workers have a token.
-fn text_of(limits: &str, listen: &str) -> String {
+pub(crate) fn text_of(limits: &str, listen: &str) -> String {
     format!(
         "access_log = false\n[pools.keys]\nkind = \"openai\"\npolicy = \"fifo\"\n\
         [[pools.keys.members]]\nurl = \"https://api.test/v1\"\nkeys = \"keys.txt\"\nlimits = \"{limits}\"\n\
@@ -31,13 +31,13 @@ fn settings_of(text: &str) -> Settings {
     Settings::parse(text, Path::new("/"), &given).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn started(text: &str) -> Running {
+pub(crate) fn started(text: &str) -> Running {
     let gateway = Gateway::start(settings_of(text)).unwrap_or_else(|error| panic!("{error}"));
     let address = gateway.addresses()[0].expect("a TCP listener");
     Running { gateway, address }
 }
 
-fn start(limits: &str, listen: &str) -> Running {
+pub(crate) fn start(limits: &str, listen: &str) -> Running {
     let token = "token_file = \"/token\"\n";
     started(&text_of(limits, &format!("{token}{listen}")))
 }
@@ -64,13 +64,13 @@ fn read(answer: &Answer) -> (u16, Value) {
     (answer.status, body.unwrap_or_else(|_| panic!("{answer:?}")))
 }
 
-fn lease(address: SocketAddr, body: &Value) -> Value {
+pub(crate) fn lease(address: SocketAddr, body: &Value) -> Value {
     let (status, lease) = call(address, "/v1/leases", body);
     assert_eq!(status, 200, "{lease}");
     lease
 }
 
-fn end(address: SocketAddr, lease: &Value, outcome: &str) -> u16 {
+pub(crate) fn end(address: SocketAddr, lease: &Value, outcome: &str) -> u16 {
     let path = path_of(lease, "release");
     call(address, &path, &json!({"outcome": outcome})).0
 }
@@ -82,7 +82,7 @@ fn path_of(lease: &Value, what: &str) -> String {
     )
 }
 
-fn view(address: SocketAddr, pool: &str) -> Value {
+pub(crate) fn view(address: SocketAddr, pool: &str) -> Value {
     let head = format!("GET /v1/pools/{pool} HTTP/1.1\r\nhost: localhost\r\n{AS_TOKEN}\r\n");
     let (status, view) = read(&ask(address, &head));
     assert_eq!(status, 200, "{view}");
@@ -478,6 +478,8 @@ struct Model {
     used: BTreeMap<String, u32>,
     /// The keys of all leases, and whether they are held.
     leases: Vec<(String, bool)>,
+    /// Leases whose calls have arrived: the upstream has counted them, whatever is told at their end.
+    arrived: BTreeSet<usize>,
 }
 
 impl Model {
@@ -531,7 +533,8 @@ proptest! {
                     let (status, _) = call(&path_of(&ids[which], "release"), &json!({"outcome": outcome}));
                     let (key, held) = &mut model.leases[which];
                     prop_assert_eq!(status, if *held { 200 } else { 410 });
-                    if *held && outcome == "not_sent" {
+                    let is_counted = model.arrived.contains(&which);
+                    if *held && outcome == "not_sent" && !is_counted {
                         *model.used.get_mut(key).unwrap() -= 1;
                     }
                     *held = false;
@@ -543,6 +546,9 @@ proptest! {
                 Step::Arrived { which } if which < ids.len() => {
                     let (status, _) = call(&path_of(&ids[which], "arrived"), &json!({}));
                     prop_assert_eq!(status, if model.leases[which].1 { 200 } else { 410 });
+                    if status == 200 {
+                        model.arrived.insert(which);
+                    }
                 }
                 Step::Release { .. } | Step::Renew { .. } | Step::Arrived { .. } => {}
             }

@@ -1,19 +1,15 @@
 //! The way to a gateway: calls, and the thread that tells of leases.
 
-use super::Place;
 use crate::connect::MarkingConnector;
 use crate::lock;
 use crate::resolver::CachedResolver;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
-use http::StatusCode;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use leasehold_protocol::lease::{
-    GrantedLease, HoldingId, Holdings, LeaseBatch, LeaseBatchAnswer, LeaseError, LeaseFailure,
-    LeaseRequest,
+    GrantedLease, HoldingId, Holdings, LeaseBatch, LeaseBatchAnswer, LeaseFailure, LeaseRequest,
+    Place,
 };
-use leasehold_protocol::sanitize;
-use leasehold_sync::{Clock, PoolId, Tick};
+use leasehold_sync::{Clock, Tick};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -23,8 +19,6 @@ use ureq::Agent;
 
 /// How long the answer to a batch of ends and renewals may take.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// The identity of pools elsewhere, which no pool of this process has by default.
-const ELSEWHERE: PoolId = PoolId::new(u32::MAX);
 
 /// A gateway, and the leases that it has granted.
 pub(super) struct Link {
@@ -69,10 +63,9 @@ impl Link {
         self.clock.now()
     }
 
-    /// The identity of the pool, for the ids of its members.
-    #[expect(clippy::unused_self, reason = "it is the link's to say")]
-    pub(super) fn id(&self) -> PoolId {
-        ELSEWHERE
+    /// Returns a request for one lease of the pool.
+    pub(super) fn one_of(&self, request: LeaseRequest) -> LeaseRequest {
+        self.place.one_of(request)
     }
 
     /// Asks for one lease, once.
@@ -163,30 +156,13 @@ impl Link {
         body: &impl Serialize,
         timeout: Duration,
     ) -> Result<T, LeaseFailure> {
-        let token = self.place.token();
-        let unreachable = |text: String| LeaseFailure::Unreachable(sanitize(&text, token));
-        let body = serde_json::to_vec(body).map_err(|error| unreachable(error.to_string()))?;
-        let mut request = self
-            .agent
-            .post(self.place.url_of(call))
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
-        }
-        let request = request.config().timeout_global(Some(timeout)).build();
-        let mut response = request
-            .send(&body[..])
-            .map_err(|error| unreachable(error.to_string()))?;
+        let request = self.place.request(call, body)?;
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_global(Some(timeout)).build();
+        let unreachable = |error: ureq::Error| self.place.unreachable(error);
+        let mut response = self.agent.run(request).map_err(unreachable)?;
         let status = response.status();
-        let text = response.body_mut().read_to_vec();
-        let text = text.map_err(|error| unreachable(error.to_string()))?;
-        if status == StatusCode::OK {
-            let read = serde_json::from_slice(&text);
-            return read.map_err(|error| unreachable(format!("its answer: {error}")));
-        }
-        Err(match serde_json::from_slice::<LeaseError>(&text) {
-            Ok(refused) => LeaseFailure::Refused(refused.error),
-            Err(_) => unreachable(format!("it answered with status {status}")),
-        })
+        let text = response.body_mut().read_to_vec().map_err(unreachable)?;
+        self.place.read(status, &text)
     }
 }

@@ -4,9 +4,13 @@
 
 mod asking;
 mod holdings;
+mod members;
+mod place;
 
 pub use asking::{Asking, LeaseFailure};
 pub use holdings::{HoldingId, Holdings};
+pub use members::RemoteMembers;
+pub use place::{Place, PlaceError};
 
 use crate::refusal::Refusal;
 use crate::rest::Rests;
