@@ -67,6 +67,12 @@ impl Place {
         self.pool.as_deref()
     }
 
+    /// The gateway's address, without the pool and the token.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.base.trim_end_matches("/v1")
+    }
+
     /// Returns the URL of a call.
     pub(super) fn url_of(&self, call: &str) -> String {
         format!("{}/{call}", self.base)
