@@ -9,12 +9,14 @@ use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
 use crate::item_results::{Found, ItemResults};
+use crate::local::Local;
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
 use crate::recorder::Recorder;
-use crate::report::{FailedTask, KeySummary, Summary};
+use crate::report::Summary;
 use crate::results::Results;
+use crate::source::{Source, SourceReport};
 use crate::stop::Stop;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
@@ -47,53 +49,88 @@ impl Batch {
             return Err(BatchError::NoModels);
         }
         let accounts = self.accounts()?;
-        let results = Results::open(output)?;
-        let tasks = match self.open_tasks(&results, output) {
-            Ok(tasks) => tasks,
-            Err(error) => {
-                // The first error is the one to report.
-                let _ = results.abandon();
-                return Err(error);
-            }
-        };
-        let opened = self.open_keys(&accounts);
-        let (keys, charges) = match opened {
+        let (results, tasks) = self.open(output)?;
+        let (keys, charges) = match self.open_keys(&accounts) {
             Ok(opened) => opened,
             Err(error) => {
                 let _ = results.abandon();
                 return Err(error);
             }
         };
-        let began = keys.pool.now();
+        let counter = Counter::new(progress, tasks.len());
+        let members = Members::new(self, &keys, &accounts, &counter);
+        let source = Local::new(self, &keys, &members, charges);
+        self.work(&source, &counter, results, tasks, stop)
+    }
+
+    /// Opens the results, and returns the tasks that are to be run.
+    fn open(&self, output: &Path) -> Result<(Results, Vec<Task>), BatchError> {
+        let results = Results::open(output)?;
+        match self.open_tasks(&results, output) {
+            Ok(tasks) => Ok((results, tasks)),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = results.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs tasks with the leases of a source.
+    fn work(
+        &self,
+        source: &impl Source,
+        counter: &Counter,
+        results: Results,
+        tasks: Vec<Task>,
+        stop: &Stop,
+    ) -> Result<Summary, BatchError> {
+        let began = source.now();
         let count = tasks.len();
         let queue = Arc::new(Queue::new(tasks));
         let warmup = Arc::new(Warmup::new());
-        let (counter, client) = (Counter::new(progress, count), self.client());
-        let members = Members::new(self, &keys, &accounts, &counter);
+        let client = self.client();
         stop.on_stop({
-            let (queue, pool) = (Arc::clone(&queue), keys.pool.clone());
+            let (queue, close) = (Arc::clone(&queue), source.closer());
             let warmup = Arc::clone(&warmup);
             move || {
                 queue.close();
-                pool.close();
+                close();
                 warmup.open();
             }
         });
         let parts = Parts {
             batch: self,
             client: &client,
-            keys: &keys,
+            source,
             queue: &queue,
-            members: &members,
-            counter: &counter,
+            counter,
             warmup: &warmup,
         };
-        let recorder = Recorder::new(self, &counter, results);
-        let run = Run::new(parts, recorder, charges);
+        let run = Run::new(parts, Recorder::new(self, counter, results));
         run.run_workers(self.workers().get().min(count));
-        let elapsed = keys.pool.now().since(began);
+        let elapsed = source.now().since(began);
         let first_failure = run.finish()?;
-        Ok(self.summary(parts, count, elapsed, first_failure))
+        let (ok, failed) = (counter.ok(), counter.failed());
+        let tasks = self.pairs().count();
+        let SourceReport {
+            stopped,
+            keys,
+            pool,
+        } = source.report();
+        Ok(Summary {
+            tasks,
+            earlier: tasks.saturating_sub(count),
+            ok,
+            failed,
+            unfinished: count.saturating_sub(ok).saturating_sub(failed),
+            elapsed,
+            stopped,
+            first_failure,
+            keys,
+            pool,
+            client: client.stats(),
+        })
     }
 
     /// Opens the logs of the keys, and makes the pool that holds what they tell.
@@ -111,38 +148,6 @@ impl Batch {
         let longest = longest_window(self, accounts);
         let (charges, earlier) = Charges::open(folder, &endpoints, longest, clock.now())?;
         Ok((KeyPool::new(self, accounts, clock, earlier)?, Some(charges)))
-    }
-
-    /// Sums up a run of `open` tasks.
-    fn summary(
-        &self,
-        parts: Parts<'_>,
-        open: usize,
-        elapsed: Duration,
-        first_failure: Option<FailedTask>,
-    ) -> Summary {
-        let (counter, members) = (parts.counter, parts.members);
-        let (ok, failed) = (counter.ok(), counter.failed());
-        let tasks = self.pairs().count();
-        let keys = self.upstreams.iter().enumerate();
-        let keys = keys.map(|(index, upstream)| KeySummary {
-            key: upstream.endpoint.key().to_string(),
-            calls: members.calls(index),
-            rejected: members.is_rejected(index),
-        });
-        Summary {
-            tasks,
-            earlier: tasks.saturating_sub(open),
-            ok,
-            failed,
-            unfinished: open.saturating_sub(ok).saturating_sub(failed),
-            elapsed,
-            stopped: members.stopped(),
-            first_failure,
-            keys: keys.collect(),
-            pool: parts.keys.pool.stats(),
-            client: parts.client.stats(),
-        }
     }
 
     fn workers(&self) -> NonZeroUsize {
