@@ -14,6 +14,7 @@ use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
 use crate::recorder::Recorder;
+use crate::remote::Remote;
 use crate::report::Summary;
 use crate::results::Results;
 use crate::source::{Source, SourceReport};
@@ -29,6 +30,8 @@ use std::sync::Arc;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Endpoints of a gateway's pool to which connections are kept at most.
+const POOL_ENDPOINTS: usize = 256;
 
 impl Batch {
     /// Runs all tasks without an answer in `output` or its journal, until done or stopped.
@@ -45,9 +48,32 @@ impl Batch {
         stop: &Stop,
         progress: Progress,
     ) -> Result<Summary, BatchError> {
-        if self.models.is_empty() {
+        if self.models.is_empty() && !self.items.is_empty() {
             return Err(BatchError::NoModels);
         }
+        match &self.pool {
+            None => self.run_here(output, stop, progress),
+            Some(place) => {
+                let (results, tasks) = self.open(output)?;
+                let counter = Counter::new(progress, tasks.len());
+                match Remote::new(self, place) {
+                    Ok(source) => self.work(&source, &counter, results, tasks, stop),
+                    Err(error) => {
+                        let _ = results.abandon();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs with a pool of this process.
+    fn run_here(
+        &self,
+        output: &Path,
+        stop: &Stop,
+        progress: Progress,
+    ) -> Result<Summary, BatchError> {
         let accounts = self.accounts()?;
         let (results, tasks) = self.open(output)?;
         let (keys, charges) = match self.open_keys(&accounts) {
@@ -151,13 +177,22 @@ impl Batch {
     }
 
     fn workers(&self) -> NonZeroUsize {
-        let default = || default_workers(self.upstreams.len(), self.models.len());
+        // How many keys a gateway has is not known here.
+        let keys = match &self.pool {
+            Some(_) => usize::MAX,
+            None => self.upstreams.len(),
+        };
+        let default = || default_workers(keys, self.models.len());
         self.workers.unwrap_or_else(default)
     }
 
     fn client(&self) -> Client {
         let mut config = self.client.clone();
-        config.max_agents = config.max_agents.max(self.upstreams.len());
+        let endpoints = match &self.pool {
+            Some(_) => POOL_ENDPOINTS,
+            None => self.upstreams.len(),
+        };
+        config.max_agents = config.max_agents.max(endpoints);
         config.max_idle_per_agent = self.workers().get();
         Client::new(config)
     }
