@@ -5,6 +5,7 @@
 
 mod backends;
 mod batch;
+mod batch_pool;
 mod demo;
 mod demo_gateway;
 mod gateway;

@@ -9,6 +9,7 @@ mod errors;
 mod gateway;
 mod interrupt;
 mod memory;
+mod pool;
 mod requests;
 mod state;
 mod testbed;
