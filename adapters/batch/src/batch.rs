@@ -7,7 +7,7 @@ use crate::request::RequestSettings;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::LimitSpecs;
-use leasehold_http::ClientConfig;
+use leasehold_http::{ClientConfig, Place};
 use leasehold_protocol::Endpoint;
 use std::path::PathBuf;
 
@@ -62,8 +62,11 @@ pub struct Batch {
     pub items: Vec<Item>,
     /// Names of the models, each once.
     pub models: Vec<String>,
-    /// The endpoints, each with its own key.
+    /// The endpoints, each with its own key; not used with a [`pool`](Self::pool).
     pub upstreams: Vec<Upstream>,
+    /// The pool of a gateway that keys are leased of, with its limits; `None` by default: the endpoints are a pool of this
+    /// run.
+    pub pool: Option<Place>,
     /// Limits of each key or group on each URL; none by default. Tokens are reserved before a call, as many as it
     /// may use at most, and settled at the tokens that the answer reports.
     pub limits: Option<LimitSpecs>,
@@ -107,6 +110,7 @@ impl Batch {
             items,
             models,
             upstreams: upstreams.into_iter().map(Into::into).collect(),
+            pool: None,
             limits: None,
             model_limits: Vec::new(),
             request: RequestSettings::default(),

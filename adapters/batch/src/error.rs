@@ -108,6 +108,9 @@ pub enum BatchError {
         /// The base URL of the second endpoint.
         url: String,
     },
+    /// The system gives no thread that tells a gateway of leases.
+    #[error("cannot start a thread: {0}; end other programs and run the same command again")]
+    Thread(io::Error),
     /// The pool can't take all keys.
     #[error(transparent)]
     Pool(#[from] AddError),
@@ -118,7 +121,7 @@ impl BatchError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Write { .. } | Self::State { .. } => false,
+            Self::Write { .. } | Self::State { .. } | Self::Thread(_) => false,
             Self::Read { .. }
             | Self::InvalidLine { .. }
             | Self::InvalidFile { .. }

@@ -8,15 +8,16 @@ use crate::batch::Batch;
 use crate::clock::{time_of_day, words};
 use crate::in_use::InUse;
 use crate::lock;
-use crate::origin::{Origin, Outage, Reaction};
+use crate::origin::{Heard, Origin, Outage, Reaction, gave_up};
 use crate::progress::Counter;
 use crate::queue::Task;
 use crate::rests::MemberRests;
+use crate::source::{Called, Step};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
-use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Pause, Scope, Verdict};
-use leasehold_sync::{Lease, MemberId, Outcome, Release};
+use leasehold_protocol::verdict::{Fate, Next, Pause};
+use leasehold_sync::{Lease, MemberId};
 use std::collections::HashSet;
 use std::sync::Mutex;
 
@@ -46,26 +47,6 @@ pub(crate) struct Members<'a> {
     is_over: AtomicBool,
     /// The error that rejected the last remaining key.
     last_key_error: Mutex<Option<String>>,
-}
-
-/// What a call tells, with the time at which it began and ended.
-pub(crate) struct Called<'v> {
-    pub(crate) began: Tick,
-    pub(crate) model: usize,
-    pub(crate) upstream: usize,
-    pub(crate) verdict: &'v Verdict,
-    pub(crate) text: &'v str,
-    pub(crate) release: Release,
-}
-
-/// What the task is to do after a failed call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) next: Next,
-    /// Whether the service answered another call since this one began.
-    pub(crate) is_up: bool,
-    /// Whether the member rests, so that the task need not wait.
-    pub(crate) rests: bool,
 }
 
 impl<'a> Members<'a> {
@@ -178,19 +159,13 @@ impl<'a> Members<'a> {
                 let _ = self.keys.pool.observe(member, unit, left, reset);
             }
         }
-        let (reaction, ended, next, is_up) = {
-            let mut state = lock(&self.origins[origin]);
-            let next = verdict.next_after_success(state.has_answered(called.model));
-            let is_alive = verdict.outcome == Judged::Ok || verdict.kind.scope() == Scope::Key;
-            let (reaction, ended) = if is_alive {
-                let ended = state.answer(now, called.began, called.model, verdict.kind);
-                (Reaction::None, ended)
-            } else {
-                let reaction = state.failure(now, called.began, called.model, verdict);
-                (reaction, None)
-            };
-            (reaction, ended, next, state.answered_since(called.began))
-        };
+        let heard = lock(&self.origins[origin]).hear(now, called.began, called.model, verdict);
+        let Heard {
+            reaction,
+            ended,
+            next,
+            is_up,
+        } = heard;
         let rest = match next {
             Next::Stop => None,
             Next::Done | Next::RetryAfter { .. } | Next::OtherMember { .. } | Next::GiveUp => {
@@ -369,21 +344,15 @@ impl<'a> Members<'a> {
             if origin.is_wrong() {
                 continue;
             }
-            match (origin.bad_since(), origin.outage()) {
-                (Some(since), Some(outage)) if now.since(since) >= limit => {
-                    reasons.push(format!("{}: {}", origin.host(), outage.reason));
-                }
-                (Some(_) | None, Some(_) | None) => return,
+            match origin.overdue(now, limit) {
+                Some(reason) => reasons.push(reason),
+                None => return,
             }
         }
         if reasons.is_empty() || self.is_over() {
             return;
         }
-        self.stop_with(format!(
-            "gave up after {} without an answer (--give-up-after): {}",
-            words(limit),
-            reasons.join("; ")
-        ));
+        self.stop_with(gave_up("an answer", limit, &reasons));
         self.close();
     }
 
@@ -394,17 +363,6 @@ impl<'a> Members<'a> {
     fn close(&self) {
         self.is_over.store(true, Ordering::SeqCst);
         self.keys.pool.close();
-    }
-}
-
-/// Returns the outcome to release a lease with, where its member does not rest.
-pub(crate) fn outcome_of(verdict: &Verdict) -> Outcome {
-    match verdict.outcome {
-        Judged::Ok => Outcome::Ok,
-        // A rest is told by other means; without one this is a failure like others.
-        Judged::Failed | Judged::Throttled => Outcome::Failed,
-        Judged::Unknown => Outcome::Unknown,
-        Judged::NotSent => Outcome::NotSent,
     }
 }
 

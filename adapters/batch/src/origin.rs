@@ -3,9 +3,10 @@
 //! Invariant: an outage begins after [`OUTAGE_AFTER`] failures in a row, and ends with the first answer to a call made
 //! in it. A URL or model is taken for wrong only before its first answer.
 
+use crate::clock::words;
 use core::time::Duration;
 use leasehold_core::time::Tick;
-use leasehold_protocol::verdict::{Fate, Kind, Next, Pause, Scope, Verdict};
+use leasehold_protocol::verdict::{Fate, Kind, Next, Outcome, Pause, Scope, Verdict};
 use leasehold_protocol::{Rest, RestConfig};
 use std::collections::HashSet;
 
@@ -60,6 +61,17 @@ pub(crate) enum Reaction {
     WrongModel,
 }
 
+/// What a service and a task make of a verdict.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) reaction: Reaction,
+    /// The outage that the call has ended.
+    pub(crate) ended: Option<Outage>,
+    pub(crate) next: Next,
+    /// Whether the service answered another call since this one began.
+    pub(crate) is_up: bool,
+}
+
 impl Origin {
     pub(crate) fn new(url: &str, models: usize, seed: u64) -> Self {
         let mut config = RestConfig::PATIENCE;
@@ -88,10 +100,6 @@ impl Origin {
         self.outage.as_ref()
     }
 
-    pub(crate) const fn bad_since(&self) -> Option<Tick> {
-        self.bad_since
-    }
-
     pub(crate) const fn is_wrong(&self) -> bool {
         self.is_wrong
     }
@@ -104,6 +112,37 @@ impl Origin {
     /// Whether the service has answered anything since a tick.
     pub(crate) fn answered_since(&self, tick: Tick) -> bool {
         self.last_answer.is_some_and(|last| last >= tick)
+    }
+
+    /// Returns why the service counts as lost, if it has not answered for `limit`.
+    pub(crate) fn overdue(&self, now: Tick, limit: Duration) -> Option<String> {
+        let since = self.bad_since?;
+        let outage = self.outage.as_ref()?;
+        (now.since(since) >= limit).then(|| format!("{}: {}", self.host, outage.reason))
+    }
+
+    /// Counts the verdict of a call that began at `began`.
+    pub(crate) fn hear(
+        &mut self,
+        now: Tick,
+        began: Tick,
+        model: usize,
+        verdict: &Verdict,
+    ) -> Heard {
+        let next = verdict.next_after_success(self.has_answered(model));
+        let is_alive = verdict.outcome == Outcome::Ok || verdict.kind.scope() == Scope::Key;
+        let (reaction, ended) = if is_alive {
+            let ended = self.answer(now, began, model, verdict.kind);
+            (Reaction::None, ended)
+        } else {
+            (self.failure(now, began, model, verdict), None)
+        };
+        Heard {
+            reaction,
+            ended,
+            next,
+            is_up: self.answered_since(began),
+        }
     }
 
     /// Counts an answer to a call that began at `began`, also one that refuses the request; returns the outage that it
@@ -202,6 +241,12 @@ impl Origin {
     }
 }
 
+/// Words the end of a run that went without something for too long.
+pub(crate) fn gave_up(without: &str, limit: Duration, reasons: &[String]) -> String {
+    let (limit, reasons) = (words(limit), reasons.join("; "));
+    format!("gave up after {limit} without {without} (--give-up-after): {reasons}")
+}
+
 /// Returns the head of a verdict's message: the status and the error's name, where there is a status.
 pub(crate) fn short_reason(verdict: &Verdict) -> String {
     let text = verdict.to_string();
@@ -256,7 +301,7 @@ mod tests {
         let again = origin.failure(at(11), at(10), 0, &status(503));
         assert!(matches!(again, Reaction::RestUntil(_)));
         assert!(origin.answer(at(12), at(11), 0, Kind::Answer).is_some());
-        assert!(origin.outage().is_none() && origin.bad_since().is_none());
+        assert!(origin.outage().is_none() && origin.bad_since.is_none());
     }
 
     #[test]

@@ -41,15 +41,8 @@ impl MemberRests {
 
     /// Counts a verdict; returns how long its member rests, if it does.
     pub(crate) fn after(&self, member: MemberId, verdict: &Verdict, now: Tick) -> Option<Duration> {
-        let rest = self.lengths.get(&member);
-        let rest = rest.and_then(|rests| lock(rests).after(verdict));
-        let rest = match verdict.fate {
-            Fate::Rest(Pause::Overload) => rest.map(|rest| rest.min(OVERLOAD_REST)),
-            Fate::Rest(Pause::Told(_) | Pause::Rate)
-            | Fate::Keep
-            | Fate::Reject
-            | Fate::TooSmall => rest,
-        };
+        let rests = self.lengths.get(&member);
+        let rest = rests.and_then(|rests| rest_after(&mut lock(rests), verdict));
         let mut resting = lock(&self.resting);
         if let Some(rest) = rest {
             let since = resting.get(&member).map_or(now, |known| known.since);
@@ -75,5 +68,16 @@ impl MemberRests {
         let resting = lock(&self.resting);
         let rest = resting.get(&member).filter(|rest| rest.until > now);
         rest.cloned()
+    }
+}
+
+/// Counts a verdict; returns how long a member with these rests is to rest, if it is.
+pub(crate) fn rest_after(rests: &mut Rests, verdict: &Verdict) -> Option<Duration> {
+    let rest = rests.after(verdict);
+    match verdict.fate {
+        Fate::Rest(Pause::Overload) => rest.map(|rest| rest.min(OVERLOAD_REST)),
+        Fate::Rest(Pause::Told(_) | Pause::Rate) | Fate::Keep | Fate::Reject | Fate::TooSmall => {
+            rest
+        }
     }
 }

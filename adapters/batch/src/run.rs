@@ -9,12 +9,15 @@ use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
 use crate::item_results::{Found, ItemResults};
+use crate::local::Local;
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
 use crate::queue::{Queue, Task};
 use crate::recorder::Recorder;
-use crate::report::{FailedTask, KeySummary, Summary};
+use crate::remote::Remote;
+use crate::report::Summary;
 use crate::results::Results;
+use crate::source::{Source, SourceReport};
 use crate::stop::Stop;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
@@ -27,6 +30,8 @@ use std::sync::Arc;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Endpoints of a gateway's pool to which connections are kept at most.
+const POOL_ENDPOINTS: usize = 256;
 
 impl Batch {
     /// Runs all tasks without an answer in `output` or its journal, until done or stopped.
@@ -43,57 +48,115 @@ impl Batch {
         stop: &Stop,
         progress: Progress,
     ) -> Result<Summary, BatchError> {
-        if self.models.is_empty() {
+        if self.models.is_empty() && !self.items.is_empty() {
             return Err(BatchError::NoModels);
         }
-        let accounts = self.accounts()?;
-        let results = Results::open(output)?;
-        let tasks = match self.open_tasks(&results, output) {
-            Ok(tasks) => tasks,
-            Err(error) => {
-                // The first error is the one to report.
-                let _ = results.abandon();
-                return Err(error);
+        match &self.pool {
+            None => self.run_here(output, stop, progress),
+            Some(place) => {
+                let (results, tasks) = self.open(output)?;
+                let counter = Counter::new(progress, tasks.len());
+                match Remote::new(self, place) {
+                    Ok(source) => self.work(&source, &counter, results, tasks, stop),
+                    Err(error) => {
+                        let _ = results.abandon();
+                        Err(error)
+                    }
+                }
             }
-        };
-        let opened = self.open_keys(&accounts);
-        let (keys, charges) = match opened {
+        }
+    }
+
+    /// Runs with a pool of this process.
+    fn run_here(
+        &self,
+        output: &Path,
+        stop: &Stop,
+        progress: Progress,
+    ) -> Result<Summary, BatchError> {
+        let accounts = self.accounts()?;
+        let (results, tasks) = self.open(output)?;
+        let (keys, charges) = match self.open_keys(&accounts) {
             Ok(opened) => opened,
             Err(error) => {
                 let _ = results.abandon();
                 return Err(error);
             }
         };
-        let began = keys.pool.now();
+        let counter = Counter::new(progress, tasks.len());
+        let members = Members::new(self, &keys, &accounts, &counter);
+        let source = Local::new(self, &keys, &members, charges);
+        self.work(&source, &counter, results, tasks, stop)
+    }
+
+    /// Opens the results, and returns the tasks that are to be run.
+    fn open(&self, output: &Path) -> Result<(Results, Vec<Task>), BatchError> {
+        let results = Results::open(output)?;
+        match self.open_tasks(&results, output) {
+            Ok(tasks) => Ok((results, tasks)),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = results.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs tasks with the leases of a source.
+    fn work(
+        &self,
+        source: &impl Source,
+        counter: &Counter,
+        results: Results,
+        tasks: Vec<Task>,
+        stop: &Stop,
+    ) -> Result<Summary, BatchError> {
+        let began = source.now();
         let count = tasks.len();
         let queue = Arc::new(Queue::new(tasks));
         let warmup = Arc::new(Warmup::new());
-        let (counter, client) = (Counter::new(progress, count), self.client());
-        let members = Members::new(self, &keys, &accounts, &counter);
+        let client = self.client();
         stop.on_stop({
-            let (queue, pool) = (Arc::clone(&queue), keys.pool.clone());
+            let (queue, close) = (Arc::clone(&queue), source.closer());
             let warmup = Arc::clone(&warmup);
             move || {
                 queue.close();
-                pool.close();
+                close();
                 warmup.open();
             }
         });
         let parts = Parts {
             batch: self,
             client: &client,
-            keys: &keys,
+            source,
             queue: &queue,
-            members: &members,
-            counter: &counter,
+            counter,
             warmup: &warmup,
         };
-        let recorder = Recorder::new(self, &counter, results);
-        let run = Run::new(parts, recorder, charges);
+        let run = Run::new(parts, Recorder::new(self, counter, results));
         run.run_workers(self.workers().get().min(count));
-        let elapsed = keys.pool.now().since(began);
+        let elapsed = source.now().since(began);
         let first_failure = run.finish()?;
-        Ok(self.summary(parts, count, elapsed, first_failure))
+        let (ok, failed) = (counter.ok(), counter.failed());
+        let tasks = self.pairs().count();
+        let SourceReport {
+            stopped,
+            keys,
+            pool,
+        } = source.report();
+        Ok(Summary {
+            tasks,
+            earlier: tasks.saturating_sub(count),
+            ok,
+            failed,
+            unfinished: count.saturating_sub(ok).saturating_sub(failed),
+            elapsed,
+            stopped,
+            first_failure,
+            keys,
+            pool,
+            client: client.stats(),
+        })
     }
 
     /// Opens the logs of the keys, and makes the pool that holds what they tell.
@@ -113,46 +176,23 @@ impl Batch {
         Ok((KeyPool::new(self, accounts, clock, earlier)?, Some(charges)))
     }
 
-    /// Sums up a run of `open` tasks.
-    fn summary(
-        &self,
-        parts: Parts<'_>,
-        open: usize,
-        elapsed: Duration,
-        first_failure: Option<FailedTask>,
-    ) -> Summary {
-        let (counter, members) = (parts.counter, parts.members);
-        let (ok, failed) = (counter.ok(), counter.failed());
-        let tasks = self.pairs().count();
-        let keys = self.upstreams.iter().enumerate();
-        let keys = keys.map(|(index, upstream)| KeySummary {
-            key: upstream.endpoint.key().to_string(),
-            calls: members.calls(index),
-            rejected: members.is_rejected(index),
-        });
-        Summary {
-            tasks,
-            earlier: tasks.saturating_sub(open),
-            ok,
-            failed,
-            unfinished: open.saturating_sub(ok).saturating_sub(failed),
-            elapsed,
-            stopped: members.stopped(),
-            first_failure,
-            keys: keys.collect(),
-            pool: parts.keys.pool.stats(),
-            client: parts.client.stats(),
-        }
-    }
-
     fn workers(&self) -> NonZeroUsize {
-        let default = || default_workers(self.upstreams.len(), self.models.len());
+        // How many keys a gateway has is not known here.
+        let keys = match &self.pool {
+            Some(_) => usize::MAX,
+            None => self.upstreams.len(),
+        };
+        let default = || default_workers(keys, self.models.len());
         self.workers.unwrap_or_else(default)
     }
 
     fn client(&self) -> Client {
         let mut config = self.client.clone();
-        config.max_agents = config.max_agents.max(self.upstreams.len());
+        let endpoints = match &self.pool {
+            Some(_) => POOL_ENDPOINTS,
+            None => self.upstreams.len(),
+        };
+        config.max_agents = config.max_agents.max(endpoints);
         config.max_idle_per_agent = self.workers().get();
         Client::new(config)
     }

@@ -1,8 +1,8 @@
 //! The watch over a run: it says when and why the run waits, and ends it when that takes too long.
 
 use crate::clock::words;
-use crate::members::Members;
 use crate::progress::Counter;
+use crate::source::Source;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_secs(2);
 /// `in_flight` counts the calls; `close` ends waits that no closed pool ends, such as that for a delayed task.
 pub(crate) fn watch<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
-    members: &'scope Members<'scope>,
+    source: &'scope impl Source,
     counter: &'scope Counter,
     in_flight: &'scope AtomicUsize,
     close: impl Fn() + Send + 'scope,
@@ -30,14 +30,14 @@ pub(crate) fn watch<'scope>(
     let mut talk = Talk::default();
     scope.spawn(move || {
         while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let now = members.now();
-            members.give_up(now);
-            if members.is_over() {
+            let now = source.now();
+            source.give_up(now);
+            if source.is_over() {
                 close();
                 continue;
             }
             let idle = in_flight.load(Ordering::SeqCst) == 0;
-            let pause = idle.then(|| members.pause(now)).flatten();
+            let pause = idle.then(|| source.pause(now)).flatten();
             if let Some(message) = talk.message(now, counter.ok(), pause) {
                 counter.say(&message);
             }

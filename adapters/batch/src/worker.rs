@@ -3,55 +3,46 @@
 //! Invariant: each attempt has a lease of its own, released with what the service saw of it, so that retries stay
 //! within the limits too. What an answer means is decided by `leasehold-protocol`.
 
-use crate::account::{KeyPool, Slot, class_of};
 use crate::answer::Attempt;
 use crate::batch::Batch;
-use crate::charges::Charges;
 use crate::error::BatchError;
 use crate::lock;
-use crate::members::{Called, Members, Step, outcome_of};
 use crate::progress::Counter;
 use crate::queue::{Queue, Task};
 use crate::recorder::Recorder;
 use crate::report::FailedTask;
 use crate::request::TaskRequest;
+use crate::source::{Called, Granted, NoLease, Source, Step, outcome_of};
 use crate::warmup::Warmup;
 use crate::watch::watch;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{Outcome, Release, Request};
+use leasehold_core::pool::Release;
 use leasehold_http::{CallEvent, Client};
 use leasehold_protocol::estimate_most;
 use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
-use leasehold_sync::{AcquireError, Lease, MemberId, PendingLease};
+use leasehold_sync::MemberId;
 use std::sync::Mutex;
 use std::thread;
 
 /// Tokens reserved for an answer without a limit, before any has told its size.
 const FIRST_OUTPUT: u32 = 1_024;
-/// Longest wait of a task for a member that has not failed it; after that, any will do.
-const OTHER_MEMBER_WAIT: Duration = Duration::from_secs(60);
-/// Time after which such a task looks for such a member anew.
-const OTHER_MEMBER_RECHECK: Duration = Duration::from_secs(2);
 
 /// The parts of a run that outlive its threads.
-#[derive(Clone, Copy)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct Parts<'a, S> {
     pub(crate) batch: &'a Batch,
     pub(crate) client: &'a Client,
-    pub(crate) keys: &'a KeyPool,
+    pub(crate) source: &'a S,
     pub(crate) queue: &'a Queue,
-    pub(crate) members: &'a Members<'a>,
     pub(crate) counter: &'a Counter,
     pub(crate) warmup: &'a Warmup,
 }
 
-pub(crate) struct Run<'a> {
-    parts: Parts<'a>,
+pub(crate) struct Run<'a, S> {
+    parts: Parts<'a, S>,
     recorder: Recorder<'a>,
-    charges: Option<Mutex<Charges>>,
     /// By model: the most tokens of an answer so far.
     outputs: Vec<AtomicU32>,
     in_flight: AtomicUsize,
@@ -59,13 +50,12 @@ pub(crate) struct Run<'a> {
     skipped: Mutex<Vec<Task>>,
 }
 
-impl<'a> Run<'a> {
-    pub(crate) fn new(parts: Parts<'a>, recorder: Recorder<'a>, charges: Option<Charges>) -> Self {
+impl<'a, S: Source> Run<'a, S> {
+    pub(crate) fn new(parts: Parts<'a, S>, recorder: Recorder<'a>) -> Self {
         let models = parts.batch.models.iter();
         Self {
             parts,
             recorder,
-            charges: charges.map(Mutex::new),
             outputs: models.map(|_| AtomicU32::new(0)).collect(),
             in_flight: AtomicUsize::new(0),
             skipped: Mutex::default(),
@@ -75,11 +65,11 @@ impl<'a> Run<'a> {
     /// Works with `count` threads, or as many as the system allows, until no task is left or the queue is closed.
     pub(crate) fn run_workers(&self, count: usize) {
         let Parts {
-            members, counter, ..
+            source, counter, ..
         } = self.parts;
         thread::scope(|scope| {
             let stop_lines = counter.write_lines(scope);
-            let stop_watch = watch(scope, members, counter, &self.in_flight, || self.close());
+            let stop_watch = watch(scope, source, counter, &self.in_flight, || self.close());
             let workers = (0..count).map_while(|_| {
                 thread::Builder::new()
                     .spawn_scoped(scope, || self.work())
@@ -110,8 +100,8 @@ impl<'a> Run<'a> {
     fn fail_the_rest(&self) {
         let mut left = core::mem::take(&mut *lock(&self.skipped));
         let queued = self.parts.queue.drain();
-        let key_error = self.parts.members.last_key_error();
-        if self.parts.members.is_over() {
+        let key_error = self.parts.source.last_key_error();
+        if self.parts.source.is_over() {
             left.extend(queued);
         }
         for task in left {
@@ -130,7 +120,7 @@ impl<'a> Run<'a> {
         let _guard = CloseOnPanic(self);
         while let Some(task) = self.parts.queue.next() {
             let permit = self.parts.warmup.enter();
-            if self.parts.members.is_unserved(task.model) {
+            if self.parts.source.is_unserved(task.model) {
                 lock(&self.skipped).push(task);
                 self.parts.queue.finish();
                 continue;
@@ -157,59 +147,43 @@ impl<'a> Run<'a> {
             }
         };
         let cost = self.max_cost(&task, &request);
-        let lease = match self.lease(&task, cost) {
-            Ok(lease) => lease,
-            Err(AcquireError::NeverFits) => {
-                let reason = "the request costs more than a limit ever admits; see --limit";
-                self.recorder.failure(&task, reason, None, None);
+        match self.parts.source.lease(&task, cost) {
+            Ok(granted) => {
+                self.call(task, &request, granted, cost);
+                self.write_charges() && !self.parts.source.is_over()
+            }
+            Err(refused) => self.unleased(task, refused),
+        }
+    }
+
+    /// Sees to a task without a lease; `false` if the pool is closed.
+    fn unleased(&self, task: Task, refused: NoLease) -> bool {
+        let goes_on = match refused {
+            NoLease::NeverFits(reason) => {
+                self.recorder.failure(&task, &reason, None, None);
                 self.parts.queue.finish();
                 return true;
             }
-            Err(_) => {
-                self.parts.queue.requeue(task, Duration::ZERO);
-                return false;
+            NoLease::Again => true,
+            NoLease::Closed => false,
+            NoLease::Unwritten(error) => {
+                self.recorder.keep_error(error);
+                false
             }
         };
-        let is_charged = self.write_charges();
-        let members = self.parts.members;
-        // Since the grant, another call may have found that the model is wrong, or been told that the key has to wait.
-        if !is_charged || members.is_unserved(task.model) || members.is_resting(lease.member()) {
-            // A lease without a time to live can't have expired.
-            let _ = lease.release(Outcome::NotSent);
-            self.parts.queue.requeue(task, Duration::ZERO);
-            return is_charged;
-        }
-        self.call(task, &request, lease, cost);
-        self.write_charges() && !self.parts.members.is_over()
-    }
-
-    /// Leases a member; for a task that members have failed, first one that has not.
-    fn lease(&self, task: &Task, cost: Cost) -> Result<Lease<Slot>, AcquireError> {
-        let Parts { keys, members, .. } = self.parts;
-        let request = Request::new()
-            .cost(cost)
-            .class(class_of(task.model))
-            .labels(keys.labels(task.model));
-        let wait = |request| keys.pool.enqueue(request).and_then(PendingLease::wait);
-        let until = members.now().saturating_add(OTHER_MEMBER_WAIT);
-        while !task.tried.is_empty()
-            && members.now() < until
-            && let Some(other) = members.untried(task)
-        {
-            // Chosen again now and then: a key that is rejected meanwhile never becomes free.
-            let deadline = members.now().saturating_add(OTHER_MEMBER_RECHECK);
-            if let Ok(lease) = wait(request.pin(other).deadline(deadline.min(until))) {
-                return Ok(lease);
-            }
-        }
-        wait(request)
+        self.parts.queue.requeue(task, Duration::ZERO);
+        goes_on
     }
 
     /// Calls, and sees to what follows from the answer.
-    fn call(&self, task: Task, request: &TaskRequest, lease: Lease<Slot>, cost: Cost) {
-        let (member, upstream) = (lease.member(), self.parts.members.pick(&lease));
-        let endpoint = &self.parts.batch.upstreams[upstream].endpoint;
-        let began = self.parts.keys.pool.now();
+    fn call(&self, task: Task, request: &TaskRequest, granted: Granted<S::Member>, cost: Cost) {
+        let Granted {
+            lease,
+            upstream,
+            endpoint,
+        } = granted;
+        let (member, source) = (lease.member(), self.parts.source);
+        let began = source.now();
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let mut on_event = |event: CallEvent<'_>| {
             if let CallEvent::Arrived { .. } = event {
@@ -217,21 +191,21 @@ impl<'a> Run<'a> {
             }
         };
         let sent = self.parts.client.send_with_events(
-            endpoint,
+            &endpoint,
             &request.path,
             &request.body,
             &HeaderMap::new(),
             &mut on_event,
         );
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        let attempt = Attempt::new(sent, endpoint);
+        let attempt = Attempt::new(sent, &endpoint);
         let verdict = &attempt.verdict;
         if let Some(used) = verdict.usage.and_then(|usage| usage.completion_tokens) {
             let used = u32::try_from(used).unwrap_or(u32::MAX);
             self.outputs[task.model].fetch_max(used, Ordering::Relaxed);
         }
         let release = Release::from(outcome_of(verdict)).cost(verdict.cost(cost));
-        let step = self.parts.members.conclude(
+        let step = source.conclude(
             lease,
             Called {
                 began,
@@ -260,7 +234,7 @@ impl<'a> Run<'a> {
     /// The most that a call may cost: a request, and the tokens of its prompt and of the longest answer, within the
     /// cap.
     fn max_cost(&self, task: &Task, request: &TaskRequest) -> Cost {
-        let Some(cap) = self.parts.keys.token_cap(task.model) else {
+        let Some(cap) = self.parts.source.token_cap(task.model) else {
             return Cost::REQUEST;
         };
         let seen = self.outputs[task.model].load(Ordering::Relaxed);
@@ -274,16 +248,7 @@ impl<'a> Run<'a> {
 
     /// Writes the charges of leases that were granted or ended since; `false` if they can't be written.
     fn write_charges(&self) -> bool {
-        let Some(charges) = &self.charges else {
-            return true;
-        };
-        let Parts { batch, keys, .. } = self.parts;
-        // Under the lock, so that a charge that another thread has taken is written before this returns.
-        let mut charges = lock(charges);
-        let written = charges.write(keys.pool.take_charges(), |charge| {
-            keys.log_of(charge, batch)
-        });
-        match written {
+        match self.parts.source.write_charges() {
             Ok(()) => true,
             Err(error) => {
                 self.recorder.keep_error(error);
@@ -303,7 +268,7 @@ impl<'a> Run<'a> {
             Next::OtherMember { tally } => {
                 let is_counted = counts(tally);
                 task.tried.push(member);
-                let is_last = is_counted && self.parts.members.untried(&task).is_none();
+                let is_last = is_counted && !self.parts.source.has_untried(&task);
                 (Duration::ZERO, is_counted, is_last)
             }
             // The services are asked only a few times, so that this ends.
@@ -335,15 +300,15 @@ impl<'a> Run<'a> {
 
     fn close(&self) {
         self.parts.queue.close();
-        self.parts.keys.pool.close();
+        self.parts.source.closer()();
         self.parts.warmup.open();
     }
 }
 
 /// Closes the queue and the pool if its worker panics, so that the other workers end too.
-struct CloseOnPanic<'a>(&'a Run<'a>);
+struct CloseOnPanic<'r, 'a, S: Source>(&'r Run<'a, S>);
 
-impl Drop for CloseOnPanic<'_> {
+impl<S: Source> Drop for CloseOnPanic<'_, '_, S> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.close();

@@ -2,12 +2,13 @@
 //!
 //! Invariant: the arguments and all input are checked before the first call is made.
 
+use crate::pool::PoolArguments;
 use crate::values::{Header, LimitArgument, parse_field, parse_limit, parse_timeout, parse_whole};
 use crate::{CliError, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{
-    Batch, BodyTemplate, Input, Item, OnChange, Progress, Stop, Summary, Template, Upstream,
+    Batch, BodyTemplate, Input, Item, OnChange, Progress, Shard, Stop, Summary, Template, Upstream,
     is_standard, read_items,
 };
 use leasehold_config::Key;
@@ -26,7 +27,9 @@ Examples:
   leasehold batch -i items.jsonl -o results.jsonl --url https://api.openai.com/v1 \\
       --keys keys.txt --limit 3/60s --model gpt-4o-mini --model gpt-4o
   leasehold batch -i batch.jsonl -o answers.jsonl --url https://api.openai.com/v1 \\
-      --keys keys.txt --limit \"500/min, 30000 tokens/min\"        # OpenAI Batch lines";
+      --keys keys.txt --limit \"500/min, 30000 tokens/min\"        # OpenAI Batch lines
+  leasehold batch -i items.jsonl -o results-1.jsonl --shard 1/4 --model gpt-4o-mini \\
+      --pool http://gateway:8090/v1/pools/keys --pool-token-file gateway.token";
 
 const LIMITS: &str = "\
 Limits of each key (or group) on each URL, separated by commas [default: none]
@@ -59,9 +62,14 @@ pub(crate) struct Arguments {
     /// Model to call; repeatable; OpenAI Batch lines name their own
     #[arg(long)]
     model: Vec<String>,
+    /// Every n-th item from the i-th on, such as 1/4: one of several processes on one input
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
 
     #[command(flatten, next_help_heading = "Service and keys")]
     service: Service,
+    #[command(flatten, next_help_heading = "Pool of a gateway, in place of keys")]
+    pool: PoolArguments,
     #[command(flatten, next_help_heading = "Requests")]
     requests: Requests,
     #[command(flatten, next_help_heading = "Limits and patience")]
@@ -182,12 +190,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let mut input = Input::new(&arguments.input);
     input.template = template.as_ref();
     input.prompt_optional = body.as_ref().is_some_and(BodyTemplate::has_prompt);
-    let items = read_items(&input)?;
+    let mut items = read_items(&input)?;
+    if let Some(shard) = arguments.shard {
+        items = shard.of(items);
+    }
     if items.iter().any(|item| item.is_call()) && !arguments.model.is_empty() {
         let problem = "--model: each line of the input names its own model; leave the flag out";
         return Err(CliError::usage(problem));
     }
-    let mut batch = Batch::new(items, models(arguments)?, upstreams(arguments)?);
+    let pool = arguments.pool.place()?;
+    let upstreams = match pool {
+        Some(_) => Vec::new(),
+        None => upstreams(arguments)?,
+    };
+    let mut batch = Batch::new(items, models(arguments)?, upstreams);
+    batch.pool = pool;
     set_limits(&mut batch, &arguments.pace.limit)?;
     batch.request.system.clone_from(&requests.system);
     batch.request.body = body;

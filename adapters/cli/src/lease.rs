@@ -2,25 +2,24 @@
 //!
 //! Invariant: the command runs only while its lease may be counted on, and the gateway hears how it ended.
 
+use crate::pool::{TOKEN, place_of};
 use crate::values::{parse_timeout, parse_whole};
 use crate::{CliError, print_err};
 use core::time::Duration;
-use leasehold_http::{ApiKey, Place, RemotePool};
+use leasehold_http::RemotePool;
 use leasehold_protocol::lease::{GrantedLease, LeaseCost, LeaseFailure, LeaseRequest};
 use leasehold_sync::{Lease, Outcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
-use std::{env, fs, io};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-/// Where the token is, unless a file is named.
-const TOKEN: &str = "LEASEHOLD_TOKEN";
 /// The exit code of a command that says that the upstream has refused it for a limit: EX_TEMPFAIL of sysexits.h.
 const THROTTLED: i32 = 75;
 /// The exit codes of `timeout` and `env` for what is not the command's own.
@@ -72,8 +71,8 @@ pub(crate) struct Arguments {
 
 /// Runs the command; its exit code is the command's own.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
-    let token = token(arguments)?;
-    let place = Place::new(&arguments.pool, token).map_err(CliError::usage)?;
+    let file = arguments.token_file.as_deref();
+    let place = place_of(&arguments.pool, file, "--token-file")?;
     let pool = RemotePool::new(place, GrantedLease::clone).map_err(CliError::system)?;
     let request = LeaseRequest {
         class: arguments.class.clone(),
@@ -123,25 +122,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         );
     }
     Ok(ExitCode::from(code))
-}
-
-fn token(arguments: &Arguments) -> Result<Option<ApiKey>, CliError> {
-    let (text, place) = match &arguments.token_file {
-        Some(path) => {
-            let text = fs::read_to_string(path);
-            let place = path.display().to_string();
-            (
-                text.map_err(|error| CliError::usage(format!("{place}: {error}")))?,
-                place,
-            )
-        }
-        None => match env::var(TOKEN) {
-            Ok(text) => (text, format!("${TOKEN}")),
-            Err(_) => return Ok(None),
-        },
-    };
-    let token = ApiKey::new(text).map_err(|error| CliError::usage(format!("{place}: {error}")));
-    token.map(Some)
 }
 
 fn no_lease(failure: LeaseFailure) -> CliError {

@@ -11,6 +11,7 @@ mod gateway;
 mod key;
 mod lease;
 mod open_files;
+mod pool;
 mod testbed;
 mod values;
 

@@ -17,7 +17,7 @@ use http::{HeaderValue, Response, StatusCode};
 use leasehold_config::{Kind, MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
-use leasehold_core::pool::{Charge, Labels, PoolConfig, PoolConfigError};
+use leasehold_core::pool::{Cause, Charge, Labels, PoolConfig, PoolConfigError};
 use leasehold_core::retry::RetryBudget;
 use leasehold_protocol::Refusal;
 use leasehold_sync::{AcquireError, GroupId, Member, MemberId, MemberUpdate, Request};
@@ -469,9 +469,11 @@ impl BackendPool {
             _ => "no_key",
         };
         let text = pool.blocking().describe(*refused, request);
+        let never = matches!(refused, AcquireError::NeverFits).then_some(Cause::NeverFits);
+        let cause = refused.cause().or(never);
         Refusal::new(status, code, text)
             .with_wait(pool.retry_after(refused))
-            .with_cause(refused.cause())
+            .with_cause(cause)
     }
 
     /// Counts a first attempt for the budget of repeats.

@@ -10,6 +10,7 @@ mod gateway;
 mod interrupt;
 mod lease;
 mod memory;
+mod pool;
 mod requests;
 mod state;
 mod testbed;

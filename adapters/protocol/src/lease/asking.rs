@@ -3,7 +3,7 @@
 //! Invariant: a request whose answer was lost comes again under the same key, so that it never holds two leases; and none is
 //! given up while its time lasts and the reason may pass.
 
-use super::{LeaseProblem, LeaseRequest};
+use super::{LeaseProblem, LeaseRequest, NEVER_FITS};
 use core::time::Duration;
 use leasehold_core::time::Tick;
 
@@ -30,7 +30,10 @@ impl LeaseFailure {
     /// Whether another try may have a lease, whatever is asked.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Refused(problem) => problem.status == 429 || problem.status >= 500,
+            Self::Refused(problem) => {
+                let never = problem.cause.as_deref() == Some(NEVER_FITS);
+                !never && (problem.status == 429 || problem.status >= 500)
+            }
             Self::Unreachable(_) => true,
         }
     }
@@ -153,6 +156,17 @@ mod tests {
             let after = asking.after(failure.clone(), tick(0));
             assert_eq!(after.ok(), again.map(tick), "{failure:?} {wait:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_never_fits_is_not_asked_again() {
+        let LeaseFailure::Refused(mut problem) = problem(429, None) else {
+            panic!("it is refused");
+        };
+        problem.cause = Some(NEVER_FITS.to_owned());
+        let mut asking = Asking::new(LeaseRequest::default(), "key", None, Tick::ZERO);
+        let refused = LeaseFailure::Refused(problem);
+        assert_eq!(asking.after(refused.clone(), Tick::ZERO), Err(refused));
     }
 
     #[test]

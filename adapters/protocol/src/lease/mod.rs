@@ -23,6 +23,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Leases of one request, or parts of one batch, at most.
 pub const MAX_LEASES: usize = 256;
+/// The cause of a request that costs more than limits ever admit: no wait helps.
+pub const NEVER_FITS: &str = "never_fits";
 
 /// Body of `POST /v1/leases`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -399,7 +401,7 @@ const fn name_of(cause: Cause) -> &'static str {
         Cause::BreakerHalfOpen => "breaker_half_open",
         Cause::Unhealthy => "unhealthy",
         Cause::Disabled => "disabled",
-        Cause::NeverFits => "never_fits",
+        Cause::NeverFits => NEVER_FITS,
         Cause::NoMember => "no_member",
         Cause::BehindOthers => "behind_others",
     }

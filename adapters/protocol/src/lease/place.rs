@@ -76,6 +76,12 @@ impl Place {
         self.pool.as_deref()
     }
 
+    /// The gateway's address, without the pool and the token.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
+    }
+
     /// Returns `HOST:PORT`, for a client without TLS.
     ///
     /// # Errors
@@ -91,7 +97,7 @@ impl Place {
     pub fn plain_address(&self) -> Result<String, PlaceError> {
         if self.scheme != Scheme::HTTP {
             return Err(PlaceError {
-                text: format!("{}://{}", self.scheme, self.authority),
+                text: self.url(),
                 problem: "this client has no TLS",
             });
         }
