@@ -166,4 +166,10 @@ fn a_lease_outlives_its_time_and_the_gateway_as_does_a_request() {
     assert_eq!(second.told()["ended"], "not_sent");
     let figures = ["ok", "not_sent", "expired", "held"].map(|it| counted(&running, "gpu", it));
     assert_eq!(figures, [1, 1, 0, 0]);
+    first.ask(&running, "gpu");
+    assert_eq!(first.told()["live"], true);
+    running.gateway.drain();
+    std::thread::sleep(core::time::Duration::from_millis(2_100));
+    first.tell(&json!({}));
+    assert_eq!(first.told()["live"], false, "it could not be renewed");
 }

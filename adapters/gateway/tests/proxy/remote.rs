@@ -10,12 +10,16 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::task::{JoinSet, spawn_blocking, yield_now};
+use tokio::time::timeout;
 
 fn place_of(address: SocketAddr, name: &str) -> RemotePlace {
     let token = ApiKey::new(TOKEN).expect("a token");
     let place = format!("http://{address}/v1/pools/{name}");
     RemotePlace::new(&place, Some(token)).expect("a place")
 }
+
+/// A time that what needs no timeout does not take.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A pool whose payloads are the names of members.
 fn pool_of(address: SocketAddr, name: &str) -> RemotePool<String> {
@@ -137,7 +141,9 @@ async fn a_request_that_is_dropped_waits_no_longer() {
     for _ in 0..3 {
         let waits = shown(running.address, "gpu", &[("/waiting", 1)]);
         while_pending(pool.acquire(any(), None), waits).await;
-        shown(running.address, "gpu", &[("/waiting", 0)]).await;
+        // Well before the client stops listening for an answer that was on its way.
+        let waits_not = shown(running.address, "gpu", &[("/waiting", 0)]);
+        assert!(timeout(SOON, waits_not).await.is_ok());
     }
     held.release(Outcome::Ok).unwrap();
     let next = pool.acquire(any(), Some(LONG)).await.unwrap();
