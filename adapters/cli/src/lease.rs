@@ -83,7 +83,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         }),
         ..LeaseRequest::default()
     };
-    let lease = pool.acquire(request, arguments.wait).map_err(no_lease)?;
+    let lease = pool
+        .acquire(request, arguments.wait)
+        .map_err(|failure| no_lease(&arguments.pool, &failure))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -124,13 +126,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(code))
 }
 
-fn no_lease(failure: LeaseFailure) -> CliError {
-    let is_asked_wrongly = match &failure {
+fn no_lease(pool: &str, failure: &LeaseFailure) -> CliError {
+    let is_asked_wrongly = match failure {
         LeaseFailure::Refused(problem) => (400..429).contains(&problem.status),
         LeaseFailure::Unreachable(_) => false,
     };
     CliError {
-        message: failure.to_string(),
+        message: format!("{pool}: {failure}"),
         code: if is_asked_wrongly { 2 } else { NO_LEASE },
     }
 }

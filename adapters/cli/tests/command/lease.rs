@@ -121,7 +121,7 @@ fn commands_take_turns_and_one_that_may_not_wait_says_so() {
     site.wait_for("held", 1);
     let (code, _, err) = site.run(&["--wait", "50ms"], "true");
     assert_eq!(code, Some(125), "{err}");
-    assert!(err.contains("error: "), "{err}");
+    assert!(err.contains("error: http://127.0.0.1:"), "{err}");
     drop(first.stdin.take());
     assert_eq!(first.wait().expect("it ends").code(), Some(1));
     assert_eq!(site.run(&[], "true").0, Some(0));
