@@ -1,4 +1,4 @@
-//! What listeners of services and of leases share: a request to them, and who may make it.
+//! What listeners of services and of leases share: the request, its access, and the reading of its body.
 
 mod access;
 

@@ -9,7 +9,7 @@ use core::time::Duration;
 use leasehold_protocol::lease::{
     Asking, GrantedLease, HoldingId, LeaseFailure, LeaseRelease, LeaseRequest, Place, RemoteMembers,
 };
-use leasehold_sync::{Lease, LeaseExpired, Release, RemoteLease, Tick};
+use leasehold_sync::{Lease, Release, RemoteLease, Tick};
 use link::Link;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -130,19 +130,16 @@ impl RemoteLease for Held {
         self.link.now()
     }
 
-    fn arrived(&self) -> Result<(), LeaseExpired> {
+    fn left(&self) -> Option<Duration> {
+        self.link.left(self.id)
+    }
+
+    fn tell_arrived(&self) {
         self.link.tell(|holdings| holdings.arrived(self.id));
-        self.renew().map(drop)
     }
 
-    fn renew(&self) -> Result<Option<Duration>, LeaseExpired> {
-        self.link.left(self.id).map(Some).ok_or(LeaseExpired)
-    }
-
-    fn release(self: Box<Self>, release: Release) -> Result<(), LeaseExpired> {
-        let left = self.renew().map(drop);
+    fn tell_released(&self, release: Release) {
         let told = LeaseRelease::of(&release, self.link.now());
         self.link.tell(|holdings| holdings.release(self.id, told));
-        left
     }
 }

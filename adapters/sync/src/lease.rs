@@ -92,7 +92,10 @@ impl<T> Lease<T> {
     pub fn arrived(&self) -> Result<(), LeaseExpired> {
         match &self.pool {
             Holder::Here(shared, lease) => shared.arrived(*lease),
-            Holder::Elsewhere(remote) => remote.arrived(),
+            Holder::Elsewhere(remote) => {
+                remote.tell_arrived();
+                remote.left().map(drop).ok_or(LeaseExpired)
+            }
             Holder::Ended => Err(LeaseExpired),
         }
     }
@@ -116,7 +119,7 @@ impl<T> Lease<T> {
     pub fn renew(&self) -> Result<Option<Duration>, LeaseExpired> {
         match &self.pool {
             Holder::Here(shared, lease) => shared.renew(*lease),
-            Holder::Elsewhere(remote) => remote.renew(),
+            Holder::Elsewhere(remote) => remote.left().map(Some).ok_or(LeaseExpired),
             Holder::Ended => Err(LeaseExpired),
         }
     }
@@ -156,7 +159,11 @@ impl<T> Lease<T> {
     fn end(&mut self, release: Release) -> Result<(), LeaseExpired> {
         match core::mem::replace(&mut self.pool, Holder::Ended) {
             Holder::Here(shared, lease) => shared.release(lease, release),
-            Holder::Elsewhere(remote) => remote.release(release),
+            Holder::Elsewhere(remote) => {
+                let left = remote.left();
+                remote.tell_released(release);
+                left.map(drop).ok_or(LeaseExpired)
+            }
             Holder::Ended => Err(LeaseExpired),
         }
     }

@@ -1,6 +1,5 @@
 //! Leases of pools in other processes, behind the same handle as those of this one.
 
-use crate::lease::LeaseExpired;
 use core::time::Duration;
 use leasehold_core::pool::Release;
 use leasehold_core::time::Tick;
@@ -10,22 +9,12 @@ pub trait RemoteLease: Send + Sync {
     /// The tick of the client's clock, which a release's outcome goes by.
     fn now(&self) -> Tick;
 
-    /// As [`Lease::arrived`](crate::Lease::arrived).
-    ///
-    /// # Errors
-    /// The lease has expired.
-    fn arrived(&self) -> Result<(), LeaseExpired>;
+    /// How long the lease may be counted on; `None` if no longer. The client renews it by itself.
+    fn left(&self) -> Option<Duration>;
 
-    /// As [`Lease::renew`](crate::Lease::renew): the time that the lease has left by now. The client asks for more by
-    /// itself.
-    ///
-    /// # Errors
-    /// The lease has expired.
-    fn renew(&self) -> Result<Option<Duration>, LeaseExpired>;
+    /// Tells the other process that the call has arrived.
+    fn tell_arrived(&self);
 
-    /// As [`Lease::release`](crate::Lease::release).
-    ///
-    /// # Errors
-    /// The lease has expired.
-    fn release(self: Box<Self>, release: Release) -> Result<(), LeaseExpired>;
+    /// Tells the other process how the lease ends, whether it has expired or not.
+    fn tell_released(&self, release: Release);
 }

@@ -3,6 +3,7 @@
 //! Invariant: a request whose answer was lost comes again under the same key, so that it never holds two leases; and none is
 //! given up while its time lasts and the reason may pass.
 
+use super::pause::Pause;
 use super::{LeaseProblem, LeaseRequest, NEVER_FITS};
 use core::time::Duration;
 use leasehold_core::time::Tick;
@@ -11,8 +12,7 @@ use leasehold_core::time::Tick;
 const LONGEST: Duration = Duration::from_secs(300);
 /// How much longer than that an answer may take.
 const GRACE: Duration = Duration::from_secs(10);
-/// The first pause after the service could not be reached; it doubles up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause after the service could not be reached.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why there is no lease.
@@ -60,7 +60,7 @@ impl LeaseFailure {
 pub struct Asking {
     request: LeaseRequest,
     until: Option<Tick>,
-    pause: Duration,
+    pause: Pause,
 }
 
 impl Asking {
@@ -76,7 +76,7 @@ impl Asking {
         Self {
             request,
             until: wait.map(|wait| now.saturating_add(wait)),
-            pause: Duration::ZERO,
+            pause: Pause::default(),
         }
     }
 
@@ -104,15 +104,12 @@ impl Asking {
     /// # Errors
     /// The failure, where no time is left or the reason does not pass.
     pub fn after(&mut self, failure: LeaseFailure, now: Tick) -> Result<Tick, LeaseFailure> {
-        self.pause = match self.pause {
-            Duration::ZERO => FIRST_PAUSE,
-            pause => pause.saturating_mul(2).min(LAST_PAUSE),
-        };
+        let pause = self.pause.next(LAST_PAUSE);
         let told = match &failure {
             LeaseFailure::Refused(problem) => problem.retry_after_ms.map(Duration::from_millis),
             LeaseFailure::Unreachable(_) => None,
         };
-        let again = now.saturating_add(told.unwrap_or_default().max(self.pause));
+        let again = now.saturating_add(told.unwrap_or_default().max(pause));
         let is_in_time = self.until.is_none_or(|until| again < until);
         match failure.may_pass() && is_in_time {
             true => Ok(again),

@@ -3,6 +3,7 @@
 //! Invariant: no lease counts as held at a tick at which the service may have taken it back, however long messages take;
 //! and an end is told until it was heard or can't matter any more.
 
+use super::pause::Pause;
 use super::{
     BatchedRelease, GrantedLease, LeaseBatch, LeaseBatchAnswer, LeaseRelease, MAX_LEASES, Part,
     RenewedLease,
@@ -11,8 +12,7 @@ use core::time::Duration;
 use leasehold_core::time::Tick;
 use std::collections::{BTreeMap, VecDeque};
 
-/// The first pause after the service could not be reached; it doubles up to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause after the service could not be reached.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A lease among those that a client holds.
@@ -53,7 +53,7 @@ pub struct Holdings {
     sent: Option<Sent>,
     /// Nothing is sent before this tick, because the service could not be reached.
     paused_until: Option<Tick>,
-    pause: Duration,
+    pause: Pause,
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ impl Holdings {
 
     /// Hears the answer to the batch under way.
     pub fn answered(&mut self, answer: &LeaseBatchAnswer) {
-        (self.paused_until, self.pause) = (None, Duration::ZERO);
+        (self.paused_until, self.pause) = (None, Pause::default());
         let Some(Sent { at, batch, .. }) = self.sent.take() else {
             return;
         };
@@ -178,11 +178,7 @@ impl Holdings {
 
     /// Hears that the batch under way has failed, and that the service may not have heard it.
     pub fn failed(&mut self, now: Tick) {
-        self.pause = match self.pause {
-            Duration::ZERO => FIRST_PAUSE,
-            pause => pause.saturating_mul(2).min(LAST_PAUSE),
-        };
-        self.paused_until = Some(now.saturating_add(self.pause));
+        self.paused_until = Some(now.saturating_add(self.pause.next(LAST_PAUSE)));
         let Some(Sent { batch, until, .. }) = self.sent.take() else {
             return;
         };

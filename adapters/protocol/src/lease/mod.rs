@@ -5,6 +5,7 @@
 mod asking;
 mod holdings;
 mod members;
+mod pause;
 mod place;
 
 pub use asking::{Asking, LeaseFailure};
