@@ -10,6 +10,7 @@ mod commands;
 mod compare;
 mod oracle;
 mod owner;
+pub mod service;
 
 pub use case::{
     Ask, Case, Change, Choice, End, FlowSetup, Found, Management, MemberSetup, Op, Own, Watch,
@@ -22,7 +23,7 @@ use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::Limit;
 use leasehold_core::pool::{self, GroupId, LeaseId, MemberId, Pool, PoolConfig, ShareBy, WaiterId};
 use leasehold_core::time::Tick;
-use oracle::Oracle;
+use oracle::{Oracle, OracleEvent};
 use std::collections::VecDeque;
 
 const CLASSES: u32 = 2;
@@ -43,6 +44,8 @@ struct Pair {
     orphans: VecDeque<usize>,
     /// Events of the machine that are yet to be compared.
     told: Vec<pool::Event<usize>>,
+    /// Events that machine and oracle agree on, until a driver takes them.
+    agreed: Vec<OracleEvent>,
     /// The fence of the latest grant.
     fence: u64,
 }
@@ -114,30 +117,12 @@ pub(crate) fn pool(case: &Case) -> Pool<usize> {
 /// # Panics
 /// Where they differ.
 pub fn run(case: &Case) {
-    let mut machine = Pool::new(config(case));
-    let groups = add_groups(&mut machine, case);
-    let mut pair = Pair {
-        machine,
-        oracle: Oracle::new(case),
-        groups,
-        members: Vec::new(),
-        leases: Vec::new(),
-        waiters: Vec::new(),
-        probes: Vec::new(),
-        asked: None,
-        config: config(case),
-        orphans: VecDeque::new(),
-        told: Vec::new(),
-        fence: 0,
-    };
-    for setup in case.members.iter().take(4) {
-        pair.add(0, *setup);
-        pair.compare();
-    }
+    let mut pair = Pair::new(case);
     let mut now = 0;
     for op in &case.ops {
         now = pair.apply(*op, now);
         pair.compare();
+        pair.agreed.clear();
     }
     for flow in pair.oracle.flows.values().filter(|flow| flow.judged) {
         if let (Some(limit), Some(setup)) = (&flow.owner.requests, flow.setup.limit) {
@@ -167,10 +152,38 @@ pub fn run(case: &Case) {
 }
 
 impl Pair {
+    /// The pair of a case, with its first members.
+    fn new(case: &Case) -> Self {
+        let mut machine = Pool::new(config(case));
+        let groups = add_groups(&mut machine, case);
+        let mut pair = Self {
+            machine,
+            oracle: Oracle::new(case),
+            groups,
+            members: Vec::new(),
+            leases: Vec::new(),
+            waiters: Vec::new(),
+            probes: Vec::new(),
+            asked: None,
+            config: config(case),
+            orphans: VecDeque::new(),
+            told: Vec::new(),
+            agreed: Vec::new(),
+            fence: 0,
+        };
+        for setup in case.members.iter().take(4) {
+            pair.add(0, *setup);
+            pair.compare();
+        }
+        pair
+    }
+
     fn apply(&mut self, op: Op, now: u64) -> u64 {
         let tick = Tick::from_nanos(now);
         match op {
-            Op::Acquire(ask) => self.acquire(now, ask),
+            Op::Acquire(ask) => {
+                self.acquire(now, ask);
+            }
             Op::Release(which, end, tokens, latency) => {
                 self.release(now, which, end, tokens, latency)
             }

@@ -12,6 +12,11 @@ proptest! {
     }
 
     #[test]
+    fn the_lease_service_agrees_with_the_pool_s_oracle(case: pool::service::Case) {
+        pool::service::run(&case);
+    }
+
+    #[test]
     fn limits_hold_across_a_crash_at_any_point(case: charges::Case) {
         charges::run(&case);
     }

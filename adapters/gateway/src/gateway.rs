@@ -251,7 +251,7 @@ fn watch_health(shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// Answers the probes of all pools that are in force.
-async fn watch_pools(shared: Arc<Shared>) {
+pub(crate) async fn watch_pools(shared: Arc<Shared>) {
     let mut tables = shared.tables();
     let mut watched: Vec<(Arc<BackendPool>, tokio::task::JoinHandle<()>)> = Vec::new();
     loop {

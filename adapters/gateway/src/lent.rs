@@ -37,14 +37,18 @@ type RequestKey = (Option<String>, String);
 
 impl Book {
     fn forget(&mut self, fence: u64) {
-        let known = self.by_fence.remove(&fence);
-        if let Some(Known {
-            holder,
-            key: Some(key),
-            ..
-        }) = known
+        let Some(Known { holder, key, .. }) = self.by_fence.remove(&fence) else {
+            return;
+        };
+        let key = key.map(|key| (holder, key));
+        // The key may be that of a later request by now.
+        if let Some(key) = key
+            && let Some(fences) = self.by_key.get_mut(&key)
         {
-            self.by_key.remove(&(holder, key));
+            fences.retain(|one| *one != fence);
+            if fences.is_empty() {
+                self.by_key.remove(&key);
+            }
         }
     }
 

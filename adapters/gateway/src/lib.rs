@@ -36,6 +36,8 @@ pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
 pub use gateway::{Gateway, StartError};
 #[doc(hidden)]
+pub use leases::{LeaseAnswer, LeaseCalls};
+#[doc(hidden)]
 pub use names::{LookUp, LookedUp};
 #[doc(hidden)]
 pub use proxy::pass_headers_on;

@@ -5,7 +5,7 @@
 use crate::access_log::LogBuffer;
 use crate::bind::Bound;
 use crate::connections::Connections;
-use crate::drain::{Drain, Draining};
+use crate::drain::Drain;
 use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
@@ -71,9 +71,9 @@ impl Worker {
         }
     }
 
-    /// Waits until the gateway drains.
-    pub(crate) fn draining(&self) -> Draining<'_> {
-        self.drain.begun()
+    /// How the thread's tasks learn that it drains.
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// Waits until the gateway drains, and tells the thread's tasks.
@@ -169,7 +169,7 @@ async fn keep_house(worker: Rc<Worker>) {
 }
 
 async fn accept_all(worker: Rc<Worker>, listener: Accepting, open: Rc<Open>) {
-    let mut draining = core::pin::pin!(worker.draining());
+    let mut draining = core::pin::pin!(worker.drain().begun());
     let accepting = async {
         let result = match listener.bound.try_clone() {
             Ok(Bound::Tcp(tcp)) => accept_tcp(&worker, &listener, tcp, &open).await,

@@ -63,7 +63,7 @@ impl Pair {
         request
     }
 
-    pub(super) fn acquire(&mut self, now: u64, ask: Ask) {
+    pub(super) fn acquire(&mut self, now: u64, ask: Ask) -> Answer {
         let pin = self.pin(ask);
         let deadline = ask
             .deadline
@@ -99,6 +99,7 @@ impl Pair {
             }
         };
         assert_eq!(got, expected);
+        got
     }
 
     pub(super) fn release(
@@ -432,7 +433,7 @@ impl Pair {
 }
 
 /// The index of one of the latest 16.
-fn pick(which: u8, among: usize) -> Option<usize> {
+pub(super) fn pick(which: u8, among: usize) -> Option<usize> {
     let back = usize::from(which % 16).checked_rem(among)?;
     Some(among - 1 - back)
 }

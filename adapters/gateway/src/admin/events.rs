@@ -186,7 +186,7 @@ pub(crate) fn subscribe(worker: &Rc<Worker>) -> Result<AnswerBody, AdminError> {
         tokio::select! {
             () = pass_on(&worker, changes, &sender) => {}
             () = sender.closed() => {}
-            () = worker.draining() => {}
+            () = worker.drain().begun() => {}
         }
         drop(place);
     });

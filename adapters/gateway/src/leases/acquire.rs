@@ -55,13 +55,12 @@ impl Session<'_> {
             let waiting = pool.pool().acquire_with(request);
             let waited = tokio::select! {
                 waited = waiting => waited,
-                () = self.asked.connection.worker.draining() => return Err(closing()),
+                () = self.drain.begun() => return Err(closing()),
             };
             match waited {
                 Ok(lease) => break (lease, request),
                 Err(AcquireError::Closed) => {
-                    let shared = self.asked.connection.worker.shared();
-                    pool = shared.successor(&pool).await.ok_or_else(closing)?;
+                    pool = self.shared.successor(&pool).await.ok_or_else(closing)?;
                 }
                 Err(refused) => return Err(pool.refusal(&refused, &request)),
             }
@@ -194,7 +193,7 @@ impl Session<'_> {
             .flow(flow)
             .priority(priority)
             .deadline(begun.saturating_add(wait))
-            .ttl(self.asked.listener.settings().lease_ttl);
+            .ttl(self.lease_ttl);
         if let Some(class) = &asked.class {
             request = request.class(pool.pool().class(class).map_err(|full| too_many(&full))?);
         }

@@ -64,7 +64,7 @@ impl Session<'_> {
     fn find(&self, lease: &str) -> Result<(&Arc<BackendPool>, u64), Refusal> {
         let parts = lease.rsplit_once('-');
         let found = parts.and_then(|(pool, fence)| {
-            let pool = self.asked.table.pool_named(pool)?;
+            let pool = self.table.pool_named(pool)?;
             Some((pool, fence.parse().ok()?))
         });
         found.ok_or_else(gone)

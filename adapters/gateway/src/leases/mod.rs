@@ -11,19 +11,24 @@
 
 mod acquire;
 mod batch;
+mod calls;
 mod held;
 mod openapi;
 mod pools;
 mod routes;
 mod undelivered;
 
+pub use calls::{LeaseAnswer, LeaseCalls};
 pub(crate) use undelivered::Undelivered;
 
 use crate::backend_pool::BackendPool;
+use crate::drain::Drain;
 use crate::proxy::{AnswerBody, X_REQUEST_ID};
 use crate::record::{End, Record};
 use crate::service::{self, Asked, Identity};
+use crate::shared::{Shared, Table};
 use bytes::Bytes;
+use core::time::Duration;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
@@ -37,9 +42,12 @@ use std::sync::Arc;
 /// Bytes of a body at most, unless the listener says otherwise: those of a batch of the most parts.
 const MAX_BODY: u64 = 1_024 * 1_024;
 
-/// A request with its caller.
+/// What a call needs, without its connection.
 struct Session<'a> {
-    asked: &'a Asked<'a>,
+    table: &'a Table,
+    shared: &'a Shared,
+    drain: &'a Drain,
+    lease_ttl: Duration,
     identity: Identity,
 }
 
@@ -90,20 +98,17 @@ async fn serve(asked: &Asked<'_>, found: &Found, body: Incoming) -> Result<Reply
     let Found::Call(call) = found else {
         return Err(found.refusal());
     };
-    let session = Session { asked, identity };
-    let max = asked.listener.settings().bounds.max_body;
-    let shared = asked.connection.worker.shared();
-    let (body, _memory) = service::read_whole(body, max.unwrap_or(MAX_BODY), shared).await?;
-    match call {
-        Call::Acquire => session.acquire_one(read(&body)?).await,
-        Call::Batch => session.batch(read(&body)?).await,
-        Call::Renew(lease) => Ok(Reply::of(&session.renew(lease)?)),
-        Call::Release(lease) => Ok(Reply::of(&session.release(lease, &read(&body)?)?)),
-        Call::Arrived(lease) => Ok(Reply::of(&session.arrived(lease)?)),
-        Call::Pools => Ok(Reply::of(&pools::list(asked.table))),
-        Call::Pool(name) => Ok(Reply::of(&pools::view(session.pool(Some(name))?))),
-        Call::OpenApi => Ok(Reply::of(&openapi::document())),
-    }
+    let (worker, settings) = (&asked.connection.worker, asked.listener.settings());
+    let session = Session {
+        table: asked.table,
+        shared: worker.shared(),
+        drain: worker.drain(),
+        lease_ttl: settings.lease_ttl,
+        identity,
+    };
+    let max = settings.bounds.max_body.unwrap_or(MAX_BODY);
+    let (body, _memory) = service::read_whole(body, max, session.shared).await?;
+    session.answer(call, &body).await
 }
 
 impl Reply {
@@ -116,11 +121,23 @@ impl Reply {
 }
 
 impl Session<'_> {
+    async fn answer(&self, call: &Call, body: &Bytes) -> Result<Reply, Refusal> {
+        match call {
+            Call::Acquire => self.acquire_one(read(body)?).await,
+            Call::Batch => self.batch(read(body)?).await,
+            Call::Renew(lease) => Ok(Reply::of(&self.renew(lease)?)),
+            Call::Release(lease) => Ok(Reply::of(&self.release(lease, &read(body)?)?)),
+            Call::Arrived(lease) => Ok(Reply::of(&self.arrived(lease)?)),
+            Call::Pools => Ok(Reply::of(&pools::list(self.table))),
+            Call::Pool(name) => Ok(Reply::of(&pools::view(self.pool(Some(name))?))),
+            Call::OpenApi => Ok(Reply::of(&openapi::document())),
+        }
+    }
+
     /// Returns the pool of a name; the only one, if there is no name.
     fn pool(&self, name: Option<&str>) -> Result<&Arc<BackendPool>, Refusal> {
-        let table = self.asked.table;
-        match (name, table.pools()) {
-            (Some(name), _) => table.pool_named(name).ok_or_else(|| {
+        match (name, self.table.pools()) {
+            (Some(name), _) => self.table.pool_named(name).ok_or_else(|| {
                 let text = format!("there is no pool {name:?}; GET /v1/pools lists them");
                 Refusal::new(StatusCode::NOT_FOUND, "no_such_pool", text)
             }),

@@ -72,7 +72,7 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut served = pin!(served);
-    let mut draining = pin!(worker.draining());
+    let mut draining = pin!(worker.drain().begun());
     let mut is_draining = false;
     let serving = poll_fn(|context| {
         in_one_poll(|| {

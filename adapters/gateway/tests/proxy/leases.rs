@@ -5,9 +5,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use leasehold_config::{Given, KeyHash, Settings};
 use leasehold_gateway::Gateway;
-use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread;
 
@@ -431,110 +429,5 @@ fn what_is_asked_wrongly_is_named() {
         };
         let is_documented = operation["responses"][status.to_string()].is_object();
         assert_eq!(is_documented, operation.is_object(), "{path} {status}");
-    }
-}
-
-/// A step of a worker; numbers are those of leases so far.
-#[derive(Clone, Debug)]
-enum Step {
-    Acquire { count: u16 },
-    Release { which: usize, outcome: &'static str },
-    Renew { which: usize },
-    Arrived { which: usize },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let outcomes = prop::sample::select(vec!["ok", "failed", "unknown", "not_sent"]);
-    let which = || 0_usize..12;
-    prop_oneof![
-        3 => (1_u16..4).prop_map(|count| Step::Acquire { count }),
-        3 => (which(), outcomes).prop_map(|(which, outcome)| Step::Release { which, outcome }),
-        1 => which().prop_map(|which| Step::Renew { which }),
-        1 => which().prop_map(|which| Step::Arrived { which }),
-    ]
-}
-
-/// A pool of two keys, each with three leases at once and five calls in an hour.
-#[derive(Default)]
-struct Model {
-    /// Calls that count, by key.
-    used: BTreeMap<String, u32>,
-    /// The keys of all leases, and whether they are held.
-    leases: Vec<(String, bool)>,
-    /// Leases whose calls have arrived: the upstream has counted them, whatever is told at their end.
-    arrived: BTreeSet<usize>,
-}
-
-impl Model {
-    fn free(&self, key: &str) -> u32 {
-        let held = self.leases.iter().filter(|(of, held)| of == key && *held);
-        let held = u32::try_from(held.count()).expect("a few");
-        (3 - held).min(5 - self.used.get(key).copied().unwrap_or(0))
-    }
-
-    fn all_free(&self) -> u32 {
-        self.free("sk-test-0001") + self.free("sk-test-0002")
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
-
-    /// Whatever workers do with their leases, the service grants what the limits leave, and knows each lease to its end.
-    #[test]
-    fn the_service_grants_what_is_left_and_no_more(steps in prop::collection::vec(step(), 1..40)) {
-        let running = start("3 concurrent, 5/1h", "");
-        let mut model = Model::default();
-        let mut ids: Vec<Value> = Vec::new();
-        let mut last_fence = 0;
-        let mut caller = Caller::connect(running.address);
-        let mut call = |path: &str, body: &Value| {
-            caller.send(request(path, AS_TOKEN, body));
-            read(&caller.answer().expect("an answer"))
-        };
-        for step in steps {
-            match step {
-                Step::Acquire { count } => {
-                    let asked = json!({"pool": "keys", "count": count, "wait_ms": 0});
-                    let (status, answer) = call("/v1/leases", &asked);
-                    let expected = model.all_free().min(count.into());
-                    prop_assert_eq!(status, if expected == 0 { 429 } else { 200 }, "{}", answer);
-                    let granted = answer["leases"].as_array().cloned().unwrap_or_default();
-                    prop_assert_eq!(granted.len(), expected as usize);
-                    for lease in granted {
-                        let key = lease["secret"].as_str().unwrap().to_owned();
-                        prop_assert!(model.free(&key) > 0, "{}", key);
-                        let fence = lease["fence"].as_u64().unwrap();
-                        prop_assert!(fence > last_fence);
-                        last_fence = fence;
-                        *model.used.entry(key.clone()).or_default() += 1;
-                        model.leases.push((key, true));
-                        ids.push(lease);
-                    }
-                }
-                Step::Release { which, outcome } if which < ids.len() => {
-                    let (status, _) = call(&path_of(&ids[which], "release"), &json!({"outcome": outcome}));
-                    let (key, held) = &mut model.leases[which];
-                    prop_assert_eq!(status, if *held { 200 } else { 410 });
-                    let is_counted = model.arrived.contains(&which);
-                    if *held && outcome == "not_sent" && !is_counted {
-                        *model.used.get_mut(key).unwrap() -= 1;
-                    }
-                    *held = false;
-                }
-                Step::Renew { which } if which < ids.len() => {
-                    let (status, _) = call(&path_of(&ids[which], "renew"), &json!({}));
-                    prop_assert_eq!(status, if model.leases[which].1 { 200 } else { 410 });
-                }
-                Step::Arrived { which } if which < ids.len() => {
-                    let (status, _) = call(&path_of(&ids[which], "arrived"), &json!({}));
-                    prop_assert_eq!(status, if model.leases[which].1 { 200 } else { 410 });
-                    if status == 200 {
-                        model.arrived.insert(which);
-                    }
-                }
-                Step::Release { .. } | Step::Renew { .. } | Step::Arrived { .. } => {}
-            }
-        }
     }
 }
