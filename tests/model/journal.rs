@@ -1,7 +1,7 @@
 //! The files of a batch with any bytes in them: what a run writes, the next run reads.
 
 use arbitrary::Arbitrary;
-use leasehold_batch::{Batch, BatchError, Progress, Stop};
+use leasehold_batch::{Batch, BatchError, Items, Progress, Stop};
 use leasehold_core::limit::{Cost, Unit};
 use leasehold_core::pool::Charge;
 use leasehold_core::time::Tick;
@@ -95,7 +95,7 @@ fn log_of_a_run(folder: &Path, state: &Path) -> PathBuf {
 fn run_batch(output: &Path, state: &Path) -> Result<(), BatchError> {
     let key = ApiKey::new("sk-secret-12345678").expect("a key");
     let endpoint = Endpoint::new("http://127.0.0.1:1", key).expect("a URL");
-    let mut batch = Batch::new(Vec::new(), vec!["m".to_owned()], [endpoint]);
+    let mut batch = Batch::new(Items::default(), vec!["m".to_owned()], [endpoint]);
     batch.limits = Some("3/60s, 1000 tokens/min".parse().expect("a limit"));
     batch.state = Some(state.to_owned());
     let summary = batch.run(output, &Stop::default(), Progress::Silent);

@@ -361,6 +361,7 @@ fn moved(mut charge: Charge, to: u64) -> Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::items::Items;
     use leasehold_core::limit::Cost;
     use leasehold_core::pool::Request;
     use leasehold_core::time::Tick;
@@ -392,7 +393,7 @@ mod tests {
         let key = ApiKey::new("sk-secret-12345678").unwrap();
         let endpoint = Endpoint::new("http://h", key).unwrap();
         let models = vec!["a".to_owned(), "b".to_owned()];
-        let mut batch = Batch::new(Vec::new(), models, [endpoint]);
+        let mut batch = Batch::new(Items::default(), models, [endpoint]);
         batch.limits = Some("2/60s".parse().unwrap());
         batch.model_limits = vec![("a".to_owned(), "1/60s".parse().unwrap())];
         let accounts = batch.accounts().unwrap();

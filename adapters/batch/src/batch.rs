@@ -1,8 +1,10 @@
 //! The settings of a batch.
 
 use crate::account::Account;
+use crate::columns::Column;
 use crate::error::BatchError;
-use crate::input::Item;
+use crate::input::Template;
+use crate::items::Items;
 use crate::request::RequestSettings;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
@@ -54,14 +56,33 @@ pub enum OnChange {
     Redo,
 }
 
-/// A batch: one task for each item and model.
+/// Reviews of answers by other models.
+#[derive(Clone, Debug)]
+pub struct Reviews {
+    /// Names of the models that review, each once.
+    pub models: Vec<String>,
+    /// The prompt of a review: besides the fields of the item, `answer` is the text to review, `model` the model that gave
+    /// it, and `check` all that was recorded of it.
+    pub template: Template,
+    /// A system message of the reviews.
+    pub system: Option<String>,
+    /// Whether the answers are asked for first.
+    pub checks: bool,
+}
+
+/// A batch: one task for each item and model, and for each review.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Batch {
     /// The items.
-    pub items: Vec<Item>,
-    /// Names of the models, each once.
-    pub models: Vec<String>,
+    pub items: Items,
+    /// Names of all models that are called or reviewed, each once.
+    pub(crate) models: Vec<String>,
+    /// What is asked of each item.
+    pub(crate) columns: Vec<Column>,
+    /// By own model of the items: its index in `models`.
+    pub(crate) own_offset: Vec<usize>,
+    pub(crate) reviews: Option<Reviews>,
     /// The endpoints, each with its own key; not used with a [`pool`](Self::pool).
     pub upstreams: Vec<Upstream>,
     /// The pool of a gateway that keys are leased of, with its limits; `None` by default: the endpoints are a pool of this
@@ -76,8 +97,15 @@ pub struct Batch {
     pub request: RequestSettings,
     /// What happens to answers whose request has changed.
     pub on_change: OnChange,
+    /// Files of earlier results: what the output does not have of an item is taken from them, the first one first.
+    pub join: Vec<PathBuf>,
+    /// Whether only tasks run that have failed in an earlier run.
+    pub retry_failed: bool,
     /// Whether the whole body of each answer is kept, under `raw`.
     pub keep_full: bool,
+    /// Whether lines are added to the output in the order of the input while the batch runs; the order in which items end
+    /// by default. At the end, a file has the order of the input in either case.
+    pub keep_order: bool,
     /// Folder in which charges are kept, so that limits hold across runs; `None` by default: they don't.
     pub state: Option<PathBuf>,
     /// Number of threads that make calls: [`default_workers`] by default.
@@ -96,26 +124,32 @@ impl Batch {
     /// Creates a batch without limits. Models that the items name themselves are added.
     #[must_use]
     pub fn new(
-        items: Vec<Item>,
+        items: Items,
         mut models: Vec<String>,
         upstreams: impl IntoIterator<Item: Into<Upstream>>,
     ) -> Self {
-        let mut known: std::collections::HashSet<String> = models.iter().cloned().collect();
-        for model in items.iter().filter_map(Item::own_model) {
-            if known.insert(model.to_owned()) {
-                models.push(model.to_owned());
-            }
-        }
+        let columns = match items.are_calls() {
+            true => vec![Column::of_model(None)],
+            false => (0..models.len()).map(Some).map(Column::of_model).collect(),
+        };
+        let own = items.own_models().iter();
+        let own_offset = own.map(|model| index_in(&mut models, model)).collect();
         Self {
             items,
             models,
+            columns,
+            own_offset,
+            reviews: None,
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             pool: None,
             limits: None,
             model_limits: Vec::new(),
             request: RequestSettings::default(),
             on_change: OnChange::default(),
+            join: Vec::new(),
+            retry_failed: false,
             keep_full: false,
+            keep_order: false,
             state: None,
             workers: None,
             max_attempts: NonZeroU32::MIN.saturating_add(2),
@@ -125,20 +159,31 @@ impl Batch {
         }
     }
 
-    /// Returns the tasks as indices of items and models.
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
-        let models = self.models.iter().enumerate();
-        let models: std::collections::HashMap<&str, usize> =
-            models.map(|(index, name)| (&**name, index)).collect();
-        self.items.iter().enumerate().flat_map(move |(item, it)| {
-            let own = it.own_model().and_then(|name| models.get(name)).copied();
-            let all = if it.own_model().is_some() {
-                0..0
-            } else {
-                0..self.models.len()
-            };
-            own.into_iter().chain(all).map(move |model| (item, model))
-        })
+    /// Lets models review each answer. Its own models are only those whose answers are reviewed, if `checks` is false:
+    /// their answers are then read from the items or from earlier results.
+    ///
+    /// Not for lines of OpenAI's Batch API, which have no answers to review.
+    pub fn review(&mut self, reviews: Reviews) {
+        let checked = self.columns.len();
+        for column in &mut self.columns {
+            column.is_asked = reviews.checks;
+        }
+        for reviewed in 0..checked {
+            for reviewer in &reviews.models {
+                let model = Some(index_in(&mut self.models, reviewer));
+                self.columns.push(Column {
+                    reviewed: Some(reviewed),
+                    ..Column::of_model(model)
+                });
+            }
+        }
+        self.reviews = Some(reviews);
+    }
+
+    /// The names of all models that are called or reviewed, each once.
+    #[must_use]
+    pub fn models(&self) -> &[String] {
+        &self.models
     }
 
     /// Returns the keys in groups that share their limits.
@@ -152,4 +197,15 @@ impl Batch {
             || !self.model_limits.is_empty()
             || self.upstreams.iter().any(|it| it.limits.is_some())
     }
+}
+
+/// Returns the index of a name in a list, to which it is added if it is not there.
+fn index_in(names: &mut Vec<String>, name: &str) -> usize {
+    names
+        .iter()
+        .position(|known| known == name)
+        .unwrap_or_else(|| {
+            names.push(name.to_owned());
+            names.len().saturating_sub(1)
+        })
 }

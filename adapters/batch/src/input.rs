@@ -1,20 +1,17 @@
 //! Items as written in the input, and the prompts made of them.
 //!
-//! Invariant: every item has a unique id and all that its requests need, so that no input error can occur once calls
-//! are made.
+//! Invariant: an item has an id and all that its requests need.
 
 use crate::error::BatchError;
-use crate::objects::{ObjectLine, ObjectLines};
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One line of the input.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub(crate) struct Item {
     /// The `id`, `input_id` or `custom_id`, as JSON.
     pub(crate) id: String,
     pub(crate) content: Content,
@@ -39,32 +36,37 @@ pub(crate) enum Content {
 }
 
 /// The input's place and how it is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Input<'a> {
+pub struct Input {
     /// The file; `-` is standard input.
-    pub path: &'a Path,
+    pub path: PathBuf,
     /// The template of the prompts; an item's own `prompt` otherwise.
-    pub template: Option<&'a Template>,
-    /// Whether an item may have neither prompt nor messages, because a template of the body has them.
+    pub template: Option<Template>,
+    /// Whether an item may have neither prompt nor messages, because a template has them, or it is only reviewed.
     pub prompt_optional: bool,
+    /// Whether lines that are no items are left out, instead of refusing the file.
+    pub skip_bad_lines: bool,
 }
 
-impl<'a> Input<'a> {
+impl Input {
     /// Items with prompts or messages of their own.
     #[must_use]
-    pub const fn new(path: &'a Path) -> Self {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
-            path,
+            path: path.into(),
             template: None,
             prompt_optional: false,
+            skip_bad_lines: false,
         }
     }
 
-    /// Whether it is standard input.
-    #[must_use]
-    pub fn is_stdin(&self) -> bool {
-        is_standard(self.path)
+    /// The file, as errors name it.
+    pub(crate) fn name(&self) -> PathBuf {
+        match is_standard(&self.path) {
+            true => PathBuf::from("standard input"),
+            false => self.path.clone(),
+        }
     }
 }
 
@@ -75,7 +77,7 @@ pub fn is_standard(path: &Path) -> bool {
 }
 
 /// A prompt with `{{ field }}` placeholders for an item's fields, in Jinja's syntax.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Template {
     path: PathBuf,
     environment: Environment<'static>,
@@ -84,6 +86,8 @@ pub struct Template {
 const NAME: &str = "prompt";
 /// Field of a result that holds its answers by model.
 pub(crate) const ANSWERS: &str = "output_pred";
+/// Field of a result that holds its reviews, by the reviewed model and the model that reviews.
+pub(crate) const REVIEWS: &str = "output_review";
 /// Field of a result that holds its failures by model.
 pub(crate) const FAILURES: &str = "output_error";
 
@@ -132,6 +136,14 @@ impl Template {
         })
     }
 
+    /// Returns an error of a template that does not fit an item.
+    pub(crate) fn invalid(&self, item: &str, problem: &str) -> BatchError {
+        BatchError::InvalidFile {
+            path: self.path.clone(),
+            problem: format!("item {item}: {problem}"),
+        }
+    }
+
     /// Lists the fields that the template uses and the item lacks, as the end of a message.
     fn missing_fields(&self, fields: &Map<String, Value>) -> String {
         let Ok(template) = self.environment.get_template(NAME) else {
@@ -160,44 +172,8 @@ fn reason(error: &minijinja::Error) -> String {
     }
 }
 
-/// Reads items, one JSON object per line; blank lines are skipped.
-///
-/// # Errors
-/// If the input can't be read or has no item, a line isn't a JSON object or lacks an id or what is asked, two lines
-/// have the same id, or lines of OpenAI's Batch API are among others.
-pub fn read_items(input: &Input<'_>) -> Result<Vec<Item>, BatchError> {
-    let mut objects = if input.is_stdin() {
-        ObjectLines::of_stdin()
-    } else {
-        ObjectLines::open(input.path)?
-    };
-    let mut items: Vec<Item> = Vec::new();
-    let mut lines: HashMap<String, usize> = HashMap::new();
-    while let Some(object) = objects.next() {
-        let ObjectLine { number, fields, .. } = object?;
-        let invalid = |problem: String| objects.invalid(number, problem);
-        let item = Item::new(fields, input).map_err(invalid)?;
-        if let Some(first) = lines.insert(item.id.clone(), number) {
-            let problem = format!("the id {} is already used on line {first}", item.id);
-            return Err(invalid(problem));
-        }
-        if items
-            .first()
-            .is_some_and(|it| it.is_call() != item.is_call())
-        {
-            let problem = "lines with a `custom_id` (OpenAI's Batch API) and others can't be mixed";
-            return Err(invalid(problem.to_owned()));
-        }
-        items.push(item);
-    }
-    if items.is_empty() {
-        return Err(objects.invalid_file("the file has no items; write one JSON object per line"));
-    }
-    Ok(items)
-}
-
 impl Item {
-    fn new(fields: Map<String, Value>, input: &Input<'_>) -> Result<Self, String> {
+    pub(crate) fn new(fields: Map<String, Value>, input: &Input) -> Result<Self, String> {
         let id = item_id(&fields)?;
         if fields.contains_key("custom_id") {
             let content = call_of(&fields)?;
@@ -209,7 +185,11 @@ impl Item {
             });
         }
         check_model_maps(&fields)?;
-        let content = match (input.template, fields.get("prompt"), fields.get("messages")) {
+        let content = match (
+            &input.template,
+            fields.get("prompt"),
+            fields.get("messages"),
+        ) {
             (Some(template), _, _) => Content::Prompt(template.render(&fields)?),
             (None, None, Some(messages)) => {
                 if messages.as_array().is_none_or(Vec::is_empty) {
@@ -237,8 +217,7 @@ impl Item {
     }
 
     /// Whether the item is a line of OpenAI's Batch API.
-    #[must_use]
-    pub const fn is_call(&self) -> bool {
+    pub(crate) const fn is_call(&self) -> bool {
         matches!(self.content, Content::Call { .. })
     }
 
@@ -291,8 +270,11 @@ pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
 
 /// Checks that answers and failures, if present, are objects by model.
 pub(crate) fn check_model_maps(fields: &Map<String, Value>) -> Result<(), String> {
-    for name in [ANSWERS, FAILURES] {
-        if fields.get(name).is_some_and(|value| !value.is_object()) {
+    for name in [ANSWERS, REVIEWS, FAILURES] {
+        let value = fields.get(name);
+        let reviews = value.filter(|_| name == REVIEWS).and_then(Value::as_object);
+        let mut reviews = reviews.into_iter().flatten();
+        if value.is_some_and(|value| !value.is_object()) || reviews.any(|(_, it)| !it.is_object()) {
             return Err(format!(
                 "`{name}` is not an object with a key for each model"
             ));
@@ -319,110 +301,5 @@ pub(crate) fn read(path: &Path) -> Result<String, BatchError> {
                 problem: "not UTF-8".to_owned(),
             })
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn file(text: &str) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(text.as_bytes()).expect("it can be written");
-        file
-    }
-
-    fn error(text: &str) -> String {
-        let file = file(text);
-        let error = read_items(&Input::new(file.path()))
-            .unwrap_err()
-            .to_string();
-        error.replace(&file.path().display().to_string(), "F")
-    }
-
-    #[test]
-    fn each_invalid_line_is_reported_with_its_number() {
-        let cut = error("{\"id\":1,\"prompt\":\"a\"}\n{oops\n");
-        assert_eq!(cut, "F:2: not JSON at column 2: key must be a string");
-        assert_eq!(error("[1]"), "F:1: not a JSON object");
-        assert_eq!(
-            error("\n\n{\"prompt\":\"a\"}"),
-            "F:3: the item has no `id` or `input_id`"
-        );
-        assert!(error("{\"id\":1.5,\"prompt\":\"a\"}").contains("neither a string nor"));
-        assert!(error("{\"id\":1}").contains("has no `prompt` and no `messages`"));
-        assert!(error("{\"id\":1,\"prompt\":2}").contains("is not a string"));
-        let answered = "{\"id\":1,\"prompt\":\"a\",\"output_pred\":\"gold\"}";
-        assert_eq!(
-            error(answered),
-            "F:1: `output_pred` is not an object with a key for each model"
-        );
-        let twice = "{\"id\":\"a\",\"prompt\":\"x\"}\n{\"input_id\":\"a\",\"prompt\":\"y\"}";
-        assert_eq!(error(twice), "F:2: the id \"a\" is already used on line 1");
-        assert!(error("\n").starts_with("F: the file has no items"));
-    }
-
-    #[test]
-    fn a_line_of_openai_batch_is_a_call() {
-        let line = |body: &str| {
-            format!(
-                "{{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{body}}}"
-            )
-        };
-        let file = file(&line("{\"model\":\"m\",\"input\":\"x\"}"));
-        let items = read_items(&Input::new(file.path())).unwrap();
-        assert_eq!(items[0].own_model(), Some("m"));
-        assert!(error(&line("{}")).contains("no `model`"));
-        let mixed = line("{\"model\":\"m\"}") + "\n{\"id\":1,\"prompt\":\"x\"}";
-        assert!(error(&mixed).contains("F:2: lines with a `custom_id`"));
-    }
-
-    #[test]
-    fn messages_are_taken_as_they_are() {
-        let file = file("{\"id\":1,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
-        let items = read_items(&Input::new(file.path())).unwrap();
-        assert!(matches!(&items[0].content, Content::Messages(it) if it[0]["content"] == "x"));
-        assert!(error("{\"id\":1,\"messages\":[]}").contains("at least one message"));
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_skipped_and_a_line_that_is_not_utf8_is_reported() {
-        let mut file = file("\u{feff}{\"id\":1,\"prompt\":\"a\"}\n");
-        assert_eq!(read_items(&Input::new(file.path())).unwrap().len(), 1);
-        file.write_all(b"{\xff}").unwrap();
-        let error = read_items(&Input::new(file.path())).unwrap_err();
-        assert!(
-            matches!(error, BatchError::InvalidLine { line: 2, .. }),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_template_is_filled_in_from_the_item() {
-        let template = file("Is {{ a }} > {{ b.c }}?");
-        let template = Template::read(template.path()).unwrap();
-        let items = file("{\"id\":1,\"a\":\"2\",\"b\":{\"c\":3}}");
-        let mut input = Input::new(items.path());
-        input.template = Some(&template);
-        let items = read_items(&input).unwrap();
-        assert_eq!(items[0].content, Content::Prompt("Is 2 > 3?".to_owned()));
-    }
-
-    #[test]
-    fn a_field_missing_from_an_item_is_reported_with_the_template_line() {
-        let template_file = file("first\n{{ missing }}");
-        let template = Template::read(template_file.path()).unwrap();
-        let items = file("{\"id\":1,\"a\":2}");
-        let mut input = Input::new(items.path());
-        input.template = Some(&template);
-        let error = read_items(&input).unwrap_err().to_string();
-        let place = format!("{}:2", template_file.path().display());
-        assert!(
-            error.contains(&place) && error.contains("no field `missing`"),
-            "{error}"
-        );
-        let broken = file("{{ a ");
-        assert!(Template::read(broken.path()).is_err());
     }
 }

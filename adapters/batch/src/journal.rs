@@ -3,6 +3,7 @@
 //! Invariant: an answer survives the process once [`Journal::append`] has returned `Ok`, and at most one run has
 //! a journal open.
 
+use crate::columns::AnswerName;
 use crate::error::BatchError;
 use crate::lines::{self, Span};
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,8 @@ pub(crate) struct Journal {
 pub(crate) struct JournalEntry {
     /// The item's id, as JSON.
     pub(crate) id: String,
-    pub(crate) model: String,
+    #[serde(flatten)]
+    pub(crate) name: AnswerName,
     #[serde(flatten)]
     pub(crate) end: TaskEnd,
 }
@@ -43,8 +45,8 @@ pub(crate) enum TaskEnd {
     Failure(Value),
 }
 
-/// The ids of answers in the journal of a run that was killed, and their places.
-pub(crate) type Replay = Vec<(String, Span)>;
+/// The answers in the journal of a run that was killed: of which item, which of its answers, and where.
+pub(crate) type Replay = Vec<(String, AnswerName, Span)>;
 
 impl Journal {
     /// Opens the journal beside `output`, and returns the answers of a run that was killed.
@@ -113,10 +115,7 @@ impl Journal {
             let _ = self.cut_off();
             return Err(error);
         }
-        let span = Span {
-            start: self.len,
-            len: line.len(),
-        };
+        let span = Span::new(self.len, line.len());
         self.len = self.len.saturating_add(line.len() as u64);
         Ok(span)
     }
@@ -194,7 +193,7 @@ fn replay(journal: &File) -> io::Result<(Replay, u64)> {
         // A line damaged by a crash of the machine is dropped; its task runs again.
         let entry = serde_json::from_slice(&line).ok();
         if let Some(entry) = entry.filter(JournalEntry::is_sound_answer) {
-            answers.push((entry.id, Span { start, len }));
+            answers.push((entry.id, entry.name, Span::new(start, len)));
         }
         start = start.saturating_add(len as u64);
     }
@@ -231,14 +230,14 @@ mod tests {
     fn entry(model: &str, answer: &str) -> JournalEntry {
         JournalEntry {
             id: "1".to_owned(),
-            model: model.to_owned(),
+            name: AnswerName::of_model(model),
             end: TaskEnd::Answer(json!(answer)),
         }
     }
 
     fn answers(output: &Path) -> Vec<JournalEntry> {
         let (journal, answers) = Journal::open(output).unwrap();
-        let spans = answers.into_iter().map(|(_, span)| span);
+        let spans = answers.into_iter().map(|(_, _, span)| span);
         spans.map(|span| journal.read(span).unwrap()).collect()
     }
 

@@ -9,17 +9,32 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
-/// The place of a line in a file, with its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The place of a line in a file, with its end. Bytes after the first 4 GiB of a line are not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub(crate) start: u64,
-    pub(crate) len: usize,
+    start: u64,
+    len: u32,
 }
 
 impl Span {
+    pub(crate) fn new(start: u64, len: usize) -> Self {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        Self { start, len }
+    }
+
+    /// The offset of its first byte.
+    pub(crate) const fn start(self) -> u64 {
+        self.start
+    }
+
+    /// Whether it holds nothing, as that of no line.
+    pub(crate) const fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
     /// Reads the bytes at this place.
     pub(crate) fn read(self, file: &File) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; self.len];
+        let mut bytes = vec![0; self.len as usize];
         file.read_exact_at(&mut bytes, self.start)?;
         Ok(bytes)
     }

@@ -134,7 +134,10 @@ impl<'a> Members<'a> {
     pub(crate) fn untried(&self, task: &Task) -> Option<MemberId> {
         let now = self.now();
         // Not always the first one, or all tasks that a member fails would wait for the same other.
-        let start = task.item.checked_rem(self.keys.members.len()).unwrap_or(0);
+        let start = task
+            .number
+            .checked_rem(self.keys.members.len())
+            .unwrap_or(0);
         let (before, after) = self.keys.members.split_at(start);
         let open = after.iter().chain(before);
         let open =

@@ -5,8 +5,8 @@
 use crate::error::BatchError;
 use crate::lines::Span;
 use serde_json::{Map, Value};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// A line with a JSON object.
@@ -29,20 +29,7 @@ pub(crate) struct ObjectLines {
 }
 
 impl ObjectLines {
-    /// Opens a file.
-    pub(crate) fn open(path: &Path) -> Result<Self, BatchError> {
-        let file = File::open(path).map_err(|source| BatchError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self::new(path, file))
-    }
-
-    /// Reads standard input.
-    pub(crate) fn of_stdin() -> Self {
-        Self::new(Path::new("standard input"), io::stdin())
-    }
-
+    /// Reads a file, which errors name so.
     pub(crate) fn new(path: &Path, from: impl Read + 'static) -> Self {
         Self {
             path: path.to_owned(),
@@ -70,6 +57,16 @@ impl ObjectLines {
         }
     }
 
+    /// Whether the line that was read last has no end.
+    pub(crate) fn is_torn(&self) -> bool {
+        !self.bytes.is_empty() && !self.bytes.ends_with(b"\n")
+    }
+
+    /// The offset after the line that was read last.
+    pub(crate) const fn read_so_far(&self) -> u64 {
+        self.start
+    }
+
     /// Reads a line; `None` at the end of the file.
     fn read_line(&mut self) -> Result<Option<Span>, BatchError> {
         self.bytes.clear();
@@ -81,7 +78,7 @@ impl ObjectLines {
         let start = self.start;
         self.start = start.saturating_add(len as u64);
         self.number = self.number.saturating_add(1);
-        Ok((len > 0).then_some(Span { start, len }))
+        Ok((len > 0).then(|| Span::new(start, len)))
     }
 
     /// Returns the object of the line that was read; `None` if the line is blank.

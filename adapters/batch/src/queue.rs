@@ -3,8 +3,7 @@
 //! Invariant: each task taken is finished or requeued, and [`Queue::next`] returns `None` only once the queue is
 //! closed or no task is left to be requeued.
 
-use crate::batch::Batch;
-use crate::input::Item;
+use crate::bits::Bits;
 use crate::lock;
 use core::time::Duration;
 use leasehold_core::retry::Backoff;
@@ -13,10 +12,12 @@ use leasehold_sync::{Clock, MemberId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// One item and one model, by their indices in the batch.
+/// One answer that is asked for an item.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
-    pub(crate) item: usize,
+    /// Its number among all tasks of the batch.
+    pub(crate) number: usize,
+    /// Its model, as an index of those of the batch.
     pub(crate) model: usize,
     pub(crate) backoff: Backoff,
     /// Attempts that failed, without those that do not count.
@@ -27,11 +28,13 @@ pub(crate) struct Task {
     pub(crate) last_error: Option<String>,
 }
 
-impl Task {
-    /// Returns the item and the name of the model.
-    pub(crate) fn names<'a>(&self, batch: &'a Batch) -> (&'a Item, &'a str) {
-        (&batch.items[self.item], &batch.models[self.model])
-    }
+/// What is to be done next.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A task that was never tried, by its number.
+    First(usize),
+    /// A task that is tried again.
+    Again(Task),
 }
 
 #[derive(Debug)]
@@ -43,6 +46,12 @@ pub(crate) struct Queue {
 
 #[derive(Debug)]
 struct QueueState {
+    /// Tasks that were never tried, which are taken in the order of their numbers.
+    first: Bits,
+    /// The number below which `first` is empty.
+    cursor: usize,
+    /// Tasks that were never tried and go before those.
+    added: VecDeque<usize>,
     ready: VecDeque<Task>,
     /// Delayed tasks by due time; the number keeps tasks with the same due time apart.
     delayed: BTreeMap<(Tick, u64), Task>,
@@ -51,12 +60,39 @@ struct QueueState {
     closed: bool,
 }
 
+impl QueueState {
+    /// Takes a task that need not wait.
+    fn take(&mut self) -> Option<Taken> {
+        if let Some(task) = self.ready.pop_front() {
+            return Some(Taken::Again(task));
+        }
+        if let Some(number) = self.added.pop_front() {
+            return Some(Taken::First(number));
+        }
+        let number = self.first.first_from(self.cursor)?;
+        self.first.remove(number);
+        self.cursor = number;
+        Some(Taken::First(number))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.len() == 0
+            && self.added.is_empty()
+            && self.ready.is_empty()
+            && self.delayed.is_empty()
+    }
+}
+
 impl Queue {
-    pub(crate) fn new(tasks: impl IntoIterator<Item = Task>) -> Self {
+    /// Makes a queue of tasks, by their numbers.
+    pub(crate) fn new(first: Bits) -> Self {
         Self {
             clock: Clock::start(),
             state: Mutex::new(QueueState {
-                ready: tasks.into_iter().collect(),
+                first,
+                cursor: 0,
+                added: VecDeque::new(),
+                ready: VecDeque::new(),
                 delayed: BTreeMap::new(),
                 next_number: 0,
                 in_flight: 0,
@@ -67,7 +103,7 @@ impl Queue {
     }
 
     /// Takes the next task; blocks while only delayed or in-flight tasks are left.
-    pub(crate) fn next(&self) -> Option<Task> {
+    pub(crate) fn next(&self) -> Option<Taken> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
@@ -76,9 +112,12 @@ impl Queue {
             let now = self.clock.now();
             let due = state.delayed.first_key_value().map(|((due, _), _)| *due);
             let task = if due.is_some_and(|due| due <= now) {
-                state.delayed.pop_first().map(|(_, task)| task)
+                state
+                    .delayed
+                    .pop_first()
+                    .map(|(_, task)| Taken::Again(task))
             } else {
-                state.ready.pop_front()
+                state.take()
             };
             if task.is_some() {
                 state.in_flight = state.in_flight.saturating_add(1);
@@ -96,11 +135,17 @@ impl Queue {
     pub(crate) fn finish(&self) {
         let mut state = lock(&self.state);
         state.in_flight = state.in_flight.saturating_sub(1);
-        let empty = state.in_flight == 0 && state.ready.is_empty() && state.delayed.is_empty();
+        let empty = state.in_flight == 0 && state.is_empty();
         drop(state);
         if empty {
             self.changed.notify_all();
         }
+    }
+
+    /// Adds a task that was never tried, before its last cause is finished.
+    pub(crate) fn add(&self, number: usize) {
+        lock(&self.state).added.push_back(number);
+        self.changed.notify_one();
     }
 
     /// Returns a task that was taken, to be taken again after `delay`.
@@ -119,10 +164,13 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    pub(crate) fn drain(&self) -> Vec<Task> {
+    /// Takes any task that is left, though the queue is closed.
+    pub(crate) fn take_left(&self) -> Option<Taken> {
         let mut state = lock(&self.state);
-        let delayed = core::mem::take(&mut state.delayed);
-        state.ready.drain(..).chain(delayed.into_values()).collect()
+        let delayed = |state: &mut QueueState| state.delayed.pop_first();
+        state
+            .take()
+            .or_else(|| delayed(&mut state).map(|(_, task)| Taken::Again(task)))
     }
 
     pub(crate) fn close(&self) {

@@ -11,6 +11,7 @@ use crate::lock;
 use crate::progress::Counter;
 use crate::queue::Task;
 use crate::report::FailedTask;
+use crate::request::TaskRequest;
 use crate::results::Results;
 use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
@@ -36,10 +37,9 @@ impl<'a> Recorder<'a> {
     }
 
     /// Records the answer of a task.
-    pub(crate) fn answer(&self, task: &Task, attempt: Attempt, hash: &str) {
-        let (item, model) = task.names(self.batch);
+    pub(crate) fn answer(&self, task: &Task, item: &Item, attempt: Attempt, hash: &str) {
         let answer = attempt.into_answer(item, hash, self.batch.keep_full);
-        if self.record(item, model, TaskEnd::Answer(answer)) {
+        if self.record(task.number, item, TaskEnd::Answer(answer)) {
             self.counter.add_ok();
         }
     }
@@ -47,25 +47,57 @@ impl<'a> Recorder<'a> {
     /// Records that a task failed for good. `remains` is what came from the service.
     pub(crate) fn failure(
         &self,
-        task: &Task,
+        number: usize,
+        item: &Item,
         reason: &str,
         status: Option<u16>,
         remains: Option<Value>,
     ) {
-        let (item, model) = task.names(self.batch);
+        let (index, column) = self.batch.place_of(number);
         lock(&self.first_failure).get_or_insert_with(|| FailedTask {
             item: item.id.clone(),
-            model: model.to_owned(),
+            model: self.batch.name_of(index, column).to_string(),
             reason: reason.to_owned(),
         });
         let failure = failure(item, reason, status, remains);
-        self.record(item, model, TaskEnd::Failure(failure));
+        self.record(number, item, TaskEnd::Failure(failure));
         self.counter.add_failed();
+        let reason = "not reviewed, because the answer to review is not there";
+        for review in self.reviews_of(number) {
+            self.failure(review, item, reason, None, None);
+        }
     }
 
-    fn record(&self, item: &Item, model: &str, end: TaskEnd) -> bool {
-        let recorded = lock(&self.results).record(item, model, end);
+    fn record(&self, number: usize, item: &Item, end: TaskEnd) -> bool {
+        let recorded = lock(&self.results).record(self.batch, number, item, end);
         recorded.map_err(|error| self.keep_error(error)).is_ok()
+    }
+
+    /// The tasks that review the answer of a task, and have not ended.
+    pub(crate) fn reviews_of(&self, number: usize) -> Vec<usize> {
+        let (item, column) = self.batch.place_of(number);
+        let reviews = self.batch.reviews_of(column);
+        let mut reviews: Vec<_> = reviews
+            .map(|column| self.batch.number_of(item, column))
+            .collect();
+        if !reviews.is_empty() {
+            let results = lock(&self.results);
+            reviews.retain(|number| results.is_open(*number));
+        }
+        reviews
+    }
+
+    /// Builds the request of a task.
+    pub(crate) fn request(&self, number: usize, item: &Item) -> Result<TaskRequest, BatchError> {
+        let (index, column) = self.batch.place_of(number);
+        let name = self.batch.name_of(index, column);
+        let Some((reviews, reviewed)) = self.batch.reviewed_by(index, column) else {
+            return self.batch.request.request(item, &name.model);
+        };
+        let known = lock(&self.results).of_item(self.batch, index, &item.id)?;
+        let answer = known.answer(item, &reviewed);
+        let answer = answer.unwrap_or(&Value::Null);
+        self.batch.request.review(reviews, item, answer, &name)
     }
 
     /// Whether a file could not be written.
@@ -82,7 +114,7 @@ impl<'a> Recorder<'a> {
     pub(crate) fn finish(self) -> Result<Option<FailedTask>, BatchError> {
         let results = self.results.into_inner();
         let results = results.unwrap_or_else(PoisonError::into_inner);
-        let written = results.finish(&self.batch.items, &self.batch.models);
+        let written = results.finish(self.batch);
         let write_error = self.write_error.into_inner();
         match write_error.unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),

@@ -3,6 +3,8 @@
 //! Invariant: a request holds what its item, the settings and the user's template say, and nothing else. Equal
 //! requests have equal fingerprints, in every run.
 
+use crate::batch::Reviews;
+use crate::columns::AnswerName;
 use crate::error::BatchError;
 use crate::input::{Content, Item, Template};
 use leasehold_core::balance::stable_hash;
@@ -132,6 +134,34 @@ impl RequestSettings {
         }
         let body = Value::Object(body);
         Ok(TaskRequest { path, body })
+    }
+
+    /// Builds the request of a review: of the answer that a model gave to an item.
+    pub(crate) fn review(
+        &self,
+        reviews: &Reviews,
+        item: &Item,
+        answer: &Value,
+        name: &AnswerName,
+    ) -> Result<TaskRequest, BatchError> {
+        let mut fields = item.fields.clone();
+        let text = answer.get("content").unwrap_or(answer);
+        fields.insert("answer".to_owned(), text.clone());
+        fields.insert("model".to_owned(), name.reviewed.clone().into());
+        fields.insert("check".to_owned(), answer.clone());
+        let prompt = reviews.template.render(&fields);
+        let prompt = prompt.map_err(|problem| reviews.template.invalid(&item.id, &problem))?;
+        let asked = Item {
+            id: item.id.clone(),
+            content: Content::Prompt(prompt),
+            fields,
+        };
+        let settings = Self {
+            system: reviews.system.clone(),
+            body: None,
+            set: self.set.clone(),
+        };
+        settings.request(&asked, &name.model)
     }
 }
 

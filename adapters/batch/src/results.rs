@@ -3,12 +3,17 @@
 //! Invariant: the output is replaced as a whole or not at all, and the journal is removed only afterwards. Results stay
 //! on disk; only the places of their lines are in memory.
 
+use crate::batch::Batch;
+use crate::bits::Bits;
+use crate::columns::AnswerName;
 use crate::error::BatchError;
 use crate::input::{Item, check_model_maps, is_standard, item_id};
 use crate::item_results::ItemResults;
 use crate::journal::{Journal, JournalEntry, TaskEnd};
 use crate::lines::{self, Span};
 use crate::objects::{ObjectLines, parse_object};
+use crate::tail::{Ending, Tail};
+use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
@@ -19,64 +24,70 @@ use tempfile::NamedTempFile;
 /// The results of a batch, by their places on disk.
 #[derive(Debug)]
 pub(crate) struct Results {
-    /// `None` for standard output, which is written at the end and never read.
-    output: Option<Output>,
+    /// `None` for standard output.
+    output: Option<PathBuf>,
+    /// Results of earlier runs: those in the output, then those that are joined to them.
+    earlier: Vec<Earlier>,
     journal: Journal,
-    /// By item id.
-    places: HashMap<String, Places>,
+    /// By task: the place of its answer or failure in the journal.
+    recorded: Vec<Span>,
+    /// By task: what the journal could not take, which ends the run.
+    unwritten: HashMap<usize, JournalEntry>,
+    /// By item id: places in the journal of answers that belong to no task, and of earlier answers to tasks that failed.
+    extra: HashMap<String, Vec<Span>>,
+    /// Tasks that have not ended.
+    open: Bits,
+    tail: Tail,
 }
 
-/// The output as it was before the run.
+/// A file of earlier results, as it was before the run.
 #[derive(Debug)]
-struct Output {
+struct Earlier {
     path: PathBuf,
-    /// `None` if there was no such file.
-    file: Option<File>,
-}
-
-/// The places of an item's results.
-#[derive(Debug, Default)]
-struct Places {
-    /// Its line in the output.
-    earlier: Option<Span>,
-    /// Its answers and failures, in the order in which they came.
-    recorded: Vec<Recorded>,
-}
-
-#[derive(Debug)]
-enum Recorded {
-    InJournal(Span),
-    /// The journal could not be written, which ends the run.
-    InMemory(Box<JournalEntry>),
+    file: File,
+    /// By item: its line.
+    lines: Vec<Span>,
+    /// Lines of items that are not in the input, by id.
+    others: IndexMap<String, Span>,
 }
 
 impl Results {
     /// Finds the results in `output`, and those in the journal of a run that was killed.
-    pub(crate) fn open(output: &Path) -> Result<Self, BatchError> {
+    pub(crate) fn open(output: &Path, batch: &Batch) -> Result<Self, BatchError> {
+        let tasks = batch.number_of(batch.items.len(), 0);
+        let new = |output, earlier, journal, tail| Self {
+            output,
+            earlier,
+            journal,
+            recorded: vec![Span::default(); tasks],
+            unwritten: HashMap::new(),
+            extra: HashMap::new(),
+            open: Bits::new(tasks),
+            tail,
+        };
         if is_standard(output) {
-            return Ok(Self {
-                output: None,
-                journal: Journal::without_name()?,
-                places: HashMap::new(),
-            });
+            let tail = Tail::on_stdout(batch.items.len());
+            let earlier = Earlier::joined(batch)?;
+            return Ok(new(None, earlier, Journal::without_name()?, tail));
         }
         // A link is resolved: its target is replaced, and is in use under all its names.
         let path = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
         let (journal, replay) = Journal::open(&path)?;
-        let is_new = replay.is_empty();
-        let mut places = HashMap::<String, Places>::new();
-        for (id, span) in replay {
-            let recorded = &mut places.entry(id).or_default().recorded;
-            recorded.push(Recorded::InJournal(span));
-        }
-        match find_earlier(&path, &mut places) {
-            Ok(file) => Ok(Self {
-                output: Some(Output { path, file }),
-                journal,
-                places,
-            }),
+        let was_killed = !replay.is_empty();
+        let opened = Earlier::open(&path, batch, was_killed);
+        match opened.and_then(|found| Ok((found, Earlier::joined(batch)?))) {
+            Ok((found, mut earlier)) => {
+                let ending = found.as_ref().map(|(_, ending)| *ending);
+                let tail = Tail::in_file(&path, ending);
+                earlier.splice(..0, found.map(|(found, _)| found));
+                let mut results = new(Some(path), earlier, journal, tail);
+                for (id, name, span) in replay {
+                    results.add_replayed(batch, id, &name, span);
+                }
+                Ok(results)
+            }
             Err(error) => {
-                if is_new {
+                if !was_killed {
                     // An empty journal would only litter; the first error is the one to report.
                     let _ = journal.remove();
                 }
@@ -85,137 +96,326 @@ impl Results {
         }
     }
 
-    /// Reads all results of the item with this id.
-    pub(crate) fn of_item(&self, id: &str) -> Result<ItemResults, BatchError> {
-        let places = self.places.get(id);
-        places.map_or_else(|| Ok(ItemResults::default()), |it| self.read(id, it))
+    fn add_replayed(&mut self, batch: &Batch, id: String, name: &AnswerName, span: Span) {
+        let item = batch.items.index_of(&id);
+        let column = item.and_then(|item| batch.column_of(item, name));
+        let number = item
+            .zip(column)
+            .map(|(item, column)| batch.number_of(item, column));
+        match number.and_then(|number| self.recorded.get_mut(number)) {
+            Some(place) => *place = span,
+            None => self.extra.entry(id).or_default().push(span),
+        }
+    }
+
+    /// Whether anything is known of an item before its tasks run.
+    pub(crate) fn knows(&self, batch: &Batch, index: usize) -> bool {
+        let numbers = batch.number_of(index, 0)..batch.number_of(index.saturating_add(1), 0);
+        let recorded = self.recorded.get(numbers).unwrap_or_default();
+        recorded.iter().any(|span| !span.is_empty())
+            || self.earlier.iter().any(|it| !it.line(index).is_empty())
+    }
+
+    /// Reads all results of an item.
+    pub(crate) fn of_item(
+        &self,
+        batch: &Batch,
+        index: usize,
+        id: &str,
+    ) -> Result<ItemResults, BatchError> {
+        let mut results = self.read(id, |earlier| earlier.line(index))?;
+        for number in batch.number_of(index, 0)..batch.number_of(index.saturating_add(1), 0) {
+            let span = self.recorded.get(number).copied().unwrap_or_default();
+            if !span.is_empty() {
+                results.add(self.journal.read(span)?);
+            }
+            if let Some(entry) = self.unwritten.get(&number) {
+                results.add(entry.clone());
+            }
+        }
+        Ok(results)
+    }
+
+    /// Reads the results of an id that belong to no task, with its lines in files of earlier results.
+    fn read(&self, id: &str, line: impl Fn(&Earlier) -> Span) -> Result<ItemResults, BatchError> {
+        let mut results = ItemResults::default();
+        for earlier in self.earlier.iter().filter(|it| !line(it).is_empty()) {
+            results.join(earlier.read(id, line(earlier))?);
+        }
+        for span in self.extra.get(id).into_iter().flatten() {
+            results.add(self.journal.read(*span)?);
+        }
+        Ok(results)
+    }
+
+    /// Says which tasks have not ended.
+    pub(crate) fn set_open(&mut self, open: Bits) {
+        self.open = open;
+    }
+
+    /// Whether a task has not ended.
+    pub(crate) fn is_open(&self, number: usize) -> bool {
+        self.open.contains(number)
     }
 
     /// Closes the journal of a run that makes no call; an empty one is removed.
     pub(crate) fn abandon(self) -> Result<(), BatchError> {
-        if self.places.values().all(|it| it.recorded.is_empty()) {
+        let mut recorded = self.recorded.iter();
+        if self.extra.is_empty() && recorded.all(|span| span.is_empty()) {
             self.journal.remove()
         } else {
             Ok(())
         }
     }
 
-    /// Records how a task ended.
+    /// Records how a task ended. An item whose tasks have all ended gets its line.
     ///
     /// # Errors
     /// If the journal can't be written; [`finish`](Self::finish) may still write the result to the output.
     pub(crate) fn record(
         &mut self,
+        batch: &Batch,
+        number: usize,
         item: &Item,
-        model: &str,
         end: TaskEnd,
     ) -> Result<(), BatchError> {
+        let (index, column) = batch.place_of(number);
+        let is_failure = matches!(end, TaskEnd::Failure(_));
         let entry = JournalEntry {
             id: item.id.clone(),
-            model: model.to_owned(),
+            name: batch.name_of(index, column),
             end,
         };
-        let (recorded, result) = match self.journal.append(&entry) {
-            Ok(span) => (Recorded::InJournal(span), Ok(())),
-            Err(error) => (Recorded::InMemory(Box::new(entry)), Err(error)),
-        };
-        let places = self.places.entry(item.id.clone()).or_default();
-        places.recorded.push(recorded);
-        result
+        match self.journal.append(&entry) {
+            Ok(span) => {
+                let known = self.recorded.get_mut(number);
+                let before = known.map(|known| core::mem::replace(known, span));
+                if let Some(before) = before.filter(|before| is_failure && !before.is_empty()) {
+                    self.extra.entry(entry.id).or_default().push(before);
+                }
+            }
+            Err(error) => {
+                self.unwritten.insert(number, entry);
+                return Err(error);
+            }
+        }
+        if self.open.remove(number) {
+            self.show(batch, index, item)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the line of an item to the output if all its tasks have ended, and the lines that waited for it.
+    fn show(&mut self, batch: &Batch, index: usize, item: &Item) -> Result<(), BatchError> {
+        if !self.tail.is_on() || !self.has_ended(batch, index) {
+            return Ok(());
+        }
+        if !batch.keep_order {
+            return self.show_line(batch, index, item);
+        }
+        while self.tail.next() < batch.items.len() && self.has_ended(batch, self.tail.next()) {
+            let next = self.tail.next();
+            match next == index {
+                true => self.show_line(batch, next, item)?,
+                false => self.show_line(batch, next, &batch.items.item(next)?)?,
+            }
+            self.tail.advance();
+        }
+        Ok(())
+    }
+
+    fn has_ended(&self, batch: &Batch, index: usize) -> bool {
+        let end = batch.number_of(index.saturating_add(1), 0);
+        let next = self.open.first_from(batch.number_of(index, 0));
+        next.is_none_or(|next| next >= end)
+    }
+
+    fn show_line(&mut self, batch: &Batch, index: usize, item: &Item) -> Result<(), BatchError> {
+        if self
+            .earlier_in_output()
+            .is_some_and(|it| !it.line(index).is_empty())
+        {
+            // Its line is there, and is replaced at the end.
+            return Ok(());
+        }
+        let results = self.of_item(batch, index, &item.id)?;
+        if let Some(line) = results.line_of_item(item, &batch.names_of(index)) {
+            self.tail.write(index, &line);
+        }
+        Ok(())
     }
 
     /// Replaces the output by all results, then removes the journal.
     ///
-    /// The order is that of `items`, then that of other items already in the output, then that of the journal. New
-    /// answers are added in the order of `models`.
+    /// The order is that of the items, then that of other items already in the output, then that of the journal. New
+    /// answers are added in the order of the columns.
     ///
     /// # Errors
     /// If the output can't be written; the old output and the journal stay as they are.
-    pub(crate) fn finish(mut self, items: &[Item], models: &[String]) -> Result<(), BatchError> {
-        let Some(output) = self.output.as_ref().map(|output| output.path.clone()) else {
+    pub(crate) fn finish(self, batch: &Batch) -> Result<(), BatchError> {
+        let Some(output) = self.output.clone() else {
             let name = Path::new("standard output");
-            return self.write(io::stdout().lock(), name, items, models);
+            return self.write(io::stdout().lock(), name, batch);
         };
         let failed = |source| BatchError::Write {
             path: output.clone(),
             source,
         };
         let file = lines::create_beside(&output, permissions(&output)).map_err(failed)?;
-        self.write(file.as_file(), &output, items, models)?;
+        self.write(file.as_file(), &output, batch)?;
         replace(file, &output).map_err(failed)?;
         self.journal.remove()
     }
 
-    /// Writes all results to a file, which errors call `name`.
-    fn write(
-        &mut self,
-        to: impl Write,
-        name: &Path,
-        items: &[Item],
-        models: &[String],
-    ) -> Result<(), BatchError> {
+    /// Writes all results that standard output does not have yet, to a file which errors call `name`.
+    fn write(&self, to: impl Write, name: &Path, batch: &Batch) -> Result<(), BatchError> {
         let failed = |source| BatchError::Write {
             path: name.to_owned(),
             source,
         };
         let mut writer = BufWriter::new(to);
-        for item in items {
-            let results = self.of_item(&item.id)?;
-            self.places.remove(&item.id);
-            if let Some(line) = results.line_of_item(item, models) {
+        let is_stdout = self.output.is_none();
+        for index in 0..batch.items.len() {
+            if is_stdout && self.tail.has_written(index) {
+                continue;
+            }
+            let item = batch.items.item(index)?;
+            let results = self.of_item(batch, index, &item.id)?;
+            if let Some(line) = results.line_of_item(&item, &batch.names_of(index)) {
                 lines::write(&mut writer, &line).map_err(failed)?;
             }
         }
-        for (id, places) in self.others() {
-            let results = self.read(&id, &places)?;
-            if let Some(line) = results.line_of_other(&id, models) {
+        for id in self.others(batch) {
+            let results = self.read(&id, |earlier| earlier.other(&id))?;
+            if let Some(line) = results.line_of_other(&id) {
                 lines::write(&mut writer, &line).map_err(failed)?;
             }
         }
         writer.flush().map_err(failed)
     }
 
-    /// Takes the results of items that are not in the input: those in the output, then those of a killed run.
-    fn others(&mut self) -> Vec<(String, Places)> {
-        let mut others: Vec<_> = self.places.drain().collect();
-        others.sort_by_cached_key(|(_, places)| {
-            let is_new = places.earlier.is_none();
-            let recorded = places.recorded.first().and_then(Recorded::span);
-            (is_new, places.earlier.or(recorded).map(|span| span.start))
-        });
-        others
+    /// The ids that are not in the input: those in the output, then those of a killed run.
+    fn others(&self, batch: &Batch) -> Vec<String> {
+        let mut others: IndexSet<String> = IndexSet::new();
+        for earlier in &self.earlier {
+            others.extend(earlier.others.keys().cloned());
+        }
+        let extra = self.extra.iter();
+        let extra = extra.filter(|(id, _)| batch.items.index_of(id).is_none());
+        let first = |spans: &[Span]| spans.first().map(|span| span.start());
+        let mut extra: Vec<_> = extra
+            .map(|(id, spans)| (first(spans), id.clone()))
+            .collect();
+        extra.sort_unstable();
+        others.extend(extra.into_iter().map(|(_, id)| id));
+        others.into_iter().collect()
     }
 
-    fn read(&self, id: &str, places: &Places) -> Result<ItemResults, BatchError> {
-        let mut results = ItemResults::default();
-        if let (Some(output), Some(span)) = (&self.output, places.earlier) {
-            results.earlier = Some(output.read(id, span)?);
+    /// The earlier results that the output holds.
+    fn earlier_in_output(&self) -> Option<&Earlier> {
+        let first = self.earlier.first()?;
+        (self.output.as_ref() == Some(&first.path)).then_some(first)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fail_from_now_on(&mut self) {
+        self.journal.fail_from_now_on();
+    }
+}
+
+impl Earlier {
+    /// Opens the files that are joined to the output.
+    fn joined(batch: &Batch) -> Result<Vec<Self>, BatchError> {
+        let files = batch
+            .join
+            .iter()
+            .map(|path| match Self::open(path, batch, false)? {
+                Some((earlier, _)) => Ok(earlier),
+                None => Err(BatchError::Read {
+                    path: path.clone(),
+                    source: io::ErrorKind::NotFound.into(),
+                }),
+            });
+        files.collect()
+    }
+
+    /// Opens a file of results, and notes their places; `None` if there is no such file. Half a line at the end is left
+    /// out after a run that `was_killed` while it added lines.
+    fn open(
+        path: &Path,
+        batch: &Batch,
+        was_killed: bool,
+    ) -> Result<Option<(Self, Ending)>, BatchError> {
+        let unreadable = |source| BatchError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(unreadable(source)),
+        };
+        let found = file.metadata().map_err(unreadable)?;
+        if !found.is_file() {
+            return Err(BatchError::InvalidFile {
+                path: path.to_owned(),
+                problem: "not a regular file; choose another output".to_owned(),
+            });
         }
-        for recorded in &places.recorded {
-            let entry = match recorded {
-                Recorded::InJournal(span) => self.journal.read(*span)?,
-                Recorded::InMemory(entry) => (**entry).clone(),
+        let mut ending = Ending {
+            len: found.len(),
+            whole: 0,
+            has_break: true,
+        };
+        let mut objects = ObjectLines::new(path, file.try_clone().map_err(unreadable)?);
+        let mut earlier = Self {
+            path: path.to_owned(),
+            file,
+            lines: vec![Span::default(); batch.items.len()],
+            others: IndexMap::new(),
+        };
+        while let Some(object) = objects.next() {
+            let object = match object {
+                Err(_) if was_killed && objects.is_torn() => break,
+                object => object?,
             };
-            results.add(entry);
+            let id = item_id(&object.fields);
+            let id = id.and_then(|id| check_model_maps(&object.fields).map(|()| id));
+            let added = id.and_then(|id| earlier.add(batch, id, object.span));
+            added.map_err(|problem| {
+                let problem =
+                    format!("{problem}; this is no file of results, choose another output");
+                objects.invalid(object.number, problem)
+            })?;
+            ending.whole = objects.read_so_far();
+            ending.has_break = !objects.is_torn();
         }
-        Ok(results)
+        Ok(Some((earlier, ending)))
     }
-}
 
-impl Recorded {
-    const fn span(&self) -> Option<Span> {
-        match self {
-            Self::InJournal(span) => Some(*span),
-            Self::InMemory(_) => None,
+    fn add(&mut self, batch: &Batch, id: String, span: Span) -> Result<(), String> {
+        let item = batch.items.index_of(&id);
+        let before = match item.and_then(|item| self.lines.get_mut(item)) {
+            Some(place) => core::mem::replace(place, span),
+            None => self.others.insert(id.clone(), span).unwrap_or_default(),
+        };
+        match before.is_empty() {
+            true => Ok(()),
+            false => Err(format!("the id {id} is used twice")),
         }
     }
-}
 
-impl Output {
+    fn line(&self, index: usize) -> Span {
+        self.lines.get(index).copied().unwrap_or_default()
+    }
+
+    fn other(&self, id: &str) -> Span {
+        self.others.get(id).copied().unwrap_or_default()
+    }
+
     /// Reads the line of an item again.
     fn read(&self, id: &str, span: Span) -> Result<Map<String, Value>, BatchError> {
-        let file = self.file.as_ref();
-        let bytes = file.map_or_else(|| Ok(Vec::new()), |file| span.read(file));
+        let bytes = span.read(&self.file);
         let text = bytes.map(|bytes| String::from_utf8(bytes).unwrap_or_default());
         let fields = text.map(|text| parse_object(&text).ok().flatten());
         match fields {
@@ -249,67 +449,61 @@ fn permissions(output: &Path) -> Permissions {
     )
 }
 
-/// Opens the results of earlier runs and notes their places; `None` if there is no such file.
-fn find_earlier(
-    output: &Path,
-    places: &mut HashMap<String, Places>,
-) -> Result<Option<File>, BatchError> {
-    let unreadable = |source| BatchError::Read {
-        path: output.to_owned(),
-        source,
-    };
-    match fs::metadata(output) {
-        Ok(found) if found.is_file() => {}
-        Ok(_) => {
-            return Err(BatchError::InvalidFile {
-                path: output.to_owned(),
-                problem: "not a regular file; choose another output".to_owned(),
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(unreadable(source)),
-    }
-    let file = File::open(output).map_err(unreadable)?;
-    let mut objects = ObjectLines::new(output, file.try_clone().map_err(unreadable)?);
-    while let Some(object) = objects.next() {
-        let object = object?;
-        let id = item_id(&object.fields);
-        let id = id.and_then(|id| check_model_maps(&object.fields).map(|()| id));
-        let added = id.and_then(|id| {
-            let problem = format!("the id {id} is used twice");
-            let earlier = &mut places.entry(id).or_default().earlier;
-            let is_new = earlier.replace(object.span).is_none();
-            is_new.then_some(()).ok_or(problem)
-        });
-        added.map_err(|problem| {
-            let problem = format!("{problem}; this is no file of results, choose another output");
-            objects.invalid(object.number, problem)
-        })?;
-    }
-    Ok(Some(file))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Content;
+    use crate::batch::Upstream;
+    use crate::input::Input;
     use crate::item_results::Found;
+    use crate::items::Items;
     use serde_json::json;
 
-    fn item(id: u32, fields: Value) -> Item {
-        let Value::Object(fields) = fields else {
-            panic!("fields are an object");
+    /// A batch of items to models `a` and `b`, or of calls.
+    fn batch(items: &[Value]) -> Batch {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("items.jsonl");
+        let lines: Vec<_> = items.iter().map(Value::to_string).collect();
+        fs::write(&path, lines.join("\n")).expect("a file");
+        let mut input = Input::new(path);
+        input.prompt_optional = true;
+        let items = Items::read(input).unwrap_or_else(|error| panic!("{error}"));
+        let models = match items.are_calls() {
+            true => Vec::new(),
+            false => vec!["a".to_owned(), "b".to_owned()],
         };
-        Item {
-            id: id.to_string(),
-            content: Content::Fields,
-            fields,
-        }
+        Batch::new(items, models, Vec::<Upstream>::new())
     }
 
-    fn found(results: &Results, item: &Item, model: &str, hash: &str) -> Found {
-        let results = results.of_item(&item.id).unwrap();
-        results.find(item, model, hash)
+    fn open(output: &Path, batch: &Batch) -> Results {
+        let mut results = Results::open(output, batch).unwrap();
+        let mut open = Bits::default();
+        let tasks = results.recorded.iter().enumerate();
+        let new = tasks.filter(|(_, span)| span.is_empty());
+        new.for_each(|(number, _)| open.insert(number));
+        results.set_open(open);
+        results
+    }
+
+    fn found(results: &Results, batch: &Batch, index: usize, model: &str, hash: &str) -> Found {
+        let item = batch.items.item(index).unwrap();
+        let results = results.of_item(batch, index, &item.id).unwrap();
+        results.find(&item, &AnswerName::of_model(model), hash)
+    }
+
+    fn record(
+        results: &mut Results,
+        batch: &Batch,
+        (index, model): (usize, &str),
+        end: TaskEnd,
+    ) -> Result<(), BatchError> {
+        let item = batch.items.item(index).unwrap();
+        let column = batch.column_of(index, &AnswerName::of_model(model));
+        let number = batch.number_of(index, column.expect("a model of the batch"));
+        results.record(batch, number, &item, end)
+    }
+
+    fn answer(value: Value) -> TaskEnd {
+        TaskEnd::Answer(value)
     }
 
     fn lines(path: &Path) -> Vec<Value> {
@@ -329,20 +523,14 @@ mod tests {
         fs::write(&output, before).unwrap();
         // What a run leaves that was killed while it wrote its output.
         fs::write(folder.path().join(".out.jsonl.part"), "half").unwrap();
-        let items = [
-            item(1, json!({"id": 1, "q": "?"})),
-            item(2, json!({"id": 2})),
-        ];
-        let mut results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &items[0], "a", "h"), Found::Answer);
-        assert_eq!(found(&results, &items[0], "b", "h"), Found::Nothing);
-        results
-            .record(&items[0], "b", TaskEnd::Answer(json!(2)))
-            .unwrap();
-        results
-            .record(&items[1], "a", TaskEnd::Failure(json!("no")))
-            .unwrap();
-        results.finish(&items, &[]).unwrap();
+        let batch = batch(&[json!({"id": 1, "q": "?"}), json!({"id": 2})]);
+        let mut results = open(&output, &batch);
+        assert_eq!(found(&results, &batch, 0, "a", "h"), Found::Answer);
+        assert_eq!(found(&results, &batch, 0, "b", "h"), Found::Nothing);
+        record(&mut results, &batch, (0, "b"), answer(json!(2))).unwrap();
+        let failure = TaskEnd::Failure(json!("no"));
+        record(&mut results, &batch, (1, "a"), failure).unwrap();
+        results.finish(&batch).unwrap();
         assert_eq!(
             lines(&output),
             [
@@ -358,23 +546,18 @@ mod tests {
     fn answers_of_a_killed_run_reach_the_output() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
-        let one = item(1, json!({"id": 1}));
-        let mut results = Results::open(&output).unwrap();
-        results
-            .record(&one, "a", TaskEnd::Answer(json!("kept")))
-            .unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "a"), answer(json!("kept"))).unwrap();
         drop(results);
 
-        let mut results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
-        results
-            .record(&one, "b", TaskEnd::Answer(json!("new")))
-            .unwrap();
+        let mut results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h"), Found::Answer);
+        record(&mut results, &one, (0, "b"), answer(json!("new"))).unwrap();
         drop(results);
 
-        let results = Results::open(&output).unwrap();
-        let two = item(2, json!({"id": 2}));
-        results.finish(core::slice::from_ref(&two), &[]).unwrap();
+        let two = batch(&[json!({"id": 2})]);
+        open(&output, &two).finish(&two).unwrap();
         let kept = json!({"id": 1, "output_pred": {"a": "kept", "b": "new"}});
         assert_eq!(lines(&output), [json!({"id": 2}), kept]);
     }
@@ -383,14 +566,13 @@ mod tests {
     fn what_the_journal_cannot_take_reaches_the_output() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
-        let one = item(1, json!({"id": 1}));
-        let mut results = Results::open(&output).unwrap();
-        let answer = |text: &str| TaskEnd::Answer(json!(text));
-        results.record(&one, "a", answer("written")).unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "a"), answer(json!("written"))).unwrap();
         results.journal.fail_from_now_on();
-        let lost = results.record(&one, "b", answer("not written"));
+        let lost = record(&mut results, &one, (0, "b"), answer(json!("not written")));
         assert!(matches!(lost, Err(BatchError::Write { .. })), "{lost:?}");
-        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        results.finish(&one).unwrap();
         let answers = json!({"a": "written", "b": "not written"});
         assert_eq!(lines(&output), [json!({"id": 1, "output_pred": answers})]);
     }
@@ -400,15 +582,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         fs::write(&output, "{\"id\":7}\n{\"id\":5}\n").unwrap();
-        let mut results = Results::open(&output).unwrap();
-        for id in [9, 3, 5, 8] {
-            let item = item(id, json!({"id": id}));
-            let answer = TaskEnd::Answer(json!(id));
-            results.record(&item, "a", answer).unwrap();
+        let killed = batch(&[9, 3, 5, 8].map(|id| json!({"id": id})));
+        let mut results = open(&output, &killed);
+        for index in 0..4 {
+            record(&mut results, &killed, (index, "a"), answer(json!(index))).unwrap();
         }
         drop(results);
-        let results = Results::open(&output).unwrap();
-        results.finish(&[item(1, json!({"id": 1}))], &[]).unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        open(&output, &one).finish(&one).unwrap();
         let ids: Vec<_> = lines(&output).iter().map(|it| it["id"].as_u64()).collect();
         assert_eq!(ids, [1, 7, 5, 9, 3, 8].map(Some));
     }
@@ -418,17 +599,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         fs::write(&output, "{\"id\":1,\"note\":\"n\"}\n").unwrap();
-        let one = item(1, json!({"id": 1}));
-        let mut results = Results::open(&output).unwrap();
-        let answer = TaskEnd::Answer(json!("kept"));
-        results.record(&one, "a", answer).unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "a"), answer(json!("kept"))).unwrap();
         fs::write(&output, "{\"id\":2}\n").unwrap();
-        let error = results.finish(core::slice::from_ref(&one), &[]);
+        let error = results.finish(&one);
         let shown = error.unwrap_err().to_string();
         assert!(shown.contains("another program"), "{shown}");
-        let results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &one, "a", "h"), Found::Answer);
-        results.finish(core::slice::from_ref(&one), &[]).unwrap();
+        let results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h"), Found::Answer);
+        results.finish(&one).unwrap();
         assert_eq!(lines(&output)[1], json!({"id": 2}));
     }
 
@@ -436,49 +616,40 @@ mod tests {
     fn an_answer_to_another_request_is_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
-        let one = item(1, json!({"id": 1}));
-        let mut results = Results::open(&output).unwrap();
-        let answer = json!({"content": "x", "request_hash": "h1"});
-        results.record(&one, "a", TaskEnd::Answer(answer)).unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        let known = json!({"content": "x", "request_hash": "h1"});
+        record(&mut results, &one, (0, "a"), answer(known)).unwrap();
         drop(results);
-        let results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &one, "a", "h1"), Found::Answer);
-        assert_eq!(found(&results, &one, "a", "h2"), Found::Changed);
-        results.finish(core::slice::from_ref(&one), &[]).unwrap();
-        let results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &one, "a", "h2"), Found::Changed);
+        let results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h1"), Found::Answer);
+        assert_eq!(found(&results, &one, 0, "a", "h2"), Found::Changed);
+        results.finish(&one).unwrap();
+        let results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h2"), Found::Changed);
     }
 
     #[test]
     fn lines_of_openai_batch_stay_whole_and_only_answered_ones_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
-        let call = |id: &str| Item {
-            id: json!(id).to_string(),
-            content: Content::Call {
-                path: "/v1/embeddings".to_owned(),
-                body: Map::new(),
-            },
-            fields: Map::new(),
-        };
+        let call =
+            |id: &str| json!({"custom_id": id, "url": "/v1/embeddings", "body": {"model": "m"}});
         let line = |id: &str, status: u16| {
             let response = json!({"status_code": status, "body": {}});
             json!({"id": "x", "custom_id": id, "response": response, "error": null})
         };
-        let items = [call("a"), call("b"), call("c")];
-        let mut results = Results::open(&output).unwrap();
-        results
-            .record(&items[0], "m", TaskEnd::Answer(line("a", 200)))
-            .unwrap();
-        results
-            .record(&items[1], "m", TaskEnd::Failure(line("b", 400)))
-            .unwrap();
-        results.finish(&items, &[]).unwrap();
+        let calls = batch(&[call("a"), call("b"), call("c")]);
+        let mut results = open(&output, &calls);
+        record(&mut results, &calls, (0, "m"), answer(line("a", 200))).unwrap();
+        let failure = TaskEnd::Failure(line("b", 400));
+        record(&mut results, &calls, (1, "m"), failure).unwrap();
+        results.finish(&calls).unwrap();
         assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
-        let results = Results::open(&output).unwrap();
-        assert_eq!(found(&results, &items[0], "m", "h"), Found::Answer);
-        assert_eq!(found(&results, &items[1], "m", "h"), Found::Nothing);
-        results.finish(&items, &[]).unwrap();
+        let results = open(&output, &calls);
+        assert_eq!(found(&results, &calls, 0, "m", "h"), Found::Answer);
+        assert_eq!(found(&results, &calls, 1, "m", "h"), Found::Nothing);
+        results.finish(&calls).unwrap();
         assert_eq!(lines(&output), [line("a", 200), line("b", 400)]);
     }
 
@@ -486,8 +657,9 @@ mod tests {
     fn two_runs_do_not_share_an_output() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
-        let _first = Results::open(&output).unwrap();
-        let second = Results::open(&output);
+        let one = batch(&[json!({"id": 1})]);
+        let _first = open(&output, &one);
+        let second = Results::open(&output, &one);
         assert!(matches!(second, Err(BatchError::Busy { .. })));
     }
 
@@ -496,16 +668,61 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("out.jsonl");
         fs::write(&output, "my notes\n").unwrap();
-        let error = Results::open(&output).unwrap_err();
+        let one = batch(&[json!({"id": 1})]);
+        let error = Results::open(&output, &one).unwrap_err();
         assert!(
             matches!(error, BatchError::InvalidLine { line: 1, .. }),
             "{error}"
         );
         assert!(matches!(
-            Results::open(folder.path()),
+            Results::open(folder.path(), &one),
             Err(BatchError::InvalidFile { .. })
         ));
         assert_eq!(fs::read_to_string(&output).unwrap(), "my notes\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_line_of_an_item_is_added_once_all_its_tasks_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let items = [1, 2, 3].map(|id| json!({"id": id}));
+        let batch = batch(&items);
+        let mut results = open(&output, &batch);
+        let mut ends = |task: (usize, &str)| {
+            record(&mut results, &batch, task, answer(json!("x"))).unwrap();
+        };
+        [(2, "a"), (0, "a")].map(&mut ends);
+        assert!(!output.exists());
+        [(2, "b"), (1, "a"), (1, "b")].map(&mut ends);
+        let ids = |path: &Path| -> Vec<u64> {
+            let lines = lines(path).into_iter();
+            lines.map(|line| line["id"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(ids(&output), [3, 2]);
+        drop(results);
+        // What a kill leaves of a line.
+        let mut file = File::options().append(true).open(&output).unwrap();
+        file.write_all(b"{\"id\":1,\"outp").unwrap();
+        let mut results = open(&output, &batch);
+        record(&mut results, &batch, (0, "b"), answer(json!("x"))).unwrap();
+        assert_eq!(ids(&output), [3, 2, 1]);
+        results.finish(&batch).unwrap();
+        assert_eq!(ids(&output), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_failure_drops_no_earlier_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "a"), answer(json!("old"))).unwrap();
+        drop(results);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "a"), TaskEnd::Failure(json!("no"))).unwrap();
+        results.finish(&one).unwrap();
+        let line = json!({"id": 1, "output_pred": {"a": "old"}, "output_error": {"a": "no"}});
+        assert_eq!(lines(&output), [line]);
     }
 }

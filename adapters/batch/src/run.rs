@@ -5,14 +5,16 @@
 
 use crate::account::{Account, KeyPool, longest_window};
 use crate::batch::{Batch, OnChange, default_workers};
+use crate::bits::Bits;
 use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
+use crate::input::Item;
 use crate::item_results::{Found, ItemResults};
 use crate::local::Local;
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
-use crate::queue::{Queue, Task};
+use crate::queue::Queue;
 use crate::recorder::Recorder;
 use crate::remote::Remote;
 use crate::report::Summary;
@@ -22,14 +24,10 @@ use crate::stop::Stop;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
 use core::num::NonZeroUsize;
-use core::time::Duration;
-use leasehold_core::retry::Backoff;
 use leasehold_http::Client;
 use std::path::Path;
 use std::sync::Arc;
 
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Endpoints of a gateway's pool to which connections are kept at most.
 const POOL_ENDPOINTS: usize = 256;
 
@@ -55,7 +53,7 @@ impl Batch {
             None => self.run_here(output, stop, progress),
             Some(place) => {
                 let (results, tasks) = self.open(output)?;
-                let counter = Counter::new(progress, tasks.len());
+                let counter = Counter::new(progress, tasks.open.len());
                 match Remote::new(self, place) {
                     Ok(source) => self.work(&source, &counter, results, tasks, stop),
                     Err(error) => {
@@ -83,17 +81,20 @@ impl Batch {
                 return Err(error);
             }
         };
-        let counter = Counter::new(progress, tasks.len());
+        let counter = Counter::new(progress, tasks.open.len());
         let members = Members::new(self, &keys, &accounts, &counter);
         let source = Local::new(self, &keys, &members, charges);
         self.work(&source, &counter, results, tasks, stop)
     }
 
     /// Opens the results, and returns the tasks that are to be run.
-    fn open(&self, output: &Path) -> Result<(Results, Vec<Task>), BatchError> {
-        let results = Results::open(output)?;
+    fn open(&self, output: &Path) -> Result<(Results, Tasks), BatchError> {
+        let mut results = Results::open(output, self)?;
         match self.open_tasks(&results, output) {
-            Ok(tasks) => Ok((results, tasks)),
+            Ok(tasks) => {
+                results.set_open(tasks.open.clone());
+                Ok((results, tasks))
+            }
             Err(error) => {
                 // The first error is the one to report.
                 let _ = results.abandon();
@@ -108,12 +109,18 @@ impl Batch {
         source: &impl Source,
         counter: &Counter,
         results: Results,
-        tasks: Vec<Task>,
+        tasks: Tasks,
         stop: &Stop,
     ) -> Result<Summary, BatchError> {
         let began = source.now();
-        let count = tasks.len();
-        let queue = Arc::new(Queue::new(tasks));
+        let (count, earlier) = (tasks.open.len(), tasks.earlier);
+        if tasks.missing > 0 {
+            let missing = tasks.missing;
+            counter.say(&format!(
+                "{missing} reviews are left out: the answers to review are not there"
+            ));
+        }
+        let queue = Arc::new(Queue::new(tasks.ready));
         let warmup = Arc::new(Warmup::new());
         let client = self.client();
         stop.on_stop({
@@ -138,15 +145,14 @@ impl Batch {
         let elapsed = source.now().since(began);
         let first_failure = run.finish()?;
         let (ok, failed) = (counter.ok(), counter.failed());
-        let tasks = self.pairs().count();
         let SourceReport {
             stopped,
             keys,
             pool,
         } = source.report();
         Ok(Summary {
-            tasks,
-            earlier: tasks.saturating_sub(count),
+            tasks: earlier.saturating_add(count),
+            earlier,
             ok,
             failed,
             unfinished: count.saturating_sub(ok).saturating_sub(failed),
@@ -197,50 +203,124 @@ impl Batch {
         Client::new(config)
     }
 
-    /// Returns the tasks that are to be run, after all of their requests were built once.
-    fn open_tasks(&self, results: &Results, output: &Path) -> Result<Vec<Task>, BatchError> {
-        let mut tasks = Vec::new();
-        let (mut answers, mut changed, mut example) = (0_usize, 0_usize, None);
-        let mut known = (usize::MAX, ItemResults::default());
-        for (item, model) in self.pairs() {
-            let (it, name) = (&self.items[item], &self.models[model]);
-            if known.0 != item {
-                known = (item, results.of_item(&it.id)?);
+    /// Finds the tasks that are to be run. Requests that a template may not fit, or that were answered, are built once.
+    fn open_tasks(&self, results: &Results, output: &Path) -> Result<Tasks, BatchError> {
+        let count = self.number_of(self.items.len(), 0);
+        let mut tasks = Tasks {
+            open: Bits::new(count),
+            ready: Bits::new(count),
+            ..Tasks::default()
+        };
+        for index in 0..self.items.len() {
+            let is_known = self.items.has_answers(index) || results.knows(self, index);
+            if !is_known && self.request.body.is_none() && !self.retry_failed {
+                self.open_new(index, &mut tasks);
+                continue;
             }
-            let hash = self.request.request(it, name)?.fingerprint();
-            let found = known.1.find(it, name, &hash);
-            if found != Found::Nothing {
-                answers = answers.saturating_add(1);
+            let item = self.items.item(index)?;
+            let known = results.of_item(self, index, &item.id)?;
+            self.open_known(index, &item, &known, &mut tasks)?;
+        }
+        match tasks.example.take() {
+            Some(example) if self.on_change == OnChange::Fail => Err(BatchError::Changed {
+                path: output.to_owned(),
+                changed: tasks.changed,
+                answers: tasks.answers,
+                example,
+            }),
+            Some(_) | None => Ok(tasks),
+        }
+    }
+
+    /// Opens the tasks of an item of which nothing is known.
+    fn open_new(&self, index: usize, tasks: &mut Tasks) {
+        for (number, column) in (self.number_of(index, 0)..).zip(&self.columns) {
+            let reviewed = column
+                .reviewed
+                .and_then(|reviewed| self.columns.get(reviewed));
+            match (column.is_asked, reviewed) {
+                (false, _) => {}
+                (true, None) => tasks.open(number, true),
+                (true, Some(reviewed)) if reviewed.is_asked => tasks.open(number, false),
+                (true, Some(_)) => tasks.missing = tasks.missing.saturating_add(1),
             }
+        }
+    }
+
+    /// Opens the tasks of an item that have no answer to their request.
+    fn open_known(
+        &self,
+        index: usize,
+        item: &Item,
+        known: &ItemResults,
+        tasks: &mut Tasks,
+    ) -> Result<(), BatchError> {
+        for (at, column) in self
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, it)| it.is_asked)
+        {
+            let (number, name) = (self.number_of(index, at), self.name_of(index, at));
+            let request = match column.reviewed.zip(self.reviewed_by(index, at)) {
+                None => self.request.request(item, &name.model)?,
+                Some((reviewed, _)) if tasks.open.contains(self.number_of(index, reviewed)) => {
+                    tasks.open(number, false);
+                    continue;
+                }
+                Some((_, (reviews, reviewed))) => match known.answer(item, &reviewed) {
+                    Some(answer) => self.request.review(reviews, item, answer, &name)?,
+                    None => {
+                        tasks.missing = tasks.missing.saturating_add(1);
+                        continue;
+                    }
+                },
+            };
+            let found = known.find(item, &name, &request.fingerprint());
+            tasks.answers = tasks
+                .answers
+                .saturating_add(usize::from(found != Found::Nothing));
             let is_open = match found {
-                Found::Nothing => true,
+                Found::Nothing => !self.retry_failed || known.has_failed(item, &name),
                 Found::Answer => false,
                 Found::Changed => {
-                    changed = changed.saturating_add(1);
-                    example.get_or_insert_with(|| format!("item {}, model {name}", it.id));
+                    tasks.changed = tasks.changed.saturating_add(1);
+                    let example = || format!("item {}, model {name}", item.id);
+                    tasks.example.get_or_insert_with(example);
                     self.on_change == OnChange::Redo
                 }
             };
             if is_open {
-                let seed = self.seed.wrapping_add(tasks.len() as u64);
-                tasks.push(Task {
-                    item,
-                    model,
-                    backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed),
-                    attempts: 0,
-                    tried: Vec::new(),
-                    last_error: None,
-                });
+                tasks.open(number, true);
+            } else if found != Found::Nothing {
+                tasks.earlier = tasks.earlier.saturating_add(1);
             }
         }
-        match example {
-            Some(example) if self.on_change == OnChange::Fail => Err(BatchError::Changed {
-                path: output.to_owned(),
-                changed,
-                answers,
-                example,
-            }),
-            Some(_) | None => Ok(tasks),
+        Ok(())
+    }
+}
+
+/// The tasks of a run.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// All that are to be run, and those of them that wait for no other answer.
+    open: Bits,
+    ready: Bits,
+    /// Tasks that were answered before.
+    earlier: usize,
+    /// Reviews of answers that are not there.
+    missing: usize,
+    /// Answers of earlier runs, those of them to another request, and one of these.
+    answers: usize,
+    changed: usize,
+    example: Option<String>,
+}
+
+impl Tasks {
+    fn open(&mut self, number: usize, is_ready: bool) {
+        self.open.insert(number);
+        if is_ready {
+            self.ready.insert(number);
         }
     }
 }

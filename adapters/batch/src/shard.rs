@@ -2,7 +2,6 @@
 //!
 //! Invariant: the shards of one count have every item once.
 
-use crate::input::Item;
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::str::FromStr;
@@ -30,11 +29,9 @@ pub struct Shard {
 pub struct ParseShardError;
 
 impl Shard {
-    /// Takes the items of the shard, in their order.
-    #[must_use]
-    pub fn of(self, items: Vec<Item>) -> Vec<Item> {
-        let own = items.into_iter().skip(self.index);
-        own.step_by(self.count.get()).collect()
+    /// Whether the item at an index is of the shard.
+    pub(crate) fn has(self, index: usize) -> bool {
+        index % self.count == self.index
     }
 }
 
@@ -62,22 +59,23 @@ impl fmt::Display for Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Content;
-    use serde_json::Map;
+    use crate::input::Input;
+    use crate::items::Items;
 
     #[test]
     fn shards_have_every_item_once_and_in_order() {
-        let item = |id: usize| Item {
-            id: id.to_string(),
-            content: Content::Prompt(String::new()),
-            fields: Map::new(),
-        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("items.jsonl");
+        let lines = (0..11).map(|id| format!("{{\"id\":{id},\"prompt\":\"\"}}\n"));
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+        let items = Items::read(Input::new(&path)).unwrap();
         for count in 1..6 {
             let mut all = Vec::new();
             for number in 1..=count {
                 let shard: Shard = format!("{number}/{count}").parse().unwrap();
-                let own = shard.of((0..11).map(item).collect());
-                let own: Vec<usize> = own.iter().map(|item| item.id.parse().unwrap()).collect();
+                let items = items.clone().shard(shard);
+                let id = |index| -> usize { items.item(index).unwrap().id.parse().unwrap() };
+                let own: Vec<usize> = (0..items.len()).map(id).collect();
                 assert!(own.is_sorted(), "{own:?}");
                 all.extend(own);
             }

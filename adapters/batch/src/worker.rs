@@ -6,9 +6,10 @@
 use crate::answer::Attempt;
 use crate::batch::Batch;
 use crate::error::BatchError;
+use crate::input::Item;
 use crate::lock;
 use crate::progress::Counter;
-use crate::queue::{Queue, Task};
+use crate::queue::{Queue, Taken, Task};
 use crate::recorder::Recorder;
 use crate::report::FailedTask;
 use crate::request::TaskRequest;
@@ -20,6 +21,7 @@ use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::Release;
+use leasehold_core::retry::Backoff;
 use leasehold_http::{CallEvent, Client};
 use leasehold_protocol::estimate_most;
 use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
@@ -27,6 +29,8 @@ use leasehold_sync::MemberId;
 use std::sync::Mutex;
 use std::thread;
 
+const BACKOFF_BASE: Duration = Duration::from_millis(500);
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Tokens reserved for an answer without a limit, before any has told its size.
 const FIRST_OUTPUT: u32 = 1_024;
 
@@ -98,13 +102,14 @@ impl<'a, S: Source> Run<'a, S> {
 
     /// Reports the last errors of tasks that will not be tried again.
     fn fail_the_rest(&self) {
-        let mut left = core::mem::take(&mut *lock(&self.skipped));
-        let queued = self.parts.queue.drain();
         let key_error = self.parts.source.last_key_error();
-        if self.parts.source.is_over() {
-            left.extend(queued);
-        }
-        for task in left {
+        let is_over = self.parts.source.is_over();
+        let skipped = core::mem::take(&mut *lock(&self.skipped));
+        let queued = core::iter::from_fn(|| self.parts.queue.take_left().filter(|_| is_over));
+        for task in skipped
+            .into_iter()
+            .chain(queued.map(|taken| self.task(taken)))
+        {
             let reason = match (&key_error, &task.last_error) {
                 (Some(error), _) => {
                     format!("no usable key is left; the last one failed with: {error}")
@@ -112,13 +117,42 @@ impl<'a, S: Source> Run<'a, S> {
                 (None, Some(error)) => error.clone(),
                 (None, None) => continue,
             };
-            self.recorder.failure(&task, &reason, None, None);
+            self.fail(task.number, &reason);
+        }
+    }
+
+    /// Records that a task failed without an answer of a service.
+    fn fail(&self, number: usize, reason: &str) {
+        let batch = self.parts.batch;
+        match batch.items.item(batch.place_of(number).0) {
+            Ok(item) => self.recorder.failure(number, &item, reason, None, None),
+            Err(error) => self.recorder.keep_error(error),
+        }
+    }
+
+    /// Makes a task of what was taken.
+    fn task(&self, taken: Taken) -> Task {
+        let number = match taken {
+            Taken::Again(task) => return task,
+            Taken::First(number) => number,
+        };
+        let batch = self.parts.batch;
+        let (item, column) = batch.place_of(number);
+        let seed = batch.seed.wrapping_add(number as u64);
+        Task {
+            number,
+            model: batch.model_of(item, column),
+            backoff: Backoff::new(BACKOFF_BASE, BACKOFF_CAP, seed),
+            attempts: 0,
+            tried: Vec::new(),
+            last_error: None,
         }
     }
 
     fn work(&self) {
         let _guard = CloseOnPanic(self);
-        while let Some(task) = self.parts.queue.next() {
+        while let Some(taken) = self.parts.queue.next() {
+            let task = self.task(taken);
             let permit = self.parts.warmup.enter();
             if self.parts.source.is_unserved(task.model) {
                 lock(&self.skipped).push(task);
@@ -136,12 +170,22 @@ impl<'a, S: Source> Run<'a, S> {
 
     /// Makes one attempt at a task; `false` if the pool is closed.
     fn attempt(&self, task: Task) -> bool {
-        let (item, model) = task.names(self.parts.batch);
-        let request = match self.parts.batch.request.request(item, model) {
-            Ok(request) => request,
-            // All requests were built before, so only a change of the program gets here.
+        let batch = self.parts.batch;
+        let item = match batch.items.item(batch.place_of(task.number).0) {
+            Ok(item) => item,
             Err(error) => {
-                self.recorder.failure(&task, &error.to_string(), None, None);
+                self.recorder.keep_error(error);
+                self.parts.queue.finish();
+                return false;
+            }
+        };
+        let request = match self.recorder.request(task.number, &item) {
+            Ok(request) => request,
+            // A review's template may not fit the answer that it reviews.
+            Err(error) => {
+                let reason = error.to_string();
+                self.recorder
+                    .failure(task.number, &item, &reason, None, None);
                 self.parts.queue.finish();
                 return true;
             }
@@ -149,18 +193,19 @@ impl<'a, S: Source> Run<'a, S> {
         let cost = self.max_cost(&task, &request);
         match self.parts.source.lease(&task, cost) {
             Ok(granted) => {
-                self.call(task, &request, granted, cost);
+                self.call(task, &item, &request, granted, cost);
                 self.write_charges() && !self.parts.source.is_over()
             }
-            Err(refused) => self.unleased(task, refused),
+            Err(refused) => self.unleased(task, &item, refused),
         }
     }
 
     /// Sees to a task without a lease; `false` if the pool is closed.
-    fn unleased(&self, task: Task, refused: NoLease) -> bool {
+    fn unleased(&self, task: Task, item: &Item, refused: NoLease) -> bool {
         let goes_on = match refused {
             NoLease::NeverFits(reason) => {
-                self.recorder.failure(&task, &reason, None, None);
+                self.recorder
+                    .failure(task.number, item, &reason, None, None);
                 self.parts.queue.finish();
                 return true;
             }
@@ -176,7 +221,14 @@ impl<'a, S: Source> Run<'a, S> {
     }
 
     /// Calls, and sees to what follows from the answer.
-    fn call(&self, task: Task, request: &TaskRequest, granted: Granted<S::Member>, cost: Cost) {
+    fn call(
+        &self,
+        task: Task,
+        item: &Item,
+        request: &TaskRequest,
+        granted: Granted<S::Member>,
+        cost: Cost,
+    ) {
         let Granted {
             lease,
             upstream,
@@ -218,7 +270,11 @@ impl<'a, S: Source> Run<'a, S> {
         );
         if attempt.is_answer() {
             self.parts.warmup.open();
-            self.recorder.answer(&task, attempt, &request.fingerprint());
+            self.recorder
+                .answer(&task, item, attempt, &request.fingerprint());
+            for review in self.recorder.reviews_of(task.number) {
+                self.parts.queue.add(review);
+            }
             self.parts.queue.finish();
             return;
         }
@@ -228,7 +284,7 @@ impl<'a, S: Source> Run<'a, S> {
         } else {
             self.parts.warmup.fail();
         }
-        self.retry_or_fail(task, attempt, member, step);
+        self.retry_or_fail(task, item, attempt, member, step);
     }
 
     /// The most that a call may cost: a request, and the tokens of its prompt and of the longest answer, within the
@@ -257,7 +313,14 @@ impl<'a, S: Source> Run<'a, S> {
         }
     }
 
-    fn retry_or_fail(&self, mut task: Task, attempt: Attempt, member: MemberId, step: Step) {
+    fn retry_or_fail(
+        &self,
+        mut task: Task,
+        item: &Item,
+        attempt: Attempt,
+        member: MemberId,
+        step: Step,
+    ) {
         let counts = |tally: Tally| match tally {
             Tally::Attempt => true,
             Tally::Free => false,
@@ -282,7 +345,7 @@ impl<'a, S: Source> Run<'a, S> {
             let status = attempt.verdict.status.map(|status| status.as_u16());
             let text = attempt.text.clone();
             self.recorder
-                .failure(&task, &text, status, attempt.into_remains());
+                .failure(task.number, item, &text, status, attempt.into_remains());
             self.parts.queue.finish();
             return;
         }

@@ -8,8 +8,8 @@ use crate::{CliError, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{
-    Batch, BodyTemplate, Input, Item, OnChange, Progress, Shard, Stop, Summary, Template, Upstream,
-    is_standard, read_items,
+    Batch, BodyTemplate, Input, Items, OnChange, Progress, Reviews, Shard, Stop, Summary, Template,
+    Upstream, is_standard,
 };
 use leasehold_config::Key;
 use leasehold_core::limit::LimitSpecs;
@@ -65,7 +65,12 @@ pub(crate) struct Arguments {
     /// Every n-th item from the i-th on, such as 1/4: one of several processes on one input
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
+    /// Leave lines out that are no items, and list them, instead of refusing the file
+    #[arg(long)]
+    skip_bad_lines: bool,
 
+    #[command(flatten, next_help_heading = "Reviews")]
+    reviews: ReviewArguments,
     #[command(flatten, next_help_heading = "Service and keys")]
     service: Service,
     #[command(flatten, next_help_heading = "Pool of a gateway, in place of keys")]
@@ -76,6 +81,29 @@ pub(crate) struct Arguments {
     pace: Pace,
     #[command(flatten, next_help_heading = "Results")]
     results: Results,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReviewArguments {
+    /// What is asked for: answers of each --model, reviews of them, or both
+    #[arg(long, value_enum, value_name = "check|review|check-and-review", default_value_t = Stage::Check, hide_possible_values = true)]
+    stage: Stage,
+    /// Model that reviews each answer; repeatable; under `output_review`, by reviewed model
+    #[arg(long, value_name = "MODEL")]
+    review_model: Vec<String>,
+    /// File with the prompt of reviews: {{ answer }} is the text, {{ model }} its model, and all fields of the item
+    #[arg(long, value_name = "FILE")]
+    review_template: Option<PathBuf>,
+    /// System message of the reviews
+    #[arg(long, value_name = "TEXT")]
+    review_system: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Stage {
+    Check,
+    Review,
+    CheckAndReview,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +181,15 @@ Used only with limits. No key is in it. \"none\" keeps nothing."
 
 #[derive(Debug, clap::Args)]
 struct Results {
+    /// Earlier results that are joined to those of the output; repeatable
+    #[arg(long, value_name = "FILE")]
+    join: Vec<PathBuf>,
+    /// Run only the tasks that have failed in an earlier run
+    #[arg(long)]
+    retry_failed: bool,
+    /// Add lines to the output in the order of the input while the batch runs, not as items end
+    #[arg(long)]
+    keep_order: bool,
     /// Earlier answers whose request has changed
     #[arg(long, value_name = "keep|redo|fail", value_enum, default_value_t = OnChangeArgument::Fail, hide_possible_values = true)]
     on_change: OnChangeArgument,
@@ -188,13 +225,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let body = requests.body.as_deref().map(BodyTemplate::read);
     let body = body.transpose()?;
     let mut input = Input::new(&arguments.input);
-    input.template = template.as_ref();
-    input.prompt_optional = body.as_ref().is_some_and(BodyTemplate::has_prompt);
-    let mut items = read_items(&input)?;
+    input.template = template;
+    input.prompt_optional = arguments.reviews.stage == Stage::Review
+        || body.as_ref().is_some_and(BodyTemplate::has_prompt);
+    input.skip_bad_lines = arguments.skip_bad_lines;
+    let mut items = Items::read(input)?;
     if let Some(shard) = arguments.shard {
-        items = shard.of(items);
+        items = items.shard(shard);
     }
-    if items.iter().any(|item| item.is_call()) && !arguments.model.is_empty() {
+    print_bad_lines(&items);
+    if items.are_calls() && !arguments.model.is_empty() {
         let problem = "--model: each line of the input names its own model; leave the flag out";
         return Err(CliError::usage(problem));
     }
@@ -203,7 +243,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         Some(_) => Vec::new(),
         None => upstreams(arguments)?,
     };
-    let mut batch = Batch::new(items, models(arguments)?, upstreams);
+    let mut batch = Batch::new(items, models("--model", &arguments.model)?, upstreams);
+    set_reviews(&mut batch, &arguments.reviews)?;
     batch.pool = pool;
     set_limits(&mut batch, &arguments.pace.limit)?;
     batch.request.system.clone_from(&requests.system);
@@ -214,6 +255,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         OnChangeArgument::Redo => OnChange::Redo,
         OnChangeArgument::Fail => OnChange::Fail,
     };
+    batch.join.clone_from(&arguments.results.join);
+    batch.retry_failed = arguments.results.retry_failed;
+    batch.keep_order = arguments.results.keep_order;
     batch.keep_full = arguments.results.keep == Keep::Full;
     batch.state = state_folder(arguments.pace.state.as_deref())?;
     batch.workers = arguments.pace.workers;
@@ -272,17 +316,60 @@ fn read_keys(service: &Service) -> Result<Vec<Key>, CliError> {
     }
 }
 
-fn models(arguments: &Arguments) -> Result<Vec<String>, CliError> {
-    let models = &arguments.model;
+/// Lists lines that were left out; all of them, since each is a task that the user wanted.
+fn print_bad_lines(items: &Items) {
+    let bad = items.bad_lines();
+    for problem in bad {
+        print_err(problem);
+    }
+    if !bad.is_empty() {
+        let (lines, count) = (bad.len(), items.len());
+        print_err(format_args!(
+            "{lines} lines are left out; {count} items are read"
+        ));
+    }
+}
+
+/// Checks the models of a flag.
+fn models(flag: &str, models: &[String]) -> Result<Vec<String>, CliError> {
     for (index, model) in models.iter().enumerate() {
         if model.trim().is_empty() {
-            return Err(CliError::usage("--model: the name is empty"));
+            return Err(CliError::usage(format!("{flag}: the name is empty")));
         }
         if models[..index].contains(model) {
-            return Err(CliError::usage(format!("--model {model} is given twice")));
+            return Err(CliError::usage(format!("{flag} {model} is given twice")));
         }
     }
-    Ok(models.clone())
+    Ok(models.to_vec())
+}
+
+fn set_reviews(batch: &mut Batch, arguments: &ReviewArguments) -> Result<(), CliError> {
+    let is_named = !arguments.review_model.is_empty();
+    let (path, checks) = match (arguments.stage, &arguments.review_template) {
+        (Stage::Check, _) if is_named => {
+            let problem = "--review-model: add --stage review, or --stage check-and-review";
+            return Err(CliError::usage(problem));
+        }
+        (Stage::Check, _) => return Ok(()),
+        (Stage::Review | Stage::CheckAndReview, Some(path)) if is_named => {
+            (path, arguments.stage == Stage::CheckAndReview)
+        }
+        (Stage::Review | Stage::CheckAndReview, _) => {
+            let problem = "--stage: reviews need --review-model and --review-template";
+            return Err(CliError::usage(problem));
+        }
+    };
+    if batch.items.are_calls() {
+        let problem = "--stage: lines of OpenAI's Batch API have no answers that can be reviewed";
+        return Err(CliError::usage(problem));
+    }
+    batch.review(Reviews {
+        models: models("--review-model", &arguments.review_model)?,
+        template: Template::read(path)?,
+        system: arguments.review_system.clone(),
+        checks,
+    });
+    Ok(())
 }
 
 /// Pairs each key with its own URL, or with every URL of the arguments.
@@ -322,9 +409,9 @@ fn upstreams(arguments: &Arguments) -> Result<Vec<Upstream>, CliError> {
 fn set_limits(batch: &mut Batch, arguments: &[LimitArgument]) -> Result<(), CliError> {
     for (index, argument) in arguments.iter().enumerate() {
         let name = &argument.model;
-        if let Some(model) = name.as_ref().filter(|it| !batch.models.contains(it)) {
+        if let Some(model) = name.as_ref().filter(|it| !batch.models().contains(it)) {
             return Err(CliError::usage(format!(
-                "--limit {model}=: the model is not called; it must be one of --model"
+                "--limit {model}=: the model is not called; it must be one of --model or --review-model"
             )));
         }
         if arguments[..index].iter().any(|it| it.model == *name) {
@@ -474,8 +561,11 @@ fn print_summary(arguments: &Arguments, batch: &Batch, summary: &Summary) {
             "first failure: item {}, model {}: {}",
             task.item, task.model, task.reason
         ));
-        let is_call = batch.items.first().is_some_and(Item::is_call);
-        let failure_field = if is_call { "error" } else { "output_error" };
+        let failure_field = if batch.items.are_calls() {
+            "error"
+        } else {
+            "output_error"
+        };
         print_err(format_args!(
             "all failures are {output}, under `{failure_field}`"
         ));

@@ -9,7 +9,7 @@
 use crate::{CliError, demo_gateway, print_err, print_out, testbed};
 use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_batch::{Batch, Input, Progress, Stop, Summary, read_items};
+use leasehold_batch::{Batch, Input, Items, Progress, Stop, Summary};
 use leasehold_core::limit::{Algorithm, LimitSpec, LimitSpecs, Rate, Unit};
 use leasehold_core::time::DisplaySpan;
 use leasehold_http::{ApiKey, Endpoint};
@@ -93,7 +93,7 @@ fn run_batch(arguments: &Arguments) -> Result<Findings, CliError> {
     });
     let endpoints = endpoints.collect::<Result<Vec<_>, CliError>>()?;
     let models = MODELS.map(str::to_owned).to_vec();
-    let mut batch = Batch::new(read_items(&Input::new(&input))?, models, endpoints);
+    let mut batch = Batch::new(Items::read(Input::new(&input))?, models, endpoints);
     let limit = LimitSpec::Rate {
         unit: Unit::Requests,
         rate: RATE,
