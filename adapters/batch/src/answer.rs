@@ -17,6 +17,8 @@ pub(crate) struct Attempt {
     /// The body of an answer that is none.
     body: Value,
     trace_id: String,
+    /// Bytes of the answer's body, if it came whole.
+    pub(crate) received: usize,
     /// What happened, for people: with the URL and the masked key.
     pub(crate) text: String,
 }
@@ -30,6 +32,7 @@ impl Attempt {
                 completion: error.completion().cloned(),
                 body: Value::Null,
                 trace_id: error.trace_id().to_owned(),
+                received: 0,
                 text: error.to_string(),
             },
         }
@@ -37,6 +40,7 @@ impl Attempt {
 
     fn of_reply(reply: Reply, endpoint: &Endpoint) -> Self {
         let key: &ApiKey = endpoint.key();
+        let received = reply.body.len();
         let body = match reply.completion {
             Some(_) => Value::Null,
             None => reply.json(key),
@@ -48,6 +52,7 @@ impl Attempt {
             completion: reply.completion,
             body,
             trace_id: reply.trace_id,
+            received,
             text,
         }
     }

@@ -3,9 +3,12 @@
 use crate::account::Account;
 use crate::columns::Column;
 use crate::error::BatchError;
+use crate::halt::Halt;
 use crate::input::Template;
 use crate::items::Items;
+use crate::report::Prices;
 use crate::request::RequestSettings;
+use crate::status::StatusRequest;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::LimitSpecs;
@@ -114,6 +117,20 @@ pub struct Batch {
     pub max_attempts: NonZeroU32,
     /// Longest outage of all services that is waited out: 30 min by default.
     pub give_up_after: Duration,
+    /// Whether answers are streamed. What is recorded of them is the same.
+    pub stream: bool,
+    /// When the run ends early because enough tasks have failed, succeeded or ended.
+    pub halt: Option<Halt>,
+    /// A file with a line for each call, in the columns of GNU parallel's `--joblog`.
+    pub job_log: Option<PathBuf>,
+    /// What a million tokens cost.
+    pub prices: Option<Prices>,
+    /// A file for a page with the figures of the run, in HTML.
+    pub report: Option<PathBuf>,
+    /// Asks for the status box while the batch runs.
+    pub status: StatusRequest,
+    /// Whether the status box is printed each 30 s.
+    pub is_verbose: bool,
     /// Settings of the client: timeouts, headers, certificates.
     pub client: ClientConfig,
     /// Seed of the backoff delays.
@@ -154,6 +171,13 @@ impl Batch {
             workers: None,
             max_attempts: NonZeroU32::MIN.saturating_add(2),
             give_up_after: Duration::from_secs(30 * 60),
+            stream: false,
+            halt: None,
+            job_log: None,
+            prices: None,
+            report: None,
+            status: StatusRequest::default(),
+            is_verbose: false,
             client: ClientConfig::default(),
             seed: 0,
         }

@@ -10,12 +10,14 @@ use crate::lock;
 use crate::members::Members;
 use crate::queue::Task;
 use crate::report::KeySummary;
-use crate::source::{Called, Granted, NoLease, OTHER_MEMBER_WAIT, Source, SourceReport, Step};
+use crate::source::{
+    CallPlan, Called, Granted, KeyState, NoLease, OTHER_MEMBER_WAIT, Source, SourceReport, Step,
+};
 use core::time::Duration;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{Outcome, Request};
+use leasehold_core::pool::{Eligibility, Outcome, Request};
 use leasehold_core::time::Tick;
-use leasehold_sync::{AcquireError, Lease, PendingLease};
+use leasehold_sync::{AcquireError, Lease, MemberId, PendingLease};
 use std::sync::Mutex;
 
 /// Time after which a task that waits for another member looks for one anew.
@@ -146,6 +148,50 @@ impl Source for Local<'_> {
         self.members.give_up(now);
     }
 
+    fn outlook(&self, left: &[usize], plan: CallPlan) -> Option<Duration> {
+        let request = |model: usize| {
+            let cap = self.keys.token_cap(model).unwrap_or(0);
+            let cost = Cost {
+                requests: 1,
+                tokens: plan.tokens.min(cap),
+            };
+            let labels = self.keys.labels(model);
+            Request::new()
+                .cost(cost)
+                .class(class_of(model))
+                .labels(labels)
+        };
+        let left = left.iter().enumerate().filter(|(_, count)| **count > 0);
+        let left: Vec<_> = left
+            .map(|(model, count)| (request(model), *count))
+            .collect();
+        let _ = left;
+        None
+    }
+
+    fn keys_now(&self) -> Vec<KeyState> {
+        let stats = self.keys.pool.stats();
+        let explained = self.keys.pool.explain(&Request::new());
+        let now = self.now();
+        let slot = |member: MemberId| {
+            let mut members = self.keys.members.iter();
+            members.find(|(id, _)| *id == member).map(|(_, slot)| slot)
+        };
+        let states = explained.into_iter().filter_map(|one| {
+            let figures = stats.members.iter().find(|it| it.member == one.member)?;
+            Some(KeyState {
+                key: self.members.name_of(slot(one.member)?),
+                calls: figures.counts.calls(),
+                in_flight: figures.in_flight,
+                is_free: one.eligibility == Eligibility::Ready,
+                state: one.eligibility.to_string(),
+                opens: one.eligibility.until(),
+                rests_until: self.members.rests_until(one.member, now),
+            })
+        });
+        states.collect()
+    }
+
     fn closer(&self) -> Box<dyn Fn() + Send + 'static> {
         let pool = self.keys.pool.clone();
         Box::new(move || pool.close())
@@ -154,9 +200,9 @@ impl Source for Local<'_> {
     fn report(&self) -> SourceReport {
         let keys = self.batch.upstreams.iter().enumerate();
         let keys = keys.map(|(index, upstream)| KeySummary {
-            key: upstream.endpoint.key().to_string(),
             calls: self.members.calls(index),
             rejected: self.members.is_rejected(index),
+            ..KeySummary::new(&upstream.endpoint.key().to_string())
         });
         SourceReport {
             stopped: self.members.stopped(),

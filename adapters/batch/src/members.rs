@@ -125,6 +125,21 @@ impl<'a> Members<'a> {
         self.unserved[model].load(Ordering::SeqCst)
     }
 
+    /// The first key of a member's account, masked, and how many more there are.
+    pub(crate) fn name_of(&self, slot: &Slot) -> String {
+        let keys = &self.accounts[slot.account].upstreams;
+        let first = self.batch.upstreams[keys[0]].endpoint.key();
+        match keys.len() {
+            1 => first.to_string(),
+            count => format!("{first} +{}", count.saturating_sub(1)),
+        }
+    }
+
+    /// The end of a member's rest, if it rests.
+    pub(crate) fn rests_until(&self, member: MemberId, now: Tick) -> Option<Tick> {
+        Some(self.rests.of(member, now)?.until)
+    }
+
     /// Whether a member has been refused, and has to wait.
     pub(crate) fn is_resting(&self, member: MemberId) -> bool {
         self.rests.of(member, self.now()).is_some()

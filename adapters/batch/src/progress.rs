@@ -3,13 +3,8 @@
 //! Invariant: all of it goes to standard error, so that standard output can be piped.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
-use core::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
-
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +35,7 @@ impl Counter {
             Progress::Shown | Progress::Silent => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(Some(tasks as u64), target);
-        let template =
-            "{elapsed_precise} [{wide_bar}] {pos}/{len} tasks, {per_sec}, {eta} left{msg}";
+        let template = "{elapsed_precise} [{bar:20}] {pos}/{len} tasks, {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -69,45 +63,43 @@ impl Counter {
     }
 
     pub(crate) fn add_failed(&self) {
-        let failed = self
-            .failed
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1);
-        self.bar.set_message(format!(", {failed} failed"));
+        self.failed.fetch_add(1, Ordering::Relaxed);
         self.bar.inc(1);
     }
 
     /// Prints a message, above the bar if there is one.
     pub(crate) fn say(&self, message: &str) {
         if self.speaks {
-            // A closed standard error must not stop the batch.
-            self.bar.suspend(|| {
-                let _ = writeln!(io::stderr(), "{message}");
-            });
+            self.say_always(message);
         }
     }
 
-    /// Prints lines from a thread of `scope` until the returned sender is dropped.
-    pub(crate) fn write_lines<'scope>(
-        &'scope self,
-        scope: &'scope thread::Scope<'scope, '_>,
-    ) -> Sender<()> {
-        let (stop, stopped) = mpsc::channel();
-        if self.lines {
-            scope.spawn(move || {
-                while stopped.recv_timeout(LINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    let (ok, failed) = (self.ok(), self.failed());
-                    let done = ok.saturating_add(failed);
-                    // A closed standard error must not stop the batch.
-                    let _ = writeln!(
-                        io::stderr(),
-                        "{done}/{} tasks done: {ok} ok, {failed} failed",
-                        self.tasks
-                    );
-                }
-            });
-        }
-        stop
+    /// Prints a message, though progress is not shown.
+    pub(crate) fn say_always(&self, message: &str) {
+        self.bar.suspend(|| {
+            // A closed standard error must not stop the batch.
+            let _ = writeln!(io::stderr(), "{message}");
+        });
+    }
+
+    /// Shows words behind the bar.
+    pub(crate) fn show(&self, words: String) {
+        self.bar.set_message(words);
+    }
+
+    /// Whether there is a bar, on a terminal.
+    pub(crate) fn has_bar(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    /// Whether plain lines are printed instead of a bar.
+    pub(crate) const fn has_lines(&self) -> bool {
+        self.lines
+    }
+
+    /// The tasks of the run.
+    pub(crate) const fn tasks(&self) -> usize {
+        self.tasks
     }
 
     pub(crate) fn clear(&self) {

@@ -5,8 +5,10 @@
 use crate::answer::{Attempt, failure};
 use crate::batch::Batch;
 use crate::error::BatchError;
+use crate::figures::Figures;
 use crate::input::Item;
 use crate::journal::TaskEnd;
+use crate::load::Load;
 use crate::lock;
 use crate::progress::Counter;
 use crate::queue::Task;
@@ -14,24 +16,35 @@ use crate::report::FailedTask;
 use crate::request::TaskRequest;
 use crate::results::Results;
 use serde_json::Value;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 pub(crate) struct Recorder<'a> {
     batch: &'a Batch,
     counter: &'a Counter,
+    load: &'a Load,
+    figures: &'a Figures,
     results: Mutex<Results>,
-    first_failure: Mutex<Option<FailedTask>>,
+    /// Why the run was halted.
+    halted: OnceLock<String>,
     /// The first error of journal or charges.
     write_error: Mutex<Option<BatchError>>,
 }
 
 impl<'a> Recorder<'a> {
-    pub(crate) fn new(batch: &'a Batch, counter: &'a Counter, results: Results) -> Self {
+    pub(crate) fn new(
+        batch: &'a Batch,
+        counter: &'a Counter,
+        load: &'a Load,
+        figures: &'a Figures,
+        results: Results,
+    ) -> Self {
         Self {
             batch,
             counter,
+            load,
+            figures,
             results: Mutex::new(results),
-            first_failure: Mutex::new(None),
+            halted: OnceLock::new(),
             write_error: Mutex::new(None),
         }
     }
@@ -41,30 +54,52 @@ impl<'a> Recorder<'a> {
         let answer = attempt.into_answer(item, hash, self.batch.keep_full);
         if self.record(task.number, item, TaskEnd::Answer(answer)) {
             self.counter.add_ok();
+            self.count_end(task.number);
         }
     }
 
-    /// Records that a task failed for good. `remains` is what came from the service.
+    /// Counts a task that has ended, and halts the run if that is enough.
+    fn count_end(&self, number: usize) {
+        let (item, column) = self.batch.place_of(number);
+        self.load.end(self.batch.model_of(item, column));
+        let (ok, failed) = (self.counter.ok(), self.counter.failed());
+        let halt = self.batch.halt;
+        if let Some(reason) = halt.and_then(|halt| halt.reason(self.counter.tasks(), ok, failed)) {
+            let _ = self.halted.set(reason);
+        }
+    }
+
+    /// Why the run was halted, if it was.
+    pub(crate) fn halted(&self) -> Option<&str> {
+        self.halted.get().map(|reason| &**reason)
+    }
+
+    /// Records that a task failed for good, with its last attempt, if there was one.
     pub(crate) fn failure(
         &self,
         number: usize,
         item: &Item,
         reason: &str,
-        status: Option<u16>,
-        remains: Option<Value>,
+        attempt: Option<Attempt>,
     ) {
         let (index, column) = self.batch.place_of(number);
-        lock(&self.first_failure).get_or_insert_with(|| FailedTask {
+        let task = FailedTask {
             item: item.id.clone(),
             model: self.batch.name_of(index, column).to_string(),
             reason: reason.to_owned(),
-        });
+        };
+        let kind = attempt.as_ref().map(|attempt| attempt.verdict.kind);
+        self.figures.failed(task, kind);
+        let status = attempt.as_ref().and_then(|attempt| attempt.verdict.status);
+        let status = status.map(|status| status.as_u16());
+        let remains = attempt.and_then(Attempt::into_remains);
         let failure = failure(item, reason, status, remains);
         self.record(number, item, TaskEnd::Failure(failure));
         self.counter.add_failed();
+        self.count_end(number);
         let reason = "not reviewed, because the answer to review is not there";
         for review in self.reviews_of(number) {
-            self.failure(review, item, reason, None, None);
+            self.failure(review, item, reason, None);
         }
     }
 
@@ -110,18 +145,18 @@ impl<'a> Recorder<'a> {
         lock(&self.write_error).get_or_insert(error);
     }
 
-    /// Writes the output; returns the first failure of a task, or the first error of a file.
-    pub(crate) fn finish(self) -> Result<Option<FailedTask>, BatchError> {
+    /// Writes the output; returns why the run was halted, if it was.
+    ///
+    /// # Errors
+    /// The first error of a file.
+    pub(crate) fn finish(self) -> Result<Option<String>, BatchError> {
         let results = self.results.into_inner();
         let results = results.unwrap_or_else(PoisonError::into_inner);
         let written = results.finish(self.batch);
         let write_error = self.write_error.into_inner();
         match write_error.unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => written.map(|()| {
-                let first = self.first_failure.into_inner();
-                first.unwrap_or_else(PoisonError::into_inner)
-            }),
+            None => written.map(|()| self.halted.into_inner()),
         }
     }
 }

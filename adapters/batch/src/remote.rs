@@ -10,7 +10,9 @@ use crate::lock;
 use crate::origin::{Reaction, gave_up};
 use crate::queue::Task;
 use crate::remote_members::{Bar, Learned, REJECTED_REST, RemoteMembers};
-use crate::source::{Called, Granted, NoLease, OTHER_MEMBER_WAIT, Source, SourceReport, Step};
+use crate::source::{
+    CallPlan, Called, Granted, KeyState, NoLease, OTHER_MEMBER_WAIT, Source, SourceReport, Step,
+};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use leasehold_core::limit::Cost;
@@ -375,6 +377,16 @@ impl Source for Remote<'_> {
         if let Some(reasons) = overdue {
             self.stop(gave_up("an answer", limit, &reasons));
         }
+    }
+
+    fn outlook(&self, _: &[usize], _: CallPlan) -> Option<Duration> {
+        // The limits are the gateway's, and shared with others.
+        None
+    }
+
+    fn keys_now(&self) -> Vec<KeyState> {
+        // Which of them is free is known to the gateway: `GET /v1/pools/NAME` tells.
+        Vec::new()
     }
 
     fn closer(&self) -> Box<dyn Fn() + Send + 'static> {

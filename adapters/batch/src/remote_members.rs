@@ -228,9 +228,9 @@ impl RemoteMembers {
     /// Returns the figures of each key, in the order of their first leases.
     pub(crate) fn keys(&self) -> Vec<KeySummary> {
         let keys = self.members.iter().map(|member| KeySummary {
-            key: member.endpoint.key().to_string(),
             calls: member.counts.granted,
             rejected: member.rejected.is_some(),
+            ..KeySummary::new(&member.endpoint.key().to_string())
         });
         keys.collect()
     }

@@ -1,8 +1,10 @@
 //! The figures of a batch that has ended.
 
+use core::str::FromStr;
 use core::time::Duration;
-use leasehold_core::pool::stats::Stats;
+use leasehold_core::pool::stats::{Histogram, Stats};
 use leasehold_http::ClientStats;
+use leasehold_protocol::verdict::{Outcome, Verdict};
 
 /// Counts and figures of a batch that has ended.
 ///
@@ -28,6 +30,14 @@ pub struct Summary {
     pub first_failure: Option<FailedTask>,
     /// Figures of each key, in the order of the endpoints.
     pub keys: Vec<KeySummary>,
+    /// Tokens of all answers that told them.
+    pub tokens: Tokens,
+    /// What they cost, if the batch has [prices](crate::Batch::prices).
+    pub cost: Option<f64>,
+    /// Tasks that were tried again, once for each.
+    pub retries: u64,
+    /// Failed tasks by their cause, the most frequent first.
+    pub causes: Vec<(String, u64)>,
     /// Figures of the pool.
     pub pool: Stats,
     /// Figures of the HTTP client.
@@ -54,6 +64,111 @@ pub struct KeySummary {
     pub key: String,
     /// Number of calls made with it.
     pub calls: u64,
+    /// Calls that were answered.
+    pub ok: u64,
+    /// Calls that the service refused for a limit.
+    pub throttled: u64,
+    /// The times of the calls that were answered.
+    pub latency: Histogram,
     /// Whether the service rejected the key.
     pub rejected: bool,
+}
+
+impl KeySummary {
+    pub(crate) fn new(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            calls: 0,
+            ok: 0,
+            throttled: 0,
+            latency: Histogram::new(),
+            rejected: false,
+        }
+    }
+
+    /// Calls that failed for another reason than a limit.
+    #[must_use]
+    pub const fn failed(&self) -> u64 {
+        let answered = self.ok.saturating_add(self.throttled);
+        self.calls.saturating_sub(answered)
+    }
+
+    /// Counts a call.
+    pub(crate) fn count(&mut self, verdict: &Verdict, took: Duration) {
+        self.calls = self.calls.saturating_add(1);
+        match verdict.outcome {
+            Outcome::Ok => {
+                self.ok = self.ok.saturating_add(1);
+                self.latency.record(took);
+            }
+            Outcome::Throttled => self.throttled = self.throttled.saturating_add(1),
+            Outcome::Failed | Outcome::Unknown | Outcome::NotSent => {}
+        }
+    }
+}
+
+/// Tokens of several calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Tokens of prompts.
+    pub prompt: u64,
+    /// Tokens of completions.
+    pub completion: u64,
+}
+
+impl Tokens {
+    /// Both together.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.prompt.saturating_add(self.completion)
+    }
+}
+
+/// What a million tokens cost, in any currency.
+///
+/// ```
+/// use leasehold_batch::{Prices, Tokens};
+///
+/// let prices: Prices = "0.15,0.60".parse()?;
+/// let tokens = Tokens { prompt: 2_000_000, completion: 500_000 };
+/// assert!((prices.of(tokens) - 0.60).abs() < 1e-9);
+/// # Ok::<(), leasehold_batch::ParsePricesError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prices {
+    /// A million tokens of prompts.
+    pub prompt: f64,
+    /// A million tokens of completions.
+    pub completion: f64,
+}
+
+/// A text that is no prices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write the prices of a million tokens in and out, such as 0.15,0.60")]
+pub struct ParsePricesError;
+
+impl Prices {
+    /// The cost of some tokens.
+    #[must_use]
+    pub fn of(self, tokens: Tokens) -> f64 {
+        let of = |tokens: u64, price: f64| tokens as f64 / 1e6 * price;
+        of(tokens.prompt, self.prompt) + of(tokens.completion, self.completion)
+    }
+}
+
+impl FromStr for Prices {
+    type Err = ParsePricesError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePricesError> {
+        let (prompt, completion) = text.split_once(',').ok_or(ParsePricesError)?;
+        let price = |text: &str| {
+            let price: f64 = text.trim().parse().map_err(|_| ParsePricesError)?;
+            let is_price = price.is_finite() && price >= 0.0;
+            is_price.then_some(price).ok_or(ParsePricesError)
+        };
+        Ok(Self {
+            prompt: price(prompt)?,
+            completion: price(completion)?,
+        })
+    }
 }

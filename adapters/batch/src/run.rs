@@ -9,8 +9,11 @@ use crate::bits::Bits;
 use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
+use crate::figures::Figures;
 use crate::input::Item;
 use crate::item_results::{Found, ItemResults};
+use crate::job_log::JobLog;
+use crate::load::Load;
 use crate::local::Local;
 use crate::members::Members;
 use crate::progress::{Counter, Progress};
@@ -20,6 +23,7 @@ use crate::remote::Remote;
 use crate::report::Summary;
 use crate::results::Results;
 use crate::source::{Source, SourceReport};
+use crate::status::Status;
 use crate::stop::Stop;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
@@ -113,7 +117,7 @@ impl Batch {
         stop: &Stop,
     ) -> Result<Summary, BatchError> {
         let began = source.now();
-        let (count, earlier) = (tasks.open.len(), tasks.earlier);
+        let (count, earlier, load) = (tasks.open.len(), tasks.earlier, self.load(&tasks.open));
         if tasks.missing > 0 {
             let missing = tasks.missing;
             counter.say(&format!(
@@ -132,6 +136,8 @@ impl Batch {
                 warmup.open();
             }
         });
+        let figures = Figures::new(began);
+        let job_log = self.job_log.as_deref().map(JobLog::create).transpose()?;
         let parts = Parts {
             batch: self,
             client: &client,
@@ -139,18 +145,41 @@ impl Batch {
             queue: &queue,
             counter,
             warmup: &warmup,
+            load: &load,
+            figures: &figures,
+            job_log: job_log.as_ref(),
         };
-        let run = Run::new(parts, Recorder::new(self, counter, results));
-        run.run_workers(self.workers().get().min(count));
+        let workers = self.workers().get();
+        let status = Status {
+            source,
+            counter,
+            figures: &figures,
+            load: &load,
+            workers,
+            limits: self.limits.as_ref().map(ToString::to_string),
+            request: self.status.clone(),
+            is_verbose: self.is_verbose,
+        };
+        let recorder = Recorder::new(self, counter, &load, &figures, results);
+        let run = Run::new(parts, recorder);
+        run.run_workers(workers.min(count), status);
         let elapsed = source.now().since(began);
-        let first_failure = run.finish()?;
+        let halted = run.finish()?;
         let (ok, failed) = (counter.ok(), counter.failed());
+        let totals = figures.totals();
         let SourceReport {
-            stopped,
-            keys,
+            mut stopped,
+            mut keys,
             pool,
         } = source.report();
-        Ok(Summary {
+        stopped.extend(halted);
+        for (upstream, figures) in totals.keys.iter() {
+            if let Some(key) = keys.get_mut(*upstream) {
+                (key.ok, key.throttled) = (figures.ok, figures.throttled);
+                key.latency.clone_from(&figures.latency);
+            }
+        }
+        let summary = Summary {
             tasks: earlier.saturating_add(count),
             earlier,
             ok,
@@ -158,11 +187,30 @@ impl Batch {
             unfinished: count.saturating_sub(ok).saturating_sub(failed),
             elapsed,
             stopped,
-            first_failure,
+            first_failure: totals.failures.first().cloned(),
             keys,
+            tokens: totals.tokens,
+            cost: self.prices.map(|prices| prices.of(totals.tokens)),
+            retries: totals.retries,
+            causes: totals.causes.clone(),
             pool,
             client: client.stats(),
-        })
+        };
+        Ok(summary)
+    }
+
+    /// Counts the tasks of each model.
+    fn load(&self, open: &Bits) -> Load {
+        let mut left = vec![0_usize; self.models.len()];
+        let mut next = open.first_from(0);
+        while let Some(number) = next {
+            let (item, column) = self.place_of(number);
+            if let Some(left) = left.get_mut(self.model_of(item, column)) {
+                *left = left.saturating_add(1);
+            }
+            next = open.first_from(number.saturating_add(1));
+        }
+        Load::new(left)
     }
 
     /// Opens the logs of the keys, and makes the pool that holds what they tell.

@@ -54,6 +54,12 @@ pub(crate) trait Source: Sync {
     /// Ends the run if nothing has answered for too long.
     fn give_up(&self, now: Tick);
 
+    /// The time until the last of so many tasks of each model ends, if calls are as planned; `None` if it is not known.
+    fn outlook(&self, left: &[usize], plan: CallPlan) -> Option<Duration>;
+
+    /// The keys as they are now.
+    fn keys_now(&self) -> Vec<KeyState>;
+
     /// Returns what ends all waits for leases, from any thread.
     fn closer(&self) -> Box<dyn Fn() + Send + 'static>;
 
@@ -67,6 +73,32 @@ pub(crate) struct Granted<M> {
     /// The endpoint's number in the source.
     pub(crate) upstream: usize,
     pub(crate) endpoint: Endpoint,
+}
+
+/// What the calls that are left are expected to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallPlan {
+    /// Calls at once.
+    pub(crate) workers: usize,
+    pub(crate) time: Duration,
+    /// Tokens of a call.
+    pub(crate) tokens: u32,
+}
+
+/// A key while the run goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyState {
+    /// The key, masked.
+    pub(crate) key: String,
+    pub(crate) calls: u64,
+    pub(crate) in_flight: u32,
+    pub(crate) is_free: bool,
+    /// Why it can or can't serve.
+    pub(crate) state: String,
+    /// The tick from which it can.
+    pub(crate) opens: Option<Tick>,
+    /// The end of a rest that the service has asked for.
+    pub(crate) rests_until: Option<Tick>,
 }
 
 /// Why a task has no lease.

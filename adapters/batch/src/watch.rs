@@ -1,9 +1,9 @@
 //! The watch over a run: it says when and why the run waits, and ends it when that takes too long.
 
 use crate::clock::words;
+use crate::load::Load;
 use crate::progress::Counter;
 use crate::source::Source;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -18,12 +18,12 @@ const SHORT: Duration = Duration::from_secs(2);
 
 /// Watches from a thread of `scope` until the returned sender is dropped.
 ///
-/// `in_flight` counts the calls; `close` ends waits that no closed pool ends, such as that for a delayed task.
+/// `close` ends waits that no closed pool ends, such as that for a delayed task.
 pub(crate) fn watch<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     source: &'scope impl Source,
     counter: &'scope Counter,
-    in_flight: &'scope AtomicUsize,
+    load: &'scope Load,
     close: impl Fn() + Send + 'scope,
 ) -> Sender<()> {
     let (stop, stopped) = mpsc::channel();
@@ -36,7 +36,7 @@ pub(crate) fn watch<'scope>(
                 close();
                 continue;
             }
-            let idle = in_flight.load(Ordering::SeqCst) == 0;
+            let idle = load.in_flight() == 0;
             let pause = idle.then(|| source.pause(now)).flatten();
             if let Some(message) = talk.message(now, counter.ok(), pause) {
                 counter.say(&message);

@@ -6,25 +6,29 @@
 use crate::answer::Attempt;
 use crate::batch::Batch;
 use crate::error::BatchError;
+use crate::figures::{EndedCall, Figures};
 use crate::input::Item;
+use crate::job_log::{Job, JobLog};
+use crate::load::Load;
 use crate::lock;
 use crate::progress::Counter;
 use crate::queue::{Queue, Taken, Task};
 use crate::recorder::Recorder;
-use crate::report::FailedTask;
 use crate::request::TaskRequest;
 use crate::source::{Called, Granted, NoLease, Source, Step, outcome_of};
+use crate::status::Status;
 use crate::warmup::Warmup;
 use crate::watch::watch;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::limit::Cost;
 use leasehold_core::pool::Release;
 use leasehold_core::retry::Backoff;
-use leasehold_http::{CallEvent, Client};
-use leasehold_protocol::estimate_most;
+use leasehold_core::time::Tick;
+use leasehold_http::{CallError, CallEvent, Client, Endpoint, Reply};
 use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
+use leasehold_protocol::{Call, estimate_most, make_streamed};
 use leasehold_sync::MemberId;
 use std::sync::Mutex;
 use std::thread;
@@ -42,6 +46,9 @@ pub(crate) struct Parts<'a, S> {
     pub(crate) queue: &'a Queue,
     pub(crate) counter: &'a Counter,
     pub(crate) warmup: &'a Warmup,
+    pub(crate) load: &'a Load,
+    pub(crate) figures: &'a Figures,
+    pub(crate) job_log: Option<&'a JobLog>,
 }
 
 pub(crate) struct Run<'a, S> {
@@ -49,7 +56,6 @@ pub(crate) struct Run<'a, S> {
     recorder: Recorder<'a>,
     /// By model: the most tokens of an answer so far.
     outputs: Vec<AtomicU32>,
-    in_flight: AtomicUsize,
     /// Tasks of models that no member can serve.
     skipped: Mutex<Vec<Task>>,
 }
@@ -61,19 +67,21 @@ impl<'a, S: Source> Run<'a, S> {
             parts,
             recorder,
             outputs: models.map(|_| AtomicU32::new(0)).collect(),
-            in_flight: AtomicUsize::new(0),
             skipped: Mutex::default(),
         }
     }
 
     /// Works with `count` threads, or as many as the system allows, until no task is left or the queue is closed.
-    pub(crate) fn run_workers(&self, count: usize) {
+    pub(crate) fn run_workers(&self, count: usize, status: Status<'_, S>) {
         let Parts {
-            source, counter, ..
+            source,
+            counter,
+            load,
+            ..
         } = self.parts;
         thread::scope(|scope| {
-            let stop_lines = counter.write_lines(scope);
-            let stop_watch = watch(scope, source, counter, &self.in_flight, || self.close());
+            let stop_status = status.tell(scope);
+            let stop_watch = watch(scope, source, counter, load, || self.close());
             let workers = (0..count).map_while(|_| {
                 thread::Builder::new()
                     .spawn_scoped(scope, || self.work())
@@ -88,12 +96,12 @@ impl<'a, S: Source> Run<'a, S> {
                     std::panic::resume_unwind(panic);
                 }
             }
-            drop((stop_lines, stop_watch));
+            drop((stop_status, stop_watch));
         });
     }
 
-    /// Writes what is left to be written; returns the first task that failed.
-    pub(crate) fn finish(self) -> Result<Option<FailedTask>, BatchError> {
+    /// Writes what is left to be written; returns why the run was halted, if it was.
+    pub(crate) fn finish(self) -> Result<Option<String>, BatchError> {
         self.fail_the_rest();
         self.write_charges();
         self.parts.counter.clear();
@@ -125,7 +133,7 @@ impl<'a, S: Source> Run<'a, S> {
     fn fail(&self, number: usize, reason: &str) {
         let batch = self.parts.batch;
         match batch.items.item(batch.place_of(number).0) {
-            Ok(item) => self.recorder.failure(number, &item, reason, None, None),
+            Ok(item) => self.recorder.failure(number, &item, reason, None),
             Err(error) => self.recorder.keep_error(error),
         }
     }
@@ -161,7 +169,7 @@ impl<'a, S: Source> Run<'a, S> {
             }
             let goes_on = self.attempt(task);
             drop(permit);
-            if !goes_on || self.recorder.has_failed() {
+            if !goes_on || self.recorder.has_failed() || self.recorder.halted().is_some() {
                 self.close();
                 return;
             }
@@ -184,14 +192,16 @@ impl<'a, S: Source> Run<'a, S> {
             // A review's template may not fit the answer that it reviews.
             Err(error) => {
                 let reason = error.to_string();
-                self.recorder
-                    .failure(task.number, &item, &reason, None, None);
+                self.recorder.failure(task.number, &item, &reason, None);
                 self.parts.queue.finish();
                 return true;
             }
         };
         let cost = self.max_cost(&task, &request);
-        match self.parts.source.lease(&task, cost) {
+        let waits = self.parts.load.wait();
+        let leased = self.parts.source.lease(&task, cost);
+        drop(waits);
+        match leased {
             Ok(granted) => {
                 self.call(task, &item, &request, granted, cost);
                 self.write_charges() && !self.parts.source.is_over()
@@ -204,8 +214,7 @@ impl<'a, S: Source> Run<'a, S> {
     fn unleased(&self, task: Task, item: &Item, refused: NoLease) -> bool {
         let goes_on = match refused {
             NoLease::NeverFits(reason) => {
-                self.recorder
-                    .failure(task.number, item, &reason, None, None);
+                self.recorder.failure(task.number, item, &reason, None);
                 self.parts.queue.finish();
                 return true;
             }
@@ -236,22 +245,20 @@ impl<'a, S: Source> Run<'a, S> {
         } = granted;
         let (member, source) = (lease.member(), self.parts.source);
         let began = source.now();
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        let mut on_event = |event: CallEvent<'_>| {
-            if let CallEvent::Arrived { .. } = event {
-                let _ = lease.arrived();
-            }
-        };
-        let sent = self.parts.client.send_with_events(
-            &endpoint,
-            &request.path,
-            &request.body,
-            &HeaderMap::new(),
-            &mut on_event,
-        );
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        let (sent, in_flight) = self.send(request, &endpoint, || {
+            let _ = lease.arrived();
+        });
         let attempt = Attempt::new(sent, &endpoint);
-        let verdict = &attempt.verdict;
+        let (verdict, ended) = (&attempt.verdict, source.now());
+        self.parts.figures.call(&EndedCall {
+            upstream,
+            key: &endpoint.key().to_string(),
+            verdict,
+            began,
+            ended,
+            in_flight,
+        });
+        self.log_job(&task, item, request, &endpoint, &attempt, (began, ended));
         if let Some(used) = verdict.usage.and_then(|usage| usage.completion_tokens) {
             let used = u32::try_from(used).unwrap_or(u32::MAX);
             self.outputs[task.model].fetch_max(used, Ordering::Relaxed);
@@ -285,6 +292,72 @@ impl<'a, S: Source> Run<'a, S> {
             self.parts.warmup.fail();
         }
         self.retry_or_fail(task, item, attempt, member, step);
+    }
+
+    /// Sends a request; returns how many calls were in flight with it, too.
+    fn send(
+        &self,
+        request: &TaskRequest,
+        endpoint: &Endpoint,
+        arrived: impl Fn(),
+    ) -> (Result<Reply, CallError>, usize) {
+        let Parts { batch, load, .. } = self.parts;
+        let _counted = load.call();
+        let in_flight = load.in_flight();
+        let mut parts = 0_u64;
+        let mut on_event = |event: CallEvent<'_>| match event {
+            CallEvent::Arrived { .. } => arrived(),
+            CallEvent::Chunk(_) => {
+                parts = parts.saturating_add(1);
+                load.add_streamed();
+            }
+            _ => {}
+        };
+        let (call, mut streamed) = (Call::of_path(&request.path), None);
+        if batch.stream && call.can_stream() {
+            let body = streamed.insert(request.body.clone());
+            make_streamed(call, body);
+        }
+        let sent = self.parts.client.send_with_events(
+            endpoint,
+            &request.path,
+            streamed.as_ref().unwrap_or(&request.body),
+            &HeaderMap::new(),
+            &mut on_event,
+        );
+        load.take_streamed(parts);
+        (sent, in_flight)
+    }
+
+    /// Adds a line to the log of jobs, if there is one. One that can't be written ends the run.
+    fn log_job(
+        &self,
+        task: &Task,
+        item: &Item,
+        request: &TaskRequest,
+        endpoint: &Endpoint,
+        attempt: &Attempt,
+        (began, ended): (Tick, Tick),
+    ) {
+        let Some(log) = self.parts.job_log else {
+            return;
+        };
+        let batch = self.parts.batch;
+        let (index, column) = batch.place_of(task.number);
+        let added = log.add(&Job {
+            number: task.number,
+            host: endpoint.url(),
+            began: began.since(Tick::ZERO),
+            took: ended.since(began),
+            sent: request.body.to_string().len(),
+            received: attempt.received,
+            is_ok: attempt.is_answer(),
+            item: &item.id,
+            name: &batch.name_of(index, column).to_string(),
+        });
+        if let Err(error) = added {
+            self.recorder.keep_error(error);
+        }
     }
 
     /// The most that a call may cost: a request, and the tokens of its prompt and of the longest answer, within the
@@ -342,13 +415,13 @@ impl<'a, S: Source> Run<'a, S> {
             task.attempts = task.attempts.saturating_add(1);
         }
         if is_last || task.attempts >= self.parts.batch.max_attempts.get() {
-            let status = attempt.verdict.status.map(|status| status.as_u16());
             let text = attempt.text.clone();
             self.recorder
-                .failure(task.number, item, &text, status, attempt.into_remains());
+                .failure(task.number, item, &text, Some(attempt));
             self.parts.queue.finish();
             return;
         }
+        self.parts.figures.retried();
         task.last_error = Some(attempt.text);
         // A member that rests delays the task by itself, and another may serve it at once.
         let delay = if step.rests && !is_counted {

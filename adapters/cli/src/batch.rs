@@ -3,13 +3,16 @@
 //! Invariant: the arguments and all input are checked before the first call is made.
 
 use crate::pool::PoolArguments;
-use crate::values::{Header, LimitArgument, parse_field, parse_limit, parse_timeout, parse_whole};
+use crate::values::{
+    Header, LimitArgument, PhaseTimeout, parse_field, parse_limit, parse_phase, parse_timeout,
+    parse_whole,
+};
 use crate::{CliError, print_err, print_out};
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_batch::{
-    Batch, BodyTemplate, Input, Items, OnChange, Progress, Reviews, Shard, Stop, Summary, Template,
-    Upstream, is_standard,
+    Batch, BodyTemplate, Halt, Input, Items, OnChange, Prices, Progress, Reviews, Shard,
+    StatusRequest, Stop, Summary, Template, Upstream, is_standard,
 };
 use leasehold_config::Key;
 use leasehold_core::limit::LimitSpecs;
@@ -21,6 +24,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::Mutex;
+use std::thread;
+use tokio::signal::unix::{SignalKind, signal};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -42,6 +47,12 @@ Another algorithm or anchor, if you say so:
   100/60s bucketed 6           six buckets a window: less memory, up to 10 s more wait
   500/min token bucket burst 20, 500/min gcra burst 20, 60/min paced, 60/min fixed
   3/60s from grant             from the start of a call: the service may see more";
+
+const TIMEOUTS: &str = "\
+Timeouts of a call, repeatable [default: 600s, connect=10s]
+  600s                         from the lookup of the name to the last byte
+  connect=10s                  of the lookup, and again of the connection
+  first-byte=60s               from the request to the head of the answer";
 
 const KEYS: &str = "\
 File with one API key per line. A line may say more:
@@ -165,18 +176,21 @@ Folder that keeps what keys have used, so that limits hold over restarts and kil
 Used only with limits. No key is in it. \"none\" keeps nothing."
     )]
     state: Option<PathBuf>,
-    /// Threads that call [default: 2 per key, at most 10 per model]
-    #[arg(long, value_name = "THREADS", value_parser = parse_whole::<NonZeroUsize>)]
+    /// Threads that call: the most calls at once [default: 2 per key, at most 10 per model]
+    #[arg(long, value_name = "THREADS", visible_alias = "max-concurrency", value_parser = parse_whole::<NonZeroUsize>)]
     workers: Option<NonZeroUsize>,
     /// Attempts per task, without rate limits and outages
     #[arg(long, value_name = "ATTEMPTS", default_value = "3", value_parser = parse_whole::<NonZeroU32>)]
     tries: NonZeroU32,
-    /// Timeout of a call
-    #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = parse_timeout)]
-    timeout: Duration,
+    /// Timeout of a call, 600s by default; connect=10s is that of its connection; repeatable
+    #[arg(long, value_name = "[PHASE=]DURATION", value_parser = parse_phase, long_help = TIMEOUTS)]
+    timeout: Vec<PhaseTimeout>,
     /// Longest outage of every service that is waited out
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
     give_up_after: Duration,
+    /// Begin no task after so many have failed, such as soon,fail=3%, soon,fail=10 or soon,success=1
+    #[arg(long, value_name = "WHEN")]
+    halt: Option<Halt>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -196,6 +210,21 @@ struct Results {
     /// Usual fields of answers, or the whole body too
     #[arg(long, value_name = "usual|full", value_enum, default_value_t = Keep::Usual, hide_possible_values = true)]
     keep: Keep,
+    /// Ask for streamed answers; results are the same, and progress counts tokens
+    #[arg(long)]
+    stream: bool,
+    /// Prices of a million tokens in and out, for the cost in the summary
+    #[arg(long, value_name = "IN,OUT")]
+    price: Option<Prices>,
+    /// File for a line of each call, in the columns of GNU parallel
+    #[arg(long, value_name = "FILE")]
+    joblog: Option<PathBuf>,
+    /// File for a page with the figures of the run, in HTML
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print the status box each 30 s; SIGUSR1 prints it at any time
+    #[arg(short, long)]
+    verbose: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -263,9 +292,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     batch.workers = arguments.pace.workers;
     batch.max_attempts = arguments.pace.tries;
     batch.give_up_after = arguments.pace.give_up_after;
+    batch.halt = arguments.pace.halt;
+    batch.stream = arguments.results.stream;
+    batch.prices = arguments.results.price;
+    batch.job_log.clone_from(&arguments.results.joblog);
+    batch.report.clone_from(&arguments.results.report);
+    batch.is_verbose = arguments.results.verbose;
     batch.client = client(arguments)?;
     batch.seed = process::id().into();
     let stop = stop_on_interrupt()?;
+    show_status_on_signal(&batch.status)?;
     let progress = if arguments.results.quiet {
         Progress::Silent
     } else {
@@ -470,7 +506,13 @@ fn state_folder(argument: Option<&Path>) -> Result<Option<PathBuf>, CliError> {
 fn client(arguments: &Arguments) -> Result<ClientConfig, CliError> {
     let service = &arguments.service;
     let mut config = ClientConfig::default();
-    config.timeout = arguments.pace.timeout;
+    for timeout in &arguments.pace.timeout {
+        match timeout {
+            PhaseTimeout::Total(time) => config.timeout = *time,
+            PhaseTimeout::Connect(time) => config.connect_timeout = *time,
+            PhaseTimeout::FirstByte(time) => config.first_byte_timeout = Some(*time),
+        }
+    }
     config.insecure_skip_verify = service.insecure_skip_verify;
     if service.insecure_skip_verify {
         print_err("warning: no certificate is checked; anyone in between can read your keys");
@@ -499,6 +541,31 @@ fn client(arguments: &Arguments) -> Result<ClientConfig, CliError> {
 
 /// A second signal within this time is taken for the first: GNU `timeout` signals a process and its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Prints the status box at each SIGUSR1.
+fn show_status_on_signal(status: &StatusRequest) -> Result<(), CliError> {
+    let status = status.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::system)?;
+    // Before the thread starts, so that no signal ends the process.
+    let entered = runtime.enter();
+    let signals = signal(SignalKind::user_defined1());
+    drop(entered);
+    let mut signals = signals.map_err(CliError::system)?;
+    let watch = move || {
+        runtime.block_on(async {
+            while signals.recv().await.is_some() {
+                status.ask();
+            }
+        });
+    };
+    let spawned = thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(watch);
+    spawned.map(drop).map_err(CliError::system)
+}
 
 fn stop_on_interrupt() -> Result<Stop, CliError> {
     let stop = Stop::default();

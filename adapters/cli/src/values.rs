@@ -35,6 +35,27 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A timeout of a call, or of a phase of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PhaseTimeout {
+    Total(Duration),
+    Connect(Duration),
+    FirstByte(Duration),
+}
+
+/// Parses a timeout (`600s`), or that of a phase (`connect=10s`).
+pub(crate) fn parse_phase(text: &str) -> Result<PhaseTimeout, String> {
+    match text.split_once('=') {
+        None => parse_timeout(text).map(PhaseTimeout::Total),
+        Some(("total", time)) => parse_timeout(time).map(PhaseTimeout::Total),
+        Some(("connect", time)) => parse_timeout(time).map(PhaseTimeout::Connect),
+        Some(("first-byte", time)) => parse_timeout(time).map(PhaseTimeout::FirstByte),
+        Some((phase, _)) => Err(format!(
+            "there is no phase {phase:?}; write total=600s, connect=10s or first-byte=60s"
+        )),
+    }
+}
+
 /// Parses a duration (`50ms`), or a range of durations (`20ms..80ms`).
 pub(crate) fn parse_latency(text: &str) -> Result<RangeInclusive<Duration>, String> {
     let parse = |text: &str| parse_span(text).map_err(|error| format!("{text:?}: {error}"));

@@ -418,6 +418,7 @@ impl Client {
             .timeout_global(Some(self.timeout()))
             .timeout_resolve(Some(connect_timeout))
             .timeout_connect(Some(connect_timeout))
+            .timeout_recv_response(config.first_byte_timeout)
             .max_idle_connections(config.max_idle_per_agent)
             .max_idle_connections_per_host(config.max_idle_per_agent)
             .max_idle_age(config.max_idle_age)

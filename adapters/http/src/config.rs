@@ -19,6 +19,8 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Timeout of the name lookup, and again of connecting with the TLS handshake: 10 s by default.
     pub connect_timeout: Duration,
+    /// Timeout from the request's last byte to the head of the answer; none of its own by default.
+    pub first_byte_timeout: Option<Duration>,
     /// Maximum number of idle connections to one endpoint: 64 by default.
     pub max_idle_per_agent: usize,
     /// Time that a connection stays idle before it is closed: 60 s by default.
@@ -47,6 +49,7 @@ impl Default for ClientConfig {
             max_agents: 50,
             timeout: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(10),
+            first_byte_timeout: None,
             max_idle_per_agent: 64,
             max_idle_age: Duration::from_secs(60),
             max_response_bytes: 64 * 1024 * 1024,

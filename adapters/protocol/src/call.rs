@@ -18,6 +18,15 @@ pub enum Call {
 }
 
 impl Call {
+    /// Whether its answer can be streamed.
+    #[must_use]
+    pub const fn can_stream(self) -> bool {
+        match self {
+            Self::Chat | Self::Completions | Self::Responses | Self::Messages => true,
+            Self::Embeddings | Self::Other => false,
+        }
+    }
+
     /// Recognises a call by the end of its path; a query is ignored.
     ///
     /// ```
