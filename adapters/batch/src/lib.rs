@@ -23,6 +23,11 @@ mod local;
 mod members;
 mod objects;
 mod origin;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the command does not ask for a page yet")
+)]
+mod page;
 mod progress;
 mod queue;
 mod recorder;
