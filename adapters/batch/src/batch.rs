@@ -9,6 +9,7 @@ use crate::items::Items;
 use crate::report::Prices;
 use crate::request::RequestSettings;
 use crate::status::StatusRequest;
+use crate::worker_count::WorkerCount;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::LimitSpecs;
@@ -111,8 +112,8 @@ pub struct Batch {
     pub keep_order: bool,
     /// Folder in which charges are kept, so that limits hold across runs; `None` by default: they don't.
     pub state: Option<PathBuf>,
-    /// Number of threads that make calls: [`default_workers`] by default.
-    pub workers: Option<NonZeroUsize>,
+    /// The number of threads that make calls, which may change during the run: [`default_workers`] by default.
+    pub worker_count: WorkerCount,
     /// Attempts per task: 3 by default. Rate-limited attempts and outages are not counted.
     pub max_attempts: NonZeroU32,
     /// Longest outage of all services that is waited out: 30 min by default.
@@ -168,7 +169,7 @@ impl Batch {
             keep_full: false,
             keep_order: false,
             state: None,
-            workers: None,
+            worker_count: WorkerCount::default(),
             max_attempts: NonZeroU32::MIN.saturating_add(2),
             give_up_after: Duration::from_secs(30 * 60),
             stream: false,

@@ -89,7 +89,7 @@ impl FromStr for Halt {
         };
         match at.map_err(|_| ParseHaltError::Form)? {
             At::Percent(101..) | At::Percent(0) | At::Tasks(0) => Err(ParseHaltError::Form),
-            at => Ok(Self { counted, at }),
+            at @ (At::Percent(_) | At::Tasks(_)) => Ok(Self { counted, at }),
         }
     }
 }

@@ -206,6 +206,14 @@ impl Items {
         !self.own_models.is_empty()
     }
 
+    /// The input, as reports name it.
+    pub(crate) fn name(&self) -> String {
+        let source = self.source.as_ref();
+        source.map_or_else(String::new, |source| {
+            source.input.name().display().to_string()
+        })
+    }
+
     /// Lines that were left out, and why.
     #[must_use]
     pub fn bad_lines(&self) -> &[String] {

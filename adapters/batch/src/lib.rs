@@ -23,10 +23,6 @@ mod local;
 mod members;
 mod objects;
 mod origin;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the command does not ask for a page yet")
-)]
 mod page;
 mod progress;
 mod queue;
@@ -38,6 +34,7 @@ mod request;
 mod rests;
 mod results;
 mod run;
+mod run_report;
 mod shard;
 mod source;
 mod state_folder;
@@ -47,6 +44,7 @@ mod tail;
 mod warmup;
 mod watch;
 mod worker;
+mod worker_count;
 
 pub use batch::{Batch, OnChange, Reviews, Upstream, default_workers};
 pub use error::BatchError;
@@ -59,6 +57,7 @@ pub use request::{BodyTemplate, RequestSettings};
 pub use shard::{ParseShardError, Shard};
 pub use status::StatusRequest;
 pub use stop::Stop;
+pub use worker_count::WorkerCount;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

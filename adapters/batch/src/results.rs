@@ -316,11 +316,6 @@ impl Results {
         let first = self.earlier.first()?;
         (self.output.as_ref() == Some(&first.path)).then_some(first)
     }
-
-    #[cfg(test)]
-    pub(crate) fn fail_from_now_on(&mut self) {
-        self.journal.fail_from_now_on();
-    }
 }
 
 impl Earlier {
@@ -692,9 +687,11 @@ mod tests {
         let mut ends = |task: (usize, &str)| {
             record(&mut results, &batch, task, answer(json!("x"))).unwrap();
         };
-        [(2, "a"), (0, "a")].map(&mut ends);
+        [(2, "a"), (0, "a")].into_iter().for_each(&mut ends);
         assert!(!output.exists());
-        [(2, "b"), (1, "a"), (1, "b")].map(&mut ends);
+        [(2, "b"), (1, "a"), (1, "b")]
+            .into_iter()
+            .for_each(&mut ends);
         let ids = |path: &Path| -> Vec<u64> {
             let lines = lines(path).into_iter();
             lines.map(|line| line["id"].as_u64().unwrap()).collect()

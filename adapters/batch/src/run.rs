@@ -22,6 +22,7 @@ use crate::recorder::Recorder;
 use crate::remote::Remote;
 use crate::report::Summary;
 use crate::results::Results;
+use crate::run_report;
 use crate::source::{Source, SourceReport};
 use crate::status::Status;
 use crate::stop::Stop;
@@ -59,7 +60,7 @@ impl Batch {
                 let (results, tasks) = self.open(output)?;
                 let counter = Counter::new(progress, tasks.open.len());
                 match Remote::new(self, place) {
-                    Ok(source) => self.work(&source, &counter, results, tasks, stop),
+                    Ok(source) => self.work(&source, &counter, (results, output), tasks, stop),
                     Err(error) => {
                         let _ = results.abandon();
                         Err(error)
@@ -88,7 +89,7 @@ impl Batch {
         let counter = Counter::new(progress, tasks.open.len());
         let members = Members::new(self, &keys, &accounts, &counter);
         let source = Local::new(self, &keys, &members, charges);
-        self.work(&source, &counter, results, tasks, stop)
+        self.work(&source, &counter, (results, output), tasks, stop)
     }
 
     /// Opens the results, and returns the tasks that are to be run.
@@ -112,7 +113,7 @@ impl Batch {
         &self,
         source: &impl Source,
         counter: &Counter,
-        results: Results,
+        (results, output): (Results, &Path),
         tasks: Tasks,
         stop: &Stop,
     ) -> Result<Summary, BatchError> {
@@ -162,7 +163,7 @@ impl Batch {
         };
         let recorder = Recorder::new(self, counter, &load, &figures, results);
         let run = Run::new(parts, recorder);
-        run.run_workers(workers.min(count), status);
+        run.run_workers(workers, count, status);
         let elapsed = source.now().since(began);
         let halted = run.finish()?;
         let (ok, failed) = (counter.ok(), counter.failed());
@@ -196,6 +197,9 @@ impl Batch {
             pool,
             client: client.stats(),
         };
+        if let Some(path) = &self.report {
+            run_report::write(path, self, output, &summary, &totals)?;
+        }
         Ok(summary)
     }
 
@@ -237,7 +241,7 @@ impl Batch {
             None => self.upstreams.len(),
         };
         let default = || default_workers(keys, self.models.len());
-        self.workers.unwrap_or_else(default)
+        self.worker_count.get().unwrap_or_else(default)
     }
 
     fn client(&self) -> Client {

@@ -19,7 +19,8 @@ use crate::source::{Called, Granted, NoLease, Source, Step, outcome_of};
 use crate::status::Status;
 use crate::warmup::Warmup;
 use crate::watch::watch;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::num::NonZeroUsize;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use http::HeaderMap;
 use leasehold_core::limit::Cost;
@@ -31,10 +32,13 @@ use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
 use leasehold_protocol::{Call, estimate_most, make_streamed};
 use leasehold_sync::MemberId;
 use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Time between two looks at the number of threads that are wanted.
+const WORKERS_INTERVAL: Duration = Duration::from_millis(250);
 /// Tokens reserved for an answer without a limit, before any has told its size.
 const FIRST_OUTPUT: u32 = 1_024;
 
@@ -56,6 +60,8 @@ pub(crate) struct Run<'a, S> {
     recorder: Recorder<'a>,
     /// By model: the most tokens of an answer so far.
     outputs: Vec<AtomicU32>,
+    /// Whether there is nothing left to do, so that no thread is needed.
+    is_done: AtomicBool,
     /// Tasks of models that no member can serve.
     skipped: Mutex<Vec<Task>>,
 }
@@ -67,12 +73,14 @@ impl<'a, S: Source> Run<'a, S> {
             parts,
             recorder,
             outputs: models.map(|_| AtomicU32::new(0)).collect(),
+            is_done: AtomicBool::new(false),
             skipped: Mutex::default(),
         }
     }
 
-    /// Works with `count` threads, or as many as the system allows, until no task is left or the queue is closed.
-    pub(crate) fn run_workers(&self, count: usize, status: Status<'_, S>) {
+    /// Works until no task is left or the queue is closed: with `workers` threads, unless another number is set
+    /// meanwhile, with no more than `tasks`, and as many as the system allows.
+    pub(crate) fn run_workers(&self, workers: usize, tasks: usize, status: Status<'_, S>) {
         let Parts {
             source,
             counter,
@@ -82,21 +90,44 @@ impl<'a, S: Source> Run<'a, S> {
         thread::scope(|scope| {
             let stop_status = status.tell(scope);
             let stop_watch = watch(scope, source, counter, load, || self.close());
-            let workers = (0..count).map_while(|_| {
-                thread::Builder::new()
-                    .spawn_scoped(scope, || self.work())
-                    .ok()
-            });
-            let workers: Vec<_> = workers.collect();
-            if workers.is_empty() {
-                self.work();
-            }
-            for worker in workers {
-                if let Err(panic) = worker.join() {
-                    std::panic::resume_unwind(panic);
+            let wanted = || {
+                let set = self.parts.batch.worker_count.get();
+                set.map_or(workers, NonZeroUsize::get).min(tasks)
+            };
+            let (ended, ends) = mpsc::channel();
+            let mut threads = Vec::new();
+            let mut running = 0_usize;
+            loop {
+                while running < wanted() && !self.is_done.load(Ordering::SeqCst) {
+                    let (number, ended) = (running, ended.clone());
+                    let run = move || {
+                        // Also told by a panic.
+                        let _end = EndOfThread(ended);
+                        self.work(|| number < wanted());
+                    };
+                    let spawned = thread::Builder::new().spawn_scoped(scope, run);
+                    let Ok(thread) = spawned else {
+                        break;
+                    };
+                    threads.push(thread);
+                    running = running.saturating_add(1);
+                }
+                if running == 0 {
+                    break;
+                }
+                if ends.recv_timeout(WORKERS_INTERVAL).is_ok() {
+                    running = running.saturating_sub(1);
                 }
             }
+            if threads.is_empty() {
+                self.work(|| true);
+            }
+            let panics = threads.into_iter().filter_map(|thread| thread.join().err());
+            let panic = panics.last();
             drop((stop_status, stop_watch));
+            if let Some(panic) = panic {
+                std::panic::resume_unwind(panic);
+            }
         });
     }
 
@@ -157,9 +188,14 @@ impl<'a, S: Source> Run<'a, S> {
         }
     }
 
-    fn work(&self) {
+    /// Works for as long as this thread is wanted.
+    fn work(&self, is_wanted: impl Fn() -> bool) {
         let _guard = CloseOnPanic(self);
-        while let Some(taken) = self.parts.queue.next() {
+        while is_wanted() {
+            let Some(taken) = self.parts.queue.next() else {
+                self.is_done.store(true, Ordering::SeqCst);
+                return;
+            };
             let task = self.task(taken);
             let permit = self.parts.warmup.enter();
             if self.parts.source.is_unserved(task.model) {
@@ -435,9 +471,20 @@ impl<'a, S: Source> Run<'a, S> {
     }
 
     fn close(&self) {
+        self.is_done.store(true, Ordering::SeqCst);
         self.parts.queue.close();
         self.parts.source.closer()();
         self.parts.warmup.open();
+    }
+}
+
+/// Tells that a thread has ended.
+struct EndOfThread(Sender<()>);
+
+impl Drop for EndOfThread {
+    fn drop(&mut self) {
+        // The receiver lives as long as the threads.
+        let _ = self.0.send(());
     }
 }
 

@@ -56,7 +56,7 @@ enum Command {
     /// Exit code: 0 if every task was answered, 1 if not, 2 if the arguments or the input are wrong;
     /// then nothing was sent.
     #[command(verbatim_doc_comment)]
-    Batch(batch::Arguments),
+    Batch(Box<batch::Arguments>),
     /// Put one address in front of many servers: balanced, limited, health-checked.
     ///
     /// Without --config and --backend, it balances over the demo's backends, which

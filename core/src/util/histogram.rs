@@ -122,6 +122,29 @@ impl Histogram {
         Some(Duration::from_nanos(nanos))
     }
 
+    /// Returns the number of values that are at most `span`, which may count values within 1/32 of it either way. O(buckets).
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use leasehold_core::pool::stats::Histogram;
+    ///
+    /// let mut histogram = Histogram::new();
+    /// [10, 20, 30].map(|millis| histogram.record(Duration::from_millis(millis)));
+    /// assert_eq!(histogram.at_most(Duration::from_millis(25)), 2);
+    /// assert_eq!(histogram.at_most(Duration::from_millis(30)), 3);
+    /// ```
+    #[must_use]
+    pub fn at_most(&self, span: Duration) -> u64 {
+        let nanos = saturating_nanos(span);
+        if nanos >= self.max {
+            return self.count;
+        }
+        let before = usize::from(self.first).saturating_mul(SUB);
+        let counts = self.counts().enumerate();
+        let counts = counts.filter(|(index, _)| middle(before.saturating_add(*index)) <= nanos);
+        counts.fold(0, |sum, (_, count)| sum.saturating_add(count.into()))
+    }
+
     /// Returns the number of values.
     #[must_use]
     pub fn count(&self) -> u64 {

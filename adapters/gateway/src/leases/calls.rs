@@ -76,7 +76,9 @@ impl LeaseCalls {
         };
         let answer = match routes::find(&Method::POST, path) {
             routes::Found::Call(call) => session.answer(&call, &Bytes::from(body)).await,
-            found => Err(found.refusal()),
+            found @ (routes::Found::OtherMethods(_) | routes::Found::Nothing) => {
+                Err(found.refusal())
+            }
         };
         match answer {
             Ok(reply) => LeaseAnswer {

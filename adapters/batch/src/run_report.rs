@@ -1,0 +1,159 @@
+//! The page of a run, made of its figures.
+
+use crate::batch::Batch;
+use crate::error::BatchError;
+use crate::figures::{Timeline, Totals};
+use crate::page::{self, data};
+use crate::report::{KeySummary, Summary};
+use core::time::Duration;
+use leasehold_core::limit::{LimitSpec, Unit};
+use leasehold_core::pool::stats::Histogram;
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Buckets of a histogram of times, from 1 ms on, at 1, 2 and 5 of each power of ten.
+const BUCKETS: usize = 22;
+
+/// Writes the page of a run.
+pub(crate) fn write(
+    path: &Path,
+    batch: &Batch,
+    output: &Path,
+    summary: &Summary,
+    totals: &Totals,
+) -> Result<(), BatchError> {
+    let page = page::page(&figures(batch, output, summary, totals));
+    fs::write(path, page).map_err(|source| BatchError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> data::PageReport {
+    let count = |count: usize| count as u64;
+    let waiting = &summary.pool.waiting;
+    let has_tokens = totals.tokens.total() > 0;
+    data::PageReport {
+        date: httpdate::fmt_http_date(now()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        input: batch.items.name(),
+        output: output.display().to_string(),
+        models: batch.models.clone(),
+        limits: batch.limits.as_ref().map(ToString::to_string),
+        stopped: summary.stopped.clone(),
+        tasks: data::TaskCounts {
+            total: count(summary.tasks),
+            earlier: count(summary.earlier),
+            ok: count(summary.ok),
+            failed: count(summary.failed),
+            unfinished: count(summary.unfinished),
+        },
+        elapsed: summary.elapsed,
+        attempts: summary.client.calls,
+        retries: summary.retries,
+        tokens: has_tokens.then_some(data::TokenCounts {
+            prompt: totals.tokens.prompt,
+            completion: totals.tokens.completion,
+        }),
+        cost: summary.cost,
+        keys: summary.keys.iter().map(figures_of_key).collect(),
+        waits: figures_of_times(&summary.pool.waited),
+        latencies: figures_of_times(&totals.latency),
+        leases: data::LeaseFigures {
+            at_once: waiting.granted_at_once,
+            queued: waiting.granted_queued,
+            refused: waiting.refused,
+        },
+        clients: data::ClientFigures {
+            created: summary.client.agents_created,
+            reused: summary.client.agents_reused,
+        },
+        timeline: timeline(&totals.timeline, calls_per_second(batch)),
+        causes: summary.causes.clone(),
+        first_failures: totals.failures.clone(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the date is for people")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn figures_of_key(key: &KeySummary) -> data::KeyFigures {
+    let times = &key.latency;
+    let latency = times.min().zip(times.mean()).zip(times.max());
+    data::KeyFigures {
+        name: key.key.clone(),
+        calls: key.calls,
+        ok: key.ok,
+        failed: key.failed(),
+        throttled: key.throttled,
+        rejected: key.rejected,
+        latency: latency.map(|((min, mean), max)| data::LatencyFigures {
+            min,
+            mean,
+            p95: times.quantile(950).unwrap_or(max),
+            max,
+        }),
+    }
+}
+
+fn figures_of_times(times: &Histogram) -> data::DurationFigures {
+    let quantile = |permille| times.quantile(permille).unwrap_or_default();
+    let bounds = (0..BUCKETS).map(|index| {
+        let factor = [1, 2, 5][index % 3];
+        let power = 10_u64.saturating_pow(u32::try_from(index / 3).unwrap_or(0));
+        Duration::from_millis(power.saturating_mul(factor))
+    });
+    let mut below = 0;
+    let mut buckets = Vec::new();
+    for bound in bounds.chain(times.max()) {
+        let at_most = times.at_most(bound);
+        if at_most > below {
+            buckets.push((bound, at_most.saturating_sub(below)));
+            below = at_most;
+        }
+    }
+    data::DurationFigures {
+        buckets,
+        p50: quantile(500),
+        p90: quantile(900),
+        p99: quantile(990),
+    }
+}
+
+fn timeline(timeline: &Timeline, admitted: Option<f64>) -> data::Timeline {
+    let width = timeline.width;
+    let slots = (0_u32..)
+        .zip(&timeline.slots)
+        .map(|(index, slot)| data::Slot {
+            begin: width.saturating_mul(index),
+            ok: slot.ok,
+            failed: slot.failed,
+            throttled: slot.throttled,
+            in_flight: slot.in_flight as u64,
+            admitted: admitted.map(|rate| rate * width.as_secs_f64()),
+        });
+    data::Timeline {
+        slot: width,
+        slots: slots.collect(),
+    }
+}
+
+/// The calls that the limits of all keys admit in a second on average; `None` where some key has no limit of calls, or a
+/// gateway has the keys.
+fn calls_per_second(batch: &Batch) -> Option<f64> {
+    let accounts = batch.accounts().ok()?;
+    let rates = accounts.iter().map(|account| {
+        let rates = account.limits.iter().flat_map(|limits| limits.iter());
+        let rates = rates.filter_map(|limit| match limit {
+            LimitSpec::Rate { unit, rate, .. } if *unit == Unit::Requests => {
+                Some(f64::from(rate.limit.get()) / rate.window.as_secs_f64())
+            }
+            LimitSpec::Rate { .. } | LimitSpec::Concurrent(_) => None,
+        });
+        rates.reduce(f64::min)
+    });
+    rates.sum()
+}
