@@ -13,9 +13,10 @@ use crate::report::KeySummary;
 use crate::source::{
     CallPlan, Called, Granted, KeyState, NoLease, OTHER_MEMBER_WAIT, Source, SourceReport, Step,
 };
+use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::limit::Cost;
-use leasehold_core::pool::{Eligibility, Outcome, Request};
+use leasehold_core::pool::{Eligibility, Outcome, Plan, Request};
 use leasehold_core::time::Tick;
 use leasehold_sync::{AcquireError, Lease, MemberId, PendingLease};
 use std::sync::Mutex;
@@ -161,12 +162,17 @@ impl Source for Local<'_> {
                 .class(class_of(model))
                 .labels(labels)
         };
-        let left = left.iter().enumerate().filter(|(_, count)| **count > 0);
-        let left: Vec<_> = left
-            .map(|(model, count)| (request(model), *count))
-            .collect();
-        let _ = left;
-        None
+        let workers = u32::try_from(plan.workers).ok().and_then(NonZeroU32::new)?;
+        // Those in flight have their leases.
+        let mut in_flight = plan.in_flight;
+        let mut requests = Plan::new(workers, plan.time);
+        for (model, count) in left.iter().enumerate() {
+            let begun = in_flight.min(*count);
+            in_flight = in_flight.saturating_sub(begun);
+            let count = count.saturating_sub(begun) as u64;
+            requests = requests.requests(request(model), count);
+        }
+        self.keys.pool.forecast(&requests).ends_in
     }
 
     fn keys_now(&self) -> Vec<KeyState> {

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Buckets of a histogram of times, from 1 ms on, at 1, 2 and 5 of each power of ten.
-const BUCKETS: usize = 22;
+/// Buckets of a histogram of times, from 1 ms to 1,000 s, at 1, 2 and 5 of each power of ten.
+const BUCKETS: usize = 19;
 
 /// Writes the page of a run.
 pub(crate) fn write(
@@ -107,13 +107,21 @@ fn figures_of_times(times: &Histogram) -> data::DurationFigures {
         Duration::from_millis(power.saturating_mul(factor))
     });
     let mut below = 0;
-    let mut buckets = Vec::new();
-    for bound in bounds.chain(times.max()) {
+    let mut buckets: Vec<(Duration, u64)> = Vec::new();
+    for bound in bounds {
         let at_most = times.at_most(bound);
-        if at_most > below {
-            buckets.push((bound, at_most.saturating_sub(below)));
-            below = at_most;
+        if at_most == 0 {
+            // The last bound below all times begins the first bucket.
+            buckets.clear();
         }
+        buckets.push((bound, at_most.saturating_sub(below)));
+        below = at_most;
+        if below == times.count() {
+            break;
+        }
+    }
+    if let Some(longer) = times.count().checked_sub(below).filter(|more| *more > 0) {
+        buckets.extend(times.max().map(|max| (max, longer)));
     }
     data::DurationFigures {
         buckets,

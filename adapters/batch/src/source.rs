@@ -80,6 +80,8 @@ pub(crate) struct Granted<M> {
 pub(crate) struct CallPlan {
     /// Calls at once.
     pub(crate) workers: usize,
+    /// Calls that have begun, of the tasks that are left.
+    pub(crate) in_flight: usize,
     pub(crate) time: Duration,
     /// Tokens of a call.
     pub(crate) tokens: u32,

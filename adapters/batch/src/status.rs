@@ -79,7 +79,7 @@ impl<'a, S: Source> Status<'a, S> {
                 }
                 let is_box_due = self.is_verbose && is_due(&mut last_box, BOX_INTERVAL);
                 if self.request.take() || is_box_due {
-                    self.counter.say_always(&self.status_box(now));
+                    self.counter.say_always(&self.status_box(began, now));
                 }
             }
         });
@@ -138,6 +138,7 @@ impl<'a, S: Source> Status<'a, S> {
         let tokens = tokens.total().checked_div(ok).unwrap_or(0);
         let plan = CallPlan {
             workers: self.workers,
+            in_flight: self.load.in_flight(),
             time,
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
         };
@@ -149,22 +150,27 @@ impl<'a, S: Source> Status<'a, S> {
         self.source.outlook(&left, plan).or_else(by_rate)
     }
 
-    fn status_box(&self, now: Tick) -> String {
+    fn status_box(&self, began: Tick, now: Tick) -> String {
         let keys = self.source.keys_now();
         let (in_flight, tasks) = (self.load.in_flight(), self.counter.tasks());
         let (ok, failed) = (self.counter.ok(), self.counter.failed());
         let free = keys.iter().filter(|key| key.is_free).count();
         let waiting = self.load.waiting();
-        let tokens = self.figures.tokens();
+        let (tokens, left) = (self.figures.tokens(), self.left(now.since(began)));
         let limits = self.limits.as_deref().unwrap_or("none for all");
         let mut text = format!(
             "--- status -------------------------------------------------\n\
              processing  {in_flight} calls; {waiting} tasks wait for a key\n\
              tasks       {ok} ok, {failed} failed, {} left of {tasks}\n\
+             time left   {}\n\
              keys        {free} free of {}\n\
              limits      {limits}\n\
              tokens      {} in, {} out; {} retries\n",
             tasks.saturating_sub(ok).saturating_sub(failed),
+            left.map_or_else(
+                || "unknown".to_owned(),
+                |left| format!("{:.1} s", left.as_secs_f64())
+            ),
             keys.len(),
             tokens.prompt,
             tokens.completion,

@@ -90,11 +90,11 @@ pub use leasehold_core::balance::{
 };
 pub use leasehold_core::pool::stats::{Histogram, LeaseCounts, MemberStats, QueueStats, Stats};
 pub use leasehold_core::pool::{
-    AddError, BreakerError, Cause, Charge, Eligibility, Estimate, FlowConfig, FlowStats, GroupId,
-    HealthChange, HeldLease, Labels, LeaseId, Member, MemberCondition, MemberId, MemberSetting,
-    MemberStatus, MemberUpdate, Outcome, Place, PoolConfig, PoolConfigBuilder, PoolConfigError,
-    PoolId, ProbeId, ProbeResult, Release, Request, ShareBy, StaleMember, StaleProbe, StaleWaiter,
-    UpdateError,
+    AddError, BreakerError, Cause, Charge, Eligibility, Estimate, FlowConfig, FlowStats, Forecast,
+    GroupId, HealthChange, HeldLease, Labels, LeaseId, Member, MemberCondition, MemberId,
+    MemberSetting, MemberStatus, MemberUpdate, Outcome, Place, Plan, PoolConfig, PoolConfigBuilder,
+    PoolConfigError, PoolId, ProbeId, ProbeResult, Release, Request, ShareBy, StaleMember,
+    StaleProbe, StaleWaiter, UpdateError,
 };
 pub use leasehold_core::time::Tick;
 pub use leasehold_core::{health, limit};

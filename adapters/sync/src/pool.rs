@@ -20,7 +20,7 @@ use crate::sync::{Arc, Mutex};
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use leasehold_core::pool::{Acquired, Estimate, Pool, PoolConfig, Request};
+use leasehold_core::pool::{Acquired, Estimate, Forecast, Plan, Pool, PoolConfig, Request};
 use leasehold_core::time::Tick;
 
 /// A lease pool that threads and tasks share. Clones are the same pool.
@@ -121,6 +121,28 @@ impl<T> SyncPool<T> {
             let estimate = state.pool.estimate(now, request);
             estimate.map_err(|refused| AcquireError::from_core(refused, now))
         })
+    }
+
+    /// Forecasts when a plan of requests will have been served, on a copy of the pool; see
+    /// [`Pool::forecast`](leasehold_core::pool::Pool::forecast). Others wait for no longer than the copy takes.
+    ///
+    /// ```
+    /// use core::num::NonZeroU32;
+    /// use core::time::Duration;
+    /// use leasehold_sync::{Member, Plan, Policy, PoolConfig, Request, SyncPool};
+    ///
+    /// let pool = SyncPool::new(PoolConfig::new(Policy::Fifo));
+    /// pool.add(Member::new("sk-1").max_leases(NonZeroU32::MIN))?;
+    /// let plan = Plan::new(NonZeroU32::MIN, Duration::from_secs(2)).requests(Request::new(), 30);
+    /// assert_eq!(pool.forecast(&plan).ends_in, Some(Duration::from_secs(60)));
+    /// # Ok::<(), leasehold_sync::AddError>(())
+    /// ```
+    #[must_use]
+    pub fn forecast(&self, plan: &Plan) -> Forecast {
+        let (pool, now) = self
+            .shared
+            .under_lock(|state, now| (state.pool.clone(), now));
+        pool.forecast(now, plan)
     }
 
     /// Subscribes to the pool's events from now on; the latest `capacity` events are kept until taken.

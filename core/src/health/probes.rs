@@ -106,8 +106,13 @@ impl Prober {
 
     /// Stops: no probe is due any more, and the member counts as up.
     pub fn stop(&mut self) {
-        (self.wake, self.round) = (None, None);
+        self.suspend();
         (self.streak, self.up) = (0, true);
+    }
+
+    /// Stops the probes, and leaves the member up or down as it is.
+    pub(crate) fn suspend(&mut self) {
+        (self.wake, self.round) = (None, None);
     }
 
     /// Begins anew, as [`new`](Self::new) does. The results of earlier probes are still told apart from later ones.

@@ -174,6 +174,14 @@ impl Flows {
         state.map_or(self.default.max_waiters, |state| state.max_waiters)
     }
 
+    /// Lets each flow queue any number of requests.
+    pub(super) fn lift_max_waiters(&mut self) {
+        self.default.max_waiters = u32::MAX;
+        for state in self.states.values_mut() {
+            state.max_waiters = u32::MAX;
+        }
+    }
+
     /// When a flow's limits admit a cost.
     pub(super) fn earliest(&self, now: Tick, flow: u64, class: u32, cost: Cost) -> Wait {
         let state = self.states.get(&flow);

@@ -13,6 +13,7 @@ use super::outcome::ProbeResult;
 use crate::health::{Breaker, BreakerConfig, BreakerState, ProbeAnswer, Transition};
 use crate::time::Tick;
 use crate::util::slab::Handle;
+use alloc::vec::Vec;
 use core::mem;
 
 impl<T> Pool<T> {
@@ -303,6 +304,21 @@ impl<T> Pool<T> {
             self.reindex_all();
         } else {
             self.reindex(handle.slot());
+        }
+    }
+
+    /// Stops all probes; each member stays up or down as it is. O(members).
+    pub(super) fn suspend_probes(&mut self) {
+        let mut probed = Vec::new();
+        for (handle, member) in self.members.iter_mut() {
+            let prober = member.health.as_mut().and_then(|it| it.prober.as_mut());
+            if let Some(prober) = prober {
+                prober.suspend();
+                probed.push(handle);
+            }
+        }
+        for handle in probed {
+            self.refresh(handle);
         }
     }
 

@@ -16,6 +16,7 @@ mod event;
 mod fairness;
 mod fast_failures;
 mod flows;
+mod forecast;
 mod groups;
 mod ids;
 mod inspect;
@@ -54,6 +55,7 @@ pub use error::{
 };
 pub use event::{Acquired, Estimate, Event, Grant, HealthChange, HeldLease, Place};
 pub use flows::{FlowConfig, FlowStats, ShareBy};
+pub use forecast::{Forecast, Plan};
 pub use ids::{GroupId, LeaseId, MemberId, PoolId, ProbeId, WaiterId};
 pub use labels::{Labels, TooManyLabelSets};
 pub use member::{Member, MemberSetting, MemberUpdate};

@@ -7,11 +7,13 @@ mod changes;
 mod clients;
 mod errors;
 mod gateway;
+mod habits;
 mod interrupt;
 mod lease;
 mod memory;
 mod pool;
 mod requests;
+mod stages;
 mod state;
 mod testbed;
 
