@@ -132,9 +132,10 @@ impl Figures {
         }
     }
 
-    /// The mean time of the calls that were answered; `None` before the first.
-    pub(crate) fn mean_call(&self) -> Option<Duration> {
-        lock(&self.state).latency.mean()
+    /// The mean time of the calls that were answered, and the time that one in ten exceeds; `None` before the first.
+    pub(crate) fn call_times(&self) -> Option<(Duration, Duration)> {
+        let state = lock(&self.state);
+        Some((state.latency.mean()?, state.latency.quantile(900)?))
     }
 
     /// Tasks that were tried again so far.

@@ -78,7 +78,7 @@ impl Results {
         match opened.and_then(|found| Ok((found, Earlier::joined(batch)?))) {
             Ok((found, mut earlier)) => {
                 let ending = found.as_ref().map(|(_, ending)| *ending);
-                let tail = Tail::in_file(&path, ending);
+                let tail = Tail::in_file(batch.items.len(), &path, ending);
                 earlier.splice(..0, found.map(|(found, _)| found));
                 let mut results = new(Some(path), earlier, journal, tail);
                 for (id, name, span) in replay {
@@ -123,10 +123,23 @@ impl Results {
         index: usize,
         id: &str,
     ) -> Result<ItemResults, BatchError> {
+        self.of_item_with(batch, index, id, None)
+    }
+
+    /// The same, where an entry of a task is known and need not be read.
+    fn of_item_with(
+        &self,
+        batch: &Batch,
+        index: usize,
+        id: &str,
+        mut known: Option<(usize, JournalEntry)>,
+    ) -> Result<ItemResults, BatchError> {
         let mut results = self.read(id, |earlier| earlier.line(index))?;
         for number in batch.number_of(index, 0)..batch.number_of(index.saturating_add(1), 0) {
             let span = self.recorded.get(number).copied().unwrap_or_default();
-            if !span.is_empty() {
+            if let Some((_, entry)) = known.take_if(|(known, _)| *known == number) {
+                results.add(entry);
+            } else if !span.is_empty() {
                 results.add(self.journal.read(span)?);
             }
             if let Some(entry) = self.unwritten.get(&number) {
@@ -191,7 +204,7 @@ impl Results {
                 let known = self.recorded.get_mut(number);
                 let before = known.map(|known| core::mem::replace(known, span));
                 if let Some(before) = before.filter(|before| is_failure && !before.is_empty()) {
-                    self.extra.entry(entry.id).or_default().push(before);
+                    self.extra.entry(entry.id.clone()).or_default().push(before);
                 }
             }
             Err(error) => {
@@ -199,26 +212,20 @@ impl Results {
                 return Err(error);
             }
         }
-        if self.open.remove(number) {
-            self.show(batch, index, item)?;
+        if self.open.remove(number) && self.tail.is_on() && self.has_ended(batch, index) {
+            match batch.keep_order {
+                false => self.show_line(batch, index, item, Some((number, entry)))?,
+                true => self.show_in_order(batch)?,
+            }
         }
         Ok(())
     }
 
-    /// Adds the line of an item to the output if all its tasks have ended, and the lines that waited for it.
-    fn show(&mut self, batch: &Batch, index: usize, item: &Item) -> Result<(), BatchError> {
-        if !self.tail.is_on() || !self.has_ended(batch, index) {
-            return Ok(());
-        }
-        if !batch.keep_order {
-            return self.show_line(batch, index, item);
-        }
+    /// Adds the lines of items that have ended, up to the first that has not.
+    fn show_in_order(&mut self, batch: &Batch) -> Result<(), BatchError> {
         while self.tail.next() < batch.items.len() && self.has_ended(batch, self.tail.next()) {
             let next = self.tail.next();
-            match next == index {
-                true => self.show_line(batch, next, item)?,
-                false => self.show_line(batch, next, &batch.items.item(next)?)?,
-            }
+            self.show_line(batch, next, &batch.items.item(next)?, None)?;
             self.tail.advance();
         }
         Ok(())
@@ -230,7 +237,13 @@ impl Results {
         next.is_none_or(|next| next >= end)
     }
 
-    fn show_line(&mut self, batch: &Batch, index: usize, item: &Item) -> Result<(), BatchError> {
+    fn show_line(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        item: &Item,
+        known: Option<(usize, JournalEntry)>,
+    ) -> Result<(), BatchError> {
         if self
             .earlier_in_output()
             .is_some_and(|it| !it.line(index).is_empty())
@@ -238,7 +251,7 @@ impl Results {
             // Its line is there, and is replaced at the end.
             return Ok(());
         }
-        let results = self.of_item(batch, index, &item.id)?;
+        let results = self.of_item_with(batch, index, &item.id, known)?;
         if let Some(line) = results.line_of_item(item, &batch.names_of(index)) {
             self.tail.write(index, &line);
         }
@@ -275,8 +288,13 @@ impl Results {
         };
         let mut writer = BufWriter::new(to);
         let is_stdout = self.output.is_none();
+        let is_whole = self.tail.is_whole();
         for index in 0..batch.items.len() {
-            if is_stdout && self.tail.has_written(index) {
+            if is_stdout && self.tail.has_printed(index) {
+                continue;
+            }
+            if let Some(line) = self.tail.line(index).filter(|_| is_whole) {
+                writer.write_all(&line).map_err(failed)?;
                 continue;
             }
             let item = batch.items.item(index)?;

@@ -132,7 +132,7 @@ impl<'a, S: Source> Status<'a, S> {
 
     /// The time until the last task ends: from the limits, where they are known here, else from the calls so far.
     fn left(&self, elapsed: Duration) -> Option<Duration> {
-        let time = self.figures.mean_call()?;
+        let (time, slow) = self.figures.call_times()?;
         let left = self.load.left();
         let (ok, tokens) = (self.counter.ok().max(1) as u64, self.figures.tokens());
         let tokens = tokens.total().checked_div(ok).unwrap_or(0);
@@ -147,7 +147,12 @@ impl<'a, S: Source> Status<'a, S> {
             let left: usize = left.iter().sum();
             Some(elapsed.mul_f64(left as f64 / done.max(1) as f64))
         };
-        self.source.outlook(&left, plan).or_else(by_rate)
+        // Of the last calls, the slowest counts.
+        let more = slow.saturating_sub(time);
+        let outlook = self.source.outlook(&left, plan);
+        outlook
+            .map(|left| left.saturating_add(more))
+            .or_else(by_rate)
     }
 
     fn status_box(&self, began: Tick, now: Tick) -> String {

@@ -3,7 +3,7 @@
 //! Invariant: lines are only added. The results are safe without them, so one that can't be added ends this and no more.
 
 use crate::bits::Bits;
-use crate::lines;
+use crate::lines::{self, Span};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,7 +14,11 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Tail {
     to: To,
     /// Items whose lines are on standard output.
-    written: Bits,
+    printed: Bits,
+    /// By item: its line in the file.
+    lines: Vec<Span>,
+    /// The length of the file.
+    len: u64,
     /// In the order of the input: the next item.
     next: usize,
 }
@@ -43,16 +47,20 @@ impl Tail {
     pub(crate) fn on_stdout(items: usize) -> Self {
         Self {
             to: To::Stdout,
-            written: Bits::new(items),
+            printed: Bits::new(items),
+            lines: Vec::new(),
+            len: 0,
             next: 0,
         }
     }
 
     /// Adds lines to a file that ends so, or to a new one.
-    pub(crate) fn in_file(path: &Path, ending: Option<Ending>) -> Self {
+    pub(crate) fn in_file(items: usize, path: &Path, ending: Option<Ending>) -> Self {
         Self {
             to: To::Closed(path.to_owned(), ending),
-            written: Bits::default(),
+            printed: Bits::default(),
+            lines: vec![Span::default(); items],
+            len: 0,
             next: 0,
         }
     }
@@ -72,43 +80,74 @@ impl Tail {
     }
 
     /// Whether the line of an item is on standard output.
-    pub(crate) fn has_written(&self, item: usize) -> bool {
-        self.written.contains(item)
+    pub(crate) fn has_printed(&self, item: usize) -> bool {
+        self.printed.contains(item)
+    }
+
+    /// Whether the file is as this has left it.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.to {
+            To::File(file) => file.metadata().is_ok_and(|found| found.len() == self.len),
+            To::Stdout | To::Closed(..) | To::Nowhere => false,
+        }
+    }
+
+    /// Reads the line of an item again, with its end; `None` if it is not in the file, or not any more.
+    pub(crate) fn line(&self, item: usize) -> Option<Vec<u8>> {
+        let To::File(file) = &self.to else {
+            return None;
+        };
+        let span = self.lines.get(item).filter(|span| !span.is_empty())?;
+        let line = span.read(file).ok()?;
+        line.ends_with(b"\n").then_some(line)
     }
 
     /// Adds the line of an item.
     pub(crate) fn write(&mut self, item: usize, line: &Map<String, Value>) {
         let mut bytes = Vec::new();
-        let written = lines::write(&mut bytes, line).and_then(|()| self.add(&bytes));
-        match written {
-            Ok(()) => self.written.insert(item),
+        let added = lines::write(&mut bytes, line).and_then(|()| self.add(&bytes));
+        match added {
+            Ok(start) => match self.lines.get_mut(item) {
+                Some(place) => *place = Span::new(start, bytes.len()),
+                None => self.printed.insert(item),
+            },
             // At the end, the output is written anew and its error reported.
             Err(_) => self.to = To::Nowhere,
         }
     }
 
-    fn add(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Adds a line; returns where it begins in the file.
+    fn add(&mut self, line: &[u8]) -> io::Result<u64> {
         if let To::Closed(path, ending) = &self.to {
-            self.to = To::File(open(path, *ending)?);
+            let file = open(path, *ending)?;
+            self.len = file.metadata()?.len();
+            self.to = To::File(file);
         }
+        let start = self.len;
         match &mut self.to {
-            To::File(file) => file.write_all(line),
+            To::File(file) => file.write_all(line)?,
             To::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(line)?;
-                stdout.flush()
+                stdout.flush()?;
             }
-            To::Closed(..) | To::Nowhere => Ok(()),
+            To::Closed(..) | To::Nowhere => {}
         }
+        self.len = start.saturating_add(line.len() as u64);
+        Ok(start)
     }
 }
 
 /// Opens a file for lines after its last whole one. One that another program has changed is left alone.
 fn open(path: &Path, ending: Option<Ending>) -> io::Result<File> {
     let Some(ending) = ending else {
-        return File::options().create_new(true).append(true).open(path);
+        return File::options()
+            .create_new(true)
+            .read(true)
+            .append(true)
+            .open(path);
     };
-    let mut file = File::options().append(true).open(path)?;
+    let mut file = File::options().read(true).append(true).open(path)?;
     if file.metadata()?.len() != ending.len {
         return Err(io::ErrorKind::InvalidData.into());
     }

@@ -3,9 +3,13 @@
 
 use super::*;
 
-/// Runs a job on one key; returns the most memory it used and the size of its output, both in KiB.
-fn run(testbed: &Testbed, items: usize) -> (u64, u64) {
-    let job = Job::new(items, 1);
+/// Runs a job on one key, with prompts of so many words; returns the most memory it used and the size of its output, both
+/// in KiB.
+fn run(testbed: &Testbed, items: usize, words: usize) -> (u64, u64) {
+    let job = Job::new(0, 1);
+    let prompt = "word ".repeat(words);
+    let items = (0..items).map(|id| json!({"id": id, "prompt": prompt, "x": [id]}));
+    job.write("items.jsonl", items);
     let arguments = ["--workers", "2", "--quiet", "--state", "none"];
     let mut process = job
         .command(&testbed.url, &arguments)
@@ -28,9 +32,25 @@ fn run(testbed: &Testbed, items: usize) -> (u64, u64) {
 #[test]
 fn answers_stay_on_disk() {
     let testbed = Testbed::start(&["--keys", "1", "--answer-tokens", "4000..4000"]);
-    let (small, _) = run(&testbed, 50);
-    let (large, size) = run(&testbed, 1_000);
+    let (small, _) = run(&testbed, 50, 1);
+    let (large, size) = run(&testbed, 1_000, 1);
     let growth = large.saturating_sub(small);
     assert!(size > 20_000, "{size} KiB of answers show nothing");
     assert!(growth < size / 4, "{growth} KiB for {size} KiB of answers");
+}
+
+#[test]
+fn items_stay_on_disk() {
+    let testbed = Testbed::start(&["--keys", "1"]);
+    let (small, _) = run(&testbed, 50, 2_000);
+    let (large, size) = run(&testbed, 1_500, 2_000);
+    let growth = large.saturating_sub(small);
+    assert!(
+        size > 40_000,
+        "{size} KiB of items and answers show nothing"
+    );
+    assert!(
+        growth < size / 8,
+        "{growth} KiB for {size} KiB of items and answers"
+    );
 }
