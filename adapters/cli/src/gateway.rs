@@ -1,5 +1,6 @@
 //! `leasehold gateway`: one address in front of many servers.
 
+use crate::signals::{Given, Signals};
 use crate::{CliError, open_files, print_err, print_out};
 use clap::Args;
 use core::net::{IpAddr, Ipv4Addr};
@@ -12,7 +13,6 @@ use leasehold_gateway::{Gateway, StartError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use ureq::http::Uri;
 
 #[derive(Debug, Args)]
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     while !draining.is_finished() {
         let is_told_again = runtime.block_on(async {
             let wait = Duration::from_millis(20);
-            tokio::time::timeout(wait, signals.end()).await.is_ok()
+            tokio::time::timeout(wait, end(&mut signals)).await.is_ok()
         });
         if is_told_again {
             return Ok(ExitCode::FAILURE);
@@ -184,43 +184,20 @@ impl GivenFlags {
     }
 }
 
-/// The signals that a gateway obeys.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    user: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    /// Waits for the signal to end.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// Reloads the settings on SIGHUP and reopens the log on SIGUSR1, until the gateway is told to end.
 async fn obey(signals: &mut Signals, gateway: &Gateway) {
     loop {
-        tokio::select! {
-            _ = signals.interrupt.recv() => return,
-            _ = signals.terminate.recv() => return,
-            _ = signals.user.recv() => gateway.reopen_log(),
-            _ = signals.hang_up.recv() => gateway.read_again(),
+        match signals.next().await {
+            Given::End => return,
+            Given::HangUp => gateway.read_again(),
+            Given::User => gateway.reopen_log(),
         }
     }
+}
+
+/// Waits for the signal to end.
+async fn end(signals: &mut Signals) {
+    while signals.next().await != Given::End {}
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -12,6 +12,7 @@ mod key;
 mod lease;
 mod open_files;
 mod pool;
+mod signals;
 mod testbed;
 mod values;
 

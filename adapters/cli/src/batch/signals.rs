@@ -3,6 +3,7 @@
 //! Invariant: no signal ends the process before its answers are kept, unless an interrupt comes twice.
 
 use super::arguments::WorkersArgument;
+use crate::signals::{Given, Signals};
 use crate::{CliError, print_err};
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -10,7 +11,6 @@ use leasehold_batch::{Batch, StatusRequest, Stop, WorkerCount};
 use std::path::{Path, PathBuf};
 use std::{fs, process, thread};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 /// A second signal within this time is taken for the first: GNU `timeout` signals a process and its group.
@@ -25,14 +25,6 @@ struct Actions {
     file: Option<PathBuf>,
     /// When the first interrupt came.
     interrupted: Option<Instant>,
-}
-
-/// The signals that a batch listens to.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    user: Signal,
 }
 
 /// Listens to signals from now on, in a thread of its own.
@@ -58,7 +50,11 @@ pub(super) fn listen(batch: &Batch, workers: Option<&WorkersArgument>) -> Result
     let run = move || {
         runtime.block_on(async {
             loop {
-                signals.next(&mut actions).await;
+                match signals.next().await {
+                    Given::End => actions.interrupt(),
+                    Given::HangUp => actions.hang_up(),
+                    Given::User => actions.status.ask(),
+                }
             }
         });
     };
@@ -74,26 +70,6 @@ pub(super) fn read_workers(path: &Path) -> Result<NonZeroUsize, CliError> {
     let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let count = text.trim().parse();
     count.map_err(|_| wrong("write one whole number above zero".to_owned()))
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self, actions: &mut Actions) {
-        tokio::select! {
-            _ = self.interrupt.recv() => actions.interrupt(),
-            _ = self.terminate.recv() => actions.interrupt(),
-            _ = self.hang_up.recv() => actions.hang_up(),
-            _ = self.user.recv() => actions.status.ask(),
-        }
-    }
 }
 
 impl Actions {
