@@ -12,6 +12,7 @@ pub mod budget;
 pub mod charges;
 pub mod config;
 pub mod failure;
+pub mod forecast;
 pub mod forwarded;
 pub mod gateway_state;
 pub mod grammar;

@@ -21,7 +21,9 @@ use case::{IN_RANGE, machine_of, nanos};
 use core::num::NonZeroU32;
 use leasehold_core::health::ProbeNumber;
 use leasehold_core::limit::Limit;
-use leasehold_core::pool::{self, GroupId, LeaseId, MemberId, Pool, PoolConfig, ShareBy, WaiterId};
+use leasehold_core::pool::{
+    self, GroupId, LeaseId, MemberId, Pool, PoolConfig, Request, ShareBy, WaiterId,
+};
 use leasehold_core::time::Tick;
 use oracle::{Oracle, OracleEvent};
 use std::collections::VecDeque;
@@ -109,6 +111,37 @@ pub(crate) fn pool(case: &Case) -> Pool<usize> {
             .expect("a small pool takes members");
     }
     pool
+}
+
+/// The request of a pool that a case asks for.
+pub(crate) fn request(
+    pool: &mut Pool<usize>,
+    ask: Ask,
+    pin: Option<MemberId>,
+    deadline: Option<u64>,
+) -> Request {
+    let mut request = Request::new()
+        .class(ask.class())
+        .cost(ask.cost())
+        .priority(ask.priority())
+        .flow(ask.flow())
+        .labels(case::labels(pool, ask.labels()));
+    if let Some(deadline) = deadline {
+        request = request.deadline(Tick::from_nanos(deadline));
+    }
+    if let Some(key) = ask.key() {
+        request = request.key(key);
+    }
+    if let Some(session) = ask.session() {
+        request = request.session(session);
+    }
+    if let Some(pin) = pin {
+        request = request.pin(pin);
+    }
+    if let Some(ttl) = ask.ttl() {
+        request = request.ttl(nanos(ttl));
+    }
+    request
 }
 
 /// Holds a pool to its oracle: the same answers, events, deadlines, reasons and figures after each

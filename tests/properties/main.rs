@@ -4,6 +4,7 @@ mod balance;
 mod config;
 mod corpus;
 mod failure;
+mod forecast;
 mod grammar;
 mod histogram;
 mod lessons;

@@ -88,8 +88,9 @@ impl<T: Clone> Pool<T> {
     ///
     /// The forecast is exact as long as each call takes as long as the plan says and succeeds at its expected cost,
     /// and nothing else uses the pool. A lease that is held now occupies a worker until it has been held that long.
-    /// The pool's own queue is left out, since the plan says what is to be served; bounds on waiters don't count. Members that are down stay down,
-    /// and no other goes down or is ejected. At one tick, calls end before workers ask again.
+    /// The pool's own queue is left out, since the plan says what is to be served, and bounds on waiters don't count.
+    /// Members that are down stay down, and no other goes down or is ejected. At one tick, calls end before workers
+    /// ask again.
     ///
     /// Of a plan above [`max_steps`](Plan::max_steps), that many are simulated, and the schedule of the second half
     /// repeats from then on: from the first long pause in which no call ends to the last. Where a window admits more
@@ -371,7 +372,7 @@ fn extrapolate(ends: &[u64], total: u64) -> u64 {
     };
     let half = (ends.len() / 2).max(1);
     let longest = (half..ends.len()).map(step).max().unwrap_or(0);
-    let is_long = |at: &usize| step(*at) >= longest.div_ceil(2);
+    let is_long = |at: &usize| step(*at) >= longest.saturating_sub(longest / 4);
     let Some(last) = (half..ends.len()).rev().find(is_long) else {
         // A single request was simulated.
         return ends.first().map_or(0, |end| end.saturating_mul(total));
@@ -385,4 +386,72 @@ fn extrapolate(ends: &[u64], total: u64) -> u64 {
     let periods = total.saturating_sub(ends.len() as u64).div_ceil(period);
     let same = total.saturating_sub(periods.saturating_mul(period));
     at((same as usize).saturating_sub(1)).saturating_add(periods.saturating_mul(span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Policy;
+    use crate::health::ProbeConfig;
+    use crate::pool::{Member, PoolConfig, ProbeResult};
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn plan(requests: u64) -> Plan {
+        Plan::new(NonZeroU32::MIN, seconds(1)).requests(Request::new(), requests)
+    }
+
+    #[test]
+    fn members_stay_up_or_down_as_they_are() {
+        let probes = ProbeConfig::builder(seconds(1), seconds(1)).fall(NonZeroU32::MIN);
+        let config = PoolConfig::builder(Policy::Fifo).health(probes.build().unwrap());
+        let mut pool = Pool::new(config.build().unwrap());
+        pool.add(Tick::ZERO, Member::new(0)).unwrap();
+        let ends_in = |pool: &Pool<u32>| pool.forecast(pool.clock.now, &plan(100)).ends_in;
+        assert_eq!(ends_in(&pool), Some(seconds(100)));
+        let due = pool.poll_timeout().unwrap();
+        pool.handle_timeout(due);
+        let Some(Event::Probe { probe, .. }) = pool.poll_event() else {
+            panic!("the probe is due");
+        };
+        assert_eq!(ends_in(&pool), Some(seconds(100)));
+        pool.handle_probe(due, probe, ProbeResult::Down).unwrap();
+        assert_eq!(ends_in(&pool), None);
+    }
+
+    #[test]
+    fn a_plan_that_is_never_served_has_no_end() {
+        let mut pool = Pool::<u32>::new(PoolConfig::new(Policy::Fifo));
+        let ends_in = |pool: &Pool<u32>, count| pool.forecast(Tick::ZERO, &plan(count)).ends_in;
+        assert_eq!(ends_in(&pool, 1), None);
+        assert_eq!(ends_in(&pool, u64::MAX), None);
+        assert_eq!(ends_in(&pool, 0), Some(Duration::ZERO));
+        pool.add(Tick::ZERO, Member::new(0)).unwrap();
+        assert_eq!(ends_in(&pool, 1), Some(seconds(1)));
+        pool.close(Tick::ZERO);
+        assert_eq!(ends_in(&pool, 1), None);
+    }
+
+    #[test]
+    fn the_last_tick_is_the_latest_end() {
+        let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+        pool.add(Tick::ZERO, Member::new(0)).unwrap();
+        let call = Duration::MAX;
+        let plan = Plan::new(NonZeroU32::MIN, call).requests(Request::new(), u64::MAX);
+        let ends_in = pool.forecast(Tick::ZERO, &plan).ends_in;
+        assert_eq!(ends_in, Some(Duration::from_nanos(u64::MAX)));
+    }
+
+    #[test]
+    fn a_held_lease_occupies_a_worker() {
+        let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+        pool.add(Tick::ZERO, Member::new(0)).unwrap();
+        assert!(pool.acquire(Tick::ZERO, Request::new()).is_ok());
+        let now = Tick::ZERO.saturating_add(seconds(1) / 4);
+        let quarters = |count: u32| Some(seconds(1) / 4 * count);
+        assert_eq!(pool.forecast(now, &plan(0)).ends_in, quarters(3));
+        assert_eq!(pool.forecast(now, &plan(1)).ends_in, quarters(7));
+    }
 }

@@ -138,7 +138,7 @@ impl Setup {
         u32::from(self.buckets % 6).max(1)
     }
 
-    fn units(self) -> u32 {
+    pub(crate) fn units(self) -> u32 {
         units(self.limit).get()
     }
 

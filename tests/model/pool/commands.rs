@@ -1,10 +1,10 @@
 //! The commands of a case, given to machine and oracle alike; their answers are compared.
 
-use super::Pair;
 use super::case::{
     self, Ask, End, FlowSetup, Found, IN_RANGE, Management, MemberSetup, machine_of, nanos,
 };
 use super::oracle::{Answer, Opening, Refusal, State};
+use super::{Pair, request};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_core::balance::Policy;
@@ -39,28 +39,8 @@ impl Pair {
         pin: Option<usize>,
         deadline: Option<u64>,
     ) -> Request {
-        let mut request = Request::new()
-            .class(ask.class())
-            .cost(ask.cost())
-            .priority(ask.priority())
-            .flow(ask.flow())
-            .labels(case::labels(&mut self.machine, ask.labels()));
-        if let Some(deadline) = deadline {
-            request = request.deadline(Tick::from_nanos(deadline));
-        }
-        if let Some(key) = ask.key() {
-            request = request.key(key);
-        }
-        if let Some(session) = ask.session() {
-            request = request.session(session);
-        }
-        if let Some(pin) = pin {
-            request = request.pin(self.members[pin]);
-        }
-        if let Some(ttl) = ask.ttl() {
-            request = request.ttl(case::nanos(ttl));
-        }
-        request
+        let pin = pin.map(|pin| self.members[pin]);
+        request(&mut self.machine, ask, pin, deadline)
     }
 
     pub(super) fn acquire(&mut self, now: u64, ask: Ask) -> Answer {
