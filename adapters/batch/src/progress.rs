@@ -35,7 +35,7 @@ impl Counter {
             Progress::Shown | Progress::Silent => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(Some(tasks as u64), target);
-        let template = "{elapsed_precise} [{bar:20}] {pos}/{len} tasks, {wide_msg}";
+        let template = "{elapsed_precise} [{bar:12}] {pos}/{len}, {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }

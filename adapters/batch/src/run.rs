@@ -159,6 +159,7 @@ impl Batch {
             workers,
             limits: self.limits.as_ref().map(ToString::to_string),
             request: self.status.clone(),
+            shows_tokens: self.stream,
             is_verbose: self.is_verbose,
         };
         let recorder = Recorder::new(self, counter, &load, &figures, results);

@@ -50,6 +50,8 @@ pub(crate) struct Status<'a, S> {
     /// The limits of each key, as the user wrote them.
     pub(crate) limits: Option<String>,
     pub(crate) request: StatusRequest,
+    /// Whether progress counts tokens.
+    pub(crate) shows_tokens: bool,
     /// Whether the box is printed now and then.
     pub(crate) is_verbose: bool,
 }
@@ -106,14 +108,17 @@ impl<'a, S: Source> Status<'a, S> {
             }
             None => words.push_str(", time left unknown"),
         }
-        let _ = write!(words, ", {} in flight", self.load.in_flight());
-        let tokens = self
-            .figures
-            .tokens()
-            .total()
-            .saturating_add(self.load.streamed());
+        let tokens = match self.shows_tokens {
+            true => self
+                .figures
+                .tokens()
+                .total()
+                .saturating_add(self.load.streamed()),
+            false => 0,
+        };
         let counts = [
             (self.counter.failed() as u64, "failed"),
+            (self.load.in_flight() as u64, "in flight"),
             (self.figures.retries(), "retries"),
             (tokens, "tokens"),
         ];
@@ -165,7 +170,7 @@ impl<'a, S: Source> Status<'a, S> {
         let limits = self.limits.as_deref().unwrap_or("none for all");
         let mut text = format!(
             "--- status -------------------------------------------------\n\
-             processing  {in_flight} calls; {waiting} tasks wait for a key\n\
+             processing  {in_flight} in flight; {waiting} wait for a key\n\
              tasks       {ok} ok, {failed} failed, {} left of {tasks}\n\
              time left   {}\n\
              keys        {free} free of {}\n\

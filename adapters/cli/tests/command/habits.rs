@@ -179,7 +179,7 @@ fn signals_print_the_status_and_change_the_number_of_workers() {
     job.wait_for_answers(&mut process, 3);
     send_signal(&process, "USR1");
     let status = wait_for(&mut errors, "limits ");
-    assert!(status.contains("processing  1 calls"), "{status}");
+    assert!(status.contains("processing  1 in flight"), "{status}");
     assert!(status.contains("limits      100/1min"), "{status}");
     job.write("workers", ["10"]);
     send_signal(&process, "HUP");
