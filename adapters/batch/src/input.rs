@@ -253,19 +253,29 @@ fn call_of(fields: &Map<String, Value>) -> Result<Content, String> {
 
 /// Returns the id of an item or result, as JSON: a string or a whole number.
 pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
-    if let Some(id) = fields.get("custom_id") {
+    let [custom_id, id, input_id] = ["custom_id", "id", "input_id"].map(|name| fields.get(name));
+    id_of(custom_id, id.or(input_id))
+}
+
+/// The same, of the fields that may hold it.
+pub(crate) fn id_of(custom_id: Option<&Value>, id: Option<&Value>) -> Result<String, String> {
+    if let Some(id) = custom_id {
         return if id.is_string() {
             Ok(id.to_string())
         } else {
             Err("the `custom_id` is not a string".to_owned())
         };
     }
-    match fields.get("id").or_else(|| fields.get("input_id")) {
+    match id {
         Some(id @ Value::String(_)) => Ok(id.to_string()),
         Some(id) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
         Some(_) => Err("the `id` is neither a string nor a whole number".to_owned()),
         None => Err("the item has no `id` or `input_id`".to_owned()),
     }
+}
+
+pub(crate) fn no_model_map(name: &str) -> String {
+    format!("`{name}` is not an object with a key for each model")
 }
 
 /// Checks that answers and failures, if present, are objects by model.
@@ -275,9 +285,7 @@ pub(crate) fn check_model_maps(fields: &Map<String, Value>) -> Result<(), String
         let reviews = value.filter(|_| name == REVIEWS).and_then(Value::as_object);
         let mut reviews = reviews.into_iter().flatten();
         if value.is_some_and(|value| !value.is_object()) || reviews.any(|(_, it)| !it.is_object()) {
-            return Err(format!(
-                "`{name}` is not an object with a key for each model"
-            ));
+            return Err(no_model_map(name));
         }
     }
     Ok(())

@@ -85,6 +85,18 @@ impl ItemResults {
         }
     }
 
+    /// Whether the item's line in the output would be the one that is there, if no task runs.
+    pub(crate) fn is_line_of(&self, item: &Item) -> bool {
+        let Some(line) = self.earlier.as_ref().filter(|_| self.answers.is_empty()) else {
+            return false;
+        };
+        let mut fields = item.fields.iter();
+        !line.contains_key(FAILURES)
+            && fields.all(|(name, value)| {
+                !(name == ANSWERS || name == REVIEWS) && line.get(name) == Some(value)
+            })
+    }
+
     /// Whether a task of this item has failed in an earlier run.
     pub(crate) fn has_failed(&self, item: &Item, name: &AnswerName) -> bool {
         let earlier = self.earlier.as_ref();

@@ -32,6 +32,7 @@ mod remote_members;
 mod report;
 mod request;
 mod rests;
+mod result_head;
 mod results;
 mod run;
 mod run_report;

@@ -4,6 +4,8 @@
 
 use crate::error::BatchError;
 use crate::lines::Span;
+use core::marker::PhantomData;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
 
 use std::io::{BufRead, BufReader, Read};
@@ -11,24 +13,26 @@ use std::path::{Path, PathBuf};
 
 /// A line with a JSON object.
 #[derive(Debug)]
-pub(crate) struct ObjectLine {
+pub(crate) struct ObjectLine<T = Map<String, Value>> {
     /// Number of the line, from 1.
     pub(crate) number: usize,
     pub(crate) span: Span,
-    pub(crate) fields: Map<String, Value>,
+    /// Its fields, or what is wanted of them.
+    pub(crate) fields: T,
 }
 
 /// Reads the objects of a file; blank lines and a byte order mark are skipped.
-pub(crate) struct ObjectLines {
+pub(crate) struct ObjectLines<T = Map<String, Value>> {
     /// The file, as errors name it.
     path: PathBuf,
     reader: Box<dyn BufRead>,
     number: usize,
     start: u64,
     bytes: Vec<u8>,
+    fields: PhantomData<fn() -> T>,
 }
 
-impl ObjectLines {
+impl<T: DeserializeOwned> ObjectLines<T> {
     /// Reads a file, which errors name so.
     pub(crate) fn new(path: &Path, from: impl Read + 'static) -> Self {
         Self {
@@ -37,6 +41,7 @@ impl ObjectLines {
             number: 0,
             start: 0,
             bytes: Vec::new(),
+            fields: PhantomData,
         }
     }
 
@@ -82,15 +87,15 @@ impl ObjectLines {
     }
 
     /// Returns the object of the line that was read; `None` if the line is blank.
-    fn object(&self) -> Result<Option<Map<String, Value>>, String> {
+    fn object(&self) -> Result<Option<T>, String> {
         let text = str::from_utf8(&self.bytes).map_err(|_| "not UTF-8".to_owned())?;
         let text = text.strip_suffix('\n').unwrap_or(text);
         parse_object(text)
     }
 }
 
-impl Iterator for ObjectLines {
-    type Item = Result<ObjectLine, BatchError>;
+impl<T: DeserializeOwned> Iterator for ObjectLines<T> {
+    type Item = Result<ObjectLine<T>, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -115,22 +120,31 @@ impl Iterator for ObjectLines {
     }
 }
 
-/// Reads the object on a line; `None` if the line is blank.
-pub(crate) fn parse_object(text: &str) -> Result<Option<Map<String, Value>>, String> {
+/// Reads the object on a line, or what is wanted of it; `None` if the line is blank.
+pub(crate) fn parse_object<T: DeserializeOwned>(text: &str) -> Result<Option<T>, String> {
     let text = text.trim_start_matches('\u{feff}');
-    if text.trim().is_empty() {
+    let content = text.trim_start();
+    if content.is_empty() {
         return Ok(None);
     }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(Some(fields)),
-        Ok(_) => Err("not a JSON object".to_owned()),
-        Err(error) => {
+    let parsed = serde_json::from_str(text);
+    let is_object = content.starts_with('{');
+    parsed
+        .map(Some)
+        .map_err(|error| {
+            // What is no object is JSON at least, or the error is another.
+            if !is_object && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+                return "not a JSON object".to_owned();
+            }
             // The parser saw one line only, so its line number is always 1.
             let message = error.to_string();
             let reason = message
                 .rsplit_once(" at line ")
                 .map_or(&*message, |(reason, _)| reason);
-            Err(format!("not JSON at column {}: {reason}", error.column()))
-        }
-    }
+            format!("not JSON at column {}: {reason}", error.column())
+        })
+        .and_then(|parsed| match is_object {
+            true => Ok(parsed),
+            false => Err("not a JSON object".to_owned()),
+        })
 }

@@ -7,11 +7,12 @@ use crate::batch::Batch;
 use crate::bits::Bits;
 use crate::columns::AnswerName;
 use crate::error::BatchError;
-use crate::input::{Item, check_model_maps, is_standard, item_id};
+use crate::input::{Item, is_standard, item_id};
 use crate::item_results::ItemResults;
 use crate::journal::{Journal, JournalEntry, TaskEnd};
 use crate::lines::{self, Span};
 use crate::objects::{ObjectLines, parse_object};
+use crate::result_head::ResultHead;
 use crate::tail::{Ending, Tail};
 use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value};
@@ -37,6 +38,8 @@ pub(crate) struct Results {
     extra: HashMap<String, Vec<Span>>,
     /// Tasks that have not ended.
     open: Bits,
+    /// Whether the output is as it would be written, since nothing was recorded.
+    is_same: bool,
     tail: Tail,
 }
 
@@ -63,6 +66,7 @@ impl Results {
             unwritten: HashMap::new(),
             extra: HashMap::new(),
             open: Bits::new(tasks),
+            is_same: false,
             tail,
         };
         if is_standard(output) {
@@ -161,9 +165,26 @@ impl Results {
         Ok(results)
     }
 
-    /// Says which tasks have not ended.
-    pub(crate) fn set_open(&mut self, open: Bits) {
+    /// Says which tasks have not ended, and whether each line of the output stays the same if none of them does.
+    pub(crate) fn set_open(&mut self, open: Bits, is_same: bool) {
         self.open = open;
+        self.is_same = is_same && self.is_in_order();
+    }
+
+    /// Whether the output holds all earlier results, in the order of the items and with nothing before them.
+    fn is_in_order(&self) -> bool {
+        let only = match &*self.earlier {
+            [only] if self.earlier_in_output().is_some() && self.extra.is_empty() => only,
+            _ => return false,
+        };
+        let places = only.lines.iter().chain(only.others.values());
+        let mut starts = places.map(|span| (!span.is_empty()).then(|| span.start()));
+        let mut next = 0;
+        starts.all(|start| {
+            let is_next = start.is_some_and(|start| start >= next);
+            next = start.map_or(next, |start| start.saturating_add(1));
+            is_next
+        })
     }
 
     /// Whether a task has not ended.
@@ -192,6 +213,7 @@ impl Results {
         item: &Item,
         end: TaskEnd,
     ) -> Result<(), BatchError> {
+        self.is_same = false;
         let (index, column) = batch.place_of(number);
         let is_failure = matches!(end, TaskEnd::Failure(_));
         let entry = JournalEntry {
@@ -270,6 +292,9 @@ impl Results {
             let name = Path::new("standard output");
             return self.write(io::stdout().lock(), name, batch);
         };
+        if self.is_same {
+            return self.journal.remove();
+        }
         let failed = |source| BatchError::Write {
             path: output.clone(),
             source,
@@ -380,7 +405,8 @@ impl Earlier {
             whole: 0,
             has_break: true,
         };
-        let mut objects = ObjectLines::new(path, file.try_clone().map_err(unreadable)?);
+        let mut objects =
+            ObjectLines::<ResultHead>::new(path, file.try_clone().map_err(unreadable)?);
         let mut earlier = Self {
             path: path.to_owned(),
             file,
@@ -392,8 +418,7 @@ impl Earlier {
                 Err(_) if was_killed && objects.is_torn() => break,
                 object => object?,
             };
-            let id = item_id(&object.fields);
-            let id = id.and_then(|id| check_model_maps(&object.fields).map(|()| id));
+            let id = object.fields.id();
             let added = id.and_then(|id| earlier.add(batch, id, object.span));
             added.map_err(|problem| {
                 let problem =
@@ -493,7 +518,7 @@ mod tests {
         let tasks = results.recorded.iter().enumerate();
         let new = tasks.filter(|(_, span)| span.is_empty());
         new.for_each(|(number, _)| open.insert(number));
-        results.set_open(open);
+        results.set_open(open, false);
         results
     }
 

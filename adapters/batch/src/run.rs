@@ -97,7 +97,8 @@ impl Batch {
         let mut results = Results::open(output, self)?;
         match self.open_tasks(&results, output) {
             Ok(tasks) => {
-                results.set_open(tasks.open.clone());
+                let is_same = tasks.other_lines == 0;
+                results.set_open(tasks.open.clone(), is_same);
                 Ok((results, tasks))
             }
             Err(error) => {
@@ -272,6 +273,9 @@ impl Batch {
             }
             let item = self.items.item(index)?;
             let known = results.of_item(self, index, &item.id)?;
+            tasks.other_lines = tasks
+                .other_lines
+                .saturating_add(usize::from(!known.is_line_of(&item)));
             self.open_known(index, &item, &known, &mut tasks)?;
         }
         match tasks.example.take() {
@@ -287,6 +291,7 @@ impl Batch {
 
     /// Opens the tasks of an item of which nothing is known.
     fn open_new(&self, index: usize, tasks: &mut Tasks) {
+        tasks.other_lines = tasks.other_lines.saturating_add(1);
         for (number, column) in (self.number_of(index, 0)..).zip(&self.columns) {
             let reviewed = column
                 .reviewed
@@ -367,6 +372,8 @@ struct Tasks {
     answers: usize,
     changed: usize,
     example: Option<String>,
+    /// Items whose line in the output would be another one, or is not there.
+    other_lines: usize,
 }
 
 impl Tasks {

@@ -449,7 +449,12 @@ impl Workers {
                     refused(read(made.call.await));
                 }
                 OracleEvent::Expired(_) => {}
-                other => panic!("workers cause no {other:?}"),
+                OracleEvent::Closed(_)
+                | OracleEvent::PinnedMemberRemoved(_)
+                | OracleEvent::Drained(_)
+                | OracleEvent::Removed(_)
+                | OracleEvent::Probe(_)
+                | OracleEvent::Changed(..) => panic!("workers cause no {event:?}"),
             }
         }
         assert!(self.waiting.values().all(|made| !made.call.is_finished()));
