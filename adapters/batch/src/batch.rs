@@ -82,7 +82,7 @@ pub struct Batch {
     pub items: Items,
     /// Names of all models that are called or reviewed, each once.
     pub(crate) models: Vec<String>,
-    /// What is asked of each item.
+    /// The answers that each item gets.
     pub(crate) columns: Vec<Column>,
     /// By own model of the items: its index in `models`.
     pub(crate) own_offset: Vec<usize>,

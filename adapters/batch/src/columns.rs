@@ -1,4 +1,4 @@
-//! What is asked of each item: an answer of a model, or a model's review of another's answer.
+//! Columns: the answers that each item gets, of a model or of a model about another's answer.
 //!
 //! Invariant: a review comes after the column that it reviews, and no review is reviewed.
 

@@ -1,4 +1,4 @@
-//! What the calls of a run came to: by key, by cause and over time.
+//! Figures of the calls of a run: by key, by cause and over time.
 //!
 //! Invariant: memory does not grow with the number of calls.
 
@@ -51,9 +51,9 @@ pub(crate) struct EndedCall<'a> {
     pub(crate) in_flight: usize,
 }
 
-/// What happened in a slot of time.
+/// The calls that ended in a slot of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct TimeSlot {
     pub(crate) ok: u64,
     pub(crate) failed: u64,
     pub(crate) throttled: u64,
@@ -65,7 +65,7 @@ pub(crate) struct Slot {
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
     pub(crate) width: Duration,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<TimeSlot>,
 }
 
 /// The figures at the end of a run.
@@ -113,6 +113,13 @@ impl Figures {
         };
         *count = count.saturating_add(1);
         slot.in_flight = slot.in_flight.max(call.in_flight);
+    }
+
+    /// Notes the calls in flight.
+    pub(crate) fn sample(&self, now: Tick, in_flight: usize) {
+        let mut state = lock(&self.state);
+        let slot = state.timeline.slot(now.since(self.began));
+        slot.in_flight = slot.in_flight.max(in_flight);
     }
 
     /// Counts a task that is tried again.
@@ -187,7 +194,7 @@ impl Default for Timeline {
 
 impl Timeline {
     /// The slot of a time since the start.
-    fn slot(&mut self, at: Duration) -> &mut Slot {
+    fn slot(&mut self, at: Duration) -> &mut TimeSlot {
         let index = |width: Duration| {
             let index = at.as_nanos().checked_div(width.as_nanos()).unwrap_or(0);
             usize::try_from(index).unwrap_or(usize::MAX)
@@ -197,7 +204,8 @@ impl Timeline {
         }
         let index = index(self.width);
         if self.slots.len() <= index {
-            self.slots.resize(index.saturating_add(1), Slot::default());
+            self.slots
+                .resize(index.saturating_add(1), TimeSlot::default());
         }
         &mut self.slots[index]
     }
@@ -205,9 +213,9 @@ impl Timeline {
     /// Joins each two slots.
     fn double(&mut self) {
         let pairs = self.slots.chunks(2);
-        let join = |pair: &[Slot]| {
-            let sum = |of: fn(&Slot) -> u64| pair.iter().map(of).fold(0, u64::saturating_add);
-            Slot {
+        let join = |pair: &[TimeSlot]| {
+            let sum = |of: fn(&TimeSlot) -> u64| pair.iter().map(of).fold(0, u64::saturating_add);
+            TimeSlot {
                 ok: sum(|slot| slot.ok),
                 failed: sum(|slot| slot.failed),
                 throttled: sum(|slot| slot.throttled),

@@ -1,4 +1,4 @@
-//! When a run ends early because enough tasks have failed, succeeded or ended.
+//! Halting: an early end of a run, because enough tasks have failed, succeeded or ended.
 
 use core::fmt;
 use core::str::FromStr;

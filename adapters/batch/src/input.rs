@@ -253,7 +253,8 @@ fn call_of(fields: &Map<String, Value>) -> Result<Content, String> {
 
 /// Returns the id of an item or result, as JSON: a string or a whole number.
 pub(crate) fn item_id(fields: &Map<String, Value>) -> Result<String, String> {
-    let [custom_id, id, input_id] = ["custom_id", "id", "input_id"].map(|name| fields.get(name));
+    let field = |name| fields.get(name).filter(|value: &&Value| !value.is_null());
+    let [custom_id, id, input_id] = ["custom_id", "id", "input_id"].map(field);
     id_of(custom_id, id.or(input_id))
 }
 

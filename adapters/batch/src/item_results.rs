@@ -33,12 +33,23 @@ pub(crate) struct ItemResults {
 }
 
 impl ItemResults {
-    /// Adds a line of an earlier run; what earlier lines have of it goes before.
-    pub(crate) fn join(&mut self, line: Map<String, Value>) {
-        self.earlier = Some(match self.earlier.take() {
-            Some(first) => merge_lines(line, first),
-            None => line,
-        });
+    /// Adds a line of an earlier run; what lines before it have of the item stays.
+    pub(crate) fn join(&mut self, mut line: Map<String, Value>) {
+        let Some(first) = self.earlier.take() else {
+            self.earlier = Some(line);
+            return;
+        };
+        let is_call = first.contains_key("custom_id") || line.contains_key("custom_id");
+        if is_call {
+            // Its parts belong together.
+            let takes_other = !is_answered(&first) && is_answered(&line);
+            self.earlier = Some(if takes_other { line } else { first });
+            return;
+        }
+        let answers = take_answers(&mut line);
+        line.extend(first);
+        fill_in(&mut line, answers);
+        self.earlier = Some(line);
     }
 
     /// Adds how a task ended; a later answer replaces an earlier one.
@@ -65,7 +76,7 @@ impl ItemResults {
         let earlier = self.earlier.as_ref();
         let own = answer_in(&item.fields, name);
         let earlier = || answer_in(earlier?, name);
-        self.recorded(name).or(own).or_else(earlier)
+        self.recorded(name).or_else(earlier).or(own)
     }
 
     /// Looks for an answer to a task of this item whose request has the fingerprint `hash`.
@@ -91,10 +102,9 @@ impl ItemResults {
             return false;
         };
         let mut fields = item.fields.iter();
-        !line.contains_key(FAILURES)
-            && fields.all(|(name, value)| {
-                !(name == ANSWERS || name == REVIEWS) && line.get(name) == Some(value)
-            })
+        fields.all(|(name, value)| {
+            !(name == ANSWERS || name == REVIEWS) && line.get(name) == Some(value)
+        })
     }
 
     /// Whether a task of this item has failed in an earlier run.
@@ -116,8 +126,11 @@ impl ItemResults {
         if item.is_call() {
             return self.line_of_call();
         }
-        let line = self.earlier.take().unwrap_or_default();
-        let line = merge_lines(line, item.fields.clone());
+        let mut line = self.earlier.take().unwrap_or_default();
+        let mut fields = item.fields.clone();
+        let answers = take_answers(&mut fields);
+        line.extend(fields);
+        fill_in(&mut line, answers);
         Some(self.complete(line, names))
     }
 
@@ -149,7 +162,7 @@ impl ItemResults {
         }
     }
 
-    /// Adds the item's new answers to its line, and replaces its failures.
+    /// Adds the item's new answers and failures to its line. A failure stays until the task has an answer.
     fn complete(
         mut self,
         mut line: Map<String, Value>,
@@ -158,7 +171,12 @@ impl ItemResults {
         let place = |name: &AnswerName| names.iter().position(|known| known == name);
         self.answers
             .sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
+        let mut failures = match line.shift_remove(FAILURES) {
+            Some(Value::Object(failures)) => failures,
+            Some(_) | None => Map::new(),
+        };
         for (name, answer) in self.answers {
+            failures.shift_remove(&name.to_string());
             let answers = match name.reviewed {
                 None => object_in(&mut line, ANSWERS),
                 Some(reviewed) => {
@@ -169,9 +187,9 @@ impl ItemResults {
                 answers.insert(name.model, answer);
             }
         }
-        line.shift_remove(FAILURES);
-        if !self.failures.is_empty() {
-            line.insert(FAILURES.to_owned(), self.failures.into());
+        failures.extend(self.failures);
+        if !failures.is_empty() {
+            line.insert(FAILURES.to_owned(), failures.into());
         }
         line
     }
@@ -190,7 +208,10 @@ fn object_in<'a>(
     fields: &'a mut Map<String, Value>,
     name: &str,
 ) -> Option<&'a mut Map<String, Value>> {
-    let value = fields.entry(name).or_insert_with(|| Map::new().into());
+    let value = fields.entry(name).or_insert(Value::Null);
+    if value.is_null() {
+        *value = Map::new().into();
+    }
     value.as_object_mut()
 }
 
@@ -202,33 +223,33 @@ fn is_answered(line: &Map<String, Value>) -> bool {
         && status.is_some_and(|status| (200..300).contains(&status))
 }
 
-/// Joins two lines of an item; `line` wins if both have a field or an answer.
-fn merge_lines(mut earlier: Map<String, Value>, line: Map<String, Value>) -> Map<String, Value> {
-    let answers = [ANSWERS, REVIEWS].map(|field| (field, earlier.shift_remove(field)));
-    earlier.extend(line);
-    for (field, answers) in answers {
-        merge_answers(&mut earlier, field, answers);
-    }
-    earlier
+/// Takes the answers and the reviews out of a line.
+fn take_answers(line: &mut Map<String, Value>) -> [(&'static str, Option<Value>); 2] {
+    [ANSWERS, REVIEWS].map(|field| (field, line.shift_remove(field)))
 }
 
-/// Puts `earlier` answers before those in a field of `line`; `line` wins if both have the model.
-fn merge_answers(line: &mut Map<String, Value>, field: &str, earlier: Option<Value>) {
-    let Some(Value::Object(mut merged)) = earlier else {
-        return;
-    };
-    if let Some(Value::Object(answers)) = line.shift_remove(field) {
+/// Adds the answers that a line does not have.
+fn fill_in(line: &mut Map<String, Value>, answers: [(&'static str, Option<Value>); 2]) {
+    for (field, answers) in answers {
+        let Some(Value::Object(answers)) = answers else {
+            continue;
+        };
+        let Some(known) = object_in(line, field) else {
+            continue;
+        };
         for (model, answer) in answers {
-            match (merged.get_mut(&model), answer) {
+            match (known.get_mut(&model), answer) {
                 // Reviews are by the model that they review.
-                (Some(Value::Object(known)), Value::Object(reviews)) if field == REVIEWS => {
-                    known.extend(reviews);
+                (Some(Value::Object(known)), Value::Object(more)) if field == REVIEWS => {
+                    for (reviewer, review) in more {
+                        known.entry(reviewer).or_insert(review);
+                    }
                 }
-                (_, answer) => {
-                    merged.insert(model, answer);
+                (Some(_), _) => {}
+                (None, answer) => {
+                    known.insert(model, answer);
                 }
             }
         }
     }
-    line.insert(field.to_owned(), merged.into());
 }

@@ -1,4 +1,4 @@
-//! A line for each task that has ended, in the columns of GNU parallel's `--joblog`.
+//! The log of jobs: a line for each call, in the columns of GNU parallel's `--joblog`.
 
 use crate::error::BatchError;
 use crate::lock;
@@ -10,14 +10,14 @@ use std::sync::Mutex;
 
 const HEAD: &str = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n";
 
-/// The file, which is written anew by each run.
+/// The file, to which each run adds.
 #[derive(Debug)]
 pub(crate) struct JobLog {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-/// A task's last call.
+/// A call.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     /// The number of the task, from 0.
@@ -36,13 +36,16 @@ pub(crate) struct Job<'a> {
 }
 
 impl JobLog {
-    pub(crate) fn create(path: &Path) -> Result<Self, BatchError> {
-        let created = File::create(path).and_then(|mut file| {
-            file.write_all(HEAD.as_bytes())?;
+    pub(crate) fn open(path: &Path) -> Result<Self, BatchError> {
+        let opened = File::options().create(true).append(true).open(path);
+        let opened = opened.and_then(|mut file| {
+            if file.metadata()?.len() == 0 {
+                file.write_all(HEAD.as_bytes())?;
+            }
             Ok(Mutex::new(file))
         });
         let path = path.to_owned();
-        match created {
+        match opened {
             Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(BatchError::Write { path, source }),
         }

@@ -45,14 +45,20 @@ pub(crate) enum TaskEnd {
     Failure(Value),
 }
 
-/// The answers in the journal of a run that was killed: of which item, which of its answers, and where.
-pub(crate) type Replay = Vec<(String, AnswerName, Span)>;
+/// An end of a task in the journal of a run that was killed.
+#[derive(Clone, Debug)]
+pub(crate) struct Replayed {
+    pub(crate) id: String,
+    pub(crate) name: AnswerName,
+    pub(crate) span: Span,
+    pub(crate) is_failure: bool,
+}
 
 impl Journal {
     /// Opens the journal beside `output`, and returns the answers of a run that was killed.
     ///
     /// A half-written last line is cut off.
-    pub(crate) fn open(output: &Path) -> Result<(Self, Replay), BatchError> {
+    pub(crate) fn open(output: &Path) -> Result<(Self, Vec<Replayed>), BatchError> {
         let mut path = output.as_os_str().to_owned();
         path.push(".journal");
         let path = PathBuf::from(path);
@@ -80,6 +86,11 @@ impl Journal {
                 source,
             }),
         }
+    }
+
+    /// Whether it has no whole line.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     const fn new(path: PathBuf, has_name: bool, file: File, len: u64) -> Self {
@@ -180,9 +191,9 @@ fn is_still_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Cuts off half a line at the end; returns the places of all answers, and the length of the lines in bytes.
-fn replay(journal: &File) -> io::Result<(Replay, u64)> {
-    let (mut answers, mut start) = (Vec::new(), 0_u64);
+/// Cuts off half a line at the end; returns the ends of tasks, and the length of the lines in bytes.
+fn replay(journal: &File) -> io::Result<(Vec<Replayed>, u64)> {
+    let (mut ends, mut start) = (Vec::new(), 0_u64);
     let (mut reader, mut line) = (BufReader::new(journal), Vec::new());
     loop {
         line.clear();
@@ -192,24 +203,26 @@ fn replay(journal: &File) -> io::Result<(Replay, u64)> {
         }
         // A line damaged by a crash of the machine is dropped; its task runs again.
         let entry = serde_json::from_slice(&line).ok();
-        if let Some(entry) = entry.filter(JournalEntry::is_sound_answer) {
-            answers.push((entry.id, entry.name, Span::new(start, len)));
+        if let Some(entry) = entry.filter(JournalEntry::is_sound) {
+            ends.push(Replayed {
+                id: entry.id,
+                name: entry.name,
+                span: Span::new(start, len),
+                is_failure: matches!(entry.end, TaskEnd::Failure(_)),
+            });
         }
         start = start.saturating_add(len as u64);
     }
     if !line.is_empty() {
         journal.set_len(start)?;
     }
-    Ok((answers, start))
+    Ok((ends, start))
 }
 
 impl JournalEntry {
-    /// Whether the entry is an answer, and the output that it would get into can be read again.
-    fn is_sound_answer(&self) -> bool {
-        let answer = match &self.end {
-            TaskEnd::Answer(answer) => answer,
-            TaskEnd::Failure(_) => return false,
-        };
+    /// Whether the output that the entry would get into can be read again.
+    fn is_sound(&self) -> bool {
+        let (TaskEnd::Answer(answer) | TaskEnd::Failure(answer)) = &self.end;
         let Ok(id) = serde_json::from_str::<Value>(&self.id) else {
             return false;
         };
@@ -237,7 +250,8 @@ mod tests {
 
     fn answers(output: &Path) -> Vec<JournalEntry> {
         let (journal, answers) = Journal::open(output).unwrap();
-        let spans = answers.into_iter().map(|(_, _, span)| span);
+        let answers = answers.into_iter().filter(|it| !it.is_failure);
+        let spans = answers.map(|it| it.span);
         spans.map(|span| journal.read(span).unwrap()).collect()
     }
 

@@ -7,7 +7,6 @@ use crate::lines::Span;
 use core::marker::PhantomData;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Map, Value};
-
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 

@@ -8,6 +8,7 @@ use crate::lock;
 use core::time::Duration;
 use leasehold_core::retry::Backoff;
 use leasehold_core::time::Tick;
+use leasehold_protocol::verdict::Kind;
 use leasehold_sync::{Clock, MemberId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -26,9 +27,11 @@ pub(crate) struct Task {
     pub(crate) tried: Vec<MemberId>,
     /// The error of the last attempt.
     pub(crate) last_error: Option<String>,
+    /// The kind of the last answer.
+    pub(crate) last_kind: Option<Kind>,
 }
 
-/// What is to be done next.
+/// A task that was taken.
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// A task that was never tried, by its number.

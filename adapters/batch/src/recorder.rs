@@ -15,6 +15,7 @@ use crate::queue::Task;
 use crate::report::FailedTask;
 use crate::request::TaskRequest;
 use crate::results::Results;
+use leasehold_protocol::verdict::Kind;
 use serde_json::Value;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -58,28 +59,36 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Counts a task that has ended, and halts the run if that is enough.
     fn count_end(&self, number: usize) {
         let (item, column) = self.batch.place_of(number);
         self.load.end(self.batch.model_of(item, column));
-        let (ok, failed) = (self.counter.ok(), self.counter.failed());
-        let halt = self.batch.halt;
-        if let Some(reason) = halt.and_then(|halt| halt.reason(self.counter.tasks(), ok, failed)) {
+    }
+
+    /// Whether the run is halted, because enough tasks have ended and others are left.
+    pub(crate) fn is_halted(&self) -> bool {
+        let (tasks, ok, failed) = (
+            self.counter.tasks(),
+            self.counter.ok(),
+            self.counter.failed(),
+        );
+        let halt = self
+            .batch
+            .halt
+            .filter(|_| ok.saturating_add(failed) < tasks);
+        if let Some(reason) = halt.and_then(|halt| halt.reason(tasks, ok, failed)) {
             let _ = self.halted.set(reason);
         }
+        self.halted.get().is_some()
     }
 
-    /// Why the run was halted, if it was.
-    pub(crate) fn halted(&self) -> Option<&str> {
-        self.halted.get().map(|reason| &**reason)
-    }
-
-    /// Records that a task failed for good, with its last attempt, if there was one.
+    /// Records that a task failed for good: with the kind of its last answer, if there was one, and its last attempt, if
+    /// that ends it.
     pub(crate) fn failure(
         &self,
         number: usize,
         item: &Item,
         reason: &str,
+        kind: Option<Kind>,
         attempt: Option<Attempt>,
     ) {
         let (index, column) = self.batch.place_of(number);
@@ -88,7 +97,6 @@ impl<'a> Recorder<'a> {
             model: self.batch.name_of(index, column).to_string(),
             reason: reason.to_owned(),
         };
-        let kind = attempt.as_ref().map(|attempt| attempt.verdict.kind);
         self.figures.failed(task, kind);
         let status = attempt.as_ref().and_then(|attempt| attempt.verdict.status);
         let status = status.map(|status| status.as_u16());
@@ -99,7 +107,7 @@ impl<'a> Recorder<'a> {
         self.count_end(number);
         let reason = "not reviewed, because the answer to review is not there";
         for review in self.reviews_of(number) {
-            self.failure(review, item, reason, None);
+            self.failure(review, item, reason, None, None);
         }
     }
 
@@ -122,17 +130,24 @@ impl<'a> Recorder<'a> {
         reviews
     }
 
-    /// Builds the request of a task.
-    pub(crate) fn request(&self, number: usize, item: &Item) -> Result<TaskRequest, BatchError> {
+    /// Builds the request of a task; says why the templates don't fit, if they don't.
+    ///
+    /// # Errors
+    /// A file of results can't be read.
+    pub(crate) fn request(
+        &self,
+        number: usize,
+        item: &Item,
+    ) -> Result<Result<TaskRequest, BatchError>, BatchError> {
         let (index, column) = self.batch.place_of(number);
         let name = self.batch.name_of(index, column);
         let Some((reviews, reviewed)) = self.batch.reviewed_by(index, column) else {
-            return self.batch.request.request(item, &name.model);
+            return Ok(self.batch.request.request(item, &name.model));
         };
         let known = lock(&self.results).of_item(self.batch, index, &item.id)?;
         let answer = known.answer(item, &reviewed);
         let answer = answer.unwrap_or(&Value::Null);
-        self.batch.request.review(reviews, item, answer, &name)
+        Ok(self.batch.request.review(reviews, item, answer, &name))
     }
 
     /// Whether a file could not be written.

@@ -12,7 +12,7 @@ use leasehold_protocol::verdict::{Outcome, Verdict};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Number of tasks: items times models.
+    /// Answers and reviews that were asked for, in this run or before.
     pub tasks: usize,
     /// Tasks answered by an earlier run.
     pub earlier: usize,
@@ -36,6 +36,8 @@ pub struct Summary {
     pub cost: Option<f64>,
     /// Tasks that were tried again, once for each.
     pub retries: u64,
+    /// Reviews that were left out, because the answers to review are not there.
+    pub left_out: usize,
     /// Failed tasks by their cause, the most frequent first.
     pub causes: Vec<(String, u64)>,
     /// Figures of the pool.

@@ -1,4 +1,4 @@
-//! What is read of a line of results to know where it belongs, without its answers.
+//! The head of a line of results: the ids by which its item is found, without its answers.
 
 use crate::input::{ANSWERS, FAILURES, REVIEWS, id_of, no_model_map};
 use core::fmt;

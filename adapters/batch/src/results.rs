@@ -5,18 +5,17 @@
 
 use crate::batch::Batch;
 use crate::bits::Bits;
-use crate::columns::AnswerName;
 use crate::error::BatchError;
 use crate::input::{Item, is_standard, item_id};
 use crate::item_results::ItemResults;
-use crate::journal::{Journal, JournalEntry, TaskEnd};
+use crate::journal::{Journal, JournalEntry, Replayed, TaskEnd};
 use crate::lines::{self, Span};
 use crate::objects::{ObjectLines, parse_object};
 use crate::result_head::ResultHead;
 use crate::tail::{Ending, Tail};
 use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -36,6 +35,8 @@ pub(crate) struct Results {
     unwritten: HashMap<usize, JournalEntry>,
     /// By item id: places in the journal of answers that belong to no task, and of earlier answers to tasks that failed.
     extra: HashMap<String, Vec<Span>>,
+    /// Tasks that have failed in a run that was killed.
+    failed: HashSet<usize>,
     /// Tasks that have not ended.
     open: Bits,
     /// Whether the output is as it would be written, since nothing was recorded.
@@ -65,6 +66,7 @@ impl Results {
             recorded: vec![Span::default(); tasks],
             unwritten: HashMap::new(),
             extra: HashMap::new(),
+            failed: HashSet::new(),
             open: Bits::new(tasks),
             is_same: false,
             tail,
@@ -77,7 +79,7 @@ impl Results {
         // A link is resolved: its target is replaced, and is in use under all its names.
         let path = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
         let (journal, replay) = Journal::open(&path)?;
-        let was_killed = !replay.is_empty();
+        let was_killed = !journal.is_empty();
         let opened = Earlier::open(&path, batch, was_killed);
         match opened.and_then(|found| Ok((found, Earlier::joined(batch)?))) {
             Ok((found, mut earlier)) => {
@@ -85,8 +87,8 @@ impl Results {
                 let tail = Tail::in_file(batch.items.len(), &path, ending);
                 earlier.splice(..0, found.map(|(found, _)| found));
                 let mut results = new(Some(path), earlier, journal, tail);
-                for (id, name, span) in replay {
-                    results.add_replayed(batch, id, &name, span);
+                for replayed in replay {
+                    results.add_replayed(batch, replayed);
                 }
                 Ok(results)
             }
@@ -100,16 +102,28 @@ impl Results {
         }
     }
 
-    fn add_replayed(&mut self, batch: &Batch, id: String, name: &AnswerName, span: Span) {
+    fn add_replayed(&mut self, batch: &Batch, replayed: Replayed) {
+        let Replayed {
+            id,
+            name,
+            span,
+            is_failure,
+        } = replayed;
         let item = batch.items.index_of(&id);
-        let column = item.and_then(|item| batch.column_of(item, name));
+        let column = item.and_then(|item| batch.column_of(item, &name));
         let number = item
             .zip(column)
             .map(|(item, column)| batch.number_of(item, column));
         match number.and_then(|number| self.recorded.get_mut(number)) {
+            _ if is_failure => self.failed.extend(number),
             Some(place) => *place = span,
             None => self.extra.entry(id).or_default().push(span),
         }
+    }
+
+    /// Whether a task has failed in a run that was killed.
+    pub(crate) fn had_failed(&self, number: usize) -> bool {
+        self.failed.contains(&number)
     }
 
     /// Whether anything is known of an item before its tasks run.
@@ -168,7 +182,7 @@ impl Results {
     /// Says which tasks have not ended, and whether each line of the output stays the same if none of them does.
     pub(crate) fn set_open(&mut self, open: Bits, is_same: bool) {
         self.open = open;
-        self.is_same = is_same && self.is_in_order();
+        self.is_same = is_same && self.failed.is_empty() && self.is_in_order();
     }
 
     /// Whether the output holds all earlier results, in the order of the items and with nothing before them.
@@ -195,7 +209,8 @@ impl Results {
     /// Closes the journal of a run that makes no call; an empty one is removed.
     pub(crate) fn abandon(self) -> Result<(), BatchError> {
         let mut recorded = self.recorded.iter();
-        if self.extra.is_empty() && recorded.all(|span| span.is_empty()) {
+        let is_empty = self.extra.is_empty() && self.failed.is_empty();
+        if is_empty && recorded.all(|span| span.is_empty()) {
             self.journal.remove()
         } else {
             Ok(())
@@ -287,10 +302,13 @@ impl Results {
     ///
     /// # Errors
     /// If the output can't be written; the old output and the journal stay as they are.
-    pub(crate) fn finish(self, batch: &Batch) -> Result<(), BatchError> {
+    pub(crate) fn finish(mut self, batch: &Batch) -> Result<(), BatchError> {
         let Some(output) = self.output.clone() else {
-            let name = Path::new("standard output");
-            return self.write(io::stdout().lock(), name, batch);
+            let path = PathBuf::from("standard output");
+            if let Some(source) = self.tail.take_error() {
+                return Err(BatchError::Write { path, source });
+            }
+            return self.write(io::stdout().lock(), &path, batch);
         };
         if self.is_same {
             return self.journal.remove();
@@ -340,9 +358,8 @@ impl Results {
     /// The ids that are not in the input: those in the output, then those of a killed run.
     fn others(&self, batch: &Batch) -> Vec<String> {
         let mut others: IndexSet<String> = IndexSet::new();
-        for earlier in &self.earlier {
-            others.extend(earlier.others.keys().cloned());
-        }
+        let earlier = self.earlier_in_output();
+        others.extend(earlier.into_iter().flat_map(|it| it.others.keys().cloned()));
         let extra = self.extra.iter();
         let extra = extra.filter(|(id, _)| batch.items.index_of(id).is_none());
         let first = |spans: &[Span]| spans.first().map(|span| span.start());
@@ -491,6 +508,7 @@ fn permissions(output: &Path) -> Permissions {
 mod tests {
     use super::*;
     use crate::batch::Upstream;
+    use crate::columns::AnswerName;
     use crate::input::Input;
     use crate::item_results::Found;
     use crate::items::Items;
@@ -764,5 +782,112 @@ mod tests {
         results.finish(&one).unwrap();
         let line = json!({"id": 1, "output_pred": {"a": "old"}, "output_error": {"a": "no"}});
         assert_eq!(lines(&output), [line]);
+    }
+
+    #[test]
+    fn a_failure_stays_until_its_task_has_an_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        fs::write(
+            &output,
+            "{\"id\":1,\"output_error\":{\"a\":\"x\",\"b\":\"y\"}}\n",
+        )
+        .unwrap();
+        let one = batch(&[json!({"id": 1})]);
+        let mut results = open(&output, &one);
+        record(&mut results, &one, (0, "b"), answer(json!("new"))).unwrap();
+        results.finish(&one).unwrap();
+        let line = json!({"id": 1, "output_pred": {"b": "new"}, "output_error": {"a": "x"}});
+        assert_eq!(lines(&output), [line]);
+    }
+
+    #[test]
+    fn joined_results_fill_in_and_add_no_item() {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, old) = (
+            folder.path().join("out.jsonl"),
+            folder.path().join("old.jsonl"),
+        );
+        fs::write(&output, "{\"id\":1,\"output_pred\":{\"a\":\"mine\"}}\n").unwrap();
+        fs::write(
+            &old,
+            concat!(
+                "{\"id\":1,\"n\":2,\"output_pred\":{\"a\":\"old\",\"b\":\"old\"}}\n",
+                "{\"id\":2,\"output_pred\":{\"a\":\"other\"}}\n",
+            ),
+        )
+        .unwrap();
+        let mut one = batch(&[json!({"id": 1})]);
+        one.join = vec![old];
+        let results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "b", "h"), Found::Answer);
+        results.finish(&one).unwrap();
+        let answers = json!({"a": "mine", "b": "old"});
+        assert_eq!(
+            lines(&output),
+            [json!({"id": 1, "n": 2, "output_pred": answers})]
+        );
+    }
+
+    #[test]
+    fn a_joined_line_of_openai_batch_is_taken_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, old) = (
+            folder.path().join("out.jsonl"),
+            folder.path().join("old.jsonl"),
+        );
+        let failed =
+            json!({"id": "x", "custom_id": "a", "response": null, "error": {"code": "500"}});
+        let response = json!({"status_code": 200, "body": {}});
+        let answered = json!({"id": "y", "custom_id": "a", "response": response, "error": null});
+        fs::write(&output, format!("{failed}\n")).unwrap();
+        fs::write(&old, format!("{answered}\n")).unwrap();
+        let call = json!({"custom_id": "a", "url": "/v1/embeddings", "body": {"model": "m"}});
+        let mut calls = batch(&[call]);
+        calls.join = vec![old];
+        let results = open(&output, &calls);
+        assert_eq!(found(&results, &calls, 0, "m", "h"), Found::Answer);
+        results.finish(&calls).unwrap();
+        assert_eq!(lines(&output), [answered]);
+    }
+
+    #[test]
+    fn an_answer_in_the_output_is_newer_than_that_of_the_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let known = |text: &str, hash: &str| json!({"content": text, "request_hash": hash});
+        let one = batch(&[json!({"id": 1, "output_pred": {"a": known("old", "h1")}})]);
+        let mut results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h2"), Found::Changed);
+        record(&mut results, &one, (0, "a"), answer(known("new", "h2"))).unwrap();
+        results.finish(&one).unwrap();
+        let results = open(&output, &one);
+        assert_eq!(found(&results, &one, 0, "a", "h2"), Found::Answer);
+        results.finish(&one).unwrap();
+        assert_eq!(lines(&output)[0]["output_pred"]["a"]["content"], "new");
+    }
+
+    #[test]
+    fn a_torn_line_after_failures_alone_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.jsonl");
+        let one = batch(&[json!({"id": 1}), json!({"id": 2})]);
+        let mut results = open(&output, &one);
+        for model in ["a", "b"] {
+            record(
+                &mut results,
+                &one,
+                (0, model),
+                TaskEnd::Failure(json!("no")),
+            )
+            .unwrap();
+        }
+        drop(results);
+        let mut file = File::options().append(true).open(&output).unwrap();
+        file.write_all(b"{\"id\":2,").unwrap();
+        let results = open(&output, &one);
+        assert!(results.had_failed(0) && results.had_failed(1) && !results.had_failed(2));
+        results.finish(&one).unwrap();
+        assert_eq!(lines(&output).len(), 2);
     }
 }

@@ -54,13 +54,21 @@ impl Batch {
         if self.models.is_empty() && !self.items.is_empty() {
             return Err(BatchError::NoModels);
         }
+        let job_log = self.job_log.as_deref().map(JobLog::open).transpose()?;
+        if let Some(path) = &self.report {
+            run_report::check(path)?;
+        }
+        let files = Files {
+            output,
+            job_log: job_log.as_ref(),
+        };
         match &self.pool {
-            None => self.run_here(output, stop, progress),
+            None => self.run_here(files, stop, progress),
             Some(place) => {
                 let (results, tasks) = self.open(output)?;
                 let counter = Counter::new(progress, tasks.open.len());
                 match Remote::new(self, place) {
-                    Ok(source) => self.work(&source, &counter, (results, output), tasks, stop),
+                    Ok(source) => self.work(&source, &counter, (results, files), tasks, stop),
                     Err(error) => {
                         let _ = results.abandon();
                         Err(error)
@@ -73,12 +81,12 @@ impl Batch {
     /// Runs with a pool of this process.
     fn run_here(
         &self,
-        output: &Path,
+        files: Files<'_>,
         stop: &Stop,
         progress: Progress,
     ) -> Result<Summary, BatchError> {
         let accounts = self.accounts()?;
-        let (results, tasks) = self.open(output)?;
+        let (results, tasks) = self.open(files.output)?;
         let (keys, charges) = match self.open_keys(&accounts) {
             Ok(opened) => opened,
             Err(error) => {
@@ -89,7 +97,7 @@ impl Batch {
         let counter = Counter::new(progress, tasks.open.len());
         let members = Members::new(self, &keys, &accounts, &counter);
         let source = Local::new(self, &keys, &members, charges);
-        self.work(&source, &counter, (results, output), tasks, stop)
+        self.work(&source, &counter, (results, files), tasks, stop)
     }
 
     /// Opens the results, and returns the tasks that are to be run.
@@ -114,18 +122,13 @@ impl Batch {
         &self,
         source: &impl Source,
         counter: &Counter,
-        (results, output): (Results, &Path),
+        (results, files): (Results, Files<'_>),
         tasks: Tasks,
         stop: &Stop,
     ) -> Result<Summary, BatchError> {
         let began = source.now();
         let (count, earlier, load) = (tasks.open.len(), tasks.earlier, self.load(&tasks.open));
-        if tasks.missing > 0 {
-            let missing = tasks.missing;
-            counter.say(&format!(
-                "{missing} reviews are left out: the answers to review are not there"
-            ));
-        }
+        let left_out = tasks.missing;
         let queue = Arc::new(Queue::new(tasks.ready));
         let warmup = Arc::new(Warmup::new());
         let client = self.client();
@@ -139,7 +142,6 @@ impl Batch {
             }
         });
         let figures = Figures::new(began);
-        let job_log = self.job_log.as_deref().map(JobLog::create).transpose()?;
         let parts = Parts {
             batch: self,
             client: &client,
@@ -149,16 +151,17 @@ impl Batch {
             warmup: &warmup,
             load: &load,
             figures: &figures,
-            job_log: job_log.as_ref(),
+            job_log: files.job_log,
         };
         let workers = self.workers().get();
+        let wanted = || self.worker_count.get().map_or(workers, NonZeroUsize::get);
         let status = Status {
             source,
             counter,
             figures: &figures,
             load: &load,
-            workers,
-            limits: self.limits.as_ref().map(ToString::to_string),
+            workers: &wanted,
+            limits: self.limits_in_words(),
             request: self.status.clone(),
             shows_tokens: self.stream,
             is_verbose: self.is_verbose,
@@ -182,7 +185,7 @@ impl Batch {
                 key.latency.clone_from(&figures.latency);
             }
         }
-        let summary = Summary {
+        let mut summary = Summary {
             tasks: earlier.saturating_add(count),
             earlier,
             ok,
@@ -196,13 +199,31 @@ impl Batch {
             cost: self.prices.map(|prices| prices.of(totals.tokens)),
             retries: totals.retries,
             causes: totals.causes.clone(),
+            left_out,
             pool,
             client: client.stats(),
         };
-        if let Some(path) = &self.report {
-            run_report::write(path, self, output, &summary, &totals)?;
+        if let Some(path) = &self.report
+            && let Err(error) = run_report::write(path, self, files.output, &summary, &totals)
+        {
+            // The results are written, and their figures are not to be lost for that.
+            summary.stopped.push(error.to_string());
         }
         Ok(summary)
+    }
+
+    /// The limits, as the user wrote them; `None` if there are none.
+    pub(crate) fn limits_in_words(&self) -> Option<String> {
+        if self.pool.is_some() {
+            return Some("those of the gateway's pool".to_owned());
+        }
+        let all = self.limits.iter().map(ToString::to_string);
+        let models = self.model_limits.iter();
+        let models = models.map(|(model, limits)| format!("{model}={limits}"));
+        let has_own = self.upstreams.iter().any(|it| it.limits.is_some());
+        let own = has_own.then(|| "those in the file of keys".to_owned());
+        let limits: Vec<_> = all.chain(models).chain(own).collect();
+        (!limits.is_empty()).then(|| limits.join("; "))
     }
 
     /// Counts the tasks of each model.
@@ -253,7 +274,7 @@ impl Batch {
             None => self.upstreams.len(),
         };
         config.max_agents = config.max_agents.max(endpoints);
-        config.max_idle_per_agent = self.workers().get();
+        config.max_idle_per_agent = config.max_idle_per_agent.max(self.workers().get());
         Client::new(config)
     }
 
@@ -276,7 +297,8 @@ impl Batch {
             tasks.other_lines = tasks
                 .other_lines
                 .saturating_add(usize::from(!known.is_line_of(&item)));
-            self.open_known(index, &item, &known, &mut tasks)?;
+            let had_failed = |number| results.had_failed(number);
+            self.open_known(index, &item, &known, had_failed, &mut tasks)?;
         }
         match tasks.example.take() {
             Some(example) if self.on_change == OnChange::Fail => Err(BatchError::Changed {
@@ -311,6 +333,7 @@ impl Batch {
         index: usize,
         item: &Item,
         known: &ItemResults,
+        had_failed: impl Fn(usize) -> bool,
         tasks: &mut Tasks,
     ) -> Result<(), BatchError> {
         for (at, column) in self
@@ -327,7 +350,18 @@ impl Batch {
                     continue;
                 }
                 Some((_, (reviews, reviewed))) => match known.answer(item, &reviewed) {
-                    Some(answer) => self.request.review(reviews, item, answer, &name)?,
+                    Some(answer) => match self.request.review(reviews, item, answer, &name) {
+                        Ok(request) => request,
+                        // The template does not fit this answer, which fails the task and no other.
+                        Err(_) if known.answer(item, &name).is_none() => {
+                            tasks.open(number, true);
+                            continue;
+                        }
+                        Err(_) => {
+                            tasks.earlier = tasks.earlier.saturating_add(1);
+                            continue;
+                        }
+                    },
                     None => {
                         tasks.missing = tasks.missing.saturating_add(1);
                         continue;
@@ -338,14 +372,16 @@ impl Batch {
             tasks.answers = tasks
                 .answers
                 .saturating_add(usize::from(found != Found::Nothing));
+            let is_wanted =
+                !self.retry_failed || known.has_failed(item, &name) || had_failed(number);
             let is_open = match found {
-                Found::Nothing => !self.retry_failed || known.has_failed(item, &name),
+                Found::Nothing => is_wanted,
                 Found::Answer => false,
                 Found::Changed => {
                     tasks.changed = tasks.changed.saturating_add(1);
                     let example = || format!("item {}, model {name}", item.id);
                     tasks.example.get_or_insert_with(example);
-                    self.on_change == OnChange::Redo
+                    self.on_change == OnChange::Redo && is_wanted
                 }
             };
             if is_open {
@@ -356,6 +392,13 @@ impl Batch {
         }
         Ok(())
     }
+}
+
+/// The files that a run writes, besides its journal and its report.
+#[derive(Clone, Copy)]
+struct Files<'a> {
+    output: &'a Path,
+    job_log: Option<&'a JobLog>,
 }
 
 /// The tasks of a run.

@@ -15,6 +15,15 @@ use std::time::SystemTime;
 /// Buckets of a histogram of times, from 1 ms to 1,000 s, at 1, 2 and 5 of each power of ten.
 const BUCKETS: usize = 19;
 
+/// Checks that the page can be written, before any call is made.
+pub(crate) fn check(path: &Path) -> Result<(), BatchError> {
+    let opened = fs::File::options().create(true).append(true).open(path);
+    opened.map(drop).map_err(|source| BatchError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Writes the page of a run.
 pub(crate) fn write(
     path: &Path,
@@ -40,7 +49,7 @@ fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> 
         input: batch.items.name(),
         output: output.display().to_string(),
         models: batch.models.clone(),
-        limits: batch.limits.as_ref().map(ToString::to_string),
+        limits: batch.limits_in_words(),
         stopped: summary.stopped.clone(),
         tasks: data::TaskCounts {
             total: count(summary.tasks),
@@ -152,6 +161,9 @@ fn timeline(timeline: &Timeline, admitted: Option<f64>) -> data::Timeline {
 /// The calls that the limits of all keys admit in a second on average; `None` where some key has no limit of calls, or a
 /// gateway has the keys.
 fn calls_per_second(batch: &Batch) -> Option<f64> {
+    if !batch.model_limits.is_empty() {
+        return None;
+    }
     let accounts = batch.accounts().ok()?;
     let rates = accounts.iter().map(|account| {
         let rates = account.limits.iter().flat_map(|limits| limits.iter());

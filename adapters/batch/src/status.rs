@@ -1,4 +1,4 @@
-//! What a running batch tells of itself: the bar, a plain line now and then, and the status box.
+//! The status of a running batch: the bar, a plain line now and then, and the status box.
 //!
 //! Invariant: all of it goes to standard error, and none of it can end a run.
 
@@ -40,13 +40,14 @@ impl StatusRequest {
     }
 }
 
-/// What the status is made of.
+/// The parts of a run that its status is made of.
 pub(crate) struct Status<'a, S> {
     pub(crate) source: &'a S,
     pub(crate) counter: &'a Counter,
     pub(crate) figures: &'a Figures,
     pub(crate) load: &'a Load,
-    pub(crate) workers: usize,
+    /// The number of workers, as it is now.
+    pub(crate) workers: &'a (dyn Fn() -> usize + Sync),
     /// The limits of each key, as the user wrote them.
     pub(crate) limits: Option<String>,
     pub(crate) request: StatusRequest,
@@ -68,6 +69,7 @@ impl<'a, S: Source> Status<'a, S> {
             let (mut bar, mut line, mut last_box) = (began, began, began);
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 let now = self.source.now();
+                self.figures.sample(now, self.load.in_flight());
                 let is_due = |last: &mut Tick, interval: Duration| {
                     let due = now.since(*last) >= interval;
                     *last = if due { now } else { *last };
@@ -137,12 +139,14 @@ impl<'a, S: Source> Status<'a, S> {
 
     /// The time until the last task ends: from the limits, where they are known here, else from the calls so far.
     fn left(&self, elapsed: Duration) -> Option<Duration> {
-        let (time, slow) = self.figures.call_times()?;
+        // Before the first answer, calls are taken to be short against the waits for the limits.
+        let times = self.figures.call_times();
+        let (time, slow) = times.unwrap_or_default();
         let left = self.load.left();
         let (ok, tokens) = (self.counter.ok().max(1) as u64, self.figures.tokens());
         let tokens = tokens.total().checked_div(ok).unwrap_or(0);
         let plan = CallPlan {
-            workers: self.workers,
+            workers: (self.workers)(),
             in_flight: self.load.in_flight(),
             time,
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
@@ -150,11 +154,13 @@ impl<'a, S: Source> Status<'a, S> {
         let by_rate = || {
             let done = self.counter.ok().saturating_add(self.counter.failed());
             let left: usize = left.iter().sum();
-            Some(elapsed.mul_f64(left as f64 / done.max(1) as f64))
+            let is_known = done > 0;
+            is_known.then(|| elapsed.mul_f64(left as f64 / done.max(1) as f64))
         };
         // Of the last calls, the slowest counts.
         let more = slow.saturating_sub(time);
         let outlook = self.source.outlook(&left, plan);
+        let outlook = outlook.filter(|left| times.is_some() || !left.is_zero());
         outlook
             .map(|left| left.saturating_add(more))
             .or_else(by_rate)

@@ -19,6 +19,8 @@ pub(crate) struct Tail {
     lines: Vec<Span>,
     /// The length of the file.
     len: u64,
+    /// Why standard output takes no more; half a line may be there.
+    error: Option<io::Error>,
     /// In the order of the input: the next item.
     next: usize,
 }
@@ -32,7 +34,7 @@ enum To {
     Nowhere,
 }
 
-/// How a file ends that lines are added to.
+/// The end of a file that lines are added to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ending {
     /// Its length in bytes.
@@ -50,6 +52,7 @@ impl Tail {
             printed: Bits::new(items),
             lines: Vec::new(),
             len: 0,
+            error: None,
             next: 0,
         }
     }
@@ -61,6 +64,7 @@ impl Tail {
             printed: Bits::default(),
             lines: vec![Span::default(); items],
             len: 0,
+            error: None,
             next: 0,
         }
     }
@@ -82,6 +86,11 @@ impl Tail {
     /// Whether the line of an item is on standard output.
     pub(crate) fn has_printed(&self, item: usize) -> bool {
         self.printed.contains(item)
+    }
+
+    /// Why standard output takes no more, if it doesn't.
+    pub(crate) const fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take()
     }
 
     /// Whether the file is as this has left it.
@@ -111,8 +120,11 @@ impl Tail {
                 Some(place) => *place = Span::new(start, bytes.len()),
                 None => self.printed.insert(item),
             },
-            // At the end, the output is written anew and its error reported.
-            Err(_) => self.to = To::Nowhere,
+            // A file is written anew at the end, and its error reported then.
+            Err(error) => {
+                self.error = matches!(self.to, To::Stdout).then_some(error);
+                self.to = To::Nowhere;
+            }
         }
     }
 

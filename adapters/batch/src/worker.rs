@@ -28,7 +28,7 @@ use leasehold_core::pool::Release;
 use leasehold_core::retry::Backoff;
 use leasehold_core::time::Tick;
 use leasehold_http::{CallError, CallEvent, Client, Endpoint, Reply};
-use leasehold_protocol::verdict::{Fate, Next, Outcome as Judged, Tally};
+use leasehold_protocol::verdict::{Fate, Kind, Next, Outcome as Judged, Tally};
 use leasehold_protocol::{Call, estimate_most, make_streamed};
 use leasehold_sync::MemberId;
 use std::sync::Mutex;
@@ -156,15 +156,15 @@ impl<'a, S: Source> Run<'a, S> {
                 (None, Some(error)) => error.clone(),
                 (None, None) => continue,
             };
-            self.fail(task.number, &reason);
+            self.fail(task.number, &reason, task.last_kind);
         }
     }
 
-    /// Records that a task failed without an answer of a service.
-    fn fail(&self, number: usize, reason: &str) {
+    /// Records that a task failed, with the kind of its last answer, if there was one.
+    fn fail(&self, number: usize, reason: &str, kind: Option<Kind>) {
         let batch = self.parts.batch;
         match batch.items.item(batch.place_of(number).0) {
-            Ok(item) => self.recorder.failure(number, &item, reason, None),
+            Ok(item) => self.recorder.failure(number, &item, reason, kind, None),
             Err(error) => self.recorder.keep_error(error),
         }
     }
@@ -185,6 +185,7 @@ impl<'a, S: Source> Run<'a, S> {
             attempts: 0,
             tried: Vec::new(),
             last_error: None,
+            last_kind: None,
         }
     }
 
@@ -205,7 +206,7 @@ impl<'a, S: Source> Run<'a, S> {
             }
             let goes_on = self.attempt(task);
             drop(permit);
-            if !goes_on || self.recorder.has_failed() || self.recorder.halted().is_some() {
+            if !goes_on || self.recorder.has_failed() || self.recorder.is_halted() {
                 self.close();
                 return;
             }
@@ -215,22 +216,25 @@ impl<'a, S: Source> Run<'a, S> {
     /// Makes one attempt at a task; `false` if the pool is closed.
     fn attempt(&self, task: Task) -> bool {
         let batch = self.parts.batch;
-        let item = match batch.items.item(batch.place_of(task.number).0) {
-            Ok(item) => item,
+        let item = batch.items.item(batch.place_of(task.number).0);
+        let built = item.and_then(|item| {
+            let request = self.recorder.request(task.number, &item)?;
+            Ok((item, request))
+        });
+        let (item, request) = match built {
+            Ok((item, Ok(request))) => (item, request),
+            // A template of reviews may not fit the answer that is reviewed.
+            Ok((item, Err(error))) => {
+                let reason = error.to_string();
+                self.recorder
+                    .failure(task.number, &item, &reason, None, None);
+                self.parts.queue.finish();
+                return true;
+            }
             Err(error) => {
                 self.recorder.keep_error(error);
                 self.parts.queue.finish();
                 return false;
-            }
-        };
-        let request = match self.recorder.request(task.number, &item) {
-            Ok(request) => request,
-            // A review's template may not fit the answer that it reviews.
-            Err(error) => {
-                let reason = error.to_string();
-                self.recorder.failure(task.number, &item, &reason, None);
-                self.parts.queue.finish();
-                return true;
             }
         };
         let cost = self.max_cost(&task, &request);
@@ -250,7 +254,8 @@ impl<'a, S: Source> Run<'a, S> {
     fn unleased(&self, task: Task, item: &Item, refused: NoLease) -> bool {
         let goes_on = match refused {
             NoLease::NeverFits(reason) => {
-                self.recorder.failure(task.number, item, &reason, None);
+                self.recorder
+                    .failure(task.number, item, &reason, None, None);
                 self.parts.queue.finish();
                 return true;
             }
@@ -451,13 +456,14 @@ impl<'a, S: Source> Run<'a, S> {
             task.attempts = task.attempts.saturating_add(1);
         }
         if is_last || task.attempts >= self.parts.batch.max_attempts.get() {
-            let text = attempt.text.clone();
+            let (text, kind) = (attempt.text.clone(), Some(attempt.verdict.kind));
             self.recorder
-                .failure(task.number, item, &text, Some(attempt));
+                .failure(task.number, item, &text, kind, Some(attempt));
             self.parts.queue.finish();
             return;
         }
         self.parts.figures.retried();
+        task.last_kind = Some(attempt.verdict.kind);
         task.last_error = Some(attempt.text);
         // A member that rests delays the task by itself, and another may serve it at once.
         let delay = if step.rests && !is_counted {

@@ -94,33 +94,69 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         print_out(summary::as_json(&summary));
     }
     summary::print_summary(arguments, &batch, &summary);
-    let done = summary.failed == 0 && summary.unfinished == 0;
+    let done = summary.failed == 0 && summary.unfinished == 0 && summary.left_out == 0;
     Ok(ExitCode::from(u8::from(!done)))
 }
 
-/// Refuses an output that is the input, or that the summary would be mixed with.
+/// Refuses an output that is another file of the command too, or that the summary would be mixed with.
 fn check_files(arguments: &Arguments) -> Result<(), CliError> {
-    let (input, output) = (&arguments.input, &arguments.output);
-    if is_standard(output) {
-        return if arguments.results.json {
-            let problem =
-                "--json: standard output is for the results (-o -); leave one of them out";
-            Err(CliError::usage(problem))
-        } else {
-            Ok(())
-        };
+    if is_standard(&arguments.output) && arguments.results.json {
+        let problem = "--json: standard output is for the results (-o -); leave one of them out";
+        return Err(CliError::usage(problem));
     }
-    let same = match (input.canonicalize(), output.canonicalize()) {
-        (Ok(input), Ok(output)) => input == output,
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
-    };
-    if same && !is_standard(input) {
-        let output = output.display();
-        return Err(CliError::usage(format!(
-            "--output: {output} is the input too; choose another output"
-        )));
+    let results = &arguments.results;
+    let written = [
+        ("--output", Some(&arguments.output)),
+        ("--joblog", results.joblog.as_ref()),
+        ("--report", results.report.as_ref()),
+    ];
+    let read = [
+        ("--input", Some(&arguments.input)),
+        ("--keys", arguments.service.keys.as_ref()),
+        ("--template", arguments.requests.template.as_ref()),
+        ("--body", arguments.requests.body.as_ref()),
+        (
+            "--review-template",
+            arguments.reviews.review_template.as_ref(),
+        ),
+    ];
+    let mut files = Vec::new();
+    // Results that are joined to themselves are the same; a log in their place is not.
+    let joined = results.join.iter().map(|path| ("--join", path));
+    let named = |(flag, path): (&'static str, Option<&'_ PathBuf>)| Some((flag, path?.clone()));
+    for (flag, path) in read.into_iter().chain(written).filter_map(named) {
+        if !is_standard(&path) {
+            files.push((flag, path));
+        }
+    }
+    files.extend(joined.map(|(flag, path)| (flag, path.clone())));
+    let is_written = |flag: &str| written.iter().any(|(other, _)| *other == flag);
+    for (index, (flag, path)) in files.iter().enumerate() {
+        let others = files.iter().take(index);
+        let clash = others.filter(|(other, _)| is_written(other) || is_written(flag));
+        let clash = clash.filter(|(other, _)| (*other, *flag) != ("--output", "--join"));
+        if let Some((other, _)) = clash.clone().find(|(_, other)| is_same(path, other)) {
+            let path = path.display();
+            return Err(CliError::usage(format!(
+                "{flag}: {path} is that of {other} too; choose another file"
+            )));
+        }
     }
     Ok(())
+}
+
+/// Whether two paths are of one file, which need not be there.
+fn is_same(path: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| {
+        let folder = path.parent().filter(|path| !path.as_os_str().is_empty());
+        let in_folder = || {
+            let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+            Some(folder.join(path.file_name()?))
+        };
+        path.canonicalize().ok().or_else(in_folder)
+    };
+    let whole = whole(path).zip(whole(other));
+    whole.is_some_and(|(path, other)| path == other)
 }
 
 fn read_keys(service: &Service) -> Result<Vec<Key>, CliError> {

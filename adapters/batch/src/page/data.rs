@@ -6,7 +6,7 @@ use core::time::Duration;
 /// Everything that the page of a run shows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PageReport {
-    /// When the run ended, such as `2026-03-01 14:02 UTC`.
+    /// When the run ended, such as `Sun, 01 Mar 2026 14:02:00 GMT`.
     pub(crate) date: String,
     /// Version of the command, such as `0.1.0`.
     pub(crate) version: String,

@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// Input: one JSON object per line; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub(super) input: PathBuf,
-    /// Output; results already in it are kept; - is standard output, written only at the end
+    /// Output; results already in it are kept; - is standard output; lines come as items end
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: PathBuf,
     /// Model to call; repeatable; OpenAI Batch lines name their own
@@ -180,10 +180,10 @@ Used only with limits. No key is in it. \"none\" keeps nothing."
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Results {
-    /// Earlier results that are joined to those of the output; repeatable
+    /// Earlier results, for what the output does not have of an item; repeatable
     #[arg(long, value_name = "FILE")]
     pub(super) join: Vec<PathBuf>,
-    /// Run only the tasks that have failed in an earlier run
+    /// Run only tasks that have failed in an earlier run
     #[arg(long)]
     pub(super) retry_failed: bool,
     /// Add lines to the output in the order of the input while the batch runs, not as items end
@@ -201,7 +201,7 @@ pub(super) struct Results {
     /// Prices of a million tokens in and out, for the cost in the summary
     #[arg(long, value_name = "IN,OUT")]
     pub(super) price: Option<Prices>,
-    /// File for a line of each call, in the columns of GNU parallel
+    /// File to which a line of each call is added, in the columns of GNU parallel
     #[arg(long, value_name = "FILE")]
     pub(super) joblog: Option<PathBuf>,
     /// File for a page with the figures of the run, in HTML

@@ -1,4 +1,4 @@
-//! What signals do to a batch: an end, the status box, another number of workers.
+//! Signals to a batch: an end, the status box, another number of workers.
 //!
 //! Invariant: no signal ends the process before its answers are kept, unless an interrupt comes twice.
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 /// A second signal within this time is taken for the first: GNU `timeout` signals a process and its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-/// What is done at a signal.
+/// The parts of a batch that signals reach.
 struct Actions {
     stop: Stop,
     status: StatusRequest,

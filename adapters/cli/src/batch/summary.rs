@@ -1,4 +1,4 @@
-//! What `leasehold batch` tells at its end.
+//! The summary of `leasehold batch`.
 
 use super::Arguments;
 use crate::print_err;
@@ -30,6 +30,12 @@ pub(super) fn print_summary(arguments: &Arguments, batch: &Batch, summary: &Summ
         counts.join(", ")
     ));
     print_figures(summary);
+    if summary.left_out > 0 {
+        print_err(format_args!(
+            "{} reviews are left out: the answers to review are not there",
+            summary.left_out
+        ));
+    }
     for reason in &summary.stopped {
         print_err(reason);
     }
@@ -132,6 +138,7 @@ pub(super) fn as_json(summary: &Summary) -> serde_json::Value {
         "earlier": summary.earlier,
         "ok": summary.ok,
         "failed": summary.failed,
+        "left_out": summary.left_out,
         "unfinished": summary.unfinished,
         "stopped": summary.stopped,
         "elapsed_s": summary.elapsed.as_secs_f64(),

@@ -58,6 +58,17 @@ fn the_log_of_jobs_has_a_line_for_each_call() {
     }
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+    for (flag, file) in [("--joblog", "out.jsonl"), ("--report", "items.jsonl")] {
+        let file = job.path(file).display().to_string();
+        let before = fs::read(&file).expect("it is there");
+        let refused = job.run(&testbed.url, &[flag, &file]);
+        assert!(
+            text(&refused.stderr).contains("choose another file"),
+            "{flag}"
+        );
+        assert_eq!(refused.status.code(), Some(2));
+        assert_eq!(fs::read(&file).expect("it is there"), before);
+    }
 }
 
 #[test]

@@ -114,6 +114,12 @@ fn an_answer_that_is_not_there_is_not_reviewed() {
         );
         assert!(result["output_review"].get("b").is_none(), "{result}");
     }
+    // A template that fits no answer fails the reviews, in every run.
+    job.write("review.txt", ["{{ check.none }}"]);
+    for _ in 0..2 {
+        let misfit = job.run(&testbed.url, &strs(&flags));
+        assert_eq!(misfit.status.code(), Some(1), "{}", text(&misfit.stderr));
+    }
     let alone = job.run(&testbed.url, &["--review-model", "r"]);
     assert!(text(&alone.stderr).contains("--stage review"));
     assert_eq!(alone.status.code(), Some(2));
