@@ -48,7 +48,7 @@ pub enum ParseHaltError {
 }
 
 impl Halt {
-    /// Says why a run of so many tasks ends now; `None` if it goes on. A percentage counts from the third task on.
+    /// Says why a run with this number of tasks ends now; `None` if it goes on. A percentage counts from the third task on.
     pub(crate) fn reason(self, tasks: usize, ok: usize, failed: usize) -> Option<String> {
         let (count, what) = match self.counted {
             Counted::Failed => (failed, "failed"),

@@ -8,6 +8,7 @@ mod charges;
 mod clock;
 mod columns;
 mod compaction;
+mod earlier;
 mod error;
 mod figures;
 mod halt;

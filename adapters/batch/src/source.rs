@@ -54,7 +54,7 @@ pub(crate) trait Source: Sync {
     /// Ends the run if nothing has answered for too long.
     fn give_up(&self, now: Tick);
 
-    /// The time until the last of so many tasks of each model ends, if calls are as planned; `None` if it is not known.
+    /// The time until the last of the tasks of each model ends, if calls are as planned; `None` if it is not known.
     fn outlook(&self, left: &[usize], plan: CallPlan) -> Option<Duration>;
 
     /// The keys as they are now.

@@ -104,43 +104,39 @@ fn check_files(arguments: &Arguments) -> Result<(), CliError> {
         let problem = "--json: standard output is for the results (-o -); leave one of them out";
         return Err(CliError::usage(problem));
     }
-    let results = &arguments.results;
+    let (results, requests) = (&arguments.results, &arguments.requests);
+    let review_template = arguments.reviews.review_template.as_ref();
+    let read = [
+        ("--input", Some(&arguments.input)),
+        ("--keys", arguments.service.keys.as_ref()),
+        ("--template", requests.template.as_ref()),
+        ("--body", requests.body.as_ref()),
+        ("--review-template", review_template),
+    ];
+    let joined = results.join.iter().map(|path| ("--join", Some(path)));
     let written = [
         ("--output", Some(&arguments.output)),
         ("--joblog", results.joblog.as_ref()),
         ("--report", results.report.as_ref()),
     ];
-    let read = [
-        ("--input", Some(&arguments.input)),
-        ("--keys", arguments.service.keys.as_ref()),
-        ("--template", arguments.requests.template.as_ref()),
-        ("--body", arguments.requests.body.as_ref()),
-        (
-            "--review-template",
-            arguments.reviews.review_template.as_ref(),
-        ),
-    ];
-    let mut files = Vec::new();
-    // Results that are joined to themselves are the same; a log in their place is not.
-    let joined = results.join.iter().map(|path| ("--join", path));
-    let named = |(flag, path): (&'static str, Option<&'_ PathBuf>)| Some((flag, path?.clone()));
-    for (flag, path) in read.into_iter().chain(written).filter_map(named) {
-        if !is_standard(&path) {
-            files.push((flag, path));
-        }
-    }
-    files.extend(joined.map(|(flag, path)| (flag, path.clone())));
-    let is_written = |flag: &str| written.iter().any(|(other, _)| *other == flag);
-    for (index, (flag, path)) in files.iter().enumerate() {
-        let others = files.iter().take(index);
-        let clash = others.filter(|(other, _)| is_written(other) || is_written(flag));
-        let clash = clash.filter(|(other, _)| (*other, *flag) != ("--output", "--join"));
-        if let Some((other, _)) = clash.clone().find(|(_, other)| is_same(path, other)) {
+    let files = read.into_iter().chain(joined).chain(written);
+    let mut known: Vec<(&str, &Path)> = Vec::new();
+    for (flag, path) in files {
+        let Some(path) = path.filter(|path| !is_standard(path)) else {
+            continue;
+        };
+        let is_written = written.iter().any(|(other, _)| *other == flag);
+        // Results that are joined to themselves stay the same.
+        let mut others = known
+            .iter()
+            .filter(|(other, _)| (*other, flag) != ("--join", "--output"));
+        if let Some((other, _)) = others.find(|(_, other)| is_written && is_same(path, other)) {
             let path = path.display();
             return Err(CliError::usage(format!(
                 "{flag}: {path} is that of {other} too; choose another file"
             )));
         }
+        known.push((flag, path));
     }
     Ok(())
 }

@@ -173,7 +173,7 @@ Used only with limits. No key is in it. \"none\" keeps nothing."
     /// Longest outage of every service that is waited out
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
     pub(super) give_up_after: Duration,
-    /// Begin no task after so many have failed, such as soon,fail=3%, soon,fail=10 or soon,success=1
+    /// Begin no task once this is reached, such as soon,fail=3%, soon,fail=10 or soon,success=1
     #[arg(long, value_name = "WHEN")]
     pub(super) halt: Option<Halt>,
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// Runs a job on one key, with prompts of so many words; returns the most memory it used and the size of its output, both
+/// Runs a job on one key, with prompts of this length; returns the most memory it used and the size of its output, both
 /// in KiB.
 fn run(testbed: &Testbed, items: usize, words: usize) -> (u64, u64) {
     let job = Job::new(0, 1);

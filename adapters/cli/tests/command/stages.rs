@@ -37,7 +37,7 @@ fn is_reviewed(results: &[Value]) -> bool {
     })
 }
 
-/// Runs a command to its end, after it was killed each time that its journal has grown by so many lines.
+/// Runs a command to its end, after it was killed each time that its journal has grown by this number of lines.
 fn run_with_kills(job: &Job, mut command: impl FnMut() -> Command, every: usize, kills: usize) {
     let mut lines = 0;
     for _ in 0..kills {
