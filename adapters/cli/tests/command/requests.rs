@@ -168,7 +168,7 @@ fn one_file_is_not_input_and_output_at_once() {
     let output = command.env("LEASEHOLD_KEYS", "sk-1").output();
     let output = output.expect("the command runs");
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("is the input too"));
+    assert!(text(&output.stderr).contains("is that of --input too"));
     assert_eq!(line_count(&job.path("items.jsonl")), 2);
 }
 
