@@ -116,22 +116,14 @@ fn figures_of_times(times: &Histogram) -> data::DurationFigures {
         Duration::from_millis(power.saturating_mul(factor))
     });
     let mut below = 0;
-    let mut buckets: Vec<(Duration, u64)> = Vec::new();
-    for bound in bounds {
-        let at_most = times.at_most(bound);
-        if at_most == 0 {
-            // The last bound below all times begins the first bucket.
-            buckets.clear();
-        }
-        buckets.push((bound, at_most.saturating_sub(below)));
-        below = at_most;
-        if below == times.count() {
-            break;
-        }
-    }
-    if let Some(longer) = times.count().checked_sub(below).filter(|more| *more > 0) {
-        buckets.extend(times.max().map(|max| (max, longer)));
-    }
+    let mut bucket = |bound: Duration| {
+        let before = core::mem::replace(&mut below, times.at_most(bound));
+        (bound, below.saturating_sub(before))
+    };
+    let mut buckets: Vec<_> = bounds.map(&mut bucket).collect();
+    let last = buckets.last().map(|(bound, _)| *bound);
+    // Longer ones are in a bucket of their own.
+    buckets.extend(times.max().filter(|max| Some(*max) > last).map(bucket));
     data::DurationFigures {
         buckets,
         p50: quantile(500),
