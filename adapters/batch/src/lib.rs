@@ -43,6 +43,7 @@ mod state_folder;
 mod status;
 mod stop;
 mod tail;
+mod tasks;
 mod warmup;
 mod watch;
 mod worker;

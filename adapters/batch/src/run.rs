@@ -4,14 +4,12 @@
 //! sent before all requests were built, and answers to other requests were found.
 
 use crate::account::{Account, KeyPool, longest_window};
-use crate::batch::{Batch, OnChange, default_workers};
+use crate::batch::{Batch, default_workers};
 use crate::bits::Bits;
 use crate::charges::Charges;
 use crate::clock::wall_clock;
 use crate::error::BatchError;
-use crate::figures::Figures;
-use crate::input::Item;
-use crate::item_results::{Found, ItemResults};
+use crate::figures::{Figures, Totals};
 use crate::job_log::JobLog;
 use crate::load::Load;
 use crate::local::Local;
@@ -26,10 +24,12 @@ use crate::run_report;
 use crate::source::{Source, SourceReport};
 use crate::status::Status;
 use crate::stop::Stop;
+use crate::tasks::Tasks;
 use crate::warmup::Warmup;
 use crate::worker::{Parts, Run};
 use core::num::NonZeroUsize;
-use leasehold_http::Client;
+use core::time::Duration;
+use leasehold_http::{Client, ClientStats};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -171,38 +171,15 @@ impl Batch {
         run.run_workers(workers, count, status);
         let elapsed = source.now().since(began);
         let halted = run.finish()?;
-        let (ok, failed) = (counter.ok(), counter.failed());
         let totals = figures.totals();
-        let SourceReport {
-            mut stopped,
-            mut keys,
-            pool,
-        } = source.report();
-        stopped.extend(halted);
-        for (upstream, figures) in totals.keys.iter() {
-            if let Some(key) = keys.get_mut(*upstream) {
-                (key.ok, key.throttled) = (figures.ok, figures.throttled);
-                key.latency.clone_from(&figures.latency);
-            }
-        }
-        let mut summary = Summary {
-            tasks: earlier.saturating_add(count),
+        let frame = Frame {
             earlier,
-            ok,
-            failed,
-            unfinished: count.saturating_sub(ok).saturating_sub(failed),
-            elapsed,
-            stopped,
-            first_failure: totals.failures.first().cloned(),
-            keys,
-            tokens: totals.tokens,
-            cost: self.prices.map(|prices| prices.of(totals.tokens)),
-            retries: totals.retries,
-            causes: totals.causes.clone(),
             left_out,
-            pool,
+            elapsed,
             client: client.stats(),
         };
+        let mut summary = self.sum_up(frame, counter, &totals, source.report());
+        summary.stopped.extend(halted);
         if let Some(path) = &self.report
             && let Err(error) = run_report::write(path, self, files.output, &summary, &totals)
         {
@@ -210,6 +187,42 @@ impl Batch {
             summary.stopped.push(error.to_string());
         }
         Ok(summary)
+    }
+
+    /// Sums up what the calls came to.
+    fn sum_up(
+        &self,
+        frame: Frame,
+        counter: &Counter,
+        totals: &Totals,
+        source: SourceReport,
+    ) -> Summary {
+        let (count, ok, failed) = (counter.tasks(), counter.ok(), counter.failed());
+        let mut keys = source.keys;
+        for (upstream, figures) in &totals.keys {
+            if let Some(key) = keys.get_mut(*upstream) {
+                (key.ok, key.throttled) = (figures.ok, figures.throttled);
+                key.latency.clone_from(&figures.latency);
+            }
+        }
+        Summary {
+            tasks: frame.earlier.saturating_add(count),
+            earlier: frame.earlier,
+            ok,
+            failed,
+            unfinished: count.saturating_sub(ok).saturating_sub(failed),
+            elapsed: frame.elapsed,
+            stopped: source.stopped,
+            first_failure: totals.failures.first().cloned(),
+            keys,
+            tokens: totals.tokens,
+            cost: self.prices.map(|prices| prices.of(totals.tokens)),
+            retries: totals.retries,
+            left_out: frame.left_out,
+            causes: totals.causes.clone(),
+            pool: source.pool,
+            client: frame.client,
+        }
     }
 
     /// The limits, as the user wrote them; `None` if there are none.
@@ -277,121 +290,14 @@ impl Batch {
         config.max_idle_per_agent = config.max_idle_per_agent.max(self.workers().get());
         Client::new(config)
     }
+}
 
-    /// Finds the tasks that are to be run. Requests that a template may not fit, or that were answered, are built once.
-    fn open_tasks(&self, results: &Results, output: &Path) -> Result<Tasks, BatchError> {
-        let count = self.number_of(self.items.len(), 0);
-        let mut tasks = Tasks {
-            open: Bits::new(count),
-            ready: Bits::new(count),
-            ..Tasks::default()
-        };
-        for index in 0..self.items.len() {
-            let is_known = self.items.has_answers(index) || results.knows(self, index);
-            if !is_known && self.request.body.is_none() && !self.retry_failed {
-                self.open_new(index, &mut tasks);
-                continue;
-            }
-            let item = self.items.item(index)?;
-            let known = results.of_item(self, index, &item.id)?;
-            tasks.other_lines = tasks
-                .other_lines
-                .saturating_add(usize::from(!known.is_line_of(&item)));
-            let had_failed = |number| results.had_failed(number);
-            self.open_known(index, &item, &known, had_failed, &mut tasks)?;
-        }
-        match tasks.example.take() {
-            Some(example) if self.on_change == OnChange::Fail => Err(BatchError::Changed {
-                path: output.to_owned(),
-                changed: tasks.changed,
-                answers: tasks.answers,
-                example,
-            }),
-            Some(_) | None => Ok(tasks),
-        }
-    }
-
-    /// Opens the tasks of an item of which nothing is known.
-    fn open_new(&self, index: usize, tasks: &mut Tasks) {
-        tasks.other_lines = tasks.other_lines.saturating_add(1);
-        for (number, column) in (self.number_of(index, 0)..).zip(&self.columns) {
-            let reviewed = column
-                .reviewed
-                .and_then(|reviewed| self.columns.get(reviewed));
-            match (column.is_asked, reviewed) {
-                (false, _) => {}
-                (true, None) => tasks.open(number, true),
-                (true, Some(reviewed)) if reviewed.is_asked => tasks.open(number, false),
-                (true, Some(_)) => tasks.missing = tasks.missing.saturating_add(1),
-            }
-        }
-    }
-
-    /// Opens the tasks of an item that have no answer to their request.
-    fn open_known(
-        &self,
-        index: usize,
-        item: &Item,
-        known: &ItemResults,
-        had_failed: impl Fn(usize) -> bool,
-        tasks: &mut Tasks,
-    ) -> Result<(), BatchError> {
-        for (at, column) in self
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(_, it)| it.is_asked)
-        {
-            let (number, name) = (self.number_of(index, at), self.name_of(index, at));
-            let request = match column.reviewed.zip(self.reviewed_by(index, at)) {
-                None => self.request.request(item, &name.model)?,
-                Some((reviewed, _)) if tasks.open.contains(self.number_of(index, reviewed)) => {
-                    tasks.open(number, false);
-                    continue;
-                }
-                Some((_, (reviews, reviewed))) => match known.answer(item, &reviewed) {
-                    Some(answer) => match self.request.review(reviews, item, answer, &name) {
-                        Ok(request) => request,
-                        // The template does not fit this answer, which fails the task and no other.
-                        Err(_) if known.answer(item, &name).is_none() => {
-                            tasks.open(number, true);
-                            continue;
-                        }
-                        Err(_) => {
-                            tasks.earlier = tasks.earlier.saturating_add(1);
-                            continue;
-                        }
-                    },
-                    None => {
-                        tasks.missing = tasks.missing.saturating_add(1);
-                        continue;
-                    }
-                },
-            };
-            let found = known.find(item, &name, &request.fingerprint());
-            tasks.answers = tasks
-                .answers
-                .saturating_add(usize::from(found != Found::Nothing));
-            let is_wanted =
-                !self.retry_failed || known.has_failed(item, &name) || had_failed(number);
-            let is_open = match found {
-                Found::Nothing => is_wanted,
-                Found::Answer => false,
-                Found::Changed => {
-                    tasks.changed = tasks.changed.saturating_add(1);
-                    let example = || format!("item {}, model {name}", item.id);
-                    tasks.example.get_or_insert_with(example);
-                    self.on_change == OnChange::Redo && is_wanted
-                }
-            };
-            if is_open {
-                tasks.open(number, true);
-            } else if found != Found::Nothing {
-                tasks.earlier = tasks.earlier.saturating_add(1);
-            }
-        }
-        Ok(())
-    }
+/// The figures around the calls of a run.
+struct Frame {
+    earlier: usize,
+    left_out: usize,
+    elapsed: Duration,
+    client: ClientStats,
 }
 
 /// The files that a run writes, besides its journal and its report.
@@ -399,31 +305,4 @@ impl Batch {
 struct Files<'a> {
     output: &'a Path,
     job_log: Option<&'a JobLog>,
-}
-
-/// The tasks of a run.
-#[derive(Debug, Default)]
-struct Tasks {
-    /// All that are to be run, and those of them that wait for no other answer.
-    open: Bits,
-    ready: Bits,
-    /// Tasks that were answered before.
-    earlier: usize,
-    /// Reviews of answers that are not there.
-    missing: usize,
-    /// Answers of earlier runs, those of them to another request, and one of these.
-    answers: usize,
-    changed: usize,
-    example: Option<String>,
-    /// Items whose line in the output would be another one, or is not there.
-    other_lines: usize,
-}
-
-impl Tasks {
-    fn open(&mut self, number: usize, is_ready: bool) {
-        self.open.insert(number);
-        if is_ready {
-            self.ready.insert(number);
-        }
-    }
 }

@@ -11,7 +11,7 @@ pub(crate) use arguments::Arguments;
 use crate::values::{LimitArgument, PhaseTimeout};
 use crate::{CliError, print_err, print_out};
 use arguments::{
-    Keep, OnChangeArgument, Requests, ReviewArguments, Service, Stage, WorkersArgument,
+    Keep, OnChangeArgument, Requests, Results, ReviewArguments, Service, Stage, WorkersArgument,
 };
 use leasehold_batch::{
     Batch, BodyTemplate, Input, Items, OnChange, Progress, Reviews, Template, Upstream, is_standard,
@@ -57,15 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     batch.request.system.clone_from(&requests.system);
     batch.request.body = body;
     batch.request.set = fields(requests)?;
-    batch.on_change = match arguments.results.on_change {
-        OnChangeArgument::Keep => OnChange::Keep,
-        OnChangeArgument::Redo => OnChange::Redo,
-        OnChangeArgument::Fail => OnChange::Fail,
-    };
-    batch.join.clone_from(&arguments.results.join);
-    batch.retry_failed = arguments.results.retry_failed;
-    batch.keep_order = arguments.results.keep_order;
-    batch.keep_full = arguments.results.keep == Keep::Full;
+    set_results(&mut batch, &arguments.results);
     batch.state = state_folder(arguments.pace.state.as_deref())?;
     if let Some(workers) = &arguments.pace.workers {
         batch.worker_count.set(match workers {
@@ -76,11 +68,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     batch.max_attempts = arguments.pace.tries;
     batch.give_up_after = arguments.pace.give_up_after;
     batch.halt = arguments.pace.halt;
-    batch.stream = arguments.results.stream;
-    batch.prices = arguments.results.price;
-    batch.job_log.clone_from(&arguments.results.joblog);
-    batch.report.clone_from(&arguments.results.report);
-    batch.is_verbose = arguments.results.verbose;
     batch.client = client(arguments)?;
     batch.seed = process::id().into();
     let stop = signals::listen(&batch, arguments.pace.workers.as_ref())?;
@@ -96,6 +83,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     summary::print_summary(arguments, &batch, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0 && summary.left_out == 0;
     Ok(ExitCode::from(u8::from(!done)))
+}
+
+/// Sets what becomes of answers, and what is told of them.
+fn set_results(batch: &mut Batch, results: &Results) {
+    batch.on_change = match results.on_change {
+        OnChangeArgument::Keep => OnChange::Keep,
+        OnChangeArgument::Redo => OnChange::Redo,
+        OnChangeArgument::Fail => OnChange::Fail,
+    };
+    batch.join.clone_from(&results.join);
+    batch.retry_failed = results.retry_failed;
+    batch.keep_order = results.keep_order;
+    batch.keep_full = results.keep == Keep::Full;
+    batch.stream = results.stream;
+    batch.prices = results.price;
+    batch.job_log.clone_from(&results.joblog);
+    batch.report.clone_from(&results.report);
+    batch.is_verbose = results.verbose;
 }
 
 /// Refuses an output that is another file of the command too, or that the summary would be mixed with.
