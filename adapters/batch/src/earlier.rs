@@ -80,7 +80,7 @@ impl Earlier {
         };
         while let Some(object) = objects.next() {
             let object = match object {
-                Err(_) if was_killed && objects.is_torn() => break,
+                Err(_) if was_killed && objects.is_torn_object() => break,
                 object => object?,
             };
             let id = object.fields.id();

@@ -66,6 +66,11 @@ impl<T: DeserializeOwned> ObjectLines<T> {
         !self.bytes.is_empty() && !self.bytes.ends_with(b"\n")
     }
 
+    /// Whether the line that was read last may be the first half of an object.
+    pub(crate) fn is_torn_object(&self) -> bool {
+        self.is_torn() && self.bytes.starts_with(b"{")
+    }
+
     /// The offset after the line that was read last.
     pub(crate) const fn read_so_far(&self) -> u64 {
         self.start

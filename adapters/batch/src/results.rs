@@ -169,10 +169,10 @@ impl Results {
     /// Says which tasks have not ended, and whether each line of the output stays the same if none of them does.
     pub(crate) fn set_open(&mut self, open: Bits, is_same: bool) {
         self.open = open;
-        self.is_same = is_same && self.failed.is_empty() && self.is_in_order();
+        self.is_same = is_same && self.tail.began_whole() && self.is_in_order();
     }
 
-    /// Whether the output holds all earlier results, in the order of the items and with nothing before them.
+    /// Whether the output holds all earlier results, in the order of the items, then others.
     fn is_in_order(&self) -> bool {
         let only = match &*self.earlier {
             [only] if self.earlier_in_output().is_some() && self.extra.is_empty() => only,

@@ -93,6 +93,14 @@ impl Tail {
         self.error.take()
     }
 
+    /// Whether the file was there and had whole lines alone, before any was added.
+    pub(crate) fn began_whole(&self) -> bool {
+        match &self.to {
+            To::Closed(_, Some(ending)) => ending.whole == ending.len,
+            To::Closed(_, None) | To::File(_) | To::Stdout | To::Nowhere => false,
+        }
+    }
+
     /// Whether the file is as this has left it.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.to {

@@ -382,3 +382,28 @@ fn a_torn_line_after_failures_alone_is_left_out() {
     results.finish(&one).unwrap();
     assert_eq!(lines(&output).len(), 2);
 }
+
+#[test]
+fn half_a_line_of_a_killed_run_does_not_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.jsonl");
+    let one = batch(&[json!({"id": 1})]);
+    let mut results = open(&output, &one);
+    record(&mut results, &one, (0, "a"), answer(json!("x"))).unwrap();
+    drop(results);
+    fs::write(&output, "{\"id\":1,\"outp").unwrap();
+    let other = batch(&[json!({"id": 2})]);
+    open(&output, &other).finish(&other).unwrap();
+    assert_eq!(lines(&output).len(), 2);
+    // Notes of a user are no half line.
+    let mut results = open(&output, &one);
+    record(&mut results, &one, (0, "a"), answer(json!("x"))).unwrap();
+    drop(results);
+    fs::write(&output, "my notes").unwrap();
+    let refused = Results::open(&output, &one).unwrap_err();
+    assert!(
+        matches!(refused, BatchError::InvalidLine { .. }),
+        "{refused}"
+    );
+    assert_eq!(fs::read_to_string(&output).unwrap(), "my notes");
+}
