@@ -11,7 +11,7 @@ use crate::result_head::ResultHead;
 use crate::tail::Ending;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,9 @@ impl Earlier {
                 Some((earlier, _)) => Ok(earlier),
                 None => Err(BatchError::Read {
                     path: path.clone(),
-                    source: io::ErrorKind::NotFound.into(),
+                    source: fs::metadata(path)
+                        .err()
+                        .unwrap_or_else(|| io::ErrorKind::NotFound.into()),
                 }),
             });
         files.collect()
@@ -53,18 +55,19 @@ impl Earlier {
             path: path.to_owned(),
             source,
         };
-        let file = match File::open(path) {
-            Ok(file) => file,
+        // Before it is opened: a pipe would wait for its other end.
+        let found = match fs::metadata(path) {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(unreadable(source)),
         };
-        let found = file.metadata().map_err(unreadable)?;
         if !found.is_file() {
             return Err(BatchError::InvalidFile {
                 path: path.to_owned(),
                 problem: "not a regular file; choose another output".to_owned(),
             });
         }
+        let file = File::open(path).map_err(unreadable)?;
         let mut ending = Ending {
             len: found.len(),
             whole: 0,

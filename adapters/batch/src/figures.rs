@@ -3,7 +3,7 @@
 //! Invariant: memory does not grow with the number of calls.
 
 use crate::lock;
-use crate::report::{FailedTask, KeySummary, Tokens};
+use crate::report::{FailedTask, KeySummary, Tokens, Waits};
 use core::time::Duration;
 use leasehold_core::pool::stats::Histogram;
 use leasehold_core::time::Tick;
@@ -30,6 +30,7 @@ struct State {
     /// By the number of the upstream.
     keys: BTreeMap<usize, KeySummary>,
     latency: Histogram,
+    waits: Waits,
     tokens: Tokens,
     retries: u64,
     timeline: Timeline,
@@ -73,6 +74,7 @@ pub(crate) struct Timeline {
 pub(crate) struct Totals {
     pub(crate) keys: BTreeMap<usize, KeySummary>,
     pub(crate) latency: Histogram,
+    pub(crate) waits: Waits,
     pub(crate) tokens: Tokens,
     pub(crate) retries: u64,
     pub(crate) timeline: Timeline,
@@ -122,6 +124,23 @@ impl Figures {
         slot.in_flight = slot.in_flight.max(in_flight);
     }
 
+    /// Counts a lease that came after this time.
+    pub(crate) fn leased(&self, waited: Duration) {
+        let waits = &mut lock(&self.state).waits;
+        waits.times.record(waited);
+        let count = match waited.is_zero() {
+            true => &mut waits.at_once,
+            false => &mut waits.after_waiting,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// Counts a request for a lease that was refused.
+    pub(crate) fn refused(&self) {
+        let waits = &mut lock(&self.state).waits;
+        waits.refused = waits.refused.saturating_add(1);
+    }
+
     /// Counts a task that is tried again.
     pub(crate) fn retried(&self) {
         let mut state = lock(&self.state);
@@ -162,6 +181,7 @@ impl Figures {
         Totals {
             keys: state.keys.clone(),
             latency: state.latency.clone(),
+            waits: state.waits.clone(),
             tokens: state.tokens,
             retries: state.retries,
             timeline: state.timeline.clone(),

@@ -55,7 +55,7 @@ pub use halt::{Halt, ParseHaltError};
 pub use input::{Input, Template, is_standard};
 pub use items::Items;
 pub use progress::Progress;
-pub use report::{FailedTask, KeySummary, ParsePricesError, Prices, Summary, Tokens};
+pub use report::{FailedTask, KeySummary, ParsePricesError, Prices, Summary, Tokens, Waits};
 pub use request::{BodyTemplate, RequestSettings};
 pub use shard::{ParseShardError, Shard};
 pub use status::StatusRequest;

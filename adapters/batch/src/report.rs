@@ -36,6 +36,8 @@ pub struct Summary {
     pub cost: Option<f64>,
     /// Tasks that were tried again, once for each.
     pub retries: u64,
+    /// Waits for leases.
+    pub waits: Waits,
     /// Reviews that were left out, because the answers to review are not there.
     pub left_out: usize,
     /// Failed tasks by their cause, the most frequent first.
@@ -107,6 +109,20 @@ impl KeySummary {
             Outcome::Failed | Outcome::Unknown | Outcome::NotSent => {}
         }
     }
+}
+
+/// The leases of a run, by what became of the requests for them.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Waits {
+    /// Leases that were granted at once.
+    pub at_once: u64,
+    /// Leases that were granted later.
+    pub after_waiting: u64,
+    /// Requests that were refused.
+    pub refused: u64,
+    /// The times from request to lease.
+    pub times: Histogram,
 }
 
 /// Tokens of several calls.

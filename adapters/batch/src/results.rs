@@ -19,6 +19,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
+/// Standard output, as errors name it.
+const STANDARD_OUTPUT: &str = "standard output";
+
 /// The results of a batch, by their places on disk.
 #[derive(Debug)]
 pub(crate) struct Results {
@@ -242,7 +245,14 @@ impl Results {
                 true => self.show_in_order(batch)?,
             }
         }
-        Ok(())
+        // No more calls are made for a reader that has gone.
+        match self.tail.take_error() {
+            Some(source) => Err(BatchError::Write {
+                path: PathBuf::from(STANDARD_OUTPUT),
+                source,
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Adds the lines of items that have ended, up to the first that has not.
@@ -289,13 +299,13 @@ impl Results {
     ///
     /// # Errors
     /// If the output can't be written; the old output and the journal stay as they are.
-    pub(crate) fn finish(mut self, batch: &Batch) -> Result<(), BatchError> {
+    pub(crate) fn finish(self, batch: &Batch) -> Result<(), BatchError> {
         let Some(output) = self.output.clone() else {
-            let path = PathBuf::from("standard output");
-            if let Some(source) = self.tail.take_error() {
-                return Err(BatchError::Write { path, source });
+            if !self.tail.is_on() {
+                // The run has ended for that, with its error.
+                return Ok(());
             }
-            return self.write(io::stdout().lock(), &path, batch);
+            return self.write(io::stdout().lock(), Path::new(STANDARD_OUTPUT), batch);
         };
         if self.is_same {
             return self.journal.remove();

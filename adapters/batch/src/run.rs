@@ -218,6 +218,7 @@ impl Batch {
             tokens: totals.tokens,
             cost: self.prices.map(|prices| prices.of(totals.tokens)),
             retries: totals.retries,
+            waits: totals.waits.clone(),
             left_out: frame.left_out,
             causes: totals.causes.clone(),
             pool: source.pool,

@@ -41,7 +41,7 @@ pub(crate) fn write(
 
 fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> data::PageReport {
     let count = |count: usize| count as u64;
-    let waiting = &summary.pool.waiting;
+    let waits = &summary.waits;
     let has_tokens = totals.tokens.total() > 0;
     data::PageReport {
         date: httpdate::fmt_http_date(now()),
@@ -67,12 +67,12 @@ fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> 
         }),
         cost: summary.cost,
         keys: summary.keys.iter().map(figures_of_key).collect(),
-        waits: figures_of_times(&summary.pool.waited),
+        waits: figures_of_times(&waits.times),
         latencies: figures_of_times(&totals.latency),
         leases: data::LeaseFigures {
-            at_once: waiting.granted_at_once,
-            queued: waiting.granted_queued,
-            refused: waiting.refused,
+            at_once: waits.at_once,
+            queued: waits.after_waiting,
+            refused: waits.refused,
         },
         clients: data::ClientFigures {
             created: summary.client.agents_created,

@@ -243,6 +243,7 @@ impl<'a, S: Source> Run<'a, S> {
         drop(waits);
         match leased {
             Ok(granted) => {
+                self.parts.figures.leased(granted.lease.waited());
                 self.call(task, &item, &request, granted, cost);
                 self.write_charges() && !self.parts.source.is_over()
             }
@@ -254,6 +255,7 @@ impl<'a, S: Source> Run<'a, S> {
     fn unleased(&self, task: Task, item: &Item, refused: NoLease) -> bool {
         let goes_on = match refused {
             NoLease::NeverFits(reason) => {
+                self.parts.figures.refused();
                 self.recorder
                     .failure(task.number, item, &reason, None, None);
                 self.parts.queue.finish();
@@ -284,6 +286,9 @@ impl<'a, S: Source> Run<'a, S> {
             upstream,
             endpoint,
         } = granted;
+        if task.last_error.is_some() {
+            self.parts.figures.retried();
+        }
         let (member, source) = (lease.member(), self.parts.source);
         let began = source.now();
         let (sent, in_flight) = self.send(request, &endpoint, || {
@@ -462,7 +467,6 @@ impl<'a, S: Source> Run<'a, S> {
             self.parts.queue.finish();
             return;
         }
-        self.parts.figures.retried();
         task.last_kind = Some(attempt.verdict.kind);
         task.last_error = Some(attempt.text);
         // A member that rests delays the task by itself, and another may serve it at once.

@@ -45,6 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         let problem = "--model: each line of the input names its own model; leave the flag out";
         return Err(CliError::usage(problem));
     }
+    if items.are_calls() && requests.template.is_some() {
+        let problem = "--template: each line of the input has its own body; leave the flag out";
+        return Err(CliError::usage(problem));
+    }
     let pool = arguments.pool.place()?;
     let upstreams = match pool {
         Some(_) => Vec::new(),
@@ -119,17 +123,27 @@ fn check_files(arguments: &Arguments) -> Result<(), CliError> {
         ("--review-template", review_template),
     ];
     let joined = results.join.iter().map(|path| ("--join", Some(path)));
+    let mut journal = arguments.output.clone().into_os_string();
+    journal.push(".journal");
+    let journal = PathBuf::from(journal);
     let written = [
         ("--output", Some(&arguments.output)),
+        ("the journal of --output", Some(&journal)),
         ("--joblog", results.joblog.as_ref()),
         ("--report", results.report.as_ref()),
     ];
     let files = read.into_iter().chain(joined).chain(written);
     let mut known: Vec<(&str, &Path)> = Vec::new();
     for (flag, path) in files {
-        let Some(path) = path.filter(|path| !is_standard(path)) else {
+        let Some(path) = path else {
             continue;
         };
+        if is_standard(path) && !["--input", "--output"].contains(&flag) {
+            return Err(CliError::usage(format!("{flag}: - is no file; name one")));
+        }
+        if is_standard(path) {
+            continue;
+        }
         let is_written = written.iter().any(|(other, _)| *other == flag);
         // Results that are joined to themselves stay the same.
         let mut others = known

@@ -27,7 +27,11 @@ pub(super) fn print_summary(arguments: &Arguments, batch: &Batch, summary: &Summ
         "{} tasks in {:.1} s: {}; results are {output}",
         summary.tasks,
         summary.elapsed.as_secs_f64(),
-        counts.join(", ")
+        if counts.is_empty() {
+            "nothing to do".to_owned()
+        } else {
+            counts.join(", ")
+        }
     ));
     print_figures(summary);
     if summary.left_out > 0 {
@@ -77,13 +81,13 @@ fn print_figures(summary: &Summary) {
         "calls        {all}; a key {least} at least, {mean:.1} on average, {most} at most; {} retries",
         summary.retries
     ));
-    let waiting = &summary.pool.waiting;
+    let waits = &summary.waits;
     print_err(format_args!(
         "leases       {} at once, {} after a wait of {:.1} s on average, {} refused",
-        waiting.granted_at_once,
-        waiting.granted_queued,
-        summary.pool.mean_wait().as_secs_f64(),
-        waiting.refused
+        waits.at_once,
+        waits.after_waiting,
+        waits.times.mean().unwrap_or_default().as_secs_f64(),
+        waits.refused
     ));
     print_err(format_args!(
         "clients      {} created, {} reused; a call took {:.3} s on average",
@@ -92,7 +96,7 @@ fn print_figures(summary: &Summary) {
         summary.client.mean_time().as_secs_f64()
     ));
     if summary.tokens.total() > 0 {
-        let cost = summary.cost.map(|cost| format!("; cost {cost:.4}"));
+        let cost = summary.cost.map(|cost| format!("; cost {cost:.6}"));
         print_err(format_args!(
             "tokens       {} in, {} out{}",
             summary.tokens.prompt,
@@ -132,7 +136,7 @@ pub(super) fn as_json(summary: &Summary) -> serde_json::Value {
     let causes: serde_json::Map<_, _> = causes
         .map(|(cause, count)| (cause.clone(), json!(count)))
         .collect();
-    let waiting = &summary.pool.waiting;
+    let waits = &summary.waits;
     json!({
         "tasks": summary.tasks,
         "earlier": summary.earlier,
@@ -149,11 +153,11 @@ pub(super) fn as_json(summary: &Summary) -> serde_json::Value {
         "cost": summary.cost,
         "clients": {"created": summary.client.agents_created, "reused": summary.client.agents_reused},
         "leases": {
-            "at_once": waiting.granted_at_once,
-            "after_waiting": waiting.granted_queued,
-            "refused": waiting.refused,
+            "at_once": waits.at_once,
+            "after_waiting": waits.after_waiting,
+            "refused": waits.refused,
         },
-        "mean_wait_s": summary.pool.mean_wait().as_secs_f64(),
+        "mean_wait_s": waits.times.mean().unwrap_or_default().as_secs_f64(),
         "mean_call_s": summary.client.mean_time().as_secs_f64(),
         "balance_score": summary.pool.balance_score(),
         "variance": summary.pool.variance(),

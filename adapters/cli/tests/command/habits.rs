@@ -228,3 +228,53 @@ fn tokens_cost_and_a_page_are_told_at_the_end() {
     assert!(page.contains("</html>") && page.contains("0002"), "{page}");
     assert!(!page.contains("sk-testbed"), "no key is told");
 }
+
+#[test]
+fn a_reader_that_leaves_ends_the_batch() {
+    let job = Job::new(200, 2);
+    let testbed = Testbed::start(&["--keys", "2", "--latency", "5ms"]);
+    let mut command = job.batch();
+    command.arg("-i").arg(job.path("items.jsonl"));
+    command.arg("--keys").arg(job.path("keys.txt"));
+    command.args(["-o", "-", "--url", &testbed.url, "--model", "a", "-q"]);
+    let mut process = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command runs");
+    let mut lines = BufReader::new(process.stdout.take().expect("it is piped"));
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a line");
+    drop(lines);
+    let output = process.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot write standard output"));
+    let calls = testbed.stop()["calls"].as_u64().expect("a count");
+    assert!(calls < 100, "{calls} calls for a reader that has left");
+}
+
+#[test]
+fn a_pipe_with_a_name_is_refused_as_an_output() {
+    let job = Job::new(2, 1);
+    let made = Command::new("mkfifo").arg(job.path("out.jsonl")).status();
+    assert!(made.expect("there is a mkfifo").success());
+    let output = job.run("http://127.0.0.1:1/v1", &[]);
+    assert!(text(&output.stderr).contains("not a regular file"));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn leases_of_earlier_runs_are_not_counted_again() {
+    let job = Job::new(4, 2);
+    let testbed = Testbed::start(&["--keys", "2"]);
+    for shard in ["1/2", "2/2"] {
+        let output = job.run(
+            &testbed.url,
+            &["--limit", "50/60s", "--shard", shard, "--json"],
+        );
+        let summary: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let leases = |kind: &str| summary["leases"][kind].as_u64().expect("a count");
+        assert_eq!(leases("at_once") + leases("after_waiting"), 4, "{summary}");
+        assert_eq!(summary["retries"], 0);
+    }
+}
