@@ -44,6 +44,7 @@ mod status;
 mod stop;
 mod tail;
 mod tasks;
+mod timeline;
 mod warmup;
 mod watch;
 mod worker;

@@ -220,7 +220,7 @@ impl Batch {
             retries: totals.retries,
             waits: totals.waits.clone(),
             left_out: frame.left_out,
-            causes: totals.causes.clone(),
+            causes: totals.causes(),
             pool: source.pool,
             client: frame.client,
         }

@@ -2,7 +2,7 @@
 
 use crate::batch::Batch;
 use crate::error::BatchError;
-use crate::figures::{Timeline, Totals};
+use crate::figures::Totals;
 use crate::page::{self, data};
 use crate::report::{KeySummary, Summary};
 use core::time::Duration;
@@ -61,24 +61,18 @@ fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> 
         elapsed: summary.elapsed,
         attempts: summary.client.calls,
         retries: summary.retries,
-        tokens: has_tokens.then_some(data::TokenCounts {
-            prompt: totals.tokens.prompt,
-            completion: totals.tokens.completion,
-        }),
+        tokens: has_tokens.then_some(totals.tokens),
         cost: summary.cost,
         keys: summary.keys.iter().map(figures_of_key).collect(),
         waits: figures_of_times(&waits.times),
         latencies: figures_of_times(&totals.latency),
-        leases: data::LeaseFigures {
-            at_once: waits.at_once,
-            queued: waits.after_waiting,
-            refused: waits.refused,
-        },
+        leases: waits.clone(),
         clients: data::ClientFigures {
             created: summary.client.agents_created,
             reused: summary.client.agents_reused,
         },
-        timeline: timeline(&totals.timeline, calls_per_second(batch)),
+        timeline: totals.timeline.clone(),
+        admitted: calls_per_second(batch),
         causes: summary.causes.clone(),
         first_failures: totals.failures.clone(),
     }
@@ -129,24 +123,6 @@ fn figures_of_times(times: &Histogram) -> data::DurationFigures {
         p50: quantile(500),
         p90: quantile(900),
         p99: quantile(990),
-    }
-}
-
-fn timeline(timeline: &Timeline, admitted: Option<f64>) -> data::Timeline {
-    let width = timeline.width;
-    let slots = (0_u32..)
-        .zip(&timeline.slots)
-        .map(|(index, slot)| data::Slot {
-            begin: width.saturating_mul(index),
-            ok: slot.ok,
-            failed: slot.failed,
-            throttled: slot.throttled,
-            in_flight: slot.in_flight as u64,
-            admitted: admitted.map(|rate| rate * width.as_secs_f64()),
-        });
-    data::Timeline {
-        slot: width,
-        slots: slots.collect(),
     }
 }
 

@@ -87,33 +87,6 @@ impl fmt::Display for Eligibility {
     }
 }
 
-impl Eligibility {
-    /// The tick at which the reason ends, where it is known.
-    #[must_use]
-    pub const fn until(self) -> Option<Tick> {
-        match self {
-            Self::Ejected { until }
-            | Self::BreakerOpen { until }
-            | Self::Throttled { until }
-            | Self::AtLimit { until } => Some(until),
-            Self::FlowAtLimit { until } => until,
-            Self::Ready
-            | Self::LowerTier
-            | Self::BehindOthers
-            | Self::WrongLabels
-            | Self::NotPinned
-            | Self::Removed
-            | Self::Disabled
-            | Self::Draining
-            | Self::Unhealthy
-            | Self::BreakerHalfOpen
-            | Self::Full
-            | Self::AwaitingCompletion
-            | Self::NeverFits => None,
-        }
-    }
-}
-
 /// The dominant cause of a refusal: the reason of the member that can serve soonest.
 ///
 /// A member that may serve at any time, when a lease ends, comes first; then the one with the earliest known
@@ -268,6 +241,15 @@ pub(super) struct Row {
 }
 
 impl Eligibility {
+    /// The tick at which the reason ends, where it is known.
+    #[must_use]
+    pub const fn until(self) -> Option<Tick> {
+        match self.row().cause {
+            Some(cause) => cause.until(),
+            None => None,
+        }
+    }
+
     /// The table of reasons.
     #[inline]
     pub(super) const fn row(self) -> Row {

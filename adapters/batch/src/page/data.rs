@@ -1,6 +1,7 @@
 //! The figures that a report page shows: plain numbers and texts.
 
-use crate::report::FailedTask;
+use crate::report::{FailedTask, Tokens, Waits};
+use crate::timeline::Timeline;
 use core::time::Duration;
 
 /// Everything that the page of a run shows.
@@ -29,7 +30,7 @@ pub(crate) struct PageReport {
     /// Calls sent for a task that had been tried before.
     pub(crate) retries: u64,
     /// Tokens as reported by the services; `None` where they report none.
-    pub(crate) tokens: Option<TokenCounts>,
+    pub(crate) tokens: Option<Tokens>,
     /// Cost of the tokens, in the currency of the prices; `None` without prices.
     pub(crate) cost: Option<f64>,
     /// The keys, in the order of the endpoints.
@@ -39,11 +40,13 @@ pub(crate) struct PageReport {
     /// Times from a call to the end of its answer.
     pub(crate) latencies: DurationFigures,
     /// Requests for a lease by what became of them.
-    pub(crate) leases: LeaseFigures,
+    pub(crate) leases: Waits,
     /// HTTP clients opened and used again.
     pub(crate) clients: ClientFigures,
     /// Calls over time.
     pub(crate) timeline: Timeline,
+    /// Calls that the limits admit in a second on average; `None` where that is unknown or unlimited.
+    pub(crate) admitted: Option<f64>,
     /// Failed tasks by cause, most frequent first.
     pub(crate) causes: Vec<(String, u64)>,
     /// The first tasks that failed; the page shows 20.
@@ -63,15 +66,6 @@ pub(crate) struct TaskCounts {
     pub(crate) failed: u64,
     /// Not done because the batch was stopped.
     pub(crate) unfinished: u64,
-}
-
-/// Tokens that the services reported.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TokenCounts {
-    /// Tokens sent.
-    pub(crate) prompt: u64,
-    /// Tokens received.
-    pub(crate) completion: u64,
 }
 
 /// Figures of one key.
@@ -119,17 +113,6 @@ pub(crate) struct DurationFigures {
     pub(crate) p99: Duration,
 }
 
-/// Requests for a lease by what became of them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LeaseFigures {
-    /// Granted at once.
-    pub(crate) at_once: u64,
-    /// Granted after a wait.
-    pub(crate) queued: u64,
-    /// Refused.
-    pub(crate) refused: u64,
-}
-
 /// HTTP clients of a run; each is the connection pool of one endpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClientFigures {
@@ -137,30 +120,4 @@ pub(crate) struct ClientFigures {
     pub(crate) created: u64,
     /// Calls that used an open client.
     pub(crate) reused: u64,
-}
-
-/// Calls over time, in slots of equal length.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Timeline {
-    /// Length of a slot.
-    pub(crate) slot: Duration,
-    /// The slots without gaps, from the start; about 240 at most, so that each is a visible column.
-    pub(crate) slots: Vec<Slot>,
-}
-
-/// One slot of the timeline.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Slot {
-    /// Time from the start of the run to the start of the slot.
-    pub(crate) begin: Duration,
-    /// Calls that ended in the slot and were answered.
-    pub(crate) ok: u64,
-    /// Calls that ended in the slot and failed.
-    pub(crate) failed: u64,
-    /// Calls that ended in the slot and were throttled.
-    pub(crate) throttled: u64,
-    /// The most calls in flight at once during the slot.
-    pub(crate) in_flight: u64,
-    /// Calls that the limits admit in a slot on average; `None` where that is unknown or unlimited.
-    pub(crate) admitted: Option<f64>,
 }

@@ -16,7 +16,7 @@ mod text;
 mod timeline;
 
 use core::fmt::{self, Display, Formatter};
-use data::{ClientFigures, LeaseFigures, PageReport};
+use data::{ClientFigures, PageReport};
 use text::{Escaped, grouped, percent, shortened};
 
 const STYLE: &str = include_str!("style.css");
@@ -33,7 +33,7 @@ impl Display for Page<'_> {
         let report = self.0;
         write_head(f, report)?;
         summary::write_summary(f, report)?;
-        timeline::write_timeline(f, &report.timeline)?;
+        timeline::write_timeline(f, &report.timeline, report.admitted)?;
         keys::write_keys(f, &report.keys)?;
         durations::write_durations(f, &report.waits, &report.latencies)?;
         write_leases(f, report)?;
@@ -73,20 +73,16 @@ const PATTERNS: &str = r#"<svg class="hidden" width="0" height="0" aria-hidden="
 
 /// Writes what became of requests for leases, and of HTTP clients.
 fn write_leases(f: &mut Formatter<'_>, report: &PageReport) -> fmt::Result {
-    let LeaseFigures {
-        at_once,
-        queued,
-        refused,
-    } = report.leases;
+    let leases = &report.leases;
     let ClientFigures { created, reused } = report.clients;
     writeln!(
         f,
         r#"<section><h2>Leases and connections</h2><div class="pair">"#
     )?;
     let leases = [
-        ("Granted at once", at_once),
-        ("Granted after a wait", queued),
-        ("Refused", refused),
+        ("Granted at once", leases.at_once),
+        ("Granted after a wait", leases.after_waiting),
+        ("Refused", leases.refused),
     ];
     write_counts(f, "Requests for a lease", &leases)?;
     let clients = [

@@ -1,7 +1,8 @@
 //! Reports to test and to look at.
 
 use super::data::*;
-use crate::report::FailedTask;
+use crate::report::{FailedTask, Tokens, Waits};
+use crate::timeline::{TimeSlot, Timeline};
 use core::time::Duration;
 
 /// Random numbers (xorshift64), the same in each run.
@@ -39,7 +40,7 @@ pub(super) fn typical() -> PageReport {
         elapsed: Duration::from_secs(301),
         attempts: 160,
         retries: 10,
-        tokens: Some(TokenCounts {
+        tokens: Some(Tokens {
             prompt: 41_230,
             completion: 88_104,
         }),
@@ -63,16 +64,18 @@ pub(super) fn typical() -> PageReport {
             p90: Duration::from_millis(3_050),
             p99: Duration::from_millis(6_400),
         },
-        leases: LeaseFigures {
+        leases: Waits {
             at_once: 30,
-            queued: 130,
+            after_waiting: 130,
             refused: 0,
+            ..Waits::default()
         },
         clients: ClientFigures {
             created: 10,
             reused: 150,
         },
         timeline: bursts(),
+        admitted: Some(0.5),
         causes: vec![
             ("content filter (400)".to_owned(), 1),
             ("answer could not be read".to_owned(), 1),
@@ -115,7 +118,7 @@ pub(super) fn large() -> PageReport {
         elapsed: Duration::from_secs(28_800),
         attempts: 893_112,
         retries: 13_112,
-        tokens: Some(TokenCounts {
+        tokens: Some(Tokens {
             prompt: 412_300_119,
             completion: 881_040_771,
         }),
@@ -130,16 +133,18 @@ pub(super) fn large() -> PageReport {
             p90: Duration::from_millis(800),
             p99: Duration::from_millis(3_900),
         },
-        leases: LeaseFigures {
+        leases: Waits {
             at_once: 12_001,
-            queued: 881_111,
+            after_waiting: 881_111,
             refused: 17,
+            ..Waits::default()
         },
         clients: ClientFigures {
             created: 50,
             reused: 893_062,
         },
         timeline: outage(),
+        admitted: Some(33.0),
         causes: many_causes(),
         first_failures: (0..20)
             .map(|at| failure(&format!("\"q-{:06}\"", at * 7_919), "timed out after 120 s"))
@@ -172,9 +177,10 @@ pub(super) fn stopped() -> PageReport {
         }],
         waits: DurationFigures::default(),
         latencies: DurationFigures::default(),
-        leases: LeaseFigures::default(),
+        leases: Waits::default(),
         clients: ClientFigures::default(),
         timeline: Timeline::default(),
+        admitted: None,
         causes: Vec::new(),
         first_failures: Vec::new(),
         ..typical()
@@ -183,10 +189,10 @@ pub(super) fn stopped() -> PageReport {
 
 /// A run of one task over one key.
 pub(super) fn single() -> PageReport {
-    let slot = Slot {
+    let slot = TimeSlot {
         ok: 1,
         in_flight: 1,
-        ..Slot::default()
+        ..TimeSlot::default()
     };
     PageReport {
         tasks: TaskCounts {
@@ -207,16 +213,16 @@ pub(super) fn single() -> PageReport {
             p90: Duration::from_millis(831),
             p99: Duration::from_millis(831),
         },
-        leases: LeaseFigures {
+        leases: Waits {
             at_once: 1,
-            ..LeaseFigures::default()
+            ..Waits::default()
         },
         clients: ClientFigures {
             created: 1,
             reused: 0,
         },
         timeline: Timeline {
-            slot: Duration::from_secs(1),
+            width: Duration::from_secs(1),
             slots: vec![slot],
         },
         limits: None,
@@ -229,8 +235,7 @@ pub(super) fn single() -> PageReport {
 fn bursts() -> Timeline {
     let mut random = Random(7);
     let minute = |slot: u64| slot.is_multiple_of(6);
-    let slot = |at: u64| Slot {
-        begin: Duration::from_secs(at * 10),
+    let slot = |at: u64| TimeSlot {
         ok: if minute(at) {
             18 + random.below(6)
         } else {
@@ -239,10 +244,9 @@ fn bursts() -> Timeline {
         failed: u64::from(at == 7),
         throttled: if (12..15).contains(&at) { 2 } else { 0 },
         in_flight: if minute(at) { 24 } else { 3 },
-        admitted: Some(5.0),
     };
     Timeline {
-        slot: Duration::from_secs(10),
+        width: Duration::from_secs(10),
         slots: (0..31).map(slot).collect(),
     }
 }
@@ -252,8 +256,7 @@ fn outage() -> Timeline {
     let mut random = Random(11);
     let slot = |at: u64| {
         let is_outage = (150..158).contains(&at);
-        Slot {
-            begin: Duration::from_secs(at * 120),
+        TimeSlot {
             ok: if is_outage {
                 0
             } else {
@@ -262,11 +265,10 @@ fn outage() -> Timeline {
             failed: if is_outage { 40 } else { random.below(4) },
             throttled: if at % 50 > 45 { 300 } else { 0 },
             in_flight: if is_outage { 2 } else { 380 + random.below(20) },
-            admitted: Some(4_000.0),
         }
     };
     Timeline {
-        slot: Duration::from_secs(120),
+        width: Duration::from_secs(120),
         slots: (0..240).map(slot).collect(),
     }
 }

@@ -1,8 +1,9 @@
 //! The top of the page: how the run ended, what it was, and its figures.
 
 use super::chart::write_legend;
-use super::data::{PageReport, TaskCounts, TokenCounts};
+use super::data::{PageReport, TaskCounts};
 use super::text::{Escaped, counted, decimal, duration, grouped, percent, shortened};
+use crate::report::Tokens;
 use core::fmt::{self, Formatter};
 
 /// Most models named; the rest are counted.
@@ -161,7 +162,7 @@ fn write_tiles(f: &mut Formatter<'_>, report: &PageReport) -> fmt::Result {
         retries => counted(retries, "retry", "retries"),
     };
     write_tile(f, "Calls", &grouped(report.attempts), &retries)?;
-    if let Some(TokenCounts { prompt, completion }) = report.tokens {
+    if let Some(Tokens { prompt, completion }) = report.tokens {
         let sum = prompt.saturating_add(completion);
         let parts = format!(
             "{} prompt, {} completion",

@@ -3,7 +3,8 @@
 use super::data::*;
 use super::page;
 use super::samples::{self, Random};
-use crate::report::FailedTask;
+use crate::report::{FailedTask, Tokens, Waits};
+use crate::timeline::{TimeSlot, Timeline};
 use core::time::Duration;
 
 /// Elements that the page has; any other came from a text.
@@ -248,14 +249,12 @@ fn key(random: &mut Random) -> KeyFigures {
     }
 }
 
-fn slot(random: &mut Random) -> Slot {
-    Slot {
-        begin: span(random),
+fn slot(random: &mut Random) -> TimeSlot {
+    TimeSlot {
         ok: count(random),
         failed: count(random),
         throttled: count(random),
         in_flight: count(random),
-        admitted: number(random),
     }
 }
 
@@ -278,7 +277,7 @@ fn report(random: &mut Random) -> PageReport {
         elapsed: span(random),
         attempts: count(random),
         retries: count(random),
-        tokens: Some(TokenCounts {
+        tokens: Some(Tokens {
             prompt: count(random),
             completion: count(random),
         }),
@@ -286,19 +285,21 @@ fn report(random: &mut Random) -> PageReport {
         keys: list(random, 30, key),
         waits: durations(random),
         latencies: durations(random),
-        leases: LeaseFigures {
+        leases: Waits {
             at_once: count(random),
-            queued: count(random),
+            after_waiting: count(random),
             refused: count(random),
+            ..Waits::default()
         },
         clients: ClientFigures {
             created: count(random),
             reused: count(random),
         },
         timeline: Timeline {
-            slot: span(random),
+            width: span(random),
             slots: list(random, 50, slot),
         },
+        admitted: number(random),
         causes: list(random, 25, |random| (text(random), count(random))),
         first_failures: list(random, 25, |random| FailedTask {
             item: text(random),

@@ -1,15 +1,21 @@
 //! The section on time: calls that ended in each slot, and calls in flight.
 
 use super::chart::{Chart, Label, Series, nice_step, write_legend};
-use super::data::{Slot, Timeline};
 use super::keys::series_legend;
 use super::text::{Escaped, compact, counted, decimal, duration, grouped};
+use crate::timeline::{TimeSlot, Timeline};
 use core::fmt::{self, Formatter};
+use core::time::Duration;
 
 /// Fewer slots say less than a sentence.
 const FEWEST: usize = 3;
 
-pub(super) fn write_timeline(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt::Result {
+/// Writes the section; `admitted` is the number of calls that the limits admit in a second on average.
+pub(super) fn write_timeline(
+    f: &mut Formatter<'_>,
+    timeline: &Timeline,
+    admitted: Option<f64>,
+) -> fmt::Result {
     writeln!(f, "<section><h2>Calls over time</h2>")?;
     let slots = &timeline.slots;
     if slots
@@ -24,16 +30,17 @@ pub(super) fn write_timeline(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt:
             "call",
             "calls",
         );
-        let span = duration(timeline.slot.saturating_mul(slots.len() as u32));
+        let span = duration(timeline.width.saturating_mul(slots.len() as u32));
         return writeln!(
             f,
             r#"<p class="none">{ended} ended within {span}: too short to draw.</p></section>"#
         );
     }
-    let slot = duration(timeline.slot);
-    let line = limit_line(slots);
+    let slot = duration(timeline.width);
+    let admitted = admitted.map(|rate| rate * timeline.width.as_secs_f64());
+    let admitted = admitted.filter(is_usable);
     let most = slots.iter().map(ended).max().unwrap_or_default();
-    let series = |class, count: fn(&Slot) -> u64| Series {
+    let series = |class, count: fn(&TimeSlot) -> u64| Series {
         class,
         counts: slots.iter().map(count).collect(),
     };
@@ -49,9 +56,9 @@ pub(super) fn write_timeline(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt:
             series("throttled", |slot| slot.throttled),
             series("failed", |slot| slot.failed),
         ],
-        line: line.clone(),
+        line: vec![admitted.filter(|limit| is_near(*limit, most)); slots.len()],
         labels: time_labels(timeline),
-        tips: slots.iter().map(tip).collect(),
+        tips: tips(timeline),
         ..Chart::default()
     };
     writeln!(
@@ -60,12 +67,12 @@ pub(super) fn write_timeline(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt:
         Escaped(&slot)
     )?;
     let mut legend = series_legend(&calls.series);
-    if line.iter().any(Option::is_some) {
+    if admitted.is_some_and(|limit| is_near(limit, most)) {
         legend.push(("line", "admitted by the limits, on average".to_owned()));
     }
     write_legend(f, &legend)?;
     writeln!(f, "{calls}")?;
-    write_note(f, slots, &line)?;
+    write_note(f, slots, admitted, most)?;
     writeln!(f, "</figure>")?;
     write_in_flight(f, timeline)?;
     writeln!(f, "</section>")
@@ -86,7 +93,7 @@ fn write_in_flight(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt::Result {
             counts: slots.iter().map(|slot| slot.in_flight).collect(),
         }],
         labels: time_labels(timeline),
-        tips: slots.iter().map(tip).collect(),
+        tips: tips(timeline),
         ..Chart::default()
     };
     writeln!(
@@ -97,33 +104,34 @@ fn write_in_flight(f: &mut Formatter<'_>, timeline: &Timeline) -> fmt::Result {
     writeln!(f, "{chart}</figure>")
 }
 
-fn ended(slot: &Slot) -> u64 {
+fn ended(slot: &TimeSlot) -> u64 {
     slot.ok
         .saturating_add(slot.failed)
         .saturating_add(slot.throttled)
 }
 
-/// Returns the limit of each slot where it is known, and low enough to be drawn beside the calls.
-fn limit_line(slots: &[Slot]) -> Vec<Option<f64>> {
-    let most = slots.iter().map(ended).max().unwrap_or_default();
-    let limits = slots.iter().map(|slot| slot.admitted);
-    let is_near = |limit: &f64| *limit <= (most as f64 * 3.0).max(1.0);
-    limits
-        .map(|limit| limit.filter(is_usable).filter(is_near))
-        .collect()
+/// Whether a limit is low enough to be drawn beside the calls of the busiest slot.
+fn is_near(limit: f64, most: u64) -> bool {
+    limit <= (most as f64 * 3.0).max(1.0)
 }
 
-fn write_note(f: &mut Formatter<'_>, slots: &[Slot], line: &[Option<f64>]) -> fmt::Result {
-    let limits = slots.iter().filter_map(|slot| slot.admitted);
-    let most = limits.filter(is_usable).reduce(f64::max);
+fn write_note(
+    f: &mut Formatter<'_>,
+    slots: &[TimeSlot],
+    admitted: Option<f64>,
+    most: u64,
+) -> fmt::Result {
     let mut notes = Vec::new();
-    if line.iter().any(Option::is_some) {
-        notes.push("A burst can exceed the dashed line in one slot and still keep to the limit over its window.".to_owned());
-    } else if let Some(most) = most {
-        notes.push(format!(
-            "The limits admit up to {} calls in a slot, far above this chart.",
-            decimal(most)
-        ));
+    match admitted {
+        Some(limit) if is_near(limit, most) => notes.push(
+            "A burst can exceed the dashed line in one slot and still keep to the limit over its window."
+                .to_owned(),
+        ),
+        Some(limit) => notes.push(format!(
+            "The limits admit {} calls in a slot, far above this chart.",
+            decimal(limit)
+        )),
+        None => {}
     }
     if slots
         .iter()
@@ -139,20 +147,25 @@ fn is_usable(limit: &f64) -> bool {
     limit.is_finite() && *limit >= 0.0
 }
 
-fn tip(slot: &Slot) -> String {
-    format!(
-        "from {}: {} answered, {} throttled, {} failed, {} in flight",
-        duration(slot.begin),
-        grouped(slot.ok),
-        grouped(slot.throttled),
-        grouped(slot.failed),
-        grouped(slot.in_flight),
-    )
+fn tips(timeline: &Timeline) -> Vec<String> {
+    let slots = (0_u32..).zip(&timeline.slots);
+    let tip = |(index, slot): (u32, &TimeSlot)| {
+        let begin: Duration = timeline.width.saturating_mul(index);
+        format!(
+            "from {}: {} answered, {} throttled, {} failed, {} in flight",
+            duration(begin),
+            grouped(slot.ok),
+            grouped(slot.throttled),
+            grouped(slot.failed),
+            grouped(slot.in_flight),
+        )
+    };
+    slots.map(tip).collect()
 }
 
 /// Returns labels at round times from the start, at most seven and all in one unit.
 fn time_labels(timeline: &Timeline) -> Vec<Label> {
-    let total = timeline.slot.as_secs_f64() * timeline.slots.len() as f64;
+    let total = timeline.width.as_secs_f64() * timeline.slots.len() as f64;
     let (unit, name) = match total {
         ..1.0 => (1e-3, "ms"),
         ..120.0 => (1.0, "s"),
@@ -175,11 +188,10 @@ fn time_labels(timeline: &Timeline) -> Vec<Label> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
 
-    fn labels(slot: Duration, slots: usize) -> Vec<String> {
-        let slots = vec![Slot::default(); slots];
-        let labels = time_labels(&Timeline { slot, slots });
+    fn labels(width: Duration, slots: usize) -> Vec<String> {
+        let slots = vec![TimeSlot::default(); slots];
+        let labels = time_labels(&Timeline { width, slots });
         labels.into_iter().map(|label| label.text).collect()
     }
 
@@ -194,17 +206,8 @@ mod tests {
 
     #[test]
     fn a_limit_far_above_the_calls_is_not_drawn() {
-        let slot = |admitted| Slot {
-            ok: 10,
-            admitted,
-            ..Slot::default()
-        };
-        let slots = [
-            slot(Some(20.0)),
-            slot(Some(1e6)),
-            slot(Some(f64::NAN)),
-            slot(None),
-        ];
-        assert_eq!(limit_line(&slots), [Some(20.0), None, None, None]);
+        assert!(is_near(20.0, 10) && is_near(30.0, 10) && is_near(1.0, 0));
+        assert!(!is_near(1e6, 10) && !is_near(2.0, 0));
+        assert!(!is_usable(&f64::NAN) && !is_usable(&-1.0));
     }
 }
