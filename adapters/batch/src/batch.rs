@@ -84,8 +84,8 @@ pub struct Batch {
     pub(crate) models: Vec<String>,
     /// The answers that each item gets.
     pub(crate) columns: Vec<Column>,
-    /// By own model of the items: its index in `models`.
-    pub(crate) own_offset: Vec<usize>,
+    /// The models that the items name themselves, as indices of `models`.
+    pub(crate) own_models: Vec<usize>,
     pub(crate) reviews: Option<Reviews>,
     /// The endpoints, each with its own key; not used with a [`pool`](Self::pool).
     pub upstreams: Vec<Upstream>,
@@ -151,12 +151,12 @@ impl Batch {
             false => (0..models.len()).map(Some).map(Column::of_model).collect(),
         };
         let own = items.own_models().iter();
-        let own_offset = own.map(|model| index_in(&mut models, model)).collect();
+        let own_models = own.map(|model| index_in(&mut models, model)).collect();
         Self {
             items,
             models,
             columns,
-            own_offset,
+            own_models,
             reviews: None,
             upstreams: upstreams.into_iter().map(Into::into).collect(),
             pool: None,

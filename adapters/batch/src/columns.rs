@@ -71,7 +71,7 @@ impl Batch {
 
     /// The model that answers a column of an item.
     pub(crate) fn model_of(&self, item: usize, column: usize) -> usize {
-        let own = || self.own_offset.get(self.items.own_model(item)?).copied();
+        let own = || self.own_models.get(self.items.own_model(item)?).copied();
         let model = self.columns.get(column).and_then(|column| column.model);
         model.or_else(own).unwrap_or_default()
     }

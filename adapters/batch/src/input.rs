@@ -145,7 +145,7 @@ impl Template {
     }
 
     /// Lists the fields that the template uses and the item lacks, as the end of a message.
-    fn missing_fields(&self, fields: &Map<String, Value>) -> String {
+    pub(crate) fn missing_fields(&self, fields: &Map<String, Value>) -> String {
         let Ok(template) = self.environment.get_template(NAME) else {
             return String::new();
         };

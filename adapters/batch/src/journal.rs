@@ -55,7 +55,7 @@ pub(crate) struct Replayed {
 }
 
 impl Journal {
-    /// Opens the journal beside `output`, and returns the answers of a run that was killed.
+    /// Opens the journal beside `output`, and returns the ends of tasks of a run that was killed.
     ///
     /// A half-written last line is cut off.
     pub(crate) fn open(output: &Path) -> Result<(Self, Vec<Replayed>), BatchError> {

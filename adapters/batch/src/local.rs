@@ -206,7 +206,6 @@ impl Source for Local<'_> {
     fn report(&self) -> SourceReport {
         let keys = self.batch.upstreams.iter().enumerate();
         let keys = keys.map(|(index, upstream)| KeySummary {
-            calls: self.members.calls(index),
             rejected: self.members.is_rejected(index),
             ..KeySummary::new(&upstream.endpoint.key().to_string())
         });

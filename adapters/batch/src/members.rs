@@ -13,7 +13,7 @@ use crate::progress::Counter;
 use crate::queue::Task;
 use crate::rests::MemberRests;
 use crate::source::{Called, Step};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
 use leasehold_protocol::verdict::{Fate, Next, Pause};
@@ -36,7 +36,6 @@ pub(crate) struct Members<'a> {
     rests: MemberRests,
     /// By endpoint: whether the service rejected its key.
     rejected: Vec<AtomicBool>,
-    calls: Vec<AtomicU64>,
     /// The models that services lack, as pairs of model and service.
     lacking: Mutex<HashSet<(usize, usize)>>,
     in_use: InUse,
@@ -74,7 +73,6 @@ impl<'a> Members<'a> {
             origins,
             rests: MemberRests::new(ids, batch.seed),
             rejected: flags(count),
-            calls: (0..count).map(|_| AtomicU64::new(0)).collect(),
             lacking: Mutex::default(),
             in_use: InUse::default(),
             unserved: flags(batch.models.len()),
@@ -94,17 +92,11 @@ impl<'a> Members<'a> {
             .collect();
         let usable = if usable.is_empty() { all } else { &usable };
         let turn = usize::try_from(lease.fence()).unwrap_or(0);
-        let upstream = usable[turn.checked_rem(usable.len()).unwrap_or(0)];
-        self.calls[upstream].fetch_add(1, Ordering::Relaxed);
-        upstream
+        usable[turn.checked_rem(usable.len()).unwrap_or(0)]
     }
 
     pub(crate) fn is_rejected(&self, upstream: usize) -> bool {
         self.rejected[upstream].load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn calls(&self, upstream: usize) -> u64 {
-        self.calls[upstream].load(Ordering::Relaxed)
     }
 
     pub(crate) fn stopped(&self) -> Vec<String> {

@@ -228,7 +228,6 @@ impl RemoteMembers {
     /// Returns the figures of each key, in the order of their first leases.
     pub(crate) fn keys(&self) -> Vec<KeySummary> {
         let keys = self.members.iter().map(|member| KeySummary {
-            calls: member.counts.granted,
             rejected: member.rejected.is_some(),
             ..KeySummary::new(&member.endpoint.key().to_string())
         });

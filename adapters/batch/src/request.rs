@@ -144,11 +144,7 @@ impl RequestSettings {
         answer: &Value,
         name: &AnswerName,
     ) -> Result<TaskRequest, BatchError> {
-        let mut fields = item.fields.clone();
-        let text = answer.get("content").unwrap_or(answer);
-        fields.insert("answer".to_owned(), text.clone());
-        fields.insert("model".to_owned(), name.reviewed.clone().into());
-        fields.insert("check".to_owned(), answer.clone());
+        let fields = review_fields(item, answer, name.reviewed.clone().into());
         let prompt = reviews.template.render(&fields);
         let prompt = prompt.map_err(|problem| reviews.template.invalid(&item.id, &problem))?;
         let asked = Item {
@@ -162,6 +158,31 @@ impl RequestSettings {
             set: self.set.clone(),
         };
         settings.request(&asked, &name.model)
+    }
+}
+
+/// The fields that a template of reviews may use.
+fn review_fields(item: &Item, answer: &Value, reviewed: Value) -> Map<String, Value> {
+    let mut fields = item.fields.clone();
+    let text = answer.get("content").unwrap_or(answer);
+    fields.insert("answer".to_owned(), text.clone());
+    fields.insert("model".to_owned(), reviewed);
+    fields.insert("check".to_owned(), answer.clone());
+    fields
+}
+
+/// Checks that a template of reviews uses no field that an item lacks, before any answer is asked for.
+pub(crate) fn check_review(reviews: &Reviews, item: &Item) -> Result<(), BatchError> {
+    let fields = review_fields(item, &Value::Null, Value::Null);
+    let missing = reviews.template.missing_fields(&fields);
+    match missing.is_empty() {
+        true => Ok(()),
+        false => {
+            let problem = format!(
+                "the template does not fit{missing}; a review adds `answer`, `model` and `check`"
+            );
+            Err(reviews.template.invalid(&item.id, &problem))
+        }
     }
 }
 

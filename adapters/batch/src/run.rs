@@ -18,7 +18,7 @@ use crate::progress::{Counter, Progress};
 use crate::queue::Queue;
 use crate::recorder::Recorder;
 use crate::remote::Remote;
-use crate::report::Summary;
+use crate::report::{KeySummary, Summary};
 use crate::results::Results;
 use crate::run_report;
 use crate::source::{Source, SourceReport};
@@ -123,13 +123,12 @@ impl Batch {
         source: &impl Source,
         counter: &Counter,
         (results, files): (Results, Files<'_>),
-        tasks: Tasks,
+        mut tasks: Tasks,
         stop: &Stop,
     ) -> Result<Summary, BatchError> {
         let began = source.now();
-        let (count, earlier, load) = (tasks.open.len(), tasks.earlier, self.load(&tasks.open));
-        let left_out = tasks.missing;
-        let queue = Arc::new(Queue::new(tasks.ready));
+        let (count, load) = (tasks.open.len(), self.load(&tasks.open));
+        let queue = Arc::new(Queue::new(core::mem::take(&mut tasks.ready)));
         let warmup = Arc::new(Warmup::new());
         let client = self.client();
         stop.on_stop({
@@ -172,13 +171,12 @@ impl Batch {
         let elapsed = source.now().since(began);
         let halted = run.finish()?;
         let totals = figures.totals();
-        let frame = Frame {
-            earlier,
-            left_out,
+        let calls = Calls {
             elapsed,
             client: client.stats(),
+            totals: &totals,
         };
-        let mut summary = self.sum_up(frame, counter, &totals, source.report());
+        let mut summary = self.sum_up(&tasks, counter, calls, source.report());
         summary.stopped.extend(halted);
         if let Some(path) = &self.report
             && let Err(error) = run_report::write(path, self, files.output, &summary, &totals)
@@ -192,37 +190,39 @@ impl Batch {
     /// Sums up what the calls came to.
     fn sum_up(
         &self,
-        frame: Frame,
+        tasks: &Tasks,
         counter: &Counter,
-        totals: &Totals,
+        calls: Calls<'_>,
         source: SourceReport,
     ) -> Summary {
+        let totals = calls.totals;
         let (count, ok, failed) = (counter.tasks(), counter.ok(), counter.failed());
-        let mut keys = source.keys;
-        for (upstream, figures) in &totals.keys {
-            if let Some(key) = keys.get_mut(*upstream) {
-                (key.ok, key.throttled) = (figures.ok, figures.throttled);
-                key.latency.clone_from(&figures.latency);
-            }
-        }
+        let keys = source.keys.into_iter().enumerate();
+        let keys = keys.map(|(upstream, key)| match totals.keys.get(&upstream) {
+            None => key,
+            Some(figures) => KeySummary {
+                rejected: key.rejected,
+                ..figures.clone()
+            },
+        });
         Summary {
-            tasks: frame.earlier.saturating_add(count),
-            earlier: frame.earlier,
+            tasks: tasks.earlier.saturating_add(count),
+            earlier: tasks.earlier,
             ok,
             failed,
             unfinished: count.saturating_sub(ok).saturating_sub(failed),
-            elapsed: frame.elapsed,
+            elapsed: calls.elapsed,
             stopped: source.stopped,
             first_failure: totals.failures.first().cloned(),
-            keys,
+            keys: keys.collect(),
             tokens: totals.tokens,
             cost: self.prices.map(|prices| prices.of(totals.tokens)),
             retries: totals.retries,
             waits: totals.waits.clone(),
-            left_out: frame.left_out,
+            left_out: tasks.missing,
             causes: totals.causes(),
             pool: source.pool,
-            client: frame.client,
+            client: calls.client,
         }
     }
 
@@ -293,12 +293,11 @@ impl Batch {
     }
 }
 
-/// The figures around the calls of a run.
-struct Frame {
-    earlier: usize,
-    left_out: usize,
+/// The calls of a run, once all have ended.
+struct Calls<'a> {
     elapsed: Duration,
     client: ClientStats,
+    totals: &'a Totals,
 }
 
 /// The files that a run writes, besides its journal and its report.

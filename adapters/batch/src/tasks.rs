@@ -7,6 +7,7 @@ use crate::bits::Bits;
 use crate::error::BatchError;
 use crate::input::Item;
 use crate::item_results::{Found, ItemResults};
+use crate::request::check_review;
 use crate::results::Results;
 use std::path::Path;
 
@@ -46,6 +47,9 @@ impl Batch {
             ready: Bits::new(count),
             ..Tasks::default()
         };
+        if let Some(reviews) = self.reviews.as_ref().filter(|_| !self.items.is_empty()) {
+            check_review(reviews, &self.items.item(0)?)?;
+        }
         for index in 0..self.items.len() {
             let is_known = self.items.has_answers(index) || results.knows(self, index);
             if !is_known && self.request.body.is_none() && !self.retry_failed {

@@ -120,6 +120,10 @@ fn an_answer_that_is_not_there_is_not_reviewed() {
         let misfit = job.run(&testbed.url, &strs(&flags));
         assert_eq!(misfit.status.code(), Some(1), "{}", text(&misfit.stderr));
     }
+    job.write("review.txt", ["Is {{ answr }} right?"]);
+    let misspelt = job.run(&testbed.url, &strs(&flags));
+    assert!(text(&misspelt.stderr).contains("no field `answr`"));
+    assert_eq!(misspelt.status.code(), Some(2));
     let alone = job.run(&testbed.url, &["--review-model", "r"]);
     assert!(text(&alone.stderr).contains("--stage review"));
     assert_eq!(alone.status.code(), Some(2));
