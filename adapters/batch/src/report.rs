@@ -2,7 +2,7 @@
 
 use core::str::FromStr;
 use core::time::Duration;
-use leasehold_core::pool::stats::{Histogram, Stats};
+use leasehold_core::pool::stats::{Histogram, Stats, balance_score, variance};
 use leasehold_http::ClientStats;
 use leasehold_protocol::verdict::{Outcome, Verdict};
 
@@ -42,10 +42,24 @@ pub struct Summary {
     pub left_out: usize,
     /// Failed tasks by their cause, the most frequent first.
     pub causes: Vec<(String, u64)>,
-    /// Figures of the pool.
+    /// Figures of the pool, in which calls of earlier runs count too where their state is kept.
     pub pool: Stats,
     /// Figures of the HTTP client.
     pub client: ClientStats,
+}
+
+impl Summary {
+    /// The population variance of the calls of the keys; 0 when each had the same number.
+    #[must_use]
+    pub fn variance(&self) -> f64 {
+        variance(self.keys.iter().map(|key| key.calls))
+    }
+
+    /// The fewest calls of a key over the most, from 0 to 1; 1 where there were none.
+    #[must_use]
+    pub fn balance_score(&self) -> f64 {
+        balance_score(self.keys.iter().map(|key| key.calls))
+    }
 }
 
 /// A task that failed for good.

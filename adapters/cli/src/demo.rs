@@ -233,7 +233,7 @@ impl Findings {
             "elapsed_s": self.summary.elapsed.as_secs_f64(),
             "optimum_s": self.optimum.as_secs_f64(),
             "efficiency": self.efficiency(),
-            "balance_score": self.summary.pool.balance_score(),
+            "balance_score": self.summary.balance_score(),
             "per_key": per_key,
             "connections_opened": self.report.connections_opened,
             "connections_reused": self.connections_reused(),
@@ -277,8 +277,8 @@ impl Findings {
         ));
         print_out(format_args!(
             "balance        {:.3} (fewest calls of a key / most), variance {:.2}",
-            summary.pool.balance_score(),
-            summary.pool.variance()
+            summary.balance_score(),
+            summary.variance()
         ));
         print_out(format_args!(
             "mean wait      {:.0} ms for a key",

@@ -136,23 +136,38 @@ impl Stats {
     /// The population variance of calls over members; 0 when every member had the same number.
     #[must_use]
     pub fn variance(&self) -> f64 {
-        let calls = self.members.iter().map(|one| one.counts.calls() as f64);
-        let count = self.members.len().max(1) as f64;
-        let mean = calls.clone().sum::<f64>() / count;
-        calls
-            .map(|calls| (calls - mean) * (calls - mean))
-            .sum::<f64>()
-            / count
+        variance(self.members.iter().map(|one| one.counts.calls()))
     }
 
     /// The fewest calls of any member over the most, from 0 to 1; 1 where there were none.
     #[must_use]
     pub fn balance_score(&self) -> f64 {
-        let calls = || self.members.iter().map(|one| one.counts.calls());
-        match (calls().min(), calls().max()) {
-            (Some(least), Some(most)) if most > 0 => least as f64 / most as f64,
-            (Some(_) | None, Some(_) | None) => 1.0,
-        }
+        balance_score(self.members.iter().map(|one| one.counts.calls()))
+    }
+}
+
+/// The population variance of some counts; 0 where all are the same.
+#[must_use]
+pub fn variance(counts: impl Iterator<Item = u64> + Clone) -> f64 {
+    let counts = counts.map(|count| count as f64);
+    let number = counts.clone().count().max(1) as f64;
+    let mean = counts.clone().sum::<f64>() / number;
+    let squares = counts.map(|count| (count - mean) * (count - mean));
+    squares.sum::<f64>() / number
+}
+
+/// The least of some counts over the greatest, from 0 to 1; 1 where there is none above zero.
+///
+/// ```
+/// use leasehold_core::pool::stats::balance_score;
+///
+/// assert!((balance_score([8, 4, 4, 4].into_iter()) - 0.5).abs() < 1e-9);
+/// ```
+#[must_use]
+pub fn balance_score(counts: impl Iterator<Item = u64> + Clone) -> f64 {
+    match (counts.clone().min(), counts.max()) {
+        (Some(least), Some(most)) if most > 0 => least as f64 / most as f64,
+        (Some(_) | None, Some(_) | None) => 1.0,
     }
 }
 

@@ -146,7 +146,7 @@ pub(super) fn as_json(summary: &Summary) -> serde_json::Value {
         "unfinished": summary.unfinished,
         "stopped": summary.stopped,
         "elapsed_s": summary.elapsed.as_secs_f64(),
-        "throttled": summary.pool.total.throttled,
+        "throttled": summary.keys.iter().map(|key| key.throttled).sum::<u64>(),
         "retries": summary.retries,
         "failures": causes,
         "tokens": {"prompt": summary.tokens.prompt, "completion": summary.tokens.completion},
@@ -159,8 +159,8 @@ pub(super) fn as_json(summary: &Summary) -> serde_json::Value {
         },
         "mean_wait_s": waits.times.mean().unwrap_or_default().as_secs_f64(),
         "mean_call_s": summary.client.mean_time().as_secs_f64(),
-        "balance_score": summary.pool.balance_score(),
-        "variance": summary.pool.variance(),
+        "balance_score": summary.balance_score(),
+        "variance": summary.variance(),
         "per_key": per_key,
     })
 }

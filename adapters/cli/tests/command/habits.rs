@@ -276,5 +276,14 @@ fn leases_of_earlier_runs_are_not_counted_again() {
         let leases = |kind: &str| summary["leases"][kind].as_u64().expect("a count");
         assert_eq!(leases("at_once") + leases("after_waiting"), 4, "{summary}");
         assert_eq!(summary["retries"], 0);
+        let calls = summary["per_key"].as_array().expect("a list").iter();
+        let calls: u64 = calls
+            .map(|key| key["calls"].as_u64().expect("a count"))
+            .sum();
+        assert_eq!(
+            (calls, &summary["balance_score"]),
+            (4, &json!(1.0)),
+            "{summary}"
+        );
     }
 }
