@@ -6,9 +6,9 @@ use crate::file::{BreakerTable, HealthTable, Text, Timeout};
 use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
-    AccessLog, Address, AdminSettings, Affinity, AffinityKey, Kind, ListenerSettings,
-    MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
-    UpstreamBounds,
+    AccessLog, Address, AdminSettings, Affinity, AffinityKey, ComfyuiSettings, Kind,
+    ListenerSettings, MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
+    Settings, UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -256,6 +256,7 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
             ..UpstreamBounds::default()
         },
         members: (1..).zip(backends).map(member).collect(),
+        comfyui: ComfyuiSettings::default(),
     })
 }
 
@@ -297,6 +298,7 @@ fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
         retry: RetrySettings::default(),
         upstream: UpstreamBounds::of(kind),
         members,
+        comfyui: ComfyuiSettings::default(),
     })
 }
 

@@ -132,6 +132,50 @@ pub struct PoolSettings {
     pub upstream: UpstreamBounds,
     /// The members, in the order of the file.
     pub members: Vec<MemberSettings>,
+    /// What holds for ComfyUI servers alone.
+    pub comfyui: ComfyuiSettings,
+}
+
+/// What holds for a pool of ComfyUI servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComfyuiSettings {
+    /// Jobs that wait at a server behind the one that runs.
+    pub prefetch: u32,
+    /// The pause between two looks at a server that has jobs, from which no event came.
+    pub poll: Duration,
+    /// How long a server may give no sign before its jobs are done elsewhere.
+    pub lost_after: Duration,
+    /// How long a job may run without progress before it is taken from its server.
+    pub stalled_after: Duration,
+    /// How long a server with waiting jobs may run none before its worker is taken for dead.
+    pub idle_after: Duration,
+    /// Whether servers are chosen by their queues; the first healthy one in the file's order otherwise.
+    pub queue_weight: bool,
+    /// Whether other servers than the first are used.
+    pub failover: bool,
+    /// Whether the log has a full report after each round of checks.
+    pub verbose: bool,
+    /// Ended jobs that are remembered.
+    pub max_history: u32,
+    /// Bytes of uploaded files that are kept.
+    pub max_uploads: u64,
+}
+
+impl Default for ComfyuiSettings {
+    fn default() -> Self {
+        Self {
+            prefetch: 1,
+            poll: Duration::from_secs(2),
+            lost_after: Duration::from_secs(30),
+            stalled_after: Duration::from_secs(900),
+            idle_after: Duration::from_secs(20),
+            queue_weight: true,
+            failover: true,
+            verbose: false,
+            max_history: 1_000,
+            max_uploads: 1 << 30,
+        }
+    }
 }
 
 /// What the members of a pool are.

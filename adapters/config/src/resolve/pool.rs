@@ -5,7 +5,7 @@
 use super::Resolver;
 use crate::error::Problem;
 use crate::file::{PoolTable, Text};
-use crate::settings::{Kind, MemberSettings, PoolSettings};
+use crate::settings::{ComfyuiSettings, Kind, MemberSettings, PoolSettings};
 use crate::source::{At, Source};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::PanicThreshold;
@@ -66,6 +66,7 @@ impl Resolver<'_> {
             retry: table.retry.build(),
             upstream: table.upstream.build(kind),
             members: members.into_iter().map(|(_, member)| member).collect(),
+            comfyui: ComfyuiSettings::default(),
         }
     }
 
