@@ -4,6 +4,7 @@ mod anthropic;
 mod asked;
 mod backend;
 mod call;
+pub mod comfyui;
 mod completion;
 mod endpoint;
 mod error_body;

@@ -1,0 +1,428 @@
+//! One job, from its acceptance to its only end, whatever its servers do.
+//!
+//! Invariant: a job ends once. It is submitted to a second server only after the first was found without it, or has
+//! given no sign for the configured time.
+
+use super::placed::{Found, Next, Placed};
+use core::time::Duration;
+use leasehold_core::time::{Tick, earliest};
+
+/// A server, by the number that the gateway has given it.
+pub type ServerId = u32;
+
+/// The pause after a submission that was not sent, doubled with each up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Times and bounds of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobConfig {
+    /// The pause between two looks at a server from which no event comes.
+    pub poll: Duration,
+    /// How long a server may give no sign before the job is lost there.
+    pub lost_after: Duration,
+    /// How long a running job may make no progress before it is taken from its server.
+    pub stalled_after: Duration,
+    /// How long a server may run nothing while the job waits there, before its worker is taken for dead.
+    pub idle_after: Duration,
+    /// How often a job that was lost with its server is done again elsewhere.
+    pub redo: u32,
+}
+
+/// What a server has answered to a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submission {
+    /// It has the job.
+    Accepted,
+    /// Nothing was sent: no connection was made.
+    Unsent,
+    /// No answer came, or none that says whether it has the job.
+    Unsure,
+    /// It lacks what the job needs; another server may have it.
+    RefusedHere,
+    /// The job itself is wrong.
+    RefusedEverywhere,
+}
+
+/// What a look at a server's queue, and then at its history, has shown of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It runs.
+    Running,
+    /// It waits there; `is_idle` where nothing runs.
+    Waiting {
+        /// Whether the server runs no job at all.
+        is_idle: bool,
+    },
+    /// It has ended.
+    Ended(Ended),
+    /// It is in neither.
+    Absent,
+    /// The server gave no answer, or none that can be read.
+    NoAnswer,
+}
+
+/// How a server says that a job has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All its outputs are there.
+    Succeeded,
+    /// A node failed.
+    Failed,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// The only end of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A server's history has it.
+    OnServer(ServerId, Ended),
+    /// No server takes it.
+    Refused,
+    /// Its caller has taken it back.
+    Cancelled,
+    /// It was lost with its server, more often than it may be done again.
+    Lost(Loss),
+}
+
+/// Why a job is no longer on its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The server knows nothing of it: it was restarted.
+    Forgotten,
+    /// The server gave no sign.
+    Silent,
+    /// The server runs nothing.
+    DeadWorker,
+    /// The job made no progress.
+    Stalled,
+}
+
+/// What is to be done for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Waits in line for a server, those of [`Job::refused_by`] and [`Job::lost_at`] last of all.
+    Acquire,
+    /// Submits it to the server that was granted.
+    Submit(ServerId),
+    /// Looks for it in the server's queue, and then in its history.
+    Look(ServerId),
+    /// Takes it out of the server's queue, and interrupts it if it runs.
+    Withdraw(ServerId),
+    /// Gives the server's lease back and tells its caller.
+    Finish(End),
+}
+
+/// One job.
+///
+/// Its owner carries out each [`poll_step`](Self::poll_step) and answers it. An answer for a server that no longer has
+/// the job is ignored.
+///
+/// ```
+/// use core::time::Duration;
+/// use leasehold_core::time::Tick;
+/// use leasehold_protocol::comfyui::{End, Ended, Job, JobConfig, Look, Step, Submission};
+///
+/// let mut job = Job::new(JobConfig::default());
+/// let now = Tick::from_nanos(0);
+/// assert_eq!(job.poll_step(now), Some(Step::Acquire));
+/// job.granted(now, 7);
+/// assert_eq!(job.poll_step(now), Some(Step::Submit(7)));
+/// job.answered(now, 7, Submission::Accepted);
+/// job.look_soon(now, 7);
+/// assert_eq!(job.poll_step(now), Some(Step::Look(7)));
+/// job.looked(now, 7, Look::Ended(Ended::Succeeded));
+/// assert_eq!(job.poll_step(now), Some(Step::Finish(End::OnServer(7, Ended::Succeeded))));
+/// assert_eq!(job.poll_step(now), None);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Job {
+    config: JobConfig,
+    state: State,
+    is_cancelled: bool,
+    refused_by: Vec<ServerId>,
+    lost_at: Vec<(ServerId, Loss)>,
+    unsent: u32,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Waits for a server, from a tick on.
+    Waiting {
+        from: Tick,
+        is_asked: bool,
+    },
+    Submitting {
+        server: ServerId,
+        is_asked: bool,
+    },
+    Placed(Placed),
+    Ended {
+        end: End,
+        is_told: bool,
+    },
+}
+
+impl Default for JobConfig {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(2),
+            lost_after: Duration::from_secs(30),
+            stalled_after: Duration::from_secs(900),
+            idle_after: Duration::from_secs(20),
+            redo: 1,
+        }
+    }
+}
+
+impl Job {
+    /// Makes a job that waits for a server.
+    #[must_use]
+    pub fn new(config: JobConfig) -> Self {
+        Self {
+            config,
+            state: State::Waiting {
+                from: Tick::from_nanos(0),
+                is_asked: false,
+            },
+            is_cancelled: false,
+            refused_by: Vec::new(),
+            lost_at: Vec::new(),
+            unsent: 0,
+        }
+    }
+
+    /// Makes a job of an earlier process, which had submitted it to a server and may not have heard the answer.
+    #[must_use]
+    pub fn placed(config: JobConfig, now: Tick, server: ServerId, lost_before: u32) -> Self {
+        let mut job = Self::new(config);
+        job.config.redo = config.redo.saturating_sub(lost_before);
+        job.state = State::Placed(Placed::new(now, server, true));
+        job.look_soon(now, server);
+        job
+    }
+
+    /// Servers that lack what the job needs.
+    #[must_use]
+    pub fn refused_by(&self) -> &[ServerId] {
+        &self.refused_by
+    }
+
+    /// Servers that have lost the job, with the reasons.
+    #[must_use]
+    pub fn lost_at(&self) -> &[(ServerId, Loss)] {
+        &self.lost_at
+    }
+
+    /// The server that has the job, or may have it.
+    #[must_use]
+    pub fn server(&self) -> Option<ServerId> {
+        match &self.state {
+            State::Submitting { server, .. } => Some(*server),
+            State::Placed(placed) => Some(placed.server),
+            State::Waiting { .. } | State::Ended { .. } => None,
+        }
+    }
+
+    /// Whether its server runs it, as far as is known.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        match &self.state {
+            State::Placed(placed) => placed.is_running,
+            State::Waiting { .. } | State::Submitting { .. } | State::Ended { .. } => false,
+        }
+    }
+
+    /// Its end, once it has one.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        match self.state {
+            State::Ended { end, .. } => Some(end),
+            State::Waiting { .. } | State::Submitting { .. } | State::Placed(_) => None,
+        }
+    }
+
+    /// A server was granted: the job holds a lease of it.
+    pub fn granted(&mut self, now: Tick, server: ServerId) {
+        if let State::Waiting { is_asked: true, .. } = self.state {
+            self.state = State::Submitting {
+                server,
+                is_asked: false,
+            };
+            self.handle_timeout(now);
+        }
+    }
+
+    /// No server that may have what it needs is left, or the line takes no more.
+    pub fn none_left(&mut self) {
+        if let State::Waiting { .. } = self.state {
+            self.finish(match self.lost_at.last() {
+                Some((_, loss)) if self.refused_by.is_empty() => End::Lost(*loss),
+                Some(_) | None => End::Refused,
+            });
+        }
+    }
+
+    /// A server has answered its submission.
+    pub fn answered(&mut self, now: Tick, server: ServerId, answer: Submission) {
+        let State::Submitting { server: asked, .. } = self.state else {
+            return;
+        };
+        if asked != server {
+            return;
+        }
+        match answer {
+            Submission::Accepted | Submission::Unsure => {
+                let is_sure = answer == Submission::Accepted;
+                let mut placed = Placed::new(now, server, is_sure);
+                if self.is_cancelled {
+                    placed.withdraw(now);
+                } else if !is_sure {
+                    placed.look_at(now);
+                }
+                self.state = State::Placed(placed);
+            }
+            Submission::RefusedHere => {
+                self.refused_by.push(server);
+                self.wait(now);
+            }
+            Submission::RefusedEverywhere => self.finish(End::Refused),
+            Submission::Unsent => self.wait_longer(now),
+        }
+    }
+
+    /// An event of the server shows that the job runs there and goes on.
+    pub fn progressed(&mut self, now: Tick, server: ServerId) {
+        if let State::Placed(placed) = &mut self.state
+            && placed.server == server
+        {
+            placed.progressed(now);
+        }
+    }
+
+    /// Something may have happened to the job: an event of its end, or a connection that was lost.
+    pub fn look_soon(&mut self, now: Tick, server: ServerId) {
+        if let State::Placed(placed) = &mut self.state
+            && placed.server == server
+        {
+            placed.look_at(now);
+        }
+    }
+
+    /// A look at a server has shown this.
+    pub fn looked(&mut self, now: Tick, server: ServerId, look: Look) {
+        let State::Placed(placed) = &mut self.state else {
+            return;
+        };
+        if placed.server != server {
+            return;
+        }
+        let found = placed.looked(now, &self.config, look);
+        self.settle(now, server, found);
+    }
+
+    /// The caller takes the job back. One that runs is interrupted; the server then says how it ended.
+    pub fn cancel(&mut self, now: Tick) {
+        self.is_cancelled = true;
+        match &mut self.state {
+            State::Waiting { .. } => self.finish(End::Cancelled),
+            State::Placed(placed) => placed.withdraw(now),
+            State::Submitting { .. } | State::Ended { .. } => {}
+        }
+    }
+
+    /// Applies what is due by now; early or repeated calls have no effect.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        if let State::Placed(placed) = &mut self.state {
+            let (server, found) = (placed.server, placed.handle_timeout(now, &self.config));
+            self.settle(now, server, found);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_step`](Self::poll_step) is due; `None` means never.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        match &self.state {
+            State::Waiting {
+                from,
+                is_asked: false,
+            } => Some(*from),
+            State::Placed(placed) => {
+                earliest(placed.next_look(), placed.lost_at_latest(&self.config))
+            }
+            State::Waiting { .. } | State::Submitting { .. } | State::Ended { .. } => None,
+        }
+    }
+
+    /// Returns what is to be done now, each once.
+    #[must_use]
+    pub fn poll_step(&mut self, now: Tick) -> Option<Step> {
+        match &mut self.state {
+            State::Waiting { from, is_asked } => (!*is_asked && *from <= now).then(|| {
+                *is_asked = true;
+                Step::Acquire
+            }),
+            State::Submitting { server, is_asked } => (!*is_asked).then(|| {
+                *is_asked = true;
+                Step::Submit(*server)
+            }),
+            State::Placed(placed) => match placed.next(now) {
+                Some(Next::Look) => Some(Step::Look(placed.server)),
+                Some(Next::Withdraw) => Some(Step::Withdraw(placed.server)),
+                None => None,
+            },
+            State::Ended { end, is_told } => (!*is_told).then(|| {
+                *is_told = true;
+                Step::Finish(*end)
+            }),
+        }
+    }
+
+    fn settle(&mut self, now: Tick, server: ServerId, found: Found) {
+        match found {
+            Found::Nothing => {}
+            Found::Ended(ended) => self.finish(End::OnServer(server, ended)),
+            Found::Gone if self.is_cancelled => self.finish(End::Cancelled),
+            // It was never there, so that nothing is done twice.
+            Found::Gone => self.wait_longer(now),
+            Found::Lost(_) if self.is_cancelled => self.finish(End::Cancelled),
+            Found::Lost(loss) => {
+                let times = u32::try_from(self.lost_at.len()).unwrap_or(u32::MAX);
+                self.lost_at.push((server, loss));
+                if times < self.config.redo {
+                    self.wait(now);
+                } else {
+                    self.finish(End::Lost(loss));
+                }
+            }
+        }
+    }
+
+    /// Waits in line again after a pause, which grows with each submission that came to nothing.
+    fn wait_longer(&mut self, now: Tick) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.unsent.min(7));
+        self.unsent = self.unsent.saturating_add(1);
+        self.wait(now.saturating_add(pause.min(LONGEST_PAUSE)));
+    }
+
+    fn wait(&mut self, from: Tick) {
+        if self.is_cancelled {
+            self.finish(End::Cancelled);
+            return;
+        }
+        self.state = State::Waiting {
+            from,
+            is_asked: false,
+        };
+    }
+
+    fn finish(&mut self, end: End) {
+        if !matches!(self.state, State::Ended { .. }) {
+            self.state = State::Ended {
+                end,
+                is_told: false,
+            };
+        }
+    }
+}

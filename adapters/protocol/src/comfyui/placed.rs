@@ -1,0 +1,194 @@
+//! A job on a server: when it is looked at, and when it is taken for lost there.
+//!
+//! Invariant: a job is lost only if two looks, a pause apart, find the server without it, or if no sign of it came for
+//! the configured time.
+
+use super::job::{Ended, JobConfig, Look, Loss, ServerId};
+use core::time::Duration;
+use leasehold_core::time::{Tick, earliest};
+
+/// The shortest pause between two looks that find nothing: a submission may still be on its way.
+const CONFIRM: Duration = Duration::from_millis(500);
+
+/// A job on a server.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    pub(super) server: ServerId,
+    pub(super) is_running: bool,
+    /// Whether the server has said that it has the job.
+    is_sure: bool,
+    /// When the server was last heard of the job.
+    sign: Tick,
+    /// When the job last went on.
+    progress: Tick,
+    /// Since when looks find the server without it.
+    absent: Option<Tick>,
+    /// Since when it waits while the server runs nothing.
+    idle: Option<Tick>,
+    /// Why and since when it is taken from the server, if it is; the caller's wish is no reason of these.
+    leaves: Option<(Loss, Tick)>,
+    must_withdraw: bool,
+    /// `None` while a look is under way.
+    look: Option<Tick>,
+    /// Whether another look is due after the one under way.
+    looks_again: bool,
+}
+
+/// What follows from a look or from time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// The server says how it ended.
+    Ended(Ended),
+    /// It was never there.
+    Gone,
+    /// It was there, and is no longer.
+    Lost(Loss),
+}
+
+/// What is to be done at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Look,
+    Withdraw,
+}
+
+impl Placed {
+    pub(super) fn new(now: Tick, server: ServerId, is_sure: bool) -> Self {
+        Self {
+            server,
+            is_running: false,
+            is_sure,
+            sign: now,
+            progress: now,
+            absent: None,
+            idle: None,
+            leaves: None,
+            must_withdraw: false,
+            look: Some(now.saturating_add(CONFIRM)),
+            looks_again: false,
+        }
+    }
+
+    pub(super) fn progressed(&mut self, now: Tick) {
+        self.is_sure = true;
+        self.is_running = true;
+        self.sign = self.sign.max(now);
+        self.progress = self.progress.max(now);
+        self.absent = None;
+        self.idle = None;
+    }
+
+    pub(super) fn look_at(&mut self, at: Tick) {
+        match &mut self.look {
+            Some(look) => *look = at.min(*look),
+            None => self.looks_again = true,
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, now: Tick) {
+        self.must_withdraw = true;
+        self.look_at(now);
+    }
+
+    pub(super) fn next_look(&self) -> Option<Tick> {
+        self.look
+    }
+
+    /// When the job is lost if no sign comes.
+    pub(super) fn lost_at_latest(&self, config: &JobConfig) -> Option<Tick> {
+        let since = self.leaves.map_or(self.sign, |(_, since)| since);
+        Some(since.saturating_add(config.lost_after))
+    }
+
+    pub(super) fn next(&mut self, now: Tick) -> Option<Next> {
+        if self.must_withdraw {
+            self.must_withdraw = false;
+            return Some(Next::Withdraw);
+        }
+        let is_due = self.look.is_some_and(|look| look <= now);
+        is_due.then(|| {
+            self.look = None;
+            Next::Look
+        })
+    }
+
+    pub(super) fn handle_timeout(&self, now: Tick, config: &JobConfig) -> Found {
+        let is_over = |since: Tick| now.since(since) >= config.lost_after;
+        match self.leaves {
+            // A worker that is dead does not obey: the job stays there, and goes on nowhere.
+            Some((loss, since)) if is_over(since) => Found::Lost(loss),
+            None if is_over(self.sign) => Found::Lost(Loss::Silent),
+            Some(_) | None => Found::Nothing,
+        }
+    }
+
+    pub(super) fn looked(&mut self, now: Tick, config: &JobConfig, look: Look) -> Found {
+        let found = self.judge(now, config, look);
+        let pause = match self.absent {
+            Some(_) => CONFIRM,
+            None => config.poll,
+        };
+        let next = now.saturating_add(pause);
+        self.look = match core::mem::take(&mut self.looks_again) {
+            true => Some(now),
+            false => earliest(self.look, Some(next)),
+        };
+        found
+    }
+
+    fn judge(&mut self, now: Tick, config: &JobConfig, look: Look) -> Found {
+        match look {
+            Look::NoAnswer => return self.handle_timeout(now, config),
+            // One that was taken from the server was interrupted for that.
+            Look::Ended(ended) => {
+                return match (ended, self.leaves) {
+                    (Ended::Interrupted, Some((loss, _))) => Found::Lost(loss),
+                    (Ended::Succeeded | Ended::Failed | Ended::Interrupted, _) => {
+                        Found::Ended(ended)
+                    }
+                };
+            }
+            Look::Absent => return self.is_absent(now),
+            Look::Running | Look::Waiting { .. } => {}
+        }
+        self.is_sure = true;
+        self.absent = None;
+        self.sign = self.sign.max(now);
+        if let Look::Waiting { is_idle } = look {
+            self.is_running = false;
+            self.progress = self.progress.max(now);
+            self.idle = is_idle.then(|| self.idle.unwrap_or(now));
+        } else {
+            self.is_running = true;
+            self.idle = None;
+        }
+        let idles = self
+            .idle
+            .is_some_and(|idle| now.since(idle) >= config.idle_after);
+        let stalls = now.since(self.progress) >= config.stalled_after;
+        let loss = match (idles, stalls) {
+            (true, _) => Some(Loss::DeadWorker),
+            (false, true) => Some(Loss::Stalled),
+            (false, false) => None,
+        };
+        if let (Some(loss), None) = (loss, self.leaves) {
+            self.leaves = Some((loss, now));
+            self.must_withdraw = true;
+            self.looks_again = true;
+        }
+        self.handle_timeout(now, config)
+    }
+
+    fn is_absent(&mut self, now: Tick) -> Found {
+        let since = *self.absent.get_or_insert(now);
+        if now.since(since) < CONFIRM {
+            return Found::Nothing;
+        }
+        match (self.leaves, self.is_sure) {
+            (Some((loss, _)), _) => Found::Lost(loss),
+            (None, true) => Found::Lost(Loss::Forgotten),
+            (None, false) => Found::Gone,
+        }
+    }
+}
