@@ -55,7 +55,7 @@ fn begin(name: &str, affinity: &Affinity) -> Session {
     }
 }
 
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(crate) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let lines = headers
         .get_all(COOKIE)
         .iter()

@@ -11,6 +11,7 @@ use crate::lock;
 use crate::names::is_made;
 use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::{HeaderValue, Response, StatusCode};
@@ -22,7 +23,7 @@ use leasehold_core::retry::RetryBudget;
 use leasehold_protocol::Refusal;
 use leasehold_sync::{AcquireError, GroupId, Member, MemberId, MemberUpdate, Request};
 use leasehold_tokio::TokioPool;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// The part of a limit, in thousandths, that may be used between two writes of the state.
@@ -30,6 +31,9 @@ const BLOCK: u16 = 10;
 
 /// The label of members that serve the models which no label names.
 const OTHER_MODELS: &str = "*";
+
+/// Sets of members that requests of a pool may be restricted to.
+const MAX_MEMBER_SETS: usize = 64;
 
 /// No member serves a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ struct Live {
     pool: TokioPool<Backend>,
     budget: Mutex<RetryBudget>,
     groups: Mutex<HashMap<String, GroupId>>,
+    /// Sets of members that requests were restricted to; each is a label of its members.
+    sets: Mutex<BTreeSet<Vec<String>>>,
     /// Where its charges are kept; `None` for a pool without limits.
     state: Option<Arc<State>>,
     counts: Arc<RepeatCounts>,
@@ -83,6 +89,7 @@ struct Live {
 #[derive(Default)]
 struct Kept {
     groups: HashMap<String, GroupId>,
+    sets: BTreeSet<Vec<String>>,
     counts: Arc<RepeatCounts>,
     lent: Arc<Lent>,
 }
@@ -154,6 +161,7 @@ impl BackendPool {
             let pool = pool.map_err(|error| self.error("any", error.to_string()))?;
             let kept = Kept {
                 groups: lock(&self.live.groups).clone(),
+                sets: lock(&self.live.sets).clone(),
                 counts: Arc::clone(&self.live.counts),
                 lent: Arc::clone(&self.live.lent),
             };
@@ -186,6 +194,7 @@ impl BackendPool {
             pool,
             budget: Mutex::new(budget),
             groups: Mutex::new(kept.groups),
+            sets: Mutex::new(kept.sets),
             state,
             counts: kept.counts,
             lent: kept.lent,
@@ -236,7 +245,7 @@ impl BackendPool {
             .weight(settings.weight)
             .tier(settings.tier)
             .labels(labels)
-            .max_leases(settings.max_connections);
+            .max_leases(self.max_leases(settings));
         update = match &settings.group {
             Some(group) => update.group(self.group(group, limits)),
             None => update.group(None).limits(limits),
@@ -264,7 +273,10 @@ impl BackendPool {
     /// Returns the labels of a member. One of services without any has all that others have, and that of other models.
     fn labels_of(&self, settings: &MemberSettings) -> Vec<String> {
         if self.settings.kind != Kind::Openai || !settings.labels.is_empty() {
-            return settings.labels.clone();
+            let sets = lock(&self.live.sets);
+            let sets = sets.iter().filter(|set| set.contains(&settings.name));
+            let sets = sets.map(|set| label_of_set(set));
+            return settings.labels.iter().cloned().chain(sets).collect();
         }
         let members = self.settings.members.iter();
         let mut labels: Vec<String> = members.flat_map(|one| one.labels.clone()).collect();
@@ -300,6 +312,31 @@ impl BackendPool {
             .labels(&[label])
             .map(Some)
             .map_err(|_| NoSuchModel)
+    }
+
+    /// Returns a label that these members alone have; `None` if too many such sets are in use.
+    pub(crate) fn labels_of_set(&self, names: &[&str]) -> Option<Labels> {
+        let mut set: Vec<String> = names.iter().map(ToString::to_string).collect();
+        set.sort_unstable();
+        let is_new = {
+            let mut sets = lock(&self.live.sets);
+            if !sets.contains(&set) && sets.len() >= MAX_MEMBER_SETS {
+                return None;
+            }
+            sets.insert(set.clone())
+        };
+        if is_new {
+            let sync = self.live.pool.blocking();
+            let members = self.settings.members.iter();
+            for member in members.filter(|member| set.contains(&member.name)) {
+                let labels = self.live.pool.labels(self.labels_of(member)).ok()?;
+                if let Some(id) = sync.member(&member.name) {
+                    // One that was removed meanwhile serves nothing.
+                    let _ = sync.update(id, MemberUpdate::new().labels(labels));
+                }
+            }
+        }
+        self.live.pool.labels([label_of_set(&set)]).ok()
     }
 
     /// The most tokens that a call may reserve; `None` where no limit counts tokens.
@@ -404,11 +441,22 @@ impl BackendPool {
             Some(group) => member.group(self.group(group, limits)),
             None => member.limits(limits),
         };
-        if let Some(max) = settings.max_connections {
+        if let Some(max) = self.max_leases(settings) {
             member = member.max_leases(max);
         }
         sync.add_named(&settings.name, member)
             .map_err(|full| error(full.to_string()))
+    }
+
+    /// How many leases a member may have at once; a ComfyUI server runs one job, and holds a few more ready.
+    fn max_leases(&self, settings: &MemberSettings) -> Option<NonZeroU32> {
+        match self.settings.kind {
+            Kind::Http | Kind::Openai => settings.max_connections,
+            Kind::Comfyui => {
+                let ready = self.settings.comfyui.prefetch;
+                Some(NonZeroU32::MIN.saturating_add(ready))
+            }
+        }
     }
 
     /// Whether a member was made from an address of a name.
@@ -509,6 +557,9 @@ fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig
     if logs_charges {
         config = config.log_charges(BLOCK);
     }
+    if settings.kind == Kind::Comfyui && settings.comfyui.queue_weight {
+        config = config.weigh_by_time();
+    }
     if let Some(limits) = &settings.limits {
         config = config.limits(limits.limits());
     }
@@ -531,6 +582,11 @@ fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig
         pool: settings.name.clone(),
         error,
     })
+}
+
+/// The label of the members of a set.
+fn label_of_set(names: &[String]) -> String {
+    format!("only {}", names.join(" "))
 }
 
 /// What each of some limits that are of this unit admits in its window.

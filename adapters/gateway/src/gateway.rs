@@ -7,6 +7,7 @@ use crate::admin::AdminChanges;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind};
 use crate::callers::{Accounts, Callers};
+use crate::comfyui::{self, Hubs, JournalError};
 use crate::names::{self, Names};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
@@ -15,7 +16,7 @@ use crate::state::{State, StateError};
 use crate::worker::{self, Accepting};
 use core::net::SocketAddr;
 use core::time::Duration;
-use leasehold_config::{Address, Settings};
+use leasehold_config::{Address, Serve, Settings};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The access log can't be opened.
     #[error("cannot open the access log: {0}")]
     Log(io::Error),
+    /// Jobs of ComfyUI servers can't be kept.
+    #[error(transparent)]
+    Jobs(#[from] JournalError),
     /// A thread can't be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -111,11 +115,16 @@ impl Gateway {
         names.look_up_first(&settings).map_err(StartError::Thread)?;
         let accounts = state.as_ref().map(|state| state.accounts());
         let accounts = accounts.unwrap_or_default();
+        let hubs = Hubs::open(&settings)?;
+        let serves_comfyui = settings
+            .listeners
+            .iter()
+            .any(|listener| listener.serve == Serve::Comfyui);
         let table = Table::new(settings, state.as_ref(), &changes, &names, &accounts)?;
         if let Some(state) = &state {
             state.settle()?;
         }
-        let shared = Shared::new(table, state, changes, queue, reloads, names, accounts);
+        let shared = Shared::new(table, state, changes, queue, reloads, names, accounts, hubs);
         let shared = Arc::new(shared);
         let mut gateway = Self {
             addresses: sockets
@@ -142,7 +151,11 @@ impl Gateway {
                 worker::run(shared, listeners, drain)
             })?;
         }
-        gateway.spawn("gateway-health", move || watch_health(&shared))?;
+        let health = Arc::clone(&shared);
+        gateway.spawn("gateway-health", move || watch_health(&health))?;
+        if serves_comfyui {
+            gateway.spawn("gateway-comfyui", move || comfyui::run(&shared))?;
+        }
         Ok(gateway)
     }
 
@@ -197,6 +210,9 @@ impl Gateway {
 
     /// Writes the last charges, and that the process ends in order.
     fn end_state(&self) {
+        if let Err(error) = self.shared.hubs().sync() {
+            self.shared.report(format_args!("{error}"));
+        }
         let table = self.shared.table();
         let pools = table.pools().iter().map(|pool| &**pool);
         let Some(state) = self.shared.state() else {

@@ -11,6 +11,7 @@ mod bind;
 mod caller_limits;
 mod callers;
 mod clock;
+mod comfyui;
 mod connections;
 mod drain;
 mod gateway;
@@ -34,6 +35,7 @@ mod worker;
 #[doc(hidden)]
 pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
+pub use comfyui::JournalError;
 pub use gateway::{Gateway, StartError};
 #[doc(hidden)]
 pub use leases::{LeaseAnswer, LeaseCalls};

@@ -2,7 +2,7 @@
 
 mod access;
 
-pub(crate) use access::{Identity, check};
+pub(crate) use access::{Identity, check, given};
 
 use crate::listener::Listener;
 use crate::proxy::{Connection, Target};

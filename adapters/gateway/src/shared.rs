@@ -6,6 +6,7 @@ use crate::access_log::LogQueue;
 use crate::admin::{AdminChanges, Events};
 use crate::backend_pool::{BackendPool, PoolError};
 use crate::callers::{Accounts, Callers};
+use crate::comfyui::Hubs;
 use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::lock;
@@ -217,6 +218,7 @@ pub(crate) struct Shared {
     accounts: Accounts,
     resources: Resources,
     known_models: KnownModels,
+    hubs: Hubs,
     connections: Mutex<BTreeMap<usize, Connections>>,
     drain: watch::Sender<bool>,
 }
@@ -230,6 +232,7 @@ impl Shared {
         reloads: Reloads,
         names: Names,
         accounts: Accounts,
+        hubs: Hubs,
     ) -> Self {
         let earlier = state.as_ref().map(|state| state.resources());
         let resources = Resources::restored(earlier.unwrap_or_default());
@@ -248,6 +251,7 @@ impl Shared {
             accounts,
             resources,
             known_models: KnownModels::default(),
+            hubs,
             connections: Mutex::default(),
             drain: watch::Sender::new(false),
         }
@@ -304,6 +308,11 @@ impl Shared {
     /// What all callers have used.
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.accounts
+    }
+
+    /// The queues of pools of ComfyUI servers.
+    pub(crate) fn hubs(&self) -> &Hubs {
+        &self.hubs
     }
 
     /// The models that services list.

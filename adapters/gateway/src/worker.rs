@@ -46,6 +46,16 @@ pub(crate) struct Accepting {
 }
 
 impl Worker {
+    /// Makes the part of a thread that has no listeners.
+    pub(crate) fn alone(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            idle: IdleConnections::default(),
+            log: RefCell::default(),
+            drain: Drain::default(),
+        })
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -106,12 +116,7 @@ pub(crate) fn run(
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
-    let worker = Rc::new(Worker {
-        shared,
-        idle: IdleConnections::default(),
-        log: RefCell::default(),
-        drain: Drain::default(),
-    });
+    let worker = Worker::alone(shared);
     runtime.block_on(async {
         let open = Rc::new(Open::default());
         for listener in listeners {

@@ -5,6 +5,7 @@ use super::{Session, routes};
 use crate::admin::AdminChanges;
 use crate::backend_pool::PoolError;
 use crate::callers::Accounts;
+use crate::comfyui::Hubs;
 use crate::drain::Drain;
 use crate::gateway::watch_pools;
 use crate::names::Names;
@@ -46,7 +47,16 @@ impl LeaseCalls {
         let lease_ttl = first.map_or(ListenerSettings::LEASE_TTL, |listener| listener.lease_ttl);
         let table = Table::new(settings, None, &changes, &names, &accounts)?;
         let reloads = Reloads::default();
-        let shared = Shared::new(table, None, changes, None, reloads, names, accounts);
+        let shared = Shared::new(
+            table,
+            None,
+            changes,
+            None,
+            reloads,
+            names,
+            accounts,
+            Hubs::default(),
+        );
         Ok(Self {
             shared: Arc::new(shared),
             drain: Drain::default(),

@@ -46,6 +46,8 @@ enum Source {
     Events(tokio::sync::mpsc::Receiver<Bytes>),
     /// A backend's body.
     Backend(LeasedBody<BackendBody, Backend>),
+    /// A backend's body without a lease.
+    PassedOn(Box<BackendBody>),
     /// A service's stream of events, which this worker hears out when its caller has left.
     Relayed(Box<Relayed>, Option<Rc<Worker>>),
     /// A stream that has begun before its answer.
@@ -93,6 +95,11 @@ impl AnswerBody {
         Self::from(Source::Backend(body))
     }
 
+    /// Makes a body that a backend sends, where no lease is needed.
+    pub(crate) fn passed_on(body: BackendBody) -> Self {
+        Self::from(Source::PassedOn(Box::new(body)))
+    }
+
     /// Makes a body of a service's events, which a worker hears out when its caller has left.
     pub(crate) fn relayed(body: Relayed, drains: Option<Rc<Worker>>) -> Self {
         Self::from(Source::Relayed(Box::new(body), drains))
@@ -115,7 +122,11 @@ impl AnswerBody {
     pub(crate) fn take_text(&mut self) -> Option<Bytes> {
         match &mut self.source {
             Source::Own(text) | Source::Lent(text, _) => Some(text.take().unwrap_or_default()),
-            Source::Events(_) | Source::Backend(_) | Source::Relayed(..) | Source::Held(_) => None,
+            Source::Events(_)
+            | Source::Backend(_)
+            | Source::PassedOn(_)
+            | Source::Relayed(..)
+            | Source::Held(_) => None,
         }
     }
 
@@ -140,6 +151,7 @@ impl AnswerBody {
             Source::Own(text) | Source::Lent(text, _) => text.as_ref().is_none_or(Bytes::is_empty),
             Source::Events(_) => false,
             Source::Backend(body) => body.is_end_stream(),
+            Source::PassedOn(body) => body.is_end_stream(),
             Source::Relayed(body, _) => body.is_end_stream(),
             Source::Held(body) => body.is_end_stream(),
         }
@@ -195,6 +207,7 @@ impl Body for AnswerBody {
                 .poll_recv(context)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Source::Backend(body) => Pin::new(body).poll_frame(context),
+            Source::PassedOn(body) => Pin::new(&mut **body).poll_frame(context),
             Source::Relayed(body, _) => Pin::new(body).poll_frame(context),
             Source::Held(body) => {
                 let frame = Pin::new(&mut *body).poll_frame(context);
@@ -230,6 +243,7 @@ impl Body for AnswerBody {
             }
             Source::Events(_) | Source::Relayed(..) | Source::Held(_) => SizeHint::default(),
             Source::Backend(body) => body.size_hint(),
+            Source::PassedOn(body) => body.size_hint(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::admin;
 use crate::affinity::Session;
 use crate::backend_pool::BackendPool;
 use crate::caller_limits::OverLimit;
+use crate::comfyui::{self, CallerSocket};
 use crate::leases;
 use crate::listener::Listener;
 use crate::openai;
@@ -65,6 +66,11 @@ pub(crate) async fn answer(
             tunnel.start(connection, record);
             return Ok(response);
         }
+        Ok(Passed::Socket(response, socket)) => {
+            record.status = response.status();
+            socket.start(connection, record);
+            return Ok(response);
+        }
         Err(refusal) => {
             record.end = End::Refused(refusal.code);
             refusal.into_response()
@@ -99,6 +105,8 @@ struct Exchange<'a> {
 enum Passed {
     Whole(Response<AnswerBody>),
     Upgraded(Response<AnswerBody>, Tunnel),
+    /// A websocket of the gateway's own.
+    Socket(Response<AnswerBody>, CallerSocket),
 }
 
 impl Exchange<'_> {
@@ -112,7 +120,9 @@ impl Exchange<'_> {
         let target = self.target(has_body)?;
         let table = self.connection.worker.shared().table();
         let listener = table.listener(self.connection.listener)?;
-        if admin::takes(&table, self.connection.listener, target.path.path()) {
+        let is_open =
+            listener.settings().serve == Serve::Comfyui && comfyui::is_open(target.path.path());
+        if !is_open && admin::takes(&table, self.connection.listener, target.path.path()) {
             record.is_counted = false;
             let asked = admin::Asked {
                 connection: self.connection,
@@ -137,7 +147,14 @@ impl Exchange<'_> {
             Serve::Leases => {
                 return Ok(Passed::Whole(leases::answer(asked, body, record).await));
             }
-            Serve::Http | Serve::Comfyui => {}
+            Serve::Comfyui => {
+                let (response, socket) = comfyui::answer(asked, body, upgraded, record).await;
+                return Ok(match socket {
+                    Some(socket) => Passed::Socket(response, socket),
+                    None => Passed::Whole(response),
+                });
+            }
+            Serve::Http => {}
         }
         let pool = route(listener, &table, &target)?;
         let session = Session::of(

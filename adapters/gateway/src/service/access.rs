@@ -86,7 +86,7 @@ fn flow(asked: &Asked<'_>, given: Option<&[u8]>) -> u64 {
 }
 
 /// Returns the credential of a caller, wherever its SDK puts it.
-fn given(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn given(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked(7)?;
         scheme

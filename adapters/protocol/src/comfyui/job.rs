@@ -225,6 +225,12 @@ impl Job {
         }
     }
 
+    /// Whether it is being submitted, and its server has not answered yet.
+    #[must_use]
+    pub fn is_on_its_way(&self) -> bool {
+        matches!(self.state, State::Submitting { .. })
+    }
+
     /// Whether its server runs it, as far as is known.
     #[must_use]
     pub fn is_running(&self) -> bool {

@@ -108,6 +108,28 @@ impl Prompt {
         body
     }
 
+    /// Returns the body in its caller's words; read again it is the same prompt.
+    #[must_use]
+    pub fn to_body(&self) -> Value {
+        let mut body = json!({
+            "prompt": self.graph,
+            "extra_data": self.extra_data,
+            "front": self.is_front,
+        });
+        let fields = [
+            ("prompt_id", self.id.as_deref().map(Value::from)),
+            ("client_id", self.client_id.as_deref().map(Value::from)),
+            ("number", self.number.map(Value::from)),
+            ("partial_execution_targets", self.targets.clone()),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        }
+        body
+    }
+
     /// Returns the item that lists of jobs show, without secrets.
     #[must_use]
     pub fn item(&self, number: f64, id: &str) -> Value {

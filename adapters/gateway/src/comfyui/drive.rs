@@ -1,0 +1,531 @@
+//! A job's task: it carries out what the job's machine asks for, one step after the other.
+//!
+//! Invariant: the task holds a lease of a server exactly while the machine has the job there, and releases it with what
+//! came of the job.
+
+use super::files::Brought;
+use super::hub::{Hub, JobId};
+use super::record::reason;
+use super::server::{Answer, Call, CallError};
+use crate::backend::Backend;
+use crate::backend_pool::BackendPool;
+use crate::shared::Shared;
+use crate::worker::Worker;
+use core::time::Duration;
+use http::StatusCode;
+use leasehold_core::time::Tick;
+use leasehold_protocol::comfyui::{
+    End, Look, Loss, Queue, Refused, ServerId, Step, Submission, entry_of, judge_refusal,
+    replace_inputs,
+};
+use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release, Request};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::{sleep, timeout};
+
+/// The pause after the pool could not take a request.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a lease is waited for under which a job of an earlier process runs.
+const FOR_RUNNING: Duration = Duration::from_secs(1);
+
+/// The task of one job.
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) id: JobId,
+}
+
+/// The lease under which a server has the job.
+struct Held {
+    lease: Lease<Backend>,
+    server: ServerId,
+}
+
+/// What came of an attempt to have a server.
+enum Got {
+    Lease(Lease<Backend>),
+    /// The job ended meanwhile, or servers have changed.
+    Nothing,
+    NoneLeft,
+}
+
+impl Driver {
+    /// Drives the job to its end.
+    pub(super) async fn run(self) {
+        let mut held = self.lease_of_running().await;
+        let mut entry = None;
+        while let Some(todo) = self.hub.step(&self.id) {
+            match todo.step {
+                None => {
+                    let due = todo.due.map(|due| due.since(self.hub.now()));
+                    let due = due.unwrap_or(Duration::MAX);
+                    // Whether it was woken or is due, the machine says what follows.
+                    let _ = timeout(due, todo.wake.notified()).await;
+                }
+                Some(Step::Acquire) => held = self.acquire(&todo.wake).await,
+                Some(Step::Submit(server)) => self.submit(server, held.as_ref()).await,
+                Some(Step::Look(server)) => {
+                    let (look, found) = self.look(server).await;
+                    entry = found.or(entry);
+                    let lost = self.tell(|record, now| {
+                        let before = record.machine.lost_at().len();
+                        record.machine.looked(now, server, look);
+                        record.machine.lost_at().len() > before
+                    });
+                    self.note_lost(lost);
+                }
+                Some(Step::Withdraw(server)) => self.withdraw(server).await,
+                Some(Step::Finish(end)) => {
+                    self.finish(end, entry.take(), held.take());
+                    return;
+                }
+            }
+            self.release_if_gone(&mut held);
+        }
+    }
+
+    fn tell<R>(&self, tell: impl FnOnce(&mut super::record::JobRecord, Tick) -> R) -> Option<R> {
+        self.hub.tell(&self.id, tell)
+    }
+
+    fn pool(&self) -> Option<Arc<BackendPool>> {
+        self.shared.table().pool_named(&self.hub.pool).cloned()
+    }
+
+    /// Takes the lease for a job of an earlier process that has a server already.
+    async fn lease_of_running(&self) -> Option<Held> {
+        let server = self.tell(|record, _| record.machine.server())??;
+        let (pool, name) = (self.pool()?, self.hub.state().servers.name(server)?);
+        let pool = pool.pool();
+        let member = pool.blocking().member(&name)?;
+        let request = Request::new().pin(member).priority(0);
+        let lease = timeout(FOR_RUNNING, pool.acquire_with(request)).await;
+        lease.ok()?.ok().map(|lease| Held { lease, server })
+    }
+
+    /// Waits in line for a server.
+    async fn acquire(&self, wake: &tokio::sync::Notify) -> Option<Held> {
+        match self.wait_in_line(wake).await {
+            Got::Lease(lease) => {
+                let server = self.hub.state().servers.number(lease.payload().name());
+                self.tell(|record, now| record.machine.granted(now, server));
+                Some(Held { lease, server })
+            }
+            Got::NoneLeft => {
+                self.tell(|record, _| record.machine.none_left());
+                None
+            }
+            Got::Nothing => None,
+        }
+    }
+
+    async fn wait_in_line(&self, wake: &tokio::sync::Notify) -> Got {
+        loop {
+            let Some(pool) = self.pool() else {
+                // The pool was taken away by a reload; its jobs wait until it is back.
+                sleep(PAUSE).await;
+                continue;
+            };
+            let request = match self.request(&pool) {
+                Some(Ok(request)) => request,
+                Some(Err(NoServer)) => return Got::NoneLeft,
+                None => return Got::Nothing,
+            };
+            let mut acquiring = core::pin::pin!(pool.pool().acquire_with(request));
+            let refused = loop {
+                tokio::select! {
+                    biased;
+                    acquired = &mut acquiring => match acquired {
+                        Ok(lease) => return Got::Lease(lease),
+                        Err(refused) => break refused,
+                    },
+                    () = wake.notified() => {
+                        let is_over = self.tell(|record, _| record.machine.end().is_some());
+                        if is_over != Some(false) {
+                            return Got::Nothing;
+                        }
+                    }
+                }
+            };
+            match refused {
+                AcquireError::Closed => {
+                    self.shared.successor(&pool).await;
+                }
+                _ => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Makes the job's request of the pool: which servers may have it, and when it is its turn. `None` if it is over.
+    fn request(&self, pool: &BackendPool) -> Option<Result<Request, NoServer>> {
+        let state = self.hub.state();
+        let record = state.jobs.get(&self.id)?;
+        let prompt = &record.prompt;
+        let flow = leasehold_core::balance::stable_hash(
+            prompt.client_id.as_deref().unwrap_or_default().as_bytes(),
+        );
+        let request = Request::new()
+            .class(prompt.class())
+            .priority(prompt.priority())
+            .flow(record.owner ^ flow);
+        let named = |ids: &mut dyn Iterator<Item = ServerId>| -> BTreeSet<String> {
+            ids.filter_map(|id| state.servers.name(id)).collect()
+        };
+        let refused = named(&mut record.machine.refused_by().iter().copied());
+        let lost = named(&mut record.machine.lost_at().iter().map(|(id, _)| *id));
+        let all: Vec<&str> = pool
+            .settings()
+            .members
+            .iter()
+            .map(|member| &*member.name)
+            .collect();
+        let may = |name: &str| {
+            let is_wanted = record.wanted.as_deref().is_none_or(|wanted| wanted == name);
+            let known = state.servers.named(name);
+            is_wanted
+                && !refused.contains(name)
+                && known.is_none_or(|server| server.may_run(prompt))
+        };
+        let candidates: Vec<&str> = all.iter().copied().filter(|name| may(name)).collect();
+        if candidates.is_empty() {
+            return Some(Err(NoServer));
+        }
+        let is_up = up(pool);
+        let other = |name: &&str| !lost.contains(*name) && is_up.contains(*name);
+        let others: Vec<&str> = candidates.iter().copied().filter(other).collect();
+        let chosen = match others.is_empty() || lost.is_empty() {
+            true => candidates,
+            false => others,
+        };
+        if chosen.len() == all.len() {
+            return Some(Ok(request));
+        }
+        Some(Ok(restricted(pool, request, &chosen)))
+    }
+
+    /// Submits the job to the server under whose lease it is.
+    async fn submit(&self, server: ServerId, held: Option<&Held>) {
+        let Some(held) = held else {
+            return;
+        };
+        let answer = self.post(server, held.lease.payload()).await;
+        let told = self.tell(|record, now| {
+            record.machine.answered(now, server, answer);
+            record.machine.lost_at().len()
+        });
+        if told.is_some() && answer == Submission::Unsent {
+            held.lease.note_failure(&"it can't be connected to");
+        }
+    }
+
+    async fn post(&self, server: ServerId, backend: &Arc<Backend>) -> Submission {
+        let Some(prompt) = self.tell(|record, _| Arc::clone(&record.prompt)) else {
+            return Submission::Unsent;
+        };
+        let Some(call) = self.call(backend) else {
+            return Submission::Unsent;
+        };
+        let mut graph = prompt.graph.clone();
+        if let Err(error) = self.bring_files(server, &call, &mut graph).await {
+            backend.note_failure(&error);
+            return self.judge_files(&error);
+        }
+        if let Err(error) = self.hub.note_placed(&self.id, backend.name()) {
+            self.shared.report(format_args!("{error}"));
+            return Submission::Unsent;
+        }
+        let client_id = {
+            let state = self.hub.state();
+            let known = state.server(server);
+            known
+                .map(|known| known.client_id.clone())
+                .unwrap_or_default()
+        };
+        let body = prompt.body_for(&graph, &self.id, &client_id);
+        match call.post_json("/prompt", &body).await {
+            Ok(answer) => self.judge(server, &graph, &answer),
+            Err(CallError::Unsent(error)) => {
+                backend.note_failure(&error);
+                Submission::Unsent
+            }
+            Err(CallError::Unsure(error)) => {
+                backend.note_failure(&error);
+                Submission::Unsure
+            }
+        }
+    }
+
+    /// Says what a server's answer to a submission means.
+    fn judge(
+        &self,
+        server: ServerId,
+        graph: &serde_json::Map<String, Value>,
+        answer: &Answer,
+    ) -> Submission {
+        if answer.is_ok() {
+            return Submission::Accepted;
+        }
+        if answer.status.is_server_error() {
+            return Submission::Unsure;
+        }
+        let mut body = answer.json();
+        let refused = match answer.status {
+            StatusCode::BAD_REQUEST => judge_refusal(graph, &body),
+            StatusCode::PAYLOAD_TOO_LARGE => Refused::Everywhere,
+            _ => Refused::Here(Vec::new()),
+        };
+        if !body["error"].is_object() {
+            let text = format!("the server answered with status {}", answer.status);
+            body = refusal_body("refused", &text);
+        }
+        self.tell(|record, _| record.refusal = Some(body));
+        match refused {
+            Refused::Here(lacks) => {
+                if let Some(known) = self.hub.state().servers.get_mut(server) {
+                    known.learn_lacks(lacks);
+                }
+                Submission::RefusedHere
+            }
+            Refused::Everywhere => Submission::RefusedEverywhere,
+        }
+    }
+
+    /// Brings the files that a graph refers to, and puts the server's names of them into it.
+    async fn bring_files(
+        &self,
+        server: ServerId,
+        call: &Call<'_>,
+        graph: &mut serde_json::Map<String, Value>,
+    ) -> Result<(), Brought> {
+        let mut needed = Vec::new();
+        replace_inputs(graph, &mut |text| {
+            needed.extend(
+                self.hub
+                    .uploads
+                    .referred(text)
+                    .map(|upload| (text.to_owned(), upload)),
+            );
+            None
+        });
+        for (text, upload) in needed {
+            let name = super::files::bring(&self.hub, server, call, &upload).await?;
+            if name != upload.reference() {
+                let with_kind = text.strip_prefix(&upload.reference()).unwrap_or_default();
+                let other = format!("{name}{with_kind}");
+                replace_inputs(graph, &mut |input| (input == text).then(|| other.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what a file that could not be brought means for the job.
+    fn judge_files(&self, error: &Brought) -> Submission {
+        let submission = match error {
+            // It can be brought again.
+            Brought::Call(_) => return Submission::Unsent,
+            Brought::Lost(..) => Submission::RefusedEverywhere,
+            Brought::Refused(..) => Submission::RefusedHere,
+        };
+        self.tell(|record, _| record.refusal = Some(refusal_body("no_file", &error.to_string())));
+        submission
+    }
+
+    /// Looks for the job in a server's history and queue.
+    async fn look(&self, server: ServerId) -> (Look, Option<Value>) {
+        let Some(backend) = self.backend(server) else {
+            return (Look::NoAnswer, None);
+        };
+        let Some(call) = self.call(&backend) else {
+            return (Look::NoAnswer, None);
+        };
+        let looked = look_for(&call, &self.id).await;
+        if let Err(error) = &looked {
+            backend.note_failure(error);
+        }
+        looked.unwrap_or((Look::NoAnswer, None))
+    }
+
+    /// Takes the job out of a server's queue, and interrupts it if it runs.
+    async fn withdraw(&self, server: ServerId) {
+        let Some(backend) = self.backend(server) else {
+            return;
+        };
+        let Some(call) = self.call(&backend) else {
+            return;
+        };
+        // What came of it is looked for next.
+        let _ = call
+            .post_json("/queue", &json!({"delete": [&*self.id]}))
+            .await;
+        let _ = call
+            .post_json("/interrupt", &json!({"prompt_id": &*self.id}))
+            .await;
+        self.tell(|record, now| record.machine.look_soon(now, server));
+    }
+
+    fn finish(&self, end: End, entry: Option<Value>, held: Option<Held>) {
+        let took = self.tell(|record, now| record.begun_at.map(|begun| now.since(begun)));
+        if let Some(held) = held {
+            let mut release = Release::from(match end {
+                End::OnServer(..) | End::Refused | End::Cancelled => Outcome::Ok,
+                End::Lost(_) => Outcome::Failed,
+            });
+            if let (End::OnServer(..), Some(Some(took))) = (end, took) {
+                release = release.latency(took);
+            }
+            // A lease that has expired meanwhile was taken back already.
+            let _ = held.lease.release(release);
+        }
+        if let End::Lost(loss) = end {
+            let (pool, id) = (&self.hub.pool, &self.id);
+            self.shared.report(format_args!(
+                "pool {pool}: job {id} has failed: {}, once too often",
+                reason(loss)
+            ));
+        }
+        if let Err(error) = self.hub.finish(&self.id, end, entry) {
+            self.shared.report(format_args!("{error}"));
+        }
+    }
+
+    fn note_lost(&self, lost: Option<bool>) {
+        if lost != Some(true) {
+            return;
+        }
+        let last = self.tell(|record, _| record.machine.lost_at().last().copied());
+        if let Some(Some((server, loss))) = last {
+            let name = self.hub.state().servers.name(server).unwrap_or_default();
+            let (pool, id) = (&self.hub.pool, &self.id);
+            self.shared.report(format_args!(
+                "pool {pool}: {name}: job {id} is lost there: {}",
+                reason(loss)
+            ));
+        }
+        if let Err(error) = self.hub.note_lost(&self.id) {
+            self.shared.report(format_args!("{error}"));
+        }
+    }
+
+    /// Gives a lease back whose server no longer has the job, which is not over.
+    fn release_if_gone(&self, held: &mut Option<Held>) {
+        let now_at = self.tell(|record, _| {
+            let refused = record.machine.refused_by().last().copied();
+            let lost = record.machine.lost_at().last().map(|(_, loss)| *loss);
+            let is_over = record.machine.end().is_some();
+            (record.machine.server(), refused, lost, is_over)
+        });
+        let Some((server, refused, lost, is_over)) = now_at else {
+            return;
+        };
+        let is_gone = |held: &mut Held| !is_over && server != Some(held.server);
+        if let Some(gone) = held.take_if(|held| is_gone(held)) {
+            let outcome = match lost {
+                _ if refused == Some(gone.server) => Outcome::NotSent,
+                // A restart says nothing of the server that is there now.
+                Some(Loss::Forgotten) => Outcome::Unknown,
+                Some(Loss::Silent | Loss::DeadWorker | Loss::Stalled) | None => Outcome::Failed,
+            };
+            let _ = gone.lease.release(outcome);
+        }
+    }
+
+    fn backend(&self, server: ServerId) -> Option<Arc<Backend>> {
+        let (pool, name) = (self.pool()?, self.hub.state().servers.name(server)?);
+        backend_named(&pool, &name)
+    }
+
+    fn call<'a>(&'a self, backend: &'a Arc<Backend>) -> Option<Call<'a>> {
+        Some(Call {
+            worker: &self.worker,
+            backend,
+            bounds: self.pool()?.settings().upstream,
+        })
+    }
+}
+
+/// The body of a refusal that is not in a server's own words.
+fn refusal_body(kind: &str, text: &str) -> Value {
+    json!({"error": {"type": kind, "message": text, "details": ""}, "node_errors": {}})
+}
+
+/// No server is left that may have what a job needs.
+struct NoServer;
+
+/// Looks for a job: in the history, in the queue, and in the history again, which it may have reached meanwhile.
+async fn look_for(call: &Call<'_>, id: &str) -> Result<(Look, Option<Value>), CallError> {
+    let path = format!("/history/{id}");
+    if let Some(found) = ended(&call.get(&path).await?, id)? {
+        return Ok(found);
+    }
+    let queue = call.get("/queue").await?;
+    let queue = Queue::read(&queue.json()).ok_or_else(|| unread(&queue))?;
+    let has =
+        |items: &[leasehold_protocol::comfyui::QueueItem]| items.iter().any(|item| item.id == id);
+    if has(&queue.running) {
+        return Ok((Look::Running, None));
+    }
+    if has(&queue.pending) {
+        let is_idle = queue.running.is_empty();
+        return Ok((Look::Waiting { is_idle }, None));
+    }
+    let found = ended(&call.get(&path).await?, id)?;
+    Ok(found.unwrap_or((Look::Absent, None)))
+}
+
+fn ended(answer: &Answer, id: &str) -> Result<Option<(Look, Option<Value>)>, CallError> {
+    let history = answer.json();
+    if !answer.is_ok() || !history.is_object() {
+        return Err(unread(answer));
+    }
+    let entry = entry_of(&history, id);
+    Ok(entry.map(|entry| (Look::Ended(entry.ended), Some(entry.value))))
+}
+
+fn unread(answer: &Answer) -> CallError {
+    let length = answer.body.len();
+    CallError::Unsure(format!(
+        "its answer of {length} bytes with status {} can't be read",
+        answer.status
+    ))
+}
+
+/// Returns the backend of a member.
+pub(super) fn backend_named(pool: &BackendPool, name: &str) -> Option<Arc<Backend>> {
+    let members = pool.pool().blocking().members();
+    let found = members
+        .into_iter()
+        .find(|(_, backend)| backend.name() == name);
+    found.map(|(_, backend)| backend)
+}
+
+/// The names of members that are not known to be down.
+pub(super) fn up(pool: &BackendPool) -> BTreeSet<String> {
+    let conditions = pool.pool().blocking().conditions();
+    let up = conditions
+        .into_iter()
+        .filter(|(_, _, condition)| condition.serves());
+    up.map(|(_, backend, _)| backend.name().to_owned())
+        .collect()
+}
+
+/// Restricts a request to some members.
+fn restricted(pool: &BackendPool, request: Request, names: &[&str]) -> Request {
+    if let Some(labels) = pool.labels_of_set(names) {
+        return request.labels(labels);
+    }
+    // Too many sets are in use: the best of them now has to do.
+    let sync = pool.pool().blocking();
+    let rest: Vec<MemberId> = sync
+        .members()
+        .into_iter()
+        .filter(|(_, backend)| !names.contains(&backend.name()))
+        .map(|(id, _)| id)
+        .collect();
+    match sync.alternative(&request, &rest) {
+        Some(member) => request.pin(member),
+        None => request,
+    }
+}

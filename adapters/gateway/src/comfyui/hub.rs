@@ -1,0 +1,587 @@
+//! The queue of a pool of ComfyUI servers: its jobs, what is known of its servers, and its callers' sockets.
+//!
+//! Invariant: what decides a job's way is its machine in `leasehold-protocol`; this file keeps the machines, carries
+//! events to them and tells callers of what came of it. A job is in the journal before its caller is told of it.
+
+use super::journal::{Journal, JournalError, Line, Recovered};
+use super::outbox::Outbox;
+use super::record::{Finished, JobRecord, Replay, entry_without_server, status_of};
+use super::servers::{ServerState, Servers};
+use super::uploads::Uploads;
+use crate::lock;
+use crate::state::unix_tick;
+use core::time::Duration;
+use indexmap::IndexMap;
+use leasehold_config::PoolSettings;
+use leasehold_core::time::Tick;
+use leasehold_protocol::comfyui::{
+    End, Event, EventKind, Job, JobConfig, ServerFrame, ServerId, StatusFrame, Step, map_files,
+};
+use leasehold_protocol::comfyui::{Preview, Prompt};
+use leasehold_sync::Clock;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Notify, mpsc};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// Clients whose frames are kept until they come back, and frames of each.
+const MAX_AWAY: usize = 10_000;
+const MAX_UNTOLD: usize = 200;
+
+/// The id of a job.
+pub(super) type JobId = Arc<str>;
+
+/// The queue of one pool.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(super) pool: String,
+    clock: Clock,
+    pub(super) uploads: Uploads,
+    state: Mutex<State>,
+    begun: mpsc::UnboundedSender<JobId>,
+    to_begin: Mutex<Option<mpsc::UnboundedReceiver<JobId>>>,
+    journal: Option<Journal>,
+    /// The descriptions of nodes of all servers, and those that they were made of.
+    pub(super) merged: Mutex<Option<(Vec<bytes::Bytes>, bytes::Bytes)>>,
+}
+
+/// What changes.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) jobs: HashMap<JobId, JobRecord>,
+    pub(super) finished: IndexMap<JobId, Finished>,
+    pub(super) servers: Servers,
+    sockets: HashMap<String, Vec<Arc<Outbox>>>,
+    /// Ends of jobs whose clients were away.
+    untold: IndexMap<String, Vec<Utf8Bytes>>,
+    sequence: u64,
+    max_finished: usize,
+    config: JobConfig,
+    /// How far off expected ends were of late, in thousandths of the wait.
+    pub(super) error_permille: Option<u64>,
+}
+
+/// A job that its caller asks for.
+#[derive(Debug)]
+pub(super) struct NewJob {
+    pub(super) prompt: Prompt,
+    pub(super) owner: u64,
+    pub(super) wanted: Option<String>,
+    pub(super) zone: Option<String>,
+}
+
+/// What the task that drives a job does next.
+pub(super) struct Todo {
+    pub(super) step: Option<Step>,
+    pub(super) due: Option<Tick>,
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Hub {
+    /// Opens the queue of a pool, with the jobs that an earlier process has left in its journal.
+    pub(super) fn open(
+        settings: &PoolSettings,
+        directory: Option<&Path>,
+    ) -> Result<Self, JournalError> {
+        let journal = directory.map(|directory| Journal::open(directory, &settings.name));
+        let (journal, recovered) = match journal.transpose()? {
+            Some((journal, recovered)) => (Some(journal), recovered),
+            None => (None, Recovered::default()),
+        };
+        let uploads = Uploads::open(directory, &settings.name, settings.comfyui.max_uploads)?;
+        let (begun, to_begin) = mpsc::unbounded_channel();
+        let hub = Self {
+            pool: settings.name.clone(),
+            clock: Clock::start(),
+            uploads,
+            state: Mutex::default(),
+            begun,
+            to_begin: Mutex::new(Some(to_begin)),
+            journal,
+            merged: Mutex::default(),
+        };
+        hub.configure(settings);
+        hub.recover(recovered);
+        Ok(hub)
+    }
+
+    /// Puts a pool's settings in force.
+    pub(super) fn configure(&self, settings: &PoolSettings) {
+        let comfyui = &settings.comfyui;
+        let mut state = self.state();
+        state.config = JobConfig {
+            poll: comfyui.poll,
+            lost_after: comfyui.lost_after,
+            stalled_after: comfyui.stalled_after,
+            idle_after: comfyui.idle_after,
+            ..JobConfig::default()
+        };
+        state.max_finished = usize::try_from(comfyui.max_history).unwrap_or(usize::MAX);
+        for member in &settings.members {
+            state.servers.number(&member.name);
+        }
+    }
+
+    fn recover(&self, recovered: Recovered) {
+        let now = self.now();
+        let mut state = self.state();
+        state.sequence = recovered.sequence;
+        state.finished = recovered.finished;
+        for (id, job) in recovered.jobs {
+            let config = state.config;
+            let machine = match job.server {
+                Some(name) => {
+                    let server = state.servers.number(&name);
+                    Job::placed(config, now, server, job.lost)
+                }
+                None => Job::new(config),
+            };
+            let record = JobRecord {
+                prompt: Arc::new(job.prompt),
+                owner: job.owner,
+                sequence: job.sequence,
+                wanted: job.wanted,
+                zone: job.zone,
+                created: job.created,
+                begun: None,
+                begun_at: None,
+                machine,
+                wake: Arc::default(),
+                replay: Replay::default(),
+                refusal: None,
+                expected: None,
+            };
+            state.jobs.insert(Arc::clone(&id), record);
+            let _ = self.begun.send(id);
+        }
+    }
+
+    /// The jobs whose tasks are to begin; `None` if they were asked for before.
+    pub(super) fn to_begin(&self) -> Option<mpsc::UnboundedReceiver<JobId>> {
+        lock(&self.to_begin).take()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    /// Accepts a job: from here on it is not lost.
+    pub(super) fn accept(&self, new: NewJob) -> Result<(JobId, f64), JournalError> {
+        let mut state = self.state();
+        let id: JobId = match &new.prompt.id {
+            Some(id) => id.as_str().into(),
+            None => uuid::Uuid::new_v4().to_string().into(),
+        };
+        if let Some(known) = state.jobs.get(&id) {
+            // A caller that has not heard the answer asks again.
+            return Ok((id, known.number()));
+        }
+        state.sequence = state.sequence.saturating_add(1);
+        let record = JobRecord {
+            prompt: Arc::new(new.prompt),
+            owner: new.owner,
+            sequence: state.sequence,
+            wanted: new.wanted,
+            zone: new.zone,
+            created: unix_millis(),
+            begun: None,
+            begun_at: None,
+            machine: Job::new(state.config),
+            wake: Arc::default(),
+            replay: Replay::default(),
+            refusal: None,
+            expected: None,
+        };
+        if let Some(journal) = &self.journal {
+            journal.write(&Line::accepted(&id, &record))?;
+        }
+        let number = record.number();
+        state.finished.shift_remove(&id);
+        state.jobs.insert(Arc::clone(&id), record);
+        state.tell_status();
+        drop(state);
+        let _ = self.begun.send(Arc::clone(&id));
+        Ok((id, number))
+    }
+
+    /// Returns what a job's task does next; `None` once the job is over.
+    pub(super) fn step(&self, id: &JobId) -> Option<Todo> {
+        let now = self.now();
+        let mut state = self.state();
+        let record = state.jobs.get_mut(id)?;
+        record.machine.handle_timeout(now);
+        Some(Todo {
+            step: record.machine.poll_step(now),
+            due: record.machine.poll_timeout(),
+            wake: Arc::clone(&record.wake),
+        })
+    }
+
+    /// Lets a job's machine know something; returns `None` once the job is over.
+    pub(super) fn tell<R>(
+        &self,
+        id: &JobId,
+        tell: impl FnOnce(&mut JobRecord, Tick) -> R,
+    ) -> Option<R> {
+        let now = self.now();
+        self.state()
+            .jobs
+            .get_mut(id)
+            .map(|record| tell(record, now))
+    }
+
+    /// Notes where a job is about to be submitted.
+    pub(super) fn note_placed(&self, id: &JobId, server: &str) -> Result<(), JournalError> {
+        self.write(|| Line::placed(id, server))
+    }
+
+    /// Notes that a job was lost with its server, and is to be done again.
+    pub(super) fn note_lost(&self, id: &JobId) -> Result<(), JournalError> {
+        self.tell(id, |record, _| record.replay.clear());
+        self.write(|| Line::lost(id))
+    }
+
+    fn write(&self, line: impl FnOnce() -> Line) -> Result<(), JournalError> {
+        match &self.journal {
+            Some(journal) => journal.write(&line()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a job: its entry joins the history, and its client is told.
+    pub(super) fn finish(
+        &self,
+        id: &JobId,
+        end: End,
+        entry: Option<Value>,
+    ) -> Result<(), JournalError> {
+        let now = unix_millis();
+        let mut state = self.state();
+        let Some(record) = state.jobs.remove(id) else {
+            return Ok(());
+        };
+        let server = match end {
+            End::OnServer(server, _) => state.servers.name(server),
+            End::Refused | End::Cancelled | End::Lost(_) => None,
+        };
+        let mut entry = entry.unwrap_or_else(|| entry_without_server(&record, id, end, now));
+        if let Some(server) = &server {
+            name_files(&mut entry, server);
+        }
+        // The caller's own client and extra data stand in place of the gateway's.
+        entry["prompt"] = record.item(id);
+        let finished = Finished {
+            owner: record.owner,
+            client_id: record.prompt.client_id.clone(),
+            server,
+            status: status_of(end),
+            created: record.created,
+            begun: record.begun,
+            ended: now,
+            entry,
+        };
+        state.note_error(&record, self.now());
+        let written = self.write(|| Line::ended(id, &finished));
+        let frames = finished.frames(id);
+        state.finished.insert(Arc::clone(id), finished);
+        while state.finished.len() > state.max_finished {
+            state.finished.shift_remove_index(0);
+        }
+        state.tell_end(record.prompt.client_id.as_deref(), frames);
+        self.compact(&state)?;
+        written
+    }
+
+    /// Forgets entries of the history.
+    pub(super) fn forget(
+        &self,
+        is_one: impl Fn(&JobId, &Finished) -> bool,
+    ) -> Result<(), JournalError> {
+        let mut state = self.state();
+        let gone: Vec<JobId> = state
+            .finished
+            .iter()
+            .filter(|(id, finished)| is_one(id, finished))
+            .map(|(id, _)| Arc::clone(id))
+            .collect();
+        for id in gone {
+            state.finished.shift_remove(&id);
+            self.write(|| Line::forgotten(&id))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the journal anew once most of it is of jobs that are over.
+    fn compact(&self, state: &State) -> Result<(), JournalError> {
+        match &self.journal {
+            Some(journal) => {
+                journal.compact(&state.jobs, &state.finished, state.sequence, &state.servers)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes jobs back; those that run are interrupted.
+    pub(super) fn cancel(&self, is_one: impl Fn(&JobId, &JobRecord) -> bool) -> usize {
+        let now = self.now();
+        let mut state = self.state();
+        let mut count = 0_usize;
+        for (id, record) in &mut state.jobs {
+            if is_one(id, record) {
+                record.machine.cancel(now);
+                record.wake.notify_one();
+                count = count.saturating_add(1);
+            }
+        }
+        count
+    }
+
+    /// Passes a server's text frame on to the client that it is for.
+    pub(super) fn heard(&self, server: ServerId, text: &str) {
+        let now = self.now();
+        match ServerFrame::read(text) {
+            ServerFrame::Status(StatusFrame { remaining }) => {
+                let mut state = self.state();
+                if let Some(known) = state.servers.get_mut(server) {
+                    known.remaining = Some(remaining);
+                }
+            }
+            ServerFrame::Event(event) => self.state().pass_on(now, server, event),
+            ServerFrame::Other => {}
+        }
+    }
+
+    /// Passes a preview on to the client whose job it is of.
+    pub(super) fn pictured(&self, server: ServerId, frame: bytes::Bytes) {
+        let now = self.now();
+        let mut state = self.state();
+        let named = Preview::read(&frame).and_then(|preview| preview.prompt_id());
+        let id = match named {
+            Some(id) => Some(JobId::from(id)),
+            None => state.running_at(server),
+        };
+        let Some(record) = id.and_then(|id| state.jobs.get_mut(&id)) else {
+            return;
+        };
+        if record.machine.server() != Some(server) {
+            return;
+        }
+        record.machine.progressed(now, server);
+        record.replay.note_preview(frame.clone());
+        let client = record.prompt.client_id.clone();
+        for socket in client
+            .iter()
+            .filter_map(|client| state.sockets.get(client))
+            .flatten()
+        {
+            socket.push_preview(&frame);
+        }
+    }
+
+    /// Something has happened at a server: its jobs are looked for soon.
+    pub(super) fn look_at(&self, server: ServerId) {
+        let now = self.now();
+        for record in self.state().jobs.values_mut() {
+            if record.machine.server() == Some(server) {
+                record.machine.look_soon(now, server);
+                record.wake.notify_one();
+            }
+        }
+    }
+
+    /// Adds a client's socket, and tells it how its jobs stand.
+    pub(super) fn join(&self, client: &str, outbox: &Arc<Outbox>) {
+        let mut state = self.state();
+        let first = StatusFrame {
+            remaining: state.remaining(),
+        };
+        outbox.push(first.text(Some(client)).into());
+        for frame in state.untold.shift_remove(client).into_iter().flatten() {
+            outbox.push(frame);
+        }
+        let mut jobs: Vec<&JobRecord> = state.jobs.values().collect();
+        jobs.retain(|record| record.prompt.client_id.as_deref() == Some(client));
+        jobs.sort_unstable_by_key(|record| record.sequence);
+        jobs.iter().for_each(|record| record.replay.tell(outbox));
+        let sockets = state.sockets.entry(client.to_owned()).or_default();
+        sockets.push(Arc::clone(outbox));
+    }
+
+    /// Removes a client's socket.
+    pub(super) fn leave(&self, client: &str, outbox: &Arc<Outbox>) {
+        let mut state = self.state();
+        if let Some(sockets) = state.sockets.get_mut(client) {
+            sockets.retain(|other| !Arc::ptr_eq(other, outbox));
+            if sockets.is_empty() {
+                state.sockets.remove(client);
+            }
+        }
+    }
+
+    /// Ends the journal in order.
+    pub(super) fn sync(&self) -> Result<(), JournalError> {
+        match &self.journal {
+            Some(journal) => journal.sync(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl State {
+    /// How many jobs there are, those that others gave to the servers included.
+    pub(super) fn remaining(&self) -> u32 {
+        let mut own: HashMap<ServerId, u32> = HashMap::new();
+        for record in self.jobs.values() {
+            if let Some(server) = record.machine.server() {
+                let count = own.entry(server).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        let foreign = self.servers.iter().map(|(id, server)| {
+            let own = own.get(&id).copied().unwrap_or(0);
+            server.remaining.unwrap_or(0).saturating_sub(own)
+        });
+        let own = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
+        own.saturating_add(foreign.sum())
+    }
+
+    /// Tells all sockets how many jobs there are.
+    pub(super) fn tell_status(&self) {
+        let status = StatusFrame {
+            remaining: self.remaining(),
+        };
+        for socket in self.sockets.values().flatten() {
+            socket.push_status(&status);
+        }
+    }
+
+    /// How many of the gateway's jobs a server has, and how many are on their way there.
+    pub(super) fn own_jobs(&self, server: ServerId) -> (u32, u32) {
+        let of_server = |record: &&JobRecord| record.machine.server() == Some(server);
+        let (mut there, mut on_way) = (0_u32, 0_u32);
+        for record in self.jobs.values().filter(of_server) {
+            let count = match record.machine.is_on_its_way() {
+                true => &mut on_way,
+                false => &mut there,
+            };
+            *count = count.saturating_add(1);
+        }
+        (there, on_way)
+    }
+
+    pub(super) fn server(&self, id: ServerId) -> Option<&ServerState> {
+        self.servers.get(id)
+    }
+
+    /// Jobs that wait for a server before this one.
+    pub(super) fn ahead_of(&self, record: &JobRecord) -> usize {
+        let order = record.order();
+        let waits = |other: &&JobRecord| other.machine.server().is_none();
+        let others = self.jobs.values().filter(waits);
+        others.filter(|other| other.order() < order).count()
+    }
+
+    fn running_at(&self, server: ServerId) -> Option<JobId> {
+        let is_there = |record: &JobRecord| {
+            record.machine.server() == Some(server) && record.machine.is_running()
+        };
+        let found = self.jobs.iter().find(|(_, record)| is_there(record));
+        found.map(|(id, _)| Arc::clone(id))
+    }
+
+    fn pass_on(&mut self, now: Tick, server: ServerId, event: Event) {
+        let Some(name) = self.servers.name(server) else {
+            return;
+        };
+        let id = JobId::from(event.prompt_id);
+        let Some(record) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if record.machine.server() != Some(server) {
+            return;
+        }
+        if event.kind == EventKind::Over {
+            // Its end is what the history says.
+            record.machine.look_soon(now, server);
+            record.wake.notify_one();
+            return;
+        }
+        let was_running = record.machine.is_running();
+        record.machine.progressed(now, server);
+        let mut frame = event.frame;
+        name_files(&mut frame["data"]["output"], &name);
+        let kind = frame["type"].as_str().unwrap_or_default().to_owned();
+        if kind == "execution_start" || !was_running {
+            record.begun = Some(unix_millis());
+            record.begun_at = Some(now);
+        }
+        let text = Utf8Bytes::from(frame.to_string());
+        let latest = record.replay.note(event.kind, &kind, &text);
+        let client = record.prompt.client_id.as_deref();
+        for socket in client
+            .and_then(|client| self.sockets.get(client))
+            .into_iter()
+            .flatten()
+        {
+            match latest {
+                Some(latest) => socket.push_latest(latest, text.clone()),
+                None => socket.push(text.clone()),
+            }
+        }
+    }
+
+    /// Tells a client that its job is over, now or when it is back; and all how many jobs are left.
+    fn tell_end(&mut self, client: Option<&str>, frames: Vec<Utf8Bytes>) {
+        self.tell_status();
+        let Some(client) = client else {
+            return;
+        };
+        match self.sockets.get(client) {
+            Some(sockets) => {
+                for socket in sockets {
+                    frames.iter().for_each(|frame| socket.push(frame.clone()));
+                }
+            }
+            None => {
+                let untold = self.untold.entry(client.to_owned()).or_default();
+                untold.extend(frames);
+                let surplus = untold.len().saturating_sub(MAX_UNTOLD);
+                untold.drain(..surplus);
+                while self.untold.len() > MAX_AWAY {
+                    self.untold.shift_remove_index(0);
+                }
+            }
+        }
+    }
+
+    /// Learns how far off the expected end of a job was.
+    fn note_error(&mut self, record: &JobRecord, now: Tick) {
+        let Some(expected) = record.expected else {
+            return;
+        };
+        let off = now.since(expected).max(expected.since(now));
+        let took = Duration::from_millis(unix_millis().saturating_sub(record.created));
+        let permille = off.as_millis().saturating_mul(1_000) / took.as_millis().max(1);
+        let permille = u64::try_from(permille).unwrap_or(u64::MAX);
+        let before = self.error_permille.unwrap_or(permille);
+        self.error_permille = Some(before.saturating_mul(7).saturating_add(permille) / 8);
+    }
+}
+
+/// Names the server in the folders of the files of a value.
+pub(super) fn name_files(value: &mut Value, server: &str) {
+    map_files(value, &mut |folder, _| match folder {
+        "" => format!("@{server}"),
+        folder => format!("@{server}/{folder}"),
+    });
+}
+
+pub(super) fn unix_millis() -> u64 {
+    unix_tick().as_nanos() / 1_000_000
+}

@@ -1,0 +1,258 @@
+//! The queues of all pools of ComfyUI servers, and the thread that works on them.
+//!
+//! Invariant: a pool's queue lives as long as the process, whatever a reload does; its servers are followed as long as
+//! they are the pool's.
+
+use super::drive::Driver;
+use super::follow::{Followed, new_client_id};
+use super::hub::{Hub, State};
+use super::journal::JournalError;
+use crate::backend_pool::BackendPool;
+use crate::lock;
+use crate::shared::Shared;
+use crate::worker::Worker;
+use bytes::Bytes;
+use core::cell::RefCell;
+use leasehold_config::{Kind, PoolSettings, Settings};
+use leasehold_protocol::comfyui::NodeInfo;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::{JoinHandle, spawn_local};
+
+/// The queues, by the names of their pools.
+#[derive(Debug, Default)]
+pub(crate) struct Hubs {
+    all: Mutex<HashMap<String, Arc<Hub>>>,
+    directory: Option<PathBuf>,
+}
+
+impl Hubs {
+    /// Opens the queues of all pools that settings have. Where a state file is kept, jobs are kept beside it.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, JournalError> {
+        let directory = settings.state.as_ref().map(|state| {
+            let mut path = state.path.clone().into_os_string();
+            path.push(".comfyui");
+            PathBuf::from(path)
+        });
+        let hubs = Self {
+            all: Mutex::default(),
+            directory,
+        };
+        for pool in settings
+            .pools
+            .iter()
+            .filter(|pool| pool.kind == Kind::Comfyui)
+        {
+            hubs.add(pool)?;
+        }
+        Ok(hubs)
+    }
+
+    pub(crate) fn get(&self, pool: &str) -> Option<Arc<Hub>> {
+        lock(&self.all).get(pool).cloned()
+    }
+
+    /// Returns the queue of a pool, under its settings of now.
+    fn add(&self, settings: &PoolSettings) -> Result<Arc<Hub>, JournalError> {
+        let mut all = lock(&self.all);
+        if let Some(hub) = all.get(&settings.name) {
+            hub.configure(settings);
+            return Ok(Arc::clone(hub));
+        }
+        let hub = Hub::open(settings, self.directory.as_deref())?;
+        let hub = Arc::new(hub);
+        all.insert(settings.name.clone(), Arc::clone(&hub));
+        Ok(hub)
+    }
+
+    /// Waits until all that was written is on disk.
+    pub(crate) fn sync(&self) -> Result<(), JournalError> {
+        lock(&self.all).values().try_for_each(|hub| hub.sync())
+    }
+}
+
+/// Works on the queues until the gateway drains.
+pub(crate) fn run(shared: &Arc<Shared>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        spawn_local(watch(Arc::clone(shared)));
+        // The sender lives as long as `shared`. Jobs go on at their servers, and are found again.
+        let _ = shared.drain().wait_for(|drains| *drains).await;
+    });
+    Ok(())
+}
+
+/// A server that is followed.
+struct Following {
+    pool: String,
+    number: u64,
+    task: JoinHandle<()>,
+}
+
+async fn watch(shared: Arc<Shared>) {
+    let worker = Worker::alone(Arc::clone(&shared));
+    let mut tables = shared.tables();
+    let mut followed: Vec<Following> = Vec::new();
+    loop {
+        let table = Arc::clone(&tables.borrow_and_update());
+        let mut next = Vec::new();
+        for pool in table
+            .pools()
+            .iter()
+            .filter(|pool| pool.settings().kind == Kind::Comfyui)
+        {
+            let hub = match shared.hubs().add(pool.settings()) {
+                Ok(hub) => hub,
+                Err(error) => {
+                    shared.report(format_args!("pool {}: {error}", pool.settings().name));
+                    continue;
+                }
+            };
+            if let Some(begun) = hub.to_begin() {
+                spawn_local(drive_all(
+                    Arc::clone(&shared),
+                    Rc::clone(&worker),
+                    Arc::clone(&hub),
+                    begun,
+                ));
+            }
+            follow_members(&shared, &worker, &hub, pool, &mut followed, &mut next);
+        }
+        for gone in followed.drain(..) {
+            gone.task.abort();
+        }
+        followed = next;
+        if tables.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Follows the members of a pool; those that are followed already go on.
+fn follow_members(
+    shared: &Arc<Shared>,
+    worker: &Rc<Worker>,
+    hub: &Arc<Hub>,
+    pool: &Arc<BackendPool>,
+    followed: &mut Vec<Following>,
+    next: &mut Vec<Following>,
+) {
+    for (_, backend) in pool.pool().blocking().members() {
+        let is_one = |one: &Following| one.pool == hub.pool && one.number == backend.number();
+        if let Some(at) = followed.iter().position(is_one) {
+            next.push(followed.swap_remove(at));
+            continue;
+        }
+        let server = hub.state().servers.number(backend.name());
+        let number = backend.number();
+        let one = Followed {
+            shared: Arc::clone(shared),
+            worker: Rc::clone(worker),
+            hub: Arc::clone(hub),
+            pool: Arc::clone(pool),
+            backend,
+            server,
+            client_id: RefCell::new(new_client_id()),
+        };
+        next.push(Following {
+            pool: hub.pool.clone(),
+            number,
+            task: spawn_local(one.follow()),
+        });
+    }
+}
+
+/// Begins the task of each job.
+async fn drive_all(
+    shared: Arc<Shared>,
+    worker: Rc<Worker>,
+    hub: Arc<Hub>,
+    mut begun: tokio::sync::mpsc::UnboundedReceiver<super::hub::JobId>,
+) {
+    while let Some(id) = begun.recv().await {
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            worker: Rc::clone(&worker),
+            hub: Arc::clone(&hub),
+            id,
+        };
+        spawn_local(driver.run());
+    }
+}
+
+/// The system of the first server that told, with the devices and the memory of all.
+pub(super) fn system_stats(state: &State) -> Option<Value> {
+    let mut all = state
+        .servers
+        .iter()
+        .filter_map(|(_, server)| server.system_stats.as_ref());
+    let mut joined = all.next()?.clone();
+    for other in all {
+        for memory in ["ram_total", "ram_free"] {
+            let sum = |stats: &Value| stats["system"][memory].as_u64().unwrap_or(0);
+            let sum = sum(&joined).saturating_add(sum(other));
+            joined["system"][memory] = sum.into();
+        }
+        let devices = other["devices"].as_array().cloned().unwrap_or_default();
+        if let Some(joined) = joined["devices"].as_array_mut() {
+            joined.extend(devices);
+        }
+    }
+    for (index, device) in joined["devices"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        device["index"] = json!(index);
+    }
+    Some(joined)
+}
+
+impl Hub {
+    /// The descriptions of nodes of all servers together; `None` before one has told.
+    pub(super) fn object_info(&self) -> Option<Bytes> {
+        let texts: Vec<Bytes> = {
+            let state = self.state();
+            state
+                .servers
+                .iter()
+                .filter_map(|(_, server)| server.object_info.clone())
+                .collect()
+        };
+        let (first, rest) = texts.split_first()?;
+        if rest.iter().all(|other| other == first) {
+            return Some(first.clone());
+        }
+        if let Some((from, merged)) = &*lock(&self.merged)
+            && *from == texts
+        {
+            return Some(merged.clone());
+        }
+        let mut merged: Value = serde_json::from_slice(first).unwrap_or_default();
+        for other in rest {
+            let other: Value = serde_json::from_slice(other).unwrap_or_default();
+            NodeInfo::merge(&mut merged, &other);
+        }
+        let merged = Bytes::from(merged.to_string());
+        *lock(&self.merged) = Some((texts, merged.clone()));
+        Some(merged)
+    }
+
+    /// The description of one type of node.
+    pub(super) fn node_info(&self, class: &str) -> Option<Value> {
+        let all: Value = serde_json::from_slice(&self.object_info()?).ok()?;
+        let mut one = json!({});
+        if let Some(info) = all.get(class) {
+            one[class] = info.clone();
+        }
+        Some(one)
+    }
+}

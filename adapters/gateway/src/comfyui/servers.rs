@@ -1,0 +1,104 @@
+//! What is known of the servers of a pool.
+//!
+//! Invariant: a server keeps its number as long as the process lives, whatever a reload does.
+
+use bytes::Bytes;
+use leasehold_core::time::Tick;
+use leasehold_protocol::comfyui::{NodeInfo, Prompt, ServerId};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Things that a server was found without, which are remembered.
+const MAX_LACKS: usize = 1_000;
+
+/// The servers of a pool, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    all: Vec<ServerState>,
+}
+
+/// What is known of a server.
+#[derive(Debug, Default)]
+pub(super) struct ServerState {
+    pub(super) name: String,
+    /// The gateway's client id there.
+    pub(super) client_id: String,
+    /// Jobs that it runs or that wait there, as it told last.
+    pub(super) remaining: Option<u32>,
+    /// Since when its websocket is open.
+    pub(super) connected: Option<Tick>,
+    /// Why its websocket is not open.
+    pub(super) trouble: Option<String>,
+    /// What it can run; `None` before it was asked.
+    pub(super) nodes: Option<Arc<NodeInfo>>,
+    /// Its description of nodes.
+    pub(super) object_info: Option<Bytes>,
+    pub(super) system_stats: Option<Value>,
+    /// When its `system_stats` came.
+    pub(super) checked: Option<u64>,
+    /// What it was found without.
+    lacks: BTreeSet<String>,
+    /// What uploaded files are called there.
+    pub(super) uploads: HashMap<String, String>,
+}
+
+impl Servers {
+    /// Returns the number of a server, which is new if it was not known.
+    pub(super) fn number(&mut self, name: &str) -> ServerId {
+        let found = self.all.iter().position(|server| server.name == name);
+        let at = found.unwrap_or_else(|| {
+            self.all.push(ServerState {
+                name: name.to_owned(),
+                ..ServerState::default()
+            });
+            self.all.len().saturating_sub(1)
+        });
+        ServerId::try_from(at).unwrap_or(ServerId::MAX)
+    }
+
+    pub(super) fn get(&self, id: ServerId) -> Option<&ServerState> {
+        self.all.get(usize::try_from(id).ok()?)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ServerId) -> Option<&mut ServerState> {
+        self.all.get_mut(usize::try_from(id).ok()?)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&ServerState> {
+        self.all.iter().find(|server| server.name == name)
+    }
+
+    pub(super) fn name(&self, id: ServerId) -> Option<String> {
+        self.get(id).map(|server| server.name.clone())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ServerId, &ServerState)> {
+        (0..).zip(&self.all)
+    }
+}
+
+impl ServerState {
+    /// Remembers what the server was found without.
+    pub(super) fn learn_lacks(&mut self, lacks: Vec<String>) {
+        if self.lacks.len() < MAX_LACKS {
+            self.lacks.extend(lacks);
+        }
+    }
+
+    /// Takes a new description of its nodes, which may have all that it lacked.
+    pub(super) fn learn_nodes(&mut self, nodes: NodeInfo, text: Bytes) {
+        self.nodes = Some(Arc::new(nodes));
+        self.object_info = Some(text);
+        self.lacks.clear();
+    }
+
+    /// Whether it may have all that a prompt needs.
+    pub(super) fn may_run(&self, prompt: &Prompt) -> bool {
+        let lacks_by_list = self
+            .nodes
+            .as_ref()
+            .is_some_and(|nodes| !nodes.lacks(prompt).is_empty());
+        !lacks_by_list && (self.lacks.is_empty() || self.lacks.is_disjoint(&prompt.needs()))
+    }
+}

@@ -1,0 +1,119 @@
+//! `POST /prompt`: a job is checked, kept and answered at once; it waits for a server in the gateway.
+//!
+//! Invariant: a job that is answered with 200 is in the journal, where there is one.
+
+use super::answers::{bad, not_kept, ok, with_status};
+use super::hub::{Hub, NewJob, State};
+use crate::backend_pool::BackendPool;
+use crate::proxy::AnswerBody;
+use core::time::Duration;
+use http::{HeaderMap, HeaderName, Response, StatusCode};
+use leasehold_protocol::Refusal;
+use leasehold_protocol::comfyui::{NodeInfo, Prompt};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The header and the parameter by which a caller chooses a server.
+const SERVER: HeaderName = HeaderName::from_static("x-leasehold-server");
+const ZONE: HeaderName = HeaderName::from_static("x-leasehold-zone");
+
+/// Accepts a job.
+pub(super) fn submit(
+    hub: &Hub,
+    pool: &BackendPool,
+    owner: u64,
+    headers: &HeaderMap,
+    wanted: Option<&str>,
+    zone: Option<String>,
+    body: &[u8],
+) -> Result<Response<AnswerBody>, Refusal> {
+    let prompt = match Prompt::read(body) {
+        Ok(prompt) => prompt,
+        Err(error) => return Ok(with_status(StatusCode::BAD_REQUEST, &error.body())),
+    };
+    let told = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let wanted = told(&SERVER).or(wanted).map(ToOwned::to_owned);
+    if let Some(wanted) = &wanted {
+        check_wanted(pool, wanted)?;
+    }
+    {
+        let state = hub.state();
+        check_room(&state, pool)?;
+        check_id(&state, &prompt, owner)?;
+        if let Some(refusal) = refusal(&state, &prompt, wanted.as_deref()) {
+            return Ok(with_status(StatusCode::BAD_REQUEST, &refusal));
+        }
+    }
+    let new = NewJob {
+        prompt,
+        owner,
+        wanted,
+        zone: told(&ZONE).map(ToOwned::to_owned).or(zone),
+    };
+    let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
+    Ok(ok(
+        &json!({"prompt_id": &*id, "number": number, "node_errors": {}}),
+    ))
+}
+
+fn check_wanted(pool: &BackendPool, wanted: &str) -> Result<(), Refusal> {
+    let members = &pool.settings().members;
+    if members.iter().any(|member| member.name == wanted) {
+        return Ok(());
+    }
+    let names: Vec<&str> = members.iter().map(|member| &*member.name).collect();
+    Err(bad(format!(
+        "there is no server {wanted:?}; there are {}",
+        names.join(", ")
+    )))
+}
+
+fn check_room(state: &State, pool: &BackendPool) -> Result<(), Refusal> {
+    let most = usize::try_from(pool.settings().max_waiters).unwrap_or(usize::MAX);
+    if state.jobs.len() < most {
+        return Ok(());
+    }
+    let text = format!("{most} jobs wait already; submit again later");
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Err(Refusal::new(status, "queue_full", text).with_wait(Some(Duration::from_secs(30))))
+}
+
+/// Refuses an id that another job has; the same job may be submitted again, and counts once.
+fn check_id(state: &State, prompt: &Prompt, owner: u64) -> Result<(), Refusal> {
+    let Some(id) = prompt.id.as_deref() else {
+        return Ok(());
+    };
+    let is_other = match (state.jobs.get(id), state.finished.get(id)) {
+        (Some(job), _) => job.owner != owner || job.prompt.graph != prompt.graph,
+        (None, Some(finished)) => finished.owner != owner,
+        (None, None) => false,
+    };
+    match is_other {
+        true => Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_prompt_id",
+            "another job has this prompt_id",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Returns the body of a refusal, if it is known that no server can run the prompt.
+fn refusal(state: &State, prompt: &Prompt, wanted: Option<&str>) -> Option<Value> {
+    let servers = state.servers.iter().map(|(_, server)| server);
+    let servers = servers.filter(|server| wanted.is_none_or(|wanted| wanted == server.name));
+    // A server that was never reached may have anything.
+    let known: Option<Vec<Arc<NodeInfo>>> = servers.map(|server| server.nodes.clone()).collect();
+    let known = known.filter(|known| !known.is_empty())?;
+    if known
+        .iter()
+        .any(|nodes| nodes.refusal(prompt).is_none() && nodes.lacks(prompt).is_empty())
+    {
+        return None;
+    }
+    let of_values = known.iter().filter(|nodes| nodes.refusal(prompt).is_none());
+    let of_values = of_values
+        .filter_map(|nodes| nodes.value_refusal(prompt))
+        .next();
+    of_values.or_else(|| known.iter().find_map(|nodes| nodes.refusal(prompt)))
+}
