@@ -6,8 +6,10 @@ mod backend;
 #[cfg(test)]
 mod client;
 mod clock;
+mod comfyui;
 mod judge;
 mod limit;
+mod multipart;
 mod occurrence;
 mod openai;
 mod raw;
@@ -20,6 +22,10 @@ mod watched;
 pub use backend::{
     Backend, BackendConfig, BackendError, BackendFault, BackendFaultError, BackendFaultRule,
     BackendReport, ConnectionReport, SeenRequest,
+};
+pub use comfyui::{
+    Comfy, ComfyAge, ComfyAgeError, ComfyConfig, ComfyError, ComfyFault, ComfyFaultError,
+    ComfyGuard, ComfyJobTime, ComfyPromptReport, ComfyReport, ComfyStart,
 };
 pub use limit::{Limit, LimitError, LimitUnit};
 pub use occurrence::Occurrence;

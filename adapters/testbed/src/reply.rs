@@ -94,6 +94,10 @@ impl Reply {
         }
     }
 
+    pub(crate) fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
     pub(crate) const fn is_foreign(&self) -> bool {
         self.foreign
     }

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a resource is found only with the key that made it, as if it did not exist for the others.
 
-mod multipart;
 mod store;
 
 pub(super) use store::{Resource, Resources};
@@ -11,8 +10,8 @@ use super::error::ApiError;
 use super::request::{ApiRequest, object};
 use crate::clock::unix_now;
 use crate::judge::KeyId;
+use crate::multipart::{Part, parts};
 use hyper::body::Bytes;
-use multipart::{Part, parts};
 use serde_json::{Map, Value, json};
 
 /// Seconds until a batch expires: its window of 24 h.

@@ -5,14 +5,14 @@ const MAX_PARTS: usize = 64;
 
 /// A field of a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part<'a> {
-    pub(super) name: &'a str,
-    pub(super) filename: Option<&'a str>,
-    pub(super) content: &'a [u8],
+pub(crate) struct Part<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) filename: Option<&'a str>,
+    pub(crate) content: &'a [u8],
 }
 
 /// Splits a body into its parts; `None` if it is not what its content type says.
-pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
+pub(crate) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
     let boundary = boundary(content_type)?;
     let (opening, delimiter) = (format!("--{boundary}"), format!("\r\n--{boundary}"));
     let mut rest = match body.strip_prefix(opening.as_bytes()) {
