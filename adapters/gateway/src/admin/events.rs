@@ -52,6 +52,8 @@ pub(crate) enum Told {
     /// The last request of a draining backend has ended.
     Drained,
     Weight(u16),
+    /// A job was lost with it, and is done again or has failed.
+    JobLost,
     /// A change of its health; a time, if it holds for one.
     Health(&'static str, Option<Duration>),
 }
@@ -93,6 +95,7 @@ impl Told {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Weight(_) => "weight",
+            Self::JobLost => "job_lost",
             Self::Health(name, _) => name,
         }
     }
@@ -114,6 +117,7 @@ impl fmt::Display for Told {
             | Self::Enabled
             | Self::Draining
             | Self::Drained
+            | Self::JobLost
             | Self::Health(_, None) => f.write_str(&name),
         }
     }
@@ -148,6 +152,7 @@ impl Events {
             | Told::Enabled
             | Told::Draining
             | Told::Drained
+            | Told::JobLost
             | Told::Health(_, None) => {}
         }
         // An error only means that the last subscriber has gone meanwhile.

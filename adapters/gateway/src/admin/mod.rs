@@ -29,8 +29,10 @@ pub(crate) use events::{Events, Told};
 pub(crate) use explain::{Choice, choose};
 pub use fuzz::read_admin_request;
 
+use crate::backend_pool::BackendPool;
+use crate::comfyui::{self, Hub};
 use crate::proxy::{AnswerBody, Connection, Target};
-use crate::shared::{ADMIN, Table};
+use crate::shared::{ADMIN, Shared, Table};
 use answer::json;
 use error::AdminError;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
@@ -39,7 +41,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use routes::{Call, Parameter, Query};
+use leasehold_config::Kind;
 use serde_json::json;
+use std::sync::Arc;
 
 /// Bytes of a body at most.
 const MAX_BODY: usize = 64 * 1_024;
@@ -101,6 +105,18 @@ impl Asked<'_> {
             Call::Backends => json(&list(table, query.get(Parameter::Pool))?),
             Call::Config => json(&settings::view(table, shared.reloads())),
             Call::Usage => json(&usage::view(shared.accounts())),
+            Call::Comfyui => {
+                let (hub, pool) = comfyui(shared, table, query.get(Parameter::Pool))?;
+                json(&comfyui::status(&hub, &pool))
+            }
+            Call::Verbose => {
+                let body = body?;
+                check_type(&self.parts.headers, true)?;
+                let (hub, _) = comfyui(shared, table, query.get(Parameter::Pool))?;
+                let verbose = body::verbose(&body).map_err(AdminError::bad_request)?;
+                hub.set_verbose(verbose);
+                json(&json!({"verbose": verbose}))
+            }
             Call::Explain => {
                 let listener = if is_own_listener {
                     0
@@ -154,6 +170,23 @@ fn list(table: &Table, pool: Option<&str>) -> Result<Vec<backends::BackendView>,
             let pools = table.pools().iter();
             pools.flat_map(|pool| backends::list(pool)).collect()
         }
+    })
+}
+
+/// Returns a pool of ComfyUI servers and its queue: the one of this name, or the first.
+fn comfyui(
+    shared: &Shared,
+    table: &Table,
+    name: Option<&str>,
+) -> Result<(Arc<Hub>, Arc<BackendPool>), AdminError> {
+    let mut pools = table.pools().iter();
+    let pool = pools.find(|pool| {
+        pool.settings().kind == Kind::Comfyui && name.is_none_or(|name| name == pool.settings().name)
+    });
+    let hub = pool.and_then(|pool| shared.hubs().get(&pool.settings().name));
+    hub.zip(pool.cloned()).ok_or_else(|| {
+        let text = "there is no pool of ComfyUI servers of this name";
+        AdminError::new(StatusCode::NOT_FOUND, "no_such_pool", text)
     })
 }
 

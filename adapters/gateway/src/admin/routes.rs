@@ -17,6 +17,8 @@ pub(crate) enum Call {
     Backends,
     Config,
     Usage,
+    Comfyui,
+    Verbose,
     Explain,
     Events,
     OpenApi,
@@ -120,10 +122,11 @@ const READ: [u16; 3] = [400, 401, 403];
 const READ_POOL: [u16; 4] = [400, 401, 403, 404];
 const READ_EVENTS: [u16; 4] = [400, 401, 403, 503];
 const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
+const VERBOSE: [u16; 6] = [400, 401, 403, 404, 413, 415];
 const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 18] = [
+pub(crate) static ROUTES: [Route; 20] = [
     read(
         Call::Health,
         "/lb/health",
@@ -158,6 +161,29 @@ pub(crate) static ROUTES: [Route; 18] = [
         "Usage",
         "Tells what each caller of services has used and spent",
     ),
+    Route {
+        parameters: &[Parameter::Pool],
+        refusals: &READ_POOL,
+        ..read(
+            Call::Comfyui,
+            "/lb/comfyui/status",
+            "ComfyuiStatus",
+            "Tells how the servers of a pool of ComfyUI servers do",
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        parameters: &[Parameter::Pool],
+        body: Some("Verbose"),
+        refusals: &VERBOSE,
+        ..read(
+            Call::Verbose,
+            "/lb/comfyui/verbose",
+            "Verbose",
+            "Switches full reports of a pool of ComfyUI servers on or off",
+        )
+    },
     Route {
         parameters: &[
             Parameter::Path,

@@ -7,6 +7,7 @@ use super::files::Brought;
 use super::hub::{Hub, JobId};
 use super::record::reason;
 use super::server::{Answer, Call, CallError};
+use crate::admin::Told;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::shared::Shared;
@@ -403,6 +404,9 @@ impl Driver {
                 "pool {pool}: {name}: job {id} is lost there: {}",
                 reason(loss)
             ));
+            if let Some(pool) = self.pool() {
+                self.shared.events().tell(&pool, &name, Told::JobLost);
+            }
         }
         if let Err(error) = self.hub.note_lost(&self.id) {
             self.shared.report(format_args!("{error}"));

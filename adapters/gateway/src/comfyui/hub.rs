@@ -58,6 +58,9 @@ pub(super) struct State {
     untold: IndexMap<String, Vec<Utf8Bytes>>,
     sequence: u64,
     max_finished: usize,
+    /// Whether the log has full reports.
+    pub(super) is_verbose: bool,
+    is_verbose_set: bool,
     config: JobConfig,
     /// How far off expected ends were of late, in thousandths of the wait.
     pub(super) error_permille: Option<u64>,
@@ -119,6 +122,9 @@ impl Hub {
             ..JobConfig::default()
         };
         state.max_finished = usize::try_from(comfyui.max_history).unwrap_or(usize::MAX);
+        if !state.is_verbose_set {
+            state.is_verbose = comfyui.verbose;
+        }
         for member in &settings.members {
             state.servers.number(&member.name);
         }
@@ -156,6 +162,12 @@ impl Hub {
             state.jobs.insert(Arc::clone(&id), record);
             let _ = self.begun.send(id);
         }
+    }
+
+    /// Switches full reports on or off, whatever the settings say.
+    pub(crate) fn set_verbose(&self, is_verbose: bool) {
+        let mut state = self.state();
+        (state.is_verbose, state.is_verbose_set) = (is_verbose, true);
     }
 
     /// The jobs whose tasks are to begin; `None` if they were asked for before.

@@ -7,12 +7,15 @@ use super::drive::Driver;
 use super::follow::{Followed, new_client_id};
 use super::hub::{Hub, State};
 use super::journal::JournalError;
+use super::status::{lines, status};
 use crate::backend_pool::BackendPool;
+use crate::clock::now;
 use crate::lock;
 use crate::shared::Shared;
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::cell::RefCell;
+use core::time::Duration;
 use leasehold_config::{Kind, PoolSettings, Settings};
 use leasehold_protocol::comfyui::NodeInfo;
 use serde_json::{Value, json};
@@ -23,6 +26,12 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::sleep;
+
+/// The pause between two looks for the best server.
+const LOOK: Duration = Duration::from_secs(1);
+/// The pause between two reports of a pool without health checks.
+const REPORT: Duration = Duration::from_secs(30);
 
 /// The queues, by the names of their pools.
 #[derive(Debug, Default)]
@@ -116,6 +125,7 @@ async fn watch(shared: Arc<Shared>) {
                 }
             };
             if let Some(begun) = hub.to_begin() {
+                spawn_local(report(Arc::clone(&shared), Arc::clone(&hub)));
                 spawn_local(drive_all(
                     Arc::clone(&shared),
                     Rc::clone(&worker),
@@ -184,6 +194,34 @@ async fn drive_all(
             id,
         };
         spawn_local(driver.run());
+    }
+}
+
+/// Tells the operator after each round of health checks how the servers do, and of each change of the best one.
+async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
+    let mut best = None;
+    let mut since_report = now();
+    loop {
+        sleep(LOOK).await;
+        let Some(pool) = shared.table().pool_named(&hub.pool).cloned() else {
+            continue;
+        };
+        let status = status(&hub, &pool);
+        let now_best = status["bestServer"].as_str().map(ToOwned::to_owned);
+        if now_best != best {
+            let name = |best: &Option<String>| best.clone().unwrap_or_else(|| "none".to_owned());
+            let (pool, is, was) = (&hub.pool, name(&now_best), name(&best));
+            shared.report(format_args!("pool {pool}: the best server is {is}, before {was}"));
+            best = now_best;
+        }
+        let health = pool.settings().health.as_ref();
+        let interval = health.map_or(REPORT, |health| health.probes.interval());
+        if since_report.elapsed() >= interval {
+            since_report = now();
+            let is_verbose = hub.state().is_verbose;
+            let lines = lines(&status, is_verbose);
+            lines.iter().for_each(|line| shared.report(format_args!("{line}")));
+        }
     }
 }
 

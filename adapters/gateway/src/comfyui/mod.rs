@@ -28,6 +28,7 @@ mod status;
 mod submit;
 mod uploads;
 
+pub(crate) use hub::Hub;
 pub(crate) use hubs::{Hubs, run};
 pub use journal::JournalError;
 pub(crate) use socket::CallerSocket;
@@ -44,7 +45,6 @@ use drive::backend_named;
 use files::{Form, Seen};
 use http::header::SET_COOKIE;
 use http::{Method, Response, StatusCode};
-use hub::Hub;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use leasehold_protocol::Refusal;

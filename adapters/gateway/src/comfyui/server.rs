@@ -9,7 +9,7 @@ use crate::worker::Worker;
 use bytes::Bytes;
 use core::time::Duration;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use leasehold_config::UpstreamBounds;
 use serde_json::Value;
@@ -33,7 +33,6 @@ pub(super) struct Call<'a> {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
@@ -106,7 +105,6 @@ impl Call<'_> {
         let body = body.map_err(|error| unsure(&error))?;
         Ok(Answer {
             status: parts.status,
-            headers: parts.headers,
             body: body.to_bytes(),
         })
     }

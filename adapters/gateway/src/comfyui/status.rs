@@ -56,6 +56,47 @@ pub(crate) fn status(hub: &Hub, pool: &BackendPool) -> Value {
     })
 }
 
+/// Says in lines how the servers do: in one, or in one for each server too.
+pub(super) fn lines(status: &Value, is_verbose: bool) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "unknown".to_owned(),
+        other => other.to_string(),
+    };
+    let queue = &status["queue"];
+    let mut lines = vec![format!(
+        "pool {}: {} of {} servers are healthy, {} jobs run and {} wait; the best server is {}",
+        text(&status["pool"]),
+        status["healthy"],
+        status["total"],
+        queue["running"],
+        queue["waiting"],
+        text(&status["bestServer"]),
+    )];
+    for server in status["servers"].as_array().into_iter().flatten().filter(|_| is_verbose) {
+        let state = match server["reason"].as_str() {
+            Some(reason) => format!("not healthy: {reason}"),
+            None => "healthy".to_owned(),
+        };
+        let gib = |name: &str| match server[name].as_u64() {
+            // In tenths, without rounding errors.
+            Some(bytes) => format!("{}.{} GiB", bytes >> 30, ((bytes >> 20) & 1_023) * 10 / 1_024),
+            None => "unknown".to_owned(),
+        };
+        lines.push(format!(
+            "  {}: {state}; version {}, {} running, {} waiting, {} in all; free VRAM {}, free RAM {}",
+            text(&server["name"]),
+            text(&server["version"]),
+            server["running"],
+            server["waiting"],
+            server["total"],
+            gib("vram_free"),
+            gib("ram_free"),
+        ));
+    }
+    lines
+}
+
 /// How many jobs of the gateway run at a server, and how many wait there.
 fn own_jobs(state: &State, name: &str) -> (u32, u32) {
     let mut counts = (0_u32, 0_u32);

@@ -1,0 +1,89 @@
+//! Files of callers and servers.
+
+use crate::support::{QUICK, servers, sleeping, start, taking};
+use serde_json::{Value, json};
+
+fn form(name: &str, content: &str, fields: &[(&str, &str)]) -> (String, Vec<u8>) {
+    let mut body = String::new();
+    for (field, value) in fields {
+        body +=
+            &format!("--x\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n{value}\r\n");
+    }
+    body += &format!(
+        "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n{content}\r\n--x--\r\n"
+    );
+    (
+        "multipart/form-data; boundary=x".to_owned(),
+        body.into_bytes(),
+    )
+}
+
+#[test]
+fn an_upload_reaches_the_server_that_needs_it_under_whatever_name() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let upload = |name: &str, content: &str| -> Value {
+        let (kind, body) = form(name, content, &[("type", "input")]);
+        let answer = caller.post_bytes("/upload/image", &kind, &body, "");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).expect("JSON")
+    };
+    assert_eq!(upload("cat.png", "one")["name"], "cat.png");
+    assert_eq!(upload("cat.png", "two")["name"], "cat (1).png");
+    let seen = caller.get("/view?filename=cat.png&type=input");
+    assert_eq!((seen.status, seen.text()), (200, "one"));
+    let load = |name: &str| {
+        json!({"client_id": "me", "prompt": {
+            "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+        }})
+    };
+    let ids: Vec<String> = ["cat.png", "cat (1).png", "cat.png", "cat (1).png"]
+        .map(|name| caller.queue(&load(name)))
+        .into();
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    let uploads: u64 = world
+        .servers
+        .iter()
+        .map(|server| server.report().uploads)
+        .sum();
+    assert!(
+        (2..=4).contains(&uploads),
+        "each file goes to a server once: {uploads}"
+    );
+}
+
+#[test]
+fn files_of_one_name_are_told_apart_by_their_servers() {
+    let world = start(servers([taking(30), taking(30)]), QUICK(), "");
+    let (one, other) = (world.caller("one"), world.caller("other"));
+    let ids: Vec<String> = (0..4)
+        .map(|_| one.queue(&crate::support::picture("me")))
+        .collect();
+    let mut folders = Vec::new();
+    for id in &ids {
+        let entry = one.ended(id);
+        let file = &entry["outputs"]["3"]["images"][0];
+        let (name, folder) = (
+            file["filename"].as_str().unwrap(),
+            file["subfolder"].as_str().unwrap(),
+        );
+        let path = format!("/view?filename={name}&subfolder={folder}&type=output");
+        let seen = one.get(&path);
+        assert!(
+            seen.body
+                .windows(id.len())
+                .any(|part| part == id.as_bytes()),
+            "{path}"
+        );
+        assert_eq!(other.get(&path).status, 404, "another caller's picture");
+        folders.push(folder.to_owned());
+    }
+    folders.sort_unstable();
+    folders.dedup();
+    assert_eq!(folders, ["@a", "@b"]);
+    assert_eq!(one.get("/view?filename=none.png").status, 404);
+    assert_eq!(one.get("/view").status, 400);
+    let _ = sleeping("me", 0.0);
+}

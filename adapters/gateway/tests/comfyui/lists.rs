@@ -1,0 +1,170 @@
+//! What is checked before a job is accepted, and the lists of jobs.
+
+use crate::http::repeat_until;
+use crate::support::{QUICK, World, picture, servers, sleeping, start, taking};
+use serde_json::{Value, json};
+
+/// Waits until the gateway knows the nodes of all its servers.
+fn all_known(world: &World) {
+    let caller = world.caller("one");
+    repeat_until("all nodes are known", || {
+        let asked = |server: &leasehold_testbed::Comfy| {
+            server
+                .report()
+                .calls
+                .get("GET /object_info")
+                .copied()
+                .unwrap_or(0)
+                > 0
+        };
+        world.servers.iter().all(asked) && caller.get("/object_info").status == 200
+    });
+}
+
+#[test]
+fn a_job_goes_to_the_server_that_has_its_nodes_and_models() {
+    let (mut plain, mut special) = (taking(10), taking(10));
+    plain.checkpoints = vec!["v1-5-pruned-emaonly.safetensors".to_owned()];
+    special.custom_nodes = vec!["Upscale".to_owned()];
+    special.checkpoints = vec!["big.safetensors".to_owned()];
+    let world = start(servers([plain, special]), QUICK(), "");
+    all_known(&world);
+    let caller = world.caller("one");
+    let mut with_model = picture("me");
+    with_model["prompt"]["4"]["inputs"]["ckpt_name"] = "big.safetensors".into();
+    let mut with_node = picture("me");
+    with_node["prompt"]["9"] = json!({"class_type": "Upscale", "inputs": {"input": ["2", 0]}});
+    with_node["prompt"]["4"]["inputs"]["ckpt_name"] = "big.safetensors".into();
+    let small: Vec<String> = (0..3).map(|_| caller.queue(&picture("me"))).collect();
+    let big: Vec<String> = (0..3).map(|_| caller.queue(&with_model)).collect();
+    let node: Vec<String> = (0..3).map(|_| caller.queue(&with_node)).collect();
+    let all = [small, big, node].concat();
+    assert!(caller.all_ended(&all).iter().all(|end| end == "success"));
+    assert_eq!(world.accepted(), [3, 6]);
+    assert_eq!(
+        world
+            .servers
+            .iter()
+            .map(|server| server.report().refused)
+            .sum::<u64>(),
+        0
+    );
+    // What no server has is refused at once, in the words of a server.
+    let mut unknown = picture("me");
+    unknown["prompt"]["7"] = json!({"class_type": "NoSuchNode", "inputs": {}});
+    let answer = caller.post("/prompt", &unknown);
+    let refused: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(
+        (answer.status, &refused["error"]["type"]),
+        (400, &json!("missing_node_type"))
+    );
+    let mut unknown = picture("me");
+    unknown["prompt"]["4"]["inputs"]["ckpt_name"] = "none.safetensors".into();
+    let answer = caller.post("/prompt", &unknown);
+    let refused: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(refused["error"]["type"], "prompt_outputs_failed_validation");
+    assert_eq!(
+        refused["node_errors"]["4"]["errors"][0]["type"],
+        "value_not_in_list"
+    );
+    let merged = caller.get_json("/object_info");
+    assert!(merged["Upscale"].is_object() && merged["KSampler"].is_object());
+}
+
+#[test]
+fn bad_prompts_are_refused_and_nothing_is_lost() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    all_known(&world);
+    let caller = world.caller("one");
+    for (body, kind) in [
+        (json!({}), "no_prompt"),
+        (json!({"prompt": 3}), "no_prompt"),
+        (
+            json!({"prompt": {}, "prompt_id": "UPPER"}),
+            "invalid_prompt_id",
+        ),
+        (json!({"prompt": {}}), "prompt_no_outputs"),
+        (json!([]), "invalid_json"),
+    ] {
+        let answer = caller.post("/prompt", &body);
+        let refused: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(
+            (answer.status, refused["error"]["type"].as_str()),
+            (400, Some(kind)),
+            "{body}"
+        );
+    }
+    let failing = json!({"prompt": {"1": {"class_type": "TestbedFail", "inputs": {}}}});
+    let id = caller.queue(&failing);
+    let entry = caller.ended(&id);
+    assert_eq!(entry["status"]["status_str"], "error");
+    let job = caller.get_json(&format!("/api/jobs/{id}"));
+    assert_eq!(job["status"], "failed");
+}
+
+#[test]
+fn an_id_of_ones_own_is_kept_and_a_repeated_submission_counts_once() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let id = "01234567-89ab-4cde-8f01-23456789abcd";
+    let mut prompt = sleeping("me", 0.3);
+    prompt["prompt_id"] = id.into();
+    assert_eq!(caller.queue(&prompt), id);
+    assert_eq!(caller.queue(&prompt), id);
+    let answer = world.caller("other").post("/prompt", &prompt);
+    assert_eq!(answer.status, 400, "another caller's");
+    caller.ended(id);
+    assert_eq!(world.starts()[id], 1);
+}
+
+#[test]
+fn lists_have_all_jobs_in_their_order() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..4).map(|_| caller.queue(&sleeping("me", 0.3))).collect();
+    let mut first = sleeping("me", 0.1);
+    first["front"] = true.into();
+    let front = caller.queue(&first);
+    repeat_until("one runs", || {
+        caller.get_json("/queue")["queue_running"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
+    });
+    let queue = caller.get_json("/api/queue");
+    let pending: Vec<&str> = queue["queue_pending"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item[1].as_str().unwrap())
+        .collect();
+    assert_eq!(queue["queue_running"][0][1], ids[0]);
+    assert_eq!(pending.len(), 4, "{pending:?}");
+    assert!(pending.contains(&&*front));
+    let told = caller.get_json(&format!("/lb/comfyui/jobs/{}", ids[3]));
+    assert_eq!(told["status"], "waiting", "{told}");
+    let page = caller.get_json("/api/jobs?status=pending&limit=2");
+    assert_eq!(
+        (
+            &page["pagination"]["total"],
+            &page["pagination"]["has_more"]
+        ),
+        (&json!(4), &json!(true))
+    );
+    let all = [ids, vec![front.clone()]].concat();
+    assert!(caller.all_ended(&all).iter().all(|end| end == "success"));
+    let starts = world.servers[0].report().starts;
+    let at = |id: &str| starts.iter().position(|start| start.prompt_id == id);
+    assert!(at(&front) < at(&all[3]), "the front goes first");
+    assert_eq!(
+        caller
+            .get_json("/history?max_items=2")
+            .as_object()
+            .unwrap()
+            .len(),
+        2
+    );
+    let stats = caller.get_json("/system_stats");
+    assert!(stats["devices"].is_array());
+}

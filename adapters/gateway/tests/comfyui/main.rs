@@ -1,0 +1,12 @@
+//! Many ComfyUI servers behind one address: what callers see, and what each server saw.
+
+mod callers;
+mod files;
+#[expect(dead_code, reason = "the proxy's tests use all of it")]
+#[path = "../proxy/support.rs"]
+mod http;
+mod lists;
+mod socket;
+mod spread;
+mod support;
+mod trouble;

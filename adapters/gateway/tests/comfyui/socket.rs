@@ -1,0 +1,107 @@
+//! Callers' websockets: whole events, the state after a reconnect, and readers that are slow.
+
+use crate::support::{Frame, QUICK, Socket, block_on, picture, servers, sleeping, start, taking};
+use serde_json::json;
+
+#[test]
+fn a_client_sees_one_server_from_the_prompt_to_its_picture() {
+    let world = start(servers([taking(100), taking(100)]), QUICK(), "");
+    let caller = world.caller("one");
+    block_on(async {
+        let mut socket = Socket::open(world.address, "me").await;
+        let Some(Frame::Text(first)) = socket.next().await else {
+            panic!("a first frame");
+        };
+        assert_eq!(first["data"]["sid"], "me");
+        assert_eq!(first["data"]["status"]["exec_info"]["queue_remaining"], 0);
+        let id = caller.queue(&picture("me"));
+        let kinds = socket.until_over(&id).await;
+        assert_eq!(
+            kinds.first().map(String::as_str),
+            Some("execution_start"),
+            "{kinds:?}"
+        );
+        let count = |kind: &str| kinds.iter().filter(|one| *one == kind).count();
+        assert_eq!(
+            (count("execution_success"), count("executed")),
+            (1, 1),
+            "{kinds:?}"
+        );
+        assert!(count("progress") > 0, "{kinds:?}");
+        // At `executing null` the history has the entry.
+        let entry = &caller.get_json(&format!("/history/{id}"))[&id];
+        assert_eq!(entry["status"]["status_str"], "success");
+        assert_eq!(entry["prompt"][3]["client_id"], "me");
+        let file = &entry["outputs"]["3"]["images"][0];
+        let path = format!(
+            "/view?filename={}&subfolder={}&type=output",
+            file["filename"].as_str().unwrap(),
+            file["subfolder"].as_str().unwrap()
+        );
+        let seen = caller.get(&path);
+        assert_eq!(seen.status, 200);
+        assert!(
+            seen.body
+                .windows(id.len())
+                .any(|part| part == id.as_bytes()),
+            "its own picture"
+        );
+    });
+}
+
+#[test]
+fn a_client_that_comes_back_is_told_how_its_job_stands() {
+    let world = start(servers([taking(100)]), QUICK(), "");
+    let caller = world.caller("one");
+    block_on(async {
+        let id = caller.queue(&sleeping("me", 1.0));
+        for _ in 0..10 {
+            let mut socket = Socket::open(world.address, "me").await;
+            let mut kinds = Vec::new();
+            while !kinds.contains(&"progress_state".to_owned()) {
+                match socket.next().await {
+                    Some(Frame::Text(frame)) => {
+                        kinds.push(frame["type"].as_str().unwrap().to_owned())
+                    }
+                    Some(Frame::Binary(..)) => {}
+                    None => panic!("it was closed"),
+                }
+            }
+            let start = kinds.iter().position(|kind| kind == "execution_start");
+            assert!(start.is_some(), "{kinds:?}");
+        }
+        let away = caller.queue(&sleeping("me", 0.0));
+        caller.ended(&away);
+        let mut socket = Socket::open(world.address, "me").await;
+        let kinds = socket.until_over(&id).await;
+        assert!(kinds.contains(&"execution_success".to_owned()), "{kinds:?}");
+        let kinds = socket.until_over(&away).await;
+        assert_eq!(kinds, ["execution_success", "executing"]);
+    });
+}
+
+#[test]
+fn previews_come_in_the_form_that_a_client_knows() {
+    let mut config = taking(300);
+    config.previews = 3;
+    let world = start(servers([config]), QUICK(), "");
+    let caller = world.caller("one");
+    block_on(async {
+        let (mut old, mut new) = (
+            Socket::open(world.address, "old").await,
+            Socket::open(world.address, "new").await,
+        );
+        new.send(&json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}}))
+            .await;
+        for (socket, client, expected) in [(&mut old, "old", 1), (&mut new, "new", 4)] {
+            caller.queue(&picture(client));
+            let kind = loop {
+                match socket.next().await.expect("a frame") {
+                    Frame::Binary(_, kind) => break kind,
+                    Frame::Text(_) => {}
+                }
+            };
+            assert_eq!(kind, expected, "{client}");
+        }
+    });
+}

@@ -1,0 +1,134 @@
+//! Servers that die, forget, stall and lie: every job has one end.
+
+use crate::http::{LONG, repeat_until};
+use crate::support::{QUICK, Socket, block_on, servers, sleeping, start, taking};
+use core::time::Duration;
+use leasehold_testbed::ComfyFault;
+
+#[test]
+fn jobs_of_a_server_that_is_killed_are_done_elsewhere_once() {
+    let mut world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..12)
+        .map(|_| caller.queue(&sleeping("me", 0.2)))
+        .collect();
+    let first = &world.servers[0];
+    assert!(first.wait(LONG, |report| report.running.is_some()
+        && report.pending > 0));
+    let report = first.report();
+    let running = report.running.clone();
+    world.servers[0].kill().expect("it was up");
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    for (id, starts) in world.starts() {
+        let most = if Some(&id) == running.as_ref() { 2 } else { 1 };
+        assert!(starts <= most, "{id} was begun {starts} times");
+    }
+}
+
+#[test]
+fn jobs_of_a_server_that_comes_back_empty_are_done_again_at_once() {
+    let mut world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..8).map(|_| caller.queue(&sleeping("me", 0.3))).collect();
+    assert!(
+        world.servers[0].wait(LONG, |report| report.running.is_some()
+            && report.pending > 0)
+    );
+    world.servers[0].restart().expect("its port");
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    assert!(world.starts().values().all(|starts| *starts <= 2));
+}
+
+#[test]
+fn jobs_of_a_server_that_stalls_are_done_elsewhere_and_end_once() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..6).map(|_| caller.queue(&sleeping("me", 0.2))).collect();
+    assert!(world.servers[0].wait(LONG, |report| report.running.is_some()));
+    world.servers[0].set_stalled(true);
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    world.servers[0].set_stalled(false);
+    let more: Vec<String> = (0..4).map(|_| caller.queue(&sleeping("me", 0.1))).collect();
+    assert!(caller.all_ended(&more).iter().all(|end| end == "success"));
+}
+
+#[test]
+fn a_dead_worker_is_found_by_its_lack_of_progress() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    world.servers[0].kill_worker();
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..6).map(|_| caller.queue(&sleeping("me", 0.1))).collect();
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    assert!(world.starts().values().all(|starts| *starts <= 1));
+}
+
+#[test]
+fn a_submission_without_an_answer_is_looked_for_before_it_is_sent_again() {
+    for fault in [
+        ComfyFault::AcceptReset,
+        ComfyFault::AcceptSilence,
+        ComfyFault::AcceptError,
+        ComfyFault::Reset,
+        ComfyFault::Error,
+    ] {
+        let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+        for server in &world.servers {
+            server.fail_prompts(2, fault);
+        }
+        let caller = world.caller("one");
+        let ids: Vec<String> = (0..6).map(|_| caller.queue(&sleeping("me", 0.1))).collect();
+        let ends = caller.all_ended(&ids);
+        assert!(
+            ends.iter().all(|end| end == "success"),
+            "{fault:?} {ends:?}"
+        );
+        let starts = world.starts();
+        assert!(
+            starts.values().all(|starts| *starts == 1),
+            "{fault:?} {starts:?}"
+        );
+    }
+}
+
+#[test]
+fn a_silent_websocket_costs_no_job_its_end() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    world.servers[0].set_silent(true);
+    let caller = world.caller("one");
+    block_on(async {
+        let mut socket = Socket::open(world.address, "me").await;
+        let id = caller.queue(&sleeping("me", 0.2));
+        let kinds = socket.until_over(&id).await;
+        assert!(kinds.contains(&"execution_success".to_owned()), "{kinds:?}");
+    });
+}
+
+#[test]
+fn a_restarted_gateway_finds_its_jobs_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = format!("state = {:?}\n", directory.path().join("state"));
+    let mut world = start(servers([taking(10), taking(10)]), QUICK(), &state);
+    let mut caller = world.caller("one");
+    let mut ids: Vec<String> = (0..20)
+        .map(|_| caller.queue(&sleeping("me", 0.1)))
+        .collect();
+    let done = ids[0].clone();
+    caller.ended(&done);
+    for _ in 0..3 {
+        world.restart_gateway();
+        caller = world.caller("one");
+        ids.push(caller.queue(&sleeping("me", 0.1)));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    let starts = world.starts();
+    assert!(ids.iter().all(|id| starts[id] == 1), "{starts:?}");
+    repeat_until("the queue is empty", || {
+        caller.get_json("/prompt")["exec_info"]["queue_remaining"] == 0
+    });
+}
