@@ -77,13 +77,13 @@ enum FaultArgument {
 
 /// A value for the backend of one port, or for all of them.
 #[derive(Clone, Debug)]
-struct OfPort<T> {
-    port: Option<u16>,
-    value: T,
+pub(crate) struct OfPort<T> {
+    pub(crate) port: Option<u16>,
+    pub(crate) value: T,
 }
 
 impl<T> OfPort<T> {
-    fn parse<E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
+    pub(crate) fn parse<E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
         // What is no value after the sign is part of the value: 503=20% is a fault with a share.
         let of_port = text.split_once('=').and_then(|(port, value)| {
             let port = Some(port.parse().ok()?);
@@ -96,7 +96,7 @@ impl<T> OfPort<T> {
         }
     }
 
-    fn applies_to(&self, port: u16) -> bool {
+    pub(crate) fn applies_to(&self, port: u16) -> bool {
         self.port.is_none_or(|only| only == port)
     }
 }
@@ -165,14 +165,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses a port that is there twice, and a flag for a port that is not there.
+/// Refuses a port that is there twice, and a flag for one that is not there.
 fn check_ports(arguments: &Arguments) -> Result<(), CliError> {
-    let mut ports = HashSet::new();
-    for port in arguments.ports.iter().filter(|port| **port != 0) {
-        if !ports.insert(port) {
-            return Err(CliError::usage(format!("--ports: {port} is there twice")));
-        }
-    }
+    check_twice(&arguments.ports)?;
     let Limits {
         delay,
         limit,
@@ -184,7 +179,7 @@ fn check_ports(arguments: &Arguments) -> Result<(), CliError> {
     let named = named.chain(concurrency.iter().map(|of| ("--concurrency", of.port)));
     let named = named.chain(faults.iter().map(|of| ("--fault", of.port)));
     for (flag, port) in named {
-        if let Some(port) = port.filter(|port| !ports.contains(port)) {
+        if let Some(port) = port.filter(|port| *port == 0 || !arguments.ports.contains(port)) {
             let problem = format!("{flag}: {port} is not one of the --ports");
             return Err(CliError::usage(problem));
         }
@@ -216,6 +211,17 @@ fn config(arguments: &Arguments, port: u16, index: u64) -> BackendConfig {
         }
     }
     config
+}
+
+/// Refuses a port that is there twice.
+pub(crate) fn check_twice(ports: &[u16]) -> Result<(), CliError> {
+    let mut seen = HashSet::new();
+    for port in ports.iter().filter(|port| **port != 0) {
+        if !seen.insert(port) {
+            return Err(CliError::usage(format!("--ports: {port} is there twice")));
+        }
+    }
+    Ok(())
 }
 
 /// Stops the backends at once, as each may wait for requests in flight.

@@ -5,6 +5,7 @@
 
 mod backends;
 mod batch;
+mod comfyui;
 mod demo;
 mod demo_gateway;
 mod gateway;

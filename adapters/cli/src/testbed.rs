@@ -3,7 +3,7 @@
 use crate::values::{
     parse_error_status, parse_host, parse_latency, parse_range, parse_whole, split_model,
 };
-use crate::{CliError, backends, print_out};
+use crate::{CliError, backends, comfyui, print_out};
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::{NonZeroU32, NonZeroU64};
 use core::ops::RangeInclusive;
@@ -45,6 +45,16 @@ pub(crate) enum Command {
     /// (Ctrl-C); they then print what they saw.
     #[command(verbatim_doc_comment, after_long_help = backends::help())]
     Backends(backends::Arguments),
+    /// Serve doubles of ComfyUI servers, one a port, with a page for a browser.
+    ///
+    /// They have the routes, events and errors of the real ones; a job only takes its time. Each
+    /// runs one prompt at once and queues the rest. Pictures carry the server's name and the
+    /// prompt's id. The paths are below.
+    ///
+    /// The first lines of standard output are the addresses. Stop the servers with an interrupt
+    /// (Ctrl-C); they then print what they saw.
+    #[command(name = "comfyui", verbatim_doc_comment, after_long_help = comfyui::help())]
+    ComfyUi(comfyui::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -157,6 +167,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode, CliError> {
     match command {
         Command::OpenAi(arguments) => run_openai(arguments),
         Command::Backends(arguments) => backends::run(arguments),
+        Command::ComfyUi(arguments) => comfyui::run(arguments),
     }
 }
 

@@ -5,6 +5,7 @@ mod batch;
 mod callers;
 mod changes;
 mod clients;
+mod comfyui;
 mod errors;
 mod gateway;
 mod habits;

@@ -1,4 +1,4 @@
-//! What the server says of itself.
+//! Facts about the server: features, versions, nodes, models.
 //!
 //! Invariant: facts that differ between the two ages are told as of the played one.
 
@@ -25,7 +25,7 @@ const FOLDERS: [&str; 8] = [
 const MEMORY: u64 = 32 << 30;
 
 impl Studio {
-    /// What the server can do, as it tells in `/features` and on websockets.
+    /// Features of the server, as told in `/features` and on websockets.
     pub(super) fn features(&self) -> Value {
         let most = self.config.max_upload_size;
         if !self.age().is_2026() {

@@ -18,7 +18,7 @@ fn bad(problem: &str) -> Reply {
     Reply::json(400, &json!({ "error": problem }))
 }
 
-/// What a list is asked for.
+/// Filter, order and page of a list.
 #[derive(Debug)]
 struct Wanted<'a> {
     statuses: Option<Vec<String>>,

@@ -49,7 +49,7 @@ impl Inbox {
 #[derive(Debug)]
 struct Entry {
     outbox: Outbox,
-    /// What the client said that it can do.
+    /// Features that the client has.
     flags: Value,
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Studio {
     state: Watched<State>,
 }
 
-/// What of the server stands still.
+/// Parts of the server that stand still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mode {
     pub(super) is_stalled: bool,

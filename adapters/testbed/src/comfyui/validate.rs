@@ -466,7 +466,7 @@ impl<'a> Validator<'a> {
     }
 }
 
-/// What the check of an input found.
+/// Result of an input's check.
 #[derive(Debug)]
 enum Found {
     Valid,

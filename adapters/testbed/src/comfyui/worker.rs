@@ -509,7 +509,7 @@ fn times(studio: &Studio, item: &Item, order: &[String]) -> HashMap<String, Dura
     nodes.into_iter().map(|id| (id, time / count)).collect()
 }
 
-/// What each node is made of: its class, its inputs, and the same of the nodes that it is linked to.
+/// Signature of each node: of its class, its inputs, and the nodes that it is linked to.
 fn signatures(item: &Item, order: &[String]) -> HashMap<String, String> {
     let mut signatures: HashMap<String, String> = HashMap::new();
     for id in order {

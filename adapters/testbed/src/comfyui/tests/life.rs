@@ -9,9 +9,8 @@ use std::net::TcpStream;
 /// Time in which something that must not happen would have happened.
 const MOMENT: Duration = Duration::from_millis(150);
 
-#[test]
-fn a_kill_resets_connections_and_loses_all_but_files_and_report() {
-    let mut comfy = start(quick());
+/// Runs two prompts: 1 saves a picture, 2 shows an upload. Returns the path of the temporary picture.
+fn fill(comfy: &Comfy) -> String {
     comfy.queue(&uuid(1), &graph());
     comfy.wait_until(|report| report.finished == 1);
     let preview = json!({
@@ -35,6 +34,13 @@ fn a_kill_resets_connections_and_loses_all_but_files_and_report() {
         .to_owned();
     let temp = format!("/view?type=temp&filename={temp}");
     assert_eq!(comfy.get(&temp).status, 200);
+    temp
+}
+
+#[test]
+fn a_kill_resets_connections_and_loses_all_but_files_and_report() {
+    let mut comfy = start(quick());
+    let temp = fill(&comfy);
     comfy.queue(&uuid(3), &sleep(60.0));
     comfy.queue(&uuid(4), &sleep(60.0));
     comfy.wait_until(|report| report.running.is_some());
