@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     /// Seed of the drawn job times
     #[arg(long, default_value_t = 0, value_parser = parse_whole::<u64>)]
     seed: u64,
-    /// Origin that pages may come from, or "*", as --enable-cors-header [default: the server's own]
+    /// Origin that pages may come from, or "*", as --enable-cors-header [default: its own]
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
 
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Args)]
 struct Jobs {
-    /// Time of a job, such as 2s, a range to draw it from, or exp:3s for a mean; repeatable
+    /// Time of a job, a range of times, or exp:3s for a mean; repeatable [default: 2s..5s]
     #[arg(long, value_name = "[PORT=]TIME", value_parser = parse_job_time)]
     job_time: Vec<OfPort<ComfyJobTime>>,
     /// Speed of each server, in the order of the ports, or one for all; 2 halves every time
