@@ -77,11 +77,16 @@ impl AddedBackend {
 
 /// Reads the body that switches full reports on or off.
 pub(crate) fn verbose(body: &[u8]) -> Result<bool, String> {
-    let body: Value = serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
-    let fields = body.as_object().map(|fields| (fields.len(), fields.get("verbose")));
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON: {error}"))?;
+    let fields = body
+        .as_object()
+        .map(|fields| (fields.len(), fields.get("verbose")));
     match fields {
         Some((1, Some(Value::Bool(verbose)))) => Ok(*verbose),
-        Some(_) | None => Err("the body has to be {\"verbose\": true} or {\"verbose\": false}".to_owned()),
+        Some(_) | None => {
+            Err("the body has to be {\"verbose\": true} or {\"verbose\": false}".to_owned())
+        }
     }
 }
 

@@ -40,8 +40,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use routes::{Call, Parameter, Query};
 use leasehold_config::Kind;
+use routes::{Call, Parameter, Query};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -181,7 +181,8 @@ fn comfyui(
 ) -> Result<(Arc<Hub>, Arc<BackendPool>), AdminError> {
     let mut pools = table.pools().iter();
     let pool = pools.find(|pool| {
-        pool.settings().kind == Kind::Comfyui && name.is_none_or(|name| name == pool.settings().name)
+        pool.settings().kind == Kind::Comfyui
+            && name.is_none_or(|name| name == pool.settings().name)
     });
     let hub = pool.and_then(|pool| shared.hubs().get(&pool.settings().name));
     hub.zip(pool.cloned()).ok_or_else(|| {

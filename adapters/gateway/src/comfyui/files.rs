@@ -59,7 +59,10 @@ impl Form {
                 "overwrite" => form.overwrites = ["true", "1"].contains(&text.as_str()),
                 "type" => form.kind = text,
                 "subfolder" => form.folder = text,
-                "original_ref" => form.original = serde_json::from_str(&text).ok(),
+                "original_ref" => {
+                    let read = serde_json::from_str(&text).ok();
+                    form.original = read.filter(Value::is_object);
+                }
                 _ => {}
             }
         }

@@ -527,7 +527,9 @@ impl State {
         let was_running = record.machine.is_running();
         record.machine.progressed(now, server);
         let mut frame = event.frame;
-        name_files(&mut frame["data"]["output"], &name);
+        if let Some(output) = frame.pointer_mut("/data/output") {
+            name_files(output, &name);
+        }
         let kind = frame["type"].as_str().unwrap_or_default().to_owned();
         if kind == "execution_start" || !was_running {
             record.begun = Some(unix_millis());

@@ -211,7 +211,9 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
         if now_best != best {
             let name = |best: &Option<String>| best.clone().unwrap_or_else(|| "none".to_owned());
             let (pool, is, was) = (&hub.pool, name(&now_best), name(&best));
-            shared.report(format_args!("pool {pool}: the best server is {is}, before {was}"));
+            shared.report(format_args!(
+                "pool {pool}: the best server is {is}, before {was}"
+            ));
             best = now_best;
         }
         let health = pool.settings().health.as_ref();
@@ -220,7 +222,9 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
             since_report = now();
             let is_verbose = hub.state().is_verbose;
             let lines = lines(&status, is_verbose);
-            lines.iter().for_each(|line| shared.report(format_args!("{line}")));
+            lines
+                .iter()
+                .for_each(|line| shared.report(format_args!("{line}")));
         }
     }
 }
@@ -232,25 +236,28 @@ pub(super) fn system_stats(state: &State) -> Option<Value> {
         .iter()
         .filter_map(|(_, server)| server.system_stats.as_ref());
     let mut joined = all.next()?.clone();
+    let mut memory = ["ram_total", "ram_free"].map(|name| (name, joined["system"][name].as_u64()));
+    let mut devices = joined["devices"].as_array().cloned().unwrap_or_default();
     for other in all {
-        for memory in ["ram_total", "ram_free"] {
-            let sum = |stats: &Value| stats["system"][memory].as_u64().unwrap_or(0);
-            let sum = sum(&joined).saturating_add(sum(other));
-            joined["system"][memory] = sum.into();
+        for (name, sum) in &mut memory {
+            let more = other["system"][*name].as_u64();
+            *sum = sum.zip(more).map(|(sum, more)| sum.saturating_add(more));
         }
-        let devices = other["devices"].as_array().cloned().unwrap_or_default();
-        if let Some(joined) = joined["devices"].as_array_mut() {
-            joined.extend(devices);
-        }
+        devices.extend(other["devices"].as_array().cloned().unwrap_or_default());
     }
-    for (index, device) in joined["devices"]
-        .as_array_mut()
-        .into_iter()
-        .flatten()
+    for (index, device) in devices
+        .iter_mut()
+        .filter_map(Value::as_object_mut)
         .enumerate()
     {
-        device["index"] = json!(index);
+        device.insert("index".to_owned(), json!(index));
     }
+    if let Some(system) = joined["system"].as_object_mut() {
+        system.extend(memory.map(|(name, sum)| (name.to_owned(), json!(sum))));
+    }
+    joined
+        .as_object_mut()?
+        .insert("devices".to_owned(), devices.into());
     Some(joined)
 }
 

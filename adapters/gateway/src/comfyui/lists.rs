@@ -178,7 +178,7 @@ fn live_job(id: &JobId, record: &JobRecord) -> Value {
     if let (true, Some(begun)) = (record.machine.is_running(), record.begun) {
         job["execution_start_time"] = begun.into();
     }
-    add_workflow_id(&mut job, &record.prompt.extra_data["extra_pnginfo"]);
+    add_workflow_id(&mut job, record.prompt.extra_data.get("extra_pnginfo"));
     job
 }
 
@@ -210,12 +210,12 @@ fn finished_job(id: &JobId, finished: &Finished) -> Value {
     if let Some(error) = error {
         job["execution_error"] = error[1].clone();
     }
-    add_workflow_id(&mut job, &finished.entry["prompt"][3]["extra_pnginfo"]);
+    add_workflow_id(&mut job, finished.entry["prompt"][3].get("extra_pnginfo"));
     job
 }
 
-fn add_workflow_id(job: &mut Value, info: &Value) {
-    if let Some(id) = info["workflow"]["id"].as_str() {
+fn add_workflow_id(job: &mut Value, info: Option<&Value>) {
+    if let Some(id) = info.and_then(|info| info["workflow"]["id"].as_str()) {
         job["workflow_id"] = id.into();
     }
 }

@@ -73,14 +73,23 @@ pub(super) fn lines(status: &Value, is_verbose: bool) -> Vec<String> {
         queue["waiting"],
         text(&status["bestServer"]),
     )];
-    for server in status["servers"].as_array().into_iter().flatten().filter(|_| is_verbose) {
+    for server in status["servers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|_| is_verbose)
+    {
         let state = match server["reason"].as_str() {
             Some(reason) => format!("not healthy: {reason}"),
             None => "healthy".to_owned(),
         };
         let gib = |name: &str| match server[name].as_u64() {
             // In tenths, without rounding errors.
-            Some(bytes) => format!("{}.{} GiB", bytes >> 30, ((bytes >> 20) & 1_023) * 10 / 1_024),
+            Some(bytes) => format!(
+                "{}.{} GiB",
+                bytes >> 30,
+                ((bytes >> 20) & 1_023) * 10 / 1_024
+            ),
             None => "unknown".to_owned(),
         };
         lines.push(format!(
