@@ -2,7 +2,8 @@
 
 use crate::cases;
 use crate::grammar::{edit, insertion};
-use leasehold_config::{Flags, Settings};
+use core::num::NonZeroU32;
+use leasehold_config::{ComfyuiServers, Flags, Settings};
 use leasehold_core::balance::Policy;
 use leasehold_tests::config::{accept, check, run};
 use proptest::prelude::*;
@@ -50,6 +51,23 @@ const MEMBER: [&str; 6] = [
     "group = \"g $$\"\nlimits = \"3/60s\"",
 ];
 
+/// What only pools of ComfyUI servers have.
+const COMFYUI: [&str; 5] = [
+    "comfyui.prefetch = N\ncomfyui.max_history = N",
+    "comfyui.poll = \"SPAN\"\ncomfyui.lost_after = \"200000d\"\ncomfyui.stalled_after = \"200000d\"\n\
+     comfyui.idle_after = \"200000d\"",
+    ORDERED,
+    "comfyui.failover = false\ncomfyui.verbose = true",
+    "comfyui.max_uploads = 1125899906842624",
+];
+
+/// Members get tiers by their order.
+const ORDERED: &str = "comfyui.queue_weight = false";
+
+/// The zones of their callers.
+const ZONES: &str = "zones = { \"10.0.0.0/8\" = \"a$$\", \"10.9.9.9/16\" = \"b\", \
+    \"::ffff:10.1.2.3\" = \"c\", \"fd00::/8\" = \"d\" }";
+
 const LISTENER: [&str; 8] = [
     "token_file = \"token\"",
     "trusted_proxies = [\"10.0.0.0/8\", \"::ffff:1.2.3.4/120\", \"fd00::1\"]",
@@ -80,14 +98,26 @@ const TOP: [&str; 6] = [
     "admin.listen = \"unix:admin sock\"",
 ];
 
+/// The lines that a ComfyUI server may have, with a zone.
+fn of_server(member: &str, index: usize, is_ordered: bool) -> String {
+    let is_wrong =
+        |line: &str| line.starts_with("max_connections") || is_ordered && line.starts_with("tier");
+    let lines = member.lines().filter(|line| !is_wrong(line));
+    let zone = format!("zone = \"$$zone{index}\"");
+    lines.chain([zone.as_str()]).collect::<Vec<_>>().join("\n")
+}
+
 /// A pool, with a route to it.
 fn pool(number: usize) -> impl Strategy<Value = (String, String)> {
     let policy = select(&Policy::ALL[..]);
     let kind = select(vec!["http", "openai", "comfyui"]);
     let members = prop::collection::vec((filled(some_of(&MEMBER)), 0_u8..4), 1..4);
-    (kind, policy, filled(some_of(&POOL)), members, filled(some_of(&LISTENER))).prop_map(
-        move |(kind, policy, pool, members, listener)| {
-            let mut text = format!("[pools.p{number}]\nkind = \"{kind}\"\npolicy = \"{policy}\"\n{pool}\n");
+    let tables = (filled(some_of(&POOL)), filled(some_of(&COMFYUI)));
+    (kind, policy, tables, members, filled(some_of(&LISTENER))).prop_map(
+        move |(kind, policy, (pool, comfyui), members, listener)| {
+            let comfyui = if kind == "comfyui" { comfyui } else { String::new() };
+            let mut text =
+                format!("[pools.p{number}]\nkind = \"{kind}\"\npolicy = \"{policy}\"\n{pool}\n{comfyui}\n");
             for (index, (member, keys)) in members.into_iter().enumerate() {
                 // The file has a key with a URL of its own, which may be there once.
                 let keys = match (kind, keys, index) {
@@ -101,10 +131,15 @@ fn pool(number: usize) -> impl Strategy<Value = (String, String)> {
                     Some((_, group)) => format!("group{group}"),
                     None => member,
                 };
+                let member = match kind {
+                    "comfyui" => of_server(&member, index, comfyui.contains(ORDERED)),
+                    _ => member,
+                };
                 text += &format!("[[pools.p{number}.members]]\nurl = \"http://${{HOST}}:1{path}\"\n{keys}\n{member}\n");
             }
             let (routes, calls) = match kind {
                 "openai" => (MODEL_ROUTES, "keep_alive = false\non_disconnect = \"drain\""),
+                "comfyui" => ("", ZONES),
                 _ => ("", ""),
             };
             let routes = routes.replace("POOL", &format!("p{number}"));
@@ -168,6 +203,28 @@ proptest! {
             backends: backends.collect::<Result<_, _>>().expect("backends"),
             algorithm: policy,
             access_log,
+            ..Flags::default()
+        };
+        check(Settings::from_flags(flags).expect("settings"));
+    }
+
+    #[test]
+    fn comfyui_servers_of_flags_are_shown_and_read_back(
+        count in 1_usize..300,
+        health_tries in 1_u32..,
+        switches: [bool; 3],
+    ) {
+        let servers = (0..count).map(|number| format!("http://h/{number}").parse());
+        let [queue_weight, failover, verbose] = switches;
+        let comfyui = ComfyuiServers {
+            health_tries: NonZeroU32::new(health_tries).expect("a number above zero"),
+            queue_weight,
+            failover,
+            verbose,
+            ..ComfyuiServers::new(servers.collect::<Result<_, _>>().expect("URLs"))
+        };
+        let flags = Flags {
+            comfyui: Some(comfyui),
             ..Flags::default()
         };
         check(Settings::from_flags(flags).expect("settings"));

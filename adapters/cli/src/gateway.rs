@@ -1,11 +1,16 @@
 //! `leasehold gateway`: one address in front of many servers.
 
 use crate::signals::{Given, Signals};
+use crate::values::parse_whole;
 use crate::{CliError, open_files, print_err, print_out};
 use clap::Args;
 use core::net::{IpAddr, Ipv4Addr};
+use core::num::NonZeroU32;
 use core::time::Duration;
-use leasehold_config::{AccessLog, AffinityKey, Backend, Flags, Key, LogFormat, Service, Settings};
+use leasehold_config::{
+    AccessLog, AffinityKey, Backend, ComfyuiServers, Flags, Key, LogFormat, ServerUrl, Service,
+    Settings,
+};
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::parse_span;
@@ -17,7 +22,7 @@ use ureq::http::Uri;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Read all settings from this TOML file; the flags for backends can't be given then.
+    /// Read all settings from this TOML file; flags that are settings can't be given then.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings, and start nothing.
@@ -63,10 +68,33 @@ struct GivenFlags {
     /// The limits of each key, such as `3/60s` or `500/min, 30000 tokens/min, 8 concurrent`.
     #[arg(long, value_name = "LIMITS", requires = "openai")]
     limit: Option<LimitSpecs>,
-    /// Check each backend's health this often.
+    /// Serve these ComfyUI servers as one, in place of backends: the primary first, then its backups.
+    #[arg(
+        long,
+        value_name = "URL,URL,...",
+        value_delimiter = ',',
+        conflicts_with_all = ["backends", "openai", "algorithm", "session", "session_timeout"]
+    )]
+    comfyui: Vec<ServerUrl>,
+    /// Give a ComfyUI server this long to answer a health check [default: 10s, or the interval if that is shorter].
+    #[arg(long, value_name = "TIME", requires = "comfyui", value_parser = parse_time)]
+    health_timeout: Option<Duration>,
+    /// Leave a ComfyUI server out after this many failed health checks in a row [default: 3].
+    #[arg(long, value_name = "N", requires = "comfyui", value_parser = parse_whole::<NonZeroU32>)]
+    health_tries: Option<NonZeroU32>,
+    /// Use the first ComfyUI server that is up, in the order given, whatever its queue.
+    #[arg(long, requires = "comfyui")]
+    no_queue_weight: bool,
+    /// Use the first ComfyUI server alone.
+    #[arg(long, requires = "comfyui")]
+    no_failover: bool,
+    /// Log a full report of the ComfyUI servers after each round of health checks.
+    #[arg(long, requires = "comfyui")]
+    verbose: bool,
+    /// Check the health of each backend or ComfyUI server this often.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     health_interval: Duration,
-    /// Give a backend this long to begin its answer.
+    /// Give a backend or ComfyUI server this long to begin its answer.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     request_timeout: Duration,
     /// Keep each client with its backend: by its `address`, or by a cookie of this name.
@@ -156,6 +184,7 @@ impl GivenFlags {
     fn to_flags(&self) -> Result<Flags, CliError> {
         Ok(Flags {
             service: self.service()?,
+            comfyui: self.comfyui(),
             host: self.host,
             port: self.port,
             algorithm: self.algorithm,
@@ -168,6 +197,21 @@ impl GivenFlags {
                 cookie => AffinityKey::Cookie(cookie.to_owned()),
             }),
             session_timeout: self.session_timeout,
+        })
+    }
+
+    fn comfyui(&self) -> Option<ComfyuiServers> {
+        if self.comfyui.is_empty() {
+            return None;
+        }
+        let default = ComfyuiServers::new(self.comfyui.clone());
+        Some(ComfyuiServers {
+            health_timeout: self.health_timeout,
+            health_tries: self.health_tries.unwrap_or(default.health_tries),
+            queue_weight: !self.no_queue_weight,
+            failover: !self.no_failover,
+            verbose: self.verbose,
+            ..default
         })
     }
 

@@ -2,6 +2,10 @@
 //!
 //! Invariant: a backend has a host, a port and a weight; the one pool is named `default`.
 
+mod comfyui;
+
+pub use comfyui::{ComfyuiServers, ParseServerUrlError, ServerUrl};
+
 use crate::file::{BreakerTable, HealthTable, Text, Timeout};
 use crate::keys::Key;
 use crate::resolve::default_policy;
@@ -20,7 +24,7 @@ use leasehold_core::balance::Policy;
 use leasehold_core::health::PanicThreshold;
 use leasehold_core::limit::LimitSpecs;
 
-/// What flags say of a gateway: one listener, one pool of HTTP servers.
+/// What flags say of a gateway: one listener, and one pool of HTTP servers, keys or ComfyUI servers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flags {
     /// `--host`: the address to listen at.
@@ -33,6 +37,8 @@ pub struct Flags {
     pub backends: Vec<Backend>,
     /// `--openai`: a service and its keys, in place of backends.
     pub service: Option<Service>,
+    /// `--comfyui`: ComfyUI servers, in place of backends.
+    pub comfyui: Option<ComfyuiServers>,
     /// The time between two health checks of a backend.
     pub health_interval: Duration,
     /// How long a backend may take to begin its answer.
@@ -54,6 +60,7 @@ impl Default for Flags {
             algorithm: Policy::RoundRobin,
             backends: Vec::new(),
             service: None,
+            comfyui: None,
             health_interval: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             access_log: true,
@@ -98,6 +105,18 @@ pub enum FlagsError {
         "keys on an address that others reach need a token; use --config, or listen at 127.0.0.1"
     )]
     OpenKeys,
+    /// There are keys of a service and ComfyUI servers.
+    #[error("one gateway from flags serves one kind; give --openai or --comfyui, or use --config")]
+    TwoKinds,
+    /// There is no ComfyUI server.
+    #[error("there is no ComfyUI server; give one such as --comfyui http://127.0.0.1:8188")]
+    NoServer,
+    /// A ComfyUI server is there twice.
+    #[error("two ComfyUI servers have the same URL; give each server once")]
+    SameServer,
+    /// The timeout of health checks is zero or longer than their interval.
+    #[error("the timeout of health checks must be above zero and at most their interval")]
+    HealthTimeout,
 }
 
 /// A backend, written `HOST:PORT` or `HOST:PORT=WEIGHT`.
@@ -178,10 +197,10 @@ impl Settings {
     /// Makes settings of flags alone.
     ///
     /// The backends are named `backend1`, `backend2` and so on, checked at `/health`, and left alone for 30 s after
-    /// five failures in a row. On a loopback address, callers of this machine may change things without a token.
+    /// five failures in a row. ComfyUI servers are named `server1`, `server2` and so on. On a loopback address, callers of this machine may change things without a token.
     ///
     /// # Errors
-    /// [`FlagsError`] if a timeout is zero, or no backend has a weight.
+    /// [`FlagsError`] if a timeout is zero, no backend has a weight, or a server is there twice.
     pub fn from_flags(flags: Flags) -> Result<Self, FlagsError> {
         if flags.request_timeout.is_zero() {
             return Err(FlagsError::ZeroTimeout);
@@ -193,10 +212,12 @@ impl Settings {
         let format = default.format.filter(|_| flags.access_log);
         let address = SocketAddr::new(flags.host, flags.port);
         let is_local = flags.host.to_canonical().is_loopback();
-        let serve = match flags.service {
-            Some(_) if !is_local => return Err(FlagsError::OpenKeys),
-            Some(_) => Serve::Openai,
-            None => Serve::Http,
+        let serve = match (&flags.service, &flags.comfyui) {
+            (Some(_), Some(_)) => return Err(FlagsError::TwoKinds),
+            (Some(_), None) if !is_local => return Err(FlagsError::OpenKeys),
+            (Some(_), None) => Serve::Openai,
+            (None, Some(_)) => Serve::Comfyui,
+            (None, None) => Serve::Http,
         };
         Ok(Self {
             state: None,
@@ -221,6 +242,9 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
     if let Some(service) = flags.service {
         return keys(service);
     }
+    if let Some(servers) = flags.comfyui {
+        return comfyui::pool(servers, flags.health_interval, flags.request_timeout);
+    }
     let health = HealthTable {
         interval: Text(Timeout(flags.health_interval)),
         ..HealthTable::default()
@@ -241,7 +265,11 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
         max_waiters: PoolSettings::MAX_WAITERS,
         limits: None,
         breaker: BreakerTable::default().build().ok(),
-        health: Some(health.build().map_err(|_| FlagsError::ZeroInterval)?),
+        health: Some(
+            health
+                .build(Kind::Http)
+                .map_err(|_| FlagsError::ZeroInterval)?,
+        ),
         outlier: None,
         panic_threshold: PanicThreshold::NEVER,
         slow_start: None,
@@ -280,6 +308,7 @@ fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
             group: key.group,
             max_connections: None,
             addresses: MemberAddresses::Any,
+            zone: None,
         });
     }
     Ok(PoolSettings {
@@ -332,6 +361,7 @@ fn member((number, backend): (usize, Backend)) -> MemberSettings {
         group: None,
         max_connections: None,
         addresses: MemberAddresses::Any,
+        zone: None,
     }
 }
 

@@ -23,7 +23,10 @@ pub use callers::{
     ParseKeyHashError, ParseModelPatternError,
 };
 pub use error::{ConfigError, Mistake, Place, Problem};
-pub use flags::{Backend, Flags, FlagsError, ParseBackendError, Service};
+pub use flags::{
+    Backend, ComfyuiServers, Flags, FlagsError, ParseBackendError, ParseServerUrlError, ServerUrl,
+    Service,
+};
 pub use inputs::{Given, Inputs, MAX_BYTES, Process};
 pub use keys::{Key, KeysError};
 pub use load::MAX_FILES;

@@ -72,6 +72,11 @@ impl Network {
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
+
+    /// Whether two networks have the same addresses.
+    pub(crate) fn is_same(&self, other: Self) -> bool {
+        self.prefix == other.prefix && self.contains(other.address)
+    }
 }
 
 #[cfg(test)]

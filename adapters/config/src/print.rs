@@ -5,13 +5,13 @@
 
 use crate::callers::{CallerSettings, ModelPrice};
 use crate::file::{
-    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable, ConfigFile,
-    FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable, MemberTable, OutlierTable,
-    PathPrefix, PoolTable, PriceTable, RetryTable, RouteTable, Share, SlowStartTable, Text,
-    TrustedProxiesValue, UpstreamTable,
+    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable,
+    ComfyuiTable, ConfigFile, FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable,
+    MemberTable, Name, OutlierTable, PathPrefix, PoolTable, PriceTable, RetryTable, RouteTable,
+    Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
 };
 use crate::settings::{
-    AdminSettings, ListenerSettings, MemberSettings, PoolSettings, Route, RouteTarget, Serve,
+    AdminSettings, Kind, ListenerSettings, MemberSettings, PoolSettings, Route, RouteTarget, Serve,
     Settings,
 };
 use crate::substitute::escape;
@@ -170,7 +170,7 @@ impl PoolSettings {
         page.keys(&PoolTable {
             kind: Some(Text(self.kind)),
             policy: Some(Text(self.policy)),
-            max_wait: Text(self.max_wait),
+            max_wait: Some(Text(self.max_wait)),
             max_waiters: self.max_waiters,
             limits: self.limits.clone().map(Text),
             breaker: self.breaker.as_ref().map(BreakerTable::of),
@@ -181,21 +181,26 @@ impl PoolSettings {
             affinity: self.affinity.as_ref().map(AffinityTable::of),
             retry: RetryTable::of(self.retry),
             upstream: UpstreamTable::of(self.upstream),
+            comfyui: (self.kind == Kind::Comfyui).then(|| ComfyuiTable::of(self.comfyui)),
             members: Vec::new(),
         });
+        // The order of the members says their tiers then.
+        let is_ordered = self.kind == Kind::Comfyui && !self.comfyui.queue_weight;
         for member in &self.members {
-            member.write(page, &self.name);
+            member.write(page, &self.name, is_ordered);
         }
     }
 }
 
 impl MemberSettings {
-    fn write(&self, page: &mut Page, pool: &str) {
+    fn write(&self, page: &mut Page, pool: &str, is_ordered: bool) {
         page.header(&format!("[[pools.{pool}.members]]"));
         if let Some(key) = &self.key {
             page.comment(&format!("key {key}"));
         }
-        page.keys(&MemberTable::of(self));
+        let mut table = MemberTable::of(self);
+        table.tier = table.tier.filter(|_| !is_ordered);
+        page.keys(&table);
     }
 }
 
@@ -236,6 +241,11 @@ impl ListenerSettings {
             keep_alive: (self.serve == Serve::Openai).then_some(self.keep_alive),
             on_disconnect: (self.serve == Serve::Openai).then_some(Text(self.on_disconnect)),
             lease_ttl: (self.serve == Serve::Leases).then_some(Text(self.lease_ttl)),
+            zones: self
+                .zones
+                .iter()
+                .map(|(network, zone)| (network.to_string(), Text(Name(zone.clone()))))
+                .collect(),
             bounds: BoundsTable::of(self.bounds),
         });
     }

@@ -271,6 +271,8 @@ pub struct MemberSettings {
     pub max_connections: Option<NonZeroU32>,
     /// How the addresses of a name in its URL are used.
     pub addresses: MemberAddresses,
+    /// Where it is (ComfyUI): callers of the same zone come to it first.
+    pub zone: Option<String>,
 }
 
 /// How the addresses of a name in a member's URL are used.
@@ -310,6 +312,8 @@ pub struct ListenerSettings {
     pub on_disconnect: OnDisconnect,
     /// How long a lease lives from its grant or last renewal.
     pub lease_ttl: Duration,
+    /// The zones of callers by their networks (ComfyUI), the smallest network first.
+    pub zones: Vec<(Network, String)>,
 }
 
 /// What becomes of a call whose caller has left.
@@ -483,6 +487,17 @@ impl PoolSettings {
     /// How long a call may wait for a key, where no file says so: SDKs wait for 10 min.
     pub const MAX_WAIT_FOR_KEYS: Duration = Duration::from_secs(600);
 
+    /// How long a job may wait for a ComfyUI server, unless the file says otherwise: queues of hours are common.
+    pub const MAX_WAIT_FOR_JOBS: Duration = Duration::from_secs(24 * 3_600);
+
+    /// Returns how long a request may wait for a member of a kind of pool, unless the file says otherwise.
+    pub(crate) const fn default_max_wait(kind: Kind) -> Duration {
+        match kind {
+            Kind::Http | Kind::Openai => Self::MAX_WAIT,
+            Kind::Comfyui => Self::MAX_WAIT_FOR_JOBS,
+        }
+    }
+
     /// How many requests may wait at once, unless the file says otherwise.
     pub const MAX_WAITERS: u32 = 10_000;
 }
@@ -503,7 +518,16 @@ impl ListenerSettings {
             keep_alive: true,
             on_disconnect: OnDisconnect::default(),
             lease_ttl: Self::LEASE_TTL,
+            zones: Vec::new(),
         }
+    }
+
+    /// Returns the zone of a caller's address: that of the smallest network that has it.
+    #[must_use]
+    pub fn zone_of(&self, caller: IpAddr) -> Option<&str> {
+        let mut zones = self.zones.iter();
+        let found = zones.find(|(network, _)| network.contains(caller));
+        found.map(|(_, zone)| zone.as_str())
     }
 
     /// How long a lease lives, unless the file says otherwise.

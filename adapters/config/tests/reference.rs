@@ -127,6 +127,8 @@ fn table_in(property: &Value) -> Option<(&Value, bool, bool)> {
         Some((items, true, false))
     } else if values["type"] == "object" {
         Some((values, false, true))
+    } else if values.is_object() {
+        None
     } else {
         (property["type"] == "object").then_some((property, false, false))
     }
@@ -150,7 +152,13 @@ fn type_of(schema: &Value) -> String {
         "boolean" => "`true`, `false`".to_owned(),
         "array" if schema["items"]["type"] == "object" => "tables".to_owned(),
         "array" => format!("list of: {}", type_of(&schema["items"])),
-        "object" if schema["additionalProperties"].is_object() => "tables by name".to_owned(),
+        "object" if schema["additionalProperties"]["type"] == "object" => {
+            "tables by name".to_owned()
+        }
+        "object" if schema["additionalProperties"].is_object() => {
+            let value = type_of(&schema["additionalProperties"]);
+            format!("{value} by {}", type_of(&schema["propertyNames"]))
+        }
         "object" => "table".to_owned(),
         _ => {
             let (least, most) = (&schema["minimum"], &schema["maximum"]);

@@ -135,15 +135,109 @@ fn settings_are_printed_as_they_are_in_force_and_read_again() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let printed = print(&["--port", "0", "--session", "lb"]);
-    fs::write(&path, &printed).unwrap();
-    // A file can't say that changes need no token.
-    let (before, rest) = printed.split_once("[admin]\n").unwrap();
-    let (_, after) = rest.split_once("\n\n").unwrap();
-    assert_eq!(
-        print(&["--config", path.to_str().unwrap()]),
-        format!("{before}{after}")
-    );
+    let servers = ["--comfyui", "http://gpu1:8188,https://gpu2/comfy"];
+    let switched = ["--no-queue-weight", "--no-failover", "--verbose"];
+    for flags in [
+        &["--port", "0", "--session", "lb"][..],
+        &servers[..],
+        &[&servers[..], &switched[..]].concat(),
+    ] {
+        let printed = print(flags);
+        fs::write(&path, &printed).unwrap();
+        // A file can't say that changes need no token.
+        let (before, rest) = printed.split_once("[admin]\n").unwrap();
+        let (_, after) = rest.split_once("\n\n").unwrap();
+        assert_eq!(
+            print(&["--config", path.to_str().unwrap()]),
+            format!("{before}{after}")
+        );
+    }
+}
+
+#[test]
+fn comfyui_servers_are_given_by_one_flag_with_how_they_are_checked() {
+    let output = leasehold()
+        .args(["gateway", "--print-config", "--comfyui"])
+        .args(["http://gpu1:8188,http://gpu2:8188", "--port", "8188"])
+        .args(["--health-interval", "20s", "--health-timeout", "4s"])
+        .args(["--health-tries", "5", "--no-failover", "--verbose"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    for part in [
+        "kind = \"comfyui\"",
+        "policy = \"least_queue\"",
+        "interval = \"20s\"",
+        "timeout = \"4s\"",
+        "unhealthy_after = 5",
+        "failover = false",
+        "verbose = true",
+        "url = \"http://gpu1:8188/\"\nweight = 1",
+        "url = \"http://gpu2:8188/\"\nweight = 0",
+        "address = \"127.0.0.1:8188\"",
+        "serve = \"comfyui\"",
+    ] {
+        assert!(printed.contains(part), "{part}:\n{printed}");
+    }
+}
+
+#[test]
+fn flags_of_comfyui_that_can_not_be_are_refused_with_what_to_write() {
+    let servers = "http://gpu1:8188";
+    for (arguments, told) in [
+        (
+            &["--comfyui", "gpu1:8188"][..],
+            "write http:// or https:// before the host",
+        ),
+        (&["--comfyui", "http://:8188"], "the host is missing"),
+        (
+            &["--comfyui", "http://gpu1,"],
+            "write http:// or https:// before the host",
+        ),
+        (
+            &["--comfyui", "http://gpu1,http://gpu1/"],
+            "two ComfyUI servers have the same URL",
+        ),
+        (
+            &["--comfyui", servers, "--backend", "h:1"],
+            "cannot be used with",
+        ),
+        (
+            &["--comfyui", servers, "--openai", "http://h", "--keys", "k"],
+            "cannot be used with",
+        ),
+        (
+            &["--comfyui", servers, "--algorithm", "random"],
+            "cannot be used with",
+        ),
+        (
+            &["--comfyui", servers, "--config", "f"],
+            "cannot be used with",
+        ),
+        (
+            &["--comfyui", servers, "--health-tries", "0"],
+            "must be at least 1",
+        ),
+        (
+            &["--comfyui", servers, "--health-timeout", "31s"],
+            "above zero and at most their interval",
+        ),
+        (&["--health-timeout", "1s"], "--comfyui"),
+        (&["--health-tries", "1"], "--comfyui"),
+        (&["--no-queue-weight"], "--comfyui"),
+        (&["--no-failover"], "--comfyui"),
+        (&["--verbose"], "--comfyui"),
+    ] {
+        let output = leasehold()
+            .args(["gateway", "--check-config"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let shown = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {shown}");
+        assert!(shown.contains(told), "{arguments:?}: {shown}");
+    }
 }
 
 #[test]

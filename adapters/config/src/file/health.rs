@@ -3,7 +3,7 @@
 //! Invariant: each table that is built and shown again gives the same settings.
 
 use super::{Line, Share, Text, Timeout};
-use crate::settings::HealthCheck;
+use crate::settings::{HealthCheck, Kind};
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -27,11 +27,12 @@ const fn seconds(seconds: u64) -> Text<Timeout> {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HealthTable {
-    /// The path that is asked for.
-    pub(crate) path: Text<PathAndQuery>,
+    /// The path that is asked for; by default `/health`, and `/prompt` for comfyui.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<Text<PathAndQuery>>,
     /// The time between two checks of a member.
     pub(crate) interval: Text<Timeout>,
-    /// How long an answer may take, at most the interval; by default 5 s, or the interval if that is shorter.
+    /// How long an answer may take, at most the interval; by default 5 s (comfyui: 10 s), or the interval if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<Text<Timeout>>,
     /// The statuses of a member that is up.
@@ -39,8 +40,9 @@ pub(crate) struct HealthTable {
     /// A text that the answer's first 64 KiB must have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) body: Option<Text<Line>>,
-    /// Consecutive successes that bring a member up.
-    pub(crate) healthy_after: NonZeroU32,
+    /// Consecutive successes that bring a member up; by default 2, and 1 for comfyui.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) healthy_after: Option<NonZeroU32>,
     /// Consecutive failures that take a member down.
     pub(crate) unhealthy_after: NonZeroU32,
 }
@@ -48,32 +50,36 @@ pub(crate) struct HealthTable {
 impl Default for HealthTable {
     fn default() -> Self {
         Self {
-            path: Text(PathAndQuery::from_static("/health")),
+            path: None,
             interval: seconds(30),
             timeout: None,
             status: Text(200..=399),
             body: None,
-            healthy_after: number(2),
+            healthy_after: None,
             unhealthy_after: number(3),
         }
     }
 }
 
 impl HealthTable {
-    pub(crate) fn build(self) -> Result<HealthCheck, ProbeConfigError> {
+    pub(crate) fn build(self, kind: Kind) -> Result<HealthCheck, ProbeConfigError> {
+        let (default_path, timeout, healthy_after) = match kind {
+            Kind::Http | Kind::Openai => ("/health", seconds(5), number(2)),
+            // A server that has loaded its nodes answers; one that works hard is slow to.
+            Kind::Comfyui => ("/prompt", seconds(10), number(1)),
+        };
         let interval = self.interval.0.0;
-        let timeout = self.timeout.unwrap_or(seconds(5)).0.0;
-        let timeout = if self.timeout.is_some() {
-            timeout
-        } else {
-            timeout.min(interval)
+        let timeout = match self.timeout {
+            Some(timeout) => timeout.0.0,
+            None => timeout.0.0.min(interval),
         };
         let probes = ProbeConfig::builder(interval, timeout)
-            .rise(self.healthy_after)
+            .rise(self.healthy_after.unwrap_or(healthy_after))
             .fall(self.unhealthy_after);
+        let path = self.path.map(|path| path.0);
         Ok(HealthCheck {
             probes: probes.build()?,
-            path: self.path.0,
+            path: path.unwrap_or_else(|| PathAndQuery::from_static(default_path)),
             status: self.status.0,
             body: self.body.map(|body| body.0.0),
         })
@@ -82,12 +88,12 @@ impl HealthTable {
     pub(crate) fn of(check: &HealthCheck) -> Self {
         let probes = &check.probes;
         Self {
-            path: Text(check.path.clone()),
+            path: Some(Text(check.path.clone())),
             interval: Text(Timeout(probes.interval())),
             timeout: Some(Text(Timeout(probes.timeout()))),
             status: Text(check.status.clone()),
             body: check.body.clone().map(|body| Text(Line(body))),
-            healthy_after: probes.rise(),
+            healthy_after: Some(probes.rise()),
             unhealthy_after: probes.fall(),
         }
     }

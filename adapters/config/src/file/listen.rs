@@ -2,7 +2,7 @@
 //!
 //! Invariant: a default that depends on nothing else is the one of the settings.
 
-use super::{FilePath, HostName, Line, PathPrefix, Text, Timeout};
+use super::{FilePath, HostName, Line, Name, PathPrefix, Text, Timeout};
 use crate::callers::ModelPattern;
 use crate::network::Network;
 use crate::settings::{Address, ListenerBounds, OnDisconnect, Serve, TrustedProxies};
@@ -15,6 +15,7 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// An address that callers reach.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -58,6 +59,10 @@ pub(crate) struct ListenTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "1m"))]
     pub(crate) lease_ttl: Option<Text<Duration>>,
+    /// The zones of callers by their networks (comfyui): `{ "10.1.0.0/16" = "berlin" }`; the smallest network counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("propertyNames" = { "type": "string", "format": "network", "examples": ["10.0.0.0/8"] }))]
+    pub(crate) zones: BTreeMap<String, Text<Name>>,
     /// Bounds on what callers may do.
     #[serde(default)]
     pub(crate) bounds: BoundsTable,

@@ -4,6 +4,7 @@
 //! A table of the settings is shown as a table of the file that is read back as the same settings.
 
 mod caller;
+mod comfyui;
 mod health;
 mod listen;
 mod pool;
@@ -11,6 +12,7 @@ mod value;
 mod values;
 
 pub(crate) use caller::{CallerTable, PriceTable};
+pub(crate) use comfyui::ComfyuiTable;
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};
 pub(crate) use listen::{BoundsTable, FallbackTable, ListenTable, RouteTable, TrustedProxiesValue};
 pub(crate) use pool::{AffinityTable, MemberTable, PoolTable, RetryTable, UpstreamTable};

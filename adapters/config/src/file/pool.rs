@@ -3,7 +3,7 @@
 //! Invariant: a default that depends on nothing else is the one of the settings.
 
 use super::{
-    BreakerTable, CookieName, FilePath, HealthTable, Line, Name, OutlierTable, Share,
+    BreakerTable, ComfyuiTable, CookieName, FilePath, HealthTable, Line, Name, OutlierTable, Share,
     SlowStartTable, Text, Timeout, Url,
 };
 use crate::settings::{
@@ -29,19 +29,19 @@ pub(crate) struct PoolTable {
     /// How a member is chosen; by default `round_robin` for http, `least_used` for openai, `least_queue` for comfyui.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<Text<Policy>>,
-    /// How long a request may wait for a member.
-    #[serde(default = "max_wait")]
-    pub(crate) max_wait: Text<Duration>,
+    /// How long a request may wait for a member; by default 30 s, and 24 h for comfyui.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_wait: Option<Text<Duration>>,
     /// How many requests may wait at once.
     #[serde(default = "max_waiters")]
     pub(crate) max_waiters: u32,
     /// Limits of the pool as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<Text<LimitSpecs>>,
-    /// When a member that fails is left alone (circuit breaker); without it, never.
+    /// When a member that fails is left alone (circuit breaker); without it, never; with these defaults for comfyui.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) breaker: Option<BreakerTable>,
-    /// Requests that check whether a member is up; without it, none are made.
+    /// Requests that check whether a member is up; without it, none are made; with these defaults for comfyui.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) health: Option<HealthTable>,
     /// When a member that fails more often than others is left out; without it, never.
@@ -62,14 +62,13 @@ pub(crate) struct PoolTable {
     /// Bounds on the way to a member.
     #[serde(default)]
     pub(crate) upstream: UpstreamTable,
+    /// What holds for ComfyUI servers alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) comfyui: Option<ComfyuiTable>,
     /// The members.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(required)]
     pub(crate) members: Vec<MemberTable>,
-}
-
-const fn max_wait() -> Text<Duration> {
-    Text(PoolSettings::MAX_WAIT)
 }
 
 const fn max_waiters() -> u32 {
@@ -245,8 +244,9 @@ pub(crate) struct MemberTable {
     #[serde(default = "weight")]
     pub(crate) weight: u16,
     /// Its tier; members of a higher tier are used only when none of a lower one can serve.
-    #[serde(default)]
-    pub(crate) tier: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = 0))]
+    pub(crate) tier: Option<u8>,
     /// What it can do, such as the models it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) labels: Vec<Text<Line>>,
@@ -256,12 +256,15 @@ pub(crate) struct MemberTable {
     /// Members of one group share one set of limits, so each of them has the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<Text<Line>>,
-    /// Requests at once; without it, any number.
+    /// Requests at once; without it, any number. For comfyui, `comfyui.prefetch` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_connections: Option<NonZeroU32>,
     /// `true` makes each address of the name in its URL a member, as DNS tells (http); otherwise it is one member.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) each_address: bool,
+    /// Where it is, such as `berlin` (comfyui): callers of the same zone come to it first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<Text<Name>>,
 }
 
 #[expect(
@@ -286,12 +289,13 @@ impl MemberTable {
             keys_env: None,
             keys_command: None,
             weight: member.weight,
-            tier: member.tier,
+            tier: Some(member.tier),
             labels: labels.map(|label| Text(Line(label.clone()))).collect(),
             limits: member.limits.clone().map(Text),
             group: member.group.clone().map(|group| Text(Line(group))),
             max_connections: member.max_connections,
             each_address: member.addresses == MemberAddresses::Each,
+            zone: member.zone.clone().map(|zone| Text(Name(zone))),
         }
     }
 }

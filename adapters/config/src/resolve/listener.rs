@@ -64,6 +64,7 @@ impl Resolver<'_> {
             lease_ttl: table
                 .lease_ttl
                 .map_or(ListenerSettings::LEASE_TTL, |it| it.0),
+            zones: self.zones(source, &at.key("zones"), table.zones),
         })
     }
 
@@ -84,6 +85,11 @@ impl Resolver<'_> {
                 "lease_ttl",
                 table.lease_ttl.is_some(),
                 (Serve::Leases, "leases"),
+            ),
+            (
+                "zones",
+                !table.zones.is_empty(),
+                (Serve::Comfyui, "comfyui"),
             ),
         ] {
             if is_there && serve != kind {

@@ -208,7 +208,7 @@ fn member(
         url,
         key,
         weight: table.weight,
-        tier: table.tier,
+        tier: table.tier.unwrap_or(0),
         labels: labels.collect(),
         limits: own_limits.or(limits),
         group: group.or_else(|| table.group.as_ref().map(|group| group.0.0.clone())),
@@ -217,6 +217,7 @@ fn member(
             true => MemberAddresses::Each,
             false => MemberAddresses::Any,
         },
+        zone: table.zone.as_ref().map(|zone| zone.0.0.clone()),
     }
 }
 

@@ -3,10 +3,12 @@
 //! Invariant: settings without mistakes name only pools that are there, and no name, address or key twice.
 
 mod caller;
+mod comfyui;
 mod listener;
 mod member;
 mod pool;
 
+pub(crate) use comfyui::set_shares;
 pub(crate) use pool::default_policy;
 
 use crate::callers::KeyHash;

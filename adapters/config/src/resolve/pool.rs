@@ -2,10 +2,10 @@
 //!
 //! Invariant: a pool without mistakes has a member that can serve, and members of one group have the same limits.
 
-use super::Resolver;
+use super::{Resolver, set_shares};
 use crate::error::Problem;
-use crate::file::{PoolTable, Text};
-use crate::settings::{ComfyuiSettings, Kind, MemberSettings, PoolSettings};
+use crate::file::{BreakerTable, HealthTable, PoolTable, Text};
+use crate::settings::{Kind, MemberSettings, PoolSettings};
 use crate::source::{At, Source};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::PanicThreshold;
@@ -22,8 +22,10 @@ impl Resolver<'_> {
     ) -> PoolSettings {
         // The schema requires the kind.
         let kind = table.kind.map_or(Kind::Http, |kind| kind.0);
-        let breaker = table.breaker.map(|table| table.build());
-        let health = table.health.map(|table| table.build());
+        let comfyui = self.comfyui(source, at, kind, table.comfyui);
+        let is_comfyui = kind == Kind::Comfyui;
+        let breaker = or_default(table.breaker, is_comfyui).map(|it: BreakerTable| it.build());
+        let health = or_default(table.health, is_comfyui).map(|it: HealthTable| it.build(kind));
         let outlier = table.outlier.map(|table| table.build());
         let slow_start = table.slow_start.map(|table| table.build());
         let panic_threshold = PanicThreshold::new(table.panic_threshold.0.0);
@@ -39,7 +41,11 @@ impl Resolver<'_> {
         );
         let at_members = at.key("members");
         let has_none = table.members.is_empty();
-        let members = self.members(source, &at_members, kind, table.members);
+        self.check_servers(source, &at_members, kind, comfyui, &table.members);
+        let mut members = self.members(source, &at_members, kind, table.members);
+        if is_comfyui {
+            set_shares(comfyui, members.iter_mut().map(|(_, member)| member));
+        }
         let is_idle = !members.is_empty() && members.iter().all(|(_, it)| it.weight == 0);
         if has_none || is_idle {
             let problem = if has_none {
@@ -54,7 +60,9 @@ impl Resolver<'_> {
             name: name.to_owned(),
             kind,
             policy: table.policy.map_or(default_policy(kind), |policy| policy.0),
-            max_wait: table.max_wait.0,
+            max_wait: table
+                .max_wait
+                .map_or(PoolSettings::default_max_wait(kind), |it| it.0),
             max_waiters: table.max_waiters,
             limits,
             breaker: self.built(source, &at.key("breaker"), breaker),
@@ -66,7 +74,7 @@ impl Resolver<'_> {
             retry: table.retry.build(),
             upstream: table.upstream.build(kind),
             members: members.into_iter().map(|(_, member)| member).collect(),
-            comfyui: ComfyuiSettings::default(),
+            comfyui,
         }
     }
 
@@ -117,6 +125,11 @@ impl Resolver<'_> {
             }
         }
     }
+}
+
+/// Returns the table, or the defaults where a kind of pool has them without one.
+fn or_default<T: Default>(table: Option<T>, has_default: bool) -> Option<T> {
+    table.or_else(|| has_default.then(T::default))
 }
 
 pub(crate) const fn default_policy(kind: Kind) -> Policy {

@@ -1,5 +1,6 @@
 //! Files as people write them: what they mean, and what is said of their mistakes.
 
+mod comfyui;
 mod example;
 mod files;
 mod members;

@@ -71,6 +71,7 @@ impl AddedBackend {
             group: None,
             max_connections: self.max_connections,
             addresses: MemberAddresses::Any,
+            zone: None,
         }
     }
 }
