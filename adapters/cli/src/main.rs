@@ -61,7 +61,7 @@ enum Command {
     Batch(Box<batch::Arguments>),
     /// Put one address in front of many servers: balanced, limited, health-checked.
     ///
-    /// Without --config and --backend, it balances over the demo's backends, which
+    /// Without --config, --backend, --openai and --comfyui, it balances over the demo's backends, which
     /// `leasehold testbed backends --ports 8001,8002,8003` serves.
     ///
     /// SIGHUP reads the settings again, SIGUSR1 opens the access log anew, SIGTERM or Ctrl-C ends
