@@ -315,8 +315,8 @@ impl BackendPool {
     }
 
     /// Returns a label that these members alone have; `None` if too many such sets are in use.
-    pub(crate) fn labels_of_set(&self, names: &[&str]) -> Option<Labels> {
-        let mut set: Vec<String> = names.iter().map(ToString::to_string).collect();
+    pub(crate) fn labels_of_set(&self, names: &[String]) -> Option<Labels> {
+        let mut set = names.to_vec();
         set.sort_unstable();
         let is_new = {
             let mut sets = lock(&self.live.sets);

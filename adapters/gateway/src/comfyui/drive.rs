@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use crate::worker::Worker;
 use core::time::Duration;
 use http::StatusCode;
+use leasehold_core::balance::stable_hash;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
     End, Look, Loss, Queue, Refused, ServerId, Step, Submission, entry_of, judge_refusal,
@@ -28,6 +29,8 @@ use tokio::time::{sleep, timeout};
 
 /// The pause after the pool could not take a request.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The pause between two looks at which servers may have a waiting job.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a lease is waited for under which a job of an earlier process runs.
 const FOR_RUNNING: Duration = Duration::from_secs(1);
 
@@ -124,16 +127,22 @@ impl Driver {
     }
 
     async fn wait_in_line(&self, wake: &tokio::sync::Notify) -> Got {
+        if let Some(lease) = self.lease_nearby().await {
+            return Got::Lease(lease);
+        }
         loop {
             let Some(pool) = self.pool() else {
                 // The pool was taken away by a reload; its jobs wait until it is back.
                 sleep(PAUSE).await;
                 continue;
             };
-            let request = match self.request(&pool) {
-                Some(Ok(request)) => request,
-                Some(Err(NoServer)) => return Got::NoneLeft,
+            let names = match self.servers(&pool) {
+                Some(names) if names.is_empty() => return Got::NoneLeft,
+                Some(names) => names,
                 None => return Got::Nothing,
+            };
+            let Some(request) = self.request(&pool, &names) else {
+                return Got::Nothing;
             };
             let mut acquiring = core::pin::pin!(pool.pool().acquire_with(request));
             let refused = loop {
@@ -141,7 +150,7 @@ impl Driver {
                     biased;
                     acquired = &mut acquiring => match acquired {
                         Ok(lease) => return Got::Lease(lease),
-                        Err(refused) => break refused,
+                        Err(refused) => break Some(refused),
                     },
                     () = wake.notified() => {
                         let is_over = self.tell(|record, _| record.machine.end().is_some());
@@ -149,62 +158,85 @@ impl Driver {
                             return Got::Nothing;
                         }
                     }
+                    // Servers come, go and learn; a job whose servers are the same keeps its place.
+                    () = sleep(LOOK_AGAIN) => {
+                        if self.servers(&pool).as_ref() != Some(&names) {
+                            break None;
+                        }
+                    }
                 }
             };
             match refused {
-                AcquireError::Closed => {
+                None => {}
+                Some(AcquireError::Closed) => {
                     self.shared.successor(&pool).await;
                 }
-                _ => sleep(PAUSE).await,
+                Some(_) => sleep(PAUSE).await,
             }
         }
     }
 
-    /// Makes the job's request of the pool: which servers may have it, and when it is its turn. `None` if it is over.
-    fn request(&self, pool: &BackendPool) -> Option<Result<Request, NoServer>> {
+    /// Takes a server of the caller's zone, if one is free.
+    async fn lease_nearby(&self) -> Option<Lease<Backend>> {
+        let pool = self.pool()?;
+        let zone = self.tell(|record, _| record.zone.clone())??;
+        let mut names = self.servers(&pool)?;
+        let members = &pool.settings().members;
+        names.retain(|name| {
+            let mut members = members.iter();
+            members.any(|member| member.name == *name && member.zone.as_ref() == Some(&zone))
+        });
+        if names.is_empty() {
+            return None;
+        }
+        let now = pool.pool().blocking().now();
+        let request = self.request(&pool, &names)?.deadline(now);
+        pool.pool().acquire_with(request).await.ok()
+    }
+
+    /// The servers that may have the job: none that lacks what it needs, and if possible none that has lost it. `None` if
+    /// the job is over.
+    fn servers(&self, pool: &BackendPool) -> Option<Vec<String>> {
+        let up = up(pool);
+        let state = self.hub.state();
+        let record = state.jobs.get(&self.id)?;
+        let is_among = |name: &str, ids: &[ServerId]| {
+            let mut servers = ids.iter().filter_map(|id| state.server(*id));
+            servers.any(|server| server.name == name)
+        };
+        let machine = &record.machine;
+        let lost: Vec<ServerId> = machine.lost_at().iter().map(|(id, _)| *id).collect();
+        let may = |name: &str| {
+            let is_wanted = record.wanted.as_deref().is_none_or(|wanted| wanted == name);
+            let server = state.servers.named(name);
+            is_wanted
+                && !is_among(name, machine.refused_by())
+                && server.is_none_or(|server| server.may_run(&record.prompt))
+        };
+        let members = pool.settings().members.iter().map(|member| &member.name);
+        let names: Vec<String> = members.filter(|name| may(name)).cloned().collect();
+        let is_other = |name: &&String| up.contains(*name) && !is_among(name, &lost);
+        let others: Vec<String> = names.iter().filter(is_other).cloned().collect();
+        Some(match others.is_empty() || lost.is_empty() {
+            true => names,
+            false => others,
+        })
+    }
+
+    /// Makes the job's request for one of these servers; `None` if the job is over.
+    fn request(&self, pool: &BackendPool, names: &[String]) -> Option<Request> {
         let state = self.hub.state();
         let record = state.jobs.get(&self.id)?;
         let prompt = &record.prompt;
-        let flow = leasehold_core::balance::stable_hash(
-            prompt.client_id.as_deref().unwrap_or_default().as_bytes(),
-        );
+        let client = prompt.client_id.as_deref().unwrap_or_default();
         let request = Request::new()
             .class(prompt.class())
             .priority(prompt.priority())
-            .flow(record.owner ^ flow);
-        let named = |ids: &mut dyn Iterator<Item = ServerId>| -> BTreeSet<String> {
-            ids.filter_map(|id| state.servers.name(id)).collect()
-        };
-        let refused = named(&mut record.machine.refused_by().iter().copied());
-        let lost = named(&mut record.machine.lost_at().iter().map(|(id, _)| *id));
-        let all: Vec<&str> = pool
-            .settings()
-            .members
-            .iter()
-            .map(|member| &*member.name)
-            .collect();
-        let may = |name: &str| {
-            let is_wanted = record.wanted.as_deref().is_none_or(|wanted| wanted == name);
-            let known = state.servers.named(name);
-            is_wanted
-                && !refused.contains(name)
-                && known.is_none_or(|server| server.may_run(prompt))
-        };
-        let candidates: Vec<&str> = all.iter().copied().filter(|name| may(name)).collect();
-        if candidates.is_empty() {
-            return Some(Err(NoServer));
-        }
-        let is_up = up(pool);
-        let other = |name: &&str| !lost.contains(*name) && is_up.contains(*name);
-        let others: Vec<&str> = candidates.iter().copied().filter(other).collect();
-        let chosen = match others.is_empty() || lost.is_empty() {
-            true => candidates,
-            false => others,
-        };
-        if chosen.len() == all.len() {
-            return Some(Ok(request));
-        }
-        Some(Ok(restricted(pool, request, &chosen)))
+            .flow(record.owner ^ stable_hash(client.as_bytes()));
+        Some(match names.len() == pool.settings().members.len() {
+            true => request,
+            false => restricted(pool, request, names),
+        })
     }
 
     /// Submits the job to the server under whose lease it is.
@@ -213,13 +245,7 @@ impl Driver {
             return;
         };
         let answer = self.post(server, held.lease.payload()).await;
-        let told = self.tell(|record, now| {
-            record.machine.answered(now, server, answer);
-            record.machine.lost_at().len()
-        });
-        if told.is_some() && answer == Submission::Unsent {
-            held.lease.note_failure(&"it can't be connected to");
-        }
+        self.tell(|record, now| record.machine.answered(now, server, answer));
     }
 
     async fn post(&self, server: ServerId, backend: &Arc<Backend>) -> Submission {
@@ -455,9 +481,6 @@ fn refusal_body(kind: &str, text: &str) -> Value {
     json!({"error": {"type": kind, "message": text, "details": ""}, "node_errors": {}})
 }
 
-/// No server is left that may have what a job needs.
-struct NoServer;
-
 /// Looks for a job: in the history, in the queue, and in the history again, which it may have reached meanwhile.
 async fn look_for(call: &Call<'_>, id: &str) -> Result<(Look, Option<Value>), CallError> {
     let path = format!("/history/{id}");
@@ -516,7 +539,7 @@ pub(super) fn up(pool: &BackendPool) -> BTreeSet<String> {
 }
 
 /// Restricts a request to some members.
-fn restricted(pool: &BackendPool, request: Request, names: &[&str]) -> Request {
+fn restricted(pool: &BackendPool, request: Request, names: &[String]) -> Request {
     if let Some(labels) = pool.labels_of_set(names) {
         return request.labels(labels);
     }
@@ -525,10 +548,11 @@ fn restricted(pool: &BackendPool, request: Request, names: &[&str]) -> Request {
     let rest: Vec<MemberId> = sync
         .members()
         .into_iter()
-        .filter(|(_, backend)| !names.contains(&backend.name()))
+        .filter(|(_, backend)| !names.iter().any(|name| name == backend.name()))
         .map(|(id, _)| id)
         .collect();
-    match sync.alternative(&request, &rest) {
+    let first = names.first().and_then(|name| sync.member(name));
+    match sync.alternative(&request, &rest).or(first) {
         Some(member) => request.pin(member),
         None => request,
     }

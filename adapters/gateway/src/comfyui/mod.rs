@@ -251,16 +251,12 @@ impl Served<'_> {
         let headers = &self.asked.parts.headers;
         match bare {
             "/prompt" => {
-                let wanted = self.query.get("server");
-                return submit::submit(
-                    hub,
-                    self.pool,
-                    owner,
-                    headers,
-                    wanted.as_deref(),
-                    None,
-                    &body,
-                );
+                let zone = |client| self.asked.listener.settings().zone_of(client);
+                let choice = submit::Choice {
+                    server: self.query.get("server"),
+                    zone: self.asked.client.and_then(zone).map(ToOwned::to_owned),
+                };
+                return submit::submit(hub, self.pool, owner, choice.told(headers), &body);
             }
             "/queue" => lists::remove_waiting(hub, owner, &Removal::read(&body)?),
             "/history" => lists::remove_ended(hub, owner, &Removal::read(&body)?)?,

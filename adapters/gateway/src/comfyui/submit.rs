@@ -17,38 +17,57 @@ use std::sync::Arc;
 const SERVER: HeaderName = HeaderName::from_static("x-leasehold-server");
 const ZONE: HeaderName = HeaderName::from_static("x-leasehold-zone");
 
+/// Which servers a caller prefers.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    /// The only one that may have its job.
+    pub(super) server: Option<String>,
+    /// Where those are that come first.
+    pub(super) zone: Option<String>,
+}
+
+impl Choice {
+    /// Takes what the caller's headers say in place of what is known otherwise.
+    pub(super) fn told(self, headers: &HeaderMap) -> Self {
+        let told = |name: &HeaderName| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some(value.to_owned())
+        };
+        Self {
+            server: told(&SERVER).or(self.server),
+            zone: told(&ZONE).or(self.zone),
+        }
+    }
+}
+
 /// Accepts a job.
 pub(super) fn submit(
     hub: &Hub,
     pool: &BackendPool,
     owner: u64,
-    headers: &HeaderMap,
-    wanted: Option<&str>,
-    zone: Option<String>,
+    choice: Choice,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, Refusal> {
     let prompt = match Prompt::read(body) {
         Ok(prompt) => prompt,
         Err(error) => return Ok(with_status(StatusCode::BAD_REQUEST, &error.body())),
     };
-    let told = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let wanted = told(&SERVER).or(wanted).map(ToOwned::to_owned);
-    if let Some(wanted) = &wanted {
+    if let Some(wanted) = &choice.server {
         check_wanted(pool, wanted)?;
     }
     {
         let state = hub.state();
         check_room(&state, pool)?;
         check_id(&state, &prompt, owner)?;
-        if let Some(refusal) = refusal(&state, &prompt, wanted.as_deref()) {
+        if let Some(refusal) = refusal(&state, &prompt, choice.server.as_deref()) {
             return Ok(with_status(StatusCode::BAD_REQUEST, &refusal));
         }
     }
     let new = NewJob {
         prompt,
         owner,
-        wanted,
-        zone: told(&ZONE).map(ToOwned::to_owned).or(zone),
+        wanted: choice.server,
+        zone: choice.zone,
     };
     let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
     Ok(ok(
