@@ -10,6 +10,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod charges;
+pub mod comfyui;
 pub mod config;
 pub mod failure;
 pub mod forecast;

@@ -1,6 +1,7 @@
 //! Properties of the core, each checked against the oracle of its model, and the replay of fuzz corpora.
 
 mod balance;
+mod comfyui;
 mod config;
 mod corpus;
 mod failure;

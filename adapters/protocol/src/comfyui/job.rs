@@ -140,6 +140,8 @@ pub enum Step {
 pub struct Job {
     config: JobConfig,
     state: State,
+    /// The latest tick that it was told: time that runs backwards is clamped.
+    latest: Tick,
     is_cancelled: bool,
     refused_by: Vec<ServerId>,
     lost_at: Vec<(ServerId, Loss)>,
@@ -156,6 +158,8 @@ enum State {
     Submitting {
         server: ServerId,
         is_asked: bool,
+        /// Whether an event came before the answer.
+        has_news: bool,
     },
     Placed(Placed),
     Ended {
@@ -186,6 +190,7 @@ impl Job {
                 from: Tick::from_nanos(0),
                 is_asked: false,
             },
+            latest: Tick::ZERO,
             is_cancelled: false,
             refused_by: Vec::new(),
             lost_at: Vec::new(),
@@ -198,6 +203,7 @@ impl Job {
     pub fn placed(config: JobConfig, now: Tick, server: ServerId, lost_before: u32) -> Self {
         let mut job = Self::new(config);
         job.config.redo = config.redo.saturating_sub(lost_before);
+        job.latest = now;
         job.state = State::Placed(Placed::new(now, server, true));
         job.look_soon(now, server);
         job
@@ -251,12 +257,14 @@ impl Job {
 
     /// A server was granted: the job holds a lease of it.
     pub fn granted(&mut self, now: Tick, server: ServerId) {
+        let now = self.clamp(now);
         if let State::Waiting { is_asked: true, .. } = self.state {
-            self.state = State::Submitting {
-                server,
-                is_asked: false,
-            };
-            self.handle_timeout(now);
+            // It may still have the job, which must not run there twice.
+            if self.has_lost(server) {
+                self.state = State::Placed(Placed::check(now, server));
+            } else {
+                self.submit(server);
+            }
         }
     }
 
@@ -272,22 +280,33 @@ impl Job {
 
     /// A server has answered its submission.
     pub fn answered(&mut self, now: Tick, server: ServerId, answer: Submission) {
-        let State::Submitting { server: asked, .. } = self.state else {
+        let State::Submitting {
+            server: asked,
+            has_news,
+            ..
+        } = self.state
+        else {
             return;
         };
         if asked != server {
             return;
         }
+        let now = self.clamp(now);
         match answer {
             Submission::Accepted | Submission::Unsure => {
                 let is_sure = answer == Submission::Accepted;
-                let mut placed = Placed::new(now, server, is_sure);
+                let placed = Placed::new(now, server, is_sure);
+                let mut placed = placed.after_loss(self.has_lost(server));
                 if self.is_cancelled {
-                    placed.withdraw(now);
-                } else if !is_sure {
+                    placed.cancel(now);
+                } else if !is_sure || has_news {
                     placed.look_at(now);
                 }
                 self.state = State::Placed(placed);
+            }
+            // It was granted again, so that no other is left.
+            Submission::RefusedHere if self.refused_by.contains(&server) => {
+                self.finish(End::Refused);
             }
             Submission::RefusedHere => {
                 self.refused_by.push(server);
@@ -300,46 +319,50 @@ impl Job {
 
     /// An event of the server shows that the job runs there and goes on.
     pub fn progressed(&mut self, now: Tick, server: ServerId) {
-        if let State::Placed(placed) = &mut self.state
-            && placed.server == server
-        {
-            placed.progressed(now);
+        let now = self.clamp(now);
+        match self.state_at(server) {
+            Some(State::Placed(placed)) => placed.progressed(now),
+            Some(State::Submitting { has_news, .. }) => *has_news = true,
+            Some(State::Waiting { .. } | State::Ended { .. }) | None => {}
         }
     }
 
     /// Something may have happened to the job: an event of its end, or a connection that was lost.
     pub fn look_soon(&mut self, now: Tick, server: ServerId) {
-        if let State::Placed(placed) = &mut self.state
-            && placed.server == server
-        {
-            placed.look_at(now);
+        let now = self.clamp(now);
+        match self.state_at(server) {
+            Some(State::Placed(placed)) => placed.look_at(now),
+            Some(State::Submitting { has_news, .. }) => *has_news = true,
+            Some(State::Waiting { .. } | State::Ended { .. }) | None => {}
         }
     }
 
     /// A look at a server has shown this.
     pub fn looked(&mut self, now: Tick, server: ServerId, look: Look) {
-        let State::Placed(placed) = &mut self.state else {
-            return;
-        };
-        if placed.server != server {
-            return;
+        let (now, config) = (self.clamp(now), self.config);
+        if let Some(State::Placed(placed)) = self.state_at(server) {
+            let found = placed.looked(now, &config, look);
+            self.settle(now, server, found);
         }
-        let found = placed.looked(now, &self.config, look);
-        self.settle(now, server, found);
     }
 
     /// The caller takes the job back. One that runs is interrupted; the server then says how it ended.
     pub fn cancel(&mut self, now: Tick) {
+        let now = self.clamp(now);
         self.is_cancelled = true;
         match &mut self.state {
-            State::Waiting { .. } => self.finish(End::Cancelled),
-            State::Placed(placed) => placed.withdraw(now),
+            State::Waiting { .. }
+            | State::Submitting {
+                is_asked: false, ..
+            } => self.finish(End::Cancelled),
+            State::Placed(placed) => placed.cancel(now),
             State::Submitting { .. } | State::Ended { .. } => {}
         }
     }
 
     /// Applies what is due by now; early or repeated calls have no effect.
     pub fn handle_timeout(&mut self, now: Tick) {
+        let now = self.clamp(now);
         if let State::Placed(placed) = &mut self.state {
             let (server, found) = (placed.server, placed.handle_timeout(now, &self.config));
             self.settle(now, server, found);
@@ -364,12 +387,15 @@ impl Job {
     /// Returns what is to be done now, each once.
     #[must_use]
     pub fn poll_step(&mut self, now: Tick) -> Option<Step> {
+        let now = self.clamp(now);
         match &mut self.state {
             State::Waiting { from, is_asked } => (!*is_asked && *from <= now).then(|| {
                 *is_asked = true;
                 Step::Acquire
             }),
-            State::Submitting { server, is_asked } => (!*is_asked).then(|| {
+            State::Submitting {
+                server, is_asked, ..
+            } => (!*is_asked).then(|| {
                 *is_asked = true;
                 Step::Submit(*server)
             }),
@@ -389,8 +415,8 @@ impl Job {
         match found {
             Found::Nothing => {}
             Found::Ended(ended) => self.finish(End::OnServer(server, ended)),
-            Found::Gone if self.is_cancelled => self.finish(End::Cancelled),
             // It was never there, so that nothing is done twice.
+            Found::Gone if self.is_check() && !self.is_cancelled => self.submit(server),
             Found::Gone => self.wait_longer(now),
             Found::Lost(_) if self.is_cancelled => self.finish(End::Cancelled),
             Found::Lost(loss) => {
@@ -403,6 +429,32 @@ impl Job {
                 }
             }
         }
+    }
+
+    /// Where it is or may be, if that is this server.
+    fn state_at(&mut self, server: ServerId) -> Option<&mut State> {
+        (self.server() == Some(server)).then_some(&mut self.state)
+    }
+
+    fn has_lost(&self, server: ServerId) -> bool {
+        self.lost_at.iter().any(|(at, _)| *at == server)
+    }
+
+    fn is_check(&self) -> bool {
+        matches!(&self.state, State::Placed(placed) if placed.is_check)
+    }
+
+    fn clamp(&mut self, now: Tick) -> Tick {
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+
+    fn submit(&mut self, server: ServerId) {
+        self.state = State::Submitting {
+            server,
+            is_asked: false,
+            has_news: false,
+        };
     }
 
     /// Waits in line again after a pause, which grows with each submission that came to nothing.

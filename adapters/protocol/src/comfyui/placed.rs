@@ -5,7 +5,7 @@
 
 use super::job::{Ended, JobConfig, Look, Loss, ServerId};
 use core::time::Duration;
-use leasehold_core::time::{Tick, earliest};
+use leasehold_core::time::Tick;
 
 /// The shortest pause between two looks that find nothing: a submission may still be on its way.
 const CONFIRM: Duration = Duration::from_millis(500);
@@ -15,6 +15,10 @@ const CONFIRM: Duration = Duration::from_millis(500);
 pub(super) struct Placed {
     pub(super) server: ServerId,
     pub(super) is_running: bool,
+    /// Whether it is submitted only once looks have found the server without it.
+    pub(super) is_check: bool,
+    /// Whether the server has lost the job before, so that its history may tell of that time.
+    was_lost: bool,
     /// Whether the server has said that it has the job.
     is_sure: bool,
     /// When the server was last heard of the job.
@@ -28,8 +32,12 @@ pub(super) struct Placed {
     /// Why and since when it is taken from the server, if it is; the caller's wish is no reason of these.
     leaves: Option<(Loss, Tick)>,
     must_withdraw: bool,
+    /// Whether the caller has taken it back.
+    is_cancelled: bool,
     /// `None` while a look is under way.
     look: Option<Tick>,
+    /// When the look under way was asked for.
+    asked: Tick,
     /// Whether another look is due after the one under way.
     looks_again: bool,
 }
@@ -58,6 +66,8 @@ impl Placed {
         Self {
             server,
             is_running: false,
+            is_check: false,
+            was_lost: false,
             is_sure,
             sign: now,
             progress: now,
@@ -65,9 +75,25 @@ impl Placed {
             idle: None,
             leaves: None,
             must_withdraw: false,
+            is_cancelled: false,
             look: Some(now.saturating_add(CONFIRM)),
+            asked: now,
             looks_again: false,
         }
+    }
+
+    /// A job that is back at a server that has lost it, and may still have it.
+    pub(super) fn check(now: Tick, server: ServerId) -> Self {
+        Self {
+            is_check: true,
+            look: Some(now),
+            ..Self::new(now, server, false).after_loss(true)
+        }
+    }
+
+    /// Says whether the server has lost the job before.
+    pub(super) fn after_loss(self, was_lost: bool) -> Self {
+        Self { was_lost, ..self }
     }
 
     pub(super) fn progressed(&mut self, now: Tick) {
@@ -86,7 +112,9 @@ impl Placed {
         }
     }
 
-    pub(super) fn withdraw(&mut self, now: Tick) {
+    /// Takes it back from the server, as its caller wishes.
+    pub(super) fn cancel(&mut self, now: Tick) {
+        self.is_cancelled = true;
         self.must_withdraw = true;
         self.look_at(now);
     }
@@ -109,12 +137,13 @@ impl Placed {
         let is_due = self.look.is_some_and(|look| look <= now);
         is_due.then(|| {
             self.look = None;
+            self.asked = now;
             Next::Look
         })
     }
 
     pub(super) fn handle_timeout(&self, now: Tick, config: &JobConfig) -> Found {
-        let is_over = |since: Tick| now.since(since) >= config.lost_after;
+        let is_over = |since: Tick| since.saturating_add(config.lost_after) <= now;
         match self.leaves {
             // A worker that is dead does not obey: the job stays there, and goes on nowhere.
             Some((loss, since)) if is_over(since) => Found::Lost(loss),
@@ -124,65 +153,81 @@ impl Placed {
     }
 
     pub(super) fn looked(&mut self, now: Tick, config: &JobConfig, look: Look) -> Found {
+        // The answer to no look says nothing of the present.
+        if self.look.is_some() {
+            return Found::Nothing;
+        }
         let found = self.judge(now, config, look);
         let pause = match self.absent {
             Some(_) => CONFIRM,
             None => config.poll,
         };
-        let next = now.saturating_add(pause);
-        self.look = match core::mem::take(&mut self.looks_again) {
-            true => Some(now),
-            false => earliest(self.look, Some(next)),
-        };
+        self.look = Some(match core::mem::take(&mut self.looks_again) {
+            true => now,
+            false => now.saturating_add(pause),
+        });
         found
     }
 
     fn judge(&mut self, now: Tick, config: &JobConfig, look: Look) -> Found {
         match look {
-            Look::NoAnswer => return self.handle_timeout(now, config),
-            // One that was taken from the server was interrupted for that.
-            Look::Ended(ended) => {
-                return match (ended, self.leaves) {
-                    (Ended::Interrupted, Some((loss, _))) => Found::Lost(loss),
-                    (Ended::Succeeded | Ended::Failed | Ended::Interrupted, _) => {
-                        Found::Ended(ended)
-                    }
-                };
-            }
+            Look::NoAnswer => {}
+            Look::Ended(ended) => return self.has_ended(now, ended),
             Look::Absent => return self.is_absent(now),
-            Look::Running | Look::Waiting { .. } => {}
-        }
-        self.is_sure = true;
-        self.absent = None;
-        self.sign = self.sign.max(now);
-        if let Look::Waiting { is_idle } = look {
-            self.is_running = false;
-            self.progress = self.progress.max(now);
-            self.idle = is_idle.then(|| self.idle.unwrap_or(now));
-        } else {
-            self.is_running = true;
-            self.idle = None;
-        }
-        let idles = self
-            .idle
-            .is_some_and(|idle| now.since(idle) >= config.idle_after);
-        let stalls = now.since(self.progress) >= config.stalled_after;
-        let loss = match (idles, stalls) {
-            (true, _) => Some(Loss::DeadWorker),
-            (false, true) => Some(Loss::Stalled),
-            (false, false) => None,
-        };
-        if let (Some(loss), None) = (loss, self.leaves) {
-            self.leaves = Some((loss, now));
-            self.must_withdraw = true;
-            self.looks_again = true;
+            Look::Running => {
+                self.is_running = true;
+                self.idle = None;
+                self.is_there(now, config);
+            }
+            Look::Waiting { is_idle } => {
+                self.is_running = false;
+                self.progress = self.progress.max(now);
+                self.idle = is_idle.then(|| self.idle.unwrap_or(now));
+                self.is_there(now, config);
+            }
         }
         self.handle_timeout(now, config)
     }
 
+    /// A look has shown it there: it is withdrawn if it makes no progress, and again if it was to be withdrawn.
+    fn is_there(&mut self, now: Tick, config: &JobConfig) {
+        self.is_sure = true;
+        self.absent = None;
+        self.sign = self.sign.max(now);
+        let idles = |since| now.since(since) >= config.idle_after;
+        let loss = if self.idle.is_some_and(idles) {
+            Some(Loss::DeadWorker)
+        } else if now.since(self.progress) >= config.stalled_after {
+            Some(Loss::Stalled)
+        } else {
+            None
+        };
+        match (self.leaves, loss) {
+            (None, Some(loss)) => {
+                self.leaves = Some((loss, now));
+                self.must_withdraw = true;
+                self.looks_again = true;
+            }
+            // The submission was still on its way when it was withdrawn, or the server heard nothing.
+            (Some(_), _) => self.must_withdraw = true,
+            (None, None) => self.must_withdraw |= self.is_cancelled,
+        }
+    }
+
+    fn has_ended(&mut self, now: Tick, ended: Ended) -> Found {
+        match (ended, self.leaves) {
+            // One that was taken from the server was interrupted for that.
+            (Ended::Interrupted, Some((loss, _))) => Found::Lost(loss),
+            // So was one that the server had before, and this one has not begun.
+            (Ended::Interrupted, None) if self.was_lost && !self.is_sure => self.is_absent(now),
+            (Ended::Succeeded | Ended::Failed | Ended::Interrupted, _) => Found::Ended(ended),
+        }
+    }
+
     fn is_absent(&mut self, now: Tick) -> Found {
         let since = *self.absent.get_or_insert(now);
-        if now.since(since) < CONFIRM {
+        // The answer may be slow: what it shows is as old as the question.
+        if self.asked.since(since) < CONFIRM {
             return Found::Nothing;
         }
         match (self.leaves, self.is_sure) {

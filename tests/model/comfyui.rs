@@ -1,0 +1,5 @@
+//! ComfyUI servers: a job against a world of them, and readers of what they say.
+
+pub mod job;
+mod oracle;
+mod world;
