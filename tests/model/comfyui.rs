@@ -2,4 +2,5 @@
 
 pub mod job;
 mod oracle;
+pub mod read;
 mod world;

@@ -250,16 +250,19 @@ impl Run {
     fn apply(&mut self, op: Op) {
         let server_of = |number: u8| u32::from(number) % self.setup.servers();
         match op {
-            Op::Grant(which) => self.grant(which),
+            Op::Grant(which) => {
+                self.grant(which);
+                // Sometimes before the job is submitted.
+                if (224..240).contains(&which) {
+                    self.cancel();
+                }
+            }
             Op::NoneLeft => self.none_left(),
             Op::Submit(delivery) => self.settle_submission(delivery),
             Op::ReadQueue => self.read_queue(),
             Op::AnswerLook { lost } => self.answer_look(lost % 8 == 0),
             Op::Event { server, is_over } => self.event(server_of(server), is_over),
-            Op::Cancel => {
-                self.job.cancel(self.shown());
-                self.oracle.cancelled(self.now);
-            }
+            Op::Cancel => self.cancel(),
             Op::Fault(server, fault) => {
                 let server = server_of(server);
                 self.world.fault(self.now, server, fault);
@@ -393,9 +396,13 @@ impl Run {
         }
         self.oracle.restarted(self.now, server, self.losses_before);
         if self.oracle.is_cancelled {
-            self.job.cancel(self.shown());
-            self.oracle.cancelled(self.now);
+            self.cancel();
         }
+    }
+
+    fn cancel(&mut self) {
+        self.job.cancel(self.shown());
+        self.oracle.cancelled(self.now);
     }
 
     /// Carries out the steps that are due.

@@ -53,8 +53,8 @@ struct Stay {
     is_accepted: bool,
     /// Whether it is submitted only if looks find the server without it.
     is_check: bool,
-    /// Whether the server has lost the job before.
-    was_lost: bool,
+    /// Whether it was withdrawn there before.
+    was_withdrawn: bool,
     told: Vec<Told>,
     /// When the look under way was asked for.
     asked: Option<u64>,
@@ -80,7 +80,7 @@ impl Stay {
             began,
             is_accepted,
             is_check: false,
-            was_lost: false,
+            was_withdrawn: false,
             told: Vec::new(),
             asked: None,
             leaves: None,
@@ -236,12 +236,18 @@ impl Oracle {
         }
         if self.lost_at.iter().any(|(at, _)| *at == server) {
             let mut stay = Stay::new(now, server, false);
-            (stay.is_check, stay.was_lost) = (true, true);
+            stay.is_check = true;
+            stay.was_withdrawn = self.was_withdrawn(server);
             stay.told.push(Told::Wish(now));
             self.state = State::Placed(stay);
         } else {
             self.submit(server);
         }
+    }
+
+    fn was_withdrawn(&self, server: ServerId) -> bool {
+        let all = [Loss::Stalled, Loss::DeadWorker].map(|loss| (server, loss));
+        all.iter().any(|one| self.lost_at.contains(one))
     }
 
     fn submit(&mut self, server: ServerId) {
@@ -268,7 +274,7 @@ impl Oracle {
         };
         if may_have(answer) {
             let mut stay = Stay::new(now, server, answer == Submission::Accepted);
-            stay.was_lost = self.lost_at.iter().any(|(at, _)| *at == server);
+            stay.was_withdrawn = self.was_withdrawn(server);
             if has_news || answer == Submission::Unsure || self.is_cancelled {
                 stay.told.push(Told::Wish(now));
             }
@@ -316,7 +322,7 @@ impl Oracle {
         let look = match look {
             // That is how its server's worker obeyed when the job was taken from it before.
             Look::Ended(Ended::Interrupted)
-                if stay.was_lost && stay.leaves.is_none() && !stay.is_sure() =>
+                if stay.was_withdrawn && stay.leaves.is_none() && !stay.is_sure() =>
             {
                 Look::Absent
             }

@@ -261,7 +261,8 @@ impl Job {
         if let State::Waiting { is_asked: true, .. } = self.state {
             // It may still have the job, which must not run there twice.
             if self.has_lost(server) {
-                self.state = State::Placed(Placed::check(now, server));
+                let placed = Placed::check(now, server).after(&self.lost_at);
+                self.state = State::Placed(placed);
             } else {
                 self.submit(server);
             }
@@ -296,7 +297,7 @@ impl Job {
             Submission::Accepted | Submission::Unsure => {
                 let is_sure = answer == Submission::Accepted;
                 let placed = Placed::new(now, server, is_sure);
-                let mut placed = placed.after_loss(self.has_lost(server));
+                let mut placed = placed.after(&self.lost_at);
                 if self.is_cancelled {
                     placed.cancel(now);
                 } else if !is_sure || has_news {

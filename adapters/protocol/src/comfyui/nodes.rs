@@ -3,7 +3,7 @@
 //! Invariant: a prompt is refused only for what its server would surely refuse: a type that it has not, a graph without
 //! outputs, a value that is in no list.
 
-use super::prompt::{Prompt, error_body, node_fact, value_fact};
+use super::prompt::{Prompt, error_body, names_folder, node_fact, value_fact};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 
@@ -44,11 +44,7 @@ impl NodeInfo {
                 continue;
             };
             for (input, value) in node["inputs"].as_object().into_iter().flatten() {
-                let choices = class.choices.get(input);
-                let value = value.as_str();
-                if let (Some(choices), Some(value)) = (choices, value)
-                    && !choices.contains(value)
-                {
+                if let Some(value) = class.unlisted(input, value) {
                     lacks.push(value_fact(name, input, value));
                 }
             }
@@ -110,11 +106,7 @@ impl NodeInfo {
             };
             let mut errors = Vec::new();
             for (input, value) in node["inputs"].as_object().into_iter().flatten() {
-                let (Some(choices), Some(value)) = (class.choices.get(input), value.as_str())
-                else {
-                    continue;
-                };
-                if !choices.contains(value) {
+                if let Some(value) = class.unlisted(input, value) {
                     let text = format!("{input}: '{value}' not in the lists of all servers");
                     details.push(format!("Value not in list: {text}"));
                     errors.push(json!({
@@ -156,12 +148,18 @@ impl NodeInfo {
 }
 
 impl Class {
+    /// The value of an input, if there is a list of its values that has it not.
+    fn unlisted<'a>(&self, input: &str, value: &'a Value) -> Option<&'a str> {
+        let (choices, value) = (self.choices.get(input)?, value.as_str()?);
+        (!choices.contains(value) && !names_folder(value)).then_some(value)
+    }
+
     fn read(info: &Value) -> Self {
         let mut choices = HashMap::new();
         for kind in ["required", "optional"] {
             for (input, config) in info["input"][kind].as_object().into_iter().flatten() {
-                // A list that can be loaded from elsewhere, or has no value yet, says nothing.
-                if let Some(values) = list_of(config).filter(|values| !values.is_empty()) {
+                // An empty list refuses every value, as the others do.
+                if let Some(values) = list_of(config) {
                     let values = values.iter().filter_map(Value::as_str);
                     choices.insert(input.clone(), values.map(ToOwned::to_owned).collect());
                 }
@@ -196,32 +194,34 @@ fn is_upload(info: &Value, input: &str) -> bool {
 }
 
 fn merge_choices(known: &mut Value, other: &Value) {
-    for kind in ["required", "optional"] {
-        let Some(inputs) = other["input"][kind].as_object() else {
-            continue;
-        };
-        for (input, config) in inputs {
-            let Some(values) = list_of(config) else {
-                continue;
-            };
-            let Some(mine) = known
-                .get_mut("input")
-                .and_then(|it| it.get_mut(kind))
-                .and_then(|it| it.get_mut(input))
-            else {
-                continue;
-            };
-            let list = match mine[0].is_array() {
-                true => mine.get_mut(0),
-                false => mine.get_mut(1).and_then(|it| it.get_mut("options")),
-            };
-            if let Some(Value::Array(list)) = list {
-                let new: Vec<Value> = values
-                    .iter()
-                    .filter(|it| !list.contains(it))
-                    .cloned()
-                    .collect();
-                list.extend(new);
+    for inputs in [&other["input"]["required"], &other["input"]["optional"]] {
+        for (input, config) in inputs.as_object().into_iter().flatten() {
+            for kind in ["required", "optional"] {
+                if let Some(values) = list_of(config) {
+                    let mine = known.get_mut("input").and_then(|it| it.get_mut(kind));
+                    add_choices(mine.and_then(|it| it.get_mut(input)), values);
+                }
+            }
+        }
+    }
+}
+
+/// Adds values to the list of an input that has one, in the words of either age.
+fn add_choices(config: Option<&mut Value>, values: &[Value]) {
+    let Some(Value::Array(config)) = config else {
+        return;
+    };
+    let list = match config.split_first_mut() {
+        Some((Value::Array(list), _)) => Some(list),
+        Some((Value::String(kind), [options, ..])) if kind == "COMBO" => {
+            options.get_mut("options").and_then(Value::as_array_mut)
+        }
+        Some(_) | None => None,
+    };
+    if let Some(list) = list {
+        for value in values {
+            if !list.contains(value) {
+                list.push(value.clone());
             }
         }
     }

@@ -17,8 +17,8 @@ pub(super) struct Placed {
     pub(super) is_running: bool,
     /// Whether it is submitted only once looks have found the server without it.
     pub(super) is_check: bool,
-    /// Whether the server has lost the job before, so that its history may tell of that time.
-    was_lost: bool,
+    /// Whether it was withdrawn from the server before, so that an interruption in the history may be of that time.
+    was_withdrawn: bool,
     /// Whether the server has said that it has the job.
     is_sure: bool,
     /// When the server was last heard of the job.
@@ -67,7 +67,7 @@ impl Placed {
             server,
             is_running: false,
             is_check: false,
-            was_lost: false,
+            was_withdrawn: false,
             is_sure,
             sign: now,
             progress: now,
@@ -87,13 +87,19 @@ impl Placed {
         Self {
             is_check: true,
             look: Some(now),
-            ..Self::new(now, server, false).after_loss(true)
+            ..Self::new(now, server, false)
         }
     }
 
-    /// Says whether the server has lost the job before.
-    pub(super) fn after_loss(self, was_lost: bool) -> Self {
-        Self { was_lost, ..self }
+    /// Adds what the server has lost before.
+    pub(super) fn after(mut self, lost_at: &[(ServerId, Loss)]) -> Self {
+        let is_withdrawal = |loss| match loss {
+            Loss::DeadWorker | Loss::Stalled => true,
+            Loss::Forgotten | Loss::Silent => false,
+        };
+        let mut losses = lost_at.iter().filter(|(at, _)| *at == self.server);
+        self.was_withdrawn = losses.any(|(_, loss)| is_withdrawal(*loss));
+        self
     }
 
     pub(super) fn progressed(&mut self, now: Tick) {
@@ -219,7 +225,9 @@ impl Placed {
             // One that was taken from the server was interrupted for that.
             (Ended::Interrupted, Some((loss, _))) => Found::Lost(loss),
             // So was one that the server had before, and this one has not begun.
-            (Ended::Interrupted, None) if self.was_lost && !self.is_sure => self.is_absent(now),
+            (Ended::Interrupted, None) if self.was_withdrawn && !self.is_sure => {
+                self.is_absent(now)
+            }
             (Ended::Succeeded | Ended::Failed | Ended::Interrupted, _) => Found::Ended(ended),
         }
     }

@@ -232,8 +232,11 @@ pub(super) fn value_fact(class: &str, input: &str, value: &str) -> String {
 pub fn judge_refusal(graph: &Map<String, Value>, body: &Value) -> Refused {
     let kind = body["error"]["type"].as_str().unwrap_or_default();
     if kind == "missing_node_type" || kind == "invalid_prompt" {
-        let class = body["error"]["extra_info"]["class_type"].as_str();
-        return Refused::Here(class.map(node_fact).into_iter().collect());
+        return match refused_class(graph, &body["error"]) {
+            Some(class) => Refused::Here(vec![node_fact(class)]),
+            // A node has no class, which no server can run.
+            None => Refused::Everywhere,
+        };
     }
     let mut lacks = Vec::new();
     for (id, node) in body["node_errors"].as_object().into_iter().flatten() {
@@ -264,6 +267,23 @@ pub fn judge_refusal(graph: &Map<String, Value>, body: &Value) -> Refused {
         true => Refused::Here(lacks),
         false => Refused::Everywhere,
     }
+}
+
+/// The type of node that a server lacks: servers of 2025 name it by the node's id alone.
+fn refused_class<'a>(graph: &'a Map<String, Value>, error: &'a Value) -> Option<&'a str> {
+    if let Some(class) = error["extra_info"]["class_type"].as_str() {
+        return Some(class);
+    }
+    let details = error["details"].as_str()?;
+    let id = details.strip_prefix("Node ID '#")?.strip_suffix('\'')?;
+    graph.get(id)?["class_type"].as_str()
+}
+
+/// Whether a value names a file by its folder, as in `a.png [output]`, which no list has.
+pub(super) fn names_folder(value: &str) -> bool {
+    [" [input]", " [output]", " [temp]"]
+        .iter()
+        .any(|folder| value.ends_with(folder))
 }
 
 /// Whether an id is a UUID in lower case with hyphens, as newer servers demand.
