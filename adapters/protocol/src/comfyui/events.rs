@@ -159,3 +159,119 @@ impl StatusFrame {
         json!({"type": "status", "data": data}).to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> Option<EventKind> {
+        match ServerFrame::read(text) {
+            ServerFrame::Event(event) => Some(event.kind),
+            ServerFrame::Status(_) | ServerFrame::Other => None,
+        }
+    }
+
+    #[test]
+    fn a_status_frame_tells_how_many_jobs_there_are() {
+        let first = r#"{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "a1"}}"#;
+        let status = StatusFrame { remaining: 2 };
+        assert_eq!(
+            ServerFrame::read(first),
+            ServerFrame::Status(status.clone())
+        );
+        let text: Value = serde_json::from_str(&status.text(Some("a1"))).unwrap();
+        assert_eq!(text, serde_json::from_str::<Value>(first).unwrap());
+        let later =
+            r#"{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}}}}"#;
+        assert_eq!(
+            status.text(None).parse::<Value>().unwrap(),
+            later.parse::<Value>().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_job_is_over_by_its_last_events_alone() {
+        let over = [
+            r#"{"type": "execution_success", "data": {"prompt_id": "x", "timestamp": 1760000000000}}"#,
+            r#"{"type": "execution_interrupted", "data": {"prompt_id": "x", "node_id": "3", "node_type": "KSampler", "executed": []}}"#,
+            r#"{"type": "execution_error", "data": {"prompt_id": "x", "exception_type": "RuntimeError", "exception_message": "CUDA"}}"#,
+            r#"{"type": "executing", "data": {"node": null, "prompt_id": "x"}}"#,
+        ];
+        for text in over {
+            assert_eq!(kind(text), Some(EventKind::Over), "{text}");
+        }
+        let goes_on = [
+            r#"{"type": "execution_start", "data": {"prompt_id": "x", "timestamp": 1760000000000}}"#,
+            r#"{"type": "execution_cached", "data": {"nodes": ["4"], "prompt_id": "x"}}"#,
+            r#"{"type": "executing", "data": {"node": "3", "display_node": "3", "prompt_id": "x"}}"#,
+            r#"{"type": "progress", "data": {"value": 1, "max": 20, "prompt_id": "x", "node": "3"}}"#,
+            r#"{"type": "progress_state", "data": {"prompt_id": "x", "nodes": {}}}"#,
+            r#"{"type": "execution_error", "data": {"prompt_id": "x", "exception_type": "ExecutionBlocked"}}"#,
+        ];
+        for text in goes_on {
+            assert_eq!(kind(text), Some(EventKind::Progress), "{text}");
+        }
+        let executed =
+            r#"{"type": "executed", "data": {"node": "9", "output": null, "prompt_id": "x"}}"#;
+        assert_eq!(kind(executed), Some(EventKind::Executed));
+    }
+
+    #[test]
+    fn frames_that_name_no_job_are_the_servers_own() {
+        for text in [
+            r#"{"type": "feature_flags", "data": {"supports_preview_metadata": true}}"#,
+            r#"{"type": "executing", "data": {"node": "3"}}"#,
+            r#"{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": -1}}}}"#,
+            "[]",
+            "pong",
+        ] {
+            assert_eq!(ServerFrame::read(text), ServerFrame::Other, "{text}");
+        }
+    }
+
+    fn preview(metadata: &str, image: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(metadata.len()).unwrap();
+        [
+            &4_u32.to_be_bytes(),
+            &length.to_be_bytes(),
+            metadata.as_bytes(),
+            image,
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_preview_with_metadata_names_its_job_and_becomes_a_plain_one() {
+        for (kind, format) in [("image/jpeg", 1), ("image/png", 2)] {
+            let metadata =
+                format!(r#"{{"node_id": "3", "prompt_id": "x", "image_type": "{kind}"}}"#);
+            let frame = preview(&metadata, b"image");
+            let preview = Preview::read(&frame).unwrap();
+            assert_eq!(preview.prompt_id().as_deref(), Some("x"));
+            assert_eq!(
+                preview.plain(),
+                [&[0, 0, 0, 1, 0, 0, 0, format][..], b"image"].concat()
+            );
+        }
+    }
+
+    #[test]
+    fn a_plain_preview_names_no_job_and_stays_as_it_is() {
+        let frame = [&[0, 0, 0, 1, 0, 0, 0, 2][..], b"image"].concat();
+        let preview = Preview::read(&frame).unwrap();
+        assert_eq!(
+            (preview.prompt_id(), preview.plain()),
+            (None, frame.clone())
+        );
+    }
+
+    #[test]
+    fn frames_of_other_kinds_and_those_cut_short_are_no_previews() {
+        let text = [&[0, 0, 0, 3, 0, 0, 0, 1][..], b"9hello"].concat();
+        let cut = preview(r#"{"prompt_id": "x"}"#, b"");
+        let short = [0, 0, 0, 1, 0, 0, 0];
+        for frame in [&text[..], &cut[..cut.len() - 1], &short, &[]] {
+            assert_eq!(Preview::read(frame), None, "{frame:?}");
+        }
+    }
+}

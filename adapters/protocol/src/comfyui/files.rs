@@ -41,3 +41,46 @@ pub fn replace_inputs(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_folder_of_each_file_is_changed_and_nothing_else() {
+        let mut outputs = json!({
+            "9": {"images": [
+                {"filename": "ComfyUI_00001_.png", "subfolder": "", "type": "output"},
+                {"filename": "b.png", "subfolder": "day", "type": "temp"},
+            ], "animated": [false]},
+            "12": {"text": ["subfolder"], "subfolder": "of no file", "more": {"filename": 7, "subfolder": "x"}},
+        });
+        let mut types = Vec::new();
+        map_files(&mut outputs, &mut |folder, file| {
+            types.push(file["type"].clone());
+            format!("@gpu/{folder}")
+        });
+        assert_eq!(types, ["output", "temp"]);
+        assert_eq!(outputs["9"]["images"][0]["subfolder"], "@gpu/");
+        assert_eq!(outputs["9"]["images"][1]["subfolder"], "@gpu/day");
+        assert_eq!(outputs["12"]["subfolder"], "of no file");
+        assert_eq!(outputs["12"]["more"]["subfolder"], "x");
+    }
+
+    #[test]
+    fn texts_among_inputs_are_replaced_and_links_are_not() {
+        let graph = json!({
+            "1": {"class_type": "LoadImage", "inputs": {"image": "@gpu/a.png", "upload": "image"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["@gpu/a.png", 0]}},
+            "3": {"class_type": "@gpu/a.png"},
+        });
+        let mut changed = graph.as_object().unwrap().clone();
+        replace_inputs(&mut changed, &mut |text| {
+            text.strip_prefix("@gpu/").map(ToOwned::to_owned)
+        });
+        let mut expected = graph;
+        expected["1"]["inputs"]["image"] = json!("a.png");
+        assert_eq!(Value::Object(changed), expected);
+    }
+}

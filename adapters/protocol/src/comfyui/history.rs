@@ -50,3 +50,70 @@ pub fn hide_secrets(extra_data: &mut Map<String, Value>) {
         extra_data.shift_remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(status: Value) -> Value {
+        json!({"x": {"prompt": [1, "x", {}, {}, ["9"]], "outputs": {}, "status": status, "meta": {}}})
+    }
+
+    fn ended(answer: &Value) -> Option<Ended> {
+        entry_of(answer, "x").map(|entry| entry.ended)
+    }
+
+    #[test]
+    fn a_job_has_ended_as_its_entry_says() {
+        let start = json!(["execution_start", {"prompt_id": "x", "timestamp": 1760000000000_u64}]);
+        let with = |status: &str, last: &str| {
+            let completed = status == "success";
+            entry(json!({
+                "status_str": status, "completed": completed, "messages": [start, [last, {"prompt_id": "x"}]],
+            }))
+        };
+        assert_eq!(
+            ended(&with("success", "execution_success")),
+            Some(Ended::Succeeded)
+        );
+        assert_eq!(
+            ended(&with("error", "execution_error")),
+            Some(Ended::Failed)
+        );
+        assert_eq!(
+            ended(&with("error", "execution_interrupted")),
+            Some(Ended::Interrupted)
+        );
+    }
+
+    #[test]
+    fn an_entry_without_a_status_is_that_of_a_success() {
+        assert_eq!(ended(&entry(Value::Null)), Some(Ended::Succeeded));
+    }
+
+    #[test]
+    fn a_job_that_waits_runs_or_is_unknown_has_no_entry() {
+        assert_eq!(ended(&json!({})), None);
+        assert_eq!(ended(&json!([])), None);
+        assert_eq!(ended(&json!({"x": null})), None);
+        assert_eq!(entry_of(&entry(Value::Null), "y"), None);
+    }
+
+    #[test]
+    fn the_entry_of_a_job_that_no_server_ended_is_read_as_a_failure() {
+        let data = json!({"prompt_id": "x", "exception_message": "its server was restarted"});
+        let value = failed_entry(json!([1, "x", {}, {}, []]), "execution_error", data);
+        assert_eq!(ended(&json!({ "x": value })), Some(Ended::Failed));
+        let value = failed_entry(Value::Null, "execution_interrupted", json!({}));
+        assert_eq!(ended(&json!({ "x": value })), Some(Ended::Interrupted));
+    }
+
+    #[test]
+    fn keys_are_removed_and_the_rest_stays_in_order() {
+        let extra =
+            json!({"a": 1, "auth_token_comfy_org": "s", "b": 2, "api_key_comfy_org": "s", "c": 3});
+        let mut extra = extra.as_object().unwrap().clone();
+        hide_secrets(&mut extra);
+        assert_eq!(Value::Object(extra).to_string(), r#"{"a":1,"b":2,"c":3}"#);
+    }
+}

@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Times and bounds of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobConfig {
-    /// The pause between two looks at a server from which no event comes.
+    /// The pause between two looks at a server from which no event comes; several go into `lost_after`.
     pub poll: Duration,
     /// How long a server may give no sign before the job is lost there.
     pub lost_after: Duration,
@@ -49,9 +49,9 @@ pub enum Submission {
 pub enum Look {
     /// It runs.
     Running,
-    /// It waits there; `is_idle` where nothing runs.
+    /// It waits there.
     Waiting {
-        /// Whether the server runs no job at all.
+        /// Whether the server runs no job, or none that goes on.
         is_idle: bool,
     },
     /// It has ended.
@@ -104,11 +104,13 @@ pub enum Loss {
 pub enum Step {
     /// Waits in line for a server, those of [`Job::refused_by`] and [`Job::lost_at`] last of all.
     Acquire,
-    /// Submits it to the server that was granted.
+    /// Submits it to the server that was granted. It waits for the answer without end: no answer is
+    /// [`Submission::Unsure`].
     Submit(ServerId),
-    /// Looks for it in the server's queue, and then in its history.
+    /// Looks for it in the server's queue, and then in its history. A look still under way when the job leaves the
+    /// server is given up.
     Look(ServerId),
-    /// Takes it out of the server's queue, and interrupts it if it runs.
+    /// Takes it out of the server's queue, and interrupts it if it runs; this has no answer.
     Withdraw(ServerId),
     /// Gives the server's lease back and tells its caller.
     Finish(End),
@@ -116,8 +118,8 @@ pub enum Step {
 
 /// One job.
 ///
-/// Its owner carries out each [`poll_step`](Self::poll_step) and answers it. An answer for a server that no longer has
-/// the job is ignored.
+/// Its owner carries out each [`poll_step`](Self::poll_step), until there is none, after each call, and answers it. An
+/// answer for a server that no longer has the job is ignored. Time that runs backwards is clamped.
 ///
 /// ```
 /// use core::time::Duration;
@@ -321,28 +323,26 @@ impl Job {
     /// An event of the server shows that the job runs there and goes on.
     pub fn progressed(&mut self, now: Tick, server: ServerId) {
         let now = self.clamp(now);
-        match self.state_at(server) {
-            Some(State::Placed(placed)) => placed.progressed(now),
-            Some(State::Submitting { has_news, .. }) => *has_news = true,
-            Some(State::Waiting { .. } | State::Ended { .. }) | None => {}
+        if let Some(placed) = self.told_by(server) {
+            placed.progressed(now);
         }
     }
 
     /// Something may have happened to the job: an event of its end, or a connection that was lost.
     pub fn look_soon(&mut self, now: Tick, server: ServerId) {
         let now = self.clamp(now);
-        match self.state_at(server) {
-            Some(State::Placed(placed)) => placed.look_at(now),
-            Some(State::Submitting { has_news, .. }) => *has_news = true,
-            Some(State::Waiting { .. } | State::Ended { .. }) | None => {}
+        if let Some(placed) = self.told_by(server) {
+            placed.look_at(now);
         }
     }
 
     /// A look at a server has shown this.
     pub fn looked(&mut self, now: Tick, server: ServerId, look: Look) {
-        let (now, config) = (self.clamp(now), self.config);
-        if let Some(State::Placed(placed)) = self.state_at(server) {
-            let found = placed.looked(now, &config, look);
+        let now = self.clamp(now);
+        if let State::Placed(placed) = &mut self.state
+            && placed.server == server
+        {
+            let found = placed.looked(now, &self.config, look);
             self.settle(now, server, found);
         }
     }
@@ -432,9 +432,20 @@ impl Job {
         }
     }
 
-    /// Where it is or may be, if that is this server.
-    fn state_at(&mut self, server: ServerId) -> Option<&mut State> {
-        (self.server() == Some(server)).then_some(&mut self.state)
+    /// Returns the job's stay at a server that has an event of it; the answer to its submission may come later.
+    fn told_by(&mut self, server: ServerId) -> Option<&mut Placed> {
+        match &mut self.state {
+            State::Placed(placed) if placed.server == server => Some(placed),
+            State::Submitting {
+                server: to,
+                has_news,
+                ..
+            } => {
+                *has_news |= *to == server;
+                None
+            }
+            State::Waiting { .. } | State::Placed(_) | State::Ended { .. } => None,
+        }
     }
 
     fn has_lost(&self, server: ServerId) -> bool {
@@ -483,5 +494,129 @@ impl Job {
                 is_told: false,
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Tick {
+        Tick::from_nanos(millis * 1_000_000)
+    }
+
+    /// A job that a server was granted for, and asked to be submitted to it.
+    fn submitting() -> Job {
+        let mut job = Job::new(JobConfig::default());
+        assert_eq!(job.poll_step(at(0)), Some(Step::Acquire));
+        job.granted(at(0), 1);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Submit(1)));
+        job
+    }
+
+    /// Answers the look that is due.
+    fn look(job: &mut Job, millis: u64, server: ServerId, look: Look) {
+        assert_eq!(job.poll_step(at(millis)), Some(Step::Look(server)));
+        job.looked(at(millis), server, look);
+    }
+
+    #[test]
+    fn a_job_is_told_its_end_once_and_asks_for_nothing_after_it() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::RefusedEverywhere);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Finish(End::Refused)));
+        job.cancel(at(1));
+        job.looked(at(1), 1, Look::Ended(Ended::Succeeded));
+        assert_eq!((job.poll_step(at(1)), job.poll_timeout()), (None, None));
+        assert_eq!(job.end(), Some(End::Refused));
+    }
+
+    #[test]
+    fn a_job_taken_back_before_it_is_submitted_is_never_submitted() {
+        let mut job = Job::new(JobConfig::default());
+        assert_eq!(job.poll_step(at(0)), Some(Step::Acquire));
+        job.granted(at(0), 1);
+        job.cancel(at(0));
+        assert_eq!(job.poll_step(at(0)), Some(Step::Finish(End::Cancelled)));
+        assert_eq!(job.poll_step(at(0)), None);
+    }
+
+    #[test]
+    fn a_job_taken_back_while_its_submission_is_on_its_way_is_withdrawn_once_it_has_arrived() {
+        let mut job = submitting();
+        job.cancel(at(0));
+        job.answered(at(0), 1, Submission::Unsure);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Withdraw(1)));
+        look(&mut job, 0, 1, Look::Absent);
+        look(&mut job, 500, 1, Look::Waiting { is_idle: false });
+        assert_eq!(job.poll_step(at(500)), Some(Step::Withdraw(1)));
+        look(&mut job, 2_500, 1, Look::Absent);
+        look(&mut job, 3_000, 1, Look::Absent);
+        assert_eq!(job.poll_step(at(3_000)), Some(Step::Finish(End::Cancelled)));
+    }
+
+    #[test]
+    fn a_job_that_never_arrived_is_submitted_again_and_is_no_loss() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::Unsure);
+        look(&mut job, 0, 1, Look::Absent);
+        look(&mut job, 500, 1, Look::Absent);
+        assert_eq!(job.poll_timeout(), Some(at(550)), "after a pause");
+        assert_eq!(job.poll_step(at(550)), Some(Step::Acquire));
+        assert_eq!(job.lost_at(), []);
+    }
+
+    #[test]
+    fn a_job_lost_once_is_done_elsewhere_and_lost_twice_has_failed() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::Accepted);
+        job.handle_timeout(at(30_000));
+        assert_eq!(job.poll_step(at(30_000)), Some(Step::Acquire));
+        job.granted(at(30_000), 2);
+        assert_eq!(job.poll_step(at(30_000)), Some(Step::Submit(2)));
+        job.answered(at(30_000), 2, Submission::Accepted);
+        look(&mut job, 30_500, 2, Look::Absent);
+        look(&mut job, 31_000, 2, Look::Absent);
+        let end = End::Lost(Loss::Forgotten);
+        assert_eq!(job.poll_step(at(31_000)), Some(Step::Finish(end)));
+        assert_eq!(job.lost_at(), [(1, Loss::Silent), (2, Loss::Forgotten)]);
+    }
+
+    #[test]
+    fn a_server_that_was_silent_is_looked_at_before_the_job_is_submitted_there_again() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::Accepted);
+        job.handle_timeout(at(30_000));
+        assert_eq!(job.poll_step(at(30_000)), Some(Step::Acquire));
+        job.granted(at(30_000), 1);
+        let mut gone = job.clone();
+        look(&mut job, 30_000, 1, Look::Running);
+        assert!(
+            job.is_running(),
+            "it is there, so that it does not run twice"
+        );
+        look(&mut gone, 30_000, 1, Look::Absent);
+        look(&mut gone, 30_500, 1, Look::Absent);
+        assert_eq!(gone.poll_step(at(30_500)), Some(Step::Submit(1)));
+    }
+
+    #[test]
+    fn a_server_that_refuses_twice_is_the_last_that_is_left() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::RefusedHere);
+        assert_eq!(job.refused_by(), [1]);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Acquire));
+        job.granted(at(0), 1);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Submit(1)));
+        job.answered(at(0), 1, Submission::RefusedHere);
+        assert_eq!(job.end(), Some(End::Refused));
+    }
+
+    #[test]
+    fn an_event_that_comes_before_the_answer_leads_to_a_look_at_once() {
+        let mut job = submitting();
+        job.look_soon(at(0), 1);
+        job.answered(at(0), 1, Submission::Accepted);
+        assert_eq!(job.poll_step(at(0)), Some(Step::Look(1)));
     }
 }

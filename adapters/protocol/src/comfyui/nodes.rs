@@ -1,7 +1,7 @@
 //! What a server can run: its types of nodes, and the values that they take.
 //!
 //! Invariant: a prompt is refused only for what its server would surely refuse: a type that it has not, a graph without
-//! outputs, a value that is in no list.
+//! outputs, values in no list that all its outputs depend on.
 
 use super::prompt::{Prompt, error_body, names_folder, node_fact, value_fact};
 use serde_json::{Map, Value, json};
@@ -94,7 +94,7 @@ impl NodeInfo {
         })
     }
 
-    /// Returns the body with which the server would refuse values that are in none of its lists, if it would.
+    /// Returns the body with which the server would refuse a prompt, each of whose outputs needs a value that no list has.
     #[must_use]
     pub fn value_refusal(&self, prompt: &Prompt) -> Option<Value> {
         let mut node_errors = Map::new();
@@ -120,7 +120,8 @@ impl NodeInfo {
                 node_errors.insert(id.clone(), error);
             }
         }
-        (!node_errors.is_empty()).then(|| {
+        let fails = !node_errors.is_empty() && !self.has_good_output(prompt, &node_errors);
+        fails.then(|| {
             error_body(
                 "prompt_outputs_failed_validation",
                 "Prompt outputs failed validation",
@@ -128,6 +129,36 @@ impl NodeInfo {
                 json!({}),
                 node_errors.into(),
             )
+        })
+    }
+
+    /// Whether an output that is wanted depends on no node with errors: ComfyUI then runs that one, and drops others.
+    fn has_good_output(&self, prompt: &Prompt, node_errors: &Map<String, Value>) -> bool {
+        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (id, node) in &prompt.graph {
+            for value in node["inputs"].as_object().into_iter().flat_map(Map::values) {
+                // A link: the other node's id and the number of its output.
+                if let Some(from) = value[0].as_str() {
+                    users.entry(from).or_default().push(id);
+                }
+            }
+        }
+        let mut bad: Vec<&str> = node_errors.keys().map(String::as_str).collect();
+        let mut seen: BTreeSet<&str> = bad.iter().copied().collect();
+        while let Some(id) = bad.pop() {
+            for user in users.remove(id).into_iter().flatten() {
+                if seen.insert(user) {
+                    bad.push(user);
+                }
+            }
+        }
+        let targets = prompt.targets.as_ref().and_then(Value::as_array);
+        prompt.graph.iter().any(|(id, node)| {
+            let class = node["class_type"].as_str();
+            let class = class.and_then(|class| self.classes.get(class));
+            class.is_some_and(|class| class.is_output)
+                && targets.is_none_or(|targets| targets.iter().any(|it| it == id))
+                && !seen.contains(id.as_str())
         })
     }
 
@@ -223,6 +254,147 @@ fn add_choices(config: Option<&mut Value>, values: &[Value]) {
             if !list.contains(value) {
                 list.push(value.clone());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comfyui::{Refused, judge_refusal};
+
+    /// The answer of a server of 2025, and of one of 2026, which names lists otherwise.
+    fn infos() -> [Value; 2] {
+        let ckpts = json!([["a.safetensors", "b.safetensors"], {"tooltip": "The model."}]);
+        let combo =
+            json!(["COMBO", {"multiselect": false, "options": ["a.safetensors", "b.safetensors"]}]);
+        let image = json!([["a.png"], {"image_upload": true}]);
+        let upload = json!(["COMBO", {"options": ["a.png"], "image_upload": true}]);
+        [(ckpts, image), (combo, upload)].map(|(ckpts, image)| {
+            json!({
+                "CheckpointLoaderSimple": {"input": {"required": {"ckpt_name": ckpts}}, "output_node": false},
+                "LoadImage": {"input": {"required": {"image": image}}, "output_node": false},
+                "SaveImage": {"input": {"required": {"images": ["IMAGE"]}}, "output_node": true},
+            })
+        })
+    }
+
+    fn prompt(graph: Value) -> Prompt {
+        let body = json!({ "prompt": graph }).to_string();
+        Prompt::read(body.as_bytes()).unwrap()
+    }
+
+    fn loads(ckpt: &str) -> Prompt {
+        prompt(json!({
+            "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": ckpt}},
+            "9": {"class_type": "SaveImage", "inputs": {"images": ["4", 0]}},
+        }))
+    }
+
+    #[test]
+    fn a_prompt_runs_where_its_types_and_values_are_in_the_words_of_both_ages() {
+        for info in infos() {
+            let info = NodeInfo::read(&info).unwrap();
+            assert_eq!(info.lacks(&loads("b.safetensors")), Vec::<String>::new());
+            assert_eq!(info.refusal(&loads("b.safetensors")), None);
+            assert_eq!(info.value_refusal(&loads("b.safetensors")), None);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_in_no_list_is_refused_as_comfyui_does() {
+        for info in infos() {
+            let info = NodeInfo::read(&info).unwrap();
+            let prompt = loads("c.safetensors");
+            let fact = "value CheckpointLoaderSimple.ckpt_name=c.safetensors".to_owned();
+            assert_eq!(info.lacks(&prompt), [fact.clone()]);
+            let body = info.value_refusal(&prompt).unwrap();
+            assert_eq!(body["error"]["type"], "prompt_outputs_failed_validation");
+            assert_eq!(
+                judge_refusal(&prompt.graph, &body),
+                Refused::Here(vec![fact])
+            );
+        }
+    }
+
+    #[test]
+    fn a_prompt_with_one_good_output_is_not_refused() {
+        let info = NodeInfo::read(&infos()[0]).unwrap();
+        let graph = json!({
+            "3": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+            "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "gone.safetensors"}},
+            "8": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+            "9": {"class_type": "SaveImage", "inputs": {"images": ["4", 0]}},
+        });
+        let mut both = prompt(graph);
+        assert_eq!(info.value_refusal(&both), None);
+        both.targets = Some(json!(["9"]));
+        assert!(
+            info.value_refusal(&both).is_some(),
+            "only the bad one is wanted"
+        );
+    }
+
+    #[test]
+    fn a_missing_type_is_refused_by_the_title_of_its_node() {
+        let info = NodeInfo::read(&infos()[1]).unwrap();
+        let prompt = prompt(json!({
+            "27": {"class_type": "KSampler //Inspire", "inputs": {}, "_meta": {"title": "Sampler"}},
+        }));
+        let body = info.refusal(&prompt).unwrap();
+        assert_eq!(
+            body["error"],
+            json!({
+                "type": "missing_node_type",
+                "message": "Node 'Sampler' not found. The custom node may not be installed.",
+                "details": "Node ID '#27'",
+                "extra_info": {"node_id": "27", "class_type": "KSampler //Inspire", "node_title": "Sampler"},
+            })
+        );
+        assert_eq!(info.lacks(&prompt), ["node KSampler //Inspire"]);
+    }
+
+    #[test]
+    fn a_graph_without_outputs_or_without_a_type_is_refused() {
+        let info = NodeInfo::read(&infos()[0]).unwrap();
+        let loads = json!({"class_type": "LoadImage", "inputs": {"image": "a.png"}});
+        let kind = |graph| info.refusal(&prompt(graph)).unwrap()["error"]["type"].clone();
+        assert_eq!(kind(json!({ "1": loads })), "prompt_no_outputs");
+        assert_eq!(kind(json!({"1": {"inputs": {}}})), "invalid_prompt");
+    }
+
+    #[test]
+    fn uploads_and_files_named_with_their_folder_are_in_no_list() {
+        let info = NodeInfo::read(&infos()[1]).unwrap();
+        let graph = json!({"3": {"class_type": "LoadImage", "inputs": {"image": "brought.png"}}});
+        assert_eq!(info.lacks(&prompt(graph)), Vec::<String>::new());
+        assert_eq!(
+            info.lacks(&loads("c.latent [output]")),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn an_empty_list_refuses_each_value() {
+        let mut info = infos()[0].clone();
+        info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0] = json!([]);
+        let info = NodeInfo::read(&info).unwrap();
+        assert_eq!(info.lacks(&loads("a.safetensors")).len(), 1);
+    }
+
+    #[test]
+    fn a_merged_answer_has_the_classes_and_values_of_both() {
+        let [mut one, mut other] = infos();
+        other["CheckpointLoaderSimple"]["input"] =
+            json!({"optional": {"ckpt_name": ["COMBO", {"options": ["c.safetensors"]}]}});
+        one["Only"] = json!({"input": {}, "output_node": false});
+        for (mut into, from) in [(one.clone(), other.clone()), (other, one)] {
+            NodeInfo::merge(&mut into, &from);
+            let info = NodeInfo::read(&into).unwrap();
+            for ckpt in ["a.safetensors", "b.safetensors", "c.safetensors"] {
+                assert_eq!(info.lacks(&loads(ckpt)), Vec::<String>::new(), "{into}");
+            }
+            assert!(into.get("Only").is_some());
         }
     }
 }

@@ -245,3 +245,123 @@ impl Placed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Tick {
+        Tick::from_nanos(millis * 1_000_000)
+    }
+
+    fn look(placed: &mut Placed, asked: u64, answered: u64, look: Look) -> Found {
+        assert_eq!(placed.next(at(asked)), Some(Next::Look));
+        placed.looked(at(answered), &JobConfig::default(), look)
+    }
+
+    #[test]
+    fn two_looks_that_find_nothing_are_a_pause_apart_however_slow_their_answers_are() {
+        let mut placed = Placed::new(at(0), 1, false);
+        placed.look_at(at(0));
+        assert_eq!(look(&mut placed, 0, 0, Look::Absent), Found::Nothing);
+        placed.look_at(at(100));
+        assert_eq!(look(&mut placed, 100, 700, Look::Absent), Found::Nothing);
+        assert_eq!(look(&mut placed, 1_200, 1_200, Look::Absent), Found::Gone);
+    }
+
+    #[test]
+    fn an_answer_to_no_look_changes_nothing() {
+        let mut placed = Placed::new(at(0), 1, true);
+        let found = placed.looked(at(0), &JobConfig::default(), Look::Ended(Ended::Failed));
+        assert_eq!((found, placed.next_look()), (Found::Nothing, Some(at(500))));
+    }
+
+    #[test]
+    fn a_wish_during_a_look_leads_to_another_one_at_once() {
+        let mut placed = Placed::new(at(0), 1, true);
+        assert_eq!(placed.next(at(500)), Some(Next::Look));
+        placed.look_at(at(600));
+        assert_eq!(placed.next_look(), None);
+        placed.looked(at(700), &JobConfig::default(), Look::Running);
+        assert_eq!(placed.next_look(), Some(at(700)));
+    }
+
+    #[test]
+    fn silence_is_a_loss_at_its_deadline_exactly_even_while_a_look_is_under_way() {
+        let config = JobConfig::default();
+        let mut placed = Placed::new(at(0), 1, true);
+        placed.progressed(at(1_000));
+        assert_eq!(placed.next(at(1_000)), Some(Next::Look));
+        assert_eq!(placed.lost_at_latest(&config), Some(at(31_000)));
+        let early = Tick::from_nanos(at(31_000).as_nanos() - 1);
+        assert_eq!(placed.handle_timeout(early, &config), Found::Nothing);
+        let found = placed.handle_timeout(at(31_000), &config);
+        assert_eq!(found, Found::Lost(Loss::Silent));
+    }
+
+    #[test]
+    fn a_job_that_waits_at_an_idle_server_is_withdrawn_from_its_dead_worker() {
+        let idle = Look::Waiting { is_idle: true };
+        let mut placed = Placed::new(at(0), 1, true);
+        look(&mut placed, 500, 500, idle);
+        assert_eq!(look(&mut placed, 20_500, 20_500, idle), Found::Nothing);
+        assert_eq!(placed.next(at(20_500)), Some(Next::Withdraw));
+        look(&mut placed, 20_500, 20_500, Look::Absent);
+        let found = look(&mut placed, 21_000, 21_000, Look::Absent);
+        assert_eq!(found, Found::Lost(Loss::DeadWorker));
+    }
+
+    /// A job that made no progress, and was withdrawn at 901 s.
+    fn stalled() -> Placed {
+        let mut placed = Placed::new(at(0), 1, true);
+        placed.progressed(at(1_000));
+        assert_eq!(
+            look(&mut placed, 901_000, 901_000, Look::Running),
+            Found::Nothing
+        );
+        assert_eq!(placed.next(at(901_000)), Some(Next::Withdraw));
+        placed
+    }
+
+    #[test]
+    fn a_stalled_job_that_succeeds_before_it_is_interrupted_has_succeeded() {
+        for (ended, found) in [
+            (Ended::Succeeded, Found::Ended(Ended::Succeeded)),
+            (Ended::Failed, Found::Ended(Ended::Failed)),
+            (Ended::Interrupted, Found::Lost(Loss::Stalled)),
+        ] {
+            let mut placed = stalled();
+            assert_eq!(
+                look(&mut placed, 901_000, 901_000, Look::Ended(ended)),
+                found
+            );
+        }
+    }
+
+    #[test]
+    fn a_stalled_job_that_does_not_obey_is_lost_after_the_time_of_silence() {
+        let mut placed = stalled();
+        assert_eq!(
+            look(&mut placed, 901_000, 930_000, Look::Running),
+            Found::Nothing
+        );
+        assert_eq!(placed.next(at(930_000)), Some(Next::Withdraw));
+        let found = placed.handle_timeout(at(931_000), &JobConfig::default());
+        assert_eq!(found, Found::Lost(Loss::Stalled));
+    }
+
+    #[test]
+    fn an_interruption_of_an_earlier_stay_is_not_that_of_the_job() {
+        let mut placed = Placed::check(at(0), 1).after(&[(1, Loss::Stalled)]);
+        let interrupted = Look::Ended(Ended::Interrupted);
+        assert_eq!(look(&mut placed, 0, 0, interrupted), Found::Nothing);
+        assert_eq!(look(&mut placed, 500, 500, interrupted), Found::Gone);
+        let mut placed = Placed::check(at(0), 1).after(&[(1, Loss::Silent)]);
+        let found = look(&mut placed, 0, 0, interrupted);
+        assert_eq!(
+            found,
+            Found::Ended(Ended::Interrupted),
+            "it was never withdrawn"
+        );
+    }
+}

@@ -298,3 +298,210 @@ fn is_uuid(id: &str) -> bool {
                 false => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
             })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+
+    fn read(body: Value) -> Result<Prompt, PromptError> {
+        Prompt::read(body.to_string().as_bytes())
+    }
+
+    fn graph() -> Value {
+        json!({
+            "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
+            "9": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "out"}},
+        })
+    }
+
+    fn judge(body: Value) -> Refused {
+        judge_refusal(graph().as_object().unwrap(), &body)
+    }
+
+    #[test]
+    fn a_prompt_is_read_and_goes_to_a_server_with_the_gateways_names_and_no_place() {
+        let extra = json!({"extra_pnginfo": {"workflow": {}}, "api_key_comfy_org": "s"});
+        let prompt = read(json!({
+            "prompt": graph(), "prompt_id": ID, "client_id": "c", "extra_data": extra, "number": -2.5,
+            "front": true, "partial_execution_targets": ["9"],
+        }));
+        let prompt = prompt.unwrap();
+        assert_eq!(
+            (prompt.id.as_deref(), prompt.client_id.as_deref()),
+            (Some(ID), Some("c"))
+        );
+        assert_eq!((prompt.number, prompt.is_front), (Some(-2.5), true));
+        assert_eq!(
+            prompt.body_for(&prompt.graph, "own", "gateway"),
+            json!({
+                "prompt": graph(), "prompt_id": "own", "client_id": "gateway", "extra_data": extra,
+                "partial_execution_targets": ["9"],
+            })
+        );
+        let item =
+            json!([7.0, "own", graph(), {"extra_pnginfo": {"workflow": {}}, "client_id": "c"}, []]);
+        assert_eq!(prompt.item(7.0, "own"), item);
+    }
+
+    #[test]
+    fn a_prompt_without_an_id_or_with_null_has_none() {
+        for id in [
+            json!({ "prompt": graph() }),
+            json!({"prompt": graph(), "prompt_id": null}),
+        ] {
+            assert_eq!(read(id).unwrap().id, None);
+        }
+    }
+
+    #[test]
+    fn ids_that_newer_servers_refuse_are_refused() {
+        let bad = [
+            ID.to_uppercase(),
+            ID.replace('-', ""),
+            format!("{{{ID}}}"),
+            format!("{ID}0"),
+            ID.replace('f', "g"),
+            "my-job".to_owned(),
+            String::new(),
+        ];
+        for id in bad {
+            let error = read(json!({"prompt": graph(), "prompt_id": id})).unwrap_err();
+            assert_eq!(error.body()["error"]["type"], "invalid_prompt_id", "{id}");
+        }
+        let number = read(json!({"prompt": graph(), "prompt_id": 7}));
+        assert_eq!(number.unwrap_err(), PromptError::InvalidId);
+    }
+
+    #[test]
+    fn a_body_without_a_graph_is_refused_as_comfyui_does() {
+        let body = read(json!({"client_id": "c"})).unwrap_err().body();
+        let message = "No prompt provided";
+        let error =
+            json!({"type": "no_prompt", "message": message, "details": message, "extra_info": {}});
+        assert_eq!(body, json!({"error": error, "node_errors": {}}));
+        assert_eq!(
+            read(json!({"prompt": []})).unwrap_err(),
+            PromptError::NoPrompt
+        );
+        assert!(matches!(read(json!([])), Err(PromptError::NotJson(_))));
+        assert!(matches!(Prompt::read(b"{"), Err(PromptError::NotJson(_))));
+    }
+
+    #[test]
+    fn priorities_follow_front_and_number() {
+        let priority = |more: Value| {
+            let mut body = more;
+            body["prompt"] = graph();
+            read(body).unwrap().priority()
+        };
+        assert_eq!(priority(json!({})), ORDINARY);
+        assert_eq!(priority(json!({"front": true, "number": 9})), FRONT);
+        assert_eq!(priority(json!({"number": -1})), FRONT);
+        assert_eq!(priority(json!({"number": 9.5})), LATE);
+        assert_eq!(priority(json!({"front": false, "number": "9"})), ORDINARY);
+    }
+
+    #[test]
+    fn prompts_with_the_same_types_of_nodes_are_of_one_class() {
+        let class = |graph: Value| read(json!({ "prompt": graph })).unwrap().class();
+        let mut other = graph();
+        other["4"]["inputs"]["ckpt_name"] = json!("b.safetensors");
+        assert_eq!(class(graph()), class(other.clone()));
+        other["9"]["class_type"] = json!("PreviewImage");
+        assert_ne!(class(graph()), class(other));
+    }
+
+    #[test]
+    fn a_missing_type_is_a_fact_of_the_server_in_the_words_of_both_ages() {
+        let of_2025 = json!({"error": {
+            "type": "invalid_prompt", "message": "Cannot execute because node SaveImage does not exist.",
+            "details": "Node ID '#9'", "extra_info": {},
+        }, "node_errors": {}});
+        let of_2026 = json!({"error": {
+            "type": "missing_node_type", "message": "Node 'SaveImage' not found. The custom node may not be installed.",
+            "details": "Node ID '#9'",
+            "extra_info": {"node_id": "9", "class_type": "SaveImage", "node_title": "SaveImage"},
+        }, "node_errors": {}});
+        for body in [of_2025, of_2026] {
+            assert_eq!(
+                judge(body),
+                Refused::Here(vec!["node SaveImage".to_owned()])
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_type_is_wrong_everywhere_in_the_words_of_both_ages() {
+        let of_2025 = json!({"error": {
+            "type": "invalid_prompt", "message": "Cannot execute because a node is missing the class_type property.",
+            "details": "Node ID '#27'", "extra_info": {},
+        }, "node_errors": {}});
+        let of_2026 = json!({"error": {
+            "type": "missing_node_type",
+            "message": "Node 'ID #27' has no class_type. The workflow may be corrupted or a custom node is missing.",
+            "details": "Node ID '#27'", "extra_info": {"node_id": "27", "class_type": null, "node_title": null},
+        }, "node_errors": {}});
+        for body in [of_2025, of_2026] {
+            assert_eq!(judge(body), Refused::Everywhere);
+        }
+    }
+
+    fn failed(errors: Value) -> Value {
+        json!({"error": {
+            "type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation",
+            "details": "", "extra_info": {},
+        }, "node_errors": {
+            "4": {"errors": errors, "dependent_outputs": ["9"], "class_type": "CheckpointLoaderSimple"},
+        }})
+    }
+
+    fn not_in_list(value: Value) -> Value {
+        json!({
+            "type": "value_not_in_list", "message": "Value not in list", "details": "ckpt_name: 'b' not in []",
+            "extra_info": {"input_name": "ckpt_name", "input_config": null, "received_value": value},
+        })
+    }
+
+    #[test]
+    fn a_missing_model_is_a_fact_of_the_server() {
+        let fact = "value CheckpointLoaderSimple.ckpt_name=b.safetensors".to_owned();
+        let body = failed(json!([not_in_list(json!("b.safetensors"))]));
+        assert_eq!(judge(body.clone()), Refused::Here(vec![fact.clone()]));
+        let mut unnamed = body;
+        unnamed["node_errors"]["4"]
+            .as_object_mut()
+            .unwrap()
+            .shift_remove("class_type");
+        assert_eq!(
+            judge(unnamed),
+            Refused::Here(vec![fact]),
+            "the graph names the type"
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_and_a_file_that_is_not_there_name_no_fact() {
+        let number = failed(json!([not_in_list(json!(7))]));
+        let file = json!({
+            "type": "custom_validation_failed", "message": "Custom validation failed for node",
+            "details": "image - Invalid image file: a.png", "extra_info": {"input_name": "image"},
+        });
+        for body in [number, failed(json!([file])), failed(json!([]))] {
+            assert_eq!(judge(body), Refused::Here(Vec::new()));
+        }
+    }
+
+    #[test]
+    fn one_error_of_the_prompt_itself_is_one_everywhere() {
+        let missing =
+            json!({"type": "required_input_missing", "message": "Required input is missing"});
+        let both = failed(json!([not_in_list(json!("b.safetensors")), missing]));
+        assert_eq!(judge(both), Refused::Everywhere);
+        let none =
+            json!({"error": {"type": "prompt_no_outputs", "details": ""}, "node_errors": {}});
+        assert_eq!(judge(none), Refused::Everywhere);
+        assert_eq!(judge(json!("<html>")), Refused::Everywhere);
+    }
+}

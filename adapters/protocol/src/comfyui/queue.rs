@@ -58,3 +58,36 @@ fn items(list: &Value) -> Option<Vec<QueueItem>> {
     });
     Some(items.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn jobs_that_run_and_wait_are_read_in_the_order_of_the_answer() {
+        let answer = json!({
+            "queue_running": [[3, "r", {"1": {}}, {"client_id": "c"}, ["9"]]],
+            "queue_pending": [[5.5, "b", {}, {}, []], [-4, "a", {}, {"create_time": 1760000000000_u64}, []]],
+        });
+        let queue = Queue::read(&answer).unwrap();
+        assert_eq!(queue.ids().collect::<Vec<_>>(), ["r", "b", "a"]);
+        assert_eq!((queue.len(), queue.running[0].number), (3, 3.0));
+        let numbers: Vec<f64> = queue.pending.iter().map(|item| item.number).collect();
+        assert_eq!(numbers, [5.5, -4.0]);
+    }
+
+    #[test]
+    fn an_empty_queue_is_one_and_another_answer_is_none() {
+        let empty = json!({"queue_running": [], "queue_pending": []});
+        assert!(Queue::read(&empty).unwrap().is_empty());
+        for answer in [
+            json!({}),
+            json!([]),
+            json!({"queue_running": []}),
+            json!({"error": "no"}),
+        ] {
+            assert_eq!(Queue::read(&answer), None, "{answer}");
+        }
+    }
+}
