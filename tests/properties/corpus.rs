@@ -1,8 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    admin, balance, charges, config, decode, failure, forwarded, gateway_state, grammar, journal,
-    limit_set, limits, pool, pool_snapshot, protocol, snapshot,
+    admin, balance, charges, comfyui, config, decode, failure, forwarded, gateway_state, grammar,
+    journal, limit_set, limits, pool, pool_snapshot, protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -55,6 +55,20 @@ fn balance_corpus() {
 fn charges_corpus() {
     replay("charges", |bytes| {
         decode(bytes).map(|case| charges::run(&case))
+    });
+}
+
+#[test]
+fn comfyui_job_corpus() {
+    replay("comfyui_job", |bytes| {
+        decode(bytes).map(|case| comfyui::job::run(&case))
+    });
+}
+
+#[test]
+fn comfyui_read_corpus() {
+    replay("comfyui_read", |bytes| {
+        decode(bytes).map(comfyui::read::run)
     });
 }
 

@@ -1,6 +1,6 @@
 //! Entries of a server's history: how a job has ended.
 
-use super::job::Ended;
+use super::step::Ended;
 use serde_json::{Map, Value, json};
 
 /// Fields of `extra_data` that are keys.

@@ -10,11 +10,13 @@ mod nodes;
 mod placed;
 mod prompt;
 mod queue;
+mod step;
 
 pub use events::{Event, EventKind, Preview, ServerFrame, StatusFrame};
 pub use files::{map_files, replace_inputs};
 pub use history::{Entry, entry_of, failed_entry, hide_secrets};
-pub use job::{End, Ended, Job, JobConfig, Look, Loss, ServerId, Step, Submission};
+pub use job::{Job, JobConfig};
 pub use nodes::NodeInfo;
 pub use prompt::{Prompt, PromptError, Refused, judge_refusal};
 pub use queue::{Queue, QueueItem};
+pub use step::{End, Ended, Look, Loss, ServerId, Step, Submission};

@@ -3,7 +3,8 @@
 //! Invariant: a job is lost only if two looks, a pause apart, find the server without it, or if no sign of it came for
 //! the configured time.
 
-use super::job::{Ended, JobConfig, Look, Loss, ServerId};
+use super::job::JobConfig;
+use super::step::{Ended, Look, Loss, ServerId};
 use core::time::Duration;
 use leasehold_core::time::Tick;
 
