@@ -17,8 +17,8 @@ use http::StatusCode;
 use leasehold_core::balance::stable_hash;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
-    End, Look, Loss, Queue, Refused, ServerId, Step, Submission, entry_of, judge_refusal,
-    replace_inputs,
+    End, Look, Loss, Queue, QueueItem, Refused, ServerId, Step, Submission, entry_of,
+    judge_refusal, replace_inputs,
 };
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release, Request};
 use serde_json::{Value, json};
@@ -368,7 +368,7 @@ impl Driver {
         let Some(call) = self.call(&backend) else {
             return (Look::NoAnswer, None);
         };
-        let looked = look_for(&call, &self.id).await;
+        let looked = look_for(&call, &self.id, |other| self.hub.has_left(other, server)).await;
         if let Err(error) = &looked {
             backend.note_failure(error);
         }
@@ -482,20 +482,25 @@ fn refusal_body(kind: &str, text: &str) -> Value {
 }
 
 /// Looks for a job: in the history, in the queue, and in the history again, which it may have reached meanwhile.
-async fn look_for(call: &Call<'_>, id: &str) -> Result<(Look, Option<Value>), CallError> {
+///
+/// `is_left` tells of a job that the gateway has taken from the server: if it still runs there, nothing does.
+async fn look_for(
+    call: &Call<'_>,
+    id: &str,
+    is_left: impl Fn(&str) -> bool,
+) -> Result<(Look, Option<Value>), CallError> {
     let path = format!("/history/{id}");
     if let Some(found) = ended(&call.get(&path).await?, id)? {
         return Ok(found);
     }
     let queue = call.get("/queue").await?;
     let queue = Queue::read(&queue.json()).ok_or_else(|| unread(&queue))?;
-    let has =
-        |items: &[leasehold_protocol::comfyui::QueueItem]| items.iter().any(|item| item.id == id);
+    let has = |items: &[QueueItem]| items.iter().any(|item| item.id == id);
     if has(&queue.running) {
         return Ok((Look::Running, None));
     }
     if has(&queue.pending) {
-        let is_idle = queue.running.is_empty();
+        let is_idle = queue.running.iter().all(|item| is_left(&item.id));
         return Ok((Look::Waiting { is_idle }, None));
     }
     let found = ended(&call.get(&path).await?, id)?;

@@ -407,6 +407,13 @@ impl Hub {
         }
     }
 
+    /// Whether a job of the gateway is over, or elsewhere by now.
+    pub(super) fn has_left(&self, id: &str, server: ServerId) -> bool {
+        let state = self.state();
+        let is_elsewhere = |record: &JobRecord| record.machine.server() != Some(server);
+        state.jobs.get(id).is_some_and(is_elsewhere) || state.finished.contains_key(id)
+    }
+
     /// Adds a client's socket, and tells it how its jobs stand.
     pub(super) fn join(&self, client: &str, outbox: &Arc<Outbox>) {
         let mut state = self.state();

@@ -6,6 +6,7 @@ mod files;
 #[path = "../proxy/support.rs"]
 mod http;
 mod lists;
+mod page;
 mod socket;
 mod spread;
 mod support;

@@ -132,3 +132,24 @@ fn a_restarted_gateway_finds_its_jobs_again() {
         caller.get_json("/prompt")["exec_info"]["queue_remaining"] == 0
     });
 }
+
+#[test]
+fn a_worker_that_dies_in_the_middle_of_a_job_holds_no_other_up() {
+    let mut times = QUICK();
+    times.stalled_after = Duration::from_millis(1_500);
+    let world = start(servers([taking(10), taking(10)]), times, "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..6).map(|_| caller.queue(&sleeping("me", 0.3))).collect();
+    let first = &world.servers[0];
+    assert!(first.wait(LONG, |report| report.running.is_some()
+        && report.pending > 0));
+    first.kill_worker();
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+    let twice = world
+        .starts()
+        .values()
+        .filter(|starts| **starts > 1)
+        .count();
+    assert!(twice <= 1, "only the job that ran");
+}
