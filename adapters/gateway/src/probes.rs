@@ -11,10 +11,11 @@ use crate::upstream::{ConnectError, connect};
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use http::header::{CONNECTION, HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use leasehold_config::HealthCheck;
+use leasehold_config::{HealthCheck, Kind};
 use leasehold_sync::{HealthChange, MemberId, PoolEvent, ProbeResult};
 use std::sync::Arc;
 use tokio::task::spawn_local;
@@ -84,8 +85,8 @@ async fn check(pool: &BackendPool, backend: &Backend) -> ProbeResult {
     let longest = health.probes.timeout();
     let answered = timeout(longest, look_at(pool, health, backend)).await;
     match answered.unwrap_or(Err(ProbeError::TimedOut(longest))) {
-        Ok(()) => ProbeResult::Up {
-            depth: None,
+        Ok(depth) => ProbeResult::Up {
+            depth,
             latency: Some(begun.elapsed()),
         },
         Err(error) => {
@@ -112,15 +113,19 @@ enum ProbeError {
     Text(String),
 }
 
-/// Asks a backend whether it is up.
+/// Asks a backend whether it is up, and for the jobs that it has, if it is one that has jobs.
 async fn look_at(
     pool: &BackendPool,
     health: &HealthCheck,
     backend: &Backend,
-) -> Result<(), ProbeError> {
+) -> Result<Option<u32>, ProbeError> {
+    let has_jobs = pool.settings().kind == Kind::Comfyui;
     let mut connection = connect(backend, pool.settings().upstream.connect).await?;
     let mut request = Request::new(crate::proxy::CallerBody::none());
-    *request.uri_mut() = health.path.clone().into();
+    *request.uri_mut() = match has_jobs {
+        true => below(backend, &health.path),
+        false => health.path.clone().into(),
+    };
     let headers = request.headers_mut();
     headers.insert(HOST, backend.authority().clone());
     headers.insert(USER_AGENT, HeaderValue::from_static("leasehold"));
@@ -134,13 +139,32 @@ async fn look_at(
     if !health.status.contains(&status.as_u16()) {
         return Err(ProbeError::Status(status));
     }
-    let Some(text) = &health.body else {
-        return Ok(());
-    };
+    if health.body.is_none() && !has_jobs {
+        return Ok(None);
+    }
     let body = Limited::<Incoming>::new(response.into_body(), MAX_BODY);
     let body = body.collect().await.map_err(ProbeError::Body)?.to_bytes();
-    match memchr::memmem::find(&body, text.as_bytes()) {
-        Some(_) => Ok(()),
-        None => Err(ProbeError::Text(text.clone())),
+    let lacks = |text: &&String| memchr::memmem::find(&body, text.as_bytes()).is_none();
+    match health.body.as_ref().filter(lacks) {
+        Some(text) => Err(ProbeError::Text(text.clone())),
+        None => Ok(remaining(&body).filter(|_| has_jobs)),
     }
+}
+
+/// Returns a path below that of a backend's URL.
+fn below(backend: &Backend, path: &PathAndQuery) -> Uri {
+    let base = backend.url().path().trim_end_matches('/');
+    // A path before another is one.
+    format!("{base}{path}")
+        .parse()
+        .unwrap_or_else(|_| path.clone().into())
+}
+
+/// How many jobs a ComfyUI server says that it has.
+fn remaining(body: &[u8]) -> Option<u32> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    answer["exec_info"]["queue_remaining"]
+        .as_u64()?
+        .try_into()
+        .ok()
 }

@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use crate::worker::Worker;
 use core::time::Duration;
 use http::StatusCode;
+use leasehold_config::MemberSettings;
 use leasehold_core::balance::stable_hash;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
@@ -179,7 +180,7 @@ impl Driver {
     /// Takes a server of the caller's zone, if one is free.
     async fn lease_nearby(&self) -> Option<Lease<Backend>> {
         let pool = self.pool()?;
-        let zone = self.tell(|record, _| record.zone.clone())??;
+        let zone = self.tell(|record, _| record.choice.zone.clone())??;
         let mut names = self.servers(&pool)?;
         let members = &pool.settings().members;
         names.retain(|name| {
@@ -206,15 +207,14 @@ impl Driver {
         };
         let machine = &record.machine;
         let lost: Vec<ServerId> = machine.lost_at().iter().map(|(id, _)| *id).collect();
-        let may = |name: &str| {
-            let is_wanted = record.wanted.as_deref().is_none_or(|wanted| wanted == name);
-            let server = state.servers.named(name);
-            is_wanted
-                && !is_among(name, machine.refused_by())
+        let may = |member: &&MemberSettings| {
+            let server = state.servers.named(&member.name);
+            record.choice.admits(member)
+                && !is_among(&member.name, machine.refused_by())
                 && server.is_none_or(|server| server.may_run(&record.prompt))
         };
-        let members = pool.settings().members.iter().map(|member| &member.name);
-        let names: Vec<String> = members.filter(|name| may(name)).cloned().collect();
+        let members = pool.settings().members.iter().filter(may);
+        let names: Vec<String> = members.map(|member| member.name.clone()).collect();
         let is_other = |name: &&String| up.contains(*name) && !is_among(name, &lost);
         let others: Vec<String> = names.iter().filter(is_other).cloned().collect();
         Some(match others.is_empty() || lost.is_empty() {

@@ -7,6 +7,7 @@ use super::journal::{Journal, JournalError, Line, Recovered};
 use super::outbox::Outbox;
 use super::record::{Finished, JobRecord, Replay, entry_without_server, status_of};
 use super::servers::{ServerState, Servers};
+use super::submit::Choice;
 use super::uploads::Uploads;
 use crate::lock;
 use crate::state::unix_tick;
@@ -19,7 +20,7 @@ use leasehold_protocol::comfyui::{
 };
 use leasehold_protocol::comfyui::{Preview, Prompt};
 use leasehold_sync::Clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -71,8 +72,7 @@ pub(super) struct State {
 pub(super) struct NewJob {
     pub(super) prompt: Prompt,
     pub(super) owner: u64,
-    pub(super) wanted: Option<String>,
-    pub(super) zone: Option<String>,
+    pub(super) choice: Choice,
 }
 
 /// What the task that drives a job does next.
@@ -148,8 +148,7 @@ impl Hub {
                 prompt: Arc::new(job.prompt),
                 owner: job.owner,
                 sequence: job.sequence,
-                wanted: job.wanted,
-                zone: job.zone,
+                choice: job.choice,
                 created: job.created,
                 begun: None,
                 begun_at: None,
@@ -157,6 +156,7 @@ impl Hub {
                 wake: Arc::default(),
                 replay: Replay::default(),
                 refusal: None,
+                told_place: None,
                 expected: None,
             };
             state.jobs.insert(Arc::clone(&id), record);
@@ -199,8 +199,7 @@ impl Hub {
             prompt: Arc::new(new.prompt),
             owner: new.owner,
             sequence: state.sequence,
-            wanted: new.wanted,
-            zone: new.zone,
+            choice: new.choice,
             created: unix_millis(),
             begun: None,
             begun_at: None,
@@ -208,6 +207,7 @@ impl Hub {
             wake: Arc::default(),
             replay: Replay::default(),
             refusal: None,
+            told_place: None,
             expected: None,
         };
         if let Some(journal) = &self.journal {
@@ -430,6 +430,54 @@ impl Hub {
         jobs.iter().for_each(|record| record.replay.tell(outbox));
         let sockets = state.sockets.entry(client.to_owned()).or_default();
         sockets.push(Arc::clone(outbox));
+    }
+
+    /// The jobs whose place in line has changed, and that have a client which wants to know.
+    pub(super) fn moved(&self) -> Vec<JobId> {
+        let mut state = self.state();
+        let wants = |record: &&JobRecord| {
+            let client = record.prompt.client_id.as_deref();
+            let sockets = client.and_then(|client| state.sockets.get(client));
+            sockets
+                .into_iter()
+                .flatten()
+                .any(|socket| socket.takes_places())
+        };
+        let waits = |record: &JobRecord| record.machine.server().is_none();
+        let asked = state
+            .jobs
+            .iter()
+            .filter(|(_, record)| waits(record) && wants(record));
+        let places: Vec<(JobId, usize)> = asked
+            .map(|(id, record)| (Arc::clone(id), state.ahead_of(record)))
+            .collect();
+        let mut moved = Vec::new();
+        for (id, place) in places {
+            if let Some(record) = state.jobs.get_mut(&id)
+                && record.told_place.replace(place) != Some(place)
+            {
+                moved.push(id);
+            }
+        }
+        moved
+    }
+
+    /// Tells the client of a job something that only clients which asked for it know.
+    pub(super) fn tell_place(&self, id: &JobId, place: &Value) {
+        let frame = json!({"type": "leasehold_place", "data": place}).to_string();
+        let (state, frame) = (self.state(), Utf8Bytes::from(frame));
+        let client = state
+            .jobs
+            .get(id)
+            .and_then(|record| record.prompt.client_id.as_deref());
+        let sockets = client.and_then(|client| state.sockets.get(client));
+        for socket in sockets
+            .into_iter()
+            .flatten()
+            .filter(|socket| socket.takes_places())
+        {
+            socket.push(frame.clone());
+        }
     }
 
     /// Removes a client's socket.

@@ -7,7 +7,7 @@ use super::drive::Driver;
 use super::follow::{Followed, new_client_id};
 use super::hub::{Hub, State};
 use super::journal::JournalError;
-use super::status::{lines, status};
+use super::status::{job, lines, status};
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
 use crate::lock;
@@ -206,6 +206,11 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
         let Some(pool) = shared.table().pool_named(&hub.pool).cloned() else {
             continue;
         };
+        for id in hub.moved() {
+            if let Some(place) = job(&hub, &pool, None, &id) {
+                hub.tell_place(&id, &place);
+            }
+        }
         let status = status(&hub, &pool);
         let now_best = status["bestServer"].as_str().map(ToOwned::to_owned);
         if now_best != best {

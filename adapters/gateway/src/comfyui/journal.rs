@@ -6,6 +6,7 @@
 use super::hub::JobId;
 use super::record::{Finished, JobRecord};
 use super::servers::Servers;
+use super::submit::Choice;
 use crate::lock;
 use indexmap::IndexMap;
 use leasehold_protocol::comfyui::Prompt;
@@ -53,10 +54,7 @@ pub(super) enum Line {
         sequence: u64,
         owner: u64,
         created: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        wanted: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        zone: Option<String>,
+        choice: Choice,
         body: Value,
     },
     Placed {
@@ -104,8 +102,7 @@ pub(super) struct RecoveredJob {
     pub(super) prompt: Prompt,
     pub(super) owner: u64,
     pub(super) sequence: u64,
-    pub(super) wanted: Option<String>,
-    pub(super) zone: Option<String>,
+    pub(super) choice: Choice,
     pub(super) created: u64,
     /// The server that it was submitted to last, if it may be there.
     pub(super) server: Option<String>,
@@ -120,8 +117,7 @@ impl Line {
             sequence: record.sequence,
             owner: record.owner,
             created: record.created,
-            wanted: record.wanted.clone(),
-            zone: record.zone.clone(),
+            choice: record.choice.clone(),
             body: record.prompt.to_body(),
         }
     }
@@ -336,8 +332,7 @@ fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut R
             sequence,
             owner,
             created,
-            wanted,
-            zone,
+            choice,
             body,
         } => {
             recovered.sequence = recovered.sequence.max(sequence);
@@ -351,8 +346,7 @@ fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut R
                 prompt,
                 owner,
                 sequence,
-                wanted,
-                zone,
+                choice,
                 created,
                 server: None,
                 lost: 0,
@@ -406,8 +400,7 @@ mod tests {
             sequence: number,
             owner: 7,
             created: 1,
-            wanted: None,
-            zone: None,
+            choice: Choice::default(),
             body: serde_json::json!({"prompt": {"1": {"class_type": "SaveImage", "inputs": {}}}}),
         }
     }

@@ -255,6 +255,7 @@ impl Served<'_> {
                 let choice = submit::Choice {
                     server: self.query.get("server"),
                     zone: self.asked.client.and_then(zone).map(ToOwned::to_owned),
+                    labels: Vec::new(),
                 };
                 return submit::submit(hub, self.pool, owner, choice.told(headers), &body);
             }

@@ -32,6 +32,7 @@ pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
     wake: Notify,
     takes_metadata: AtomicBool,
+    takes_places: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +79,15 @@ impl Outbox {
     /// The client knows previews that say of which job they are.
     pub(super) fn take_metadata(&self) {
         self.takes_metadata.store(true, Ordering::Relaxed);
+    }
+
+    /// The client knows the gateway's own frames about places in line.
+    pub(super) fn take_places(&self) {
+        self.takes_places.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn takes_places(&self) -> bool {
+        self.takes_places.load(Ordering::Relaxed)
     }
 
     /// Waits for the next frame.

@@ -1,6 +1,7 @@
 //! A job as the gateway keeps it, and what its caller is shown when it comes back to it.
 
 use super::outbox::{Latest, Outbox};
+use super::submit::Choice;
 use bytes::Bytes;
 use core::time::Duration;
 use leasehold_core::time::Tick;
@@ -18,10 +19,8 @@ pub(super) struct JobRecord {
     pub(super) owner: u64,
     /// Its place among all jobs that were ever accepted.
     pub(super) sequence: u64,
-    /// The server that its caller has chosen.
-    pub(super) wanted: Option<String>,
-    /// The caller's zone, whose servers come first.
-    pub(super) zone: Option<String>,
+    /// The servers that its caller prefers.
+    pub(super) choice: Choice,
     /// Milliseconds since 1970.
     pub(super) created: u64,
     /// When it was last begun by a server, in milliseconds since 1970.
@@ -34,6 +33,8 @@ pub(super) struct JobRecord {
     pub(super) replay: Replay,
     /// What the last server that has refused it said.
     pub(super) refusal: Option<Value>,
+    /// The place in line that its client was told last.
+    pub(super) told_place: Option<usize>,
     /// When it was expected to end, as its caller was told first.
     pub(super) expected: Option<Tick>,
 }

@@ -156,7 +156,10 @@ fn greet(text: &str, outbox: &Outbox) {
     if frame["data"]["supports_preview_metadata"] == true {
         outbox.take_metadata();
     }
-    let data = json!({"supports_preview_metadata": true});
+    if frame["data"]["leasehold_places"] == true {
+        outbox.take_places();
+    }
+    let data = json!({"supports_preview_metadata": true, "leasehold_places": true});
     outbox.push(
         json!({"type": "feature_flags", "data": data})
             .to_string()

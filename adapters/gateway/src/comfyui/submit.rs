@@ -8,25 +8,45 @@ use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
 use core::time::Duration;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
+use leasehold_config::MemberSettings;
 use leasehold_protocol::Refusal;
 use leasehold_protocol::comfyui::{NodeInfo, Prompt};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The header and the parameter by which a caller chooses a server.
 const SERVER: HeaderName = HeaderName::from_static("x-leasehold-server");
+/// The header by which a caller asks for servers with labels, such as the kind of task.
+const LABELS: HeaderName = HeaderName::from_static("x-leasehold-labels");
 const ZONE: HeaderName = HeaderName::from_static("x-leasehold-zone");
 
 /// Which servers a caller prefers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Choice {
     /// The only one that may have its job.
     pub(super) server: Option<String>,
     /// Where those are that come first.
     pub(super) zone: Option<String>,
+    /// What all that may have its job are labelled with.
+    pub(super) labels: Vec<String>,
 }
 
 impl Choice {
+    /// Whether a server may have the job, as far as the caller's choice goes.
+    pub(super) fn admits(&self, member: &MemberSettings) -> bool {
+        let is_wanted = self
+            .server
+            .as_ref()
+            .is_none_or(|wanted| *wanted == member.name);
+        is_wanted
+            && self
+                .labels
+                .iter()
+                .all(|label| member.labels.contains(label))
+    }
+
     /// Takes what the caller's headers say in place of what is known otherwise.
     pub(super) fn told(self, headers: &HeaderMap) -> Self {
         let told = |name: &HeaderName| {
@@ -36,6 +56,7 @@ impl Choice {
         Self {
             server: told(&SERVER).or(self.server),
             zone: told(&ZONE).or(self.zone),
+            labels: split(&told(&LABELS).unwrap_or_default()),
         }
     }
 }
@@ -52,22 +73,19 @@ pub(super) fn submit(
         Ok(prompt) => prompt,
         Err(error) => return Ok(with_status(StatusCode::BAD_REQUEST, &error.body())),
     };
-    if let Some(wanted) = &choice.server {
-        check_wanted(pool, wanted)?;
-    }
+    check_choice(pool, &choice)?;
     {
         let state = hub.state();
         check_room(&state, pool)?;
         check_id(&state, &prompt, owner)?;
-        if let Some(refusal) = refusal(&state, &prompt, choice.server.as_deref()) {
+        if let Some(refusal) = refusal(&state, pool, &prompt, &choice) {
             return Ok(with_status(StatusCode::BAD_REQUEST, &refusal));
         }
     }
     let new = NewJob {
         prompt,
         owner,
-        wanted: choice.server,
-        zone: choice.zone,
+        choice,
     };
     let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
     Ok(ok(
@@ -75,14 +93,31 @@ pub(super) fn submit(
     ))
 }
 
-fn check_wanted(pool: &BackendPool, wanted: &str) -> Result<(), Refusal> {
+/// Splits a list at its commas.
+fn split(list: &str) -> Vec<String> {
+    let items = list.split(',').map(str::trim);
+    items
+        .filter(|item| !item.is_empty())
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+fn check_choice(pool: &BackendPool, choice: &Choice) -> Result<(), Refusal> {
     let members = &pool.settings().members;
-    if members.iter().any(|member| member.name == wanted) {
+    if members.iter().any(|member| choice.admits(member)) {
         return Ok(());
     }
-    let names: Vec<&str> = members.iter().map(|member| &*member.name).collect();
+    let names: Vec<String> = members
+        .iter()
+        .map(|member| match member.labels.is_empty() {
+            true => member.name.clone(),
+            false => format!("{} ({})", member.name, member.labels.join(", ")),
+        })
+        .collect();
+    let asked = choice.server.iter().chain(&choice.labels).cloned();
     Err(bad(format!(
-        "there is no server {wanted:?}; there are {}",
+        "no server is {}; there are {}",
+        asked.collect::<Vec<_>>().join(", "),
         names.join(", ")
     )))
 }
@@ -118,11 +153,12 @@ fn check_id(state: &State, prompt: &Prompt, owner: u64) -> Result<(), Refusal> {
 }
 
 /// Returns the body of a refusal, if it is known that no server can run the prompt.
-fn refusal(state: &State, prompt: &Prompt, wanted: Option<&str>) -> Option<Value> {
-    let servers = state.servers.iter().map(|(_, server)| server);
-    let servers = servers.filter(|server| wanted.is_none_or(|wanted| wanted == server.name));
+fn refusal(state: &State, pool: &BackendPool, prompt: &Prompt, choice: &Choice) -> Option<Value> {
+    let members = pool.settings().members.iter();
+    let members = members.filter(|member| choice.admits(member));
+    let servers = members.map(|member| state.servers.named(&member.name));
     // A server that was never reached may have anything.
-    let known: Option<Vec<Arc<NodeInfo>>> = servers.map(|server| server.nodes.clone()).collect();
+    let known: Option<Vec<Arc<NodeInfo>>> = servers.map(|server| server?.nodes.clone()).collect();
     let known = known.filter(|known| !known.is_empty())?;
     if known
         .iter()

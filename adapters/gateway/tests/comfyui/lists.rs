@@ -168,3 +168,28 @@ fn lists_have_all_jobs_in_their_order() {
     let stats = caller.get_json("/system_stats");
     assert!(stats["devices"].is_array());
 }
+
+#[test]
+fn a_caller_chooses_a_server_by_its_name() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let body = sleeping("me", 0.0).to_string();
+    let queue = |headers: &str, path: &str| {
+        caller
+            .post_bytes(path, "application/json", body.as_bytes(), headers)
+            .status
+    };
+    for _ in 0..3 {
+        assert_eq!(queue("x-leasehold-server: b\r\n", "/prompt"), 200);
+        assert_eq!(queue("", "/prompt?server=b"), 200);
+    }
+    assert_eq!(
+        queue("x-leasehold-server: http://evil.test\r\n", "/prompt"),
+        400
+    );
+    assert_eq!(queue("x-leasehold-labels: sdxl\r\n", "/prompt"), 400);
+    repeat_until("all are done", || {
+        caller.get_json("/prompt")["exec_info"]["queue_remaining"] == 0
+    });
+    assert_eq!(world.accepted(), [0, 6]);
+}

@@ -63,7 +63,7 @@ fn a_client_that_comes_back_is_told_how_its_job_stands() {
                     Some(Frame::Text(frame)) => {
                         kinds.push(frame["type"].as_str().unwrap().to_owned())
                     }
-                    Some(Frame::Binary(..)) => {}
+                    Some(Frame::Binary(_)) => {}
                     None => panic!("it was closed"),
                 }
             }
@@ -97,11 +97,36 @@ fn previews_come_in_the_form_that_a_client_knows() {
             caller.queue(&picture(client));
             let kind = loop {
                 match socket.next().await.expect("a frame") {
-                    Frame::Binary(_, kind) => break kind,
+                    Frame::Binary(kind) => break kind,
                     Frame::Text(_) => {}
                 }
             };
             assert_eq!(kind, expected, "{client}");
         }
+    });
+}
+
+#[test]
+fn a_client_that_asks_is_told_its_place_in_line() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    block_on(async {
+        let mut socket = Socket::open(world.address, "me").await;
+        socket
+            .send(&json!({"type": "feature_flags", "data": {"leasehold_places": true}}))
+            .await;
+        let ids: Vec<String> = (0..5).map(|_| caller.queue(&sleeping("me", 0.6))).collect();
+        let mut places = Vec::new();
+        while places.last() != Some(&0) {
+            if let Some(Frame::Text(frame)) = socket.next().await
+                && frame["type"] == "leasehold_place"
+                && frame["data"]["id"] == *ids[4]
+            {
+                places.push(frame["data"]["ahead"].as_u64().unwrap());
+            }
+        }
+        assert!(places.is_sorted_by(|one, next| one > next), "{places:?}");
+        let told = caller.get_json(&format!("/lb/comfyui/jobs/{}", ids[4]));
+        assert!(told["expected_end_ms"].is_u64(), "{told}");
     });
 }

@@ -224,7 +224,8 @@ pub(crate) struct Socket(WebSocketStream<TcpStream>);
 #[derive(Debug)]
 pub(crate) enum Frame {
     Text(Value),
-    Binary(usize, u32),
+    /// The kind of a binary frame.
+    Binary(u32),
 }
 
 impl Socket {
@@ -255,7 +256,7 @@ impl Socket {
                 }
                 Message::Binary(bytes) => {
                     let kind = bytes[..4].try_into().expect("a kind");
-                    return Some(Frame::Binary(bytes.len(), u32::from_be_bytes(kind)));
+                    return Some(Frame::Binary(u32::from_be_bytes(kind)));
                 }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                 Message::Close(_) => return None,
