@@ -94,7 +94,7 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A prompt whose nodes are whole, but for odd values.
+/// A prompt of whole nodes, some with odd values.
 fn prompt() -> impl Strategy<Value = Value> {
     let class = prop_oneof![9 => select(vec!["Loader", "Save", "Other"]).prop_map(Value::from), 1 => value()];
     let input = (

@@ -253,7 +253,7 @@ impl Run {
             Op::Grant(which) => {
                 self.grant(which);
                 // Sometimes before the job is submitted.
-                if (224..240).contains(&which) {
+                if which % 16 == 14 {
                     self.cancel();
                 }
             }
@@ -293,8 +293,8 @@ impl Run {
             .filter(|it| !refused(it))
             .collect();
         // Sometimes one that refused it, since there is no other.
-        let left = match which {
-            240.. => (0..self.setup.servers()).collect(),
+        let left = match which % 8 {
+            7 => (0..self.setup.servers()).collect(),
             _ => left,
         };
         let new: Vec<u32> = left.iter().copied().filter(|it| !lost(it)).collect();

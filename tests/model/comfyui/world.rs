@@ -131,15 +131,8 @@ impl World {
             Fault::Busy(steps) => {
                 to.busy_until = now.saturating_add(u64::from(steps) * 64 * MS);
             }
-            Fault::Interrupt | Fault::Fail => {
-                if let Some(running) = &mut to.running {
-                    running.ends = match fault {
-                        Fault::Fail => Ended::Failed,
-                        _ => Ended::Interrupted,
-                    };
-                    running.until = running.until.min(now);
-                }
-            }
+            Fault::Interrupt => to.end_now(now, Ended::Interrupted),
+            Fault::Fail => to.end_now(now, Ended::Failed),
         }
         self.advance_to(now);
     }
@@ -266,6 +259,14 @@ impl World {
 }
 
 impl Server {
+    /// Ends what runs.
+    fn end_now(&mut self, now: u64, ends: Ended) {
+        if let Some(running) = &mut self.running {
+            running.ends = ends;
+            running.until = running.until.min(now);
+        }
+    }
+
     /// Works until a time; returns how often the job ran to its end.
     fn work(&mut self, now: u64, length: u64) -> u32 {
         let mut runs = 0;

@@ -111,7 +111,7 @@ impl Job {
         }
     }
 
-    /// Makes a job of an earlier process, which had submitted it to a server and may not have heard the answer.
+    /// Makes a job that an earlier process had submitted to a server, whose answer it may not have heard.
     #[must_use]
     pub fn placed(config: JobConfig, now: Tick, server: ServerId, lost_before: u32) -> Self {
         let mut job = Self::new(config);

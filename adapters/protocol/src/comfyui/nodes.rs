@@ -52,7 +52,7 @@ impl NodeInfo {
         lacks
     }
 
-    /// Returns the body with which the server would refuse a prompt for its types or its lack of outputs, if it would.
+    /// Returns the body of the server's refusal of a prompt for its types or its lack of outputs, if any.
     #[must_use]
     pub fn refusal(&self, prompt: &Prompt) -> Option<Value> {
         let mut has_output = false;
@@ -94,7 +94,7 @@ impl NodeInfo {
         })
     }
 
-    /// Returns the body with which the server would refuse a prompt, each of whose outputs needs a value that no list has.
+    /// Returns the body of the server's refusal of values, if each output depends on one that no list has.
     #[must_use]
     pub fn value_refusal(&self, prompt: &Prompt) -> Option<Value> {
         let mut node_errors = Map::new();
@@ -307,7 +307,7 @@ mod tests {
             let info = NodeInfo::read(&info).unwrap();
             let prompt = loads("c.safetensors");
             let fact = "value CheckpointLoaderSimple.ckpt_name=c.safetensors".to_owned();
-            assert_eq!(info.lacks(&prompt), [fact.clone()]);
+            assert_eq!(info.lacks(&prompt), core::slice::from_ref(&fact));
             let body = info.value_refusal(&prompt).unwrap();
             assert_eq!(body["error"]["type"], "prompt_outputs_failed_validation");
             assert_eq!(
