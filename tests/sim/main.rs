@@ -4,6 +4,7 @@
 //! Invariant: everything is drawn from a seed, which a failing test prints. `LEASEHOLD_SIM_SEED` replaces
 //! the fixed seeds.
 
+mod comfyui;
 mod fast_failure;
 mod flows;
 mod schedule;

@@ -7,6 +7,7 @@ use super::error::{AcquireError, StaleWaiter};
 use super::event::{Acquired, Event, Grant};
 use super::ids::{LeaseId, WaiterId};
 use super::leases::{Bookings, Lease};
+use super::postpone::Origin;
 use super::request::Request;
 use crate::balance::pass;
 use crate::limit::{Cost, LimitSet};
@@ -83,7 +84,10 @@ impl<T> Pool<T> {
         let mut readiness = held_back.map_or(Readiness::AnyTime, |row| row.readiness);
         let is_tried = is_first && held_back.is_none() && self.leases.has_room();
         if is_tried {
-            match self.select(lane, &request) {
+            let may_wait = self.config.weighs_by_time()
+                && self.queue.len() < self.config.max_waiters
+                && !self.is_flow_queue_full(&request);
+            match self.select(lane, &request, Origin::Caller { may_wait }) {
                 Ok(slot) => {
                     if next.is_some() {
                         // Its flow has had its turn of this round.
@@ -246,6 +250,10 @@ impl<T> Pool<T> {
             stride = pass(member.weight_at(&self.config, now));
         }
         member.record_grant(now, sequence, stride, policy.uses_work());
+        if self.config.weighs_by_time() {
+            let expected = member.service.estimate(class);
+            member.backlog.push(fence, now, expected);
+        }
         let booked = Bookings {
             member: member.limits.charge(now, class, cost),
             group: member

@@ -212,6 +212,20 @@ impl PoolConfigBuilder {
 
     /// Weighs jobs by their measured time on the member, under [`Policy::LeastQueue`]. The expected completion
     /// then decides, and not the number of jobs.
+    ///
+    /// A member is taken to do one job after another, in the order of their grants, and jobs that
+    /// [others](super::Pool::observe_depth) gave it as well. A job's time counts from the end of the one before it, unless its
+    /// [release](super::Release::latency) tells it. Before the first job of a class, the mean over the member's other
+    /// classes counts; an idle member that was never measured comes first.
+    ///
+    /// A member does not hold back one of the last requests: it is passed over while others, ready or full, are expected to
+    /// do everything that waits for it before it would have done its next job. The request then goes to the ready one that is
+    /// expected to be done first, or it waits for a full one, until that has taken twice the expected time for its present
+    /// job. From the latest such tick when it first waited on, it takes any ready member. A request goes to a ready member
+    /// at once where that tick is not before its deadline, where the queue is full, or where it is pinned or has a session.
+    ///
+    /// Costs a look at the lanes in which requests wait at each grant; and one at each member for a grant, and for each lane
+    /// at each command while its head waits so, if no more requests wait than all members could do in that time.
     pub fn weigh_by_time(mut self) -> Self {
         self.config.weigh_by_time = true;
         self

@@ -1,7 +1,7 @@
 //! The pool itself, and what drives it: time, timeouts, events, and members handed over to waiters.
 //!
 //! Invariant: after each command, no request at the head of its lane has a member that is ready for it,
-//! unless the pool's own limits forbid it.
+//! unless the pool's own limits forbid it, or it waits for a faster one.
 
 use super::charges::{Charge, ChargeLog};
 use super::config::PoolConfig;
@@ -16,6 +16,7 @@ use super::leases::Leases;
 use super::member_state::EligibilityContext;
 use super::members::Members;
 use super::outcome::LeaseEnd;
+use super::postpone::Origin;
 use super::queue::Queue;
 use super::request::Request;
 use super::stats::Figures;
@@ -36,6 +37,8 @@ use core::num::NonZeroU32;
 /// - where the costs of requests in one lane differ, each change judges the members again that a limit held
 ///   back for the last cost;
 /// - a grant or release in a [group](super::Member::group) at its limit judges all members of the group;
+/// - where work is [weighed by time](super::PoolConfigBuilder::weigh_by_time), each grant looks at all lanes in which requests
+///   wait, and at all members where few requests do;
 /// - these look at all members: the first request of a lane, the beginning and end of panic, an outlier
 ///   sweep, a queued request that costs more than one request, and a refusal where no member is to be
 ///   ready by itself.
@@ -287,14 +290,17 @@ impl<T> Pool<T> {
         if self.lanes.awaited().is_empty() && !self.lanes.has_flagged() {
             return;
         }
-        self.flag_if_shared();
+        self.flag_dependent();
         while let Some((lane, waiter)) = self.next_flagged() {
             if self.serve(lane, waiter).is_some() {
-                self.flag_if_shared();
+                self.flag_dependent();
                 self.consider(lane);
             } else {
                 self.lanes.unflag(lane);
             }
+        }
+        if self.config.weighs_by_time() {
+            self.note_postponed();
         }
     }
 
@@ -320,6 +326,12 @@ impl<T> Pool<T> {
 
     /// Makes a flagged lane a candidate, if it has a head that may be served.
     fn consider(&mut self, lane: u32) {
+        if self.config.weighs_by_time()
+            && let Some(known) = self.lanes.get_mut(lane)
+        {
+            // The member that its head did not take may be ready no more.
+            known.postponement = None;
+        }
         let Some((turn, waiter)) = self.queue.next(lane) else {
             self.lanes.unflag(lane);
             return;
@@ -339,7 +351,7 @@ impl<T> Pool<T> {
     /// Grants a member to the head of a lane; `None` if no member is ready for it.
     fn serve(&mut self, lane: u32, waiter: Handle) -> Option<()> {
         let request = self.queue.waiter(waiter)?.request;
-        let slot = self.select(lane, &request).ok()?;
+        let slot = self.select(lane, &request, Origin::Queue(waiter)).ok()?;
         let (waiter, queued) = self.queue.pop(lane)?;
         if let Some(grant) = self.grant(lane, slot, &request, queued.since, true) {
             let waiter = WaiterId::new(self.config.id, waiter);
@@ -360,11 +372,13 @@ impl<T> Pool<T> {
         }
     }
 
-    /// Flags all lanes in which requests wait, if members share limits: what one takes or gives back then
-    /// changes when others are ready.
-    fn flag_if_shared(&mut self) {
+    /// Flags the lanes whose heads may be served because of another member or lane: all in which requests wait, if members
+    /// share limits; else those whose head waits for a faster member.
+    fn flag_dependent(&mut self) {
         if !self.shared.is_empty() {
             self.lanes.flag_awaited();
+        } else if self.config.weighs_by_time() {
+            self.lanes.flag_postponed();
         }
     }
 

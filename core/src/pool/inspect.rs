@@ -10,6 +10,7 @@ use super::ids::{LeaseId, MemberId};
 use super::labels::Labels;
 use super::lane::LaneKey;
 use super::member_state::MemberState;
+use super::postpone::Origin;
 use super::request::Request;
 use super::stats::{QueueStats, Stats};
 use crate::limit::Wait;
@@ -185,7 +186,7 @@ impl<T> Pool<T> {
         } else if ahead > 0 {
             (Readiness::AnyTime, Some(self.cause_of_head(lane)))
         } else {
-            match self.select(lane, request) {
+            match self.select(lane, request, Origin::Caller { may_wait: true }) {
                 Ok(slot) => {
                     chosen = self.members.handle_at(slot);
                     (Readiness::Now, None)

@@ -9,7 +9,7 @@ use super::eligibility::Readiness;
 use super::labels::LabelSet;
 use crate::balance::{Balancer, MemberLoad, Policy};
 use crate::limit::{Cost, Wait};
-use crate::time::Tick;
+use crate::time::{Tick, earliest};
 use crate::util::bits::BitSet;
 use crate::util::heap::IndexedHeap;
 use crate::util::slab::Handle;
@@ -37,6 +37,10 @@ pub(super) struct Lane {
     deferred: BitSet,
     /// The wait that the pool's own limits impose on a request that a member could have served.
     pub(super) blocked_by: Option<Wait>,
+    /// The wait of its head for a member that is expected to serve it sooner than a ready one.
+    pub(super) postponement: Option<Postponement>,
+    /// A lower bound on its members' mean times, where work is weighed by time.
+    fastest: u64,
     /// Whether it is in the list of lanes that may be served.
     pub(super) is_flagged: bool,
     /// Whether requests wait in it.
@@ -60,6 +64,15 @@ enum LaneMembers {
         busy: BitSet,
         down: BitSet,
     },
+}
+
+/// A wait for a faster member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Postponement {
+    /// The tick at which it is decided anew, unless something happens before.
+    pub(super) again_at: Tick,
+    /// The tick from which the request no longer waits.
+    pub(super) until: Tick,
 }
 
 /// Where a member stands in a lane.
@@ -109,6 +122,8 @@ impl Lane {
             is_uniform: true,
             deferred: BitSet::new(),
             blocked_by: None,
+            postponement: None,
+            fastest: u64::MAX,
             is_flagged: false,
             is_awaited: false,
             last_used: 0,
@@ -332,8 +347,27 @@ impl Lane {
             _ if self.is_flagged => None,
             Some(Wait::Until(tick)) => Some(tick),
             Some(Wait::ForSettlement | Wait::Never) => None,
-            None => self.first_sleeping().map(|(tick, _)| tick),
+            None => earliest(
+                self.first_sleeping().map(|(tick, _)| tick),
+                self.postponement.map(|wait| wait.again_at),
+            ),
         }
+    }
+
+    /// Enters the mean time of one of its members.
+    #[inline]
+    pub(super) fn note_mean(&mut self, nanos: u64) {
+        self.fastest = self.fastest.min(nanos);
+    }
+
+    /// Enters the least mean time of all its members.
+    pub(super) fn set_fastest(&mut self, nanos: u64) {
+        self.fastest = nanos;
+    }
+
+    /// No member's mean time is below this.
+    pub(super) fn fastest(&self) -> u64 {
+        self.fastest
     }
 
     /// Notes that a member isn't ready for the wanted cost and might be for another.
@@ -363,6 +397,7 @@ impl Lane {
     pub(super) fn set_awaited(&mut self, is_awaited: bool) {
         self.is_awaited = is_awaited;
         self.rate.last = None;
+        self.postponement = None;
         if !is_awaited {
             self.blocked_by = None;
         }

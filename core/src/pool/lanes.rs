@@ -281,6 +281,11 @@ impl Lanes {
         if row.is_limit {
             lane.defer(slot);
         }
+        if ctx.config.weighs_by_time()
+            && let Some(mean) = member.service.estimate(class)
+        {
+            lane.note_mean(mean);
+        }
         let load = member.member_load(ctx.config, class, ctx.now);
         lane.set(slot, member.tier, &load, row.readiness);
         if row.is_ready() && lane.is_awaited {
@@ -303,6 +308,17 @@ impl Lanes {
     pub(super) fn flag_awaited(&mut self) {
         for at in 0..self.awaited.len() {
             if let Some(lane) = self.awaited.get(at).copied() {
+                self.flag(lane);
+            }
+        }
+    }
+
+    /// Flags the lanes whose head waits for a faster member.
+    pub(super) fn flag_postponed(&mut self) {
+        for at in 0..self.awaited.len() {
+            if let Some(lane) = self.awaited.get(at).copied()
+                && self.get(lane).is_some_and(|one| one.postponement.is_some())
+            {
                 self.flag(lane);
             }
         }

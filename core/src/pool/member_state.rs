@@ -2,6 +2,7 @@
 //!
 //! Invariant: a removed member that holds no lease is gone.
 
+use super::backlog::Backlog;
 use super::config::PoolConfig;
 use super::eligibility::Eligibility;
 use super::groups::SharedLimits;
@@ -83,6 +84,9 @@ pub(super) struct MemberState<T> {
     pub(super) latency: Option<PeakEwma>,
     /// Kept where work is weighed by time.
     pub(super) service: ServiceTimes,
+    /// Its leases as jobs, kept where work is weighed by time.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(super) backlog: Backlog,
     pub(super) labels: LabelSet,
     pub(super) identity: u64,
     pub(super) figures: MemberFigures,
@@ -173,6 +177,16 @@ impl<T> MemberState<T> {
         if self.in_flight.saturating_add(timed_failures) >= self.max_leases {
             return Eligibility::Full;
         }
+        self.eligibility_but_for_leases(class, cost, ctx)
+    }
+
+    /// Whether it could serve a cost if its status, its probes and its bound on leases allowed it.
+    fn eligibility_but_for_leases(
+        &self,
+        class: u32,
+        cost: Cost,
+        ctx: &EligibilityContext<'_>,
+    ) -> Eligibility {
         let mut longest = Longest::new(ctx.as_of);
         if let Some(until) = self.ejected(ctx.now).filter(|_| !ctx.in_panic) {
             longest.add(until, Eligibility::Ejected { until });
@@ -202,6 +216,17 @@ impl<T> MemberState<T> {
             }
         }
         longest.reason
+    }
+
+    /// Whether the end of a lease would make it ready, and nothing else holds it back.
+    pub(super) fn is_only_full(
+        &self,
+        class: u32,
+        cost: Cost,
+        ctx: &EligibilityContext<'_>,
+    ) -> bool {
+        self.eligibility(class, cost, ctx) == Eligibility::Full
+            && self.eligibility_but_for_leases(class, cost, ctx) == Eligibility::Ready
     }
 
     /// The configuration of its breaker.
@@ -305,30 +330,65 @@ impl<T> MemberState<T> {
         }
     }
 
-    /// The jobs ahead of the next one, by weight, or the nanoseconds until it would be done, where work is weighed
-    /// by time. A member that was never measured comes first while idle and last while busy.
-    fn work(&self, config: &PoolConfig, class: u32, now: Tick) -> u64 {
-        let jobs = match self.depth {
+    /// Whether it has no jobs, as far as is known.
+    pub(super) fn is_idle(&self) -> bool {
+        self.jobs() == 0
+    }
+
+    /// The jobs that it has, its upstream's included as far as they are known.
+    fn jobs(&self) -> u64 {
+        match self.depth {
             // A failure since the report is among both.
             Some(depth) => {
                 let since = self.granted_since_depth.max(self.fast_failures);
                 u64::from(depth).saturating_add(since.into())
             }
-            None => u64::from(self.load()),
-        };
+            None => self.load().into(),
+        }
+    }
+
+    /// The jobs ahead of the next one, by weight, or the nanoseconds until it would be done, where work is weighed
+    /// by time. A member that was never measured comes first while idle and last while busy.
+    fn work(&self, config: &PoolConfig, class: u32, now: Tick) -> u64 {
+        let jobs = self.jobs();
         if !config.weigh_by_time {
             let scaled = jobs.saturating_mul(1 << 20);
             let weight = u64::from(self.weight_at(config, now));
             return scaled.checked_div(weight).unwrap_or(scaled);
         }
-        match self.service.mean(class) {
-            Some(nanos) => {
-                let known = jobs.saturating_add(1).saturating_mul(nanos);
+        match self.service.estimate(class) {
+            Some(mean) => {
+                let known = self.nanos_ahead(jobs, mean).saturating_add(mean);
                 known.clamp(1, UNMEASURED.saturating_sub(1))
             }
             None if jobs == 0 => 0,
             None => UNMEASURED.saturating_add(jobs),
         }
+    }
+
+    /// The nanoseconds that its own jobs take in all, and each of the others the mean.
+    fn nanos_ahead(&self, jobs: u64, mean: u64) -> u64 {
+        let others = jobs.saturating_sub(self.in_flight.into());
+        let own = self.backlog.nanos(mean);
+        own.saturating_add(others.saturating_mul(mean))
+    }
+
+    /// When it would serve the next call of a class; `None` where it was never measured.
+    pub(super) fn prospect(&self, class: u32, as_of: Tick) -> Option<Prospect> {
+        let mean = self.service.estimate(class)?;
+        let ahead = self.nanos_ahead(self.jobs(), mean);
+        let from = match self.backlog.is_empty() {
+            true => as_of,
+            false => self.backlog.began(),
+        };
+        let free = from.as_nanos().saturating_add(ahead);
+        let late_at = self.backlog.late_at(mean);
+        Some(Prospect {
+            free: Tick::from_nanos(free).max(as_of),
+            mean,
+            late_at,
+            is_late: late_at.is_some_and(|late| late <= as_of),
+        })
     }
 
     /// The next tick at which its health or its slow start changes by itself.
@@ -386,6 +446,26 @@ impl<T> MemberState<T> {
     pub(super) fn report_depth(&mut self, depth: u32, granted_since: u32) {
         self.depth = Some(depth);
         self.granted_since_depth = granted_since;
+    }
+}
+
+/// When a member would serve the next call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prospect {
+    /// The tick at which the jobs ahead are expected to have ended; now at the earliest.
+    pub(super) free: Tick,
+    /// The nanoseconds that the call would take; above zero.
+    pub(super) mean: u64,
+    /// The tick at which its present job is late; `None` while it has none.
+    pub(super) late_at: Option<Tick>,
+    pub(super) is_late: bool,
+}
+
+impl Prospect {
+    /// The tick at which the call is expected to end.
+    pub(super) fn ends(&self) -> Tick {
+        let ends = self.free.as_nanos().saturating_add(self.mean);
+        Tick::from_nanos(ends)
     }
 }
 

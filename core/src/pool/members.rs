@@ -82,6 +82,10 @@ impl<T> Members<T> {
         self.slab.get_mut(handle)
     }
 
+    pub(super) fn len(&self) -> u32 {
+        self.slab.len()
+    }
+
     pub(super) fn at(&self, slot: u32) -> Option<&MemberState<T>> {
         self.slab.at(slot)
     }

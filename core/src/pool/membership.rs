@@ -1,5 +1,6 @@
 //! Commands that add, change and remove members.
 
+use super::backlog::Backlog;
 use super::drive::Pool;
 use super::error::{AddError, StaleMember, UpdateError};
 use super::event::Event;
@@ -80,6 +81,7 @@ impl<T> Pool<T> {
             granted_since_probe: 0,
             latency: self.times.member_latency(),
             service: ServiceTimes::default(),
+            backlog: Backlog::default(),
             labels,
             identity: 0,
             figures: MemberFigures::starting_at(now),

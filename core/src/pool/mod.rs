@@ -2,9 +2,11 @@
 //!
 //! A request goes `acquire` -> `select` -> grant (`acquire`, `select`); a lease ends by `release` -> settle ->
 //! `hand_over` (`release`, `drive`). The parts of the pool own their state: `members`, `lanes`, `queue`,
-//! `flows`, `leases`, `groups`, `labels`, `charges`, `fast_failures`, `times` and the figures in `stats`.
+//! `flows`, `leases`, `groups`, `labels`, `charges`, `fast_failures`, `times`, each member's `backlog` and the figures in
+//! `stats`.
 
 mod acquire;
+mod backlog;
 mod charges;
 mod compaction;
 mod condition;
@@ -30,6 +32,7 @@ mod member_state;
 mod members;
 mod membership;
 mod outcome;
+mod postpone;
 mod queue;
 mod release;
 #[cfg(feature = "serde")]

@@ -43,6 +43,8 @@ pub(super) struct Waiter {
     pub(super) since: Tick,
     pub(super) request: Request,
     pub(super) lane: u32,
+    /// The tick from which it waits for no faster member, if it has waited for one.
+    pub(super) postponed_until: Option<Tick>,
     flow: Handle,
     arrival: u64,
     previous: Option<Handle>,
@@ -154,6 +156,13 @@ impl Queue {
         earliest(deadline, self.parked.peek().map(|(tick, _)| tick))
     }
 
+    /// Enters the tick from which a waiter waits for no faster member, if it has none yet.
+    pub(super) fn postpone(&mut self, handle: Handle, until: Tick) {
+        if let Some(waiter) = self.waiters.get_mut(handle) {
+            waiter.postponed_until.get_or_insert(until);
+        }
+    }
+
     pub(super) fn waiter(&self, handle: Handle) -> Option<&Waiter> {
         self.waiters.get(handle)
     }
@@ -198,6 +207,7 @@ impl Queue {
             since,
             request,
             lane,
+            postponed_until: None,
             flow,
             arrival,
             previous: None,

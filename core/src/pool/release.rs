@@ -145,11 +145,15 @@ impl<T> Pool<T> {
         let Some(member) = self.members.get_mut(lease.member) else {
             return false;
         };
+        // Without the time that it waited at the member behind others.
+        let was_sent = ending.outcome != Some(Outcome::NotSent);
+        let span = member.backlog.end(lease.fence, now, was_sent);
+        let service = span.map(|nanos| ending.told.unwrap_or(Duration::from_nanos(nanos)));
         let mut is_first_success = false;
         match ending.outcome {
             Some(Outcome::Ok) => {
-                if self.config.weighs_by_time() {
-                    member.service.observe(lease.class, ending.latency);
+                if let Some(took) = service {
+                    member.service.observe(lease.class, took);
                 }
                 is_first_success = self.times.observe(now, lease.class, ending.latency);
                 if let Some(latency) = &mut member.latency {
@@ -291,6 +295,8 @@ struct Ending {
     /// The real cost.
     cost: Cost,
     latency: Duration,
+    /// The latency that the release told.
+    told: Option<Duration>,
 }
 
 impl Ending {
@@ -306,11 +312,13 @@ impl Ending {
                     | Outcome::Unknown => release.cost.unwrap_or(lease.cost),
                 },
                 latency: release.latency.unwrap_or(held),
+                told: release.latency,
             },
             LeaseEnd::Expired => Self {
                 outcome: None,
                 cost: lease.cost,
                 latency: held,
+                told: None,
             },
         }
     }

@@ -5,6 +5,7 @@ use super::eligibility::{Cause, Readiness};
 use super::error::AcquireError;
 use super::labels::LabelSet;
 use super::lane::LaneKey;
+use super::postpone::Origin;
 use super::request::Request;
 use crate::limit::Wait;
 use crate::util::slab::Handle;
@@ -60,20 +61,39 @@ impl<T> Pool<T> {
     }
 
     /// The member that serves a request of a lane now, or when one will be ready.
-    pub(super) fn select(&mut self, lane: u32, request: &Request) -> Result<u32, Readiness> {
+    pub(super) fn select(
+        &mut self,
+        lane: u32,
+        request: &Request,
+        origin: Origin,
+    ) -> Result<u32, Readiness> {
         self.set_wanted(lane, request);
         loop {
             self.wake_sleeping(lane);
+            let mut is_postponed = false;
             while let Some(slot) = self.choose(lane, request) {
                 if !self.is_exact(lane) && self.readiness(lane, slot) != Readiness::Now {
                     self.reindex_in(lane, slot);
                     continue;
                 }
-                return self.admit(lane, slot, request);
+                let slot = self.admit(lane, slot, request)?;
+                match self.prefer_faster(lane, slot, request, origin) {
+                    Ok(slot) => return Ok(slot),
+                    Err(wait) => {
+                        is_postponed = true;
+                        if let Some(known) = self.lanes.get_mut(lane) {
+                            known.postponement = Some(wait);
+                        }
+                        break;
+                    }
+                }
             }
             // The first of these may have been judged for a lower cost, or before shared limits changed.
             let known = self.lanes.get(lane).ok_or(Readiness::Unknown)?;
-            let waiting = known.first_busy().or_else(|| known.first_down());
+            let waiting = match is_postponed {
+                true => None,
+                false => known.first_busy().or_else(|| known.first_down()),
+            };
             let sleeping = known.first_sleeping();
             if let Some(slot) = waiting
                 && !matches!(
@@ -86,7 +106,7 @@ impl<T> Pool<T> {
                 && self.readiness(lane, slot) != Readiness::At(tick)
             {
                 self.reindex_in(lane, slot);
-            } else if waiting.is_some() {
+            } else if waiting.is_some() || is_postponed {
                 return Err(Readiness::AnyTime);
             } else {
                 return Err(sleeping.map_or(Readiness::Unknown, |(tick, _)| Readiness::At(tick)));
@@ -100,6 +120,7 @@ impl<T> Pool<T> {
             return;
         };
         known.blocked_by = None;
+        known.postponement = None;
         for slot in known.set_wanted(request.cost) {
             self.reindex_in(lane, slot);
         }
@@ -161,7 +182,7 @@ impl<T> Pool<T> {
     }
 
     /// The member that served the request's session last.
-    fn session_member(&self, request: &Request) -> Option<Handle> {
+    pub(super) fn session_member(&self, request: &Request) -> Option<Handle> {
         let sessions = self.sessions.as_ref()?;
         sessions.peek(self.clock.now, request.session?)
     }

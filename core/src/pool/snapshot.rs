@@ -3,6 +3,7 @@
 //! Invariant: the limits of a restored pool admit no more than those of the saved one would have. Leases come back without
 //! holders, and expire at their ticks.
 
+use super::backlog::Backlog;
 use super::config::PoolConfig;
 use super::drive::Pool;
 use super::flows::FlowState;
@@ -145,6 +146,7 @@ fn at_rest<T: Clone>(saved: &MemberState<T>, now: Tick) -> MemberState<T> {
         in_flight: 0,
         fast_failures: 0,
         untimed_failures: 0,
+        backlog: Backlog::default(),
         counted: None,
         latency: None,
         settings: None,
@@ -299,6 +301,10 @@ impl<T> Pool<T> {
         }
         let member = self.members.get_mut(handle).ok_or(RestoreError)?;
         member.in_flight = member.in_flight.saturating_add(1);
+        if self.config.weighs_by_time() {
+            let expected = member.service.estimate(lease.class);
+            member.backlog.push(lease.fence, lease.granted, expected);
+        }
         let lease = self.leases.insert(lease).ok_or(RestoreError)?;
         let expires = saved.expires.map_or(to, |expires| offset.tick(expires));
         let sequence = self.clock.next_sequence();

@@ -38,6 +38,18 @@ impl ServiceTimes {
         let known = known.or_else(|| self.0.get(MAX_CLASSES.saturating_sub(1)));
         known.map(|(_, mean)| *mean)
     }
+
+    /// The mean of a class, or that over the classes before the first call of this one; above zero.
+    #[inline]
+    pub(super) fn estimate(&self, class: u32) -> Option<u64> {
+        let over_all = || {
+            let means = self.0.iter().map(|(_, mean)| u128::from(*mean));
+            let sum = means.fold(0, u128::saturating_add);
+            let mean = sum.checked_div(self.0.len() as u128)?;
+            u64::try_from(mean).ok()
+        };
+        self.mean(class).or_else(over_all).map(|mean| mean.max(1))
+    }
 }
 
 /// The times over all members.

@@ -60,16 +60,17 @@ impl Pair {
             self.oracle.hints.insert(due, member);
         }
         let expected = self.oracle.acquire(now, ask, pin, deadline);
+        if let Ok(Acquired::Waiting(waiter)) = got {
+            // It may be granted in the same command, because another no longer waits for a faster member.
+            self.waiters.push(waiter);
+        }
         let own = self.compare_events_with(got.ok().and_then(|acquired| match acquired {
             Acquired::Granted(grant) => Some((due, grant)),
             Acquired::Waiting(_) => None,
         }));
         let got = match got {
             Ok(Acquired::Granted(_)) => Answer::Granted(own.expect("it was named")),
-            Ok(Acquired::Waiting(waiter)) => {
-                self.waiters.push(waiter);
-                Answer::Waiting(self.waiters.len() - 1)
-            }
+            Ok(Acquired::Waiting(_)) => Answer::Waiting(self.waiters.len() - 1),
             Err(error) => {
                 if let Some(cause) = error.cause() {
                     let causes = &self.oracle.causes;
@@ -294,7 +295,7 @@ impl Pair {
         match (got, kind) {
             (Ok(got), Ok(kind)) => {
                 let held_back = self.oracle.held_back(ask);
-                let mut opening = self.oracle.lane_opening(kind, ask.cost());
+                let mut opening = self.oracle.newcomer_opening(kind, ask, None);
                 let newcomer = self.waiters.len();
                 assert_eq!(got.ahead, self.oracle.ahead_of(kind, ask, newcomer));
                 let causes = match got.ahead {

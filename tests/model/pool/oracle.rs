@@ -2,6 +2,7 @@
 
 mod member_health;
 mod membership;
+mod postpone;
 mod queue;
 mod release;
 mod select;
@@ -177,7 +178,10 @@ impl Oracle {
             opening = until;
             self.causes = vec![cause];
         } else if next.is_none_or(|next| turn < next) && !self.is_behind_own(kind, ask) {
-            opening = self.lane_opening(kind, ask.cost());
+            opening = match self.has_room_for(ask) {
+                true => self.newcomer_opening(kind, ask, deadline),
+                false => self.lane_opening(kind, ask.cost()),
+            };
             if opening == Opening::Now {
                 if next.is_some() {
                     let flow = (ask.priority(), ask.flow());
@@ -205,6 +209,7 @@ impl Oracle {
             kind,
             deadline,
             waiting: true,
+            postponed_until: None,
         });
         Answer::Waiting(newcomer)
     }
@@ -232,19 +237,27 @@ impl Oracle {
                 return Some(Refusal::DeadlineTooSoon(Tick::from_nanos(at)));
             }
         }
-        let of_flow = self
-            .waiting()
-            .filter(|(_, one)| one.ask.flow() == ask.flow());
-        let bound = self
-            .flow_setup(ask.flow())
-            .map_or(u32::MAX, FlowSetup::max_waiters);
-        if of_flow.count() >= bound as usize {
+        if self.is_flow_queue_full(ask) {
             return Some(Refusal::FlowQueueFull);
         }
         if self.waiting().count() >= self.max_waiters {
             return Some(Refusal::QueueFull);
         }
         None
+    }
+
+    fn is_flow_queue_full(&self, ask: Ask) -> bool {
+        let of_flow = self
+            .waiting()
+            .filter(|(_, one)| one.ask.flow() == ask.flow());
+        let bound = self
+            .flow_setup(ask.flow())
+            .map_or(u32::MAX, FlowSetup::max_waiters);
+        of_flow.count() >= bound as usize
+    }
+
+    fn has_room_for(&self, ask: Ask) -> bool {
+        self.waiting().count() < self.max_waiters && !self.is_flow_queue_full(ask)
     }
 
     fn grant(&mut self, kind: Kind, ask: Ask, since: u64) -> OracleGrant {
@@ -276,7 +289,11 @@ impl Oracle {
         let shared = self
             .has_shared
             .then(|| self.shared.charge(now, class, cost));
+        let expected = self.estimate_of(name, class);
+        self.enter_job(name);
         self.leases.push(OracleLease {
+            number: self.leases.len(),
+            expected,
             member: name,
             granted: now,
             class,
@@ -391,8 +408,12 @@ impl Oracle {
             let servable = turns.into_iter().find(|(_, name)| {
                 let waiter = &self.waiters[*name];
                 self.lane_opening(waiter.kind, waiter.ask.cost()) == Opening::Now
+                    && self.postponement_of(*name).is_none()
             });
-            let Some((turn, name)) = servable else { return };
+            let Some((turn, name)) = servable else {
+                self.note_postponed();
+                return;
+            };
             let OracleWaiter {
                 since, ask, kind, ..
             } = self.waiters[name];
@@ -411,12 +432,17 @@ impl Oracle {
         let openings = heads.filter_map(|(_, name)| {
             let waiter = &self.waiters[name];
             match self.lane_opening(waiter.kind, waiter.ask.cost()) {
+                Opening::Now => {
+                    let again = self.postponement_of(name).map(|wait| wait.again_at);
+                    let first = self.first_tick(waiter.kind, waiter.ask.cost());
+                    again.into_iter().chain(first).min()
+                }
                 Opening::At(at) => Some(at),
                 // A call in flight may take longer than that.
                 Opening::AnyTime if !self.is_open(waiter) => {
                     self.first_tick(waiter.kind, waiter.ask.cost())
                 }
-                Opening::Now | Opening::AnyTime | Opening::Unknown => None,
+                Opening::AnyTime | Opening::Unknown => None,
             }
         });
         let timers = self.first_timer().map(|(tick, _)| tick);

@@ -78,6 +78,7 @@ impl Oracle {
             one.depth = Some(depth.into());
             one.granted_since_depth = 0;
             one.granted_since_probe = 0;
+            self.serve();
         }
         there
     }

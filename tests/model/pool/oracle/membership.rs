@@ -45,6 +45,7 @@ impl Oracle {
             granted_since_probe: 0,
             latency: self.latency.as_ref().map(PeakEwma::another),
             service: BTreeMap::new(),
+            began: 0,
             told: BreakerState::Closed,
             own_breaker: Own::Pool,
             own_probes: Own::Pool,
@@ -251,6 +252,7 @@ impl Oracle {
             ends.held = false;
             ends.expires = Some((ends.expires.map_or(now, |(tick, _)| tick), stamp));
         }
+        self.restart_jobs();
         self.refresh_panic();
     }
 }

@@ -134,12 +134,17 @@ impl Oracle {
         let (now, tick) = (self.now, self.tick());
         let fleet = self.latency.as_ref().and_then(|one| one.estimate(tick));
         let took = ended.latency.unwrap_or(now - lease.granted);
+        let span = self.end_job(lease, ended.end);
         let member = &mut self.members[lease.member];
         member.in_flight -= 1;
         member.stamp = stamp;
         match ended.end {
             Some(End::Ok) => {
-                observe(&mut member.service, lease.class, took);
+                observe(
+                    &mut member.service,
+                    lease.class,
+                    ended.latency.unwrap_or(span),
+                );
                 observe(&mut self.service, lease.class, took);
                 for latency in [&mut member.latency, &mut self.latency]
                     .into_iter()

@@ -40,14 +40,11 @@ impl Oracle {
         wait != Some(Wait::Never)
     }
 
-    pub(super) fn reason(&self, member: usize, kind: Kind, cost: Cost) -> Eligibility {
-        let at = self.as_of;
-        let group = self.members[member].setup.group();
+    pub(super) fn reason(&self, name: usize, kind: Kind, cost: Cost) -> Eligibility {
         let timed = |one: &&FastFailure| one.end().is_some_and(|end| end > self.as_of);
-        let its = self.fast_failures.iter().filter(|one| one.member == member);
+        let its = self.fast_failures.iter().filter(|one| one.member == name);
         let timed_failures = its.filter(timed).count() as u32;
-        let breaker = self.breaker_of(member);
-        let member = &self.members[member];
+        let member = &self.members[name];
         match member.state {
             State::Removing | State::Gone => return Eligibility::Removed,
             State::Disabled => return Eligibility::Disabled,
@@ -61,6 +58,15 @@ impl Oracle {
         if member.in_flight + timed_failures >= member.setup.max_leases() {
             return Eligibility::Full;
         }
+        self.reason_but_for_leases(name, kind, cost)
+    }
+
+    /// The reason of a member whose status, probes and bound on leases let it serve.
+    pub(super) fn reason_but_for_leases(&self, name: usize, kind: Kind, cost: Cost) -> Eligibility {
+        let at = self.as_of;
+        let breaker = self.breaker_of(name);
+        let member = &self.members[name];
+        let group = member.setup.group();
         let mut holds = vec![(at, 0, Eligibility::Ready)];
         if let Some(until) = member.outcomes.ejected_until(self.tick())
             && !self.panic
@@ -123,7 +129,11 @@ impl Oracle {
             .map(|one| self.reason(one, kind, cost))
             .filter(|reason| *reason != Eligibility::Removed)
             .collect();
-        if reasons.contains(&Eligibility::Ready) {
+        // Under least time, the request waits for a member that is full.
+        let is_postponed = self.choice == Choice::LeastTime
+            && reasons.contains(&Eligibility::Full)
+            && self.lane_opening(kind, cost) == Opening::Now;
+        if reasons.contains(&Eligibility::Ready) && !is_postponed {
             return vec![match self.shared.earliest(self.as_of, kind.class, cost) {
                 Wait::Until(until) if until.as_nanos() <= self.as_of => Cause::BehindOthers,
                 Wait::Until(until) => Cause::AtLimit { until },
@@ -185,16 +195,23 @@ impl Oracle {
         alive.count() as u32
     }
 
+    /// The jobs that a member has, its upstream's included.
+    pub(super) fn jobs(&self, name: usize) -> u64 {
+        let member = &self.members[name];
+        let fast_failures = self.fast_failures_of(name);
+        u64::from(match member.depth {
+            Some(depth) => depth + member.granted_since_depth.max(fast_failures),
+            None => member.in_flight + fast_failures,
+        })
+    }
+
     fn member_load(&self, name: usize, class: u32) -> MemberLoad {
         let member = &self.members[name];
         let fast_failures = self.fast_failures_of(name);
-        let jobs = u64::from(match member.depth {
-            Some(depth) => depth + member.granted_since_depth.max(fast_failures),
-            None => member.in_flight + fast_failures,
-        });
+        let jobs = self.jobs(name);
         let work = if self.choice == Choice::LeastTime {
-            match member.service.get(&class) {
-                Some(mean) => ((jobs + 1) * mean).max(1),
+            match self.estimate_of(name, class) {
+                Some(mean) => self.ahead_of_next(name, mean) + mean,
                 None if jobs == 0 => 0,
                 None => u64::MAX / 2 + jobs,
             }
@@ -228,17 +245,37 @@ impl Oracle {
     pub(super) fn choose(&mut self, kind: Kind, ask: Ask) -> usize {
         let hint = self.hints.pop_front();
         let hint = hint.expect("the machine grants as much as the oracle");
+        if !self.choice.is_settled(&ask) && kind.pin.is_none() {
+            let ready = self.nearest_ready(kind, ask);
+            let held = self.session_member(ask);
+            if held.is_none_or(|held| !ready.contains(&held)) {
+                assert!(ready.contains(&hint), "{hint} of {ready:?}");
+                return hint;
+            }
+        }
+        let chosen = self.preferred(kind, ask);
+        self.faster(kind, ask, chosen, None)
+    }
+
+    /// The ready members of the lowest tier that has any.
+    fn nearest_ready(&self, kind: Kind, ask: Ask) -> Vec<usize> {
         let ready: Vec<usize> = (0..self.members.len())
             .filter(|one| self.matches(kind, *one))
             .filter(|one| self.reason(*one, kind, ask.cost()) == Eligibility::Ready)
             .collect();
         let tier = |name: usize| self.members[name].setup.tier();
         let nearest = ready.iter().map(|one| tier(*one)).min();
-        let nearest = nearest.expect("a member is ready");
-        let ready: Vec<usize> = ready
+        ready
             .into_iter()
-            .filter(|one| tier(*one) == nearest)
-            .collect();
+            .filter(|one| Some(tier(*one)) == nearest)
+            .collect()
+    }
+
+    /// The member of the session, or the one that a policy which depends on the members' load alone chooses.
+    pub(super) fn preferred(&self, kind: Kind, ask: Ask) -> usize {
+        let ready = self.nearest_ready(kind, ask);
+        let tier = |name: usize| self.members[name].setup.tier();
+        let nearest = tier(*ready.first().expect("a member is ready"));
         if kind.pin.is_none()
             && let Some(held) = self.session_member(ask)
             && ready.contains(&held)
@@ -247,10 +284,6 @@ impl Oracle {
         }
         if kind.pin.is_some() {
             return ready[0];
-        }
-        if !self.choice.is_settled(&ask) {
-            assert!(ready.contains(&hint), "{hint} of {ready:?}");
-            return hint;
         }
         let mut balancer = Balancer::new(self.choice.policy(), 0);
         for name in 0..self.members.len() {
@@ -288,7 +321,7 @@ impl Oracle {
     }
 
     /// The member that served the session last.
-    fn session_member(&self, ask: Ask) -> Option<usize> {
+    pub(super) fn session_member(&self, ask: Ask) -> Option<usize> {
         let held = self.affinity.as_ref()?.peek(self.tick(), ask.session()?)?;
         (self.members[held].state != State::Gone).then_some(held)
     }

@@ -45,6 +45,8 @@ pub(in crate::pool) struct OracleMember {
     pub(in crate::pool) granted_since_probe: u32,
     pub(in crate::pool) latency: Option<PeakEwma>,
     pub(in crate::pool) service: BTreeMap<u32, u64>,
+    /// The tick at which its first live lease became the first.
+    pub(in crate::pool) began: u64,
     pub(in crate::pool) told: BreakerState,
     pub(in crate::pool) own_breaker: Own,
     pub(in crate::pool) own_probes: Own,
@@ -58,6 +60,7 @@ pub(in crate::pool) struct OracleMember {
 
 #[derive(Clone, Debug)]
 pub(in crate::pool) struct OracleLease {
+    pub(in crate::pool) number: usize,
     pub(in crate::pool) member: usize,
     pub(in crate::pool) granted: u64,
     pub(in crate::pool) class: u32,
@@ -72,6 +75,8 @@ pub(in crate::pool) struct OracleLease {
     pub(in crate::pool) permit: Option<Permit>,
     pub(in crate::pool) ttl: Option<u64>,
     pub(in crate::pool) expires: Option<(u64, u64)>,
+    /// The time that it was expected to take at its grant.
+    pub(in crate::pool) expected: Option<u64>,
     pub(in crate::pool) live: bool,
     /// Whether it has a holder; after a restart it has none.
     pub(in crate::pool) held: bool,
@@ -84,6 +89,8 @@ pub(in crate::pool) struct OracleWaiter {
     pub(in crate::pool) kind: Kind,
     pub(in crate::pool) deadline: Option<u64>,
     pub(in crate::pool) waiting: bool,
+    /// The tick from which it waits for no faster member.
+    pub(in crate::pool) postponed_until: Option<u64>,
 }
 
 /// A class with a set of labels, or a pinned member.
