@@ -1,5 +1,6 @@
 //! The servers' web page in a real browser, through the gateway.
 
+use crate::http::LONG;
 use crate::support::{QUICK, block_on, servers, start, taking};
 use core::time::Duration;
 use futures_util::{SinkExt, StreamExt};
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -76,7 +78,11 @@ impl Browser {
             .await
             .expect("it is open");
         loop {
-            let Some(Ok(Message::Text(text))) = self.page.next().await else {
+            let told = timeout(LONG, self.page.next())
+                .await
+                .expect("an answer in time");
+            let told = told.expect("it is open").expect("a frame");
+            let Message::Text(text) = told else {
                 continue;
             };
             let told: Value = serde_json::from_str(&text).expect("JSON");
@@ -121,13 +127,7 @@ fn page_of(address: &str) -> String {
         let request =
             format!("GET /json/list HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("it reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
-        let list = answer
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body)
-            .unwrap_or_default();
-        let list: Value = serde_json::from_str(list).unwrap_or_default();
+        let list = read_list(&mut stream).unwrap_or_default();
         let pages = list.as_array().into_iter().flatten();
         let page = pages
             .filter(|page| page["type"] == "page")
@@ -138,6 +138,21 @@ fn page_of(address: &str) -> String {
         std::thread::sleep(Duration::from_millis(50));
     }
     panic!("the browser has no page");
+}
+
+/// Reads a list in JSON; the browser leaves the connection open.
+fn read_list(stream: &mut std::net::TcpStream) -> Option<Value> {
+    stream.set_read_timeout(Some(LONG)).expect("a timeout");
+    let (mut answer, mut part) = (Vec::new(), [0; 4_096]);
+    loop {
+        let count = stream.read(&mut part).ok().filter(|count| *count > 0)?;
+        answer.extend_from_slice(&part[..count]);
+        let text = String::from_utf8_lossy(&answer);
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+        if let Some(list) = body.and_then(|body| serde_json::from_str(body).ok()) {
+            return Some(list);
+        }
+    }
 }
 
 #[test]

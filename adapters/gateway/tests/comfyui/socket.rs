@@ -115,9 +115,9 @@ fn a_client_that_asks_is_told_its_place_in_line() {
         socket
             .send(&json!({"type": "feature_flags", "data": {"leasehold_places": true}}))
             .await;
-        let ids: Vec<String> = (0..5).map(|_| caller.queue(&sleeping("me", 0.6))).collect();
+        let ids: Vec<String> = (0..5).map(|_| caller.queue(&sleeping("me", 1.2))).collect();
         let mut places = Vec::new();
-        while places.last() != Some(&0) {
+        while places.len() < 2 {
             if let Some(Frame::Text(frame)) = socket.next().await
                 && frame["type"] == "leasehold_place"
                 && frame["data"]["id"] == *ids[4]
@@ -127,6 +127,6 @@ fn a_client_that_asks_is_told_its_place_in_line() {
         }
         assert!(places.is_sorted_by(|one, next| one > next), "{places:?}");
         let told = caller.get_json(&format!("/lb/comfyui/jobs/{}", ids[4]));
-        assert!(told["expected_end_ms"].is_u64(), "{told}");
+        assert!(told["expected_end_ms"].is_u64(), "one has ended: {told}");
     });
 }
