@@ -11,7 +11,7 @@ use crate::comfyui::{self, Hubs, JournalError};
 use crate::names::{self, Names};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
-use crate::shared::{ADMIN, ReloadError, Shared, Table};
+use crate::shared::{ADMIN, OnDisk, ReloadError, Shared, Table};
 use crate::state::{State, StateError};
 use crate::worker::{self, Accepting};
 use core::net::SocketAddr;
@@ -124,7 +124,12 @@ impl Gateway {
         if let Some(state) = &state {
             state.settle()?;
         }
-        let shared = Shared::new(table, state, changes, queue, reloads, names, accounts, hubs);
+        let disk = OnDisk {
+            state,
+            log: queue,
+            hubs,
+        };
+        let shared = Shared::new(table, disk, changes, reloads, names, accounts);
         let shared = Arc::new(shared);
         let mut gateway = Self {
             addresses: sockets

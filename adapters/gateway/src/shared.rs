@@ -202,6 +202,17 @@ fn admin_listener(settings: &Settings) -> Option<Listener> {
     Some(Listener::new(ListenerSettings::new(address, Serve::Http)))
 }
 
+/// What a gateway keeps on disk.
+#[derive(Debug, Default)]
+pub(crate) struct OnDisk {
+    /// Limits and changes; `None` where nothing is to be kept.
+    pub(crate) state: Option<Arc<State>>,
+    /// The access log, if there is one.
+    pub(crate) log: Option<LogQueue>,
+    /// The queues of pools of ComfyUI servers.
+    pub(crate) hubs: Hubs,
+}
+
 /// What all threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -226,13 +237,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         table: Table,
-        state: Option<Arc<State>>,
+        OnDisk { state, log, hubs }: OnDisk,
         changes: AdminChanges,
-        log: Option<LogQueue>,
         reloads: Reloads,
         names: Names,
         accounts: Accounts,
-        hubs: Hubs,
     ) -> Self {
         let earlier = state.as_ref().map(|state| state.resources());
         let resources = Resources::restored(earlier.unwrap_or_default());

@@ -6,10 +6,10 @@ use super::answers::{bad, ok, with_status};
 use super::hub::{Hub, JobId, State};
 use super::record::{Finished, JobRecord};
 use crate::proxy::AnswerBody;
+use core::cmp::Reverse;
 use http::{Response, StatusCode};
 use leasehold_protocol::Refusal;
 use serde_json::{Map, Value, json};
-use std::cmp::Reverse;
 
 /// The parameters of a query.
 pub(super) struct Query<'q>(pub(super) Option<&'q str>);

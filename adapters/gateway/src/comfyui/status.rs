@@ -61,7 +61,7 @@ pub(super) fn lines(status: &Value, is_verbose: bool) -> Vec<String> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => "unknown".to_owned(),
-        other => other.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
     let queue = &status["queue"];
     let mut lines = vec![format!(

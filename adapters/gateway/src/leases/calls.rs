@@ -5,13 +5,12 @@ use super::{Session, routes};
 use crate::admin::AdminChanges;
 use crate::backend_pool::PoolError;
 use crate::callers::Accounts;
-use crate::comfyui::Hubs;
 use crate::drain::Drain;
 use crate::gateway::watch_pools;
 use crate::names::Names;
 use crate::reload::Reloads;
 use crate::service::Identity;
-use crate::shared::{Shared, Table};
+use crate::shared::{OnDisk, Shared, Table};
 use bytes::Bytes;
 use core::time::Duration;
 use http::{Method, StatusCode};
@@ -47,16 +46,7 @@ impl LeaseCalls {
         let lease_ttl = first.map_or(ListenerSettings::LEASE_TTL, |listener| listener.lease_ttl);
         let table = Table::new(settings, None, &changes, &names, &accounts)?;
         let reloads = Reloads::default();
-        let shared = Shared::new(
-            table,
-            None,
-            changes,
-            None,
-            reloads,
-            names,
-            accounts,
-            Hubs::default(),
-        );
+        let shared = Shared::new(table, OnDisk::default(), changes, reloads, names, accounts);
         Ok(Self {
             shared: Arc::new(shared),
             drain: Drain::default(),
