@@ -4,7 +4,7 @@ use super::drive::Pool;
 use super::eligibility::{Cause, Readiness};
 use super::error::AcquireError;
 use super::labels::LabelSet;
-use super::lane::LaneKey;
+use super::lane::{LaneKey, Postponement};
 use super::postpone::Origin;
 use super::request::Request;
 use crate::limit::Wait;
@@ -81,9 +81,7 @@ impl<T> Pool<T> {
                     Ok(slot) => return Ok(slot),
                     Err(wait) => {
                         is_postponed = true;
-                        if let Some(known) = self.lanes.get_mut(lane) {
-                            known.postponement = Some(wait);
-                        }
+                        self.note_wait(lane, wait);
                         break;
                     }
                 }
@@ -111,6 +109,18 @@ impl<T> Pool<T> {
             } else {
                 return Err(sleeping.map_or(Readiness::Unknown, |(tick, _)| Readiness::At(tick)));
             }
+        }
+    }
+
+    /// Enters that the request waits for a faster member. The ticks of the others wake it too, so they must be current.
+    fn note_wait(&mut self, lane: u32, wait: Postponement) {
+        if !self.is_exact(lane) {
+            for slot in self.members.slots() {
+                self.reindex_in(lane, slot);
+            }
+        }
+        if let Some(known) = self.lanes.get_mut(lane) {
+            known.postponement = Some(wait);
         }
     }
 
