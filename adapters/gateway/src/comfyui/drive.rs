@@ -424,7 +424,13 @@ impl Driver {
         }
         let last = self.tell(|record, _| record.machine.lost_at().last().copied());
         if let Some(Some((server, loss))) = last {
-            let name = self.hub.state().servers.name(server).unwrap_or_default();
+            let name = {
+                let mut state = self.hub.state();
+                if let Some(known) = state.servers.get_mut(server) {
+                    known.note_copy(&self.id);
+                }
+                state.servers.name(server).unwrap_or_default()
+            };
             let (pool, id) = (&self.hub.pool, &self.id);
             self.shared.report(format_args!(
                 "pool {pool}: {name}: job {id} is lost there: {}",

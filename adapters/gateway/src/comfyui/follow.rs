@@ -3,7 +3,8 @@
 //! Invariant: a connection's end makes the server's jobs looked for, so that no event is needed for a job to end.
 
 use super::hub::Hub;
-use super::server::{Call, uri};
+use super::server::{Answer, Call, uri};
+use super::servers::ServerState;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::proxy::CallerBody;
@@ -19,6 +20,7 @@ use http::header::{
 use http::{HeaderValue, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use leasehold_protocol::comfyui::{NodeInfo, ServerId};
+use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::task::spawn_local;
@@ -115,7 +117,7 @@ impl Followed {
     }
 
     /// Hears a server until its connection ends, and tells why it did.
-    async fn listen(&self, mut socket: Socket) -> String {
+    async fn listen(self: &Rc<Self>, mut socket: Socket) -> String {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unanswered = 0_u32;
@@ -146,9 +148,17 @@ impl Followed {
         }
     }
 
-    fn hear(&self, text: &str) {
+    fn hear(self: &Rc<Self>, text: &str) {
         self.hub.heard(self.server, text);
         self.tell_depth();
+        let state = self.hub.state();
+        if state
+            .server(self.server)
+            .is_some_and(ServerState::has_copies)
+        {
+            let this = Rc::clone(self);
+            spawn_local(async move { this.withdraw_copies().await });
+        }
     }
 
     /// Tells the pool how many jobs the server has, those of others included.
@@ -205,23 +215,48 @@ impl Followed {
             .report(format_args!("pool {pool}: {name}: {what}"));
     }
 
+    /// Takes jobs from a server that is back which are done elsewhere by now.
+    async fn withdraw_copies(&self) {
+        let mut copies = {
+            let mut state = self.hub.state();
+            let server = state.servers.get_mut(self.server);
+            server.map(ServerState::take_copies).unwrap_or_default()
+        };
+        copies.retain(|id| self.hub.has_left(id, self.server));
+        if copies.is_empty() {
+            return;
+        }
+        let call = self.call();
+        // What is left of them costs time, and no job its end.
+        let _ = call.post_json("/queue", &json!({"delete": copies})).await;
+        for id in copies {
+            let _ = call
+                .post_json("/interrupt", &json!({"prompt_id": id}))
+                .await;
+        }
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call {
+            worker: &self.worker,
+            backend: &self.backend,
+            bounds: self.pool.settings().upstream,
+        }
+    }
+
     /// Asks the server now and then what it can run, and how it does.
     async fn refresh(&self) {
         loop {
-            let call = Call {
-                worker: &self.worker,
-                backend: &self.backend,
-                bounds: self.pool.settings().upstream,
-            };
+            let call = self.call();
             let stats = call.get("/system_stats").await;
-            if let Some(stats) = stats.ok().filter(super::server::Answer::is_ok)
+            if let Some(stats) = stats.ok().filter(Answer::is_ok)
                 && let Some(server) = self.hub.state().servers.get_mut(self.server)
             {
                 server.system_stats = Some(stats.json());
                 server.checked = Some(super::hub::unix_millis());
             }
             let nodes = call.get("/object_info").await;
-            let nodes = nodes.ok().filter(super::server::Answer::is_ok);
+            let nodes = nodes.ok().filter(Answer::is_ok);
             let read = nodes.and_then(|nodes| Some((NodeInfo::read(&nodes.json())?, nodes.body)));
             let pause = match read {
                 Some((nodes, text)) => {

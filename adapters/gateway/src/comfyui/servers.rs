@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// Things that a server was found without, which are remembered.
 const MAX_LACKS: usize = 1_000;
 
+/// Jobs that a server has lost, of which it is told when it is back.
+const MAX_COPIES: usize = 1_000;
+
 /// The servers of a pool, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
@@ -39,6 +42,8 @@ pub(super) struct ServerState {
     pub(super) checked: Option<u64>,
     /// What it was found without.
     lacks: BTreeSet<String>,
+    /// Jobs that were lost there, and may still be in its queue.
+    copies: Vec<String>,
     /// What uploaded files are called there.
     pub(super) uploads: HashMap<String, String>,
 }
@@ -84,6 +89,23 @@ impl ServerState {
         if self.lacks.len() < MAX_LACKS {
             self.lacks.extend(lacks);
         }
+    }
+
+    /// Remembers a job that may still be in its queue, though it is done elsewhere.
+    pub(super) fn note_copy(&mut self, id: &str) {
+        if self.copies.len() < MAX_COPIES {
+            self.copies.push(id.to_owned());
+        }
+    }
+
+    /// Whether jobs may still be in its queue that are done elsewhere.
+    pub(super) fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    /// The jobs that may still be in its queue, though they are done elsewhere.
+    pub(super) fn take_copies(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.copies)
     }
 
     /// Takes a new description of its nodes, which may have all that it lacked.

@@ -51,6 +51,13 @@ fn jobs_of_a_server_that_stalls_are_done_elsewhere_and_end_once() {
     let ends = caller.all_ended(&ids);
     assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
     world.servers[0].set_stalled(false);
+    // What it still had is taken from it.
+    assert!(
+        world.servers[0].wait(LONG, |report| report.running.is_none()
+            && report.pending == 0)
+    );
+    let report = world.servers[0].report();
+    assert!(report.dequeued + report.interrupted > 0, "{report:?}");
     let more: Vec<String> = (0..4).map(|_| caller.queue(&sleeping("me", 0.1))).collect();
     assert!(caller.all_ended(&more).iter().all(|end| end == "success"));
 }
