@@ -2,6 +2,8 @@
 //!
 //! Invariant: every decision on members is the pool's; this file only turns settings into its configuration.
 
+mod labels;
+
 use crate::affinity::Session;
 use crate::backend::Backend;
 use crate::callers::Callers;
@@ -28,16 +30,6 @@ use std::sync::{Arc, Mutex};
 
 /// The part of a limit, in thousandths, that may be used between two writes of the state.
 const BLOCK: u16 = 10;
-
-/// The label of members that serve the models which no label names.
-const OTHER_MODELS: &str = "*";
-
-/// Sets of members that requests of a pool may be restricted to.
-const MAX_MEMBER_SETS: usize = 64;
-
-/// No member serves a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoSuchModel;
 
 /// Why a pool can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -268,75 +260,6 @@ impl BackendPool {
         let labels = labels.map_err(|full| self.error(&settings.name, full.to_string()))?;
         let limits = settings.limits.as_ref().map(LimitSpecs::limits);
         Ok((labels, limits.unwrap_or_default()))
-    }
-
-    /// Returns the labels of a member. One of services without any has all that others have, and that of other models.
-    fn labels_of(&self, settings: &MemberSettings) -> Vec<String> {
-        if self.settings.kind != Kind::Openai || !settings.labels.is_empty() {
-            let sets = lock(&self.live.sets);
-            let sets = sets.iter().filter(|set| set.contains(&settings.name));
-            let sets = sets.map(|set| label_of_set(set));
-            return settings.labels.iter().cloned().chain(sets).collect();
-        }
-        let members = self.settings.members.iter();
-        let mut labels: Vec<String> = members.flat_map(|one| one.labels.clone()).collect();
-        labels.sort_unstable();
-        labels.dedup();
-        if !labels.is_empty() {
-            labels.push(OTHER_MODELS.to_owned());
-        }
-        labels
-    }
-
-    /// Returns the labels that a call with this model needs, if it needs any; one that names no model needs none.
-    ///
-    /// # Errors
-    /// No member serves the model.
-    pub(crate) fn labels_for(&self, model: &str) -> Result<Option<Labels>, NoSuchModel> {
-        let members = &self.settings.members;
-        if model.is_empty() || members.iter().all(|member| member.labels.is_empty()) {
-            return Ok(None);
-        }
-        let is_named = members
-            .iter()
-            .any(|member| member.labels.iter().any(|one| one == model));
-        let serves_others = members.iter().any(|member| member.labels.is_empty());
-        let label = match (is_named, serves_others) {
-            (true, _) => model,
-            (false, true) => OTHER_MODELS,
-            (false, false) => return Err(NoSuchModel),
-        };
-        // All of these have names by now.
-        self.live
-            .pool
-            .labels(&[label])
-            .map(Some)
-            .map_err(|_| NoSuchModel)
-    }
-
-    /// Returns a label that these members alone have; `None` if too many such sets are in use.
-    pub(crate) fn labels_of_set(&self, names: &[String]) -> Option<Labels> {
-        let mut set = names.to_vec();
-        set.sort_unstable();
-        let is_new = {
-            let mut sets = lock(&self.live.sets);
-            if !sets.contains(&set) && sets.len() >= MAX_MEMBER_SETS {
-                return None;
-            }
-            sets.insert(set.clone())
-        };
-        if is_new {
-            let sync = self.live.pool.blocking();
-            let members = self.settings.members.iter();
-            for member in members.filter(|member| set.contains(&member.name)) {
-                let labels = self.live.pool.labels(self.labels_of(member)).ok()?;
-                if let Some(id) = sync.member(&member.name) {
-                    // One that was removed meanwhile serves nothing.
-                    let _ = sync.update(id, MemberUpdate::new().labels(labels));
-                }
-            }
-        }
-        self.live.pool.labels([label_of_set(&set)]).ok()
     }
 
     /// The most tokens that a call may reserve; `None` where no limit counts tokens.
@@ -582,11 +505,6 @@ fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig
         pool: settings.name.clone(),
         error,
     })
-}
-
-/// The label of the members of a set.
-fn label_of_set(names: &[String]) -> String {
-    format!("only {}", names.join(" "))
 }
 
 /// What each of some limits that are of this unit admits in its window.

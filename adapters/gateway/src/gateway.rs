@@ -101,15 +101,7 @@ impl Gateway {
         let log = LogQueue::start(&settings.access_log).map_err(StartError::Log)?;
         let (queue, writer) = log.unzip();
         let drain = settings.drain;
-        let state = settings.state.as_ref().map(|state| {
-            let callers = Callers::new(&settings, &Accounts::default());
-            let windows = settings
-                .pools
-                .iter()
-                .map(|pool| longest_window(pool, &callers));
-            State::open(state, windows.max().unwrap_or_default()).map(Arc::new)
-        });
-        let state = state.transpose()?;
+        let state = open_state(&settings)?;
         let changes = state.as_ref().map(|state| state.changes()).transpose()?;
         let changes: AdminChanges = changes.unwrap_or_default();
         names.look_up_first(&settings).map_err(StartError::Thread)?;
@@ -238,6 +230,18 @@ impl Gateway {
         self.threads.push(thread.map_err(StartError::Thread)?);
         Ok(())
     }
+}
+
+/// Opens the state file, if there is to be one.
+fn open_state(settings: &Settings) -> Result<Option<Arc<State>>, StateError> {
+    let Some(state) = &settings.state else {
+        return Ok(None);
+    };
+    let callers = Callers::new(settings, &Accounts::default());
+    let pools = settings.pools.iter();
+    let windows = pools.map(|pool| longest_window(pool, &callers));
+    let state = State::open(state, windows.max().unwrap_or_default())?;
+    Ok(Some(Arc::new(state)))
 }
 
 /// Deals the sockets of each listener out to the threads.

@@ -110,12 +110,9 @@ impl Asked<'_> {
                 json(&comfyui::status(&hub, &pool))
             }
             Call::Verbose => {
-                let body = body?;
                 check_type(&self.parts.headers, true)?;
                 let (hub, _) = comfyui(shared, table, query.get(Parameter::Pool))?;
-                let verbose = body::verbose(&body).map_err(AdminError::bad_request)?;
-                hub.set_verbose(verbose);
-                json(&json!({"verbose": verbose}))
+                switch_reports(&hub, &body?)?
             }
             Call::Explain => {
                 let listener = if is_own_listener {
@@ -189,6 +186,13 @@ fn comfyui(
         let text = "there is no pool of ComfyUI servers of this name";
         AdminError::new(StatusCode::NOT_FOUND, "no_such_pool", text)
     })
+}
+
+/// Switches full reports of a pool on or off.
+fn switch_reports(hub: &Hub, body: &[u8]) -> Result<Response<AnswerBody>, AdminError> {
+    let verbose = body::verbose(body).map_err(AdminError::bad_request)?;
+    hub.set_verbose(verbose);
+    Ok(json(&json!({"verbose": verbose})))
 }
 
 fn ready(table: &Table) -> Response<AnswerBody> {

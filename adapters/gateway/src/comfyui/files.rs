@@ -2,9 +2,10 @@
 
 use super::answers::{bad, no_server, not_kept, ok, text};
 use super::drive::backend_named;
-use super::hub::{Hub, State};
+use super::hub::Hub;
 use super::lists::Query;
 use super::server::{Call, CallError};
+use super::state::State;
 use super::uploads::Upload;
 use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;

@@ -6,30 +6,23 @@
 use super::journal::{Journal, JournalError, Line, Recovered};
 use super::outbox::Outbox;
 use super::record::{Finished, JobRecord, Replay, entry_without_server, status_of};
-use super::servers::{ServerState, Servers};
+use super::state::State;
 use super::submit::Choice;
 use super::uploads::Uploads;
 use crate::lock;
 use crate::state::unix_tick;
-use core::time::Duration;
-use indexmap::IndexMap;
 use leasehold_config::PoolSettings;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
-    End, Event, EventKind, Job, JobConfig, ServerFrame, ServerId, StatusFrame, Step, map_files,
+    End, Job, JobConfig, ServerFrame, ServerId, StatusFrame, Step, map_files,
 };
 use leasehold_protocol::comfyui::{Preview, Prompt};
 use leasehold_sync::Clock;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-
-/// Clients whose frames are kept until they come back, and frames of each.
-const MAX_AWAY: usize = 10_000;
-const MAX_UNTOLD: usize = 200;
 
 /// The id of a job.
 pub(super) type JobId = Arc<str>;
@@ -46,25 +39,6 @@ pub(crate) struct Hub {
     journal: Option<Journal>,
     /// The descriptions of nodes of all servers, and those that they were made of.
     pub(super) merged: Mutex<Option<(Vec<bytes::Bytes>, bytes::Bytes)>>,
-}
-
-/// What changes.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) jobs: HashMap<JobId, JobRecord>,
-    pub(super) finished: IndexMap<JobId, Finished>,
-    pub(super) servers: Servers,
-    sockets: HashMap<String, Vec<Arc<Outbox>>>,
-    /// Ends of jobs whose clients were away.
-    untold: IndexMap<String, Vec<Utf8Bytes>>,
-    sequence: u64,
-    max_finished: usize,
-    /// Whether the log has full reports.
-    pub(super) is_verbose: bool,
-    is_verbose_set: bool,
-    config: JobConfig,
-    /// How far off expected ends were of late, in thousandths of the wait.
-    pub(super) error_permille: Option<u64>,
 }
 
 /// A job that its caller asks for.
@@ -497,149 +471,6 @@ impl Hub {
             Some(journal) => journal.sync(),
             None => Ok(()),
         }
-    }
-}
-
-impl State {
-    /// How many jobs there are, those that others gave to the servers included.
-    pub(super) fn remaining(&self) -> u32 {
-        let mut own: HashMap<ServerId, u32> = HashMap::new();
-        for record in self.jobs.values() {
-            if let Some(server) = record.machine.server() {
-                let count = own.entry(server).or_default();
-                *count = count.saturating_add(1);
-            }
-        }
-        let foreign = self.servers.iter().map(|(id, server)| {
-            let own = own.get(&id).copied().unwrap_or(0);
-            server.remaining.unwrap_or(0).saturating_sub(own)
-        });
-        let own = u32::try_from(self.jobs.len()).unwrap_or(u32::MAX);
-        own.saturating_add(foreign.sum())
-    }
-
-    /// Tells all sockets how many jobs there are.
-    pub(super) fn tell_status(&self) {
-        let status = StatusFrame {
-            remaining: self.remaining(),
-        };
-        for socket in self.sockets.values().flatten() {
-            socket.push_status(&status);
-        }
-    }
-
-    /// How many of the gateway's jobs a server has, and how many are on their way there.
-    pub(super) fn own_jobs(&self, server: ServerId) -> (u32, u32) {
-        let of_server = |record: &&JobRecord| record.machine.server() == Some(server);
-        let (mut there, mut on_way) = (0_u32, 0_u32);
-        for record in self.jobs.values().filter(of_server) {
-            let count = match record.machine.is_on_its_way() {
-                true => &mut on_way,
-                false => &mut there,
-            };
-            *count = count.saturating_add(1);
-        }
-        (there, on_way)
-    }
-
-    pub(super) fn server(&self, id: ServerId) -> Option<&ServerState> {
-        self.servers.get(id)
-    }
-
-    /// Jobs that wait for a server before this one.
-    pub(super) fn ahead_of(&self, record: &JobRecord) -> usize {
-        let order = record.order();
-        let waits = |other: &&JobRecord| other.machine.server().is_none();
-        let others = self.jobs.values().filter(waits);
-        others.filter(|other| other.order() < order).count()
-    }
-
-    fn running_at(&self, server: ServerId) -> Option<JobId> {
-        let is_there = |record: &JobRecord| {
-            record.machine.server() == Some(server) && record.machine.is_running()
-        };
-        let found = self.jobs.iter().find(|(_, record)| is_there(record));
-        found.map(|(id, _)| Arc::clone(id))
-    }
-
-    fn pass_on(&mut self, now: Tick, server: ServerId, event: Event) {
-        let Some(name) = self.servers.name(server) else {
-            return;
-        };
-        let id = JobId::from(event.prompt_id);
-        let Some(record) = self.jobs.get_mut(&id) else {
-            return;
-        };
-        if record.machine.server() != Some(server) {
-            return;
-        }
-        if event.kind == EventKind::Over {
-            // Its end is what the history says.
-            record.machine.look_soon(now, server);
-            record.wake.notify_one();
-            return;
-        }
-        let was_running = record.machine.is_running();
-        record.machine.progressed(now, server);
-        let mut frame = event.frame;
-        if let Some(output) = frame.pointer_mut("/data/output") {
-            name_files(output, &name);
-        }
-        let kind = frame["type"].as_str().unwrap_or_default().to_owned();
-        if kind == "execution_start" || !was_running {
-            record.begun = Some(unix_millis());
-            record.begun_at = Some(now);
-        }
-        let text = Utf8Bytes::from(frame.to_string());
-        let latest = record.replay.note(event.kind, &kind, &text);
-        let client = record.prompt.client_id.as_deref();
-        for socket in client
-            .and_then(|client| self.sockets.get(client))
-            .into_iter()
-            .flatten()
-        {
-            match latest {
-                Some(latest) => socket.push_latest(latest, text.clone()),
-                None => socket.push(text.clone()),
-            }
-        }
-    }
-
-    /// Tells a client that its job is over, now or when it is back; and all how many jobs are left.
-    fn tell_end(&mut self, client: Option<&str>, frames: Vec<Utf8Bytes>) {
-        self.tell_status();
-        let Some(client) = client else {
-            return;
-        };
-        match self.sockets.get(client) {
-            Some(sockets) => {
-                for socket in sockets {
-                    frames.iter().for_each(|frame| socket.push(frame.clone()));
-                }
-            }
-            None => {
-                let untold = self.untold.entry(client.to_owned()).or_default();
-                untold.extend(frames);
-                let surplus = untold.len().saturating_sub(MAX_UNTOLD);
-                untold.drain(..surplus);
-                while self.untold.len() > MAX_AWAY {
-                    self.untold.shift_remove_index(0);
-                }
-            }
-        }
-    }
-
-    /// Learns how far off the expected end of a job was.
-    fn note_error(&mut self, record: &JobRecord, now: Tick) {
-        let Some(expected) = record.expected else {
-            return;
-        };
-        let off = now.since(expected).max(expected.since(now));
-        let took = Duration::from_millis(unix_millis().saturating_sub(record.created));
-        let permille = off.as_millis().saturating_mul(1_000) / took.as_millis().max(1);
-        let permille = u64::try_from(permille).unwrap_or(u64::MAX);
-        let before = self.error_permille.unwrap_or(permille);
-        self.error_permille = Some(before.saturating_mul(7).saturating_add(permille) / 8);
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::drive::Driver;
 use super::follow::{Followed, new_client_id};
-use super::hub::{Hub, State};
+use super::hub::Hub;
 use super::journal::JournalError;
+use super::state::State;
 use super::status::{job, lines, status};
 use crate::backend_pool::BackendPool;
 use crate::clock::now;

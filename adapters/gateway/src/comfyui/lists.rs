@@ -3,8 +3,9 @@
 //! Invariant: a caller sees its own jobs whole; of others' it sees their places in the queue alone.
 
 use super::answers::{bad, ok, with_status};
-use super::hub::{Hub, JobId, State};
+use super::hub::{Hub, JobId};
 use super::record::{Finished, JobRecord};
+use super::state::State;
 use crate::proxy::AnswerBody;
 use core::cmp::Reverse;
 use http::{Response, StatusCode};

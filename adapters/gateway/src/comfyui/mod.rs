@@ -24,6 +24,7 @@ mod record;
 mod server;
 mod servers;
 mod socket;
+mod state;
 mod status;
 mod submit;
 mod uploads;

@@ -1,7 +1,8 @@
 //! What operators and waiting callers are told: the state of the servers, and when a job will be done.
 
-use super::hub::{Hub, State};
+use super::hub::Hub;
 use super::record::{JobRecord, millis, reason};
+use super::state::State;
 use crate::backend_pool::BackendPool;
 use core::time::Duration;
 use leasehold_core::time::Tick;

@@ -3,7 +3,8 @@
 //! Invariant: a job that is answered with 200 is in the journal, where there is one.
 
 use super::answers::{bad, not_kept, ok, with_status};
-use super::hub::{Hub, NewJob, State};
+use super::hub::{Hub, NewJob};
+use super::state::State;
 use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
 use core::time::Duration;

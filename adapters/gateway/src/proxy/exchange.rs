@@ -141,33 +141,41 @@ impl Exchange<'_> {
             client,
         };
         match listener.settings().serve {
-            Serve::Openai => {
-                return Ok(Passed::Whole(openai::answer(asked, body, record).await));
-            }
-            Serve::Leases => {
-                return Ok(Passed::Whole(leases::answer(asked, body, record).await));
-            }
+            Serve::Openai => Ok(Passed::Whole(openai::answer(asked, body, record).await)),
+            Serve::Leases => Ok(Passed::Whole(leases::answer(asked, body, record).await)),
             Serve::Comfyui => {
                 let (response, socket) = comfyui::answer(asked, body, upgraded, record).await;
-                return Ok(match socket {
+                Ok(match socket {
                     Some(socket) => Passed::Socket(response, socket),
                     None => Passed::Whole(response),
-                });
+                })
             }
-            Serve::Http => {}
+            Serve::Http => self.forward(&asked, body, upgraded, record).await,
         }
-        let pool = route(listener, &table, &target)?;
+    }
+
+    /// Passes the request on to a backend, and the answer back.
+    async fn forward(
+        &self,
+        asked: &service::Asked<'_>,
+        body: Incoming,
+        upgraded: Option<OnUpgrade>,
+        record: &mut Record,
+    ) -> Result<Passed, Refusal> {
+        let (listener, target) = (asked.listener, asked.target);
+        let has_body = !body.is_end_stream();
+        let pool = route(listener, asked.table, target)?;
         let session = Session::of(
             pool.settings().affinity.as_ref(),
             &self.parts.headers,
-            client,
+            asked.client,
         );
-        let asked = pool.request(client, &session);
+        let asked = pool.request(asked.client, &session);
         let shared = self.connection.worker.shared();
         let mut outgoing = Outgoing {
             parts: self.parts,
-            target: &target,
-            caller: self.caller(listener, &target),
+            target,
+            caller: self.caller(listener, target),
             pool: Arc::clone(pool),
             shared,
             interim: self

@@ -3,7 +3,7 @@
 use crate::support::*;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
-use leasehold_config::Address;
+use leasehold_config::{Address, Kind};
 use leasehold_core::balance::Policy;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +63,9 @@ fn statuses(
     for one in tries(path, ok_body, ids.0, ids.1) {
         let path = path.replace("{id}", one.id);
         let is_pool = one.query.starts_with("pool");
-        let takes_pool = is_change && !path.ends_with("reload") || path.ends_with("backends");
+        let takes_pool = is_change && !path.ends_with("reload")
+            || path.ends_with("backends")
+            || path.contains("comfyui");
         let query = match takes_pool || !is_pool {
             true => format!("?{}", one.query),
             false => String::new(),
@@ -99,9 +101,12 @@ fn head(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> String {
 #[test]
 fn every_documented_answer_is_possible_and_no_other_is_given() {
     let (one, shared) = (backend(), backend());
+    let mut images = pool("images", Policy::LeastQueue, &[one]);
+    images.kind = Kind::Comfyui;
     let pools = vec![
         pool("web", Policy::RoundRobin, &[one, shared]),
         pool("api", Policy::RoundRobin, &[shared]),
+        images,
     ];
     let mut settings = settings(pools);
     settings.admin.listen = Some(Address::Tcp(([127, 0, 0, 1], 0).into()));
@@ -122,7 +127,7 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
             documented.insert(key, responses.keys().cloned().collect());
         }
     }
-    assert_eq!(documented.len(), 18);
+    assert_eq!(documented.len(), 20);
     // A removal ends the backend that the others are tried with, and what takes a place or a pool is tried apart.
     let mut order: Vec<_> = documented.into_iter().collect();
     order.sort_by_key(|((method, _), _)| method == "delete");
@@ -130,6 +135,7 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
         let body = match path.rsplit('/').next().unwrap() {
             "add" => Some(r#"{"host":"a.test","port":80}"#),
             "weight" => Some(r#"{"weight":2}"#),
+            "verbose" => Some(r#"{"verbose":true}"#),
             "breaker" => Some(r#"{"state":"closed"}"#),
             _ => None,
         };
