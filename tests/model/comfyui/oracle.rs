@@ -411,6 +411,9 @@ impl Oracle {
         if self.is_cancelled {
             return self.end(End::Cancelled);
         }
+        if stay.is_check && !stay.is_sure() {
+            return self.wait_longer(now);
+        }
         self.lost_at.push((stay.server, loss));
         let times = u32::try_from(self.lost_at.len()).expect("few losses");
         if times + self.losses_before > self.config.redo.max(self.losses_before) {

@@ -8,8 +8,8 @@ use crate::service::{Asked, given};
 use core::net::IpAddr;
 use http::header::{ACCEPT, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use leasehold_core::balance::stable_hash;
 use leasehold_protocol::Refusal;
+use sha2::{Digest, Sha256};
 
 /// The cookie that tells browsers behind one address apart.
 const COOKIE: &str = "leasehold-caller";
@@ -54,10 +54,17 @@ impl Caller {
 
     fn known(kind: &[u8], text: &[u8]) -> Self {
         Self {
-            key: stable_hash(&[kind, b" ", text].concat()),
+            key: hashed(&[kind, b" ", text].concat()),
             cookie: None,
         }
     }
+}
+
+/// Returns a number that no other text can be made for.
+fn hashed(text: &[u8]) -> u64 {
+    let hash = Sha256::digest(text);
+    let first = hash.first_chunk().copied().unwrap_or_default();
+    u64::from_be_bytes(first)
 }
 
 /// Whether a browser opens a page, with which it can take a cookie.

@@ -61,8 +61,11 @@ impl Driver {
     /// Drives the job to its end.
     pub(super) async fn run(self) {
         let mut held = self.lease_of_running().await;
-        let mut entry = None;
+        let (mut entry, mut noted) = (None, 0);
         while let Some(todo) = self.hub.step(&self.id) {
+            // A loss may come with the next step: no lease is kept while another is waited for.
+            self.note_losses(&mut noted);
+            self.release_if_gone(&mut held);
             match todo.step {
                 None => {
                     let due = todo.due.map(|due| due.since(self.hub.now()));
@@ -73,23 +76,39 @@ impl Driver {
                 Some(Step::Acquire) => held = self.acquire(&todo.wake).await,
                 Some(Step::Submit(server)) => self.submit(server, held.as_ref()).await,
                 Some(Step::Look(server)) => {
-                    let (look, found) = self.look(server).await;
+                    let (look, found) = self.look(server, held.as_ref()).await;
                     entry = found.or(entry);
-                    let lost = self.tell(|record, now| {
-                        let before = record.machine.lost_at().len();
-                        record.machine.looked(now, server, look);
-                        record.machine.lost_at().len() > before
-                    });
-                    self.note_lost(lost);
+                    self.looked(server, look);
                 }
-                Some(Step::Withdraw(server)) => self.withdraw(server).await,
+                Some(Step::Withdraw(server)) => self.withdraw(server, held.as_ref()).await,
                 Some(Step::Finish(end)) => {
-                    self.finish(end, entry.take(), held.take());
+                    // What a server said of a job that was taken from it is no end.
+                    let entry = entry.filter(|_| matches!(end, End::OnServer(..)));
+                    self.finish(end, entry, held.take());
                     return;
                 }
             }
-            self.release_if_gone(&mut held);
         }
+    }
+
+    fn looked(&self, server: ServerId, look: Look) {
+        let client_id = self.client_id(server);
+        self.tell(|record, now| {
+            // Events of a job go to the client that it was submitted for, which may be no more.
+            if look == Look::Running && record.submitted_for != client_id {
+                record.machine.progressed(now, server);
+            }
+            record.machine.looked(now, server, look);
+        });
+    }
+
+    /// The gateway's client at a server.
+    fn client_id(&self, server: ServerId) -> String {
+        let state = self.hub.state();
+        let known = state.server(server);
+        known
+            .map(|known| known.client_id.clone())
+            .unwrap_or_default()
     }
 
     fn tell<R>(&self, tell: impl FnOnce(&mut super::record::JobRecord, Tick) -> R) -> Option<R> {
@@ -161,7 +180,8 @@ impl Driver {
                     }
                     // Servers come, go and learn; a job whose servers are the same keeps its place.
                     () = sleep(LOOK_AGAIN) => {
-                        if self.servers(&pool).as_ref() != Some(&names) {
+                        let now = self.pool().and_then(|pool| self.servers(&pool));
+                        if now.as_ref() != Some(&names) {
                             break None;
                         }
                     }
@@ -245,7 +265,18 @@ impl Driver {
             return;
         };
         let answer = self.post(server, held.lease.payload()).await;
+        if answer == Submission::Accepted {
+            self.close_breaker(held);
+        }
         self.tell(|record, now| record.machine.answered(now, server, answer));
+    }
+
+    /// A server that takes a job works, however long the job lasts: its breaker waits for no end of it.
+    fn close_breaker(&self, held: &Held) {
+        if let Some(pool) = self.pool() {
+            // A pool without breakers has none to close.
+            let _ = pool.pool().blocking().reset_breaker(held.lease.member());
+        }
     }
 
     async fn post(&self, server: ServerId, backend: &Arc<Backend>) -> Submission {
@@ -264,13 +295,8 @@ impl Driver {
             self.shared.report(format_args!("{error}"));
             return Submission::Unsent;
         }
-        let client_id = {
-            let state = self.hub.state();
-            let known = state.server(server);
-            known
-                .map(|known| known.client_id.clone())
-                .unwrap_or_default()
-        };
+        let client_id = self.client_id(server);
+        self.tell(|record, _| record.submitted_for.clone_from(&client_id));
         let body = prompt.body_for(&graph, &self.id, &client_id);
         match call.post_json("/prompt", &body).await {
             Ok(answer) => self.judge(server, &graph, &answer),
@@ -313,6 +339,8 @@ impl Driver {
             Refused::Here(lacks) => {
                 if let Some(known) = self.hub.state().servers.get_mut(server) {
                     known.learn_lacks(lacks);
+                    // It may have lost files that were brought to it.
+                    known.uploads.clear();
                 }
                 Submission::RefusedHere
             }
@@ -327,12 +355,13 @@ impl Driver {
         call: &Call<'_>,
         graph: &mut serde_json::Map<String, Value>,
     ) -> Result<(), Brought> {
+        let owner = self.tell(|record, _| record.owner).unwrap_or_default();
         let mut needed = Vec::new();
         replace_inputs(graph, &mut |text| {
             needed.extend(
                 self.hub
                     .uploads
-                    .referred(text)
+                    .referred(owner, text)
                     .map(|upload| (text.to_owned(), upload)),
             );
             None
@@ -361,8 +390,8 @@ impl Driver {
     }
 
     /// Looks for the job in a server's history and queue.
-    async fn look(&self, server: ServerId) -> (Look, Option<Value>) {
-        let Some(backend) = self.backend(server) else {
+    async fn look(&self, server: ServerId, held: Option<&Held>) -> (Look, Option<Value>) {
+        let Some(backend) = self.backend(server, held) else {
             return (Look::NoAnswer, None);
         };
         let Some(call) = self.call(&backend) else {
@@ -376,8 +405,8 @@ impl Driver {
     }
 
     /// Takes the job out of a server's queue, and interrupts it if it runs.
-    async fn withdraw(&self, server: ServerId) {
-        let Some(backend) = self.backend(server) else {
+    async fn withdraw(&self, server: ServerId, held: Option<&Held>) {
+        let Some(backend) = self.backend(server, held) else {
             return;
         };
         let Some(call) = self.call(&backend) else {
@@ -418,27 +447,31 @@ impl Driver {
         }
     }
 
-    fn note_lost(&self, lost: Option<bool>) {
-        if lost != Some(true) {
-            return;
+    /// Tells of losses that are new, and writes them down.
+    fn note_losses(&self, noted: &mut usize) {
+        let lost = self.tell(|record, _| record.machine.lost_at().to_vec());
+        let lost = lost.unwrap_or_default();
+        for (server, loss) in lost.iter().skip(*noted) {
+            self.note_lost(*server, *loss);
         }
-        let last = self.tell(|record, _| record.machine.lost_at().last().copied());
-        if let Some(Some((server, loss))) = last {
-            let name = {
-                let mut state = self.hub.state();
-                if let Some(known) = state.servers.get_mut(server) {
-                    known.note_copy(&self.id);
-                }
-                state.servers.name(server).unwrap_or_default()
-            };
-            let (pool, id) = (&self.hub.pool, &self.id);
-            self.shared.report(format_args!(
-                "pool {pool}: {name}: job {id} is lost there: {}",
-                reason(loss)
-            ));
-            if let Some(pool) = self.pool() {
-                self.shared.events().tell(&pool, &name, Told::JobLost);
+        *noted = lost.len();
+    }
+
+    fn note_lost(&self, server: ServerId, loss: Loss) {
+        let name = {
+            let mut state = self.hub.state();
+            if let Some(known) = state.servers.get_mut(server) {
+                known.note_copy(&self.id);
             }
+            state.servers.name(server).unwrap_or_default()
+        };
+        let (pool, id) = (&self.hub.pool, &self.id);
+        self.shared.report(format_args!(
+            "pool {pool}: {name}: job {id} is lost there: {}",
+            reason(loss)
+        ));
+        if let Some(pool) = self.pool() {
+            self.shared.events().tell(&pool, &name, Told::JobLost);
         }
         if let Err(error) = self.hub.note_lost(&self.id) {
             self.shared.report(format_args!("{error}"));
@@ -465,10 +498,16 @@ impl Driver {
                 Some(Loss::Silent | Loss::DeadWorker | Loss::Stalled) | None => Outcome::Failed,
             };
             let _ = gone.lease.release(outcome);
+            if let Err(error) = self.hub.note_returned(&self.id) {
+                self.shared.report(format_args!("{error}"));
+            }
         }
     }
 
-    fn backend(&self, server: ServerId) -> Option<Arc<Backend>> {
+    fn backend(&self, server: ServerId, held: Option<&Held>) -> Option<Arc<Backend>> {
+        if let Some(held) = held.filter(|held| held.server == server) {
+            return Some(Arc::clone(held.lease.payload()));
+        }
         let (pool, name) = (self.pool()?, self.hub.state().servers.name(server)?);
         backend_named(&pool, &name)
     }

@@ -6,7 +6,7 @@ use super::hub::Hub;
 use super::lists::Query;
 use super::server::{Call, CallError};
 use super::state::State;
-use super::uploads::Upload;
+use super::uploads::{Place, Upload};
 use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
 use bytes::Bytes;
@@ -89,15 +89,15 @@ impl Form {
 }
 
 /// Keeps an upload; servers get it when a job needs it.
-pub(super) fn keep(hub: &Hub, form: &Form) -> Result<Response<AnswerBody>, Refusal> {
+pub(super) fn keep(hub: &Hub, owner: u64, form: &Form) -> Result<Response<AnswerBody>, Refusal> {
     let folder = form.folder.trim_matches('/');
-    let kept = hub.uploads.keep(
-        &form.kind,
+    let place = Place {
+        owner,
+        kind: &form.kind,
         folder,
-        &form.name,
-        &form.content,
-        form.overwrites,
-    );
+        name: &form.name,
+    };
+    let kept = hub.uploads.keep(place, &form.content, form.overwrites);
     let kept = kept.map_err(|error| not_kept(&error))?;
     Ok(told(&kept))
 }
@@ -109,6 +109,7 @@ fn told(upload: &Upload) -> Response<AnswerBody> {
 /// Lets a server join a mask with its picture, and keeps what it makes.
 pub(super) async fn keep_mask(
     hub: &Hub,
+    owner: u64,
     server: ServerId,
     call: &Call<'_>,
     form: &Form,
@@ -127,7 +128,7 @@ pub(super) async fn keep_mask(
         "" => name,
         folder => format!("{folder}/{name}"),
     };
-    if let Some(upload) = hub.uploads.find(&kind, &reference) {
+    if let Some(upload) = hub.uploads.find(owner, &kind, &reference) {
         let there = bring(hub, server, call, &upload)
             .await
             .map_err(|error| failed(&error))?;
@@ -155,7 +156,16 @@ pub(super) async fn keep_mask(
         .get(&path)
         .await
         .map_err(|error| failed(&Brought::Call(error)))?;
-    let kept = hub.uploads.keep(&kind, &folder, &name, &content.body, true);
+    if !content.is_ok() {
+        return Ok(text(content.status, "text/plain", content.body));
+    }
+    let made = Place {
+        owner,
+        kind: &kind,
+        folder: &folder,
+        name: &name,
+    };
+    let kept = hub.uploads.keep(made, &content.body, true);
     let kept = kept.map_err(|error| not_kept(&error))?;
     Ok(told(&kept))
 }
@@ -259,6 +269,13 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
         .ok_or_else(|| bad("the query has no filename"))?;
     let folder = query.get("subfolder").unwrap_or_default();
     let kind = query.get("type").unwrap_or_else(|| "output".to_owned());
+    let is_plain_name = !name.contains(['/', '\\', '[']);
+    let is_plain_folder =
+        folder.split('/').all(|part| !part.starts_with('.')) && !folder.contains("//");
+    if !is_plain_name || !is_plain_folder || folder.starts_with('/') || folder.ends_with('/') {
+        // Another way to write a file's name must not be a way to another caller's file.
+        return Ok(Seen::Nowhere);
+    }
     let (server, rest) = split(&folder);
     let mut passed = view_query(&name, rest, &kind);
     for parameter in ["preview", "channel"] {
@@ -272,7 +289,11 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
             "" => name.clone(),
             folder => format!("{folder}/{name}"),
         };
-        if let Some(upload) = hub.uploads.find(&kind, &reference).filter(|_| is_plain) {
+        if let Some(upload) = hub
+            .uploads
+            .find(owner, &kind, &reference)
+            .filter(|_| is_plain)
+        {
             return Ok(Seen::Here(upload));
         }
     }

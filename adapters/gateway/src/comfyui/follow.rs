@@ -7,6 +7,7 @@ use super::server::{Answer, Call, uri};
 use super::servers::ServerState;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
+use crate::clock::now;
 use crate::proxy::CallerBody;
 use crate::shared::Shared;
 use crate::upstream::send;
@@ -23,8 +24,9 @@ use leasehold_protocol::comfyui::{NodeInfo, ServerId};
 use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -40,6 +42,8 @@ const UNANSWERED: u32 = 3;
 const MAX_FRAME: usize = 64 << 20;
 /// How long a description of nodes is taken as it was.
 const NODES_FOR: Duration = Duration::from_secs(300);
+/// The pause between two questions for memory and version.
+const STATS_FOR: Duration = Duration::from_secs(30);
 
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
@@ -53,6 +57,8 @@ pub(super) struct Followed {
     pub(super) server: ServerId,
     /// The gateway's client id at the server.
     pub(super) client_id: RefCell<String>,
+    /// Wakes the task that asks the server what it can run.
+    pub(super) is_back: Notify,
 }
 
 impl Followed {
@@ -68,7 +74,11 @@ impl Followed {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
                     this.note(None);
-                    let why = this.listen(socket).await;
+                    let (why, is_clean) = this.listen(socket).await;
+                    if !is_clean {
+                        // The server may still hold the old socket, whose end would make a new one deaf.
+                        *this.client_id.borrow_mut() = new_client_id();
+                    }
                     this.note(Some(why));
                 }
                 Err(why) => this.note(Some(why)),
@@ -116,8 +126,8 @@ impl Followed {
         Ok(socket)
     }
 
-    /// Hears a server until its connection ends, and tells why it did.
-    async fn listen(self: &Rc<Self>, mut socket: Socket) -> String {
+    /// Hears a server until its connection ends, and tells why it did, and whether the server has closed it.
+    async fn listen(self: &Rc<Self>, mut socket: Socket) -> (String, bool) {
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut unanswered = 0_u32;
@@ -129,19 +139,20 @@ impl Followed {
                         Some(Ok(Message::Text(text))) => self.hear(&text),
                         Some(Ok(Message::Binary(frame))) => self.hub.pictured(self.server, frame),
                         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                        Some(Ok(Message::Close(_))) | None => return "it closed its websocket".to_owned(),
-                        Some(Err(error)) => return format!("its websocket broke: {error}"),
+                        Some(Ok(Message::Close(_))) | None => {
+                            return ("it closed its websocket".to_owned(), true);
+                        }
+                        Some(Err(error)) => return (format!("its websocket broke: {error}"), false),
                     }
                 }
                 _ = pings.tick() => {
                     if unanswered >= UNANSWERED {
-                        // The server may still hold the old socket, whose end would make a new one deaf.
-                        *self.client_id.borrow_mut() = new_client_id();
-                        return format!("its websocket gave no sign for {:?}", PING.saturating_mul(UNANSWERED));
+                        let silence = PING.saturating_mul(UNANSWERED);
+                        return (format!("its websocket gave no sign for {silence:?}"), false);
                     }
                     unanswered = unanswered.saturating_add(1);
                     if let Err(error) = socket.send(Message::Ping(Bytes::new())).await {
-                        return format!("its websocket broke: {error}");
+                        return (format!("its websocket broke: {error}"), false);
                     }
                 }
             }
@@ -163,7 +174,11 @@ impl Followed {
 
     /// Tells the pool how many jobs the server has, those of others included.
     fn tell_depth(&self) {
-        let sync = self.pool.pool().blocking();
+        // A reload may have put another pool in the place of the one that this began with.
+        let Some(pool) = self.shared.table().pool_named(&self.hub.pool).cloned() else {
+            return;
+        };
+        let sync = pool.pool().blocking();
         let Some(member) = sync.member(self.backend.name()) else {
             return;
         };
@@ -184,7 +199,7 @@ impl Followed {
     }
 
     fn note(&self, trouble: Option<String>) {
-        let now = self.hub.now();
+        let at = self.hub.now();
         let mut state = self.hub.state();
         let Some(server) = state.servers.get_mut(self.server) else {
             return;
@@ -192,8 +207,11 @@ impl Followed {
         let was_connected = server.connected.is_some();
         match trouble {
             None => {
-                server.connected = Some(now);
+                server.connected = Some(at);
                 server.trouble = None;
+                // It may have lost what was brought to it.
+                server.uploads.clear();
+                self.is_back.notify_one();
                 if !was_connected {
                     self.tell(format_args!("connected"));
                 }
@@ -222,7 +240,7 @@ impl Followed {
             let server = state.servers.get_mut(self.server);
             server.map(ServerState::take_copies).unwrap_or_default()
         };
-        copies.retain(|id| self.hub.has_left(id, self.server));
+        copies.retain(|id| self.hub.is_elsewhere(id, self.server));
         if copies.is_empty() {
             return;
         }
@@ -244,30 +262,42 @@ impl Followed {
         }
     }
 
-    /// Asks the server now and then what it can run, and how it does.
+    /// Asks the server now and then how it does, and more rarely what it can run; both when it is back.
     async fn refresh(&self) {
+        let mut known: Option<Instant> = None;
         loop {
-            let call = self.call();
-            let stats = call.get("/system_stats").await;
+            let stats = self.call().get("/system_stats").await;
             if let Some(stats) = stats.ok().filter(Answer::is_ok)
                 && let Some(server) = self.hub.state().servers.get_mut(self.server)
             {
                 server.system_stats = Some(stats.json());
                 server.checked = Some(super::hub::unix_millis());
             }
-            let nodes = call.get("/object_info").await;
-            let nodes = nodes.ok().filter(Answer::is_ok);
-            let read = nodes.and_then(|nodes| Some((NodeInfo::read(&nodes.json())?, nodes.body)));
-            let pause = match read {
-                Some((nodes, text)) => {
-                    if let Some(server) = self.hub.state().servers.get_mut(self.server) {
-                        server.learn_nodes(nodes, text);
-                    }
-                    NODES_FOR
-                }
+            if known.is_none_or(|known| known.elapsed() >= NODES_FOR) {
+                known = self.learn_nodes().await.then(now);
+            }
+            let pause = match known {
+                Some(_) => STATS_FOR,
                 None => LONGEST_PAUSE,
             };
-            sleep(pause).await;
+            if timeout(pause, self.is_back.notified()).await.is_ok() {
+                known = None;
+            }
+        }
+    }
+
+    /// Asks the server what it can run, and returns whether it has told.
+    async fn learn_nodes(&self) -> bool {
+        let nodes = self.call().get("/object_info").await;
+        let nodes = nodes.ok().filter(Answer::is_ok);
+        let read = nodes.and_then(|nodes| Some((NodeInfo::read(&nodes.json())?, nodes.body)));
+        let mut state = self.hub.state();
+        match (read, state.servers.get_mut(self.server)) {
+            (Some((nodes, text)), Some(server)) => {
+                server.learn_nodes(nodes, text);
+                true
+            }
+            (Some(_) | None, Some(_) | None) => false,
         }
     }
 }

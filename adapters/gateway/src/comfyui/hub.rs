@@ -127,6 +127,7 @@ impl Hub {
                 begun: None,
                 begun_at: None,
                 machine,
+                submitted_for: String::new(),
                 wake: Arc::default(),
                 replay: Replay::default(),
                 refusal: None,
@@ -168,6 +169,10 @@ impl Hub {
             // A caller that has not heard the answer asks again.
             return Ok((id, known.number()));
         }
+        if let Some(finished) = state.finished.get(&id) {
+            let number = finished.entry["prompt"][0].as_f64();
+            return Ok((id, number.unwrap_or_default()));
+        }
         state.sequence = state.sequence.saturating_add(1);
         let record = JobRecord {
             prompt: Arc::new(new.prompt),
@@ -178,6 +183,7 @@ impl Hub {
             begun: None,
             begun_at: None,
             machine: Job::new(state.config),
+            submitted_for: String::new(),
             wake: Arc::default(),
             replay: Replay::default(),
             refusal: None,
@@ -188,7 +194,6 @@ impl Hub {
             journal.write(&Line::accepted(&id, &record))?;
         }
         let number = record.number();
-        state.finished.shift_remove(&id);
         state.jobs.insert(Arc::clone(&id), record);
         state.tell_status();
         drop(state);
@@ -233,6 +238,11 @@ impl Hub {
         self.write(|| Line::lost(id))
     }
 
+    /// Notes that a job is at no server any more, without having been lost.
+    pub(super) fn note_returned(&self, id: &JobId) -> Result<(), JournalError> {
+        self.write(|| Line::returned(id))
+    }
+
     fn write(&self, line: impl FnOnce() -> Line) -> Result<(), JournalError> {
         match &self.journal {
             Some(journal) => journal.write(&line()),
@@ -270,16 +280,16 @@ impl Hub {
             created: record.created,
             begun: record.begun,
             ended: now,
+            is_told: false,
             entry,
         };
         state.note_error(&record, self.now());
         let written = self.write(|| Line::ended(id, &finished));
-        let frames = finished.frames(id);
+        let finished = state.tell_end(id, finished);
         state.finished.insert(Arc::clone(id), finished);
         while state.finished.len() > state.max_finished {
             state.finished.shift_remove_index(0);
         }
-        state.tell_end(record.prompt.client_id.as_deref(), frames);
         self.compact(&state)?;
         written
     }
@@ -347,7 +357,9 @@ impl Hub {
     pub(super) fn pictured(&self, server: ServerId, frame: bytes::Bytes) {
         let now = self.now();
         let mut state = self.state();
-        let named = Preview::read(&frame).and_then(|preview| preview.prompt_id());
+        let preview = Preview::read(&frame);
+        let is_preview = preview.is_some();
+        let named = preview.and_then(|preview| preview.prompt_id());
         let id = match named {
             Some(id) => Some(JobId::from(id)),
             None => state.running_at(server),
@@ -359,14 +371,19 @@ impl Hub {
             return;
         }
         record.machine.progressed(now, server);
-        record.replay.note_preview(frame.clone());
+        if is_preview {
+            record.replay.note_preview(frame.clone());
+        }
         let client = record.prompt.client_id.clone();
         for socket in client
             .iter()
             .filter_map(|client| state.sockets.get(client))
             .flatten()
         {
-            socket.push_preview(&frame);
+            match is_preview {
+                true => socket.push_preview(&frame),
+                false => socket.push_binary(frame.clone()),
+            }
         }
     }
 
@@ -381,7 +398,15 @@ impl Hub {
         }
     }
 
-    /// Whether a job of the gateway is over, or elsewhere by now.
+    /// Whether a job of the gateway is over, or at another server by now.
+    pub(super) fn is_elsewhere(&self, id: &str, server: ServerId) -> bool {
+        let state = self.state();
+        let is_at_other =
+            |record: &JobRecord| record.machine.server().is_some_and(|at| at != server);
+        state.jobs.get(id).is_some_and(is_at_other) || state.finished.contains_key(id)
+    }
+
+    /// Whether a job of the gateway is over, or not at this server any more.
     pub(super) fn has_left(&self, id: &str, server: ServerId) -> bool {
         let state = self.state();
         let is_elsewhere = |record: &JobRecord| record.machine.server() != Some(server);
@@ -395,9 +420,7 @@ impl Hub {
             remaining: state.remaining(),
         };
         outbox.push(first.text(Some(client)).into());
-        for frame in state.untold.shift_remove(client).into_iter().flatten() {
-            outbox.push(frame);
-        }
+        state.tell_ends_again(client, outbox);
         let mut jobs: Vec<&JobRecord> = state.jobs.values().collect();
         jobs.retain(|record| record.prompt.client_id.as_deref() == Some(client));
         jobs.sort_unstable_by_key(|record| record.sequence);

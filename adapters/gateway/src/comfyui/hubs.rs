@@ -18,7 +18,7 @@ use bytes::Bytes;
 use core::cell::RefCell;
 use core::time::Duration;
 use leasehold_config::{Kind, PoolSettings, Settings};
-use leasehold_protocol::comfyui::NodeInfo;
+use leasehold_protocol::comfyui::{NodeInfo, ServerId};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
@@ -102,6 +103,7 @@ pub(crate) fn run(shared: &Arc<Shared>) -> io::Result<()> {
 /// A server that is followed.
 struct Following {
     pool: String,
+    server: ServerId,
     number: u64,
     task: JoinHandle<()>,
 }
@@ -138,6 +140,9 @@ async fn watch(shared: Arc<Shared>) {
         }
         for gone in followed.drain(..) {
             gone.task.abort();
+            if let Some(hub) = shared.hubs().get(&gone.pool) {
+                hub.state().servers.forget(gone.server);
+            }
         }
         followed = next;
         if tables.changed().await.is_err() {
@@ -171,9 +176,11 @@ fn follow_members(
             backend,
             server,
             client_id: RefCell::new(new_client_id()),
+            is_back: Notify::new(),
         };
         next.push(Following {
             pool: hub.pool.clone(),
+            server,
             number,
             task: spawn_local(one.follow()),
         });

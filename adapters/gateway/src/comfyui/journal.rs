@@ -43,6 +43,8 @@ pub(super) struct Journal {
 struct Open {
     file: File,
     lines: usize,
+    /// Whether the last line was not written whole.
+    is_torn: bool,
 }
 
 /// A line.
@@ -62,6 +64,9 @@ pub(super) enum Line {
         server: String,
     },
     Lost {
+        id: String,
+    },
+    Returned {
         id: String,
     },
     Ended {
@@ -133,6 +138,10 @@ impl Line {
         Self::Lost { id: id.to_string() }
     }
 
+    pub(super) fn returned(id: &JobId) -> Self {
+        Self::Returned { id: id.to_string() }
+    }
+
     pub(super) fn ended(id: &JobId, finished: &Finished) -> Self {
         Self::Ended {
             id: id.to_string(),
@@ -166,6 +175,8 @@ impl EndLine {
             created: self.created,
             begun: self.begun,
             ended: self.ended,
+            // Its client hears of it again if it is back soon.
+            is_told: true,
             entry: self.entry,
         }
     }
@@ -198,6 +209,7 @@ impl Journal {
         let open = Open {
             file,
             lines: usize::MAX,
+            is_torn: false,
         };
         let journal = Self {
             path: path.clone(),
@@ -208,13 +220,17 @@ impl Journal {
 
     /// Appends a line.
     pub(super) fn write(&self, line: &Line) -> Result<(), JournalError> {
-        let mut open = lock(&self.file);
         let mut text = serde_json::to_vec(line).map_err(|error| self.error(error.into()))?;
         text.push(b'\n');
+        let mut open = lock(&self.file);
+        if open.is_torn {
+            // What is there of the line before stands for itself.
+            text.insert(0, b'\n');
+        }
         open.lines = open.lines.saturating_add(1);
-        open.file
-            .write_all(&text)
-            .map_err(|error| self.error(error))
+        let written = open.file.write_all(&text);
+        open.is_torn = written.is_err();
+        written.map_err(|error| self.error(error))
     }
 
     /// Waits until all lines are on disk.
@@ -277,6 +293,7 @@ impl Journal {
         Ok(Open {
             file,
             lines: lines.len(),
+            is_torn: false,
         })
     }
 
@@ -362,6 +379,11 @@ fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut R
             if let Some(job) = jobs.get_mut(id.as_str()) {
                 job.server = None;
                 job.lost = job.lost.saturating_add(1);
+            }
+        }
+        Line::Returned { id } => {
+            if let Some(job) = jobs.get_mut(id.as_str()) {
+                job.server = None;
             }
         }
         Line::Ended { id, end } => {

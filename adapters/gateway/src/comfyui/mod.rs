@@ -105,7 +105,8 @@ async fn serve(
     if asked.parts.method == Method::OPTIONS {
         return Ok((empty(StatusCode::OK), None));
     }
-    let path = asked.target.path.path();
+    let path = plain_path(asked)?;
+    let path = &*path;
     let route = asked
         .listener
         .route(asked.target.host_name().as_deref(), path, None);
@@ -143,11 +144,8 @@ async fn serve(
     let response = match (asked.parts.method.as_str(), bare) {
         ("GET" | "HEAD", _) => match served.read(path, bare, record).await? {
             Some(response) => response,
-            None => {
-                served
-                    .pass(CallerBody::new(body, Some(MAX_BODY)), record)
-                    .await?
-            }
+            None if is_of_jobs(bare) => return Err(not_here()),
+            None => served.pass(CallerBody::none(), record).await?,
         },
         ("POST", _) if is_own(path, bare) => {
             let (body, held) = served.body(body).await?;
@@ -162,6 +160,51 @@ async fn serve(
         }
     };
     Ok((response, None))
+}
+
+/// Whether a path is one of jobs, which no server is asked for by callers.
+fn is_of_jobs(bare: &str) -> bool {
+    let first = bare
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    [
+        "prompt",
+        "queue",
+        "history",
+        "interrupt",
+        "free",
+        "jobs",
+        "ws",
+    ]
+    .contains(&first)
+}
+
+fn not_here() -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no_path",
+        "the gateway has no such call",
+    )
+}
+
+/// Returns the path as a server reads it.
+fn plain_path(asked: &Asked<'_>) -> Result<String, Refusal> {
+    let path = percent_encoding::percent_decode_str(asked.target.path.path());
+    let path = path.decode_utf8().map_err(|_| bad("the path is no text"))?;
+    let is_odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    // Parts between slashes; the first and the last may be empty.
+    let inner = path.trim_start_matches('/').trim_end_matches('/');
+    let has_odd = !inner.is_empty() && inner.split('/').any(is_odd);
+    match has_odd || path.starts_with("//") || path.starts_with("/api/api/") {
+        true => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "no_path",
+            "the path is written in another way",
+        )),
+        false => Ok(path.into_owned()),
+    }
 }
 
 /// Whether the gateway itself answers a `POST` to a path.
@@ -180,15 +223,13 @@ fn is_own(path: &str, bare: &str) -> bool {
 }
 
 impl Served<'_> {
+    fn max_body(&self) -> u64 {
+        let bounds = self.asked.listener.settings().bounds;
+        bounds.max_body.unwrap_or(MAX_BODY)
+    }
+
     async fn body(&self, body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Refusal> {
-        let max = self
-            .asked
-            .listener
-            .settings()
-            .bounds
-            .max_body
-            .unwrap_or(MAX_BODY);
-        read_whole(body, max, self.asked.connection.worker.shared()).await
+        read_whole(body, self.max_body(), self.asked.connection.worker.shared()).await
     }
 
     /// Answers what the gateway itself knows; `None` for what a server has to say.
@@ -200,9 +241,18 @@ impl Served<'_> {
     ) -> Result<Option<Response<AnswerBody>>, Refusal> {
         let (hub, owner) = (&self.hub, self.owner);
         Ok(Some(match bare {
-            "/prompt" => ok(&lists::remaining(&hub.state())),
-            "/queue" => ok(&lists::queue(&hub.state(), owner)),
-            "/history" => ok(&lists::history(&hub.state(), owner, &self.query)?),
+            "/prompt" => {
+                let remaining = lists::remaining(&hub.state());
+                ok(&remaining)
+            }
+            "/queue" => {
+                let queue = lists::queue(&hub.state(), owner);
+                ok(&queue)
+            }
+            "/history" => {
+                let history = lists::history(&hub.state(), owner, &self.query)?;
+                ok(&history)
+            }
             "/system_stats" => match hubs::system_stats(&hub.state()) {
                 Some(stats) => ok(&stats),
                 None => return Ok(None),
@@ -265,7 +315,7 @@ impl Served<'_> {
             "/interrupt" => lists::interrupt(hub, owner, &body),
             // A caller's wish to free memory is no reason to slow all others down.
             "/free" => {}
-            "/upload/image" => return files::keep(hub, &Form::read(headers, body).await?),
+            "/upload/image" => return files::keep(hub, owner, &Form::read(headers, body).await?),
             "/upload/mask" => return self.keep_mask(&Form::read(headers, body).await?).await,
             _ => return self.cancel(path, &body),
         }
@@ -304,7 +354,7 @@ impl Served<'_> {
             backend,
             bounds: self.pool.settings().upstream,
         };
-        files::keep_mask(&self.hub, server, &call, form).await
+        files::keep_mask(&self.hub, self.owner, server, &call, form).await
     }
 
     /// Answers `GET /view`.

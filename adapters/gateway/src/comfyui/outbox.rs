@@ -64,6 +64,11 @@ impl Outbox {
         self.push_latest(Latest::Status, status.text(None).into());
     }
 
+    /// Adds a binary frame that has to arrive.
+    pub(super) fn push_binary(&self, frame: Bytes) {
+        self.add(None, Message::Binary(frame));
+    }
+
     /// Adds a preview, in the form that the client knows.
     pub(super) fn push_preview(&self, frame: &Bytes) {
         let frame = match (

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+/// Outputs of a job that a client is told of at its return.
+const MAX_OUTPUTS: usize = 1_000;
+
 /// A job that has not ended.
 #[derive(Debug)]
 pub(super) struct JobRecord {
@@ -28,6 +31,8 @@ pub(super) struct JobRecord {
     /// The same, as a tick.
     pub(super) begun_at: Option<Tick>,
     pub(super) machine: Job,
+    /// The gateway's client at the server that has it.
+    pub(super) submitted_for: String,
     /// Wakes the task that drives it.
     pub(super) wake: Arc<Notify>,
     pub(super) replay: Replay,
@@ -50,6 +55,8 @@ pub(super) struct Finished {
     pub(super) created: u64,
     pub(super) begun: Option<u64>,
     pub(super) ended: u64,
+    /// Whether a socket of its client was there when it ended.
+    pub(super) is_told: bool,
     /// The entry of the history.
     pub(super) entry: Value,
 }
@@ -101,7 +108,11 @@ impl Replay {
                 self.begun.push(frame.clone());
             }
             (_, "execution_cached") => self.begun.push(frame.clone()),
-            (EventKind::Executed, _) => self.outputs.push(frame.clone()),
+            (EventKind::Executed, _) => {
+                if self.outputs.len() < MAX_OUTPUTS {
+                    self.outputs.push(frame.clone());
+                }
+            }
             (_, "executing") => self.executing = Some(frame.clone()),
             (_, "progress_state") => {
                 self.state = Some(frame.clone());
@@ -139,7 +150,7 @@ impl Replay {
 
 impl Finished {
     /// The frames by which a caller is told that the job is over.
-    pub(super) fn frames(&self, id: &str) -> Vec<Utf8Bytes> {
+    pub(super) fn frames(&self, id: &str) -> [Utf8Bytes; 2] {
         let messages = self.entry["status"]["messages"].as_array();
         let terminal = messages.into_iter().flatten().rev().find(|message| {
             let name = message[0].as_str().unwrap_or_default();
@@ -153,8 +164,12 @@ impl Finished {
         let (name, data) = match terminal {
             Some(message) => (message[0].clone(), message[1].clone()),
             None => {
+                let name = match self.status {
+                    "completed" => "execution_success",
+                    _ => "execution_error",
+                };
                 let data = json!({"prompt_id": id, "timestamp": self.ended});
-                (Value::from("execution_success"), data)
+                (Value::from(name), data)
             }
         };
         let over = json!({"node": null, "display_node": null, "prompt_id": id});
@@ -163,7 +178,6 @@ impl Finished {
             json!({"type": "executing", "data": over}),
         ]
         .map(|frame| frame.to_string().into())
-        .into()
     }
 }
 

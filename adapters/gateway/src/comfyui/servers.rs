@@ -70,6 +70,16 @@ impl Servers {
         self.all.get_mut(usize::try_from(id).ok()?)
     }
 
+    /// Forgets what is known of a server, which is no longer one of the pool's.
+    pub(super) fn forget(&mut self, id: ServerId) {
+        if let Some(server) = self.get_mut(id) {
+            *server = ServerState {
+                name: core::mem::take(&mut server.name),
+                ..ServerState::default()
+            };
+        }
+    }
+
     pub(super) fn named(&self, name: &str) -> Option<&ServerState> {
         self.all.iter().find(|server| server.name == name)
     }

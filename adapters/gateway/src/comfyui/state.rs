@@ -4,7 +4,7 @@
 
 use super::hub::{JobId, name_files, unix_millis};
 use super::outbox::Outbox;
-use super::record::{Finished, JobRecord};
+use super::record::{Finished, JobRecord, millis};
 use super::servers::{ServerState, Servers};
 use core::time::Duration;
 use indexmap::IndexMap;
@@ -14,9 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// Clients whose frames are kept until they come back, and frames of each.
-const MAX_AWAY: usize = 10_000;
-const MAX_UNTOLD: usize = 200;
+/// How long a client that is back is told of ends again: longer than a broken socket is taken for a good one.
+const AGAIN: Duration = Duration::from_secs(120);
 
 /// What changes.
 #[derive(Debug, Default)]
@@ -25,8 +24,6 @@ pub(super) struct State {
     pub(super) finished: IndexMap<JobId, Finished>,
     pub(super) servers: Servers,
     pub(super) sockets: HashMap<String, Vec<Arc<Outbox>>>,
-    /// Ends of jobs whose clients were away.
-    pub(super) untold: IndexMap<String, Vec<Utf8Bytes>>,
     pub(super) sequence: u64,
     pub(super) max_finished: usize,
     /// Whether the log has full reports.
@@ -142,26 +139,35 @@ impl State {
         }
     }
 
-    /// Tells a client that its job is over, now or when it is back; and all how many jobs are left.
-    pub(super) fn tell_end(&mut self, client: Option<&str>, frames: Vec<Utf8Bytes>) {
+    /// Tells a client that its job is over, if it is there; and all how many jobs are left.
+    pub(super) fn tell_end(&mut self, id: &JobId, mut finished: Finished) -> Finished {
+        let [how, over] = finished.frames(id);
+        let client = finished.client_id.as_deref();
+        let sockets = client.and_then(|client| self.sockets.get(client));
+        for socket in sockets.into_iter().flatten() {
+            socket.push(how.clone());
+        }
         self.tell_status();
-        let Some(client) = client else {
-            return;
-        };
-        match self.sockets.get(client) {
-            Some(sockets) => {
-                for socket in sockets {
-                    frames.iter().for_each(|frame| socket.push(frame.clone()));
-                }
-            }
-            None => {
-                let untold = self.untold.entry(client.to_owned()).or_default();
-                untold.extend(frames);
-                let surplus = untold.len().saturating_sub(MAX_UNTOLD);
-                untold.drain(..surplus);
-                while self.untold.len() > MAX_AWAY {
-                    self.untold.shift_remove_index(0);
-                }
+        for socket in sockets.into_iter().flatten() {
+            socket.push(over.clone());
+        }
+        finished.is_told = sockets.is_some();
+        finished
+    }
+
+    /// Tells a client that is back of ends that it was not there for. Of late ones it may have missed those that went to a
+    /// socket which was broken, and is told again.
+    pub(super) fn tell_ends_again(&mut self, client: &str, outbox: &Outbox) {
+        let now = unix_millis();
+        for (id, finished) in &mut self.finished {
+            let is_late = now.saturating_sub(finished.ended) < millis(AGAIN);
+            let is_own = finished.client_id.as_deref() == Some(client);
+            if is_own && (is_late || !finished.is_told) {
+                finished.is_told = true;
+                finished
+                    .frames(id)
+                    .into_iter()
+                    .for_each(|frame| outbox.push(frame));
             }
         }
     }

@@ -140,7 +140,10 @@ fn check_id(state: &State, prompt: &Prompt, owner: u64) -> Result<(), Refusal> {
     };
     let is_other = match (state.jobs.get(id), state.finished.get(id)) {
         (Some(job), _) => job.owner != owner || job.prompt.graph != prompt.graph,
-        (None, Some(finished)) => finished.owner != owner,
+        (None, Some(finished)) => {
+            let graph = finished.entry["prompt"][2].as_object();
+            finished.owner != owner || graph != Some(&prompt.graph)
+        }
         (None, None) => false,
     };
     match is_other {

@@ -1,6 +1,6 @@
 //! Files that callers have uploaded: kept here, and brought to each server that needs them.
 //!
-//! Invariant: a name stands for one content, as on a single server; another content under a name that is taken gets
+//! Invariant: a caller's name stands for one content, as on a server of its own; another content under a name that is taken gets
 //! another name, unless its caller overwrites. The least recently used files go beyond the bound.
 
 use super::journal::{JournalError, make_directory};
@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex};
 /// A file that was uploaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Upload {
+    /// The caller that has uploaded it.
+    owner: u64,
     /// `input`, `temp` or `output`.
     pub(super) kind: String,
     pub(super) folder: String,
@@ -24,6 +26,15 @@ pub(super) struct Upload {
     /// The hash of its content, which names the file on disk.
     pub(super) hash: String,
     pub(super) length: u64,
+}
+
+/// Where a caller puts a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) owner: u64,
+    pub(super) kind: &'a str,
+    pub(super) folder: &'a str,
+    pub(super) name: &'a str,
 }
 
 /// All uploaded files of a pool.
@@ -38,7 +49,7 @@ pub(super) struct Uploads {
 
 #[derive(Debug, Default)]
 struct Files {
-    /// By `kind/folder/name`, the latest used last.
+    /// By `owner/kind/folder/name`, the latest used last.
     by_key: IndexMap<String, Arc<Upload>>,
     bytes: u64,
 }
@@ -86,9 +97,7 @@ impl Uploads {
     /// Keeps a file under its name, or under another if that is taken by another content.
     pub(super) fn keep(
         &self,
-        kind: &str,
-        folder: &str,
-        name: &str,
+        place: Place<'_>,
         content: &Bytes,
         overwrites: bool,
     ) -> Result<Arc<Upload>, JournalError> {
@@ -102,9 +111,10 @@ impl Uploads {
         }
         let mut files = lock(&self.files);
         let mut upload = Upload {
-            kind: kind.to_owned(),
-            folder: folder.to_owned(),
-            name: name.to_owned(),
+            owner: place.owner,
+            kind: place.kind.to_owned(),
+            folder: place.folder.to_owned(),
+            name: place.name.to_owned(),
             hash,
             length: content.len() as u64,
         };
@@ -114,7 +124,7 @@ impl Uploads {
                 break;
             }
             number = number.saturating_add(1);
-            upload.name = numbered(name, number);
+            upload.name = numbered(place.name, number);
         }
         let upload = Arc::new(upload);
         files.insert(Arc::clone(&upload));
@@ -124,7 +134,7 @@ impl Uploads {
     }
 
     /// Returns the file that a graph's text stands for, if it was uploaded here.
-    pub(super) fn referred(&self, text: &str) -> Option<Arc<Upload>> {
+    pub(super) fn referred(&self, owner: u64, text: &str) -> Option<Arc<Upload>> {
         let (name, kind) = match text
             .strip_suffix(']')
             .and_then(|text| text.rsplit_once(" ["))
@@ -132,13 +142,15 @@ impl Uploads {
             Some((name, kind)) => (name, kind),
             None => (text, "input"),
         };
-        self.find(kind, name)
+        self.find(owner, kind, name)
     }
 
     /// Returns a file by its kind, and its folder and name.
-    pub(super) fn find(&self, kind: &str, reference: &str) -> Option<Arc<Upload>> {
+    pub(super) fn find(&self, owner: u64, kind: &str, reference: &str) -> Option<Arc<Upload>> {
         let mut files = lock(&self.files);
-        let found = files.by_key.shift_remove(&format!("{kind}/{reference}"))?;
+        let found = files
+            .by_key
+            .shift_remove(&format!("{owner:x}/{kind}/{reference}"))?;
         // It is the latest used one from now on.
         files.by_key.insert(key(&found), Arc::clone(&found));
         Some(found)
@@ -198,7 +210,7 @@ fn read_index(path: &Path) -> io::Result<Files> {
 }
 
 fn key(upload: &Upload) -> String {
-    format!("{}/{}", upload.kind, upload.reference())
+    format!("{:x}/{}/{}", upload.owner, upload.kind, upload.reference())
 }
 
 /// Returns a name with a number before its ending, as ComfyUI makes it: `cat (1).png`.
@@ -219,7 +231,13 @@ mod tests {
 
     fn keep(uploads: &Uploads, name: &str, content: &'static str, overwrites: bool) -> String {
         let content = Bytes::from_static(content.as_bytes());
-        let kept = uploads.keep("input", "", name, &content, overwrites);
+        let place = Place {
+            owner: 7,
+            kind: "input",
+            folder: "",
+            name,
+        };
+        let kept = uploads.keep(place, &content, overwrites);
         kept.unwrap().name.clone()
     }
 
@@ -233,9 +251,9 @@ mod tests {
         assert_eq!(keep(&uploads, "cat.png", "two", true), "cat.png");
         drop(uploads);
         let again = Uploads::open(Some(directory.path()), "images", 1_000).unwrap();
-        let found = again.referred("cat.png [input]").unwrap();
+        let found = again.referred(7, "cat.png [input]").unwrap();
         assert_eq!(again.content(&found).unwrap(), "two");
-        assert!(again.referred("dog.png").is_none());
+        assert!(again.referred(7, "dog.png").is_none() && again.referred(8, "cat.png").is_none());
     }
 
     #[test]
@@ -244,9 +262,9 @@ mod tests {
         for (name, content) in [("a", "aaaa"), ("b", "bbbb")] {
             keep(&uploads, name, content, false);
         }
-        uploads.referred("a").unwrap();
+        uploads.referred(7, "a").unwrap();
         keep(&uploads, "c", "cccc", false);
-        assert!(uploads.referred("b").is_none() && uploads.referred("a").is_some());
+        assert!(uploads.referred(7, "b").is_none() && uploads.referred(7, "a").is_some());
         let left = fs::read_dir(&uploads.directory).unwrap().count();
         assert_eq!(left, 3, "two files and the index");
     }

@@ -79,3 +79,46 @@ fn pages_of_other_sites_are_refused_and_servers_guards_never_bite() {
         assert_eq!(answer.status, status, "{headers} {}", answer.text());
     }
 }
+
+#[test]
+fn no_other_way_to_write_a_path_leads_around_the_gateway() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    let (one, other) = (world.caller("one"), world.caller("other"));
+    let id = one.queue(&crate::support::picture("me"));
+    let entry = one.ended(&id);
+    let name = entry["outputs"]["3"]["images"][0]["filename"]
+        .as_str()
+        .unwrap();
+    for path in [
+        format!("/view?filename={name}&subfolder=@a"),
+        format!("/view?filename={name}&subfolder=@a/."),
+        format!("/view?filename=x/{name}"),
+        format!("/view?filename={name}%20[output]"),
+        format!("/view?filename={name}"),
+        "/api/api/jobs".to_owned(),
+        "/%71ueue/".to_owned(),
+        "/%68istory/x/../".to_owned(),
+        "/api//jobs".to_owned(),
+    ] {
+        assert_eq!(other.get(&path).status, 404, "{path}");
+    }
+    let before = one.get_json("/history");
+    assert_eq!(
+        other.post("/%68istory", &json!({"clear": true})).status,
+        200
+    );
+    assert_eq!(
+        other
+            .post("/api/api/jobs/cancel", &json!({"job_ids": [id]}))
+            .status,
+        404
+    );
+    assert_eq!(one.get_json("/history"), before);
+    // The same job again is the same job, and another under its id is none.
+    let mut again = crate::support::picture("me");
+    again["prompt_id"] = id.as_str().into();
+    assert_eq!(one.queue(&again), id);
+    again["prompt"]["1"]["inputs"]["width"] = 1_024.into();
+    assert_eq!(one.post("/prompt", &again).status, 400);
+    assert_eq!(world.starts()[&id], 1);
+}

@@ -160,3 +160,19 @@ fn a_worker_that_dies_in_the_middle_of_a_job_holds_no_other_up() {
         .count();
     assert!(twice <= 1, "only the job that ran");
 }
+
+#[test]
+fn an_outage_of_all_servers_holds_no_lease_and_loses_no_job() {
+    let mut world = start(servers([taking(10)]), QUICK(), "");
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..5).map(|_| caller.queue(&sleeping("me", 0.3))).collect();
+    let first = &world.servers[0];
+    assert!(first.wait(LONG, |report| report.running.is_some()
+        && report.pending > 0));
+    world.servers[0].kill().expect("it was up");
+    // Longer than the time after which its jobs are lost, twice over.
+    std::thread::sleep(QUICK().lost_after * 2 + Duration::from_secs(1));
+    world.servers[0].restart().expect("its port");
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+}

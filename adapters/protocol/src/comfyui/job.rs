@@ -331,6 +331,8 @@ impl Job {
             Found::Gone if self.is_check() && !self.is_cancelled => self.submit(server),
             Found::Gone => self.wait_longer(now),
             Found::Lost(_) if self.is_cancelled => self.finish(End::Cancelled),
+            // Nothing was submitted since it was lost there.
+            Found::Lost(_) if self.is_unsure_check() => self.wait_longer(now),
             Found::Lost(loss) => {
                 let times = u32::try_from(self.lost_at.len()).unwrap_or(u32::MAX);
                 self.lost_at.push((server, loss));
@@ -365,6 +367,10 @@ impl Job {
 
     fn is_check(&self) -> bool {
         matches!(&self.state, State::Placed(placed) if placed.is_check)
+    }
+
+    fn is_unsure_check(&self) -> bool {
+        matches!(&self.state, State::Placed(placed) if placed.is_check && !placed.is_sure)
     }
 
     fn clamp(&mut self, now: Tick) -> Tick {

@@ -21,7 +21,7 @@ pub(super) struct Placed {
     /// Whether it was withdrawn from the server before, so that an interruption in the history may be of that time.
     was_withdrawn: bool,
     /// Whether the server has said that it has the job.
-    is_sure: bool,
+    pub(super) is_sure: bool,
     /// When the server was last heard of the job.
     sign: Tick,
     /// When the job last went on.

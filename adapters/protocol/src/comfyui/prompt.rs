@@ -11,8 +11,6 @@ use std::collections::BTreeSet;
 const ORDINARY: u8 = 128;
 /// The priority of prompts that are to go first.
 const FRONT: u8 = 64;
-/// Prompts of one priority class that are later than others by their own number.
-const LATE: u8 = 192;
 
 /// A job as its caller asks for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,8 +162,7 @@ impl Prompt {
         match (self.is_front, self.number) {
             (true, _) => FRONT,
             (false, Some(number)) if number <= 0.0 => FRONT,
-            (false, Some(_)) => LATE,
-            (false, None) => ORDINARY,
+            (false, Some(_) | None) => ORDINARY,
         }
     }
 
@@ -399,7 +396,7 @@ mod tests {
         assert_eq!(priority(json!({})), ORDINARY);
         assert_eq!(priority(json!({"front": true, "number": 9})), FRONT);
         assert_eq!(priority(json!({"number": -1})), FRONT);
-        assert_eq!(priority(json!({"number": 9.5})), LATE);
+        assert_eq!(priority(json!({"number": 9.5})), ORDINARY);
         assert_eq!(priority(json!({"front": false, "number": "9"})), ORDINARY);
     }
 
