@@ -412,7 +412,7 @@ impl Oracle {
             return self.end(End::Cancelled);
         }
         if stay.is_check && !stay.is_sure() {
-            return self.wait_longer(now);
+            return self.wait(now);
         }
         self.lost_at.push((stay.server, loss));
         let times = u32::try_from(self.lost_at.len()).expect("few losses");

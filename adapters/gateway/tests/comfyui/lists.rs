@@ -187,3 +187,47 @@ fn a_caller_chooses_a_server_by_its_name() {
     });
     assert_eq!(world.accepted(), [0, 6]);
 }
+
+#[test]
+fn operators_are_told_how_the_servers_do() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    wait_for_nodes(&world, &["KSampler"]);
+    let caller = world.caller("one");
+    let ask = || {
+        let request =
+            "GET /lb/comfyui/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let answer = crate::http::ask(world.address, request);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice::<Value>(&answer.body).unwrap()
+    };
+    let ids: Vec<String> = (0..4).map(|_| caller.queue(&sleeping("me", 0.5))).collect();
+    let is_busy = |status: &Value| {
+        let servers = status["servers"].as_array().unwrap();
+        servers
+            .iter()
+            .all(|one| one["own_running"] == 1 && one["own_waiting"] == 1)
+    };
+    let mut status = ask();
+    repeat_until("both run one and have one", || {
+        status = ask();
+        is_busy(&status)
+    });
+    assert_eq!(
+        (&status["total"], &status["healthy"]),
+        (&json!(2), &json!(2))
+    );
+    assert!(
+        status["bestServer"].is_string() && status["lastHealthCheck"].is_u64(),
+        "{status}"
+    );
+    let first = &status["servers"][0];
+    assert_eq!((&first["name"], &first["total"]), (&json!("a"), &json!(2)));
+    assert!(
+        first["version"].is_string() && first["vram_total"].is_u64(),
+        "{first}"
+    );
+    // Others may know how long the queue is, and no more.
+    assert_eq!(caller.get_json("/lb/comfyui")["running"], 2);
+    assert_eq!(caller.get("/lb/comfyui/status").status, 403);
+    caller.all_ended(&ids);
+}

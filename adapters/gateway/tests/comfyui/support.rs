@@ -48,6 +48,16 @@ pub(crate) fn taking(millis: u64) -> ComfyConfig {
 
 /// Starts a gateway in front of servers, which are called a, b, c...
 pub(crate) fn start(servers: Vec<Comfy>, comfyui: ComfyuiSettings, more: &str) -> World {
+    start_with(servers, comfyui, more, |_| {})
+}
+
+/// The same, with settings that are changed before.
+pub(crate) fn start_with(
+    servers: Vec<Comfy>,
+    comfyui: ComfyuiSettings,
+    more: &str,
+    change: impl FnOnce(&mut Settings),
+) -> World {
     let mut text = format!(
         "access_log = false\n{more}\n[pools.images]\nkind = \"comfyui\"\nbreaker = {{ failures = 3, open = \"300ms\" }}\n"
     );
@@ -63,6 +73,7 @@ pub(crate) fn start(servers: Vec<Comfy>, comfyui: ComfyuiSettings, more: &str) -
     settings.pools[0].comfyui = comfyui;
     settings.pools[0].upstream.response_header = Duration::from_secs(1);
     settings.pools[0].upstream.connect = Duration::from_millis(500);
+    change(&mut settings);
     let (gateway, address) = run(settings.clone());
     let world = World {
         gateway: Some(gateway),

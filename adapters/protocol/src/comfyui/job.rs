@@ -332,7 +332,7 @@ impl Job {
             Found::Gone => self.wait_longer(now),
             Found::Lost(_) if self.is_cancelled => self.finish(End::Cancelled),
             // Nothing was submitted since it was lost there.
-            Found::Lost(_) if self.is_unsure_check() => self.wait_longer(now),
+            Found::Lost(_) if self.is_unsure_check() => self.wait(now),
             Found::Lost(loss) => {
                 let times = u32::try_from(self.lost_at.len()).unwrap_or(u32::MAX);
                 self.lost_at.push((server, loss));
