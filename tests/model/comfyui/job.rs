@@ -1,6 +1,6 @@
 //! A job and a world of servers, held to the promises of `leasehold_protocol::comfyui::Job`.
 //!
-//! The [world](super::world) knows where copies of the job really are. The [oracle](super::oracle) knows what the job was
+//! The world knows where copies of the job really are. The oracle knows what the job was
 //! told, and when it has to do what.
 
 use super::oracle::Oracle;
