@@ -1,7 +1,7 @@
 //! Many ComfyUI servers behind one address: callers see one server that is as large as all of them.
 //!
 //! ```text
-//! caller ── caller (who, from where) ─┬ submit ── hub: jobs, history, sockets ── journal
+//! caller ── caller (identity, zone) ─┬ submit ── hub: jobs, history, sockets ── journal
 //!                                     ├ lists, files, status                └── drive: a task a job ── server
 //!                                     ├ socket ── outbox                    └── follow: a websocket a server
 //!                                     └ pass
