@@ -5,7 +5,7 @@
 
 use super::journal::{Journal, JournalError, Line, Recovered};
 use super::outbox::Outbox;
-use super::record::{Finished, JobRecord, Replay, entry_without_server, status_of};
+use super::record::{Finished, JobRecord, entry_without_server, status_of};
 use super::state::State;
 use super::submit::Choice;
 use super::uploads::Uploads;
@@ -118,22 +118,12 @@ impl Hub {
                 }
                 None => Job::new(config),
             };
-            let record = JobRecord {
-                prompt: Arc::new(job.prompt),
+            let asked = NewJob {
+                prompt: job.prompt,
                 owner: job.owner,
-                sequence: job.sequence,
                 choice: job.choice,
-                created: job.created,
-                begun: None,
-                begun_at: None,
-                machine,
-                submitted_for: String::new(),
-                wake: Arc::default(),
-                replay: Replay::default(),
-                refusal: None,
-                told_place: None,
-                expected: None,
             };
+            let record = JobRecord::new(asked, job.sequence, job.created, machine);
             state.jobs.insert(Arc::clone(&id), record);
             let _ = self.begun.send(id);
         }
@@ -174,22 +164,8 @@ impl Hub {
             return Ok((id, number.unwrap_or_default()));
         }
         state.sequence = state.sequence.saturating_add(1);
-        let record = JobRecord {
-            prompt: Arc::new(new.prompt),
-            owner: new.owner,
-            sequence: state.sequence,
-            choice: new.choice,
-            created: unix_millis(),
-            begun: None,
-            begun_at: None,
-            machine: Job::new(state.config),
-            submitted_for: String::new(),
-            wake: Arc::default(),
-            replay: Replay::default(),
-            refusal: None,
-            told_place: None,
-            expected: None,
-        };
+        let machine = Job::new(state.config);
+        let record = JobRecord::new(new, state.sequence, unix_millis(), machine);
         if let Some(journal) = &self.journal {
             journal.write(&Line::accepted(&id, &record))?;
         }

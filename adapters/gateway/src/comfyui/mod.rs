@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! caller ── caller (identity, zone) ─┬ submit ── hub: jobs, history, sockets ── journal
-//!                                     ├ lists, files, status                └── drive: a task a job ── server
-//!                                     ├ socket ── outbox                    └── follow: a websocket a server
-//!                                     └ pass
+//!                                    ├ lists, files, status                └── drive: a task a job ── server
+//!                                    ├ socket ── outbox                    └── follow: a websocket a server
+//!                                    └ pass
 //! ```
 //! Invariant: the queue is the gateway's. A job has one end, whatever its servers do; what a job does next is decided by
 //! `leasehold-protocol`, and which server it gets by the pool in `leasehold-core`.

@@ -1,5 +1,6 @@
 //! A job as the gateway keeps it, and what its caller is shown when it comes back to it.
 
+use super::hub::NewJob;
 use super::outbox::{Latest, Outbox};
 use super::submit::Choice;
 use bytes::Bytes;
@@ -72,6 +73,26 @@ pub(super) struct Replay {
 }
 
 impl JobRecord {
+    /// Makes the record of a job that no server has begun.
+    pub(super) fn new(asked: NewJob, sequence: u64, created: u64, machine: Job) -> Self {
+        Self {
+            prompt: Arc::new(asked.prompt),
+            owner: asked.owner,
+            sequence,
+            choice: asked.choice,
+            created,
+            begun: None,
+            begun_at: None,
+            machine,
+            submitted_for: String::new(),
+            wake: Arc::default(),
+            replay: Replay::default(),
+            refusal: None,
+            told_place: None,
+            expected: None,
+        }
+    }
+
     /// The item that lists of jobs show.
     pub(super) fn item(&self, id: &str) -> Value {
         self.prompt.item(self.number(), id)
