@@ -31,7 +31,7 @@ pub struct ComfyConfig {
     pub preview_bytes: usize,
     /// Classes of nodes that it has, of [`ComfyConfig::NODES`]; others are custom nodes.
     pub nodes: Vec<String>,
-    /// Custom nodes, which take any `input` and pass it on.
+    /// Custom nodes, which take any `input` and pass it on. Each sends an event of its own, which names no job.
     pub custom_nodes: Vec<String>,
     /// Checkpoint files, the only values that `ckpt_name` may have.
     pub checkpoints: Vec<String>,
@@ -52,8 +52,8 @@ pub struct ComfyConfig {
 impl ComfyConfig {
     /// The classes of nodes that a server can have; all of them by default.
     ///
-    /// `TestbedSleep` takes the time of its input `seconds`, `TestbedFail` raises an exception; both are outputs.
-    pub const NODES: [&str; 10] = [
+    /// `TestbedVideo` takes a file from a list that does not say that it may be uploaded; `TestbedSleep` takes the time of its input `seconds`, `TestbedFail` raises an exception; both are outputs.
+    pub const NODES: [&str; 11] = [
         "CheckpointLoaderSimple",
         "CLIPTextEncode",
         "EmptyLatentImage",
@@ -62,6 +62,7 @@ impl ComfyConfig {
         "SaveImage",
         "PreviewImage",
         "LoadImage",
+        "TestbedVideo",
         "TestbedSleep",
         "TestbedFail",
     ];

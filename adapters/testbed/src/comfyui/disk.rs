@@ -71,6 +71,13 @@ impl Disk {
         inputs.map(|(_, path)| path.clone()).collect()
     }
 
+    /// Files that jobs have made, as a node is given them: `a.png [output]`.
+    pub(super) fn made_files(&self) -> Vec<String> {
+        let made = self.made.iter();
+        made.map(|(folder, path)| format!("{path} [{}]", folder.name()))
+            .collect()
+    }
+
     /// Stores an upload, and returns its name: one of the same content, or else one that is free.
     pub(super) fn upload(
         &mut self,

@@ -18,8 +18,10 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// A file of the folder of checkpoints.
     Checkpoint,
-    /// A file of the folder of inputs.
+    /// A file of the folder of inputs, or one that a job has made.
     InputFile,
+    /// The same, without the mark of an upload in its list, as custom nodes for videos have it.
+    ListedFile,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +72,7 @@ type Row = (
     bool,
 );
 
-const BUILT_IN: [Row; 10] = [
+const BUILT_IN: [Row; 11] = [
     (
         "CheckpointLoaderSimple",
         "loaders",
@@ -149,6 +151,13 @@ const BUILT_IN: [Row; 10] = [
         false,
     ),
     (
+        "TestbedVideo",
+        "testbed",
+        &[needs("video", Kind::ListedFile)],
+        &["IMAGE"],
+        false,
+    ),
+    (
         "TestbedSleep",
         "testbed",
         &[
@@ -218,7 +227,14 @@ impl Classes {
             Kind::Choice(values) => json!([values]),
             Kind::Checkpoint => json!([self.checkpoints]),
             Kind::InputFile => json!([input_files, { "image_upload": true }]),
+            Kind::ListedFile => json!([input_files]),
         }
+    }
+
+    /// Whether a class is a custom node's.
+    pub(super) fn is_custom(&self, name: &str) -> bool {
+        let builtin = BUILT_IN.iter().any(|(known, ..)| *known == name);
+        !builtin && self.get(name).is_some()
     }
 
     fn info_of(&self, class: &Class, input_files: &[String]) -> Value {

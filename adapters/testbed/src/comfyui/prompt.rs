@@ -53,8 +53,8 @@ fn queue(studio: &Studio, body: &[u8], usage_source: Option<&str>) -> Result<Rep
     let targets = body
         .get("partial_execution_targets")
         .and_then(Value::as_array);
-    let input_files = studio.read(|state| state.disk.input_files());
-    let validator = Validator::new(studio.age(), &studio.classes, &input_files, prompt);
+    let files = studio.read(|state| (state.disk.input_files(), state.disk.made_files()));
+    let validator = Validator::new(studio.age(), &studio.classes, [&files.0, &files.1], prompt);
     let validated = match validator.validate(targets.map(Vec::as_slice)) {
         Ok(validated) => validated,
         Err(Refused(body)) => return Ok(Reply::json(400, &body)),

@@ -37,6 +37,8 @@ pub(super) struct Validator<'a> {
     pub(super) age: ComfyAge,
     pub(super) classes: &'a Classes,
     pub(super) input_files: &'a [String],
+    /// Files that jobs have made, as nodes are given them.
+    made_files: &'a [String],
     pub(super) prompt: &'a Map<String, Value>,
     /// Errors of the checked nodes, by id; valid ones have none.
     checked: HashMap<String, Checked>,
@@ -63,13 +65,14 @@ impl<'a> Validator<'a> {
     pub(super) fn new(
         age: ComfyAge,
         classes: &'a Classes,
-        input_files: &'a [String],
+        [input_files, made_files]: [&'a [String]; 2],
         prompt: &'a Map<String, Value>,
     ) -> Self {
         Self {
             age,
             classes,
             input_files,
+            made_files,
             prompt,
             checked: HashMap::new(),
             open: Vec::new(),
@@ -397,7 +400,7 @@ impl<'a> Validator<'a> {
                 self.check_choice(input, value, &values)
             }
             Kind::Checkpoint => self.check_choice(input, value, &self.classes.checkpoints),
-            Kind::InputFile => self.check_file(class, input, value),
+            Kind::InputFile | Kind::ListedFile => self.check_file(class, input, value),
         }
     }
 
@@ -455,7 +458,8 @@ impl<'a> Validator<'a> {
     fn check_file(&self, class: &Class, input: Input, value: &Value) -> Found {
         let name = value.as_str().unwrap_or_default();
         let name = name.strip_suffix(" [input]").unwrap_or(name);
-        if self.input_files.iter().any(|file| file == name) {
+        let mut files = self.input_files.iter().chain(self.made_files);
+        if files.any(|file| file == name) {
             return Found::Valid;
         }
         let details = format!("{} - Invalid image file: {name}", input.name);
@@ -509,6 +513,6 @@ const fn type_name(kind: Kind) -> &'static str {
         Kind::Text => "STRING",
         Kind::Int(..) => "INT",
         Kind::Float(..) => "FLOAT",
-        Kind::Choice(_) | Kind::Checkpoint | Kind::InputFile => "COMBO",
+        Kind::Choice(_) | Kind::Checkpoint | Kind::InputFile | Kind::ListedFile => "COMBO",
     }
 }

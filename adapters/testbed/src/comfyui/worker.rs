@@ -153,6 +153,11 @@ impl<'a> Job<'a> {
                     running.node = Some(id.to_owned());
                 }
                 state.send(Some(&client_id), &event("executing", &data));
+                let class = self.item.prompt[id]["class_type"].as_str();
+                if class.is_some_and(|class| self.studio.classes.is_custom(class)) {
+                    let note = event("testbed.note", &json!({ "node": id }));
+                    state.send(Some(&client_id), &note);
+                }
             });
         }
         self.set_progress(id, 0, 1, "running");
