@@ -53,7 +53,7 @@ const MEMBER: [&str; 6] = [
 
 /// What only pools of ComfyUI servers have.
 const COMFYUI: [&str; 5] = [
-    "comfyui.prefetch = N\ncomfyui.max_history = N",
+    "comfyui.prefetch = N\ncomfyui.max_history = N\ncomfyui.alert_waiting = N",
     "comfyui.poll = \"SPAN\"\ncomfyui.lost_after = \"200000d\"\ncomfyui.stalled_after = \"200000d\"\n\
      comfyui.idle_after = \"200000d\"",
     ORDERED,

@@ -149,6 +149,10 @@ pub struct ComfyuiSettings {
     pub stalled_after: Duration,
     /// How long a server with waiting jobs may run none before its worker is taken for dead.
     pub idle_after: Duration,
+    /// Waiting jobs above which an event tells of it.
+    pub alert_waiting: Option<u32>,
+    /// The wait of a job above which an event tells of it.
+    pub alert_wait: Option<Duration>,
     /// Whether servers are chosen by their queues; the first healthy one in the file's order otherwise.
     pub queue_weight: bool,
     /// Whether other servers than the first are used.
@@ -169,6 +173,8 @@ impl Default for ComfyuiSettings {
             lost_after: Duration::from_secs(30),
             stalled_after: Duration::from_secs(900),
             idle_after: Duration::from_secs(20),
+            alert_waiting: None,
+            alert_wait: None,
             queue_weight: true,
             failover: true,
             verbose: false,

@@ -23,6 +23,10 @@ pub(crate) struct ComfyuiTable {
     pub(crate) stalled_after: Text<Timeout>,
     /// How long a server with waiting jobs may run none before its worker is taken for dead; longer than `poll`.
     pub(crate) idle_after: Text<Timeout>,
+    /// Waiting jobs above which an event tells of it; none without it.
+    pub(crate) alert_waiting: Option<u32>,
+    /// The wait of a job above which an event tells of it; none without it.
+    pub(crate) alert_wait: Option<Text<Timeout>>,
     /// Whether servers are chosen by their queues; otherwise the first in the file's order that is up is used.
     pub(crate) queue_weight: bool,
     /// Whether other servers than the first are used; otherwise they have weight 0.
@@ -51,6 +55,8 @@ impl ComfyuiTable {
             lost_after: self.lost_after.0.0,
             stalled_after: self.stalled_after.0.0,
             idle_after: self.idle_after.0.0,
+            alert_waiting: self.alert_waiting,
+            alert_wait: self.alert_wait.map(|wait| wait.0.0),
             queue_weight: self.queue_weight,
             failover: self.failover,
             verbose: self.verbose,
@@ -67,6 +73,8 @@ impl ComfyuiTable {
             lost_after: timeout(settings.lost_after),
             stalled_after: timeout(settings.stalled_after),
             idle_after: timeout(settings.idle_after),
+            alert_waiting: settings.alert_waiting,
+            alert_wait: settings.alert_wait.map(timeout),
             queue_weight: settings.queue_weight,
             failover: settings.failover,
             verbose: settings.verbose,

@@ -78,7 +78,7 @@ fn a_table_of_checks_keeps_the_other_defaults_of_comfyui() {
 #[test]
 fn every_setting_of_comfyui_is_read_and_shown() {
     let table = "[pools.images.comfyui]\nprefetch = 0\npoll = \"500ms\"\nlost_after = \"10s\"\n\
-        stalled_after = \"1h\"\nidle_after = \"1min\"\nqueue_weight = true\nfailover = true\nverbose = true\n\
+        stalled_after = \"1h\"\nidle_after = \"1min\"\nalert_waiting = 100\nalert_wait = \"10min\"\nqueue_weight = true\nfailover = true\nverbose = true\n\
         max_history = 5\nmax_uploads = 0\n[[listen]]";
     let settings = changed("[[listen]]", table);
     assert_eq!(
@@ -89,6 +89,8 @@ fn every_setting_of_comfyui_is_read_and_shown() {
             lost_after: Duration::from_secs(10),
             stalled_after: Duration::from_secs(3_600),
             idle_after: Duration::from_secs(60),
+            alert_waiting: Some(100),
+            alert_wait: Some(Duration::from_secs(600)),
             queue_weight: true,
             failover: true,
             verbose: true,
