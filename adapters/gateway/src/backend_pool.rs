@@ -17,7 +17,7 @@ use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::{HeaderValue, Response, StatusCode};
-use leasehold_config::{Kind, MemberSettings, PoolSettings};
+use leasehold_config::{ComfyuiSettings, Kind, MemberSettings, PoolSettings};
 use leasehold_core::balance::stable_hash;
 use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
 use leasehold_core::pool::{Cause, Charge, Labels, PoolConfig, PoolConfigError};
@@ -135,6 +135,11 @@ impl BackendPool {
             retry: old.retry,
             upstream: old.upstream,
             members: old.members.clone(),
+            // Of these the pool itself knows one alone.
+            comfyui: ComfyuiSettings {
+                queue_weight: settings.comfyui.queue_weight,
+                ..old.comfyui
+            },
             ..settings.clone()
         };
         let state = state.filter(|_| lends || !longest_window(settings, callers).is_zero());
@@ -159,7 +164,7 @@ impl BackendPool {
             };
             Self::with(settings, pool, state.cloned(), kept)
         };
-        reloaded.change_members(&old.members)?;
+        reloaded.change_members(old)?;
         callers.tell(&reloaded, callers_before);
         Ok(reloaded)
     }
@@ -201,7 +206,12 @@ impl BackendPool {
     }
 
     /// Adds, changes and removes members, from those that the settings had before.
-    fn change_members(&self, before: &[MemberSettings]) -> Result<(), PoolError> {
+    fn change_members(&self, old: &PoolSettings) -> Result<(), PoolError> {
+        let before = &old.members;
+        // It bounds what each server has at once.
+        let is_same = |before: &MemberSettings, member: &MemberSettings| {
+            before == member && old.comfyui.prefetch == self.settings.comfyui.prefetch
+        };
         let sync = self.live.pool.blocking();
         let find = |members: &[MemberSettings], name: &str| {
             members.iter().find(|one| one.name == name).cloned()
@@ -216,7 +226,7 @@ impl BackendPool {
         }
         for member in &self.settings.members {
             match (find(before, &member.name), sync.member(&member.name)) {
-                (Some(old), Some(_)) if old == *member => {}
+                (Some(old), Some(_)) if is_same(&old, member) => {}
                 // The admin has removed it, and nothing was changed since.
                 (Some(old), None) if old == *member => {}
                 (_, Some(id)) => self.update(id, member)?,

@@ -103,6 +103,8 @@ pub enum Delivery {
     Answered,
     /// It is received, and the answer is lost.
     AnswerLost,
+    /// It is received, and answered with an error of the server's own.
+    Broken,
     /// It is received after its answer was given up, by less than the pause between two looks.
     Late(u8),
     /// It is never received, which nothing says.
@@ -123,7 +125,8 @@ pub enum Fault {
     Restart,
     /// Its worker runs nothing from now on.
     KillWorker,
-    /// It refuses the job from now on: as one that lacks something, as one for which the job is wrong, or no longer.
+    /// It refuses the job from now on: as one that lacks something, as one for which the job is wrong, as one that the
+    /// job breaks, or no longer.
     Refuse(u8),
     /// It runs a job of another client for this many times 64 ms.
     Busy(u8),
@@ -217,7 +220,7 @@ impl Run {
         let job = if setup.is_placed {
             world.receive(0, 0);
             oracle.restarted(0, Some(0), 0);
-            Job::placed(config, Tick::ZERO, 0, 0)
+            Job::placed(config, Tick::ZERO, 0)
         } else {
             Job::new(config)
         };
@@ -386,14 +389,11 @@ impl Run {
         let server = self.job.server();
         let losses = u32::try_from(self.job.lost_at().len()).expect("few losses");
         self.losses_before += losses;
-        let config = self.setup.config();
+        let config = self.setup.config().after_losses(self.losses_before);
         self.job = match server {
-            Some(server) => Job::placed(config, self.shown(), server, self.losses_before),
+            Some(server) => Job::placed(config, self.shown(), server),
             None => Job::new(config),
         };
-        if server.is_none() {
-            self.losses_before = 0;
-        }
         self.oracle.restarted(self.now, server, self.losses_before);
         if self.oracle.is_cancelled {
             self.cancel();
@@ -516,7 +516,7 @@ pub(super) fn may_run_twice(loss: Loss) -> bool {
 /// Whether an answer leaves the job with the server, as far as is known.
 pub(super) fn may_have(answer: Submission) -> bool {
     match answer {
-        Submission::Accepted | Submission::Unsure => true,
+        Submission::Accepted | Submission::Unsure | Submission::Faulted => true,
         Submission::Unsent | Submission::RefusedHere | Submission::RefusedEverywhere => false,
     }
 }

@@ -10,6 +10,9 @@ use leasehold_protocol::comfyui::{
     End, Ended, Job, JobConfig, Look, Loss, ServerId, Step, Submission,
 };
 
+/// Errors of servers after which a job that no server has is refused.
+const MAX_FAULTS: u32 = 8;
+
 /// Where the job has to be, by all that it was told.
 #[derive(Debug)]
 pub(super) struct Oracle {
@@ -24,6 +27,8 @@ pub(super) struct Oracle {
     losses_before: u32,
     /// Submissions that came to nothing.
     fruitless: u32,
+    /// Submissions that a server answered with an error of its own.
+    faults: u32,
 }
 
 #[derive(Debug)]
@@ -207,6 +212,7 @@ impl Oracle {
             lost_at: Vec::new(),
             losses_before: 0,
             fruitless: 0,
+            faults: 0,
         }
     }
 
@@ -214,7 +220,7 @@ impl Oracle {
     pub(super) fn restarted(&mut self, now: u64, server: Option<ServerId>, losses: u32) {
         self.refused_by.clear();
         self.lost_at.clear();
-        self.fruitless = 0;
+        (self.fruitless, self.faults) = (0, 0);
         self.losses_before = losses;
         self.state = match server {
             None => State::Waiting {
@@ -275,7 +281,8 @@ impl Oracle {
         if may_have(answer) {
             let mut stay = Stay::new(now, server, answer == Submission::Accepted);
             stay.was_withdrawn = self.was_withdrawn(server);
-            if has_news || answer == Submission::Unsure || self.is_cancelled {
+            self.faults += u32::from(answer == Submission::Faulted);
+            if has_news || answer != Submission::Accepted || self.is_cancelled {
                 stay.told.push(Told::Wish(now));
             }
             stay.must_withdraw = self.is_cancelled;
@@ -373,6 +380,9 @@ impl Oracle {
             (Some((loss, _)), _) => self.lost(now, loss),
             (None, true) => self.lost(now, Loss::Forgotten),
             (None, false) if stay.is_check && !self.is_cancelled => self.submit(stay.server),
+            (None, false) if self.faults >= MAX_FAULTS && !self.is_cancelled => {
+                self.end(End::Refused);
+            }
             (None, false) => self.wait_longer(now),
         }
     }

@@ -69,7 +69,11 @@ fn check_frame(bytes: &[u8]) {
             let again = ServerFrame::read(&event.frame.to_string());
             assert_eq!(again, ServerFrame::Event(event));
         }
-        ServerFrame::Other => {}
+        ServerFrame::Unnamed(frame) => {
+            let again = ServerFrame::read(&frame.to_string());
+            assert_eq!(again, ServerFrame::Unnamed(frame));
+        }
+        ServerFrame::Features(_) | ServerFrame::Other => {}
     }
 }
 
@@ -112,6 +116,13 @@ fn check_nodes(prompt: &Prompt, one: &Value, other: &Value) {
     for info in [one, other] {
         check_refusals(&NodeInfo::read(info).unwrap_or_default(), prompt);
     }
+    let mut complete = prompt.clone();
+    complete.note_files(|_| true);
+    let lacks = NodeInfo::read(one).unwrap_or_default().lacks(&complete);
+    assert!(
+        lacks.iter().all(|it| it.starts_with("node ")),
+        "files are brought: {lacks:?}"
+    );
     let mut merged = one.clone();
     NodeInfo::merge(&mut merged, other);
     let Some(merged) = NodeInfo::read(&merged) else {

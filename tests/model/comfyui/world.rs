@@ -77,9 +77,11 @@ impl World {
         if to.is_silent {
             return match delivery {
                 Delivery::Unsent => Submission::Unsent,
-                Delivery::Answered | Delivery::AnswerLost | Delivery::Late(_) | Delivery::Lost => {
-                    Submission::Unsure
-                }
+                Delivery::Answered
+                | Delivery::AnswerLost
+                | Delivery::Broken
+                | Delivery::Late(_)
+                | Delivery::Lost => Submission::Unsure,
             };
         }
         let refuses = to.refuses;
@@ -88,10 +90,14 @@ impl World {
             (Delivery::Lost, _) | (Delivery::AnswerLost | Delivery::Late(_), Some(_)) => {
                 Submission::Unsure
             }
-            (Delivery::Answered, Some(refusal)) => refusal,
+            (Delivery::Answered | Delivery::Broken, Some(refusal)) => refusal,
             (Delivery::Answered, None) => {
                 self.receive(now, server);
                 Submission::Accepted
+            }
+            (Delivery::Broken, None) => {
+                self.receive(now, server);
+                Submission::Faulted
             }
             (Delivery::AnswerLost, None) => {
                 self.receive(now, server);
@@ -122,9 +128,10 @@ impl World {
             }
             Fault::KillWorker => to.is_dead = true,
             Fault::Refuse(how) => {
-                to.refuses = match how % 4 {
+                to.refuses = match how % 5 {
                     0 => Some(Submission::RefusedHere),
                     1 => Some(Submission::RefusedEverywhere),
+                    2 => Some(Submission::Faulted),
                     _ => None,
                 }
             }

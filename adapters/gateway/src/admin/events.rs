@@ -54,6 +54,14 @@ pub(crate) enum Told {
     Weight(u16),
     /// A job was lost with it, and is done again or has failed.
     JobLost,
+    /// More jobs of a pool wait than its settings say, or no more than those again.
+    Waiting {
+        above: bool,
+    },
+    /// A job of a pool waits for longer than its settings say, or none any more.
+    Wait {
+        above: bool,
+    },
     /// A change of its health; a time, if it holds for one.
     Health(&'static str, Option<Duration>),
 }
@@ -96,6 +104,10 @@ impl Told {
             Self::Drained => "drained",
             Self::Weight(_) => "weight",
             Self::JobLost => "job_lost",
+            Self::Waiting { above: true } => "waiting_above",
+            Self::Waiting { above: false } => "waiting_below",
+            Self::Wait { above: true } => "wait_above",
+            Self::Wait { above: false } => "wait_below",
             Self::Health(name, _) => name,
         }
     }
@@ -118,6 +130,8 @@ impl fmt::Display for Told {
             | Self::Draining
             | Self::Drained
             | Self::JobLost
+            | Self::Waiting { .. }
+            | Self::Wait { .. }
             | Self::Health(_, None) => f.write_str(&name),
         }
     }
@@ -135,6 +149,11 @@ impl Default for Events {
 impl Events {
     /// Tells subscribers of a change of a backend.
     pub(crate) fn tell(&self, pool: &BackendPool, backend: &str, told: Told) {
+        self.tell_of(pool, Some(backend), told);
+    }
+
+    /// Tells subscribers of a change of a pool, or of one of its backends.
+    pub(crate) fn tell_of(&self, pool: &BackendPool, backend: Option<&str>, told: Told) {
         if self.changes.receiver_count() == 0 {
             return;
         }
@@ -153,6 +172,8 @@ impl Events {
             | Told::Draining
             | Told::Drained
             | Told::JobLost
+            | Told::Waiting { .. }
+            | Told::Wait { .. }
             | Told::Health(_, None) => {}
         }
         // An error only means that the last subscriber has gone meanwhile.

@@ -3,8 +3,8 @@
 //! Invariant: the task holds a lease of a server exactly while the machine has the job there, and releases it with what
 //! came of the job.
 
-use super::files::Brought;
 use super::hub::{Hub, JobId};
+use super::inputs::Brought;
 use super::record::reason;
 use super::server::{Answer, Call, CallError};
 use crate::admin::Told;
@@ -14,26 +14,15 @@ use crate::shared::Shared;
 use crate::worker::Worker;
 use core::time::Duration;
 use http::StatusCode;
-use leasehold_config::MemberSettings;
-use leasehold_core::balance::stable_hash;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
-    End, Look, Loss, Queue, QueueItem, Refused, ServerId, Step, Submission, entry_of,
-    judge_refusal, replace_inputs,
+    End, Look, Loss, Queue, QueueItem, Refused, ServerId, Step, Submission, entry_of, judge_refusal,
 };
-use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release, Request};
+use leasehold_sync::{Lease, Outcome, Release};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::time::{sleep, timeout};
-
-/// The pause after the pool could not take a request.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The pause between two looks at which servers may have a waiting job.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// How long a lease is waited for under which a job of an earlier process runs.
-const FOR_RUNNING: Duration = Duration::from_secs(1);
+use tokio::time::timeout;
 
 /// The task of one job.
 pub(super) struct Driver {
@@ -44,17 +33,21 @@ pub(super) struct Driver {
 }
 
 /// The lease under which a server has the job.
-struct Held {
-    lease: Lease<Backend>,
-    server: ServerId,
+pub(super) struct Held {
+    pub(super) lease: Lease<Backend>,
+    pub(super) server: ServerId,
+    /// Whether the server has answered the job's submission with an error of its own.
+    pub(super) is_faulted: bool,
 }
 
-/// What came of an attempt to have a server.
-enum Got {
-    Lease(Lease<Backend>),
-    /// The job ended meanwhile, or servers have changed.
-    Nothing,
-    NoneLeft,
+impl Held {
+    pub(super) fn new(lease: Lease<Backend>, server: ServerId) -> Self {
+        Self {
+            lease,
+            server,
+            is_faulted: false,
+        }
+    }
 }
 
 impl Driver {
@@ -74,7 +67,7 @@ impl Driver {
                     let _ = timeout(due, todo.wake.notified()).await;
                 }
                 Some(Step::Acquire) => held = self.acquire(&todo.wake).await,
-                Some(Step::Submit(server)) => self.submit(server, held.as_ref()).await,
+                Some(Step::Submit(server)) => self.submit(server, held.as_mut()).await,
                 Some(Step::Look(server)) => {
                     let (look, found) = self.look(server, held.as_ref()).await;
                     entry = found.or(entry);
@@ -111,160 +104,24 @@ impl Driver {
             .unwrap_or_default()
     }
 
-    fn tell<R>(&self, tell: impl FnOnce(&mut super::record::JobRecord, Tick) -> R) -> Option<R> {
+    pub(super) fn tell<R>(
+        &self,
+        tell: impl FnOnce(&mut super::record::JobRecord, Tick) -> R,
+    ) -> Option<R> {
         self.hub.tell(&self.id, tell)
     }
 
-    fn pool(&self) -> Option<Arc<BackendPool>> {
+    pub(super) fn pool(&self) -> Option<Arc<BackendPool>> {
         self.shared.table().pool_named(&self.hub.pool).cloned()
     }
 
-    /// Takes the lease for a job of an earlier process that has a server already.
-    async fn lease_of_running(&self) -> Option<Held> {
-        let server = self.tell(|record, _| record.machine.server())??;
-        let (pool, name) = (self.pool()?, self.hub.state().servers.name(server)?);
-        let pool = pool.pool();
-        let member = pool.blocking().member(&name)?;
-        let request = Request::new().pin(member).priority(0);
-        let lease = timeout(FOR_RUNNING, pool.acquire_with(request)).await;
-        lease.ok()?.ok().map(|lease| Held { lease, server })
-    }
-
-    /// Waits in line for a server.
-    async fn acquire(&self, wake: &tokio::sync::Notify) -> Option<Held> {
-        match self.wait_in_line(wake).await {
-            Got::Lease(lease) => {
-                let server = self.hub.state().servers.number(lease.payload().name());
-                self.tell(|record, now| record.machine.granted(now, server));
-                Some(Held { lease, server })
-            }
-            Got::NoneLeft => {
-                self.tell(|record, _| record.machine.none_left());
-                None
-            }
-            Got::Nothing => None,
-        }
-    }
-
-    async fn wait_in_line(&self, wake: &tokio::sync::Notify) -> Got {
-        if let Some(lease) = self.lease_nearby().await {
-            return Got::Lease(lease);
-        }
-        loop {
-            let Some(pool) = self.pool() else {
-                // The pool was taken away by a reload; its jobs wait until it is back.
-                sleep(PAUSE).await;
-                continue;
-            };
-            let names = match self.servers(&pool) {
-                Some(names) if names.is_empty() => return Got::NoneLeft,
-                Some(names) => names,
-                None => return Got::Nothing,
-            };
-            let Some(request) = self.request(&pool, &names) else {
-                return Got::Nothing;
-            };
-            let mut acquiring = core::pin::pin!(pool.pool().acquire_with(request));
-            let refused = loop {
-                tokio::select! {
-                    biased;
-                    acquired = &mut acquiring => match acquired {
-                        Ok(lease) => return Got::Lease(lease),
-                        Err(refused) => break Some(refused),
-                    },
-                    () = wake.notified() => {
-                        let is_over = self.tell(|record, _| record.machine.end().is_some());
-                        if is_over != Some(false) {
-                            return Got::Nothing;
-                        }
-                    }
-                    // Servers come, go and learn; a job whose servers are the same keeps its place.
-                    () = sleep(LOOK_AGAIN) => {
-                        let now = self.pool().and_then(|pool| self.servers(&pool));
-                        if now.as_ref() != Some(&names) {
-                            break None;
-                        }
-                    }
-                }
-            };
-            match refused {
-                None => {}
-                Some(AcquireError::Closed) => {
-                    self.shared.successor(&pool).await;
-                }
-                Some(_) => sleep(PAUSE).await,
-            }
-        }
-    }
-
-    /// Takes a server of the caller's zone, if one is free.
-    async fn lease_nearby(&self) -> Option<Lease<Backend>> {
-        let pool = self.pool()?;
-        let zone = self.tell(|record, _| record.choice.zone.clone())??;
-        let mut names = self.servers(&pool)?;
-        let members = &pool.settings().members;
-        names.retain(|name| {
-            let mut members = members.iter();
-            members.any(|member| member.name == *name && member.zone.as_ref() == Some(&zone))
-        });
-        if names.is_empty() {
-            return None;
-        }
-        let now = pool.pool().blocking().now();
-        let request = self.request(&pool, &names)?.deadline(now);
-        pool.pool().acquire_with(request).await.ok()
-    }
-
-    /// The servers that may have the job: none that lacks what it needs, and if possible none that has lost it. `None` if
-    /// the job is over.
-    fn servers(&self, pool: &BackendPool) -> Option<Vec<String>> {
-        let up = up(pool);
-        let state = self.hub.state();
-        let record = state.jobs.get(&self.id)?;
-        let is_among = |name: &str, ids: &[ServerId]| {
-            let mut servers = ids.iter().filter_map(|id| state.server(*id));
-            servers.any(|server| server.name == name)
-        };
-        let machine = &record.machine;
-        let lost: Vec<ServerId> = machine.lost_at().iter().map(|(id, _)| *id).collect();
-        let may = |member: &&MemberSettings| {
-            let server = state.servers.named(&member.name);
-            record.choice.admits(member)
-                && !is_among(&member.name, machine.refused_by())
-                && server.is_none_or(|server| server.may_run(&record.prompt))
-        };
-        let members = pool.settings().members.iter().filter(may);
-        let names: Vec<String> = members.map(|member| member.name.clone()).collect();
-        let is_other = |name: &&String| up.contains(*name) && !is_among(name, &lost);
-        let others: Vec<String> = names.iter().filter(is_other).cloned().collect();
-        Some(match others.is_empty() || lost.is_empty() {
-            true => names,
-            false => others,
-        })
-    }
-
-    /// Makes the job's request for one of these servers; `None` if the job is over.
-    fn request(&self, pool: &BackendPool, names: &[String]) -> Option<Request> {
-        let state = self.hub.state();
-        let record = state.jobs.get(&self.id)?;
-        let prompt = &record.prompt;
-        let client = prompt.client_id.as_deref().unwrap_or_default();
-        let request = Request::new()
-            .class(prompt.class())
-            .priority(prompt.priority())
-            .flow(record.owner ^ stable_hash(client.as_bytes()));
-        Some(match names.len() == pool.settings().members.len() {
-            true => request,
-            false => restricted(pool, request, names),
-        })
-    }
-
     /// Submits the job to the server under whose lease it is.
-    async fn submit(&self, server: ServerId, held: Option<&Held>) {
+    async fn submit(&self, server: ServerId, held: Option<&mut Held>) {
         let Some(held) = held else {
             return;
         };
         let answer = self.post(server, held.lease.payload()).await;
+        held.is_faulted = answer == Submission::Faulted;
         if answer == Submission::Accepted {
             self.close_breaker(held);
         }
@@ -287,7 +144,7 @@ impl Driver {
             return Submission::Unsent;
         };
         let mut graph = prompt.graph.clone();
-        if let Err(error) = self.bring_files(server, &call, &mut graph).await {
+        if let Err(error) = self.bring_inputs(server, &call, &mut graph).await {
             backend.note_failure(&error);
             return self.judge_files(&error);
         }
@@ -318,13 +175,15 @@ impl Driver {
         graph: &serde_json::Map<String, Value>,
         answer: &Answer,
     ) -> Submission {
+        let mut body = answer.json();
         if answer.is_ok() {
+            self.note_part(server, graph, &body);
             return Submission::Accepted;
         }
-        if answer.status.is_server_error() {
+        if matches!(answer.status.as_u16(), 502..=504) {
+            // What stands before the server has no answer of it.
             return Submission::Unsure;
         }
-        let mut body = answer.json();
         let refused = match answer.status {
             StatusCode::BAD_REQUEST => judge_refusal(graph, &body),
             StatusCode::PAYLOAD_TOO_LARGE => Refused::Everywhere,
@@ -335,6 +194,9 @@ impl Driver {
             body = refusal_body("refused", &text);
         }
         self.tell(|record, _| record.refusal = Some(body));
+        if answer.status.is_server_error() {
+            return Submission::Faulted;
+        }
         match refused {
             Refused::Here(lacks) => {
                 if let Some(known) = self.hub.state().servers.get_mut(server) {
@@ -348,33 +210,18 @@ impl Driver {
         }
     }
 
-    /// Brings the files that a graph refers to, and puts the server's names of them into it.
-    async fn bring_files(
-        &self,
-        server: ServerId,
-        call: &Call<'_>,
-        graph: &mut serde_json::Map<String, Value>,
-    ) -> Result<(), Brought> {
-        let owner = self.tell(|record, _| record.owner).unwrap_or_default();
-        let mut needed = Vec::new();
-        replace_inputs(graph, &mut |text| {
-            needed.extend(
-                self.hub
-                    .uploads
-                    .referred(owner, text)
-                    .map(|upload| (text.to_owned(), upload)),
-            );
-            None
-        });
-        for (text, upload) in needed {
-            let name = super::files::bring(&self.hub, server, call, &upload).await?;
-            if name != upload.reference() {
-                let with_kind = text.strip_prefix(&upload.reference()).unwrap_or_default();
-                let other = format!("{name}{with_kind}");
-                replace_inputs(graph, &mut |input| (input == text).then(|| other.clone()));
-            }
+    /// Notes what a server that has accepted the job does not run of it.
+    fn note_part(&self, server: ServerId, graph: &serde_json::Map<String, Value>, body: &Value) {
+        let errors = body["node_errors"].as_object();
+        if errors.is_none_or(serde_json::Map::is_empty) {
+            return;
         }
-        Ok(())
+        if let Refused::Here(lacks) = judge_refusal(graph, body)
+            && let Some(known) = self.hub.state().servers.get_mut(server)
+        {
+            known.learn_lacks(lacks);
+        }
+        self.tell(|record, _| record.node_errors = Some(body["node_errors"].clone()));
     }
 
     /// Says what a file that could not be brought means for the job.
@@ -382,7 +229,8 @@ impl Driver {
         let submission = match error {
             // It can be brought again.
             Brought::Call(_) => return Submission::Unsent,
-            Brought::Lost(..) => Submission::RefusedEverywhere,
+            Brought::Elsewhere(..) => Submission::Faulted,
+            Brought::Lost(..) | Brought::NotOwn(_) => Submission::RefusedEverywhere,
             Brought::Refused(..) => Submission::RefusedHere,
         };
         self.tell(|record, _| record.refusal = Some(refusal_body("no_file", &error.to_string())));
@@ -493,6 +341,8 @@ impl Driver {
         if let Some(gone) = held.take_if(|held| is_gone(held)) {
             let outcome = match lost {
                 _ if refused == Some(gone.server) => Outcome::NotSent,
+                // The job may be one that breaks each server, which is no server's fault.
+                _ if gone.is_faulted => Outcome::Unknown,
                 // A restart says nothing of the server that is there now.
                 Some(Loss::Forgotten) => Outcome::Unknown,
                 Some(Loss::Silent | Loss::DeadWorker | Loss::Stalled) | None => Outcome::Failed,
@@ -504,7 +354,7 @@ impl Driver {
         }
     }
 
-    fn backend(&self, server: ServerId, held: Option<&Held>) -> Option<Arc<Backend>> {
+    pub(super) fn backend(&self, server: ServerId, held: Option<&Held>) -> Option<Arc<Backend>> {
         if let Some(held) = held.filter(|held| held.server == server) {
             return Some(Arc::clone(held.lease.payload()));
         }
@@ -512,7 +362,7 @@ impl Driver {
         backend_named(&pool, &name)
     }
 
-    fn call<'a>(&'a self, backend: &'a Arc<Backend>) -> Option<Call<'a>> {
+    pub(super) fn call<'a>(&'a self, backend: &'a Arc<Backend>) -> Option<Call<'a>> {
         Some(Call {
             worker: &self.worker,
             backend,
@@ -576,34 +426,4 @@ pub(super) fn backend_named(pool: &BackendPool, name: &str) -> Option<Arc<Backen
         .into_iter()
         .find(|(_, backend)| backend.name() == name);
     found.map(|(_, backend)| backend)
-}
-
-/// The names of members that are not known to be down.
-pub(super) fn up(pool: &BackendPool) -> BTreeSet<String> {
-    let conditions = pool.pool().blocking().conditions();
-    let up = conditions
-        .into_iter()
-        .filter(|(_, _, condition)| condition.serves());
-    up.map(|(_, backend, _)| backend.name().to_owned())
-        .collect()
-}
-
-/// Restricts a request to some members.
-fn restricted(pool: &BackendPool, request: Request, names: &[String]) -> Request {
-    if let Some(labels) = pool.labels_of_set(names) {
-        return request.labels(labels);
-    }
-    // Too many sets are in use: the best of them now has to do.
-    let sync = pool.pool().blocking();
-    let rest: Vec<MemberId> = sync
-        .members()
-        .into_iter()
-        .filter(|(_, backend)| !names.iter().any(|name| name == backend.name()))
-        .map(|(id, _)| id)
-        .collect();
-    let first = names.first().and_then(|name| sync.member(name));
-    match sync.alternative(&request, &rest).or(first) {
-        Some(member) => request.pin(member),
-        None => request,
-    }
 }

@@ -3,20 +3,23 @@
 use super::answers::{bad, no_server, not_kept, ok, text};
 use super::drive::backend_named;
 use super::hub::Hub;
+use super::inputs::{Brought, bring, content, post_form};
+use super::line::up;
 use super::lists::Query;
-use super::server::{Call, CallError};
+use super::server::Call;
 use super::state::State;
 use super::uploads::{Place, Upload};
 use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
 use bytes::Bytes;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use leasehold_protocol::Refusal;
 use leasehold_protocol::comfyui::{ServerId, map_files};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// A file that is uploaded.
 pub(super) struct Form {
@@ -89,15 +92,30 @@ impl Form {
 }
 
 /// Keeps an upload; servers get it when a job needs it.
-pub(super) fn keep(hub: &Hub, owner: u64, form: &Form) -> Result<Response<AnswerBody>, Refusal> {
-    let folder = form.folder.trim_matches('/');
+pub(super) async fn keep(
+    hub: &Arc<Hub>,
+    owner: u64,
+    form: Form,
+) -> Result<Response<AnswerBody>, Refusal> {
     let place = Place {
         owner,
-        kind: &form.kind,
-        folder,
-        name: &form.name,
+        kind: form.kind,
+        folder: form.folder.trim_matches('/').to_owned(),
+        name: form.name,
     };
-    let kept = hub.uploads.keep(place, &form.content, form.overwrites);
+    keep_at(hub, place, form.content, form.overwrites).await
+}
+
+/// Keeps a file, which takes a while: it is hashed and written.
+async fn keep_at(
+    hub: &Arc<Hub>,
+    place: Place,
+    content: Bytes,
+    overwrites: bool,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let hub = Arc::clone(hub);
+    let kept = spawn_blocking(move || hub.uploads.keep(place, &content, overwrites)).await;
+    let kept = kept.map_err(|error| not_kept(&error))?;
     let kept = kept.map_err(|error| not_kept(&error))?;
     Ok(told(&kept))
 }
@@ -108,7 +126,7 @@ fn told(upload: &Upload) -> Response<AnswerBody> {
 
 /// Lets a server join a mask with its picture, and keeps what it makes.
 pub(super) async fn keep_mask(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     owner: u64,
     server: ServerId,
     call: &Call<'_>,
@@ -161,94 +179,15 @@ pub(super) async fn keep_mask(
     }
     let made = Place {
         owner,
-        kind: &kind,
-        folder: &folder,
-        name: &name,
+        kind,
+        folder,
+        name,
     };
-    let kept = hub.uploads.keep(made, &content.body, true);
-    let kept = kept.map_err(|error| not_kept(&error))?;
-    Ok(told(&kept))
-}
-
-/// Why a file is not on a server.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Brought {
-    #[error("{0}")]
-    Call(CallError),
-    #[error("the file {0} can't be read: {1}")]
-    Lost(String, std::io::Error),
-    #[error("the server has refused the file {0} with status {1}")]
-    Refused(String, StatusCode),
+    keep_at(hub, made, content.body, true).await
 }
 
 fn failed(error: &Brought) -> Refusal {
     Refusal::new(StatusCode::BAD_GATEWAY, "no_upload", error.to_string())
-}
-
-/// Brings a file to a server unless it is there, and returns what the server calls it.
-pub(super) async fn bring(
-    hub: &Hub,
-    server: ServerId,
-    call: &Call<'_>,
-    upload: &Upload,
-) -> Result<String, Brought> {
-    let identity = upload.identity();
-    let known = |state: &State| Some(state.server(server)?.uploads.get(&identity)?.clone());
-    if let Some(name) = known(&hub.state()) {
-        return Ok(name);
-    }
-    let reference = upload.reference();
-    let content = hub.uploads.content(upload);
-    let content = content.map_err(|error| Brought::Lost(reference.clone(), error))?;
-    // Without `overwrite`, so that no file of others there is lost: the server tells under which name it has it.
-    let fields = [
-        ("type", upload.kind.clone()),
-        ("subfolder", upload.folder.clone()),
-    ];
-    let answer = post_form(call, "/upload/image", &upload.name, &content, &fields).await;
-    let answer = answer.map_err(Brought::Call)?;
-    if !answer.is_ok() {
-        return Err(Brought::Refused(reference, answer.status));
-    }
-    let made = answer.json();
-    let name = made["name"].as_str().unwrap_or(&upload.name);
-    let there = match made["subfolder"].as_str().unwrap_or_default() {
-        "" => name.to_owned(),
-        folder => format!("{folder}/{name}"),
-    };
-    if let Some(known) = hub.state().servers.get_mut(server) {
-        known.uploads.insert(identity, there.clone());
-    }
-    Ok(there)
-}
-
-async fn post_form(
-    call: &Call<'_>,
-    path: &str,
-    name: &str,
-    content: &Bytes,
-    fields: &[(&str, String)],
-) -> Result<super::server::Answer, CallError> {
-    let boundary = uuid::Uuid::new_v4().simple().to_string();
-    let mut body = Vec::with_capacity(content.len().saturating_add(1_024));
-    for (field, value) in fields {
-        let head =
-            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n");
-        body.extend_from_slice(head.as_bytes());
-        body.extend_from_slice(value.as_bytes());
-        body.extend_from_slice(b"\r\n");
-    }
-    let name = name.replace(['"', '\r', '\n'], "_");
-    let head = format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\
-         Content-Type: application/octet-stream\r\n\r\n"
-    );
-    body.extend_from_slice(head.as_bytes());
-    body.extend_from_slice(content);
-    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-    let kind = format!("multipart/form-data; boundary={boundary}");
-    call.send(Method::POST, path, Some((body.into(), &kind)))
-        .await
 }
 
 /// A file that is to be seen, and which server has it.
@@ -269,11 +208,7 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
         .ok_or_else(|| bad("the query has no filename"))?;
     let folder = query.get("subfolder").unwrap_or_default();
     let kind = query.get("type").unwrap_or_else(|| "output".to_owned());
-    let is_plain_name = !name.contains(['/', '\\', '[']);
-    let is_plain_folder =
-        folder.split('/').all(|part| !part.starts_with('.')) && !folder.contains("//");
-    if !is_plain_name || !is_plain_folder || folder.starts_with('/') || folder.ends_with('/') {
-        // Another way to write a file's name must not be a way to another caller's file.
+    if !is_plain(&name, &folder) {
         return Ok(Seen::Nowhere);
     }
     let (server, rest) = split(&folder);
@@ -299,7 +234,7 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
     }
     let state = hub.state();
     let owners = owners_of(&state, server, rest, &name, &kind);
-    if !owners.is_empty() && owners.iter().all(|(other, _)| *other != owner) {
+    if !is_open_to(&owners, owner) {
         return Ok(Seen::Nowhere);
     }
     let own = owners.into_iter().rev().find(|(other, _)| *other == owner);
@@ -310,8 +245,21 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
     })
 }
 
+/// Whether a file is a caller's own, or of no caller that is known.
+pub(super) fn is_open_to(owners: &[(u64, String)], owner: u64) -> bool {
+    owners.is_empty() || owners.iter().any(|(other, _)| *other == owner)
+}
+
+/// Whether a file is named in the only way: another must not lead to another caller's file.
+pub(super) fn is_plain(name: &str, folder: &str) -> bool {
+    let is_plain_part = |part: &str| !part.is_empty() && !part.starts_with('.');
+    !name.is_empty()
+        && !name.contains(['/', '\\', '['])
+        && (folder.is_empty() || folder.split('/').all(is_plain_part))
+}
+
 /// The callers whose jobs have made a file, and the servers that have it, the latest last.
-fn owners_of(
+pub(super) fn owners_of(
     state: &State,
     server: Option<&str>,
     folder: &str,
@@ -342,7 +290,7 @@ fn owners_of(
 }
 
 /// Splits a folder of the gateway's words: the server that it names, and the folder there.
-fn split(folder: &str) -> (Option<&str>, &str) {
+pub(super) fn split(folder: &str) -> (Option<&str>, &str) {
     let Some(named) = folder.strip_prefix('@') else {
         return (None, folder);
     };
@@ -350,7 +298,7 @@ fn split(folder: &str) -> (Option<&str>, &str) {
     (Some(server), rest)
 }
 
-fn view_query(name: &str, folder: &str, kind: &str) -> String {
+pub(super) fn view_query(name: &str, folder: &str, kind: &str) -> String {
     format!(
         "filename={}&subfolder={}&type={}",
         encoded(name),
@@ -364,11 +312,12 @@ fn encoded(text: &str) -> String {
 }
 
 /// Answers with an upload of the gateway's own.
-pub(super) fn show(hub: &Hub, upload: &Upload) -> Result<Response<AnswerBody>, Refusal> {
-    let content = hub
-        .uploads
-        .content(upload)
-        .map_err(|error| not_kept(&error))?;
+pub(super) async fn show(
+    hub: &Arc<Hub>,
+    upload: &Arc<Upload>,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let content = content(hub, upload).await;
+    let content = content.map_err(|error| not_kept(&error))?;
     let kind = match upload
         .name
         .rsplit_once('.')
@@ -394,7 +343,7 @@ pub(super) fn show(hub: &Hub, upload: &Upload) -> Result<Response<AnswerBody>, R
 
 /// Returns the names of the servers that a file may be asked of, the first ones in the file of settings first.
 pub(super) fn servers_up(pool: &BackendPool) -> Result<Vec<Arc<crate::backend::Backend>>, Refusal> {
-    let up = super::drive::up(pool);
+    let up = up(pool);
     let names = pool.settings().members.iter().map(|member| &member.name);
     let found: Vec<_> = names
         .filter(|name| up.contains(*name))

@@ -47,6 +47,8 @@ pub(super) struct NewJob {
     pub(super) prompt: Prompt,
     pub(super) owner: u64,
     pub(super) choice: Choice,
+    /// Bytes of its body.
+    pub(super) bytes: usize,
 }
 
 /// What the task that drives a job does next.
@@ -81,6 +83,7 @@ impl Hub {
         };
         hub.configure(settings);
         hub.recover(recovered);
+        hub.compact(&hub.state())?;
         Ok(hub)
     }
 
@@ -108,23 +111,28 @@ impl Hub {
         let now = self.now();
         let mut state = self.state();
         state.sequence = recovered.sequence;
-        state.finished = recovered.finished;
-        for (id, job) in recovered.jobs {
-            let config = state.config;
+        for (id, finished) in recovered.finished {
+            state.add_finished(&id, finished);
+        }
+        for (id, mut job) in recovered.jobs {
+            let config = state.config.after_losses(job.lost);
             let machine = match job.server {
                 Some(name) => {
                     let server = state.servers.number(&name);
-                    Job::placed(config, now, server, job.lost)
+                    Job::placed(config, now, server)
                 }
                 None => Job::new(config),
             };
+            let is_brought = |text: &str| self.uploads.referred(job.owner, text).is_some();
+            job.prompt.note_files(is_brought);
             let asked = NewJob {
                 prompt: job.prompt,
                 owner: job.owner,
                 choice: job.choice,
+                bytes: job.bytes,
             };
             let record = JobRecord::new(asked, job.sequence, job.created, machine);
-            state.jobs.insert(Arc::clone(&id), record);
+            state.add_job(&id, record);
             let _ = self.begun.send(id);
         }
     }
@@ -170,7 +178,7 @@ impl Hub {
             journal.write(&Line::accepted(&id, &record))?;
         }
         let number = record.number();
-        state.jobs.insert(Arc::clone(&id), record);
+        state.add_job(&id, record);
         state.tell_status();
         drop(state);
         let _ = self.begun.send(Arc::clone(&id));
@@ -235,7 +243,7 @@ impl Hub {
     ) -> Result<(), JournalError> {
         let now = unix_millis();
         let mut state = self.state();
-        let Some(record) = state.jobs.remove(id) else {
+        let Some(record) = state.remove_job(id) else {
             return Ok(());
         };
         let server = match end {
@@ -257,15 +265,13 @@ impl Hub {
             begun: record.begun,
             ended: now,
             is_told: false,
+            bytes: entry.to_string().len(),
             entry,
         };
         state.note_error(&record, self.now());
         let written = self.write(|| Line::ended(id, &finished));
         let finished = state.tell_end(id, finished);
-        state.finished.insert(Arc::clone(id), finished);
-        while state.finished.len() > state.max_finished {
-            state.finished.shift_remove_index(0);
-        }
+        state.add_finished(id, finished);
         self.compact(&state)?;
         written
     }
@@ -283,7 +289,7 @@ impl Hub {
             .map(|(id, _)| Arc::clone(id))
             .collect();
         for id in gone {
-            state.finished.shift_remove(&id);
+            state.remove_finished(&id);
             self.write(|| Line::forgotten(&id))?;
         }
         Ok(())
@@ -325,6 +331,12 @@ impl Hub {
                 }
             }
             ServerFrame::Event(event) => self.state().pass_on(now, server, event),
+            ServerFrame::Unnamed(frame) => self.state().pass_on_unnamed(server, &frame),
+            ServerFrame::Features(features) => {
+                if let Some(known) = self.state().servers.get_mut(server) {
+                    known.features = Some(features);
+                }
+            }
             ServerFrame::Other => {}
         }
     }

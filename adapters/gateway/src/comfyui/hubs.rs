@@ -9,6 +9,7 @@ use super::hub::Hub;
 use super::journal::JournalError;
 use super::state::State;
 use super::status::{job, lines, status};
+use crate::admin::Told;
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
 use crate::lock;
@@ -208,6 +209,7 @@ async fn drive_all(
 /// Tells the operator after each round of health checks how the servers do, and of each change of the best one.
 async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
     let mut best = None;
+    let mut alerts = [false; 2];
     let mut since_report = now();
     loop {
         sleep(LOOK).await;
@@ -219,6 +221,7 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
                 hub.tell_place(&id, &place);
             }
         }
+        alert(&shared, &hub, &pool, &mut alerts);
         let status = status(&hub, &pool);
         let now_best = status["bestServer"].as_str().map(ToOwned::to_owned);
         if now_best != best {
@@ -238,6 +241,30 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
             lines
                 .iter()
                 .for_each(|line| shared.report(format_args!("{line}")));
+        }
+    }
+}
+
+/// Tells of it when more jobs wait than the settings say, or one for longer, and when that is over.
+fn alert(shared: &Shared, hub: &Hub, pool: &BackendPool, alerts: &mut [bool; 2]) {
+    let bounds = pool.settings().comfyui;
+    let (waiting, longest) = hub.state().waits(super::hub::unix_millis());
+    let is_above = [
+        bounds.alert_waiting.is_some_and(|most| waiting > most),
+        bounds.alert_wait.is_some_and(|most| longest > most),
+    ];
+    let told = [
+        Told::Waiting { above: is_above[0] },
+        Told::Wait { above: is_above[1] },
+    ];
+    for ((was, is), told) in alerts.iter_mut().zip(is_above).zip(told) {
+        if core::mem::replace(was, is) != is {
+            let seconds = longest.as_secs();
+            shared.report(format_args!(
+                "pool {}: {told}: {waiting} jobs wait, the longest for {seconds} s",
+                hub.pool
+            ));
+            shared.events().tell_of(pool, None, told);
         }
     }
 }

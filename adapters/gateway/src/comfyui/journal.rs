@@ -105,6 +105,7 @@ pub(super) struct Recovered {
 #[derive(Debug)]
 pub(super) struct RecoveredJob {
     pub(super) prompt: Prompt,
+    pub(super) bytes: usize,
     pub(super) owner: u64,
     pub(super) sequence: u64,
     pub(super) choice: Choice,
@@ -177,6 +178,7 @@ impl EndLine {
             ended: self.ended,
             // Its client hears of it again if it is back soon.
             is_told: true,
+            bytes: self.entry.to_string().len(),
             entry: self.entry,
         }
     }
@@ -204,11 +206,11 @@ impl Journal {
                 TryLockError::WouldBlock => io::Error::other("another gateway uses it"),
             })
         })?;
-        let recovered = read(&file).map_err(error)?;
+        let (recovered, lines) = read(&file).map_err(error)?;
         end_last_line(&file).map_err(error)?;
         let open = Open {
             file,
-            lines: usize::MAX,
+            lines,
             is_torn: false,
         };
         let journal = Self {
@@ -322,16 +324,18 @@ impl JournalError {
     }
 }
 
-fn read(file: &File) -> io::Result<Recovered> {
+/// Returns what the lines say, and how many there are.
+fn read(file: &File) -> io::Result<(Recovered, usize)> {
     let mut recovered = Recovered::default();
     let mut jobs: IndexMap<JobId, RecoveredJob> = IndexMap::new();
     let mut reader = BufReader::new(file);
-    let mut text = Vec::new();
+    let (mut text, mut lines) = (Vec::new(), 0_usize);
     loop {
         text.clear();
         if reader.read_until(b'\n', &mut text)? == 0 {
             break;
         }
+        lines = lines.saturating_add(1);
         // A line that is not whole was told to no caller.
         let Ok(line) = serde_json::from_slice::<Line>(&text) else {
             continue;
@@ -339,7 +343,7 @@ fn read(file: &File) -> io::Result<Recovered> {
         enter(line, &mut jobs, &mut recovered);
     }
     recovered.jobs = jobs.into_iter().collect();
-    Ok(recovered)
+    Ok((recovered, lines))
 }
 
 fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut Recovered) {
@@ -354,13 +358,15 @@ fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut R
         } => {
             recovered.sequence = recovered.sequence.max(sequence);
             // What was accepted once can be read again.
-            let Ok(prompt) = Prompt::read(body.to_string().as_bytes()) else {
+            let body = body.to_string();
+            let Ok(prompt) = Prompt::read(body.as_bytes()) else {
                 return;
             };
             let id = JobId::from(id);
             recovered.finished.shift_remove(&id);
             let job = RecoveredJob {
                 prompt,
+                bytes: body.len(),
                 owner,
                 sequence,
                 choice,

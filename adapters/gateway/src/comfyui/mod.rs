@@ -16,7 +16,9 @@ mod files;
 mod follow;
 mod hub;
 mod hubs;
+mod inputs;
 mod journal;
+mod line;
 mod lists;
 mod outbox;
 mod pass;
@@ -298,7 +300,7 @@ impl Served<'_> {
         bare: &str,
         body: Bytes,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let (hub, owner) = (&*self.hub, self.owner);
+        let (hub, owner) = (&self.hub, self.owner);
         let headers = &self.asked.parts.headers;
         match bare {
             "/prompt" => {
@@ -315,7 +317,9 @@ impl Served<'_> {
             "/interrupt" => lists::interrupt(hub, owner, &body),
             // A caller's wish to free memory is no reason to slow all others down.
             "/free" => {}
-            "/upload/image" => return files::keep(hub, owner, &Form::read(headers, body).await?),
+            "/upload/image" => {
+                return files::keep(hub, owner, Form::read(headers, body).await?).await;
+            }
             "/upload/mask" => return self.keep_mask(&Form::read(headers, body).await?).await,
             _ => return self.cancel(path, &body),
         }
@@ -360,7 +364,7 @@ impl Served<'_> {
     /// Answers `GET /view`.
     async fn view(&self, record: &mut Record) -> Result<Response<AnswerBody>, Refusal> {
         let (backends, query) = match files::find(&self.hub, self.owner, &self.query)? {
-            Seen::Here(upload) => return files::show(&self.hub, &upload),
+            Seen::Here(upload) => return files::show(&self.hub, &upload).await,
             Seen::Nowhere => return Ok(empty(StatusCode::NOT_FOUND)),
             Seen::At(server, query) => {
                 let backend = backend_named(self.pool, &server);

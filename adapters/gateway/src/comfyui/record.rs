@@ -12,13 +12,15 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// Outputs of a job that a client is told of at its return.
-const MAX_OUTPUTS: usize = 1_000;
+/// Bytes of the outputs of a job that a client is told of at its return.
+const MAX_OUTPUTS: usize = 1 << 20;
 
 /// A job that has not ended.
 #[derive(Debug)]
 pub(super) struct JobRecord {
     pub(super) prompt: Arc<Prompt>,
+    /// Bytes of its body.
+    pub(super) bytes: usize,
     /// The caller that it belongs to.
     pub(super) owner: u64,
     /// Its place among all jobs that were ever accepted.
@@ -39,6 +41,8 @@ pub(super) struct JobRecord {
     pub(super) replay: Replay,
     /// What the last server that has refused it said.
     pub(super) refusal: Option<Value>,
+    /// What its server does not run of it, as the errors of its nodes.
+    pub(super) node_errors: Option<Value>,
     /// The place in line that its client was told last.
     pub(super) told_place: Option<usize>,
     /// When it was expected to end, as its caller was told first.
@@ -60,6 +64,8 @@ pub(super) struct Finished {
     pub(super) is_told: bool,
     /// The entry of the history.
     pub(super) entry: Value,
+    /// Bytes of the entry as text.
+    pub(super) bytes: usize,
 }
 
 /// The frames that tell how far a job has come.
@@ -67,6 +73,7 @@ pub(super) struct Finished {
 pub(super) struct Replay {
     begun: Vec<Utf8Bytes>,
     outputs: Vec<Utf8Bytes>,
+    outputs_bytes: usize,
     state: Option<Utf8Bytes>,
     executing: Option<Utf8Bytes>,
     preview: Option<Bytes>,
@@ -77,6 +84,7 @@ impl JobRecord {
     pub(super) fn new(asked: NewJob, sequence: u64, created: u64, machine: Job) -> Self {
         Self {
             prompt: Arc::new(asked.prompt),
+            bytes: asked.bytes,
             owner: asked.owner,
             sequence,
             choice: asked.choice,
@@ -88,6 +96,7 @@ impl JobRecord {
             wake: Arc::default(),
             replay: Replay::default(),
             refusal: None,
+            node_errors: None,
             told_place: None,
             expected: None,
         }
@@ -130,7 +139,8 @@ impl Replay {
             }
             (_, "execution_cached") => self.begun.push(frame.clone()),
             (EventKind::Executed, _) => {
-                if self.outputs.len() < MAX_OUTPUTS {
+                self.outputs_bytes = self.outputs_bytes.saturating_add(frame.len());
+                if self.outputs_bytes <= MAX_OUTPUTS {
                     self.outputs.push(frame.clone());
                 }
             }

@@ -38,6 +38,8 @@ pub(super) struct ServerState {
     /// Its description of nodes.
     pub(super) object_info: Option<Bytes>,
     pub(super) system_stats: Option<Value>,
+    /// What it can do, as its websocket tells.
+    pub(super) features: Option<Value>,
     /// When its `system_stats` came.
     pub(super) checked: Option<u64>,
     /// What it was found without.
@@ -51,15 +53,14 @@ pub(super) struct ServerState {
 impl Servers {
     /// Returns the number of a server, which is new if it was not known.
     pub(super) fn number(&mut self, name: &str) -> ServerId {
-        let found = self.all.iter().position(|server| server.name == name);
-        let at = found.unwrap_or_else(|| {
-            self.all.push(ServerState {
-                name: name.to_owned(),
-                ..ServerState::default()
-            });
-            self.all.len().saturating_sub(1)
+        if let Some(known) = self.id_of(name) {
+            return known;
+        }
+        self.all.push(ServerState {
+            name: name.to_owned(),
+            ..ServerState::default()
         });
-        ServerId::try_from(at).unwrap_or(ServerId::MAX)
+        ServerId::try_from(self.all.len().saturating_sub(1)).unwrap_or(ServerId::MAX)
     }
 
     pub(super) fn get(&self, id: ServerId) -> Option<&ServerState> {
@@ -82,6 +83,12 @@ impl Servers {
 
     pub(super) fn named(&self, name: &str) -> Option<&ServerState> {
         self.all.iter().find(|server| server.name == name)
+    }
+
+    /// The number of a server that is known.
+    pub(super) fn id_of(&self, name: &str) -> Option<ServerId> {
+        let found = self.all.iter().position(|server| server.name == name)?;
+        ServerId::try_from(found).ok()
     }
 
     pub(super) fn name(&self, id: ServerId) -> Option<String> {
@@ -132,5 +139,13 @@ impl ServerState {
             .as_ref()
             .is_some_and(|nodes| !nodes.lacks(prompt).is_empty());
         !lacks_by_list && (self.lacks.is_empty() || self.lacks.is_disjoint(&prompt.needs()))
+    }
+
+    /// Whether it may have all that an output of a prompt needs.
+    pub(super) fn may_run_part(&self, prompt: &Prompt) -> bool {
+        let nodes = self.nodes.as_ref();
+        nodes.is_none_or(|nodes| {
+            nodes.refusal(prompt).is_none() && nodes.value_refusal(prompt).is_none()
+        })
     }
 }

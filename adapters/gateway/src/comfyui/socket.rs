@@ -86,7 +86,7 @@ impl CallerSocket {
             self.hub.join(&self.client, &outbox);
             let mut draining = core::pin::pin!(connection.worker.drain().begun());
             tokio::select! {
-                sent = serve(socket, &outbox) => record.count(sent),
+                sent = serve(socket, &self.hub, &outbox) => record.count(sent),
                 // Clients come back by themselves.
                 () = &mut draining => {}
             }
@@ -96,7 +96,11 @@ impl CallerSocket {
 }
 
 /// Serves a socket until it ends; returns the bytes that were sent.
-async fn serve(socket: WebSocketStream<TokioIo<Upgraded>>, outbox: &Arc<Outbox>) -> usize {
+async fn serve(
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    hub: &Hub,
+    outbox: &Arc<Outbox>,
+) -> usize {
     let (mut sink, mut source) = socket.split();
     let mut pings = interval(PING);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,7 +122,7 @@ async fn serve(socket: WebSocketStream<TokioIo<Upgraded>>, outbox: &Arc<Outbox>)
                 match heard {
                     Some(Ok(Message::Text(text))) => {
                         if core::mem::take(&mut is_first) {
-                            greet(&text, outbox);
+                            greet(&text, hub, outbox);
                         }
                         continue;
                     }
@@ -146,7 +150,7 @@ async fn send(sink: &mut Sink, frame: Message) -> bool {
 }
 
 /// Answers a client's first frame, in which it tells what it knows.
-fn greet(text: &str, outbox: &Outbox) {
+fn greet(text: &str, hub: &Hub, outbox: &Outbox) {
     let Ok(frame) = serde_json::from_str::<Value>(text) else {
         return;
     };
@@ -159,7 +163,7 @@ fn greet(text: &str, outbox: &Outbox) {
     if frame["data"]["leasehold_places"] == true {
         outbox.take_places();
     }
-    let data = json!({"supports_preview_metadata": true, "leasehold_places": true});
+    let data = hub.state().features();
     outbox.push(
         json!({"type": "feature_flags", "data": data})
             .to_string()

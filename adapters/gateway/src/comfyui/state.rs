@@ -10,9 +10,13 @@ use core::time::Duration;
 use indexmap::IndexMap;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{Event, EventKind, JobConfig, ServerId, StatusFrame};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// Bytes of the entries of ended jobs that are remembered, as text.
+const MAX_FINISHED: usize = 256 << 20;
 
 /// How long a client that is back is told of ends again: longer than a broken socket is taken for a good one.
 const AGAIN: Duration = Duration::from_secs(120);
@@ -21,10 +25,14 @@ const AGAIN: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) jobs: HashMap<JobId, JobRecord>,
+    /// Bytes of the bodies of all jobs.
+    pub(super) bytes: usize,
     pub(super) finished: IndexMap<JobId, Finished>,
     pub(super) servers: Servers,
     pub(super) sockets: HashMap<String, Vec<Arc<Outbox>>>,
     pub(super) sequence: u64,
+    /// Bytes of the entries of all ended jobs.
+    pub(super) finished_bytes: usize,
     pub(super) max_finished: usize,
     /// Whether the log has full reports.
     pub(super) is_verbose: bool,
@@ -35,6 +43,37 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn add_job(&mut self, id: &JobId, record: JobRecord) {
+        self.bytes = self.bytes.saturating_add(record.bytes);
+        self.jobs.insert(Arc::clone(id), record);
+    }
+
+    pub(super) fn remove_job(&mut self, id: &JobId) -> Option<JobRecord> {
+        let record = self.jobs.remove(id)?;
+        self.bytes = self.bytes.saturating_sub(record.bytes);
+        Some(record)
+    }
+
+    /// Adds an ended job; beyond the bounds the oldest ones are forgotten.
+    pub(super) fn add_finished(&mut self, id: &JobId, finished: Finished) {
+        self.remove_finished(id);
+        self.finished_bytes = self.finished_bytes.saturating_add(finished.bytes);
+        self.finished.insert(Arc::clone(id), finished);
+        while self.finished.len() > self.max_finished || self.finished_bytes > MAX_FINISHED {
+            let Some((oldest, _)) = self.finished.first() else {
+                return;
+            };
+            let oldest = Arc::clone(oldest);
+            self.remove_finished(&oldest);
+        }
+    }
+
+    pub(super) fn remove_finished(&mut self, id: &JobId) {
+        if let Some(gone) = self.finished.shift_remove(id) {
+            self.finished_bytes = self.finished_bytes.saturating_sub(gone.bytes);
+        }
+    }
+
     /// How many jobs there are, those that others gave to the servers included.
     pub(super) fn remaining(&self) -> u32 {
         let mut own: HashMap<ServerId, u32> = HashMap::new();
@@ -88,6 +127,16 @@ impl State {
         others.filter(|other| other.order() < order).count()
     }
 
+    /// How many jobs wait for a server, and for how long the longest has.
+    pub(super) fn waits(&self, now_millis: u64) -> (u32, Duration) {
+        let waiting = self.jobs.values();
+        let waiting = waiting.filter(|record| record.machine.server().is_none());
+        waiting.fold((0, Duration::ZERO), |(count, longest), record| {
+            let wait = Duration::from_millis(now_millis.saturating_sub(record.created));
+            (count.saturating_add(1), longest.max(wait))
+        })
+    }
+
     pub(super) fn running_at(&self, server: ServerId) -> Option<JobId> {
         let is_there = |record: &JobRecord| {
             record.machine.server() == Some(server) && record.machine.is_running()
@@ -137,6 +186,28 @@ impl State {
                 None => socket.push(text.clone()),
             }
         }
+    }
+
+    /// Passes a frame that names no job on to the client whose job runs at the server.
+    pub(super) fn pass_on_unnamed(&self, server: ServerId, frame: &Value) {
+        let record = self.running_at(server).and_then(|id| self.jobs.get(&id));
+        let client = record.and_then(|record| record.prompt.client_id.as_deref());
+        let sockets = client.and_then(|client| self.sockets.get(client));
+        let text = Utf8Bytes::from(frame.to_string());
+        for socket in sockets.into_iter().flatten() {
+            socket.push(text.clone());
+        }
+    }
+
+    /// What a server can do and the gateway too: as the first one that told says, and the gateway's own.
+    pub(super) fn features(&self) -> Value {
+        let mut servers = self.servers.iter();
+        let first = servers.find_map(|(_, server)| server.features.as_ref()?.as_object());
+        let mut features = first.cloned().unwrap_or_default();
+        for own in ["supports_preview_metadata", "leasehold_places"] {
+            features.insert(own.to_owned(), true.into());
+        }
+        features.into()
     }
 
     /// Tells a client that its job is over, if it is there; and all how many jobs are left.

@@ -172,7 +172,7 @@ pub(super) fn job(hub: &Hub, pool: &BackendPool, owner: Option<u64>, id: &str) -
         "created": record.created, "started": record.begun, "lost": lost,
         "expected_start_ms": expected.map(|(start, _)| millis(start)),
         "expected_end_ms": expected.map(|(_, end)| millis(end)),
-        "error_permille": error,
+        "error_permille": error, "node_errors": record.node_errors,
     });
     if let (Some((_, end)), Some(record)) = (expected, state.jobs.get_mut(id)) {
         record.expected.get_or_insert(now.saturating_add(end));

@@ -22,6 +22,9 @@ const SERVER: HeaderName = HeaderName::from_static("x-leasehold-server");
 const LABELS: HeaderName = HeaderName::from_static("x-leasehold-labels");
 const ZONE: HeaderName = HeaderName::from_static("x-leasehold-zone");
 
+/// Bytes of the bodies of all jobs that have not ended, at most.
+const MAX_BYTES: usize = 512 << 20;
+
 /// Which servers a caller prefers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -70,27 +73,30 @@ pub(super) fn submit(
     choice: Choice,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, Refusal> {
-    let prompt = match Prompt::read(body) {
+    let mut prompt = match Prompt::read(body) {
         Ok(prompt) => prompt,
         Err(error) => return Ok(with_status(StatusCode::BAD_REQUEST, &error.body())),
     };
+    prompt.note_files(|text| hub.uploads.referred(owner, text).is_some());
     check_choice(pool, &choice)?;
-    {
+    let node_errors = {
         let state = hub.state();
         check_room(&state, pool)?;
         check_id(&state, &prompt, owner)?;
-        if let Some(refusal) = refusal(&state, pool, &prompt, &choice) {
-            return Ok(with_status(StatusCode::BAD_REQUEST, &refusal));
+        match check_nodes(&state, pool, &prompt, &choice) {
+            Ok(node_errors) => node_errors,
+            Err(refusal) => return Ok(with_status(StatusCode::BAD_REQUEST, &refusal)),
         }
-    }
+    };
     let new = NewJob {
         prompt,
         owner,
         choice,
+        bytes: body.len(),
     };
     let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
     Ok(ok(
-        &json!({"prompt_id": &*id, "number": number, "node_errors": {}}),
+        &json!({"prompt_id": &*id, "number": number, "node_errors": node_errors}),
     ))
 }
 
@@ -125,10 +131,14 @@ fn check_choice(pool: &BackendPool, choice: &Choice) -> Result<(), Refusal> {
 
 fn check_room(state: &State, pool: &BackendPool) -> Result<(), Refusal> {
     let most = usize::try_from(pool.settings().max_waiters).unwrap_or(usize::MAX);
-    if state.jobs.len() < most {
+    let text = if state.jobs.len() >= most {
+        format!("{most} jobs wait already; submit again later")
+    } else if state.bytes >= MAX_BYTES {
+        let mebibytes = MAX_BYTES >> 20;
+        format!("the jobs that wait have {mebibytes} MiB already; submit again later")
+    } else {
         return Ok(());
-    }
-    let text = format!("{most} jobs wait already; submit again later");
+    };
     let status = StatusCode::SERVICE_UNAVAILABLE;
     Err(Refusal::new(status, "queue_full", text).with_wait(Some(Duration::from_secs(30))))
 }
@@ -156,23 +166,34 @@ fn check_id(state: &State, prompt: &Prompt, owner: u64) -> Result<(), Refusal> {
     }
 }
 
-/// Returns the body of a refusal, if it is known that no server can run the prompt.
-fn refusal(state: &State, pool: &BackendPool, prompt: &Prompt, choice: &Choice) -> Option<Value> {
+/// Returns what of a prompt no server can run, as the errors of its nodes.
+///
+/// # Errors
+/// The body of a refusal, if it is known that no server can run any of its outputs.
+fn check_nodes(
+    state: &State,
+    pool: &BackendPool,
+    prompt: &Prompt,
+    choice: &Choice,
+) -> Result<Value, Value> {
     let members = pool.settings().members.iter();
     let members = members.filter(|member| choice.admits(member));
     let servers = members.map(|member| state.servers.named(&member.name));
     // A server that was never reached may have anything.
     let known: Option<Vec<Arc<NodeInfo>>> = servers.map(|server| server?.nodes.clone()).collect();
-    let known = known.filter(|known| !known.is_empty())?;
-    if known
-        .iter()
-        .any(|nodes| nodes.refusal(prompt).is_none() && nodes.lacks(prompt).is_empty())
-    {
-        return None;
+    let known = known.unwrap_or_default();
+    let is_good = |nodes: &&Arc<NodeInfo>| nodes.refusal(prompt).is_none();
+    let good: Vec<&Arc<NodeInfo>> = known.iter().filter(is_good).collect();
+    if known.is_empty() || good.iter().any(|nodes| nodes.lacks(prompt).is_empty()) {
+        return Ok(json!({}));
     }
-    let of_values = known.iter().filter(|nodes| nodes.refusal(prompt).is_none());
-    let of_values = of_values
-        .filter_map(|nodes| nodes.value_refusal(prompt))
-        .next();
-    of_values.or_else(|| known.iter().find_map(|nodes| nodes.refusal(prompt)))
+    let mut refusals = good
+        .iter()
+        .map(|nodes| (nodes, nodes.value_refusal(prompt)));
+    if let Some((nodes, _)) = refusals.clone().find(|(_, refusal)| refusal.is_none()) {
+        return Ok(nodes.value_errors(prompt).0.into());
+    }
+    let of_values = refusals.find_map(|(_, refusal)| refusal);
+    let of_nodes = || known.iter().find_map(|nodes| nodes.refusal(prompt));
+    Err(of_values.or_else(of_nodes).unwrap_or_default())
 }

@@ -29,12 +29,12 @@ pub(super) struct Upload {
 }
 
 /// Where a caller puts a file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+#[derive(Clone, Debug)]
+pub(super) struct Place {
     pub(super) owner: u64,
-    pub(super) kind: &'a str,
-    pub(super) folder: &'a str,
-    pub(super) name: &'a str,
+    pub(super) kind: String,
+    pub(super) folder: String,
+    pub(super) name: String,
 }
 
 /// All uploaded files of a pool.
@@ -97,7 +97,7 @@ impl Uploads {
     /// Keeps a file under its name, or under another if that is taken by another content.
     pub(super) fn keep(
         &self,
-        place: Place<'_>,
+        place: Place,
         content: &Bytes,
         overwrites: bool,
     ) -> Result<Arc<Upload>, JournalError> {
@@ -112,9 +112,9 @@ impl Uploads {
         let mut files = lock(&self.files);
         let mut upload = Upload {
             owner: place.owner,
-            kind: place.kind.to_owned(),
-            folder: place.folder.to_owned(),
-            name: place.name.to_owned(),
+            kind: place.kind,
+            folder: place.folder,
+            name: place.name.clone(),
             hash,
             length: content.len() as u64,
         };
@@ -124,7 +124,7 @@ impl Uploads {
                 break;
             }
             number = number.saturating_add(1);
-            upload.name = numbered(place.name, number);
+            upload.name = numbered(&place.name, number);
         }
         let upload = Arc::new(upload);
         files.insert(Arc::clone(&upload));
@@ -135,13 +135,7 @@ impl Uploads {
 
     /// Returns the file that a graph's text stands for, if it was uploaded here.
     pub(super) fn referred(&self, owner: u64, text: &str) -> Option<Arc<Upload>> {
-        let (name, kind) = match text
-            .strip_suffix(']')
-            .and_then(|text| text.rsplit_once(" ["))
-        {
-            Some((name, kind)) => (name, kind),
-            None => (text, "input"),
-        };
+        let (name, kind) = split_kind(text);
         self.find(owner, kind, name)
     }
 
@@ -195,6 +189,14 @@ impl Files {
     }
 }
 
+/// Splits a graph's text for a file, as in `a.png [output]`: its folder and name, and its kind.
+pub(super) fn split_kind(text: &str) -> (&str, &str) {
+    let named = text
+        .strip_suffix(']')
+        .and_then(|text| text.rsplit_once(" ["));
+    named.unwrap_or((text, "input"))
+}
+
 fn read_index(path: &Path) -> io::Result<Files> {
     let mut files = Files::default();
     let text = match fs::read(path) {
@@ -233,9 +235,9 @@ mod tests {
         let content = Bytes::from_static(content.as_bytes());
         let place = Place {
             owner: 7,
-            kind: "input",
-            folder: "",
-            name,
+            kind: "input".to_owned(),
+            folder: String::new(),
+            name: name.to_owned(),
         };
         let kept = uploads.keep(place, &content, overwrites);
         kept.unwrap().name.clone()

@@ -1,6 +1,6 @@
 //! Files of callers and servers.
 
-use crate::support::{QUICK, servers, sleeping, start, taking};
+use crate::support::{QUICK, servers, start, taking, two_known};
 use serde_json::{Value, json};
 
 fn form(name: &str, content: &str, fields: &[(&str, &str)]) -> (String, Vec<u8>) {
@@ -18,6 +18,60 @@ fn form(name: &str, content: &str, fields: &[(&str, &str)]) -> (String, Vec<u8>)
     )
 }
 
+/// A prompt that saves a picture, which a node of this class loads by this input.
+fn load(class: &str, input: &str, name: &str) -> Value {
+    json!({"client_id": "me", "prompt": {
+        "1": {"class_type": class, "inputs": {input: name}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }})
+}
+
+#[test]
+fn what_a_job_has_made_is_an_input_on_every_server() {
+    let world = start(servers([taking(10), taking(10)]), QUICK(), "");
+    let (caller, other) = (world.caller("one"), world.caller("other"));
+    let entry = caller.ended(&caller.queue(&crate::support::picture("me")));
+    let file = &entry["outputs"]["3"]["images"][0];
+    let (name, folder) = (&file["filename"], &file["subfolder"]);
+    let (name, folder) = (name.as_str().unwrap(), folder.as_str().unwrap());
+    for text in [
+        format!("{folder}/{name} [output]"),
+        format!("{name} [output]"),
+    ] {
+        for server in ["a", "b"] {
+            let asked = load("LoadImage", "image", &text).to_string();
+            let header = format!("x-leasehold-server: {server}\r\n");
+            let kind = "application/json";
+            let answer = caller.post_bytes("/prompt", kind, asked.as_bytes(), &header);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+            let id = told["prompt_id"].as_str().expect("an id");
+            let entry = caller.ended(id);
+            let status = &entry["status"]["status_str"];
+            assert_eq!(status, "success", "{text} on {server}: {entry}");
+        }
+        let entry = other.ended(&other.queue(&load("LoadImage", "image", &text)));
+        let told = entry["status"]["messages"][0][1]["exception_message"].to_string();
+        assert!(told.contains("the caller has no file"), "{text}: {told}");
+    }
+}
+
+#[test]
+fn an_upload_is_lacked_nowhere_though_no_list_has_it() {
+    let world = start(two_known(), QUICK(), "");
+    world.wait_for_nodes(&["A", "B"]);
+    let caller = world.caller("one");
+    let asked = load("TestbedVideo", "video", "cat.mp4");
+    let refused = caller.post("/prompt", &asked);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let (kind, body) = form("cat.mp4", "a film", &[("type", "input")]);
+    let answer = caller.post_bytes("/upload/image", &kind, &body, "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let ids: Vec<String> = (0..4).map(|_| caller.queue(&asked)).collect();
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
+}
+
 #[test]
 fn an_upload_reaches_the_server_that_needs_it_under_whatever_name() {
     let world = start(servers([taking(10), taking(10)]), QUICK(), "");
@@ -32,14 +86,8 @@ fn an_upload_reaches_the_server_that_needs_it_under_whatever_name() {
     assert_eq!(upload("cat.png", "two")["name"], "cat (1).png");
     let seen = caller.get("/view?filename=cat.png&type=input");
     assert_eq!((seen.status, seen.text()), (200, "one"));
-    let load = |name: &str| {
-        json!({"client_id": "me", "prompt": {
-            "1": {"class_type": "LoadImage", "inputs": {"image": name}},
-            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-        }})
-    };
     let ids: Vec<String> = ["cat.png", "cat (1).png", "cat.png", "cat (1).png"]
-        .map(|name| caller.queue(&load(name)))
+        .map(|name| caller.queue(&load("LoadImage", "image", name)))
         .into();
     let ends = caller.all_ended(&ids);
     assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
@@ -85,5 +133,4 @@ fn files_of_one_name_are_told_apart_by_their_servers() {
     assert_eq!(folders, ["@a", "@b"]);
     assert_eq!(one.get("/view?filename=none.png").status, 404);
     assert_eq!(one.get("/view").status, 400);
-    let _ = sleeping("me", 0.0);
 }

@@ -1,18 +1,8 @@
 //! What is checked before a job is accepted, and the lists of jobs.
 
 use crate::http::repeat_until;
-use crate::support::{QUICK, World, picture, servers, sleeping, start, taking};
+use crate::support::{QUICK, picture, servers, sleeping, start, taking, two_known};
 use serde_json::{Value, json};
-
-/// Waits until the gateway knows these nodes, of which each server has one of its own.
-fn wait_for_nodes(world: &World, nodes: &[&str]) {
-    let caller = world.caller("one");
-    repeat_until("all nodes are known", || {
-        let answer = caller.get("/object_info");
-        let known: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        nodes.iter().all(|node| known.get(*node).is_some())
-    });
-}
 
 #[test]
 fn a_job_goes_to_the_server_that_has_its_nodes_and_models() {
@@ -22,7 +12,7 @@ fn a_job_goes_to_the_server_that_has_its_nodes_and_models() {
     special.custom_nodes = vec!["Upscale".to_owned()];
     special.checkpoints = vec!["big.safetensors".to_owned()];
     let world = start(servers([plain, special]), QUICK(), "");
-    wait_for_nodes(&world, &["Plain", "Upscale"]);
+    world.wait_for_nodes(&["Plain", "Upscale"]);
     let caller = world.caller("one");
     let mut with_model = picture("me");
     with_model["prompt"]["4"]["inputs"]["ckpt_name"] = "big.safetensors".into();
@@ -66,9 +56,36 @@ fn a_job_goes_to_the_server_that_has_its_nodes_and_models() {
 }
 
 #[test]
+fn of_a_prompt_that_no_server_can_run_whole_the_good_part_is_run() {
+    let world = start(two_known(), QUICK(), "");
+    world.wait_for_nodes(&["A", "B"]);
+    let caller = world.caller("one");
+    let mut prompt = picture("me");
+    let load = json!({"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none"}});
+    let decode =
+        json!({"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": ["14", 2]}});
+    let save =
+        json!({"class_type": "SaveImage", "inputs": {"images": ["12", 0], "filename_prefix": "x"}});
+    for (id, node) in [("14", load), ("12", decode), ("13", save)] {
+        prompt["prompt"][id] = node;
+    }
+    let answer = caller.post("/prompt", &prompt);
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    let error = &told["node_errors"]["14"]["errors"][0]["type"];
+    assert_eq!((answer.status, error), (200, &json!("value_not_in_list")));
+    let entry = caller.ended(told["prompt_id"].as_str().unwrap());
+    assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+    let outputs = entry["outputs"].as_object().unwrap();
+    assert!(
+        outputs.contains_key("3") && !outputs.contains_key("13"),
+        "{entry}"
+    );
+}
+
+#[test]
 fn bad_prompts_are_refused_and_nothing_is_lost() {
     let world = start(servers([taking(10)]), QUICK(), "");
-    wait_for_nodes(&world, &["KSampler"]);
+    world.wait_for_nodes(&["KSampler"]);
     let caller = world.caller("one");
     for (body, kind) in [
         (json!({}), "no_prompt"),
@@ -191,7 +208,7 @@ fn a_caller_chooses_a_server_by_its_name() {
 #[test]
 fn operators_are_told_how_the_servers_do() {
     let world = start(servers([taking(10), taking(10)]), QUICK(), "");
-    wait_for_nodes(&world, &["KSampler"]);
+    world.wait_for_nodes(&["KSampler"]);
     let caller = world.caller("one");
     let ask = || {
         let request =

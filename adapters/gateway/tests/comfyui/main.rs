@@ -1,5 +1,6 @@
 //! Many ComfyUI servers behind one address: what callers see, and what each server saw.
 
+mod alerts;
 mod callers;
 mod files;
 #[expect(dead_code, reason = "the proxy's tests use all of it")]

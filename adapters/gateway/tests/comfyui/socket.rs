@@ -50,6 +50,47 @@ fn a_client_sees_one_server_from_the_prompt_to_its_picture() {
 }
 
 #[test]
+fn a_client_hears_events_of_custom_nodes_and_what_the_server_can_do() {
+    let mut config = taking(10);
+    config.custom_nodes = vec!["Custom".to_owned()];
+    let world = start(servers([config]), QUICK(), "");
+    let caller = world.caller("one");
+    block_on(async {
+        let mut other = Socket::open(world.address, "other").await;
+        let mut socket = Socket::open(world.address, "me").await;
+        let hello = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
+        socket.send(&hello).await;
+        let mut prompt = picture("me");
+        prompt["prompt"]["7"] = json!({"class_type": "Custom", "inputs": {"input": ["1", 0]}});
+        prompt["prompt"]["2"]["inputs"]["samples"] = json!(["7", 0]);
+        let id = caller.queue(&prompt);
+        let (mut notes, mut features) = (0, 0);
+        loop {
+            let Some(Frame::Text(frame)) = socket.next().await else {
+                continue;
+            };
+            match frame["type"].as_str().expect("a type") {
+                "testbed.note" => notes += u32::from(frame["data"] == json!({"node": "7"})),
+                "feature_flags" => {
+                    let data = &frame["data"];
+                    features += u32::from(data["max_upload_size"].is_u64());
+                    assert_eq!(data["leasehold_places"], true, "{data}");
+                }
+                "executing" if frame["data"]["node"].is_null() => break,
+                _ => {}
+            }
+        }
+        assert_eq!((notes, features), (1, 1));
+        let own = caller.queue(&sleeping("other", 0.01));
+        let kinds = other.until_over(&own).await;
+        assert!(
+            kinds.contains(&"execution_success".to_owned()),
+            "{id} {kinds:?}"
+        );
+    });
+}
+
+#[test]
 fn a_client_that_comes_back_is_told_how_its_job_stands() {
     let world = start(servers([taking(100)]), QUICK(), "");
     let caller = world.caller("one");

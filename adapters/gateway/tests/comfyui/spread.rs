@@ -1,6 +1,6 @@
 //! How jobs are spread over servers.
 
-use crate::http::repeat_until;
+use crate::http::{LONG, repeat_until};
 use crate::support::{QUICK, servers, sleeping, start, start_with, taking};
 
 #[test]
@@ -34,6 +34,21 @@ fn a_hundred_jobs_differ_by_one_at_most_over_four_servers() {
     assert!(most <= Some(2), "one runs and one is ready: {most:?}");
     assert!(widest <= 3, "{widest}, {:?}", world.accepted());
     assert!(world.starts().values().all(|starts| *starts == 1));
+}
+
+#[test]
+fn a_reload_changes_how_many_jobs_wait_at_a_server() {
+    let mut world = start(servers([taking(10)]), QUICK(), "");
+    world.reload(|comfyui| comfyui.prefetch = 4);
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..8).map(|_| caller.queue(&sleeping("me", 0.3))).collect();
+    let server = &world.servers[0];
+    assert!(
+        server.wait(LONG, |report| report.pending == 4),
+        "4 wait there"
+    );
+    assert!(caller.all_ended(&ids).iter().all(|end| end == "success"));
+    assert_eq!(world.servers[0].report().max_queued, 5);
 }
 
 #[test]

@@ -46,6 +46,15 @@ pub(crate) fn taking(millis: u64) -> ComfyConfig {
     config
 }
 
+/// Two quick servers, each with a node of its own, `A` and `B`, by which it is known that the gateway knows both.
+pub(crate) fn two_known() -> Vec<Comfy> {
+    servers(["A", "B"].map(|node| {
+        let mut config = taking(10);
+        config.custom_nodes = vec![node.to_owned()];
+        config
+    }))
+}
+
 /// Starts a gateway in front of servers, which are called a, b, c...
 pub(crate) fn start(servers: Vec<Comfy>, comfyui: ComfyuiSettings, more: &str) -> World {
     start_with(servers, comfyui, more, |_| {})
@@ -101,6 +110,24 @@ impl World {
                 server.id()
             );
         }
+    }
+
+    /// Waits until the gateway knows these nodes.
+    pub(crate) fn wait_for_nodes(&self, nodes: &[&str]) {
+        let caller = self.caller("one");
+        repeat_until("all nodes are known", || {
+            let answer = caller.get("/object_info");
+            let known: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            nodes.iter().all(|node| known.get(*node).is_some())
+        });
+    }
+
+    /// Puts other settings of the pool in force.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut ComfyuiSettings)) {
+        change(&mut self.settings.pools[0].comfyui);
+        let gateway = self.gateway.as_ref().expect("it runs");
+        let reloaded = gateway.reload(self.settings.clone());
+        reloaded.unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Ends the gateway, and starts another on the same settings.

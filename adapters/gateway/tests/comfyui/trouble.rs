@@ -102,6 +102,23 @@ fn a_submission_without_an_answer_is_looked_for_before_it_is_sent_again() {
 }
 
 #[test]
+fn a_job_that_breaks_each_server_is_refused_in_the_end() {
+    let world = start(servers([taking(10)]), QUICK(), "");
+    world.servers[0].fail_prompts(8, ComfyFault::Error);
+    let caller = world.caller("one");
+    let id = caller.queue(&sleeping("me", 0.1));
+    let entry = caller.ended(&id);
+    let error = &entry["status"]["messages"][0][1];
+    assert_eq!(error["exception_type"], "JobRefused", "{entry}");
+    let message = error["exception_message"].as_str().expect("a message");
+    assert!(message.contains("status 500"), "{message}");
+    // Nor is the server left out for it.
+    let next = caller.queue(&sleeping("me", 0.1));
+    assert_eq!(caller.all_ended(&[next]), ["success"]);
+    assert_eq!(world.accepted(), [1]);
+}
+
+#[test]
 fn a_silent_websocket_costs_no_job_its_end() {
     let world = start(servers([taking(10)]), QUICK(), "");
     world.servers[0].set_silent(true);

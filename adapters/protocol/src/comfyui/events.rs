@@ -17,6 +17,10 @@ pub enum ServerFrame {
     Status(StatusFrame),
     /// Something has happened to a job.
     Event(Event),
+    /// What the server can do, as it told at the beginning.
+    Features(Value),
+    /// An event that names no job, such as a custom node's own: it is of the job that runs.
+    Unnamed(Value),
     /// Anything else, which is the server's own.
     Other,
 }
@@ -66,8 +70,14 @@ impl ServerFrame {
                 None => Self::Other,
             };
         }
+        if kind == "feature_flags" {
+            return Self::Features(data.clone());
+        }
         let Some(prompt_id) = data["prompt_id"].as_str().map(ToOwned::to_owned) else {
-            return Self::Other;
+            return match kind {
+                "" => Self::Other,
+                _ => Self::Unnamed(frame),
+            };
         };
         let kind = match kind {
             "execution_success" | "execution_interrupted" => EventKind::Over,
@@ -167,7 +177,10 @@ mod tests {
     fn kind(text: &str) -> Option<EventKind> {
         match ServerFrame::read(text) {
             ServerFrame::Event(event) => Some(event.kind),
-            ServerFrame::Status(_) | ServerFrame::Other => None,
+            ServerFrame::Status(_)
+            | ServerFrame::Features(_)
+            | ServerFrame::Unnamed(_)
+            | ServerFrame::Other => None,
         }
     }
 
@@ -217,11 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_name_no_job_are_the_servers_own() {
+    fn frames_that_name_no_job_are_told_apart() {
+        let node = r#"{"type": "impact-node-feedback", "data": {"node": "3"}}"#;
+        assert_eq!(
+            ServerFrame::read(node),
+            ServerFrame::Unnamed(serde_json::from_str(node).unwrap())
+        );
+        let features = r#"{"type": "feature_flags", "data": {"max_upload_size": 7}}"#;
+        let data = json!({"max_upload_size": 7});
+        assert_eq!(ServerFrame::read(features), ServerFrame::Features(data));
         for text in [
-            r#"{"type": "feature_flags", "data": {"supports_preview_metadata": true}}"#,
-            r#"{"type": "executing", "data": {"node": "3"}}"#,
             r#"{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": -1}}}}"#,
+            r#"{"data": {"node": "3"}}"#,
             "[]",
             "pong",
         ] {

@@ -11,6 +11,8 @@ use leasehold_core::time::{Tick, earliest};
 /// The pause after a submission that was not sent, doubled with each up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Submissions that servers may answer with errors of their own, before the job is refused; they last about 10 s.
+const MAX_FAULTS: u32 = 8;
 
 /// Times and bounds of jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ pub struct Job {
     refused_by: Vec<ServerId>,
     lost_at: Vec<(ServerId, Loss)>,
     unsent: u32,
+    faults: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +96,15 @@ impl Default for JobConfig {
     }
 }
 
+impl JobConfig {
+    /// The same for a job that an earlier process has lost this often.
+    #[must_use]
+    pub fn after_losses(self, lost: u32) -> Self {
+        let redo = self.redo.saturating_sub(lost);
+        Self { redo, ..self }
+    }
+}
+
 impl Job {
     /// Makes a job that waits for a server.
     #[must_use]
@@ -108,14 +120,14 @@ impl Job {
             refused_by: Vec::new(),
             lost_at: Vec::new(),
             unsent: 0,
+            faults: 0,
         }
     }
 
     /// Makes a job that an earlier process had submitted to a server, whose answer it may not have heard.
     #[must_use]
-    pub fn placed(config: JobConfig, now: Tick, server: ServerId, lost_before: u32) -> Self {
+    pub fn placed(config: JobConfig, now: Tick, server: ServerId) -> Self {
         let mut job = Self::new(config);
-        job.config.redo = config.redo.saturating_sub(lost_before);
         job.latest = now;
         job.state = State::Placed(Placed::new(now, server, true));
         job.look_soon(now, server);
@@ -207,7 +219,10 @@ impl Job {
         }
         let now = self.clamp(now);
         match answer {
-            Submission::Accepted | Submission::Unsure => {
+            Submission::Accepted | Submission::Unsure | Submission::Faulted => {
+                if answer == Submission::Faulted {
+                    self.faults = self.faults.saturating_add(1);
+                }
                 let is_sure = answer == Submission::Accepted;
                 let placed = Placed::new(now, server, is_sure);
                 let mut placed = placed.after(&self.lost_at);
@@ -329,6 +344,9 @@ impl Job {
             Found::Ended(ended) => self.finish(End::OnServer(server, ended)),
             // It was never there, so that nothing is done twice.
             Found::Gone if self.is_check() && !self.is_cancelled => self.submit(server),
+            Found::Gone if self.faults >= MAX_FAULTS && !self.is_cancelled => {
+                self.finish(End::Refused);
+            }
             Found::Gone => self.wait_longer(now),
             Found::Lost(_) if self.is_cancelled => self.finish(End::Cancelled),
             // Nothing was submitted since it was lost there.
@@ -482,6 +500,24 @@ mod tests {
         assert_eq!(job.poll_timeout(), Some(at(550)), "after a pause");
         assert_eq!(job.poll_step(at(550)), Some(Step::Acquire));
         assert_eq!(job.lost_at(), []);
+    }
+
+    #[test]
+    fn a_job_that_breaks_each_server_is_refused_in_the_end() {
+        let mut job = submitting();
+        let mut now = 0;
+        for fault in 1..=8 {
+            job.answered(at(now), 1, Submission::Faulted);
+            look(&mut job, now, 1, Look::Absent);
+            look(&mut job, now + 500, 1, Look::Absent);
+            if fault < 8 {
+                now = job.poll_timeout().unwrap().as_nanos() / 1_000_000;
+                assert_eq!(job.poll_step(at(now)), Some(Step::Acquire), "{fault}");
+                job.granted(at(now), 1);
+                assert_eq!(job.poll_step(at(now)), Some(Step::Submit(1)));
+            }
+        }
+        assert_eq!((job.end(), now), (Some(End::Refused), 9_850));
     }
 
     #[test]

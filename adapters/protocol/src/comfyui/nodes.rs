@@ -44,7 +44,7 @@ impl NodeInfo {
                 continue;
             };
             for (input, value) in node["inputs"].as_object().into_iter().flatten() {
-                if let Some(value) = class.unlisted(input, value) {
+                if let Some(value) = class.unlisted(prompt, input, value) {
                     lacks.push(value_fact(name, input, value));
                 }
             }
@@ -97,6 +97,23 @@ impl NodeInfo {
     /// Returns the body of the server's refusal of values, if each output depends on one that no list has.
     #[must_use]
     pub fn value_refusal(&self, prompt: &Prompt) -> Option<Value> {
+        let (node_errors, details) = self.value_errors(prompt);
+        let fails = !node_errors.is_empty() && !self.has_good_output(prompt, &node_errors);
+        fails.then(|| {
+            error_body(
+                "prompt_outputs_failed_validation",
+                "Prompt outputs failed validation",
+                &details.join("\n"),
+                json!({}),
+                node_errors.into(),
+            )
+        })
+    }
+
+    /// Returns the errors of nodes whose values no list has, and the same in words. A prompt of which an output does
+    /// without them is run as far as that.
+    #[must_use]
+    pub fn value_errors(&self, prompt: &Prompt) -> (Map<String, Value>, Vec<String>) {
         let mut node_errors = Map::new();
         let mut details = Vec::new();
         for (id, node) in &prompt.graph {
@@ -106,7 +123,7 @@ impl NodeInfo {
             };
             let mut errors = Vec::new();
             for (input, value) in node["inputs"].as_object().into_iter().flatten() {
-                if let Some(value) = class.unlisted(input, value) {
+                if let Some(value) = class.unlisted(prompt, input, value) {
                     let text = format!("{input}: '{value}' not in the lists of all servers");
                     details.push(format!("Value not in list: {text}"));
                     errors.push(json!({
@@ -120,16 +137,7 @@ impl NodeInfo {
                 node_errors.insert(id.clone(), error);
             }
         }
-        let fails = !node_errors.is_empty() && !self.has_good_output(prompt, &node_errors);
-        fails.then(|| {
-            error_body(
-                "prompt_outputs_failed_validation",
-                "Prompt outputs failed validation",
-                &details.join("\n"),
-                json!({}),
-                node_errors.into(),
-            )
-        })
+        (node_errors, details)
     }
 
     /// Whether an output that is wanted depends on no node with errors: ComfyUI then runs that one, and drops others.
@@ -180,9 +188,10 @@ impl NodeInfo {
 
 impl Class {
     /// The value of an input, if there is a list of its values that has it not.
-    fn unlisted<'a>(&self, input: &str, value: &'a Value) -> Option<&'a str> {
+    fn unlisted<'a>(&self, prompt: &Prompt, input: &str, value: &'a Value) -> Option<&'a str> {
         let (choices, value) = (self.choices.get(input)?, value.as_str()?);
-        (!choices.contains(value) && !names_folder(value)).then_some(value)
+        let is_there = choices.contains(value) || prompt.files.contains(value);
+        (!is_there && !names_folder(value)).then_some(value)
     }
 
     fn read(info: &Value) -> Self {
@@ -372,6 +381,17 @@ mod tests {
             info.lacks(&loads("c.latent [output]")),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn a_file_that_is_brought_is_lacked_nowhere() {
+        let info = NodeInfo::read(&infos()[0]).unwrap();
+        let mut prompt = loads("uploaded.mp4");
+        prompt.note_files(|text| text == "uploaded.mp4");
+        assert_eq!(info.lacks(&prompt), Vec::<String>::new());
+        assert_eq!(info.value_refusal(&prompt), None);
+        let needs = ["node CheckpointLoaderSimple", "node SaveImage"];
+        assert_eq!(Vec::from_iter(prompt.needs()), needs);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Invariant: what goes to a server has the id and the client that the gateway has chosen, and no place in the server's
 //! own queue.
 
+use super::files::replace_inputs;
 use leasehold_core::balance::stable_hash;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -29,6 +30,8 @@ pub struct Prompt {
     pub number: Option<f64>,
     /// Whether it goes before others.
     pub is_front: bool,
+    /// Texts of the graph that stand for files which are brought to its server, so that no server lacks them.
+    pub files: BTreeSet<String>,
 }
 
 /// Why a prompt is none.
@@ -85,10 +88,22 @@ impl Prompt {
             client_id: client_id.and_then(Value::as_str).map(ToOwned::to_owned),
             graph,
             targets: body.remove("partial_execution_targets"),
-            number: body.get("number").and_then(Value::as_f64),
-            is_front: body.get("front").and_then(Value::as_bool).unwrap_or(false),
+            number: body.get("number").and_then(number_of),
+            is_front: body.get("front").is_some_and(is_true),
             extra_data,
+            files: BTreeSet::new(),
         })
+    }
+
+    /// Notes which texts of the graph stand for files that are brought to its server.
+    pub fn note_files(&mut self, is_brought: impl Fn(&str) -> bool) {
+        let files = &mut self.files;
+        replace_inputs(&mut self.graph, &mut |text| {
+            if is_brought(text) {
+                files.insert(text.to_owned());
+            }
+            None
+        });
     }
 
     /// Returns the body that a server gets.
@@ -176,7 +191,7 @@ impl Prompt {
             };
             needs.insert(node_fact(class));
             for (input, value) in node["inputs"].as_object().into_iter().flatten() {
-                if let Some(text) = value.as_str() {
+                if let Some(text) = value.as_str().filter(|text| !self.files.contains(*text)) {
                     needs.insert(value_fact(class, input, text));
                 }
             }
@@ -274,6 +289,29 @@ fn refused_class<'a>(graph: &'a Map<String, Value>, error: &'a Value) -> Option<
     let details = error["details"].as_str()?;
     let id = details.strip_prefix("Node ID '#")?.strip_suffix('\'')?;
     graph.get(id)?["class_type"].as_str()
+}
+
+/// Reads a number as Python's `float` does, from a number or a text.
+fn number_of(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.as_f64()
+        }
+    };
+    number.filter(|number: &f64| number.is_finite())
+}
+
+/// Whether a value is true for Python: any but null, false, 0 and what is empty.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(is_true) => *is_true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
 }
 
 /// Whether a value names a file by its folder, as in `a.png [output]`, which no list has.
@@ -398,6 +436,10 @@ mod tests {
         assert_eq!(priority(json!({"number": -1})), FRONT);
         assert_eq!(priority(json!({"number": 9.5})), ORDINARY);
         assert_eq!(priority(json!({"front": false, "number": "9"})), ORDINARY);
+        // As Python reads them.
+        assert_eq!(priority(json!({"front": 1})), FRONT);
+        assert_eq!(priority(json!({"front": 0, "number": "-1"})), FRONT);
+        assert_eq!(priority(json!({"front": "", "number": "-inf"})), ORDINARY);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Submission {
     Unsent,
     /// No answer came, or none that says whether it has the job.
     Unsure,
+    /// It answered with an error of its own: it has the job or not, and a job that breaks each server is given up.
+    Faulted,
     /// It lacks what the job needs; another server may have it.
     RefusedHere,
     /// The job itself is wrong.

@@ -1,0 +1,220 @@
+//! Files that a job's graph refers to, brought to the server that is to run it.
+//!
+//! Invariant: a server gets files of the job's own caller alone: its uploads, and what its jobs have made.
+
+use super::drive::Driver;
+use super::files::{is_open_to, is_plain, owners_of, split, view_query};
+use super::hub::Hub;
+use super::server::{Call, CallError};
+use super::state::State;
+use super::uploads::{Upload, split_kind};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use leasehold_protocol::comfyui::{ServerId, replace_inputs};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+
+/// The folder of files that come from other servers.
+const FOLDER: &str = "leasehold";
+
+/// Why a file is not on a server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Brought {
+    #[error("{0}")]
+    Call(CallError),
+    #[error("the file {0} can't be had from its server: {1}")]
+    Elsewhere(String, String),
+    #[error("the file {0} can't be read: {1}")]
+    Lost(String, std::io::Error),
+    #[error("the caller has no file {0}")]
+    NotOwn(String),
+    #[error("the server has refused the file {0} with status {1}")]
+    Refused(String, StatusCode),
+}
+
+impl Driver {
+    /// Brings the files that a graph refers to, and puts the server's names of them into it.
+    pub(super) async fn bring_inputs(
+        &self,
+        server: ServerId,
+        call: &Call<'_>,
+        graph: &mut Map<String, Value>,
+    ) -> Result<(), Brought> {
+        let owner = self.tell(|record, _| record.owner).unwrap_or_default();
+        let mut texts = Vec::new();
+        replace_inputs(graph, &mut |text| {
+            texts.push(text.to_owned());
+            None
+        });
+        texts.sort_unstable();
+        texts.dedup();
+        for text in texts {
+            let other = match self.hub.uploads.referred(owner, &text) {
+                Some(upload) => {
+                    let name = bring(&self.hub, server, call, &upload).await?;
+                    let with_kind = text.strip_prefix(&upload.reference()).unwrap_or_default();
+                    format!("{name}{with_kind}")
+                }
+                None => match self.bring_output(owner, server, call, &text).await? {
+                    Some(other) => other,
+                    None => continue,
+                },
+            };
+            if other != text {
+                replace_inputs(graph, &mut |input| (input == text).then(|| other.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what a job has made, as in `@gpu-1/a.png [output]`; `None` if the text is no file that the gateway knows of.
+    async fn bring_output(
+        &self,
+        owner: u64,
+        server: ServerId,
+        call: &Call<'_>,
+        text: &str,
+    ) -> Result<Option<String>, Brought> {
+        let (reference, kind) = split_kind(text);
+        let (from, path) = split(reference);
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let from = {
+            let state = self.hub.state();
+            if from.map_or(kind == "input", |from| state.servers.id_of(from).is_none()) {
+                return Ok(None);
+            }
+            if !is_plain(name, folder) {
+                return Err(Brought::NotOwn(text.to_owned()));
+            }
+            let owners = owners_of(&state, from, folder, name, kind);
+            if !is_open_to(&owners, owner) {
+                return Err(Brought::NotOwn(text.to_owned()));
+            }
+            // The latest of this name is meant.
+            let own = owners.into_iter().rev().find(|(other, _)| *other == owner);
+            let from = from.map(ToOwned::to_owned);
+            let from = from.or(own.map(|(_, server)| server));
+            from.and_then(|from| state.servers.id_of(&from))
+        };
+        let Some(from_id) = from else {
+            return Ok(None);
+        };
+        if from_id == server {
+            return Ok(Some(format!("{path} [{kind}]")));
+        }
+        if let Some(known) = known(&self.hub.state(), server, text) {
+            return Ok(Some(known));
+        }
+        let lost = |why: String| Brought::Elsewhere(text.to_owned(), why);
+        let backend = self.backend(from_id, None);
+        let backend = backend.ok_or_else(|| lost("the pool has it no more".to_owned()))?;
+        let other = self.call(&backend);
+        let other = other.ok_or_else(|| lost("the pool is no more".to_owned()))?;
+        let query = view_query(name, folder, kind);
+        let content = other.get(&format!("/view?{query}")).await;
+        let content = content.map_err(|error| lost(error.to_string()))?;
+        if !content.is_ok() {
+            return Err(lost(format!("it answered with status {}", content.status)));
+        }
+        let fields = [
+            ("type", "input".to_owned()),
+            ("subfolder", FOLDER.to_owned()),
+        ];
+        let there = put(call, name, &content.body, &fields, text).await?;
+        note(&self.hub, server, text.to_owned(), &there);
+        Ok(Some(there))
+    }
+}
+
+/// Brings an upload to a server unless it is there, and returns what the server calls it.
+pub(super) async fn bring(
+    hub: &Arc<Hub>,
+    server: ServerId,
+    call: &Call<'_>,
+    upload: &Arc<Upload>,
+) -> Result<String, Brought> {
+    let identity = upload.identity();
+    if let Some(name) = known(&hub.state(), server, &identity) {
+        return Ok(name);
+    }
+    let reference = upload.reference();
+    let content = content(hub, upload).await;
+    let content = content.map_err(|error| Brought::Lost(reference.clone(), error))?;
+    let fields = [
+        ("type", upload.kind.clone()),
+        ("subfolder", upload.folder.clone()),
+    ];
+    let there = put(call, &upload.name, &content, &fields, &reference).await?;
+    note(hub, server, identity, &there);
+    Ok(there)
+}
+
+/// Reads an upload, which may be large.
+pub(super) async fn content(hub: &Arc<Hub>, upload: &Arc<Upload>) -> std::io::Result<Bytes> {
+    let (hub, upload) = (Arc::clone(hub), Arc::clone(upload));
+    let read = spawn_blocking(move || hub.uploads.content(&upload)).await;
+    read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn known(state: &State, server: ServerId, identity: &str) -> Option<String> {
+    state.server(server)?.uploads.get(identity).cloned()
+}
+
+fn note(hub: &Hub, server: ServerId, identity: String, there: &str) {
+    if let Some(known) = hub.state().servers.get_mut(server) {
+        known.uploads.insert(identity, there.to_owned());
+    }
+}
+
+/// Puts a file on a server, and returns what the server calls it.
+async fn put(
+    call: &Call<'_>,
+    name: &str,
+    content: &Bytes,
+    fields: &[(&str, String)],
+    reference: &str,
+) -> Result<String, Brought> {
+    // Without `overwrite`, so that no file of others there is lost: the server tells under which name it has it.
+    let answer = post_form(call, "/upload/image", name, content, fields).await;
+    let answer = answer.map_err(Brought::Call)?;
+    if !answer.is_ok() {
+        return Err(Brought::Refused(reference.to_owned(), answer.status));
+    }
+    let made = answer.json();
+    let name = made["name"].as_str().unwrap_or(name);
+    Ok(match made["subfolder"].as_str().unwrap_or_default() {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
+    })
+}
+
+/// Sends a form with a file.
+pub(super) async fn post_form(
+    call: &Call<'_>,
+    path: &str,
+    name: &str,
+    content: &Bytes,
+    fields: &[(&str, String)],
+) -> Result<super::server::Answer, CallError> {
+    let boundary = uuid::Uuid::new_v4().simple().to_string();
+    let mut body = Vec::with_capacity(content.len().saturating_add(1_024));
+    for (field, value) in fields {
+        let head =
+            format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(value.as_bytes());
+        body.extend_from_slice(b"\r\n");
+    }
+    let name = name.replace(['"', '\r', '\n'], "_");
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    );
+    body.extend_from_slice(head.as_bytes());
+    body.extend_from_slice(content);
+    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let kind = format!("multipart/form-data; boundary={boundary}");
+    call.send(Method::POST, path, Some((body.into(), &kind)))
+        .await
+}
