@@ -6,9 +6,10 @@ use super::drive::Pool;
 use super::ids::MemberId;
 use super::member_state::{MemberState, Status};
 use crate::health::BreakerState;
+use crate::limit::{Cost, LimitSet};
 use crate::time::Tick;
 
-/// The condition of a member, apart from its limits and load.
+/// The condition of a member, and what its limits have left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberCondition {
     /// Whether an operator lets it serve.
@@ -25,6 +26,11 @@ pub struct MemberCondition {
     pub breaker: Option<BreakerState>,
     /// Leases held on it now.
     pub in_flight: u32,
+    /// The most of each unit that its limits and those of its group admit now, to a request without a class; `u32::MAX`
+    /// where there is no limit.
+    pub available: Cost,
+    /// The most that they ever admit at once.
+    pub capacity: Cost,
 }
 
 impl MemberCondition {
@@ -65,7 +71,19 @@ impl<T> Pool<T> {
                 None => BreakerState::Closed,
             }),
             in_flight: member.in_flight,
+            available: self.least(member, |limits| limits.available(now, 0)),
+            capacity: self.least(member, LimitSet::capacity),
         }
+    }
+
+    /// The least of each unit over a member's own limits and those of its group.
+    fn least(&self, member: &MemberState<T>, of: impl Fn(&LimitSet) -> Cost) -> Cost {
+        let own = of(&member.limits);
+        let group = member.group.and_then(|group| self.shared.group(group));
+        group.map(of).map_or(own, |group| Cost {
+            requests: own.requests.min(group.requests),
+            tokens: own.tokens.min(group.tokens),
+        })
     }
 }
 
@@ -74,6 +92,7 @@ mod tests {
     use super::*;
     use crate::balance::Policy;
     use crate::health::{BreakerConfig, ProbeConfig};
+    use crate::limit::{FixedWindow, Unit};
     use crate::pool::{Event, Member, PoolConfig, ProbeResult, Request};
     use core::num::NonZeroU32;
     use core::time::Duration;
@@ -130,6 +149,34 @@ mod tests {
             .unwrap();
         assert!(!condition(&pool).is_up);
         assert!(!condition(&pool).serves());
+    }
+
+    #[test]
+    fn a_member_has_left_what_the_tighter_of_its_own_and_its_groups_limits_has() {
+        let fixed = |most| {
+            let most = NonZeroU32::new(most).unwrap();
+            FixedWindow::new(most, Duration::from_secs(60)).unwrap()
+        };
+        let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
+        let group = LimitSet::new().with(Unit::Requests, fixed(3));
+        let group = pool.add_group(group.with(Unit::Tokens, fixed(1_000)));
+        let own = LimitSet::new().with(Unit::Requests, fixed(5));
+        let member = Member::new(()).limits(own).group(group);
+        pool.add(NOW, member).unwrap();
+        pool.add(NOW, Member::new(()).group(group)).unwrap();
+        let request = Request::new().cost(Cost {
+            requests: 1,
+            tokens: 400,
+        });
+        pool.acquire(NOW, request).unwrap();
+        let left = |requests, tokens| Cost { requests, tokens };
+        for (_, (), told) in pool.conditions() {
+            assert_eq!(told.available, left(2, 600));
+            assert_eq!(told.capacity, left(3, 1_000));
+        }
+        let mut free = Pool::new(PoolConfig::new(Policy::Fifo));
+        free.add(NOW, Member::new(())).unwrap();
+        assert_eq!(condition(&free).available, left(u32::MAX, u32::MAX));
     }
 
     #[test]
