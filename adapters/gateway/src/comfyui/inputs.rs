@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use leasehold_protocol::comfyui::{ServerId, replace_inputs};
 use serde_json::{Map, Value};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -42,29 +43,28 @@ impl Driver {
         graph: &mut Map<String, Value>,
     ) -> Result<(), Brought> {
         let owner = self.tell(|record, _| record.owner).unwrap_or_default();
-        let mut texts = Vec::new();
+        let mut texts = BTreeSet::new();
         replace_inputs(graph, &mut |text| {
-            texts.push(text.to_owned());
+            texts.insert(text.to_owned());
             None
         });
-        texts.sort_unstable();
-        texts.dedup();
+        // Put in all at once, because a new name may be another file's old one.
+        let mut names = HashMap::new();
         for text in texts {
-            let other = match self.hub.uploads.referred(owner, &text) {
+            let name = match self.hub.uploads.referred(owner, &text) {
                 Some(upload) => {
                     let name = bring(&self.hub, server, call, &upload).await?;
                     let with_kind = text.strip_prefix(&upload.reference()).unwrap_or_default();
                     format!("{name}{with_kind}")
                 }
                 None => match self.bring_output(owner, server, call, &text).await? {
-                    Some(other) => other,
+                    Some(name) => name,
                     None => continue,
                 },
             };
-            if other != text {
-                replace_inputs(graph, &mut |input| (input == text).then(|| other.clone()));
-            }
+            names.insert(text, name);
         }
+        replace_inputs(graph, &mut |text| names.get(text).cloned());
         Ok(())
     }
 
