@@ -1,7 +1,7 @@
 //! The admin interface: what the gateway does and why, and changes of its backends.
 //!
 //! ```text
-//! request ── access ── routes ── body ┬─ stats, backends, usage, settings, explain, openapi
+//! request ── access ── routes ── body ┬─ stats, metrics, backends, usage, settings, explain, openapi
 //!                                     ├─ change ── changes (kept for the next start)
 //!                                     └─ events (a stream)
 //! ```
@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod explain;
 mod fuzz;
+mod metrics;
 mod openapi;
 mod routes;
 mod settings;
@@ -123,6 +124,7 @@ impl Asked<'_> {
                 json(&explain::explain(table, listener, &query)?)
             }
             Call::Events => stream(events::subscribe(&self.connection.worker)?),
+            Call::Metrics => metrics::metrics(shared, table, &self.parts.headers),
             Call::OpenApi => json(&openapi::document(
                 table.settings.listeners.len(),
                 is_own_listener,

@@ -10,7 +10,7 @@ const SCHEMAS: &str = include_str!("schemas.json");
 /// A host without its port.
 const HOST: &str = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:]+\]";
 
-/// Returns the document for a number of listeners; `is_own_listener` tells whether `/health` and `/ready` are there.
+/// Returns the document for a number of listeners; `is_own_listener` tells whether those outside of `/lb/` are there.
 pub(crate) fn document(listeners: usize, is_own_listener: bool) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for route in ROUTES
@@ -35,9 +35,12 @@ pub(crate) fn document(listeners: usize, is_own_listener: bool) -> Value {
 }
 
 fn operation(route: &Route, listeners: usize) -> Value {
-    let content = match route.call == Call::Events {
-        true => "text/event-stream",
-        false => "application/json",
+    let content = if route.call == Call::Events {
+        "text/event-stream"
+    } else if route.call == Call::Metrics {
+        "text/plain"
+    } else {
+        "application/json"
     };
     let mut responses = Map::new();
     responses.insert(

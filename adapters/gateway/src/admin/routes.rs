@@ -21,6 +21,7 @@ pub(crate) enum Call {
     Verbose,
     Explain,
     Events,
+    Metrics,
     OpenApi,
     Live,
     Ready,
@@ -125,8 +126,10 @@ const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
 const VERBOSE: [u16; 6] = [400, 401, 403, 404, 413, 415];
 const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 
+const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
+
 /// All calls.
-pub(crate) static ROUTES: [Route; 20] = [
+pub(crate) static ROUTES: [Route; 22] = [
     read(
         Call::Health,
         "/lb/health",
@@ -207,6 +210,8 @@ pub(crate) static ROUTES: [Route; 20] = [
             "Streams a snapshot and then each change, without end",
         )
     },
+    read(Call::Metrics, "/metrics", "Metrics", METRICS),
+    read(Call::Metrics, "/lb/metrics", "Metrics", METRICS),
     read(
         Call::OpenApi,
         "/lb/openapi.json",
@@ -339,8 +344,8 @@ const fn change(kind: Kind, path: &'static str, summary: &'static str) -> Route 
 
 impl Route {
     /// Whether the call is served on the admin's own listener only.
-    pub(crate) const fn is_own(&self) -> bool {
-        matches!(self.need, Need::Nothing)
+    pub(crate) fn is_own(&self) -> bool {
+        !self.path.starts_with("/lb/")
     }
 
     /// Whether the path names a backend.

@@ -252,7 +252,7 @@ fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> String {
     seen.join(", ")
 }
 
-fn uptime(shared: &Shared) -> core::time::Duration {
+pub(super) fn uptime(shared: &Shared) -> core::time::Duration {
     shared.tick().since(leasehold_sync::Tick::ZERO)
 }
 

@@ -35,7 +35,7 @@ pub(crate) use hub::Hub;
 pub(crate) use hubs::{Hubs, run};
 pub use journal::JournalError;
 pub(crate) use socket::CallerSocket;
-pub(crate) use status::status;
+pub(crate) use status::{Jobs, status};
 
 use crate::backend_pool::BackendPool;
 use crate::proxy::{AnswerBody, CallerBody};

@@ -128,13 +128,31 @@ fn own_jobs(state: &State, name: &str) -> (u32, u32) {
 
 /// How many jobs there are: what any caller may know.
 pub(super) fn summary(state: &State) -> Value {
-    let running = state
-        .jobs
-        .values()
-        .filter(|record| record.machine.is_running())
-        .count();
-    let waiting = state.jobs.len().saturating_sub(running);
+    let Jobs { running, waiting } = Jobs::of(state);
     json!({"running": running, "waiting": waiting, "remaining": state.remaining()})
+}
+
+/// How many jobs of a queue have not ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Jobs {
+    pub(crate) running: u64,
+    pub(crate) waiting: u64,
+}
+
+impl Jobs {
+    fn of(state: &State) -> Self {
+        let is_running = |record: &&JobRecord| record.machine.is_running();
+        let running = state.jobs.values().filter(is_running).count() as u64;
+        let waiting = (state.jobs.len() as u64).saturating_sub(running);
+        Self { running, waiting }
+    }
+}
+
+impl Hub {
+    /// Counts the jobs that have not ended.
+    pub(crate) fn jobs(&self) -> Jobs {
+        Jobs::of(&self.state())
+    }
 }
 
 /// What a caller is told of its job; `None` if it has none of this id.

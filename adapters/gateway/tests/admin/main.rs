@@ -3,6 +3,7 @@
 mod calls;
 mod documented;
 mod events;
+mod metrics;
 mod pools;
 mod reach;
 mod state;

@@ -1,0 +1,470 @@
+//! Figures for Prometheus, in its own text or in OpenMetrics.
+//!
+//! Invariant: labels are names of pools, members and callers from the settings, never keys; callers beyond a bound are
+//! counted together. All is read from figures that are kept anyway, so that a request costs nothing more.
+
+use super::stats::uptime;
+use crate::account::Used;
+use crate::backend_pool::BackendPool;
+use crate::clock::time_of_day;
+use crate::comfyui::Jobs;
+use crate::proxy::AnswerBody;
+use crate::shared::{Counts, Shared, Table};
+use core::fmt;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response};
+use leasehold_core::health::BreakerState;
+use leasehold_core::pool::stats::Histogram;
+use leasehold_sync::{LeaseCounts, MemberCondition, QueueStats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use std::collections::HashMap;
+use std::time::UNIX_EPOCH;
+
+/// Callers with figures of their own; the others have theirs together.
+const MAX_CALLERS: usize = 100;
+/// Upper bounds of the buckets of times, in milliseconds.
+const BOUNDS: [u64; 16] = [
+    1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000,
+];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Answers `GET /metrics`: in OpenMetrics to those that ask for it, else in Prometheus' own text.
+pub(crate) fn metrics(shared: &Shared, table: &Table, headers: &HeaderMap) -> Response<AnswerBody> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Figures::of(shared, table)));
+    let accepts = headers.get_all(ACCEPT).iter();
+    let is_open = accepts
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("application/openmetrics-text"));
+    let mut body = String::new();
+    // Text grows as it has to; nothing else can fail.
+    let (kind, written) = match is_open {
+        true => (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            text::encode(&mut body, &registry),
+        ),
+        false => (
+            "text/plain; version=0.0.4; charset=utf-8",
+            prometheus_text::encode(&mut body, &registry),
+        ),
+    };
+    debug_assert!(written.is_ok(), "text can be written");
+    let mut response = Response::new(AnswerBody::text(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// All figures at one time.
+#[derive(Debug)]
+struct Figures {
+    counts: Counts,
+    connections: u64,
+    log_dropped: u64,
+    began: f64,
+    is_reloaded: Option<bool>,
+    pools: Vec<Pool>,
+    members: Vec<Member>,
+    callers: Vec<(String, Used)>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    labels: Labels,
+    held: Histogram,
+    waited: Histogram,
+    queue: QueueStats,
+    repeats: u64,
+    unrepeated: u64,
+    /// Those of a pool of ComfyUI servers.
+    jobs: Option<Jobs>,
+}
+
+#[derive(Debug)]
+struct Member {
+    labels: Labels,
+    counts: LeaseCounts,
+    condition: MemberCondition,
+}
+
+impl Figures {
+    fn of(shared: &Shared, table: &Table) -> Self {
+        let began = time_of_day().checked_sub(uptime(shared));
+        let began = began.and_then(|began| began.duration_since(UNIX_EPOCH).ok());
+        let mut figures = Self {
+            counts: shared.totals().counts(),
+            connections: shared.open_connections(),
+            log_dropped: shared.log().map_or(0, |log| log.dropped()),
+            began: began.unwrap_or_default().as_secs_f64(),
+            is_reloaded: shared.reloads().view()["successful"].as_bool(),
+            pools: Vec::new(),
+            members: Vec::new(),
+            callers: Vec::new(),
+        };
+        for pool in table.pools() {
+            figures.add_pool(shared, pool);
+        }
+        figures.add_callers(shared);
+        figures
+    }
+
+    fn add_pool(&mut self, shared: &Shared, pool: &BackendPool) {
+        let name = &pool.settings().name;
+        let sync = pool.pool().blocking();
+        let (stats, conditions) = (sync.stats(), sync.conditions());
+        let counts = stats.members.iter().map(|one| (one.member, one.counts));
+        let counts: HashMap<_, _> = counts.collect();
+        for (member, backend, condition) in conditions {
+            self.members.push(Member {
+                labels: vec![
+                    ("pool", name.clone()),
+                    ("member", backend.name().to_owned()),
+                ],
+                counts: counts.get(&member).copied().unwrap_or_default(),
+                condition,
+            });
+        }
+        let repeats = pool.repeats();
+        self.pools.push(Pool {
+            labels: vec![("pool", name.clone())],
+            held: stats.held,
+            waited: stats.waited,
+            queue: stats.waiting,
+            repeats: repeats.made.load(Ordering::Relaxed),
+            unrepeated: repeats.refused.load(Ordering::Relaxed),
+            jobs: shared.hubs().get(name).map(|hub| hub.jobs()),
+        });
+    }
+
+    fn add_callers(&mut self, shared: &Shared) {
+        let mut others = Used::default();
+        for (number, (name, account)) in shared.accounts().all().into_iter().enumerate() {
+            let mut all = Used::default();
+            account.used().values().for_each(|used| all.add(used));
+            match name {
+                Some(name) if number < MAX_CALLERS => self.callers.push((name, all)),
+                Some(_) | None => others.add(&all),
+            }
+        }
+        if others.calls > 0 {
+            self.callers.push(("other".to_owned(), others));
+        }
+    }
+
+    fn of_gateway(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let build = vec![("version", version)];
+        gauges(
+            to,
+            "leasehold_build_info",
+            "The version that runs.",
+            [(build, 1_i64)],
+        )?;
+        let help = "When the gateway began, in seconds since 1970.";
+        gauges(to, "process_start_time_seconds", help, alone(self.began))?;
+        let counts = &self.counts;
+        let ended = [
+            ("ok", counts.requests.saturating_sub(counts.failed)),
+            ("failed", counts.failed),
+        ];
+        let help = "Requests of callers that have ended, by how.";
+        counters(to, "leasehold_requests", help, by("outcome", ended))?;
+        let limited = [("admitted", counts.admitted), ("refused", counts.limited)];
+        let help = "Requests that the listeners' limits have admitted or refused.";
+        counters(
+            to,
+            "leasehold_limited_requests",
+            help,
+            by("outcome", limited),
+        )?;
+        let help = "Connections of callers that are open.";
+        gauges(
+            to,
+            "leasehold_connections",
+            help,
+            alone(as_gauge(self.connections)),
+        )?;
+        let help = "Connections that were closed at once, because there were too many.";
+        let turned_away = alone(counts.turned_away);
+        counters(to, "leasehold_connections_turned_away", help, turned_away)?;
+        let help = "Requests that could be read in two ways.";
+        counters(
+            to,
+            "leasehold_ambiguous_requests",
+            help,
+            alone(counts.ambiguous),
+        )?;
+        let help = "Parts of the access log that were dropped because the disk was too slow.";
+        counters(
+            to,
+            "leasehold_access_log_dropped",
+            help,
+            alone(self.log_dropped),
+        )?;
+        let help = "Whether the settings that were read last are in force.";
+        let reloaded = alone(i64::from(self.is_reloaded.unwrap_or(true)));
+        gauges(
+            to,
+            "leasehold_config_last_reload_successful",
+            help,
+            reloaded,
+        )
+    }
+
+    fn of_pools(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = || self.pools.iter().map(|pool| (pool.labels.clone(), pool));
+        let help = "How long requests had a member, to the end of the answer.";
+        let held = rows().map(|(labels, pool)| (labels, &pool.held));
+        histograms(to, "leasehold_request_duration_seconds", help, held)?;
+        let help = "How long requests waited for a member.";
+        let waited = rows().map(|(labels, pool)| (labels, &pool.waited));
+        histograms(to, "leasehold_lease_wait_seconds", help, waited)?;
+        let depth = rows().map(|(labels, pool)| (labels, i64::from(pool.queue.waiting)));
+        gauges(
+            to,
+            "leasehold_queue_depth",
+            "Requests that wait for a member.",
+            depth,
+        )?;
+        let left = rows().flat_map(|(labels, pool)| {
+            let queue = pool.queue;
+            let ways = [
+                ("granted_at_once", queue.granted_at_once),
+                ("granted", queue.granted_queued),
+                ("refused", queue.refused),
+                ("timed_out", queue.timed_out),
+                ("cancelled", queue.cancelled),
+            ];
+            ways.map(|(way, count)| (with(&labels, "result", way), count))
+        });
+        let help = "Requests for a member, by what became of them.";
+        counters(to, "leasehold_lease_requests", help, left)?;
+        let repeats = rows().map(|(labels, pool)| (labels, pool.repeats));
+        counters(
+            to,
+            "leasehold_retries",
+            "Requests that were sent once more.",
+            repeats,
+        )?;
+        let unrepeated = rows().map(|(labels, pool)| (labels, pool.unrepeated));
+        let help = "Requests that failed because they could not be sent once more.";
+        counters(to, "leasehold_retries_refused", help, unrepeated)?;
+        let jobs = rows().filter_map(|(labels, pool)| Some((labels, pool.jobs?)));
+        let jobs = jobs.flat_map(|(labels, jobs)| {
+            let states = [("running", jobs.running), ("waiting", jobs.waiting)];
+            states.map(|(state, count)| (with(&labels, "state", state), as_gauge(count)))
+        });
+        gauges(
+            to,
+            "leasehold_jobs",
+            "Jobs for ComfyUI servers that have not ended.",
+            jobs,
+        )
+    }
+
+    fn of_members(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = || self.members.iter().map(|one| (one.labels.clone(), one));
+        let ends = rows().flat_map(|(labels, one)| {
+            let counts = one.counts;
+            let ends = [
+                ("ok", counts.ok),
+                ("failed", counts.failed),
+                ("throttled", counts.throttled),
+                ("unknown", counts.unknown),
+                ("not_sent", counts.not_sent),
+                ("expired", counts.expired),
+            ];
+            ends.map(|(outcome, count)| (with(&labels, "outcome", outcome), count))
+        });
+        let help = "Leases of a member that have ended, by how.";
+        counters(to, "leasehold_member_leases", help, ends)?;
+        let inflight = rows().map(|(labels, one)| (labels, i64::from(one.condition.in_flight)));
+        gauges(
+            to,
+            "leasehold_inflight",
+            "Requests that a member has now.",
+            inflight,
+        )?;
+        let up = rows().map(|(labels, one)| (labels, i64::from(one.condition.serves())));
+        let help = "Whether a member is sent requests, limits and load aside.";
+        gauges(to, "leasehold_member_up", help, up)?;
+        let weights = rows().map(|(labels, one)| (labels, i64::from(one.condition.weight)));
+        gauges(
+            to,
+            "leasehold_member_weight",
+            "The weight of a member.",
+            weights,
+        )?;
+        let open = rows().filter_map(|(labels, one)| {
+            let breaker = one.condition.breaker?;
+            let is_open = matches!(breaker, BreakerState::Open { .. });
+            Some((labels, i64::from(is_open)))
+        });
+        let help = "Whether the breaker of a member is open.";
+        gauges(to, "leasehold_breaker_open", help, open)?;
+        let left = rows().flat_map(|(labels, one)| limits(&labels, &one.condition, |one| one.0));
+        let help = "The most that the limits of a member admit now.";
+        gauges(to, "leasehold_limit_remaining", help, left)?;
+        let most = rows().flat_map(|(labels, one)| limits(&labels, &one.condition, |one| one.1));
+        let help = "The most that the limits of a member ever admit at once.";
+        gauges(to, "leasehold_limit_capacity", help, most)
+    }
+
+    fn of_callers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rows = || {
+            let callers = self.callers.iter();
+            callers.map(|(name, used)| (vec![("caller", name.clone())], used))
+        };
+        let calls = rows().map(|(labels, used)| (labels, used.calls));
+        let help = "Calls of services that were sent for a caller.";
+        counters(to, "leasehold_caller_calls", help, calls)?;
+        let tokens = rows().flat_map(|(labels, used)| {
+            let kinds = [
+                ("input", used.prompt_tokens),
+                ("output", used.completion_tokens),
+            ];
+            kinds.map(|(kind, count)| (with(&labels, "gen_ai_token_type", kind), count))
+        });
+        let help = "Tokens that a caller's calls have used.";
+        counters(to, "leasehold_caller_tokens", help, tokens)?;
+        let cost = rows().map(|(labels, used)| (labels, used.cost.dollars()));
+        let help = "Dollars that a caller's calls have cost.";
+        counters(to, "leasehold_caller_cost_usd", help, cost)
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        self.of_gateway(&mut to)?;
+        self.of_pools(&mut to)?;
+        self.of_members(&mut to)?;
+        self.of_callers(&mut to)
+    }
+}
+
+/// What a member's limits have left and ever have, by unit; nothing of a unit without a limit.
+fn limits(
+    labels: &Labels,
+    condition: &MemberCondition,
+    of: impl Fn((u32, u32)) -> u32,
+) -> Vec<(Labels, i64)> {
+    let (left, most) = (condition.available, condition.capacity);
+    let units = [
+        ("requests", (left.requests, most.requests)),
+        ("tokens", (left.tokens, most.tokens)),
+    ];
+    let limited = units.into_iter().filter(|(_, (_, most))| *most < u32::MAX);
+    let rows = limited.map(|(unit, both)| (with(labels, "unit", unit), i64::from(of(both))));
+    rows.collect()
+}
+
+fn alone<V>(value: V) -> [(Labels, V); 1] {
+    [(Labels::new(), value)]
+}
+
+fn with(labels: &Labels, name: &'static str, value: &str) -> Labels {
+    let mut labels = labels.clone();
+    labels.push((name, value.to_owned()));
+    labels
+}
+
+fn by<const N: usize>(
+    label: &'static str,
+    counts: [(&'static str, u64); N],
+) -> impl Iterator<Item = (Labels, u64)> {
+    let counts = counts.into_iter();
+    counts.map(move |(value, count)| (with(&Labels::new(), label, value), count))
+}
+
+fn as_gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn counters<V: EncodeCounterValue>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, V)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in rows {
+        let mut row = family.encode_family(&labels)?;
+        row.encode_counter::<NoLabelSet, V, u64>(&value, None)?;
+    }
+    Ok(())
+}
+
+fn gauges<V: EncodeGaugeValue>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl IntoIterator<Item = (Labels, V)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in rows {
+        family.encode_family(&labels)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}
+
+fn histograms<'h>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels, &'h Histogram)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (labels, times) in rows {
+        let mut row = family.encode_family(&labels)?;
+        let (sum, count) = (times.sum().as_secs_f64(), times.count());
+        row.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)?;
+    }
+    Ok(())
+}
+
+/// The counts of the buckets of a histogram, each without those below it.
+fn buckets(times: &Histogram) -> Vec<(f64, u64)> {
+    let mut below = 0;
+    let mut buckets = Vec::with_capacity(BOUNDS.len().saturating_add(1));
+    for bound in BOUNDS {
+        let bound = Duration::from_millis(bound);
+        let at_most = times.at_most(bound);
+        buckets.push((bound.as_secs_f64(), at_most.saturating_sub(below)));
+        below = at_most;
+    }
+    buckets.push((f64::INFINITY, times.count().saturating_sub(below)));
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_each_time_once() {
+        let mut times = Histogram::new();
+        for millis in [0, 1, 3, 60, 700, 2_000_000] {
+            times.record(Duration::from_millis(millis));
+        }
+        let buckets = buckets(&times);
+        let held = buckets.iter().filter(|(_, count)| *count > 0);
+        let held: Vec<(f64, u64)> = held.copied().collect();
+        let expected = [
+            (0.001, 2),
+            (0.005, 1),
+            (0.1, 1),
+            (1.0, 1),
+            (f64::INFINITY, 1),
+        ];
+        assert_eq!(held, expected);
+    }
+}
