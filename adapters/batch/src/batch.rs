@@ -6,7 +6,6 @@ use crate::error::BatchError;
 use crate::halt::Halt;
 use crate::input::Template;
 use crate::items::Items;
-use crate::report::Prices;
 use crate::request::RequestSettings;
 use crate::status::StatusRequest;
 use crate::worker_count::WorkerCount;
@@ -14,6 +13,7 @@ use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_http::{ClientConfig, Place};
+use leasehold_plan::Prices;
 use leasehold_protocol::Endpoint;
 use std::path::PathBuf;
 

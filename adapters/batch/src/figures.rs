@@ -3,11 +3,12 @@
 //! Invariant: memory does not grow with the number of calls.
 
 use crate::lock;
-use crate::report::{FailedTask, KeySummary, Tokens, Waits};
+use crate::report::{FailedTask, KeySummary, Waits};
 use crate::timeline::Timeline;
 use core::time::Duration;
 use leasehold_core::pool::stats::Histogram;
 use leasehold_core::time::Tick;
+use leasehold_plan::Tokens;
 use leasehold_protocol::verdict::{Kind, Outcome, Verdict};
 use std::collections::BTreeMap;
 use std::sync::Mutex;

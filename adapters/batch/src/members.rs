@@ -5,7 +5,7 @@
 
 use crate::account::{Account, KeyPool, Slot};
 use crate::batch::Batch;
-use crate::clock::{time_of_day, words};
+use crate::clock::time_of_day;
 use crate::in_use::InUse;
 use crate::lock;
 use crate::origin::{Heard, Origin, Outage, Reaction, gave_up};
@@ -16,6 +16,7 @@ use crate::source::{Called, Step};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
+use leasehold_page::words;
 use leasehold_protocol::verdict::{Fate, Next, Pause};
 use leasehold_sync::{Lease, MemberId};
 use std::collections::HashSet;

@@ -3,9 +3,9 @@
 //! Invariant: an outage begins after [`OUTAGE_AFTER`] failures in a row, and ends with the first answer to a call made
 //! in it. A URL or model is taken for wrong only before its first answer.
 
-use crate::clock::words;
 use core::time::Duration;
 use leasehold_core::time::Tick;
+use leasehold_page::words;
 use leasehold_protocol::verdict::{Fate, Kind, Next, Outcome, Pause, Scope, Verdict};
 use leasehold_protocol::{Rest, RestConfig};
 use std::collections::HashSet;

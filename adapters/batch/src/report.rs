@@ -1,9 +1,9 @@
 //! The figures of a batch that has ended.
 
-use core::str::FromStr;
 use core::time::Duration;
 use leasehold_core::pool::stats::{Histogram, Stats, balance_score, variance};
 use leasehold_http::ClientStats;
+use leasehold_plan::Tokens;
 use leasehold_protocol::verdict::{Outcome, Verdict};
 
 /// Counts and figures of a batch that has ended.
@@ -137,70 +137,4 @@ pub struct Waits {
     pub refused: u64,
     /// The times from request to lease.
     pub times: Histogram,
-}
-
-/// Tokens of several calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tokens {
-    /// Tokens of prompts.
-    pub prompt: u64,
-    /// Tokens of completions.
-    pub completion: u64,
-}
-
-impl Tokens {
-    /// Both together.
-    #[must_use]
-    pub const fn total(self) -> u64 {
-        self.prompt.saturating_add(self.completion)
-    }
-}
-
-/// What a million tokens cost, in any currency.
-///
-/// ```
-/// use leasehold_batch::{Prices, Tokens};
-///
-/// let prices: Prices = "0.15,0.60".parse()?;
-/// let tokens = Tokens { prompt: 2_000_000, completion: 500_000 };
-/// assert!((prices.of(tokens) - 0.60).abs() < 1e-9);
-/// # Ok::<(), leasehold_batch::ParsePricesError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Prices {
-    /// A million tokens of prompts.
-    pub prompt: f64,
-    /// A million tokens of completions.
-    pub completion: f64,
-}
-
-/// A text that is no prices.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write the prices of a million tokens in and out, such as 0.15,0.60")]
-pub struct ParsePricesError;
-
-impl Prices {
-    /// The cost of some tokens.
-    #[must_use]
-    pub fn of(self, tokens: Tokens) -> f64 {
-        let of = |tokens: u64, price: f64| tokens as f64 / 1e6 * price;
-        of(tokens.prompt, self.prompt) + of(tokens.completion, self.completion)
-    }
-}
-
-impl FromStr for Prices {
-    type Err = ParsePricesError;
-
-    fn from_str(text: &str) -> Result<Self, ParsePricesError> {
-        let (prompt, completion) = text.split_once(',').ok_or(ParsePricesError)?;
-        let price = |text: &str| {
-            let price: f64 = text.trim().parse().map_err(|_| ParsePricesError)?;
-            let is_price = price.is_finite() && price >= 0.0;
-            is_price.then_some(price).ok_or(ParsePricesError)
-        };
-        Ok(Self {
-            prompt: price(prompt)?,
-            completion: price(completion)?,
-        })
-    }
 }

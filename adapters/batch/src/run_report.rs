@@ -5,15 +5,11 @@ use crate::error::BatchError;
 use crate::figures::Totals;
 use crate::page::{self, data};
 use crate::report::{KeySummary, Summary};
-use core::time::Duration;
 use leasehold_core::limit::{LimitSpec, Unit};
-use leasehold_core::pool::stats::Histogram;
+use leasehold_page::DurationFigures;
 use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
-
-/// Buckets of a histogram of times, from 1 ms to 1,000 s, at 1, 2 and 5 of each power of ten.
-const BUCKETS: usize = 19;
 
 /// Checks that the page can be written, before any call is made.
 pub(crate) fn check(path: &Path) -> Result<(), BatchError> {
@@ -64,8 +60,8 @@ fn figures(batch: &Batch, output: &Path, summary: &Summary, totals: &Totals) -> 
         tokens: has_tokens.then_some(totals.tokens),
         cost: summary.cost,
         keys: summary.keys.iter().map(figures_of_key).collect(),
-        waits: figures_of_times(&waits.times),
-        latencies: figures_of_times(&totals.latency),
+        waits: DurationFigures::from(&waits.times),
+        latencies: DurationFigures::from(&totals.latency),
         leases: waits.clone(),
         clients: data::ClientFigures {
             created: summary.client.agents_created,
@@ -99,30 +95,6 @@ fn figures_of_key(key: &KeySummary) -> data::KeyFigures {
             p95: times.quantile(950).unwrap_or(max),
             max,
         }),
-    }
-}
-
-fn figures_of_times(times: &Histogram) -> data::DurationFigures {
-    let quantile = |permille| times.quantile(permille).unwrap_or_default();
-    let bounds = (0..BUCKETS).map(|index| {
-        let factor = [1, 2, 5][index % 3];
-        let power = 10_u64.saturating_pow(u32::try_from(index / 3).unwrap_or(0));
-        Duration::from_millis(power.saturating_mul(factor))
-    });
-    let mut below = 0;
-    let mut bucket = |bound: Duration| {
-        let before = core::mem::replace(&mut below, times.at_most(bound));
-        (bound, below.saturating_sub(before))
-    };
-    let mut buckets: Vec<_> = bounds.map(&mut bucket).collect();
-    let last = buckets.last().map(|(bound, _)| *bound);
-    // Longer ones are in a bucket of their own.
-    buckets.extend(times.max().filter(|max| Some(*max) > last).map(bucket));
-    data::DurationFigures {
-        buckets,
-        p50: quantile(500),
-        p90: quantile(900),
-        p99: quantile(990),
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Invariant: all of it goes to standard error, and none of it can end a run.
 
-use crate::clock::words;
 use crate::figures::Figures;
 use crate::load::Load;
 use crate::progress::Counter;
@@ -11,6 +10,7 @@ use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_core::time::Tick;
+use leasehold_page::words;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;

@@ -5,13 +5,14 @@
 
 use crate::lock;
 use core::time::Duration;
+use leasehold_plan::NarrowStart;
 use leasehold_sync::Clock;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Workers admitted before the first answer.
-const NARROW: usize = 4;
+const NARROW: usize = NarrowStart::BATCH.calls.get() as usize;
 /// Time after which slow first answers hold up the others no longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = NarrowStart::BATCH.patience;
 
 #[derive(Debug)]
 pub(crate) struct Warmup {

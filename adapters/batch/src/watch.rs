@@ -1,11 +1,11 @@
 //! The watch over a run: it says when and why the run waits, and ends it when that takes too long.
 
-use crate::clock::words;
 use crate::load::Load;
 use crate::progress::Counter;
 use crate::source::Source;
 use core::time::Duration;
 use leasehold_core::time::Tick;
+use leasehold_page::words;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 

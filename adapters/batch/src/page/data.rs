@@ -1,8 +1,10 @@
 //! The figures that a report page shows: plain numbers and texts.
 
-use crate::report::{FailedTask, Tokens, Waits};
+use crate::report::{FailedTask, Waits};
 use crate::timeline::Timeline;
 use core::time::Duration;
+use leasehold_page::DurationFigures;
+use leasehold_plan::Tokens;
 
 /// Everything that the page of a run shows.
 #[derive(Clone, Debug, Default)]
@@ -98,19 +100,6 @@ pub(crate) struct LatencyFigures {
     pub(crate) p95: Duration,
     /// The longest.
     pub(crate) max: Duration,
-}
-
-/// Durations by logarithmic buckets, with quantiles.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DurationFigures {
-    /// Upper bound and count of each bucket, in rising order of bounds.
-    pub(crate) buckets: Vec<(Duration, u64)>,
-    /// The median.
-    pub(crate) p50: Duration,
-    /// The 90th percentile.
-    pub(crate) p90: Duration,
-    /// The 99th percentile.
-    pub(crate) p99: Duration,
 }
 
 /// HTTP clients of a run; each is the connection pool of one endpoint.

@@ -1,8 +1,8 @@
 //! The section on tasks that failed: their causes, and the first of them.
 
 use super::data::PageReport;
-use super::text::{Escaped, counted, grouped, percent, shortened};
 use core::fmt::{self, Formatter};
+use leasehold_page::{Escaped, counted, grouped, percent, shortened};
 
 /// Most failed tasks shown.
 const MAX_FAILURES: usize = 20;

@@ -1,9 +1,10 @@
 //! The section on keys: how calls are spread over them, and the figures of each.
 
-use super::chart::{Chart, Label, Series, write_legend};
 use super::data::KeyFigures;
-use super::text::{Escaped, counted, decimal, duration, grouped, percent};
 use core::fmt::{self, Formatter};
+use leasehold_page::{
+    Chart, Escaped, Label, Series, counted, decimal, duration, grouped, percent, write_legend,
+};
 
 pub(super) fn write_keys(f: &mut Formatter<'_>, keys: &[KeyFigures]) -> fmt::Result {
     writeln!(f, "<section><h2>Keys</h2>")?;

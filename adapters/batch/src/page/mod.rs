@@ -2,9 +2,7 @@
 //!
 //! Invariant: all text of users goes through [`Escaped`], and every number that is printed is finite.
 
-mod chart;
 pub(crate) mod data;
-mod durations;
 mod failures;
 mod keys;
 #[cfg(test)]
@@ -12,14 +10,11 @@ mod samples;
 mod summary;
 #[cfg(test)]
 mod tests;
-mod text;
 mod timeline;
 
 use core::fmt::{self, Display, Formatter};
 use data::{ClientFigures, PageReport};
-use text::{Escaped, grouped, percent, shortened};
-
-const STYLE: &str = include_str!("style.css");
+use leasehold_page::{Escaped, grouped, percent, shortened, write_head, write_histogram};
 
 /// Returns the page of a run as HTML.
 pub(crate) fn page(report: &PageReport) -> String {
@@ -31,11 +26,12 @@ struct Page<'a>(&'a PageReport);
 impl Display for Page<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let report = self.0;
-        write_head(f, report)?;
+        let input = shortened(&report.input, 200);
+        write_head(f, &format!("Batch run of {input}, {}", report.date))?;
         summary::write_summary(f, report)?;
         timeline::write_timeline(f, &report.timeline, report.admitted)?;
         keys::write_keys(f, &report.keys)?;
-        durations::write_durations(f, &report.waits, &report.latencies)?;
+        write_durations(f, report)?;
         write_leases(f, report)?;
         failures::write_failures(f, report)?;
         writeln!(
@@ -46,30 +42,16 @@ impl Display for Page<'_> {
     }
 }
 
-/// Writes everything up to the first section.
-fn write_head(f: &mut Formatter<'_>, report: &PageReport) -> fmt::Result {
-    let input = shortened(&report.input, 200);
+/// Writes the histograms of the times to a lease and to an answer side by side.
+fn write_durations(f: &mut Formatter<'_>, report: &PageReport) -> fmt::Result {
     writeln!(
         f,
-        r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Batch run of {input}, {date}</title>
-<style>
-{STYLE}</style></head>
-<body>{PATTERNS}<main>"#,
-        input = Escaped(&input),
-        date = Escaped(&report.date),
-    )
+        r#"<section><h2>Waits and latencies</h2><div class="pair">"#
+    )?;
+    write_histogram(f, "Wait for a lease", ("lease", "leases"), &report.waits)?;
+    write_histogram(f, "Latency of a call", ("call", "calls"), &report.latencies)?;
+    writeln!(f, "</div></section>")
 }
-
-/// Fills that are told apart without colour. The stripes are level, so that charts can stretch them.
-const PATTERNS: &str = r#"<svg class="hidden" width="0" height="0" aria-hidden="true"><defs>
-<pattern id="throttled" width="4" height="4" patternUnits="userSpaceOnUse"><rect class="light" width="4" height="4"/><rect class="dark" width="4" height="2"/></pattern>
-<pattern id="earlier" width="6" height="6" patternUnits="userSpaceOnUse"><rect class="light" width="6" height="6"/><rect class="dark" width="6" height="1"/></pattern>
-</defs></svg>"#;
 
 /// Writes what became of requests for leases, and of HTTP clients.
 fn write_leases(f: &mut Formatter<'_>, report: &PageReport) -> fmt::Result {

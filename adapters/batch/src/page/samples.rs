@@ -1,9 +1,11 @@
 //! Reports to test and to look at.
 
 use super::data::*;
-use crate::report::{FailedTask, Tokens, Waits};
+use crate::report::{FailedTask, Waits};
 use crate::timeline::{TimeSlot, Timeline};
 use core::time::Duration;
+use leasehold_page::DurationFigures;
+use leasehold_plan::Tokens;
 
 /// Random numbers (xorshift64), the same in each run.
 pub(super) struct Random(pub(super) u64);

@@ -1,10 +1,11 @@
 //! The top of the page: how the run ended, what it was, and its figures.
 
-use super::chart::write_legend;
 use super::data::{PageReport, TaskCounts};
-use super::text::{Escaped, counted, decimal, duration, grouped, percent, shortened};
-use crate::report::Tokens;
 use core::fmt::{self, Formatter};
+use leasehold_page::{
+    Escaped, counted, decimal, duration, grouped, percent, shortened, write_legend,
+};
+use leasehold_plan::Tokens;
 
 /// Most models named; the rest are counted.
 const MAX_MODELS: usize = 12;

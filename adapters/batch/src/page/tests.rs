@@ -3,9 +3,11 @@
 use super::data::*;
 use super::page;
 use super::samples::{self, Random};
-use crate::report::{FailedTask, Tokens, Waits};
+use crate::report::{FailedTask, Waits};
 use crate::timeline::{TimeSlot, Timeline};
 use core::time::Duration;
+use leasehold_page::DurationFigures;
+use leasehold_plan::Tokens;
 
 /// Elements that the page has; any other came from a text.
 const ELEMENTS: &[&str] = &[

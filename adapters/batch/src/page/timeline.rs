@@ -1,11 +1,13 @@
 //! The section on time: calls that ended in each slot, and calls in flight.
 
-use super::chart::{Chart, Label, Series, nice_step, write_legend};
 use super::keys::series_legend;
-use super::text::{Escaped, compact, counted, decimal, duration, grouped};
 use crate::timeline::{TimeSlot, Timeline};
 use core::fmt::{self, Formatter};
 use core::time::Duration;
+use leasehold_page::{
+    Chart, Escaped, Label, Series, compact, counted, decimal, duration, grouped, nice_step,
+    write_legend,
+};
 
 /// Fewer slots say less than a sentence.
 const FEWEST: usize = 3;

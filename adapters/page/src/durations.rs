@@ -1,32 +1,62 @@
-//! The section on waits and latencies: a histogram of each.
+//! A histogram of durations, with marks at its quantiles.
 
-use super::chart::{Chart, Label, Series};
-use super::data::DurationFigures;
-use super::text::{Escaped, counted, duration, grouped, short_duration};
+use crate::chart::{Chart, Label, Series};
+use crate::text::{Escaped, counted, duration, grouped, short_duration};
 use core::fmt::{self, Formatter};
 use core::time::Duration;
+use leasehold_core::pool::stats::Histogram;
 
 /// Fewest buckets shown, where there are any.
 const LEAST_BUCKETS: usize = 8;
+/// Buckets of a histogram of times, from 1 ms to 1,000 s, at 1, 2 and 5 of each power of ten.
+const BUCKETS: usize = 19;
 /// Most labels below a histogram, so that they have room on a phone.
 const MAX_LABELS: usize = 5;
 
-/// Writes the histograms of the times to a lease and to an answer side by side.
-pub(super) fn write_durations(
-    f: &mut Formatter<'_>,
-    waits: &DurationFigures,
-    latencies: &DurationFigures,
-) -> fmt::Result {
-    writeln!(
-        f,
-        r#"<section><h2>Waits and latencies</h2><div class="pair">"#
-    )?;
-    write_histogram(f, "Wait for a lease", ("lease", "leases"), waits)?;
-    write_histogram(f, "Latency of a call", ("call", "calls"), latencies)?;
-    writeln!(f, "</div></section>")
+/// Durations by logarithmic buckets, with quantiles.
+#[derive(Clone, Debug, Default)]
+pub struct DurationFigures {
+    /// Upper bound and count of each bucket, in rising order of bounds.
+    pub buckets: Vec<(Duration, u64)>,
+    /// The median.
+    pub p50: Duration,
+    /// The 90th percentile.
+    pub p90: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
 }
 
-fn write_histogram(
+impl From<&Histogram> for DurationFigures {
+    fn from(times: &Histogram) -> Self {
+        let quantile = |permille| times.quantile(permille).unwrap_or_default();
+        let bounds = (0..BUCKETS).map(|index| {
+            let factor = [1, 2, 5][index % 3];
+            let power = 10_u64.saturating_pow(u32::try_from(index / 3).unwrap_or(0));
+            Duration::from_millis(power.saturating_mul(factor))
+        });
+        let mut below = 0;
+        let mut bucket = |bound: Duration| {
+            let before = core::mem::replace(&mut below, times.at_most(bound));
+            (bound, below.saturating_sub(before))
+        };
+        let mut buckets: Vec<_> = bounds.map(&mut bucket).collect();
+        let last = buckets.last().map(|(bound, _)| *bound);
+        // Longer ones are in a bucket of their own.
+        buckets.extend(times.max().filter(|max| Some(*max) > last).map(bucket));
+        Self {
+            buckets,
+            p50: quantile(500),
+            p90: quantile(900),
+            p99: quantile(990),
+        }
+    }
+}
+
+/// Writes the histogram of durations under its name; `one` and `many` are the nouns of those counted.
+///
+/// # Errors
+/// If the formatter fails.
+pub fn write_histogram(
     f: &mut Formatter<'_>,
     name: &str,
     (one, many): (&str, &str),

@@ -3,7 +3,7 @@
 //! The plot stretches to the width of the page, while texts and lines keep their size: shapes are paths of an inner SVG in
 //! units of columns, and everything else is placed by per cent.
 
-use super::text::{Escaped, compact};
+use crate::text::{Escaped, compact};
 use core::fmt::{self, Display, Formatter, Write};
 
 /// Height of a row of labels, in px.
@@ -15,43 +15,43 @@ const MAX_TIPS: usize = 400;
 
 /// A chart of stacked columns.
 #[derive(Debug, Default)]
-pub(super) struct Chart {
+pub struct Chart {
     /// The chart in words, for screen readers.
-    pub(super) label: String,
+    pub label: String,
     /// Height of the plot in px.
-    pub(super) height: u32,
+    pub height: u32,
     /// Greatest width of a column in px; 0 for any.
-    pub(super) max_column: u32,
+    pub max_column: u32,
     /// Part of a column that is left free, from 0 to 1.
-    pub(super) gap: f64,
+    pub gap: f64,
     /// The series, from the bottom up.
-    pub(super) series: Vec<Series>,
+    pub series: Vec<Series>,
     /// A dashed line over the columns: a value for each, or none.
-    pub(super) line: Vec<Option<f64>>,
+    pub line: Vec<Option<f64>>,
     /// Vertical lines, from the right, each with a row for its label above the plot: so none crosses the label of another.
-    pub(super) marks: Vec<Label>,
+    pub marks: Vec<Label>,
     /// Labels below the plot.
-    pub(super) labels: Vec<Label>,
+    pub labels: Vec<Label>,
     /// A text for each column, shown under the pointer.
-    pub(super) tips: Vec<String>,
+    pub tips: Vec<String>,
 }
 
 /// Counts of one kind, one for each column.
 #[derive(Debug)]
-pub(super) struct Series {
+pub struct Series {
     /// The class that fills it.
-    pub(super) class: &'static str,
+    pub class: &'static str,
     /// The counts.
-    pub(super) counts: Vec<u64>,
+    pub counts: Vec<u64>,
 }
 
 /// A text at a place of the horizontal axis.
 #[derive(Debug)]
-pub(super) struct Label {
+pub struct Label {
     /// The place, from 0 to 1.
-    pub(super) at: f64,
+    pub at: f64,
     /// The text.
-    pub(super) text: String,
+    pub text: String,
 }
 
 impl Chart {
@@ -257,7 +257,8 @@ fn write_labels(f: &mut Formatter<'_>, labels: &[Label], bottom: f64) -> fmt::Re
 }
 
 /// Returns the least of 1, 2 and 5 times a power of ten that divides `most` into at most `steps`.
-pub(super) fn nice_step(most: f64, steps: u32) -> f64 {
+#[must_use]
+pub fn nice_step(most: f64, steps: u32) -> f64 {
     let least = most / f64::from(steps.max(1));
     if !least.is_finite() || least <= 0.0 {
         return 1.0;
@@ -269,7 +270,10 @@ pub(super) fn nice_step(most: f64, steps: u32) -> f64 {
 }
 
 /// Writes the legend of a chart: swatches by class, and their meaning.
-pub(super) fn write_legend(f: &mut Formatter<'_>, rows: &[(&str, String)]) -> fmt::Result {
+///
+/// # Errors
+/// If the formatter fails.
+pub fn write_legend(f: &mut Formatter<'_>, rows: &[(&str, String)]) -> fmt::Result {
     writeln!(f, r#"<ul class="legend">"#)?;
     for (class, text) in rows {
         let text = Escaped(text);

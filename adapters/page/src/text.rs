@@ -1,12 +1,11 @@
-//! Texts and numbers as the page writes them.
+//! Texts and numbers as people read them.
 
-use crate::clock::words;
 use core::fmt::{self, Display, Formatter};
 use core::time::Duration;
 
 /// Text of users, escaped for HTML elements and quoted attributes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Escaped<'a>(pub(super) &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -28,7 +27,8 @@ impl Display for Escaped<'_> {
 }
 
 /// Returns the text, or its first `limit` characters and an ellipsis.
-pub(super) fn shortened(text: &str, limit: usize) -> String {
+#[must_use]
+pub fn shortened(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
@@ -36,7 +36,8 @@ pub(super) fn shortened(text: &str, limit: usize) -> String {
 }
 
 /// Writes a number with commas, such as `1,000,000`.
-pub(super) fn grouped(number: u64) -> String {
+#[must_use]
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -49,13 +50,15 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// Writes a number and its noun, such as `1 call` or `2,000 calls`.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+#[must_use]
+pub fn counted(number: u64, one: &str, many: &str) -> String {
     let noun = if number == 1 { one } else { many };
     format!("{} {noun}", grouped(number))
 }
 
 /// Writes a share in per cent, rounded down so that only the whole is `100 %`.
-pub(super) fn percent(part: u64, whole: u64) -> String {
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> String {
     let scaled = u128::from(part.min(whole)) * 1_000;
     match scaled.checked_div(whole.into()) {
         None => "–".to_owned(),
@@ -67,7 +70,8 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 }
 
 /// Writes a number of any size with three digits or more; a dash where it is not finite.
-pub(super) fn decimal(number: f64) -> String {
+#[must_use]
+pub fn decimal(number: f64) -> String {
     let size = number.abs();
     if !number.is_finite() {
         "–".to_owned()
@@ -88,7 +92,8 @@ pub(super) fn decimal(number: f64) -> String {
 }
 
 /// Writes the label of an axis, such as `500`, `20k` or `1.5M`.
-pub(super) fn compact(number: f64) -> String {
+#[must_use]
+pub fn compact(number: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")];
     let unit = units.into_iter().find(|&(least, _)| number >= least);
     match unit {
@@ -102,7 +107,8 @@ pub(super) fn compact(number: f64) -> String {
 }
 
 /// Writes a duration with three digits, or in two units from a minute on.
-pub(super) fn duration(span: Duration) -> String {
+#[must_use]
+pub fn duration(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     if span >= Duration::from_secs(60) {
         words(span)
@@ -120,7 +126,8 @@ pub(super) fn duration(span: Duration) -> String {
 }
 
 /// Writes a duration with three digits in one unit, short enough for an axis.
-pub(super) fn short_duration(span: Duration) -> String {
+#[must_use]
+pub fn short_duration(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     match seconds {
         ..60.0 => duration(span),
@@ -146,6 +153,18 @@ fn trimmed(text: String) -> String {
         text.trim_end_matches('.').to_owned()
     } else {
         text
+    }
+}
+
+/// Writes a duration for people, in its two largest units, such as `3 h 2 min` or `20 s`.
+#[must_use]
+pub fn words(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600.. => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
     }
 }
 
@@ -186,6 +205,15 @@ mod tests {
         assert_eq!(duration(999_900_000), "1 s");
         assert_eq!(duration(16_384_000_000), "16.4 s");
         assert_eq!(duration(125_000_000_000), "2 min 5 s");
+    }
+
+    #[test]
+    fn long_durations_have_two_units() {
+        let words = |seconds| words(Duration::from_secs(seconds));
+        assert_eq!(words(20), "20 s");
+        assert_eq!(words(120), "2 min");
+        assert_eq!(words(125), "2 min 5 s");
+        assert_eq!(words(10_925), "3 h 2 min");
     }
 
     #[test]
