@@ -34,6 +34,9 @@ pub enum BatchError {
         /// Description for the user.
         problem: String,
     },
+    /// The run can't be planned.
+    #[error("{0}")]
+    Plan(String),
     /// A file as a whole can't be used.
     #[error("{}: {problem}", path.display())]
     InvalidFile {
@@ -132,6 +135,7 @@ impl BatchError {
             | Self::Changed { .. }
             | Self::NoKeys
             | Self::DuplicateKey { .. }
+            | Self::Plan(_)
             | Self::Pool(_) => true,
         }
     }

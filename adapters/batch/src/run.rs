@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// Opens the results, and returns the tasks that are to be run.
-    fn open(&self, output: &Path) -> Result<(Results, Tasks), BatchError> {
+    pub(crate) fn open(&self, output: &Path) -> Result<(Results, Tasks), BatchError> {
         let mut results = Results::open(output, self)?;
         match self.open_tasks(&results, output) {
             Ok(tasks) => {
@@ -271,7 +271,7 @@ impl Batch {
         Ok((KeyPool::new(self, accounts, clock, earlier)?, Some(charges)))
     }
 
-    fn workers(&self) -> NonZeroUsize {
+    pub(crate) fn workers(&self) -> NonZeroUsize {
         // How many keys a gateway has is not known here.
         let keys = match &self.pool {
             Some(_) => usize::MAX,

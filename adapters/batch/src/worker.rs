@@ -40,7 +40,7 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Time between two looks at the number of threads that are wanted.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(250);
 /// Tokens reserved for an answer without a limit, before any has told its size.
-const FIRST_OUTPUT: u32 = 1_024;
+pub(crate) const FIRST_OUTPUT: u32 = 1_024;
 
 /// The parts of a run that outlive its threads.
 pub(crate) struct Parts<'a, S> {

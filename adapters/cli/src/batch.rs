@@ -6,19 +6,22 @@ mod arguments;
 mod signals;
 mod summary;
 
-pub(crate) use arguments::Arguments;
+pub(crate) use arguments::{Arguments, KEYS, LIMITS};
 
-use crate::values::{LimitArgument, PhaseTimeout};
+use crate::limits::join_limits;
+use crate::values::PhaseTimeout;
 use crate::{CliError, print_err, print_out};
 use arguments::{
     Keep, OnChangeArgument, Requests, Results, ReviewArguments, Service, Stage, WorkersArgument,
 };
+use core::ops::RangeInclusive;
+use core::time::Duration;
 use leasehold_batch::{
     Batch, BodyTemplate, Input, Items, OnChange, Progress, Reviews, Template, Upstream, is_standard,
 };
 use leasehold_config::Key;
-use leasehold_core::limit::LimitSpecs;
 use leasehold_http::{CaBundle, ClientConfig, Endpoint};
+use leasehold_plan::{CallTime, Prediction};
 use serde_json::{Value, json};
 use std::env;
 use std::path::{Path, PathBuf};
@@ -57,7 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     let mut batch = Batch::new(items, models("--model", &arguments.model)?, upstreams);
     set_reviews(&mut batch, &arguments.reviews)?;
     batch.pool = pool;
-    set_limits(&mut batch, &arguments.pace.limit)?;
+    let limits = join_limits(&arguments.pace.limit, batch.models())?;
+    (batch.limits, batch.model_limits) = (limits.all, limits.by_model);
     batch.request.system.clone_from(&requests.system);
     batch.request.body = body;
     batch.request.set = fields(requests)?;
@@ -74,6 +78,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     batch.halt = arguments.pace.halt;
     batch.client = client(arguments)?;
     batch.seed = process::id().into();
+    if let Some(time) = &arguments.dry_run {
+        return dry_run(&batch, arguments, time.clone());
+    }
     let stop = signals::listen(&batch, arguments.pace.workers.as_ref())?;
     let progress = if arguments.results.quiet {
         Progress::Silent
@@ -86,6 +93,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     }
     summary::print_summary(arguments, &batch, &summary);
     let done = summary.failed == 0 && summary.unfinished == 0 && summary.left_out == 0;
+    Ok(ExitCode::from(u8::from(!done)))
+}
+
+/// Tells what the run would come to.
+fn dry_run(
+    batch: &Batch,
+    arguments: &Arguments,
+    time: RangeInclusive<Duration>,
+) -> Result<ExitCode, CliError> {
+    let planned = batch.dry_run(&arguments.output, CallTime::Between(time))?;
+    if batch.state.is_some() {
+        print_err("calls of earlier runs are not counted: the limits are taken as unused");
+    }
+    match &planned.prediction {
+        None => print_err("nothing to do: every task has an answer"),
+        Some(prediction) if arguments.results.json => {
+            print_out(prediction.to_json(&planned.capacity));
+        }
+        Some(prediction) => print_out(prediction.to_string().trim_end()),
+    }
+    let served = |prediction: &Prediction| prediction.figures.is_complete();
+    let done = planned.prediction.as_ref().is_none_or(served);
     Ok(ExitCode::from(u8::from(!done)))
 }
 
@@ -174,13 +203,13 @@ fn is_same(path: &Path, other: &Path) -> bool {
     whole.is_some_and(|(path, other)| path == other)
 }
 
+/// What to do about a file of keys that can't be read.
+pub(crate) const KEYS_ADVICE: &str =
+    "give a file with one key per line, or an environment variable with --keys-env";
+
 fn read_keys(service: &Service) -> Result<Vec<Key>, CliError> {
     match &service.keys {
-        Some(path) => {
-            let advice =
-                "give a file with one key per line, or an environment variable with --keys-env";
-            Ok(Key::of_file(path, advice)?)
-        }
+        Some(path) => Ok(Key::of_file(path, KEYS_ADVICE)?),
         None => Ok(Key::of_environment(&service.keys_env)?),
     }
 }
@@ -200,7 +229,7 @@ fn print_bad_lines(items: &Items) {
 }
 
 /// Checks the models of a flag.
-fn models(flag: &str, models: &[String]) -> Result<Vec<String>, CliError> {
+pub(crate) fn models(flag: &str, models: &[String]) -> Result<Vec<String>, CliError> {
     for (index, model) in models.iter().enumerate() {
         if model.trim().is_empty() {
             return Err(CliError::usage(format!("{flag}: the name is empty")));
@@ -272,30 +301,6 @@ fn upstreams(arguments: &Arguments) -> Result<Vec<Upstream>, CliError> {
         }
     }
     Ok(upstreams)
-}
-
-/// Joins the limits of all flags, by model.
-fn set_limits(batch: &mut Batch, arguments: &[LimitArgument]) -> Result<(), CliError> {
-    for (index, argument) in arguments.iter().enumerate() {
-        let name = &argument.model;
-        if let Some(model) = name.as_ref().filter(|it| !batch.models().contains(it)) {
-            return Err(CliError::usage(format!(
-                "--limit {model}=: the model is not called; it must be one of --model or --review-model"
-            )));
-        }
-        if arguments[..index].iter().any(|it| it.model == *name) {
-            continue;
-        }
-        let same = arguments.iter().filter(|it| it.model == *name);
-        let specs = same.flat_map(|it| it.limits.iter().copied()).collect();
-        let limits = LimitSpecs::new(specs);
-        let limits = limits.map_err(|error| CliError::usage(format!("--limit: {error}")))?;
-        match name {
-            Some(model) => batch.model_limits.push((model.clone(), limits)),
-            None => batch.limits = Some(limits),
-        }
-    }
-    Ok(())
 }
 
 fn fields(requests: &Requests) -> Result<serde_json::Map<String, Value>, CliError> {

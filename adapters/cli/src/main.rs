@@ -11,7 +11,9 @@ mod demo_gateway;
 mod gateway;
 mod key;
 mod lease;
+mod limits;
 mod open_files;
+mod plan;
 mod pool;
 mod signals;
 mod testbed;
@@ -59,6 +61,16 @@ enum Command {
     /// then nothing was sent.
     #[command(verbatim_doc_comment)]
     Batch(Box<batch::Arguments>),
+    /// Say what a workload will come to before it is run: when it ends, what it costs, which limit holds it back.
+    ///
+    /// It runs the same pool as the batch and the gateway, in virtual time: nothing is sent. The capacity is
+    /// that of --keys and --limit, or of a pool in --config. The workload is --calls, a file of items or a log.
+    ///
+    /// Each limit is left out once, and each --compare is tried, with the same calls.
+    ///
+    /// Exit code: 0 if every call is served, 1 if not, 2 if the arguments or the files they name are wrong.
+    #[command(verbatim_doc_comment)]
+    Plan(Box<plan::Arguments>),
     /// Put one address in front of many servers: balanced, limited, health-checked.
     ///
     /// Without --config, --backend, --openai and --comfyui, it balances over the demo's backends, which
@@ -95,6 +107,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Batch(arguments) => batch::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Gateway(arguments) => gateway::run(&arguments),
         Command::Lease(arguments) => lease::run(&arguments),
         Command::Key(command) => key::run(&command),

@@ -3,7 +3,7 @@
 //! Invariant: all text of users goes through [`Escaped`].
 
 use crate::capacity::Capacity;
-use crate::figures::Figures;
+use crate::figures::{Figures, Quantiles};
 use crate::prediction::Prediction;
 use crate::simulation::Fate;
 use core::fmt::{self, Display, Formatter};
@@ -19,6 +19,8 @@ use leasehold_page::{
 const SLOTS: usize = 120;
 /// Members with a column of their own; the rest is left to the JSON.
 const MAX_MEMBERS: usize = 200;
+/// Times from which on a chart counts in seconds.
+const LONG: Duration = Duration::from_secs(10);
 /// Labels below a chart.
 const LABELS: usize = 6;
 
@@ -52,9 +54,9 @@ impl Display for Page<'_> {
         self.write_timeline(f)?;
         self.write_comparison(f)?;
         writeln!(f, r#"<section><h2>Waits and times</h2><div class="pair">"#)?;
-        let waits = self.durations(|asked, granted, _| granted.since(asked));
+        let waits = self.durations(figures.waits, |asked, granted, _| granted.since(asked));
         write_histogram(f, "Wait for a key or server", ("call", "calls"), &waits)?;
-        let times = self.durations(|_, granted, ended| ended.since(granted));
+        let times = self.durations(figures.times, |_, granted, ended| ended.since(granted));
         write_histogram(f, "Time of a call", ("call", "calls"), &times)?;
         writeln!(f, "</div></section>")?;
         self.write_members(f)?;
@@ -180,19 +182,21 @@ impl Page<'_> {
         }
         writeln!(f, "</tbody></table></div>")?;
         let (name, value): (_, fn(&Figures) -> Duration) = match self.prediction.by_finish {
-            true => ("Finish in ms, by row", |figures| figures.finish),
-            false => (
-                "99th percentile of wait and call in ms, by row",
-                |figures| figures.totals.p99,
-            ),
+            true => ("Finish", |figures| figures.finish),
+            false => ("99th percentile of wait and call", |figures| {
+                figures.totals.p99
+            }),
         };
+        let is_long = rows.iter().any(|(_, figures)| value(figures) >= LONG);
+        let (unit, parts) = if is_long { ("s", 1_000) } else { ("ms", 1) };
+        let name = format!("{name} in {unit}, by row");
         let counts = rows.iter().map(|(_, figures)| {
             let millis = value(figures).as_millis();
-            u64::try_from(millis).unwrap_or(u64::MAX)
+            u64::try_from(millis / parts).unwrap_or(u64::MAX)
         });
         let count = rows.len().max(1) as f64;
         let chart = Chart {
-            label: name.to_owned(),
+            label: name.clone(),
             height: 120,
             max_column: 60,
             gap: 0.2,
@@ -244,15 +248,24 @@ impl Page<'_> {
         writeln!(f, "</section>")
     }
 
-    /// Returns the histogram of a time of each served call.
-    fn durations(&self, of: impl Fn(Tick, Tick, Tick) -> Duration) -> DurationFigures {
+    /// Returns the histogram of a time of each served call, with its exact quantiles.
+    fn durations(
+        &self,
+        exact: Quantiles,
+        of: impl Fn(Tick, Tick, Tick) -> Duration,
+    ) -> DurationFigures {
         let mut times = Histogram::new();
         for call in &self.prediction.schedule.calls {
             if let (Some(asked), Fate::Served { granted, ended, .. }) = (call.asked, call.fate) {
                 times.record(of(asked, granted, ended));
             }
         }
-        DurationFigures::from(&times)
+        DurationFigures {
+            p50: exact.p50,
+            p90: exact.p90,
+            p99: exact.p99,
+            ..DurationFigures::from(&times)
+        }
     }
 }
 

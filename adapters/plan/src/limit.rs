@@ -29,7 +29,7 @@ impl fmt::Display for PlanLimit {
             Self::Model(model, spec) => write!(f, "{model}={spec}"),
             Self::Pool(spec) => write!(f, "{spec} of the pool"),
             Self::MemberCalls(max) => write!(f, "{max} connections of a server"),
-            Self::Workers(count) => write!(f, "{count} workers"),
+            Self::Workers(count) => write!(f, "{count} calls at once in all"),
         }
     }
 }

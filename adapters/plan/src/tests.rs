@@ -185,7 +185,10 @@ fn the_limit_that_holds_a_plan_back_is_named() {
         binding("3000/10s, 1 concurrent", workers(20)),
         name(&format!("1 concurrent{each}"))
     );
-    assert_eq!(binding("3000/10s", workers(1)), name("1 workers"));
+    assert_eq!(
+        binding("3000/10s", workers(1)),
+        name("1 calls at once in all")
+    );
     // Two that allow the same, so that neither is a gain without the other.
     let mut capacity = keys(2, "3/10s from grant");
     capacity.limits = Some("6/10s from grant".parse().unwrap());

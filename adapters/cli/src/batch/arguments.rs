@@ -2,10 +2,11 @@
 
 use crate::pool::PoolArguments;
 use crate::values::{
-    Header, LimitArgument, PhaseTimeout, parse_field, parse_limit, parse_phase, parse_timeout,
-    parse_whole,
+    Header, LimitArgument, PhaseTimeout, parse_field, parse_latency, parse_limit, parse_phase,
+    parse_timeout, parse_whole,
 };
 use core::num::{NonZeroU32, NonZeroUsize};
+use core::ops::RangeInclusive;
 use core::str::FromStr;
 use core::time::Duration;
 use leasehold_batch::{Halt, Prices, Shard};
@@ -21,7 +22,7 @@ Examples:
   leasehold batch -i items.jsonl -o results-1.jsonl --shard 1/4 --model gpt-4o-mini \\
       --pool http://gateway:8090/v1/pools/keys --pool-token-file gateway.token";
 
-const LIMITS: &str = "\
+pub(crate) const LIMITS: &str = "\
 Limits of each key (or group) on each URL, separated by commas [default: none]
   3/60s                        calls in any 60 seconds; or 500/min, 10000/d
   40000 tokens/min             tokens, reserved before a call and settled after it
@@ -39,7 +40,7 @@ Timeouts of a call, repeatable [default: 600s, connect=10s]
   connect=10s                  of the lookup, and again of the connection
   first-byte=60s               from the request to the head of the answer";
 
-const KEYS: &str = "\
+pub(crate) const KEYS: &str = "\
 File with one API key per line. A line may say more:
   KEY url=URL                  the key is for this URL only
   KEY group=NAME               keys of one account: they share one set of limits
@@ -61,6 +62,9 @@ pub(crate) struct Arguments {
     /// Every n-th item from the i-th on, such as 1/4: one of several processes on one input
     #[arg(long, value_name = "I/N")]
     pub(super) shard: Option<Shard>,
+    /// Send nothing: say what the run would come to, if a call takes this long [default: 1s]
+    #[arg(long, value_name = "DURATION[..DURATION]", value_parser = parse_latency, num_args = 0..=1, require_equals = true, default_missing_value = "1s", conflicts_with = "pool")]
+    pub(super) dry_run: Option<RangeInclusive<Duration>>,
     /// Leave lines out that are no items, and list them, instead of refusing the file
     #[arg(long)]
     pub(super) skip_bad_lines: bool,

@@ -12,6 +12,7 @@ mod habits;
 mod interrupt;
 mod lease;
 mod memory;
+mod plan;
 mod pool;
 mod requests;
 mod stages;

@@ -134,13 +134,17 @@ impl Trace {
     ) -> Result<Workload, WorkloadError> {
         let first = self.entries.iter().map(|entry| entry.start).min();
         let mut models = defaults.models.clone();
+        let mut known: HashMap<String, usize> = models.iter().cloned().zip(0..).collect();
         let measured = self.measured(members);
         let ranks = self.ranks();
         let mut calls = Vec::with_capacity(self.entries.len());
         for (number, entry) in self.entries.iter().enumerate() {
             let since = entry.start.saturating_sub(first.unwrap_or(entry.start));
             let model = match &entry.model {
-                Some(name) => index_in(&mut models, name),
+                Some(name) => *known.entry(name.clone()).or_insert_with(|| {
+                    models.push(name.clone());
+                    models.len().saturating_sub(1)
+                }),
                 None => number % defaults.models.len().max(1),
             };
             let tokens = Tokens {
@@ -234,16 +238,6 @@ fn parse(line: &str) -> Option<Entry> {
         return json::parse(line);
     }
     common::parse(line).or_else(|| haproxy::parse(line))
-}
-
-fn index_in(names: &mut Vec<String>, name: &str) -> usize {
-    names
-        .iter()
-        .position(|known| known == name)
-        .unwrap_or_else(|| {
-            names.push(name.to_owned());
-            names.len().saturating_sub(1)
-        })
 }
 
 #[cfg(test)]
