@@ -180,7 +180,11 @@ fn workload(arguments: &WorkloadArguments, capacity: &Capacity) -> Result<Worklo
         trace.workload(&members.collect::<Vec<_>>(), &defaults)?
     } else if let Some(path) = &arguments.input {
         let items = Items::read(Input::new(path))?;
-        let batch = Batch::new(items, models, Vec::<Upstream>::new());
+        let mut batch = Batch::new(items, models, Vec::<Upstream>::new());
+        if let Some(tokens) = arguments.max_tokens {
+            let set = &mut batch.request.set;
+            set.insert("max_tokens".to_owned(), tokens.into());
+        }
         let calls = batch.calls(arguments.tokens.map(|tokens| tokens.completion))?;
         Workload::new(batch.models().to_vec(), calls, pace, time)?
     } else {

@@ -173,6 +173,8 @@ fn items_are_planned_with_the_tokens_that_they_have() {
     assert_eq!(figures["served"], 20);
     assert_eq!(figures["completion_tokens"], 100);
     assert!(figures["prompt_tokens"].as_u64() > Some(20), "{figures}");
+    let most = plan(&[&arguments[..], &["--max-tokens", "7"]].concat());
+    assert_eq!(most["completion_tokens"], 140);
     assert_eq!(figures["held_back_by"], "b=2/1s");
     assert!(!figures.to_string().contains("sk-testbed"), "{figures}");
 }
