@@ -6,6 +6,7 @@ use crate::access_log::LogQueue;
 use crate::admin::{AdminChanges, Events};
 use crate::backend_pool::{BackendPool, PoolError};
 use crate::callers::{Accounts, Callers};
+use crate::clock::time_of_day;
 use crate::comfyui::Hubs;
 use crate::connections::Connections;
 use crate::listener::Listener;
@@ -24,6 +25,7 @@ use leasehold_core::time::Tick;
 use leasehold_sync::Clock;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// KiB of request bodies that are held at once.
@@ -219,6 +221,7 @@ pub(crate) struct Shared {
     table: watch::Sender<Arc<Table>>,
     totals: Totals,
     clock: Clock,
+    began: SystemTime,
     log: Option<LogQueue>,
     state: Option<Arc<State>>,
     changes: Mutex<AdminChanges>,
@@ -250,6 +253,7 @@ impl Shared {
             table: watch::Sender::new(Arc::new(table)),
             totals: Totals::default(),
             clock: Clock::start(),
+            began: time_of_day(),
             log,
             state,
             changes: Mutex::new(changes),
@@ -361,6 +365,11 @@ impl Shared {
     }
 
     /// Returns the time for the limits of listeners.
+    /// When the gateway began, by the system's clock of then.
+    pub(crate) fn began(&self) -> SystemTime {
+        self.began
+    }
+
     pub(crate) fn tick(&self) -> Tick {
         self.clock.now()
     }
@@ -418,7 +427,7 @@ impl Shared {
 /// Requests by what became of them.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
-    requests: AtomicU64,
+    ok: AtomicU64,
     failed: AtomicU64,
     micros: AtomicU64,
     limited: AtomicU64,
@@ -430,7 +439,7 @@ pub(crate) struct Totals {
 /// The counts of [`Totals`] at one time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) requests: u64,
+    pub(crate) ok: u64,
     pub(crate) failed: u64,
     pub(crate) time: Duration,
     pub(crate) limited: u64,
@@ -439,14 +448,19 @@ pub(crate) struct Counts {
     pub(crate) turned_away: u64,
 }
 
+impl Counts {
+    /// Requests that have ended.
+    pub(crate) fn requests(&self) -> u64 {
+        self.ok.saturating_add(self.failed)
+    }
+}
+
 impl Totals {
     pub(crate) fn count(&self, is_ok: bool, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let count = if is_ok { &self.ok } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
         self.micros.fetch_add(micros, Ordering::Relaxed);
-        if !is_ok {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// Counts a request that a listener's limits admitted or not.
@@ -472,7 +486,7 @@ impl Totals {
     pub(crate) fn counts(&self) -> Counts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Counts {
-            requests: read(&self.requests),
+            ok: read(&self.ok),
             failed: read(&self.failed),
             time: Duration::from_micros(read(&self.micros)),
             limited: read(&self.limited),

@@ -3,10 +3,8 @@
 //! Invariant: labels are names of pools, members and callers from the settings, never keys; callers beyond a bound are
 //! counted together. All is read from figures that are kept anyway, so that a request costs nothing more.
 
-use super::stats::uptime;
 use crate::account::Used;
 use crate::backend_pool::BackendPool;
-use crate::clock::time_of_day;
 use crate::comfyui::Jobs;
 use crate::proxy::AnswerBody;
 use crate::shared::{Counts, Shared, Table};
@@ -29,6 +27,8 @@ use std::time::UNIX_EPOCH;
 
 /// Callers with figures of their own; the others have theirs together.
 const MAX_CALLERS: usize = 100;
+/// The name of the others, which no caller can have.
+const OTHERS: &str = "(others)";
 /// Upper bounds of the buckets of times, in milliseconds.
 const BOUNDS: [u64; 16] = [
     1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000,
@@ -98,8 +98,7 @@ struct Member {
 
 impl Figures {
     fn of(shared: &Shared, table: &Table) -> Self {
-        let began = time_of_day().checked_sub(uptime(shared));
-        let began = began.and_then(|began| began.duration_since(UNIX_EPOCH).ok());
+        let began = shared.began().duration_since(UNIX_EPOCH);
         let mut figures = Self {
             counts: shared.totals().counts(),
             connections: shared.open_connections(),
@@ -113,7 +112,7 @@ impl Figures {
         for pool in table.pools() {
             figures.add_pool(shared, pool);
         }
-        figures.add_callers(shared);
+        figures.add_callers(shared, table);
         figures
     }
 
@@ -145,19 +144,20 @@ impl Figures {
         });
     }
 
-    fn add_callers(&mut self, shared: &Shared) {
+    fn add_callers(&mut self, shared: &Shared, table: &Table) {
+        // Those of the settings in their order, so that a figure changes its place by a reload alone.
+        let callers = table.settings.callers.iter().take(MAX_CALLERS);
+        let own: Vec<&str> = callers.map(|caller| caller.name.as_str()).collect();
         let mut others = Used::default();
-        for (number, (name, account)) in shared.accounts().all().into_iter().enumerate() {
+        for (name, account) in shared.accounts().all() {
             let mut all = Used::default();
             account.used().values().for_each(|used| all.add(used));
             match name {
-                Some(name) if number < MAX_CALLERS => self.callers.push((name, all)),
+                Some(name) if own.contains(&&*name) => self.callers.push((name, all)),
                 Some(_) | None => others.add(&all),
             }
         }
-        if others.calls > 0 {
-            self.callers.push(("other".to_owned(), others));
-        }
+        self.callers.push((OTHERS.to_owned(), others));
     }
 
     fn of_gateway(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -172,10 +172,7 @@ impl Figures {
         let help = "When the gateway began, in seconds since 1970.";
         gauges(to, "process_start_time_seconds", help, alone(self.began))?;
         let counts = &self.counts;
-        let ended = [
-            ("ok", counts.requests.saturating_sub(counts.failed)),
-            ("failed", counts.failed),
-        ];
+        let ended = [("ok", counts.ok), ("failed", counts.failed)];
         let help = "Requests of callers that have ended, by how.";
         counters(to, "leasehold_requests", help, by("outcome", ended))?;
         let limited = [("admitted", counts.admitted), ("refused", counts.limited)];
@@ -351,7 +348,7 @@ impl Collector for Figures {
     }
 }
 
-/// What a member's limits have left and ever have, by unit; nothing of a unit without a limit.
+/// The figures of a member's limits by unit; none of a unit without a limit.
 fn limits(
     labels: &Labels,
     condition: &MemberCondition,

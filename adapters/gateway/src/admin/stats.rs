@@ -103,11 +103,11 @@ pub(crate) fn stats(shared: &Shared, table: &Table) -> Stats {
     let counts = shared.totals().counts();
     let pools: Vec<_> = table.pools().iter().map(|pool| pool_stats(pool)).collect();
     let policies = || table.pools().iter().map(|pool| pool.settings().policy);
-    let answered = counts.requests.max(1) as f64;
+    let answered = counts.requests().max(1) as f64;
     Stats {
         load_balancer: distinct(policies().map(balancer)),
-        total_requests: counts.requests,
-        successful_requests: counts.requests.saturating_sub(counts.failed),
+        total_requests: counts.requests(),
+        successful_requests: counts.ok,
         failed_requests: counts.failed,
         success_rate: 1.0 - counts.failed as f64 / answered,
         average_response_time: millis(counts.time.div_f64(answered)),
@@ -252,7 +252,7 @@ fn distinct<'n>(names: impl Iterator<Item = &'n str>) -> String {
     seen.join(", ")
 }
 
-pub(super) fn uptime(shared: &Shared) -> core::time::Duration {
+fn uptime(shared: &Shared) -> core::time::Duration {
     shared.tick().since(leasehold_sync::Tick::ZERO)
 }
 

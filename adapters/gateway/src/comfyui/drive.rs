@@ -36,8 +36,8 @@ pub(super) struct Driver {
 pub(super) struct Held {
     pub(super) lease: Lease<Backend>,
     pub(super) server: ServerId,
-    /// Whether the server has answered the job's submission with an error of its own.
-    pub(super) is_faulted: bool,
+    /// Whether what came of the job's submission says nothing of the server.
+    pub(super) is_blameless: bool,
 }
 
 impl Held {
@@ -45,7 +45,7 @@ impl Held {
         Self {
             lease,
             server,
-            is_faulted: false,
+            is_blameless: false,
         }
     }
 }
@@ -120,8 +120,9 @@ impl Driver {
         let Some(held) = held else {
             return;
         };
-        let answer = self.post(server, held.lease.payload()).await;
-        held.is_faulted = answer == Submission::Faulted;
+        let answer = self.post(server, held).await;
+        // A job may be one that breaks each server.
+        held.is_blameless |= answer == Submission::Faulted;
         if answer == Submission::Accepted {
             self.close_breaker(held);
         }
@@ -136,7 +137,8 @@ impl Driver {
         }
     }
 
-    async fn post(&self, server: ServerId, backend: &Arc<Backend>) -> Submission {
+    async fn post(&self, server: ServerId, held: &mut Held) -> Submission {
+        let backend = &Arc::clone(held.lease.payload());
         let Some(prompt) = self.tell(|record, _| Arc::clone(&record.prompt)) else {
             return Submission::Unsent;
         };
@@ -145,7 +147,12 @@ impl Driver {
         };
         let mut graph = prompt.graph.clone();
         if let Err(error) = self.bring_inputs(server, &call, &mut graph).await {
-            backend.note_failure(&error);
+            match &error {
+                Brought::Call(_) | Brought::Refused(..) => backend.note_failure(&error),
+                Brought::Away(..) | Brought::Gone(..) | Brought::Lost(..) | Brought::NotOwn(_) => {
+                    held.is_blameless = true;
+                }
+            }
             return self.judge_files(&error);
         }
         if let Err(error) = self.hub.note_placed(&self.id, backend.name()) {
@@ -220,6 +227,8 @@ impl Driver {
             && let Some(known) = self.hub.state().servers.get_mut(server)
         {
             known.learn_lacks(lacks);
+            // It may have lost files that were brought to it.
+            known.uploads.clear();
         }
         self.tell(|record, _| record.node_errors = Some(body["node_errors"].clone()));
     }
@@ -228,8 +237,8 @@ impl Driver {
     fn judge_files(&self, error: &Brought) -> Submission {
         let submission = match error {
             // It can be brought again.
-            Brought::Call(_) => return Submission::Unsent,
-            Brought::Elsewhere(..) => Submission::Faulted,
+            Brought::Call(_) | Brought::Away(..) => return Submission::Unsent,
+            Brought::Gone(..) => Submission::Faulted,
             Brought::Lost(..) | Brought::NotOwn(_) => Submission::RefusedEverywhere,
             Brought::Refused(..) => Submission::RefusedHere,
         };
@@ -341,8 +350,7 @@ impl Driver {
         if let Some(gone) = held.take_if(|held| is_gone(held)) {
             let outcome = match lost {
                 _ if refused == Some(gone.server) => Outcome::NotSent,
-                // The job may be one that breaks each server, which is no server's fault.
-                _ if gone.is_faulted => Outcome::Unknown,
+                _ if gone.is_blameless => Outcome::Unknown,
                 // A restart says nothing of the server that is there now.
                 Some(Loss::Forgotten) => Outcome::Unknown,
                 Some(Loss::Silent | Loss::DeadWorker | Loss::Stalled) | None => Outcome::Failed,

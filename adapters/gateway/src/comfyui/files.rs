@@ -3,9 +3,10 @@
 use super::answers::{bad, no_server, not_kept, ok, text};
 use super::drive::backend_named;
 use super::hub::Hub;
-use super::inputs::{Brought, bring, content, post_form};
+use super::inputs::{Brought, bring, content, folder_of, post_form};
 use super::line::up;
 use super::lists::Query;
+use super::made::{Located, Whose, join};
 use super::server::Call;
 use super::state::State;
 use super::uploads::{Place, Upload};
@@ -142,10 +143,7 @@ pub(super) async fn keep_mask(
         .unwrap_or_default()
         .to_owned();
     let kind = original["type"].as_str().unwrap_or("input").to_owned();
-    let reference = match folder.as_str() {
-        "" => name,
-        folder => format!("{folder}/{name}"),
-    };
+    let reference = join(&folder, &name);
     if let Some(upload) = hub.uploads.find(owner, &kind, &reference) {
         let there = bring(hub, server, call, &upload)
             .await
@@ -169,7 +167,13 @@ pub(super) async fn keep_mask(
     let made = answer.json();
     let field = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
     let (name, folder, kind) = (field("name"), field("subfolder"), field("type"));
-    let path = format!("/view?{}", view_query(&name, &folder, &kind));
+    let file = Located {
+        kind: kind.clone(),
+        server: None,
+        folder: folder.clone(),
+        name: name.clone(),
+    };
+    let path = format!("/view?{}", view_query(&file));
     let content = call
         .get(&path)
         .await
@@ -211,86 +215,56 @@ pub(super) fn find(hub: &Hub, owner: u64, query: &Query<'_>) -> Result<Seen, Ref
     if !is_plain(&name, &folder) {
         return Ok(Seen::Nowhere);
     }
-    let (server, rest) = split(&folder);
-    let mut passed = view_query(&name, rest, &kind);
+    let Some(file) = Located::at(&kind, &join(&folder, &name)) else {
+        return Ok(Seen::Nowhere);
+    };
+    let mut passed = view_query(&file);
     for parameter in ["preview", "channel"] {
         if let Some(value) = query.get(parameter) {
             passed.push_str(&format!("&{parameter}={}", encoded(&value)));
         }
     }
     let is_plain = query.get("preview").is_none() && query.get("channel").is_none();
-    if server.is_none() {
-        let reference = match folder.as_str() {
-            "" => name.clone(),
-            folder => format!("{folder}/{name}"),
-        };
-        if let Some(upload) = hub
-            .uploads
-            .find(owner, &kind, &reference)
-            .filter(|_| is_plain)
-        {
+    if file.server.is_none() {
+        let upload = hub.uploads.find(owner, &kind, &file.reference());
+        if let Some(upload) = upload.filter(|_| is_plain) {
             return Ok(Seen::Here(upload));
         }
     }
     let state = hub.state();
-    let owners = owners_of(&state, server, rest, &name, &kind);
-    if !is_open_to(&owners, owner) {
-        return Ok(Seen::Nowhere);
-    }
-    let own = owners.into_iter().rev().find(|(other, _)| *other == owner);
-    Ok(match (server, own) {
-        (Some(server), _) => Seen::At(server.to_owned(), passed),
-        (None, Some((_, server))) => Seen::At(server, passed),
-        (None, None) => Seen::Anywhere(passed),
+    Ok(match (state.made.whose(&file, owner), &file.server) {
+        (Whose::Foreign, _) => Seen::Nowhere,
+        (Whose::Own(maker), _) => Seen::At(maker.server, passed),
+        (Whose::Unknown, _) if is_brought(hub, &state, owner, &file) => Seen::Nowhere,
+        (Whose::Unknown, Some(server)) => Seen::At(server.clone(), passed),
+        (Whose::Unknown, None) => Seen::Anywhere(passed),
     })
 }
 
-/// Whether a file is a caller's own, or of no caller that is known.
-pub(super) fn is_open_to(owners: &[(u64, String)], owner: u64) -> bool {
-    owners.is_empty() || owners.iter().any(|(other, _)| *other == owner)
+/// Whether a server has an input because another caller's job needed it.
+pub(super) fn is_brought(hub: &Hub, state: &State, owner: u64, file: &Located) -> bool {
+    let reference = file.reference();
+    let of_others = |(identity, there): (&String, &String)| {
+        *there == reference && !hub.uploads.has(owner, identity)
+    };
+    let is_here = |name: &str| file.server.as_ref().is_none_or(|one| one == name);
+    let mut servers = state.servers.iter().filter(|(_, one)| is_here(&one.name));
+    let is_own_folder = reference.starts_with(&folder_of(owner));
+    file.kind == "input"
+        && !is_own_folder
+        && servers.any(|(_, server)| server.uploads.iter().any(of_others))
 }
 
-/// Whether a file is named in the only way: another must not lead to another caller's file.
-pub(super) fn is_plain(name: &str, folder: &str) -> bool {
+/// Whether a file is named in the only way.
+fn is_plain(name: &str, folder: &str) -> bool {
     let is_plain_part = |part: &str| !part.is_empty() && !part.starts_with('.');
     !name.is_empty()
         && !name.contains(['/', '\\', '['])
         && (folder.is_empty() || folder.split('/').all(is_plain_part))
 }
 
-/// The callers whose jobs have made a file, and the servers that have it, the latest last.
-pub(super) fn owners_of(
-    state: &State,
-    server: Option<&str>,
-    folder: &str,
-    name: &str,
-    kind: &str,
-) -> Vec<(u64, String)> {
-    let mut owners = Vec::new();
-    for finished in state.finished.values() {
-        let Some(at) = finished.server.as_deref() else {
-            continue;
-        };
-        if server.is_some_and(|server| server != at) {
-            continue;
-        }
-        let mut outputs = finished.entry["outputs"].clone();
-        let mut is_one = false;
-        map_files(&mut outputs, &mut |there, file| {
-            is_one |= split(there).1 == folder
-                && file["filename"] == name
-                && file.get("type").is_none_or(|other| other == kind);
-            String::new()
-        });
-        if is_one {
-            owners.push((finished.owner, at.to_owned()));
-        }
-    }
-    owners
-}
-
 /// Splits a folder of the gateway's words: the server that it names, and the folder there.
-pub(super) fn split(folder: &str) -> (Option<&str>, &str) {
+fn split(folder: &str) -> (Option<&str>, &str) {
     let Some(named) = folder.strip_prefix('@') else {
         return (None, folder);
     };
@@ -298,12 +272,13 @@ pub(super) fn split(folder: &str) -> (Option<&str>, &str) {
     (Some(server), rest)
 }
 
-pub(super) fn view_query(name: &str, folder: &str, kind: &str) -> String {
+/// The query by which the server that has a file is asked for it.
+pub(super) fn view_query(file: &Located) -> String {
     format!(
         "filename={}&subfolder={}&type={}",
-        encoded(name),
-        encoded(folder),
-        encoded(kind)
+        encoded(&file.name),
+        encoded(&file.folder),
+        encoded(&file.kind)
     )
 }
 

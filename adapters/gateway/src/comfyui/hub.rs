@@ -5,7 +5,7 @@
 
 use super::journal::{Journal, JournalError, Line, Recovered};
 use super::outbox::Outbox;
-use super::record::{Finished, JobRecord, entry_without_server, status_of};
+use super::record::{Finished, JobRecord, bytes_of, entry_without_server, status_of};
 use super::state::State;
 use super::submit::Choice;
 use super::uploads::Uploads;
@@ -47,8 +47,6 @@ pub(super) struct NewJob {
     pub(super) prompt: Prompt,
     pub(super) owner: u64,
     pub(super) choice: Choice,
-    /// Bytes of its body.
-    pub(super) bytes: usize,
 }
 
 /// What the task that drives a job does next.
@@ -129,9 +127,9 @@ impl Hub {
                 prompt: job.prompt,
                 owner: job.owner,
                 choice: job.choice,
-                bytes: job.bytes,
             };
-            let record = JobRecord::new(asked, job.sequence, job.created, machine);
+            let mut record = JobRecord::new(asked, job.sequence, job.created, machine);
+            record.lost_before = job.lost;
             state.add_job(&id, record);
             let _ = self.begun.send(id);
         }
@@ -265,7 +263,7 @@ impl Hub {
             begun: record.begun,
             ended: now,
             is_told: false,
-            bytes: entry.to_string().len(),
+            bytes: bytes_of(&entry),
             entry,
         };
         state.note_error(&record, self.now());

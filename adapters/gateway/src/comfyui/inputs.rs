@@ -3,29 +3,34 @@
 //! Invariant: a server gets files of the job's own caller alone: its uploads, and what its jobs have made.
 
 use super::drive::Driver;
-use super::files::{is_open_to, is_plain, owners_of, split, view_query};
-use super::hub::Hub;
+use super::files::{is_brought, view_query};
+use super::hub::{Hub, JobId};
+use super::made::{Located, Whose, join};
 use super::server::{Call, CallError};
 use super::state::State;
-use super::uploads::{Upload, split_kind};
+use super::uploads::Upload;
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use leasehold_core::balance::stable_hash;
 use leasehold_protocol::comfyui::{ServerId, replace_inputs};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
-/// The folder of files that come from other servers.
-const FOLDER: &str = "leasehold";
+/// Letters of a text that an error tells.
+const MAX_TOLD: usize = 100;
 
 /// Why a file is not on a server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Brought {
     #[error("{0}")]
     Call(CallError),
+    /// The server that has it can't be asked now.
+    #[error("the file {0} can't be had from its server now: {1}")]
+    Away(String, String),
     #[error("the file {0} can't be had from its server: {1}")]
-    Elsewhere(String, String),
+    Gone(String, String),
     #[error("the file {0} can't be read: {1}")]
     Lost(String, std::io::Error),
     #[error("the caller has no file {0}")]
@@ -68,7 +73,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Brings what a job has made, as in `@gpu-1/a.png [output]`; `None` if the text is no file that the gateway knows of.
+    /// Brings what a job has made, as in `@gpu-1/a.png [output]`; `None` if the text is no file that is known.
     async fn bring_output(
         &self,
         owner: u64,
@@ -76,55 +81,88 @@ impl Driver {
         call: &Call<'_>,
         text: &str,
     ) -> Result<Option<String>, Brought> {
-        let (reference, kind) = split_kind(text);
-        let (from, path) = split(reference);
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let from = {
-            let state = self.hub.state();
-            if from.map_or(kind == "input", |from| state.servers.id_of(from).is_none()) {
-                return Ok(None);
-            }
-            if !is_plain(name, folder) {
-                return Err(Brought::NotOwn(text.to_owned()));
-            }
-            let owners = owners_of(&state, from, folder, name, kind);
-            if !is_open_to(&owners, owner) {
-                return Err(Brought::NotOwn(text.to_owned()));
-            }
-            // The latest of this name is meant.
-            let own = owners.into_iter().rev().find(|(other, _)| *other == owner);
-            let from = from.map(ToOwned::to_owned);
-            let from = from.or(own.map(|(_, server)| server));
-            from.and_then(|from| state.servers.id_of(&from))
-        };
-        let Some(from_id) = from else {
+        let Some((file, job)) = self.locate(owner, server, text)? else {
             return Ok(None);
         };
-        if from_id == server {
-            return Ok(Some(format!("{path} [{kind}]")));
+        let from = file.server.clone().unwrap_or_default();
+        let from_id = self.hub.state().servers.id_of(&from);
+        if from_id == Some(server) {
+            return Ok(Some(format!("{} [{}]", file.reference(), file.kind)));
         }
-        if let Some(known) = known(&self.hub.state(), server, text) {
+        let job = job.as_deref().unwrap_or_default();
+        let identity = format!("@{from}/{}/{} {job}", file.kind, file.reference());
+        if let Some(known) = known(&self.hub.state(), server, &identity) {
             return Ok(Some(known));
         }
-        let lost = |why: String| Brought::Elsewhere(text.to_owned(), why);
-        let backend = self.backend(from_id, None);
-        let backend = backend.ok_or_else(|| lost("the pool has it no more".to_owned()))?;
+        let gone = |why: &str| Brought::Gone(cut(text), why.to_owned());
+        let backend = from_id.and_then(|id| self.backend(id, None));
+        let backend = backend.ok_or_else(|| gone("the pool has no such server any more"))?;
         let other = self.call(&backend);
-        let other = other.ok_or_else(|| lost("the pool is no more".to_owned()))?;
-        let query = view_query(name, folder, kind);
-        let content = other.get(&format!("/view?{query}")).await;
-        let content = content.map_err(|error| lost(error.to_string()))?;
+        let other = other.ok_or_else(|| gone("the pool is no more"))?;
+        let content = other.get(&format!("/view?{}", view_query(&file))).await;
+        let content = content.map_err(|error| Brought::Away(cut(text), error.to_string()))?;
+        let status = content.status;
+        if status.is_server_error() {
+            let why = format!("it answered with status {status}");
+            return Err(Brought::Away(cut(text), why));
+        }
         if !content.is_ok() {
-            return Err(lost(format!("it answered with status {}", content.status)));
+            return Err(gone(&format!("it answered with status {status}")));
         }
         let fields = [
             ("type", "input".to_owned()),
-            ("subfolder", FOLDER.to_owned()),
+            ("subfolder", folder_of(owner)),
         ];
-        let there = put(call, name, &content.body, &fields, text).await?;
-        note(&self.hub, server, text.to_owned(), &there);
+        let there = put(call, &file.name, &content.body, &fields, text).await?;
+        note(&self.hub, server, identity, &there);
         Ok(Some(there))
     }
+
+    /// Finds the file that a text stands for, with its server and the job that has made it; `None` if none is known.
+    fn locate(
+        &self,
+        owner: u64,
+        server: ServerId,
+        text: &str,
+    ) -> Result<Option<(Located, Option<JobId>)>, Brought> {
+        let Some(file) = Located::read(text) else {
+            return Ok(None);
+        };
+        let state = self.hub.state();
+        let mut file = file.known(|name| state.servers.id_of(name).is_some());
+        let foreign = || Err(Brought::NotOwn(cut(text)));
+        let is_named = file.server.is_some();
+        let whose = state.made.whose(&file, owner);
+        // What another has made elsewhere says nothing of the server that is to run the job.
+        if !is_named && !matches!(whose, Whose::Own(_)) {
+            file.server = state.servers.name(server);
+        }
+        match (whose, is_named) {
+            (Whose::Own(maker), _) => {
+                file.server = Some(maker.server);
+                Ok(Some((file, Some(maker.job))))
+            }
+            (Whose::Foreign, true) => foreign(),
+            (Whose::Foreign, false) if matches!(state.made.whose(&file, owner), Whose::Foreign) => {
+                foreign()
+            }
+            (Whose::Unknown | Whose::Foreign, _) if is_brought(&self.hub, &state, owner, &file) => {
+                foreign()
+            }
+            (Whose::Unknown, true) => Ok(Some((file, None))),
+            (Whose::Unknown | Whose::Foreign, _) => Ok(None),
+        }
+    }
+}
+
+/// The folder of a caller's files that come from other servers, which no other caller can guess.
+pub(super) fn folder_of(owner: u64) -> String {
+    format!("leasehold/{:016x}", stable_hash(&owner.to_le_bytes()))
+}
+
+/// The beginning of a text, for errors.
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_TOLD).collect()
 }
 
 /// Brings an upload to a server unless it is there, and returns what the server calls it.
@@ -183,10 +221,8 @@ async fn put(
     }
     let made = answer.json();
     let name = made["name"].as_str().unwrap_or(name);
-    Ok(match made["subfolder"].as_str().unwrap_or_default() {
-        "" => name.to_owned(),
-        folder => format!("{folder}/{name}"),
-    })
+    let folder = made["subfolder"].as_str().unwrap_or_default();
+    Ok(join(folder, name))
 }
 
 /// Sends a form with a file.

@@ -4,7 +4,7 @@
 //! process that was killed, says nothing that anyone was told.
 
 use super::hub::JobId;
-use super::record::{Finished, JobRecord};
+use super::record::{Finished, JobRecord, bytes_of};
 use super::servers::Servers;
 use super::submit::Choice;
 use crate::lock;
@@ -105,7 +105,6 @@ pub(super) struct Recovered {
 #[derive(Debug)]
 pub(super) struct RecoveredJob {
     pub(super) prompt: Prompt,
-    pub(super) bytes: usize,
     pub(super) owner: u64,
     pub(super) sequence: u64,
     pub(super) choice: Choice,
@@ -178,7 +177,7 @@ impl EndLine {
             ended: self.ended,
             // Its client hears of it again if it is back soon.
             is_told: true,
-            bytes: self.entry.to_string().len(),
+            bytes: bytes_of(&self.entry),
             entry: self.entry,
         }
     }
@@ -276,7 +275,8 @@ impl Journal {
         waiting.sort_unstable_by_key(|(_, record)| record.sequence);
         for (id, record) in waiting {
             lines.push(Line::accepted(id, record));
-            lines.extend(record.machine.lost_at().iter().map(|_| Line::lost(id)));
+            let before = (0..record.lost_before).map(|_| Line::lost(id));
+            lines.extend(before.chain(record.machine.lost_at().iter().map(|_| Line::lost(id))));
             if let Some(name) = record.machine.server().and_then(|id| servers.name(id)) {
                 lines.push(Line::placed(id, &name));
             }
@@ -358,15 +358,13 @@ fn enter(line: Line, jobs: &mut IndexMap<JobId, RecoveredJob>, recovered: &mut R
         } => {
             recovered.sequence = recovered.sequence.max(sequence);
             // What was accepted once can be read again.
-            let body = body.to_string();
-            let Ok(prompt) = Prompt::read(body.as_bytes()) else {
+            let Ok(prompt) = Prompt::read(body.to_string().as_bytes()) else {
                 return;
             };
             let id = JobId::from(id);
             recovered.finished.shift_remove(&id);
             let job = RecoveredJob {
                 prompt,
-                bytes: body.len(),
                 owner,
                 sequence,
                 choice,

@@ -126,8 +126,10 @@ impl Driver {
         pool.pool().acquire_with(request).await.ok()
     }
 
-    /// The servers that may have the job: those that have all that it needs, or else all that one of its outputs needs; if
-    /// possible none that has lost it. `None` if the job is over.
+    /// The servers that may have the job; `None` if it is over.
+    ///
+    /// These are those that have all that it needs, or else all that one of its outputs needs; if possible none that has
+    /// lost it.
     fn servers(&self, pool: &BackendPool) -> Option<Vec<String>> {
         let up = up(pool);
         let state = self.hub.state();

@@ -20,6 +20,7 @@ mod inputs;
 mod journal;
 mod line;
 mod lists;
+mod made;
 mod outbox;
 mod pass;
 mod record;

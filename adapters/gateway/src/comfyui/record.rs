@@ -19,7 +19,7 @@ const MAX_OUTPUTS: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct JobRecord {
     pub(super) prompt: Arc<Prompt>,
-    /// Bytes of its body.
+    /// Bytes of its prompt in memory.
     pub(super) bytes: usize,
     /// The caller that it belongs to.
     pub(super) owner: u64,
@@ -41,7 +41,9 @@ pub(super) struct JobRecord {
     pub(super) replay: Replay,
     /// What the last server that has refused it said.
     pub(super) refusal: Option<Value>,
-    /// What its server does not run of it, as the errors of its nodes.
+    /// How often earlier processes have lost it.
+    pub(super) lost_before: u32,
+    /// The errors of those nodes that its server does not run.
     pub(super) node_errors: Option<Value>,
     /// The place in line that its client was told last.
     pub(super) told_place: Option<usize>,
@@ -64,7 +66,7 @@ pub(super) struct Finished {
     pub(super) is_told: bool,
     /// The entry of the history.
     pub(super) entry: Value,
-    /// Bytes of the entry as text.
+    /// Bytes of the entry in memory.
     pub(super) bytes: usize,
 }
 
@@ -83,8 +85,8 @@ impl JobRecord {
     /// Makes the record of a job that no server has begun.
     pub(super) fn new(asked: NewJob, sequence: u64, created: u64, machine: Job) -> Self {
         Self {
+            bytes: bytes_of_prompt(&asked.prompt),
             prompt: Arc::new(asked.prompt),
-            bytes: asked.bytes,
             owner: asked.owner,
             sequence,
             choice: asked.choice,
@@ -96,6 +98,7 @@ impl JobRecord {
             wake: Arc::default(),
             replay: Replay::default(),
             refusal: None,
+            lost_before: 0,
             node_errors: None,
             told_place: None,
             expected: None,
@@ -280,6 +283,32 @@ fn first_wrong_node(record: &JobRecord) -> (Value, Value) {
             (info["node_id"].clone(), info["class_type"].clone())
         }
     }
+}
+
+fn bytes_of_prompt(prompt: &Prompt) -> usize {
+    let fields = prompt.graph.iter().chain(&prompt.extra_data);
+    fields.fold(0, |sum, (name, value)| {
+        sum.saturating_add(name.len())
+            .saturating_add(bytes_of(value))
+    })
+}
+
+/// The bytes that a value takes in memory, about.
+pub(super) fn bytes_of(value: &Value) -> usize {
+    let own = size_of::<Value>();
+    let inner = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes_of).fold(0, usize::saturating_add),
+        Value::Object(fields) => fields.iter().fold(0_usize, |sum, (name, value)| {
+            // A name, its hash and its place beside the value.
+            let entry = bytes_of(value)
+                .saturating_add(name.len())
+                .saturating_add(own);
+            sum.saturating_add(entry)
+        }),
+    };
+    own.saturating_add(inner)
 }
 
 /// Milliseconds of a span, as lists of jobs tell them.

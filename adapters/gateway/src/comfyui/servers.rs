@@ -38,7 +38,7 @@ pub(super) struct ServerState {
     /// Its description of nodes.
     pub(super) object_info: Option<Bytes>,
     pub(super) system_stats: Option<Value>,
-    /// What it can do, as its websocket tells.
+    /// Its features, as its websocket tells them.
     pub(super) features: Option<Value>,
     /// When its `system_stats` came.
     pub(super) checked: Option<u64>,

@@ -3,6 +3,7 @@
 //! Invariant: a client is told of a job's end once for each of its sockets, or once when it is back.
 
 use super::hub::{JobId, name_files, unix_millis};
+use super::made::Made;
 use super::outbox::Outbox;
 use super::record::{Finished, JobRecord, millis};
 use super::servers::{ServerState, Servers};
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// Bytes of the entries of ended jobs that are remembered, as text.
+/// Bytes in memory of the entries of ended jobs that are remembered.
 const MAX_FINISHED: usize = 256 << 20;
 
 /// How long a client that is back is told of ends again: longer than a broken socket is taken for a good one.
@@ -25,9 +26,11 @@ const AGAIN: Duration = Duration::from_secs(120);
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) jobs: HashMap<JobId, JobRecord>,
-    /// Bytes of the bodies of all jobs.
+    /// Bytes of all jobs in memory.
     pub(super) bytes: usize,
     pub(super) finished: IndexMap<JobId, Finished>,
+    /// The files of ended jobs.
+    pub(super) made: Made,
     pub(super) servers: Servers,
     pub(super) sockets: HashMap<String, Vec<Arc<Outbox>>>,
     pub(super) sequence: u64,
@@ -58,6 +61,7 @@ impl State {
     pub(super) fn add_finished(&mut self, id: &JobId, finished: Finished) {
         self.remove_finished(id);
         self.finished_bytes = self.finished_bytes.saturating_add(finished.bytes);
+        self.made.add(id, &finished);
         self.finished.insert(Arc::clone(id), finished);
         while self.finished.len() > self.max_finished || self.finished_bytes > MAX_FINISHED {
             let Some((oldest, _)) = self.finished.first() else {
@@ -71,6 +75,7 @@ impl State {
     pub(super) fn remove_finished(&mut self, id: &JobId) {
         if let Some(gone) = self.finished.shift_remove(id) {
             self.finished_bytes = self.finished_bytes.saturating_sub(gone.bytes);
+            self.made.remove(id, &gone);
         }
     }
 
@@ -127,7 +132,7 @@ impl State {
         others.filter(|other| other.order() < order).count()
     }
 
-    /// How many jobs wait for a server, and for how long the longest has.
+    /// Counts the jobs that wait for a server, and tells how long ago the oldest of them was accepted.
     pub(super) fn waits(&self, now_millis: u64) -> (u32, Duration) {
         let waiting = self.jobs.values();
         let waiting = waiting.filter(|record| record.machine.server().is_none());
@@ -139,9 +144,14 @@ impl State {
 
     pub(super) fn running_at(&self, server: ServerId) -> Option<JobId> {
         let is_there = |record: &JobRecord| {
-            record.machine.server() == Some(server) && record.machine.is_running()
+            let machine = &record.machine;
+            // Its events may come before the answer to its submission.
+            let has_begun = machine.is_on_its_way() && record.begun_at.is_some();
+            machine.server() == Some(server) && (machine.is_running() || has_begun)
         };
-        let found = self.jobs.iter().find(|(_, record)| is_there(record));
+        // One that has ended may not have been looked for yet.
+        let there = self.jobs.iter().filter(|(_, record)| is_there(record));
+        let found = there.max_by_key(|(_, record)| record.begun_at);
         found.map(|(id, _)| Arc::clone(id))
     }
 
@@ -199,7 +209,7 @@ impl State {
         }
     }
 
-    /// What a server can do and the gateway too: as the first one that told says, and the gateway's own.
+    /// The features of the first server that has told them, and the gateway's own.
     pub(super) fn features(&self) -> Value {
         let mut servers = self.servers.iter();
         let first = servers.find_map(|(_, server)| server.features.as_ref()?.as_object());

@@ -132,7 +132,7 @@ pub(super) fn summary(state: &State) -> Value {
     json!({"running": running, "waiting": waiting, "remaining": state.remaining()})
 }
 
-/// How many jobs of a queue have not ended.
+/// The jobs of a queue that have not ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Jobs {
     pub(crate) running: u64,

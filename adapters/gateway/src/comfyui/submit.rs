@@ -22,7 +22,7 @@ const SERVER: HeaderName = HeaderName::from_static("x-leasehold-server");
 const LABELS: HeaderName = HeaderName::from_static("x-leasehold-labels");
 const ZONE: HeaderName = HeaderName::from_static("x-leasehold-zone");
 
-/// Bytes of the bodies of all jobs that have not ended, at most.
+/// Bytes in memory of all jobs that have not ended, at most.
 const MAX_BYTES: usize = 512 << 20;
 
 /// Which servers a caller prefers.
@@ -92,7 +92,6 @@ pub(super) fn submit(
         prompt,
         owner,
         choice,
-        bytes: body.len(),
     };
     let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
     Ok(ok(
@@ -135,7 +134,7 @@ fn check_room(state: &State, pool: &BackendPool) -> Result<(), Refusal> {
         format!("{most} jobs wait already; submit again later")
     } else if state.bytes >= MAX_BYTES {
         let mebibytes = MAX_BYTES >> 20;
-        format!("the jobs that wait have {mebibytes} MiB already; submit again later")
+        format!("the jobs that wait take {mebibytes} MiB already; submit again later")
     } else {
         return Ok(());
     };
@@ -166,7 +165,7 @@ fn check_id(state: &State, prompt: &Prompt, owner: u64) -> Result<(), Refusal> {
     }
 }
 
-/// Returns what of a prompt no server can run, as the errors of its nodes.
+/// Returns the errors of those nodes of a prompt that no server can run.
 ///
 /// # Errors
 /// The body of a refusal, if it is known that no server can run any of its outputs.
@@ -191,7 +190,12 @@ fn check_nodes(
         .iter()
         .map(|nodes| (nodes, nodes.value_refusal(prompt)));
     if let Some((nodes, _)) = refusals.clone().find(|(_, refusal)| refusal.is_none()) {
-        return Ok(nodes.value_errors(prompt).0.into());
+        let mut errors = nodes.value_errors(prompt).0;
+        for other in &good {
+            let others = other.value_errors(prompt).0;
+            errors.retain(|id, _| others.contains_key(id));
+        }
+        return Ok(errors.into());
     }
     let of_values = refusals.find_map(|(_, refusal)| refusal);
     let of_nodes = || known.iter().find_map(|nodes| nodes.refusal(prompt));

@@ -4,6 +4,7 @@
 //! another name, unless its caller overwrites. The least recently used files go beyond the bound.
 
 use super::journal::{JournalError, make_directory};
+use super::made::join;
 use crate::lock;
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -57,10 +58,7 @@ struct Files {
 impl Upload {
     /// What a graph calls it: its folder and name.
     pub(super) fn reference(&self) -> String {
-        match self.folder.as_str() {
-            "" => self.name.clone(),
-            folder => format!("{folder}/{}", self.name),
-        }
+        join(&self.folder, &self.name)
     }
 
     /// What tells it from all other contents and names.
@@ -150,6 +148,13 @@ impl Uploads {
         Some(found)
     }
 
+    /// Whether a caller has uploaded a content under a name, by its identity.
+    pub(super) fn has(&self, owner: u64, identity: &str) -> bool {
+        let files = lock(&self.files);
+        let mut uploads = files.by_key.values();
+        uploads.any(|upload| upload.owner == owner && upload.identity() == identity)
+    }
+
     /// Reads a file.
     pub(super) fn content(&self, upload: &Upload) -> io::Result<Bytes> {
         fs::read(self.directory.join(&upload.hash)).map(Bytes::from)
@@ -190,7 +195,7 @@ impl Files {
 }
 
 /// Splits a graph's text for a file, as in `a.png [output]`: its folder and name, and its kind.
-pub(super) fn split_kind(text: &str) -> (&str, &str) {
+fn split_kind(text: &str) -> (&str, &str) {
     let named = text
         .strip_suffix(']')
         .and_then(|text| text.rsplit_once(" ["));

@@ -1,6 +1,6 @@
 //! Files of callers and servers.
 
-use crate::support::{QUICK, servers, start, taking, two_known};
+use crate::support::{Caller, QUICK, servers, start, taking, two_known};
 use serde_json::{Value, json};
 
 fn form(name: &str, content: &str, fields: &[(&str, &str)]) -> (String, Vec<u8>) {
@@ -34,23 +34,35 @@ fn what_a_job_has_made_is_an_input_on_every_server() {
     let file = &entry["outputs"]["3"]["images"][0];
     let (name, folder) = (&file["filename"], &file["subfolder"]);
     let (name, folder) = (name.as_str().unwrap(), folder.as_str().unwrap());
-    for text in [
-        format!("{folder}/{name} [output]"),
-        format!("{name} [output]"),
-    ] {
+    let queue_at = |caller: &Caller, server: &str, text: &str| {
+        let mut asked = load("LoadImage", "image", text);
+        // What is no file stays as it is, however it looks.
+        let words = json!({"text": "ganyu \\(genshin impact\\), [blurry]", "clip": ["1", 0]});
+        asked["prompt"]["3"] = json!({"class_type": "CLIPTextEncode", "inputs": words});
+        let header = format!("x-leasehold-server: {server}\r\n");
+        let asked = asked.to_string();
+        let answer = caller.post_bytes("/prompt", "application/json", asked.as_bytes(), &header);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        told["prompt_id"].as_str().expect("an id").to_owned()
+    };
+    let named = format!("{folder}/{name} [output]");
+    for text in [named.clone(), format!("{name} [output]")] {
         for server in ["a", "b"] {
-            let asked = load("LoadImage", "image", &text).to_string();
-            let header = format!("x-leasehold-server: {server}\r\n");
-            let kind = "application/json";
-            let answer = caller.post_bytes("/prompt", kind, asked.as_bytes(), &header);
-            assert_eq!(answer.status, 200, "{}", answer.text());
-            let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
-            let id = told["prompt_id"].as_str().expect("an id");
-            let entry = caller.ended(id);
+            let entry = caller.ended(&queue_at(&caller, server, &text));
             let status = &entry["status"]["status_str"];
             assert_eq!(status, "success", "{text} on {server}: {entry}");
         }
-        let entry = other.ended(&other.queue(&load("LoadImage", "image", &text)));
+    }
+    let at = folder.trim_start_matches('@');
+    for text in [
+        named,
+        format!("{name} [output]"),
+        format!("{name}_[output]"),
+        format!("../output/{name}"),
+        format!("@x/../{name} [output]"),
+    ] {
+        let entry = other.ended(&queue_at(&other, at, &text));
         let told = entry["status"]["messages"][0][1]["exception_message"].to_string();
         assert!(told.contains("the caller has no file"), "{text}: {told}");
     }
