@@ -11,8 +11,8 @@ use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
     AccessLog, Address, AdminSettings, Affinity, AffinityKey, ComfyuiSettings, Kind,
-    ListenerSettings, MemberAddresses, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
-    Settings, UpstreamBounds,
+    ListenerSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
+    UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -297,18 +297,12 @@ fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
             .url
             .as_deref()
             .map_or(Ok(service.url.clone()), str::parse);
+        let url = url.map_err(|_| FlagsError::KeyUrl)?;
         members.push(MemberSettings {
-            name: format!("key{number}"),
-            url: url.map_err(|_| FlagsError::KeyUrl)?,
             key: Some(key.key),
-            weight: 1,
-            tier: 0,
-            labels: Vec::new(),
             limits: key.limits.or_else(|| service.limits.clone()),
             group: key.group,
-            max_connections: None,
-            addresses: MemberAddresses::Any,
-            zone: None,
+            ..MemberSettings::new(format!("key{number}"), url)
         });
     }
     Ok(PoolSettings {
@@ -349,19 +343,11 @@ fn member((number, backend): (usize, Backend)) -> MemberSettings {
     url.scheme = Some(http::uri::Scheme::HTTP);
     url.authority = Some(backend.authority);
     url.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    // A URL of these three parts is always one.
+    let url = Uri::from_parts(url).unwrap_or_default();
     MemberSettings {
-        name: format!("backend{number}"),
-        // A URL of these three parts is always one.
-        url: Uri::from_parts(url).unwrap_or_default(),
-        key: None,
         weight: backend.weight,
-        tier: 0,
-        labels: Vec::new(),
-        limits: None,
-        group: None,
-        max_connections: None,
-        addresses: MemberAddresses::Any,
-        zone: None,
+        ..MemberSettings::new(format!("backend{number}"), url)
     }
 }
 

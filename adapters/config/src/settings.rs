@@ -281,6 +281,25 @@ pub struct MemberSettings {
     pub zone: Option<String>,
 }
 
+impl MemberSettings {
+    /// Makes a member that differs from others by its name and URL alone.
+    pub(crate) fn new(name: String, url: Uri) -> Self {
+        Self {
+            name,
+            url,
+            key: None,
+            weight: 1,
+            tier: 0,
+            labels: Vec::new(),
+            limits: None,
+            group: None,
+            max_connections: None,
+            addresses: MemberAddresses::Any,
+            zone: None,
+        }
+    }
+}
+
 /// How the addresses of a name in a member's URL are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemberAddresses {

@@ -6,8 +6,7 @@ use super::FlagsError;
 use crate::file::{BreakerTable, HealthTable, Text, Timeout, Url, Value};
 use crate::resolve::{default_policy, set_shares};
 use crate::settings::{
-    ComfyuiSettings, Kind, MemberAddresses, MemberSettings, PoolSettings, RetrySettings,
-    UpstreamBounds,
+    ComfyuiSettings, Kind, MemberSettings, PoolSettings, RetrySettings, UpstreamBounds,
 };
 use core::num::NonZeroU32;
 use core::str::FromStr;
@@ -159,19 +158,7 @@ fn members(
         if members.iter().any(|member| member.url == url) {
             return Err(FlagsError::SameServer);
         }
-        members.push(MemberSettings {
-            name: format!("server{number}"),
-            url,
-            key: None,
-            weight: 1,
-            tier: 0,
-            labels: Vec::new(),
-            limits: None,
-            group: None,
-            max_connections: None,
-            addresses: MemberAddresses::Any,
-            zone: None,
-        });
+        members.push(MemberSettings::new(format!("server{number}"), url));
     }
     if members.is_empty() {
         return Err(FlagsError::NoServer);
