@@ -1,10 +1,9 @@
 //! `leasehold testbed backends`: HTTP backends for a proxy to stand before.
 
+use crate::doubles::{self, Common, OfPort, cannot_listen, print_row};
 use crate::testbed::{FaultTimes, Interrupt, LimitList, parse_duration, parse_limits};
-use crate::values::{parse_host, parse_whole};
+use crate::values::parse_whole;
 use crate::{CliError, open_files, print_out};
-use core::fmt::Display;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_testbed::{
@@ -12,7 +11,6 @@ use leasehold_testbed::{
     BackendReport,
 };
 use serde_json::json;
-use std::collections::HashSet;
 use std::process::ExitCode;
 use std::thread;
 
@@ -27,18 +25,11 @@ pub(crate) struct Arguments {
         value_parser = parse_whole::<u16>
     )]
     ports: Vec<u16>,
-    /// IP address to listen on
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = parse_host)]
-    host: IpAddr,
-    /// Print what they saw as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: Common,
     /// Keep the last N requests of each, heads and bodies, for the report as JSON
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<usize>)]
     record: usize,
-    /// Seed of the drawn faults
-    #[arg(long, default_value_t = 0, value_parser = parse_whole::<u64>)]
-    seed: u64,
 
     #[command(flatten, next_help_heading = "Limits")]
     limits: Limits,
@@ -73,32 +64,6 @@ enum FaultArgument {
     /// Prints the table of all faults.
     List,
     Rule(BackendFaultRule),
-}
-
-/// A value for the backend of one port, or for all of them.
-#[derive(Clone, Debug)]
-pub(crate) struct OfPort<T> {
-    pub(crate) port: Option<u16>,
-    pub(crate) value: T,
-}
-
-impl<T> OfPort<T> {
-    pub(crate) fn parse<E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Self, E> {
-        // What is no value after the sign is part of the value: 503=20% is a fault with a share.
-        let of_port = text.split_once('=').and_then(|(port, value)| {
-            let port = Some(port.parse().ok()?);
-            let value = parse(value).ok()?;
-            Some(Self { port, value })
-        });
-        match of_port {
-            Some(of_port) => Ok(of_port),
-            None => parse(text).map(|value| Self { port: None, value }),
-        }
-    }
-
-    pub(crate) fn applies_to(&self, port: u16) -> bool {
-        self.port.is_none_or(|only| only == port)
-    }
 }
 
 const HELP: &str = "\
@@ -157,7 +122,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     }
     interrupt.wait();
     let reports = stop_all(backends);
-    if arguments.json {
+    if arguments.common.json {
         print_out(json!({ "backends": reports }));
     } else {
         print_table(&reports);
@@ -167,7 +132,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
 
 /// Refuses a port that is there twice, and a flag for one that is not there.
 fn check_ports(arguments: &Arguments) -> Result<(), CliError> {
-    check_twice(&arguments.ports)?;
     let Limits {
         delay,
         limit,
@@ -178,13 +142,7 @@ fn check_ports(arguments: &Arguments) -> Result<(), CliError> {
     let named = named.chain(limit.iter().map(|of| ("--limit", of.port)));
     let named = named.chain(concurrency.iter().map(|of| ("--concurrency", of.port)));
     let named = named.chain(faults.iter().map(|of| ("--fault", of.port)));
-    for (flag, port) in named {
-        if let Some(port) = port.filter(|port| *port == 0 || !arguments.ports.contains(port)) {
-            let problem = format!("{flag}: {port} is not one of the --ports");
-            return Err(CliError::usage(problem));
-        }
-    }
-    Ok(())
+    doubles::check_ports(&arguments.ports, named)
 }
 
 fn config(arguments: &Arguments, port: u16, index: u64) -> BackendConfig {
@@ -194,9 +152,7 @@ fn config(arguments: &Arguments, port: u16, index: u64) -> BackendConfig {
     }
     let Arguments { limits, faults, .. } = arguments;
     let mut config = BackendConfig::default();
-    config.listen = SocketAddr::new(arguments.host, port);
-    // The backends draw independently of each other.
-    config.seed = arguments.seed.wrapping_add(index);
+    (config.listen, config.seed) = arguments.common.at(port, index);
     config.recorded_requests = arguments.record;
     config.delay = of(&limits.delay, port).last().copied().unwrap_or_default();
     let lists = of(&limits.limit, port);
@@ -213,17 +169,6 @@ fn config(arguments: &Arguments, port: u16, index: u64) -> BackendConfig {
     config
 }
 
-/// Refuses a port that is there twice.
-pub(crate) fn check_twice(ports: &[u16]) -> Result<(), CliError> {
-    let mut seen = HashSet::new();
-    for port in ports.iter().filter(|port| **port != 0) {
-        if !seen.insert(port) {
-            return Err(CliError::usage(format!("--ports: {port} is there twice")));
-        }
-    }
-    Ok(())
-}
-
 /// Stops the backends at once, as each may wait for requests in flight.
 fn stop_all(backends: Vec<Backend>) -> Vec<BackendReport> {
     let stops: Vec<_> = backends
@@ -238,12 +183,7 @@ fn stop_all(backends: Vec<Backend>) -> Vec<BackendReport> {
 }
 
 fn print_table(reports: &[BackendReport]) {
-    let row = |cells: [&dyn Display; 9]| {
-        let [id, numbers @ ..] = cells;
-        let numbers = numbers.map(|number| format!("{number:>9}"));
-        print_out(format_args!("{id:<16}{}", numbers.concat()));
-    };
-    row([
+    print_row([
         &"backend",
         &"requests",
         &"answered",
@@ -255,7 +195,7 @@ fn print_table(reports: &[BackendReport]) {
         &"probes",
     ]);
     for report in reports {
-        row([
+        print_row([
             &report.id,
             &report.requests,
             &report.answered,
@@ -294,9 +234,7 @@ fn parse_fault(text: &str) -> Result<OfPort<FaultArgument>, BackendFaultError> {
 
 fn start_error(error: BackendError) -> CliError {
     if let BackendError::Listen { addr, source } = error {
-        return CliError::usage(format!(
-            "cannot listen on {addr}: {source}; choose other --ports or another --host"
-        ));
+        return cannot_listen(addr, &source);
     }
     CliError::usage(error)
 }

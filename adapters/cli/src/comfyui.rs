@@ -1,11 +1,9 @@
 //! `leasehold testbed comfyui`: doubles of ComfyUI servers, one a port.
 
-use crate::backends::{OfPort, check_twice};
+use crate::doubles::{self, Common, OfPort, cannot_listen, print_row};
 use crate::testbed::{Interrupt, parse_duration};
-use crate::values::{parse_host, parse_latency, parse_whole};
+use crate::values::{parse_latency, parse_whole};
 use crate::{CliError, open_files, print_out};
-use core::fmt::Display;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_testbed::{
@@ -25,18 +23,11 @@ pub(crate) struct Arguments {
         value_parser = parse_whole::<u16>
     )]
     ports: Vec<u16>,
-    /// IP address to listen on
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = parse_host)]
-    host: IpAddr,
+    #[command(flatten)]
+    common: Common,
     /// Version of the interface: 2025, or 2026 with the jobs interface
     #[arg(long, value_name = "YEAR", default_value_t = ComfyAge::Y2026)]
     age: ComfyAge,
-    /// Print what they saw as JSON
-    #[arg(long)]
-    json: bool,
-    /// Seed of the drawn job times
-    #[arg(long, default_value_t = 0, value_parser = parse_whole::<u64>)]
-    seed: u64,
     /// Origin that pages may come from, or "*", as --enable-cors-header [default: its own]
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
@@ -135,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     }
     interrupt.wait();
     let reports: Vec<_> = servers.into_iter().map(Comfy::stop).collect();
-    if arguments.json {
+    if arguments.common.json {
         print_out(json!({ "servers": reports }));
     } else {
         print_table(&reports);
@@ -144,7 +135,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
 }
 
 fn check(arguments: &Arguments) -> Result<(), CliError> {
-    check_twice(&arguments.ports)?;
     let (speeds, ports) = (arguments.jobs.speed.len(), arguments.ports.len());
     if speeds != 1 && speeds != ports {
         return Err(CliError::usage(format!(
@@ -161,13 +151,7 @@ fn check(arguments: &Arguments) -> Result<(), CliError> {
     let named = named.chain(nodes.iter().map(|of| ("--nodes", of.port)));
     let named = named.chain(custom_nodes.iter().map(|of| ("--custom-nodes", of.port)));
     let named = named.chain(checkpoints.iter().map(|of| ("--checkpoints", of.port)));
-    for (flag, port) in named {
-        if let Some(port) = port.filter(|port| *port == 0 || !arguments.ports.contains(port)) {
-            let problem = format!("{flag}: {port} is not one of the --ports");
-            return Err(CliError::usage(problem));
-        }
-    }
-    Ok(())
+    doubles::check_ports(&arguments.ports, named)
 }
 
 fn config(arguments: &Arguments, port: u16, index: usize) -> ComfyConfig {
@@ -179,10 +163,8 @@ fn config(arguments: &Arguments, port: u16, index: usize) -> ComfyConfig {
             .collect::<Vec<_>>()
     };
     let mut config = ComfyConfig::default();
-    config.listen = SocketAddr::new(arguments.host, port);
+    (config.listen, config.seed) = arguments.common.at(port, index as u64);
     config.age = arguments.age;
-    // The servers draw independently of each other.
-    config.seed = arguments.seed.wrapping_add(index as u64);
     if let Some(origin) = &arguments.cors {
         config.guard = ComfyGuard::Cors(origin.clone());
     }
@@ -210,12 +192,7 @@ fn config(arguments: &Arguments, port: u16, index: usize) -> ComfyConfig {
 }
 
 fn print_table(reports: &[ComfyReport]) {
-    let row = |cells: [&dyn Display; 9]| {
-        let [id, numbers @ ..] = cells;
-        let numbers = numbers.map(|number| format!("{number:>9}"));
-        print_out(format_args!("{id:<16}{}", numbers.concat()));
-    };
-    row([
+    print_row([
         &"server",
         &"posted",
         &"refused",
@@ -227,7 +204,7 @@ fn print_table(reports: &[ComfyReport]) {
         &"frames",
     ]);
     for report in reports {
-        row([
+        print_row([
             &report.id,
             &report.posted,
             &report.refused,
@@ -277,9 +254,7 @@ fn parse_names(text: &str) -> Result<OfPort<Names>, String> {
 
 fn start_error(error: ComfyError) -> CliError {
     if let ComfyError::Listen { addr, source } = error {
-        return CliError::usage(format!(
-            "cannot listen on {addr}: {source}; choose other --ports or another --host"
-        ));
+        return cannot_listen(addr, &source);
     }
     CliError::usage(error)
 }

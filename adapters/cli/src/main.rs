@@ -8,6 +8,7 @@ mod batch;
 mod comfyui;
 mod demo;
 mod demo_gateway;
+mod doubles;
 mod gateway;
 mod key;
 mod lease;

@@ -4,17 +4,17 @@ use super::*;
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-/// Backends in a process of their own.
-pub(super) struct Backends {
+/// Test servers in a process of their own.
+pub(super) struct Doubles {
     process: Child,
     output: BufReader<ChildStdout>,
     pub(super) addresses: Vec<String>,
 }
 
-impl Backends {
-    pub(super) fn start(count: usize, arguments: &[&str]) -> Self {
-        let (process, mut output) =
-            super::start(&["testbed", "backends"], arguments, Stdio::inherit());
+impl Doubles {
+    /// Starts this many of a kind.
+    pub(super) fn start(kind: &str, count: usize, arguments: &[&str]) -> Self {
+        let (process, mut output) = super::start(&["testbed", kind], arguments, Stdio::inherit());
         let mut address = || {
             let mut line = String::new();
             output
@@ -48,7 +48,7 @@ impl Backends {
     }
 
     /// Interrupts the process and returns the rest of its output.
-    fn stop(mut self) -> String {
+    pub(super) fn stop(mut self) -> String {
         interrupt(&mut self.process, &mut self.output)
     }
 
@@ -58,7 +58,7 @@ impl Backends {
     }
 }
 
-impl Drop for Backends {
+impl Drop for Doubles {
     fn drop(&mut self) {
         // After `stop` the process has ended already, and this fails.
         let _ = self.process.kill();
@@ -68,7 +68,7 @@ impl Drop for Backends {
 
 #[test]
 fn three_backends_answer_with_their_names_and_report_what_they_saw() {
-    let backends = Backends::start(3, &["--ports", "0,0,0"]);
+    let backends = Doubles::start("backends", 3, &["--ports", "0,0,0"]);
     for index in 0..3 {
         let id = format!("\"id\":\"backend-{}\"", backends.port(index));
         assert!(backends.ask(index, "GET /").contains(&id));
@@ -110,7 +110,8 @@ fn flags_reach_all_backends_or_the_one_of_a_port() {
     let first = std::net::TcpListener::bind("127.0.0.1:0").expect("there are ports");
     let port = first.local_addr().expect("an address").port();
     drop(first);
-    let backends = Backends::start(
+    let backends = Doubles::start(
+        "backends",
         2,
         &[
             "--ports",

@@ -1,6 +1,6 @@
 //! A gateway under load, while its backends die and come back and its operator changes everything.
 
-use super::backends::Backends;
+use super::backends::Doubles;
 use super::gateway::Gateway;
 use super::*;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,8 +14,8 @@ const CALLERS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts a backend on a port.
-fn backend(port: &str) -> Backends {
-    Backends::start(1, &["--ports", port])
+fn backend(port: &str) -> Doubles {
+    Doubles::start("backends", 1, &["--ports", port])
 }
 
 fn agent() -> Agent {

@@ -1,55 +1,24 @@
 //! The doubles of ComfyUI servers as a process: flags, report.
 
+use super::backends::Doubles;
 use super::*;
 use core::time::Duration;
 use std::io::Write;
 use std::net::TcpStream;
 
-/// Doubles in a process of their own.
-struct Servers {
-    process: Child,
-    output: BufReader<ChildStdout>,
-    addresses: Vec<String>,
+fn start(count: usize, arguments: &[&str]) -> Doubles {
+    Doubles::start("comfyui", count, arguments)
 }
 
-impl Servers {
-    fn start(count: usize, arguments: &[&str]) -> Self {
-        let (process, mut output) =
-            super::start(&["testbed", "comfyui"], arguments, Stdio::inherit());
-        let mut address = || {
-            let mut line = String::new();
-            output
-                .read_line(&mut line)
-                .expect("it prints its addresses");
-            let url = line.trim().strip_prefix("listening on http://");
-            url.expect(&line).to_owned()
-        };
-        Self {
-            addresses: (0..count).map(|_| address()).collect(),
-            process,
-            output,
-        }
-    }
-
-    fn ask(&self, index: usize, line: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.addresses[index]).expect("it listens");
-        let length = body.len();
-        let request = format!(
-            "{line} HTTP/1.1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).expect("it reads");
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).expect("it answers");
-        reply
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        // After an interrupt the process has ended already, and this fails.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn ask(servers: &Doubles, index: usize, line: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(&servers.addresses[index]).expect("it listens");
+    let length = body.len();
+    let request =
+        format!("{line} HTTP/1.1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("it answers");
+    reply
 }
 
 #[test]
@@ -57,7 +26,7 @@ fn comfyui_servers_run_prompts_as_the_flags_say_and_report_what_they_saw() {
     let first = std::net::TcpListener::bind("127.0.0.1:0").expect("there are ports");
     let port = first.local_addr().expect("an address").port();
     drop(first);
-    let mut servers = Servers::start(
+    let servers = start(
         2,
         &[
             "--ports",
@@ -75,35 +44,20 @@ fn comfyui_servers_run_prompts_as_the_flags_say_and_report_what_they_saw() {
             "FaceDetailer",
         ],
     );
-    let models = |index| servers.ask(index, "GET /models/checkpoints", "");
+    let models = |index| ask(&servers, index, "GET /models/checkpoints", "");
     assert!(models(0).ends_with("[\"own.safetensors\",\"other.safetensors\"]"));
     assert!(models(1).contains("v1-5-pruned-emaonly"));
-    assert!(
-        servers
-            .ask(1, "GET /object_info/FaceDetailer", "")
-            .contains("custom_nodes")
-    );
-    assert!(
-        servers
-            .ask(0, "GET /api/jobs", "")
-            .starts_with("HTTP/1.1 404 ")
-    );
+    assert!(ask(&servers, 1, "GET /object_info/FaceDetailer", "").contains("custom_nodes"));
+    assert!(ask(&servers, 0, "GET /api/jobs", "").starts_with("HTTP/1.1 404 "));
     let body =
         r#"{"prompt_id":"p","prompt":{"1":{"class_type":"TestbedSleep","inputs":{"seconds":1}}}}"#;
     for index in 0..2 {
-        assert!(
-            servers
-                .ask(index, "POST /prompt", body)
-                .starts_with("HTTP/1.1 200 ")
-        );
+        assert!(ask(&servers, index, "POST /prompt", body).starts_with("HTTP/1.1 200 "));
     }
-    while !servers
-        .ask(0, "GET /history/p", "")
-        .contains("execution_success")
-    {
+    while !ask(&servers, 0, "GET /history/p", "").contains("execution_success") {
         thread::sleep(Duration::from_millis(5));
     }
-    let report = interrupt(&mut servers.process, &mut servers.output);
+    let report = servers.stop();
     let report: Value = serde_json::from_str(&report).expect("it is JSON");
     let servers = &report["servers"];
     assert_eq!(
