@@ -35,9 +35,11 @@ enum Stop {
 pub(super) async fn work(studio: Arc<Studio>) {
     let mut mode = studio.mode.subscribe();
     tokio::select! {
-        () = run_all(&studio) => {}
+        // A dead worker begins no more prompts.
+        biased;
         // The prompt that runs is left as it is: running.
         _ = mode.wait_for(|mode| mode.is_worker_dead) => {}
+        () = run_all(&studio) => {}
     }
 }
 
