@@ -29,6 +29,8 @@ pub(super) struct Oracle {
     fruitless: u32,
     /// Submissions that a server answered with an error of its own.
     faults: u32,
+    /// How long the owner slept over what was due; ticks of the state leave that time out.
+    slept: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct Stay {
     told: Vec<Told>,
     /// When the look under way was asked for.
     asked: Option<u64>,
+    /// By when the owner has to come during a look.
+    comes: u64,
     leaves: Option<(Loss, u64)>,
     must_withdraw: bool,
 }
@@ -88,6 +92,7 @@ impl Stay {
             was_withdrawn: false,
             told: Vec::new(),
             asked: None,
+            comes: 0,
             leaves: None,
             must_withdraw: false,
         }
@@ -213,6 +218,7 @@ impl Oracle {
             losses_before: 0,
             fruitless: 0,
             faults: 0,
+            slept: 0,
         }
     }
 
@@ -220,7 +226,7 @@ impl Oracle {
     pub(super) fn restarted(&mut self, now: u64, server: Option<ServerId>, losses: u32) {
         self.refused_by.clear();
         self.lost_at.clear();
-        (self.fruitless, self.faults) = (0, 0);
+        (self.fruitless, self.faults, self.slept) = (0, 0, 0);
         self.losses_before = losses;
         self.state = match server {
             None => State::Waiting {
@@ -236,6 +242,7 @@ impl Oracle {
     }
 
     pub(super) fn granted(&mut self, now: u64, server: ServerId) {
+        let now = now - self.slept;
         // The job may have been taken back meanwhile.
         if !matches!(self.state, State::Waiting { is_asked: true, .. }) {
             return;
@@ -275,6 +282,7 @@ impl Oracle {
     }
 
     pub(super) fn answered(&mut self, now: u64, server: ServerId, answer: Submission) {
+        let now = now - self.slept;
         let State::Submitting { has_news, .. } = self.state else {
             panic!("it submits nothing: {:?}", self.state);
         };
@@ -301,6 +309,7 @@ impl Oracle {
     }
 
     pub(super) fn event(&mut self, now: u64, server: ServerId, is_over: bool) {
+        let now = now - self.slept;
         match &mut self.state {
             State::Placed(stay) if stay.server == server => {
                 stay.told.push(match is_over {
@@ -321,6 +330,7 @@ impl Oracle {
     }
 
     pub(super) fn looked(&mut self, now: u64, look: Look) {
+        let now = now - self.slept;
         let (config, is_cancelled) = (self.config, self.is_cancelled);
         let State::Placed(stay) = &mut self.state else {
             panic!("it is nowhere: {:?}", self.state);
@@ -368,7 +378,7 @@ impl Oracle {
                 }
             }
         }
-        self.time_passed(now);
+        self.lose_if_silent(now);
     }
 
     /// Two looks a pause apart have found the server without it.
@@ -387,7 +397,37 @@ impl Oracle {
         }
     }
 
+    /// The owner comes, maybe later than it was to.
     pub(super) fn time_passed(&mut self, now: u64) {
+        if let Some(late) = self.due().and_then(|due| now.checked_sub(due))
+            && late >= PAUSE
+        {
+            self.slept += late;
+        }
+        let now = now - self.slept;
+        let beat = nanos(self.config.poll).max(PAUSE);
+        if let State::Placed(stay) = &mut self.state
+            && stay.comes <= now
+        {
+            stay.comes = now.saturating_add(beat);
+        }
+        self.lose_if_silent(now);
+    }
+
+    /// When the owner has to come.
+    fn due(&self) -> Option<u64> {
+        let due = match &self.state {
+            State::Waiting { from, is_asked } => (!is_asked).then_some(*from),
+            State::Placed(stay) => {
+                let look = stay.next_look(&self.config).unwrap_or(stay.comes);
+                Some(look.min(stay.lost_at(&self.config)))
+            }
+            State::Submitting { .. } | State::Ended { .. } => None,
+        };
+        due.map(|due| due.saturating_add(self.slept))
+    }
+
+    fn lose_if_silent(&mut self, now: u64) {
         if let State::Placed(stay) = &self.state
             && stay.lost_at(&self.config) <= now
         {
@@ -397,6 +437,7 @@ impl Oracle {
     }
 
     pub(super) fn cancelled(&mut self, now: u64) {
+        let now = now - self.slept;
         self.is_cancelled = true;
         match &mut self.state {
             State::Waiting { .. }
@@ -458,6 +499,7 @@ impl Oracle {
 
     /// Checks a step, and notes that it was asked for.
     pub(super) fn step(&mut self, now: u64, step: Step) {
+        let now = now - self.slept;
         let context = format!("{step:?} at {now}: {self:?}");
         let (config, is_cancelled) = (self.config, self.is_cancelled);
         match (step, &mut self.state) {
@@ -481,6 +523,7 @@ impl Oracle {
                     "{context}"
                 );
                 stay.asked = Some(now);
+                stay.comes = now.saturating_add(nanos(config.poll).max(PAUSE));
                 stay.told.push(Told::Asked);
             }
             (Step::Withdraw(at), State::Placed(stay)) => {
@@ -507,29 +550,24 @@ impl Oracle {
         let context = || format!("{self:?}\n{job:?}");
         assert_eq!(job.refused_by(), self.refused_by, "{}", context());
         assert_eq!(job.lost_at(), self.lost_at, "{}", context());
-        let (server, due, end) = match &self.state {
-            State::Waiting { from, is_asked } => {
-                let due = (!is_asked).then_some(*from);
-                (None, due, None)
-            }
+        let (server, end) = match &self.state {
+            State::Waiting { .. } => (None, None),
             State::Submitting {
                 server, is_asked, ..
             } => {
                 assert!(*is_asked, "{}", context());
-                (Some(*server), None, None)
+                (Some(*server), None)
             }
             State::Placed(stay) => {
                 assert!(!stay.must_withdraw, "{}", context());
-                let lost = stay.lost_at(&self.config);
-                let look = stay.next_look(&self.config);
-                let due = look.map_or(lost, |look| look.min(lost));
-                (Some(stay.server), Some(due), None)
+                (Some(stay.server), None)
             }
             State::Ended { end, is_told } => {
                 assert!(*is_told, "{}", context());
-                (None, None, Some(*end))
+                (None, Some(*end))
             }
         };
+        let due = self.due();
         assert_eq!(job.server(), server, "{}", context());
         assert_eq!(job.poll_timeout().map(Tick::as_nanos), due, "{}", context());
         assert_eq!(job.end(), end, "{}", context());

@@ -130,10 +130,16 @@ impl Caller {
     /// Reads one byte; `None` at the end.
     fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
-        match self.0.read(&mut byte) {
-            Ok(0) => None,
-            Ok(_) => Some(byte[0]),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+        match self.0.read_exact(&mut byte) {
+            Ok(()) => Some(byte[0]),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                None
+            }
             Err(error) => panic!("{error}"),
         }
     }

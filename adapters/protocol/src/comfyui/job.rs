@@ -11,6 +11,8 @@ use leasehold_core::time::{Tick, earliest};
 /// The pause after a submission that was not sent, doubled with each up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How late its owner has to come for the job's clock to stand still meanwhile.
+const LATE: Duration = Duration::from_millis(500);
 /// Submissions that servers may answer with errors of their own, before the job is refused; they last about 10 s.
 const MAX_FAULTS: u32 = 8;
 
@@ -33,6 +35,9 @@ pub struct JobConfig {
 ///
 /// Its owner carries out each [`poll_step`](Self::poll_step), until there is none, after each call, and answers it. An
 /// answer for a server that no longer has the job is ignored. Time that runs backwards is clamped.
+///
+/// Its clock stands still while the owner is later than [`poll_timeout`](Self::poll_timeout) by half a second or more:
+/// a machine that was asleep has not heard its servers, which says nothing of them.
 ///
 /// ```
 /// use core::time::Duration;
@@ -57,6 +62,8 @@ pub struct Job {
     state: State,
     /// The latest tick that it was told: time that runs backwards is clamped.
     latest: Tick,
+    /// How long its clock stood still; ticks of `state` are of that clock.
+    stood: Duration,
     is_cancelled: bool,
     refused_by: Vec<ServerId>,
     lost_at: Vec<(ServerId, Loss)>,
@@ -116,6 +123,7 @@ impl Job {
                 is_asked: false,
             },
             latest: Tick::ZERO,
+            stood: Duration::ZERO,
             is_cancelled: false,
             refused_by: Vec::new(),
             lost_at: Vec::new(),
@@ -299,16 +307,17 @@ impl Job {
     /// When [`handle_timeout`](Self::handle_timeout) or [`poll_step`](Self::poll_step) is due; `None` means never.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        match &self.state {
+        let due = match &self.state {
             State::Waiting {
                 from,
                 is_asked: false,
             } => Some(*from),
             State::Placed(placed) => {
-                earliest(placed.next_look(), placed.lost_at_latest(&self.config))
+                earliest(placed.next_call(), placed.lost_at_latest(&self.config))
             }
             State::Waiting { .. } | State::Submitting { .. } | State::Ended { .. } => None,
-        }
+        };
+        due.map(|due| due.saturating_add(self.stood))
     }
 
     /// Returns what is to be done now, each once.
@@ -326,7 +335,7 @@ impl Job {
                 *is_asked = true;
                 Step::Submit(*server)
             }),
-            State::Placed(placed) => match placed.next(now) {
+            State::Placed(placed) => match placed.next(now, &self.config) {
                 Some(Next::Look) => Some(Step::Look(placed.server)),
                 Some(Next::Withdraw) => Some(Step::Withdraw(placed.server)),
                 None => None,
@@ -391,9 +400,15 @@ impl Job {
         matches!(&self.state, State::Placed(placed) if placed.is_check && !placed.is_sure)
     }
 
+    /// Returns the job's own time, which neither runs backwards nor goes on while its owner does not come.
     fn clamp(&mut self, now: Tick) -> Tick {
         self.latest = self.latest.max(now);
-        self.latest
+        let late = self.poll_timeout().map(|due| self.latest.since(due));
+        if let Some(late) = late.filter(|late| *late >= LATE) {
+            self.stood = self.stood.saturating_add(late);
+        }
+        let began = Tick::ZERO.saturating_add(self.stood);
+        Tick::ZERO.saturating_add(self.latest.since(began))
     }
 
     fn submit(&mut self, server: ServerId) {
@@ -454,6 +469,20 @@ mod tests {
     fn look(job: &mut Job, millis: u64, server: ServerId, look: Look) {
         assert_eq!(job.poll_step(at(millis)), Some(Step::Look(server)));
         job.looked(at(millis), server, look);
+    }
+
+    /// Lets a server be silent until it has lost the job, and returns when that is.
+    fn silence(job: &mut Job, server: ServerId) -> Tick {
+        loop {
+            let due = job.poll_timeout().expect("a look or the loss");
+            job.handle_timeout(due);
+            if !job.lost_at().is_empty() {
+                return due;
+            }
+            if job.poll_step(due) == Some(Step::Look(server)) {
+                job.looked(due, server, Look::NoAnswer);
+            }
+        }
     }
 
     #[test]
@@ -521,10 +550,30 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_slept_takes_no_server_for_silent() {
+        let mut job = submitting();
+        job.answered(at(0), 1, Submission::Accepted);
+        look(&mut job, 500, 1, Look::Running);
+        // Asleep for an hour before a look, and for another one during it.
+        job.handle_timeout(at(3_600_000));
+        assert_eq!(job.poll_step(at(3_600_000)), Some(Step::Look(1)));
+        job.looked(at(7_200_000), 1, Look::NoAnswer);
+        assert_eq!(job.lost_at(), []);
+        look(&mut job, 7_202_000, 1, Look::Running);
+        // It hears nothing, though it listens.
+        for silent in 1..15 {
+            look(&mut job, 7_202_000 + silent * 2_000, 1, Look::NoAnswer);
+        }
+        assert_eq!(job.lost_at(), []);
+        look(&mut job, 7_202_000 + 30_000, 1, Look::NoAnswer);
+        assert_eq!(job.lost_at(), [(1, Loss::Silent)]);
+    }
+
+    #[test]
     fn a_job_lost_once_is_done_elsewhere_and_lost_twice_has_failed() {
         let mut job = submitting();
         job.answered(at(0), 1, Submission::Accepted);
-        job.handle_timeout(at(30_000));
+        assert_eq!(silence(&mut job, 1), at(30_000));
         assert_eq!(job.poll_step(at(30_000)), Some(Step::Acquire));
         job.granted(at(30_000), 2);
         assert_eq!(job.poll_step(at(30_000)), Some(Step::Submit(2)));
@@ -540,7 +589,7 @@ mod tests {
     fn a_server_that_was_silent_is_looked_at_before_the_job_is_submitted_there_again() {
         let mut job = submitting();
         job.answered(at(0), 1, Submission::Accepted);
-        job.handle_timeout(at(30_000));
+        assert_eq!(silence(&mut job, 1), at(30_000));
         assert_eq!(job.poll_step(at(30_000)), Some(Step::Acquire));
         job.granted(at(30_000), 1);
         let mut gone = job.clone();

@@ -39,6 +39,8 @@ pub(super) struct Placed {
     look: Option<Tick>,
     /// When the look under way was asked for.
     asked: Tick,
+    /// By when the owner has to come again during a look, which shows that it can hear the answer.
+    comes: Tick,
     /// Whether another look is due after the one under way.
     looks_again: bool,
 }
@@ -79,6 +81,7 @@ impl Placed {
             is_cancelled: false,
             look: Some(now.saturating_add(CONFIRM)),
             asked: now,
+            comes: now,
             looks_again: false,
         }
     }
@@ -126,8 +129,9 @@ impl Placed {
         self.look_at(now);
     }
 
-    pub(super) fn next_look(&self) -> Option<Tick> {
-        self.look
+    /// When the owner has to come next, for a look or during one.
+    pub(super) fn next_call(&self) -> Option<Tick> {
+        self.look.or(Some(self.comes))
     }
 
     /// When the job is lost if no sign comes.
@@ -136,7 +140,7 @@ impl Placed {
         Some(since.saturating_add(config.lost_after))
     }
 
-    pub(super) fn next(&mut self, now: Tick) -> Option<Next> {
+    pub(super) fn next(&mut self, now: Tick, config: &JobConfig) -> Option<Next> {
         if self.must_withdraw {
             self.must_withdraw = false;
             return Some(Next::Withdraw);
@@ -145,11 +149,15 @@ impl Placed {
         is_due.then(|| {
             self.look = None;
             self.asked = now;
+            self.comes = now.saturating_add(config.poll.max(CONFIRM));
             Next::Look
         })
     }
 
-    pub(super) fn handle_timeout(&self, now: Tick, config: &JobConfig) -> Found {
+    pub(super) fn handle_timeout(&mut self, now: Tick, config: &JobConfig) -> Found {
+        if self.comes <= now {
+            self.comes = now.saturating_add(config.poll.max(CONFIRM));
+        }
         let is_over = |since: Tick| since.saturating_add(config.lost_after) <= now;
         match self.leaves {
             // A worker that is dead does not obey: the job stays there, and goes on nowhere.
@@ -256,7 +264,10 @@ mod tests {
     }
 
     fn look(placed: &mut Placed, asked: u64, answered: u64, look: Look) -> Found {
-        assert_eq!(placed.next(at(asked)), Some(Next::Look));
+        assert_eq!(
+            placed.next(at(asked), &JobConfig::default()),
+            Some(Next::Look)
+        );
         placed.looked(at(answered), &JobConfig::default(), look)
     }
 
@@ -274,17 +285,20 @@ mod tests {
     fn an_answer_to_no_look_changes_nothing() {
         let mut placed = Placed::new(at(0), 1, true);
         let found = placed.looked(at(0), &JobConfig::default(), Look::Ended(Ended::Failed));
-        assert_eq!((found, placed.next_look()), (Found::Nothing, Some(at(500))));
+        assert_eq!((found, placed.next_call()), (Found::Nothing, Some(at(500))));
     }
 
     #[test]
     fn a_wish_during_a_look_leads_to_another_one_at_once() {
         let mut placed = Placed::new(at(0), 1, true);
-        assert_eq!(placed.next(at(500)), Some(Next::Look));
+        assert_eq!(
+            placed.next(at(500), &JobConfig::default()),
+            Some(Next::Look)
+        );
         placed.look_at(at(600));
-        assert_eq!(placed.next_look(), None);
+        assert_eq!(placed.next_call(), Some(at(2_500)), "to hear the answer");
         placed.looked(at(700), &JobConfig::default(), Look::Running);
-        assert_eq!(placed.next_look(), Some(at(700)));
+        assert_eq!(placed.next_call(), Some(at(700)));
     }
 
     #[test]
@@ -292,7 +306,10 @@ mod tests {
         let config = JobConfig::default();
         let mut placed = Placed::new(at(0), 1, true);
         placed.progressed(at(1_000));
-        assert_eq!(placed.next(at(1_000)), Some(Next::Look));
+        assert_eq!(
+            placed.next(at(1_000), &JobConfig::default()),
+            Some(Next::Look)
+        );
         assert_eq!(placed.lost_at_latest(&config), Some(at(31_000)));
         let early = Tick::from_nanos(at(31_000).as_nanos() - 1);
         assert_eq!(placed.handle_timeout(early, &config), Found::Nothing);
@@ -306,7 +323,10 @@ mod tests {
         let mut placed = Placed::new(at(0), 1, true);
         look(&mut placed, 500, 500, idle);
         assert_eq!(look(&mut placed, 20_500, 20_500, idle), Found::Nothing);
-        assert_eq!(placed.next(at(20_500)), Some(Next::Withdraw));
+        assert_eq!(
+            placed.next(at(20_500), &JobConfig::default()),
+            Some(Next::Withdraw)
+        );
         look(&mut placed, 20_500, 20_500, Look::Absent);
         let found = look(&mut placed, 21_000, 21_000, Look::Absent);
         assert_eq!(found, Found::Lost(Loss::DeadWorker));
@@ -320,7 +340,10 @@ mod tests {
             look(&mut placed, 901_000, 901_000, Look::Running),
             Found::Nothing
         );
-        assert_eq!(placed.next(at(901_000)), Some(Next::Withdraw));
+        assert_eq!(
+            placed.next(at(901_000), &JobConfig::default()),
+            Some(Next::Withdraw)
+        );
         placed
     }
 
@@ -346,7 +369,10 @@ mod tests {
             look(&mut placed, 901_000, 930_000, Look::Running),
             Found::Nothing
         );
-        assert_eq!(placed.next(at(930_000)), Some(Next::Withdraw));
+        assert_eq!(
+            placed.next(at(930_000), &JobConfig::default()),
+            Some(Next::Withdraw)
+        );
         let found = placed.handle_timeout(at(931_000), &JobConfig::default());
         assert_eq!(found, Found::Lost(Loss::Stalled));
     }
