@@ -49,6 +49,25 @@ proptest! {
     }
 
     #[test]
+    fn what_was_recorded_since_is_told_within_a_thirty_second(durations in durations(), at: prop::sample::Index) {
+        let (first, mut second) = {
+            let (first, second) = durations.split_at(at.index(durations.len()));
+            (first, second.to_vec())
+        };
+        let since = histogram(&durations).since(&histogram(first));
+        let exact = histogram(&second);
+        prop_assert_eq!(since.count(), exact.count());
+        prop_assert_eq!(since.sum(), exact.sum());
+        second.sort_unstable();
+        for permille in [0, 1, 500, 990, 1_000] {
+            let rank = (second.len() * permille).div_ceil(1_000).max(1);
+            let told = since.quantile(permille as u32).expect("there are values").as_nanos() as u64;
+            let exact = second[rank - 1];
+            prop_assert!(told.abs_diff(exact) <= exact / 32, "{} for {}", told, exact);
+        }
+    }
+
+    #[test]
     fn merged_parts_equal_the_whole_through_a_snapshot(durations in durations(), at: prop::sample::Index) {
         let (first, second) = durations.split_at(at.index(durations.len()));
         let mut merged = histogram(first);

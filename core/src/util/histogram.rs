@@ -74,12 +74,18 @@ impl Histogram {
 
     /// Counts a value in nanoseconds.
     pub(crate) fn record_nanos(&mut self, nanos: u64) {
+        self.record_times(nanos, 1);
+    }
+
+    /// Counts a value in nanoseconds a number of times above zero.
+    fn record_times(&mut self, nanos: u64, times: u32) {
         let (octave, sub) = bucket_of(nanos);
         if self.count == 0 {
             self.min = nanos;
         }
-        self.count = self.count.saturating_add(1);
-        self.sum = self.sum.saturating_add(nanos.into());
+        self.count = self.count.saturating_add(times.into());
+        let all = u128::from(nanos).saturating_mul(times.into());
+        self.sum = self.sum.saturating_add(all);
         self.min = self.min.min(nanos);
         self.max = self.max.max(nanos);
         if self.row(octave) >= self.octaves.len() {
@@ -88,7 +94,7 @@ impl Histogram {
         let row = self.row(octave);
         let row = self.octaves.get_mut(row);
         if let Some(count) = row.and_then(|Octave(counts)| counts.get_mut(sub)) {
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(times);
         }
     }
 
@@ -201,6 +207,41 @@ impl Histogram {
                 *count = count.saturating_add(more);
             }
         }
+    }
+
+    /// Returns the values that were recorded since an earlier state of this histogram. O(buckets).
+    ///
+    /// Count and sum are exact; the least and the greatest value are within 1/32.
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use leasehold_core::pool::stats::Histogram;
+    ///
+    /// let mut histogram = Histogram::new();
+    /// histogram.record(Duration::from_secs(9));
+    /// let earlier = histogram.clone();
+    /// histogram.record(Duration::from_secs(2));
+    /// let since = histogram.since(&earlier);
+    /// assert_eq!((since.count(), since.mean()), (1, Some(Duration::from_secs(2))));
+    /// ```
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = usize::from(self.first).saturating_mul(SUB);
+        let skipped = usize::from(earlier.first).saturating_mul(SUB);
+        let known: Box<[u32]> = earlier.counts().collect();
+        let mut since = Self::new();
+        for (index, count) in self.counts().enumerate() {
+            let index = before.saturating_add(index);
+            let known = index.checked_sub(skipped).and_then(|at| known.get(at));
+            let more = count.saturating_sub(known.copied().unwrap_or(0));
+            if more > 0 {
+                since.record_times(middle(index).clamp(self.min, self.max), more);
+            }
+        }
+        if since.count > 0 {
+            since.sum = self.sum.saturating_sub(earlier.sum);
+        }
+        since
     }
 
     /// Returns the counts of all buckets covered, in ascending order of value.
