@@ -195,6 +195,18 @@ pub enum Kind {
     Comfyui,
 }
 
+impl Kind {
+    /// The name, as in a configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Openai => "openai",
+            Self::Comfyui => "comfyui",
+        }
+    }
+}
+
 /// A check that a member answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HealthCheck {

@@ -113,6 +113,12 @@ impl Callers {
         self.by_key.get(&KeyHash::of(key))
     }
 
+    /// Returns the name of the caller whose requests are of a flow.
+    pub(crate) fn of_flow(&self, flow: u64) -> Option<&str> {
+        let found = self.by_key.values().find(|caller| caller.flow == flow);
+        found.map(|caller| caller.settings.name.as_str())
+    }
+
     /// Returns the price of a model, if it has one.
     pub(crate) fn price(&self, model: &str) -> Option<Price> {
         // The most special one comes first.

@@ -8,6 +8,7 @@ use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind};
 use crate::callers::{Accounts, Callers};
 use crate::comfyui::{self, Hubs, JournalError};
+use crate::dashboard;
 use crate::names::{self, Names};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
@@ -269,6 +270,7 @@ fn watch_health(shared: &Arc<Shared>) -> io::Result<()> {
         spawn_local(watch_pools(Arc::clone(shared)));
         spawn_local(keep_state(Arc::clone(shared)));
         spawn_local(names::watch(Arc::clone(shared)));
+        spawn_local(dashboard::watch(Arc::clone(shared)));
         // The sender lives as long as `shared`.
         let _ = shared.drain().wait_for(|drains| *drains).await;
     });

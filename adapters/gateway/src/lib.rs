@@ -13,6 +13,7 @@ mod callers;
 mod clock;
 mod comfyui;
 mod connections;
+mod dashboard;
 mod drain;
 mod gateway;
 mod leases;

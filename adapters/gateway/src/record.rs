@@ -3,7 +3,7 @@
 //! Invariant: each request that was begun is counted and logged once, at its end, however that comes.
 
 use crate::backend::Backend;
-use crate::clock::poll_time;
+use crate::clock::{millis_of_day, poll_time};
 use crate::proxy::{CallerState, Fields};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -11,12 +11,16 @@ use core::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use leasehold_tokio::RateLimitFields;
+use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
 
 /// What the log has for a caller that left before its answer; nginx's number for it.
 const CALLER_LEFT: u16 = 499;
+
+/// Characters of a path that are kept of a request that was refused.
+const MAX_PATH: usize = 200;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,11 @@ impl End {
             Self::Refused(code) => code,
         }
     }
+}
+
+/// Returns the begin of a path, which may be as long as a request's head.
+fn shortened(path: &str) -> String {
+    path.chars().take(MAX_PATH).collect()
 }
 
 /// A request and what became of it.
@@ -116,6 +125,21 @@ impl Record {
     /// Returns the time since it began.
     pub(crate) fn elapsed(&self) -> Duration {
         poll_time().saturating_duration_since(self.started)
+    }
+
+    /// Notes that the gateway answers by itself, and why.
+    pub(crate) fn refuse(&mut self, status: StatusCode, code: &'static str, why: &str) {
+        self.end = End::Refused(code);
+        let at = millis_of_day();
+        self.worker.shared().refusals().add(at, || {
+            json!({
+                "status": status.as_u16(),
+                "code": code,
+                "why": why,
+                "request": format!("{} {}", self.method, shortened(self.uri.path())),
+                "client": self.client.as_ref().and_then(|client| client.to_str().ok()),
+            })
+        });
     }
 
     pub(crate) fn count(&mut self, bytes: usize) {

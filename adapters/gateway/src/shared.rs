@@ -9,6 +9,7 @@ use crate::callers::{Accounts, Callers};
 use crate::clock::time_of_day;
 use crate::comfyui::Hubs;
 use crate::connections::Connections;
+use crate::dashboard::{Feed, Recent};
 use crate::listener::Listener;
 use crate::lock;
 use crate::names::Names;
@@ -226,6 +227,8 @@ pub(crate) struct Shared {
     state: Option<Arc<State>>,
     changes: Mutex<AdminChanges>,
     events: Events,
+    refusals: Recent,
+    feed: Feed,
     reloads: Reloads,
     memory: Arc<Semaphore>,
     names: Names,
@@ -258,6 +261,8 @@ impl Shared {
             state,
             changes: Mutex::new(changes),
             events: Events::default(),
+            refusals: Recent::default(),
+            feed: Feed::default(),
             reloads,
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             names,
@@ -305,7 +310,12 @@ impl Shared {
         self.put_in_force(self.table().settings.clone(), &changes)
     }
 
-    fn put_in_force(&self, settings: Settings, changes: &AdminChanges) -> Result<(), ReloadError> {
+    /// Puts settings in force, changed as the operator has changed them.
+    pub(crate) fn put_in_force(
+        &self,
+        settings: Settings,
+        changes: &AdminChanges,
+    ) -> Result<(), ReloadError> {
         let table = self.table();
         let table = table.reloaded(settings, self.state(), changes, &self.names, &self.accounts)?;
         // A caller that is new has its budget from its first call on.
@@ -390,6 +400,16 @@ impl Shared {
     /// The way of changes to the admin interface's subscribers.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The requests that the gateway has refused of late.
+    pub(crate) fn refusals(&self) -> &Recent {
+        &self.refusals
+    }
+
+    /// The way of figures to the dashboard.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Takes a number of KiB of the memory for bodies; `None` if there is less.

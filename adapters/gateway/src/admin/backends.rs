@@ -158,7 +158,8 @@ fn breaker(condition: &MemberCondition, counts: LeaseCounts, now: Tick) -> Break
     }
 }
 
-fn status(status: MemberStatus) -> &'static str {
+/// Returns the name of the state that an operator has put a member in.
+pub(crate) fn status(status: MemberStatus) -> &'static str {
     match status {
         MemberStatus::Enabled => "enabled",
         MemberStatus::Disabled => "disabled",

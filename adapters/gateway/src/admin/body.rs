@@ -12,6 +12,7 @@ use core::str::FromStr;
 use core::time::Duration;
 use http::Uri;
 use leasehold_config::{MemberAddresses, MemberSettings};
+use leasehold_core::limit::{LimitSpecs, ParseLimitError};
 use leasehold_core::time::parse_span;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::Serializer;
@@ -32,6 +33,8 @@ pub(crate) enum Change {
     Enable,
     Drain,
     Weight(u16),
+    /// Sets its limits; `None` for none.
+    Limits(Option<LimitSpecs>),
     /// Opens the breaker for a time, or closes it.
     Breaker(Option<Duration>),
     Remove,
@@ -102,6 +105,13 @@ pub(crate) fn parse(kind: Kind, body: &[u8]) -> Result<Change, String> {
         Kind::Weight => {
             let weight = fields.number("weight", 0..=u16::MAX.into())?;
             Change::Weight(narrow(required("weight", weight)?))
+        }
+        Kind::Limits => {
+            let text = required("limit", fields.text("limit")?)?;
+            Change::Limits(match text.trim() {
+                "" => None,
+                text => Some(limits(text)?),
+            })
         }
         Kind::Breaker => Change::Breaker(breaker(&mut fields)?),
         Kind::Remove => Change::Remove,
@@ -176,6 +186,11 @@ fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
+fn limits(text: &str) -> Result<LimitSpecs, String> {
+    let parsed: Result<_, ParseLimitError> = text.parse();
+    parsed.map_err(|error| format!("limit: {error}"))
+}
+
 fn breaker(fields: &mut Fields) -> Result<Option<Duration>, String> {
     let state = required("state", fields.text("state")?)?;
     let time = fields.text("for")?;
@@ -224,6 +239,7 @@ impl Fields {
                 "max_connections",
             ],
             Kind::Weight => &["weight"],
+            Kind::Limits => &["limit"],
             Kind::Breaker => &["state", "for"],
             Kind::Disable | Kind::Enable | Kind::Drain | Kind::Remove => &[],
         };

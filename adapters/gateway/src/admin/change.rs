@@ -12,6 +12,7 @@ use crate::backend_pool::BackendPool;
 use crate::lock;
 use crate::names::is_made;
 use crate::shared::{Shared, Table};
+use leasehold_core::limit::LimitSpecs;
 use leasehold_sync::{BreakerError, MemberId, StaleMember};
 
 /// What a change is made of.
@@ -38,6 +39,9 @@ pub(crate) fn make(
     } else {
         let (pool, member) = find(&table, object)?;
         let before = view(pool, object.id)?;
+        if let Change::Limits(limits) = &change {
+            set_limits(shared, &mut record, pool, object.id, limits.clone())?;
+        }
         apply(&table, &mut record, pool, member, object.id, &change)?;
         match change == Change::Remove {
             true => (pool, before),
@@ -224,9 +228,36 @@ fn apply(
             let is_configured = members.any(|member| member.name == name);
             record.remove(pool_name, name, is_configured);
         }
-        // A new backend is no member yet.
-        Change::Add(_) => {}
+        // A new backend is no member yet; limits are part of the settings.
+        Change::Add(_) | Change::Limits(_) => {}
     }
+    Ok(())
+}
+
+/// Puts other limits of a member in force, as a reload does.
+fn set_limits(
+    shared: &Shared,
+    record: &mut AdminChanges,
+    pool: &BackendPool,
+    name: &str,
+    limits: Option<LimitSpecs>,
+) -> Result<(), AdminError> {
+    let settings = pool.settings();
+    let mut members = settings.members.iter();
+    let group = members.find(|member| member.name == name);
+    if let Some(group) = group.and_then(|member| member.group.as_ref()) {
+        let text = format!(
+            "the limits of {name:?} are those of its group {group:?}, which are in the settings"
+        );
+        return Err(AdminError::conflict("in_a_group", text));
+    }
+    let mut changed = record.clone();
+    changed.set_limits(&settings.name, name, limits);
+    let table = shared.table();
+    shared
+        .put_in_force(table.settings.clone(), &changed)
+        .map_err(|error| AdminError::conflict("not_changed", error.to_string()))?;
+    *record = changed;
     Ok(())
 }
 

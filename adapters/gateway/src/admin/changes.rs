@@ -6,6 +6,9 @@
 use super::body::AddedBackend;
 use crate::backend_pool::BackendPool;
 use leasehold_config::PoolSettings;
+use leasehold_core::limit::LimitSpecs;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The changes, by pool. As JSON it is what a state file keeps.
@@ -27,6 +30,27 @@ struct PoolChanges {
     removed: BTreeSet<String>,
     held: BTreeMap<String, Held>,
     weights: BTreeMap<String, u16>,
+    limits: BTreeMap<String, Limits>,
+}
+
+/// Limits of a backend, as a configuration has them; none is the empty text.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Limits(Option<LimitSpecs>);
+
+impl Serialize for Limits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.0.as_ref().map(ToString::to_string);
+        serializer.serialize_str(&text.unwrap_or_default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Limits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let limits = (!text.is_empty()).then(|| text.parse());
+        let limits = limits.transpose();
+        limits.map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// Why a backend is sent no requests.
@@ -67,6 +91,11 @@ impl AdminChanges {
         self.of(pool).weights.insert(name.to_owned(), weight);
     }
 
+    pub(crate) fn set_limits(&mut self, pool: &str, name: &str, limits: Option<LimitSpecs>) {
+        let limits = Limits(limits);
+        self.of(pool).limits.insert(name.to_owned(), limits);
+    }
+
     /// Returns the settings of a pool with its members changed as the operator has changed them.
     ///
     /// A backend that was added under a name which the configuration file has by now is the file's.
@@ -85,6 +114,9 @@ impl AdminChanges {
         for member in members {
             if let Some(weight) = changes.weights.get(&member.name) {
                 member.weight = *weight;
+            }
+            if let Some(Limits(limits)) = changes.limits.get(&member.name) {
+                member.limits.clone_from(limits);
             }
         }
         settings
@@ -125,6 +157,7 @@ impl PoolChanges {
     fn forget(&mut self, name: &str) {
         self.held.remove(name);
         self.weights.remove(name);
+        self.limits.remove(name);
     }
 }
 
@@ -173,6 +206,8 @@ mod tests {
         changes.add("web", &name, added);
         changes.remove("web", "127.0.0.1:8001", true);
         changes.set_weight("web", "127.0.0.1:8002", 9);
+        changes.set_limits("web", "127.0.0.1:8002", "3/min".parse().ok());
+        changes.set_limits("web", "127.0.0.1:8003", None);
         changes.set_held("web", "127.0.0.1:8002", Some(Held::Draining));
         changes.set_held("web", &name, Some(Held::Disabled));
         let text = serde_json::to_string(&changes).unwrap();
@@ -187,6 +222,10 @@ mod tests {
             members(&changes),
             expected.map(|(name, weight)| (name.to_owned(), weight))
         );
+        let limits = changes.overlay(&pool()).members.into_iter();
+        let limits = limits.map(|member| member.limits.map(|limits| limits.to_string()));
+        let limits: Vec<_> = limits.collect();
+        assert_eq!(limits, [Some("3/1min".to_owned()), None, None]);
         let pool =
             BackendPool::new(&changes.overlay(&pool()), None, &Callers::default(), false).unwrap();
         changes.hold(&pool);
@@ -208,6 +247,7 @@ mod tests {
         let (name, added) = backend(r#"{"host":"a","port":80}"#);
         changes.add("web", &name, added);
         changes.set_weight("web", &name, 5);
+        changes.set_limits("web", &name, "1/s".parse().ok());
         changes.set_held("web", &name, Some(Held::Disabled));
         changes.remove("web", &name, false);
         assert_eq!(members(&changes), members(&AdminChanges::default()));

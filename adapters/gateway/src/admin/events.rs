@@ -8,6 +8,8 @@ use super::backends;
 use super::body::Change;
 use super::error::AdminError;
 use crate::backend_pool::BackendPool;
+use crate::clock::millis_of_day;
+use crate::dashboard::Recent;
 use crate::proxy::AnswerBody;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -21,7 +23,7 @@ use serde_json::{Value, json};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -38,6 +40,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Events {
     changes: broadcast::Sender<Bytes>,
+    recent: Recent,
+    told: Notify,
     subscribers: Arc<AtomicUsize>,
 }
 
@@ -52,6 +56,7 @@ pub(crate) enum Told {
     /// The last request of a draining backend has ended.
     Drained,
     Weight(u16),
+    Limits,
     /// A job was lost with it, and is done again or has failed.
     JobLost,
     /// More jobs of a pool wait than its settings say, or no more than those again.
@@ -75,6 +80,7 @@ impl Told {
             Change::Enable => Some(Self::Enabled),
             Change::Drain => Some(Self::Draining),
             Change::Weight(weight) => Some(Self::Weight(*weight)),
+            Change::Limits(_) => Some(Self::Limits),
             Change::Remove => Some(Self::Removed),
             Change::Breaker(_) => None,
         }
@@ -103,6 +109,7 @@ impl Told {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Weight(_) => "weight",
+            Self::Limits => "limits",
             Self::JobLost => "job_lost",
             Self::Waiting { above: true } => "waiting_above",
             Self::Waiting { above: false } => "waiting_below",
@@ -129,6 +136,7 @@ impl fmt::Display for Told {
             | Self::Enabled
             | Self::Draining
             | Self::Drained
+            | Self::Limits
             | Self::JobLost
             | Self::Waiting { .. }
             | Self::Wait { .. }
@@ -141,6 +149,8 @@ impl Default for Events {
     fn default() -> Self {
         Self {
             changes: broadcast::Sender::new(KEPT),
+            recent: Recent::default(),
+            told: Notify::new(),
             subscribers: Arc::default(),
         }
     }
@@ -154,9 +164,6 @@ impl Events {
 
     /// Tells subscribers of a change of a pool, or of one of its backends.
     pub(crate) fn tell_of(&self, pool: &BackendPool, backend: Option<&str>, told: Told) {
-        if self.changes.receiver_count() == 0 {
-            return;
-        }
         let mut change = json!({
             "pool": pool.settings().name,
             "backend": backend,
@@ -171,25 +178,43 @@ impl Events {
             | Told::Enabled
             | Told::Draining
             | Told::Drained
+            | Told::Limits
             | Told::JobLost
             | Told::Waiting { .. }
             | Told::Wait { .. }
             | Told::Health(_, None) => {}
         }
-        // An error only means that the last subscriber has gone meanwhile.
-        let _ = self.changes.send(event("change", &change));
+        if self.changes.receiver_count() > 0 {
+            // An error only means that the last subscriber has gone meanwhile.
+            let _ = self.changes.send(event("change", &change));
+        }
+        self.recent.add(millis_of_day(), || change);
+        self.told.notify_one();
     }
 
-    fn admit(&self) -> Option<Place> {
+    /// Waits until something was told since it was last waited for.
+    pub(crate) async fn wait(&self) {
+        self.told.notified().await;
+    }
+
+    /// The changes of late.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// Takes a place for a stream.
+    pub(crate) fn admit(&self) -> Result<Place, AdminError> {
         let place = Place(Arc::clone(&self.subscribers));
         let others = self.subscribers.fetch_add(1, Ordering::Relaxed);
-        (others < MAX_SUBSCRIBERS).then_some(place)
+        let text = "64 streams of events are open, and more may not be";
+        let refusal = AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", text);
+        (others < MAX_SUBSCRIBERS).then_some(place).ok_or(refusal)
     }
 }
 
 /// A subscriber's place among all.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -200,10 +225,7 @@ impl Drop for Place {
 /// Begins a stream, which ends when its reader goes or the gateway drains.
 pub(crate) fn subscribe(worker: &Rc<Worker>) -> Result<AnswerBody, AdminError> {
     let events = worker.shared().events();
-    let place = events.admit().ok_or_else(|| {
-        let text = format!("{MAX_SUBSCRIBERS} streams of events are open, and more may not be");
-        AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", text)
-    })?;
+    let place = events.admit()?;
     // Subscribed before the snapshot, so that no change falls between the two.
     let changes = events.changes.subscribe();
     let (sender, receiver) = mpsc::channel(WAITING);
@@ -243,7 +265,8 @@ fn snapshot(worker: &Worker, missed: u64) -> Bytes {
     event("snapshot", &json!({"missed": missed, "backends": backends}))
 }
 
-fn event(name: &str, data: &Value) -> Bytes {
+/// Returns an event of a stream.
+pub(crate) fn event(name: &str, data: &Value) -> Bytes {
     // JSON on one line has no line feed of its own.
     format!("event: {name}\ndata: {data}\n\n").into()
 }
@@ -256,9 +279,9 @@ mod tests {
     fn places_are_bounded_and_given_back() {
         let events = Events::default();
         let places: Vec<_> = (0..MAX_SUBSCRIBERS).map(|_| events.admit()).collect();
-        assert!(places.iter().all(Option::is_some));
-        assert!(events.admit().is_none());
+        assert!(places.iter().all(Result::is_ok));
+        assert!(events.admit().is_err());
         drop(places);
-        assert!(events.admit().is_some());
+        assert!(events.admit().is_ok());
     }
 }

@@ -25,17 +25,20 @@ mod stats;
 mod usage;
 
 pub(crate) use access::{Need, Rules, Sender, check, is_same};
+pub(crate) use backends::{breaker_state, severity, shown_url, status};
 pub(crate) use changes::AdminChanges;
-pub(crate) use events::{Events, Told};
+pub(crate) use error::AdminError;
+pub(crate) use events::{Events, Told, event};
 pub(crate) use explain::{Choice, choose};
 pub use fuzz::read_admin_request;
+pub(crate) use stats::algorithm;
 
 use crate::backend_pool::BackendPool;
 use crate::comfyui::{self, Hub};
+use crate::dashboard;
 use crate::proxy::{AnswerBody, Connection, Target};
 use crate::shared::{ADMIN, Shared, Table};
 use answer::json;
-use error::AdminError;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -123,7 +126,17 @@ impl Asked<'_> {
                 };
                 json(&explain::explain(table, listener, &query)?)
             }
-            Call::Events => stream(events::subscribe(&self.connection.worker)?),
+            Call::Events => stream(self.events(query.get(Parameter::View))?),
+            Call::Dashboard => dashboard::page(),
+            Call::Preview => preview(shared, table, query.get(Parameter::Pool), &id)?,
+            Call::CancelJob => {
+                check_type(&self.parts.headers, !body?.is_empty())?;
+                let (hub, _) = comfyui(shared, table, query.get(Parameter::Pool))?;
+                if !hub.take_back(&id) {
+                    return Err(unknown_job(&id));
+                }
+                json(&json!({"cancelled": true}))
+            }
             Call::Metrics => metrics::metrics(shared, table, &self.parts.headers),
             Call::OpenApi => json(&openapi::document(
                 table.settings.listeners.len(),
@@ -151,6 +164,18 @@ impl Asked<'_> {
                 json(&change::make(shared, object, change)?)
             }
         })
+    }
+
+    fn events(&self, view: Option<&str>) -> Result<AnswerBody, AdminError> {
+        let worker = &self.connection.worker;
+        match view {
+            None => events::subscribe(worker),
+            Some("figures") => dashboard::subscribe(worker),
+            Some(other) => {
+                let text = format!("no view has the name {other:?}; there is: figures");
+                Err(AdminError::bad_request(text))
+            }
+        }
     }
 
     fn sender(&self) -> Sender<'_> {
@@ -188,6 +213,28 @@ fn comfyui(
         let text = "there is no pool of ComfyUI servers of this name";
         AdminError::new(StatusCode::NOT_FOUND, "no_such_pool", text)
     })
+}
+
+/// Returns the picture of a job's last preview.
+fn preview(
+    shared: &Shared,
+    table: &Table,
+    pool: Option<&str>,
+    id: &str,
+) -> Result<Response<AnswerBody>, AdminError> {
+    let (hub, _) = comfyui(shared, table, pool)?;
+    let picture = hub.preview(id).ok_or_else(|| unknown_job(id))?;
+    let is_png = picture.starts_with(b"\x89PNG");
+    let kind = if is_png { "image/png" } else { "image/jpeg" };
+    let mut response = Response::new(AnswerBody::text(picture));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    Ok(response)
+}
+
+fn unknown_job(id: &str) -> AdminError {
+    let text = format!("no job that has not ended has the id {id:?}, or it has no preview yet");
+    AdminError::not_found("unknown_job", text)
 }
 
 /// Switches full reports of a pool on or off.

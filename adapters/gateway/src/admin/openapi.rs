@@ -39,6 +39,10 @@ fn operation(route: &Route, listeners: usize) -> Value {
         "text/event-stream"
     } else if route.call == Call::Metrics {
         "text/plain"
+    } else if route.call == Call::Dashboard {
+        "text/html"
+    } else if route.call == Call::Preview {
+        "image/*"
     } else {
         "application/json"
     };
@@ -109,6 +113,10 @@ fn parameter(parameter: Parameter, listeners: usize) -> Value {
         Parameter::Listener => (
             json!({"type": "integer", "minimum": 0, "maximum": listeners.saturating_sub(1)}),
             "The listener's number, from 0 in the order of the settings",
+        ),
+        Parameter::View => (
+            json!({"enum": ["figures"]}),
+            "All figures of the dashboard, in place of changes alone",
         ),
     };
     let name = parameter.name();

@@ -21,6 +21,9 @@ pub(crate) enum Call {
     Verbose,
     Explain,
     Events,
+    Dashboard,
+    Preview,
+    CancelJob,
     Metrics,
     OpenApi,
     Live,
@@ -37,6 +40,7 @@ pub(crate) enum Kind {
     Enable,
     Drain,
     Weight,
+    Limits,
     Breaker,
     Remove,
 }
@@ -87,6 +91,7 @@ pub(crate) enum Parameter {
     Host,
     Client,
     Listener,
+    View,
 }
 
 impl Parameter {
@@ -97,6 +102,7 @@ impl Parameter {
             Self::Host => "host",
             Self::Client => "client",
             Self::Listener => "listener",
+            Self::View => "view",
         }
     }
 }
@@ -129,7 +135,7 @@ const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 22] = [
+pub(crate) static ROUTES: [Route; 26] = [
     read(
         Call::Health,
         "/lb/health",
@@ -202,12 +208,43 @@ pub(crate) static ROUTES: [Route; 22] = [
         )
     },
     Route {
+        parameters: &[Parameter::View],
         refusals: &READ_EVENTS,
         ..read(
             Call::Events,
             "/lb/events",
             "Events",
             "Streams a snapshot and then each change, without end",
+        )
+    },
+    // The page has no figures: its script asks for them, and for the token.
+    live(
+        Call::Dashboard,
+        "/lb/dashboard",
+        "Page",
+        "Shows all of this in a browser",
+        &[400],
+    ),
+    Route {
+        parameters: &[Parameter::Pool],
+        refusals: &READ_POOL,
+        ..read(
+            Call::Preview,
+            "/lb/jobs/{id}/preview",
+            "Picture",
+            "Shows the last preview of a job for ComfyUI servers",
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        parameters: &[Parameter::Pool],
+        refusals: &VERBOSE,
+        ..read(
+            Call::CancelJob,
+            "/lb/jobs/{id}/cancel",
+            "Cancelled",
+            "Takes back a job for ComfyUI servers, whether it runs or waits",
         )
     },
     read(Call::Metrics, "/metrics", "Metrics", METRICS),
@@ -268,6 +305,14 @@ pub(crate) static ROUTES: [Route; 22] = [
             Kind::Weight,
             "/lb/backends/{id}/weight",
             "Sets a backend's share of requests",
+        )
+    },
+    Route {
+        body: Some("Limits"),
+        ..change(
+            Kind::Limits,
+            "/lb/backends/{id}/limits",
+            "Sets a backend's limits; what was used of them stays used",
         )
     },
     Route {
@@ -348,7 +393,7 @@ impl Route {
         !self.path.starts_with("/lb/")
     }
 
-    /// Whether the path names a backend.
+    /// Whether the path names a backend or a job.
     pub(crate) fn has_id(&self) -> bool {
         self.path.contains("{id}")
     }

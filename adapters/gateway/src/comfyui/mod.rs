@@ -22,6 +22,7 @@ mod line;
 mod lists;
 mod made;
 mod outbox;
+mod overview;
 mod pass;
 mod record;
 mod server;
@@ -40,7 +41,7 @@ pub(crate) use status::{Jobs, status};
 
 use crate::backend_pool::BackendPool;
 use crate::proxy::{AnswerBody, CallerBody};
-use crate::record::{End, Record};
+use crate::record::Record;
 use crate::service::{Asked, read_whole};
 use answers::{bad, empty, no_server, ok, refused};
 use bytes::Bytes;
@@ -79,7 +80,7 @@ pub(crate) async fn answer(
     let caller = Caller::of(&asked);
     let served = serve(&asked, &caller, body, upgraded, record).await;
     let (mut response, socket) = served.unwrap_or_else(|refusal| {
-        record.end = End::Refused(refusal.code);
+        record.refuse(refusal.status, refusal.code, &refusal.message);
         (refused(&refusal), None)
     });
     if let Some(cookie) = caller.cookie {

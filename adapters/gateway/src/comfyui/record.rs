@@ -162,6 +162,11 @@ impl Replay {
         self.preview = Some(frame);
     }
 
+    /// The frame of the last preview.
+    pub(super) fn preview(&self) -> Option<&Bytes> {
+        self.preview.as_ref()
+    }
+
     /// Tells a socket how far the job has come.
     pub(super) fn tell(&self, outbox: &Outbox) {
         let frames = self.begun.iter().chain(&self.outputs);

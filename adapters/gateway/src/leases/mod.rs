@@ -24,7 +24,7 @@ pub(crate) use undelivered::Undelivered;
 use crate::backend_pool::BackendPool;
 use crate::drain::Drain;
 use crate::proxy::{AnswerBody, X_REQUEST_ID};
-use crate::record::{End, Record};
+use crate::record::Record;
 use crate::service::{self, Asked, Identity};
 use crate::shared::{Shared, Table};
 use bytes::Bytes;
@@ -72,7 +72,7 @@ pub(crate) async fn answer(
             Response::new(AnswerBody::lent(body, undelivered))
         }
         Err(refusal) => {
-            record.end = End::Refused(refusal.code);
+            record.refuse(refusal.status, refusal.code, &refusal.message);
             refused(&refusal)
         }
     };

@@ -22,7 +22,7 @@ pub(crate) use relayed::RelayedBody;
 pub(crate) use settle::Settle;
 
 use crate::proxy::AnswerBody;
-use crate::record::{End, Record};
+use crate::record::Record;
 use crate::service::{self, Asked};
 use attempt::Attempts;
 use call::Call;
@@ -40,7 +40,7 @@ pub(crate) async fn answer(
     match serve(&asked, body, record).await {
         Ok(response) => response,
         Err(refusal) => {
-            record.end = End::Refused(refusal.code);
+            record.refuse(refusal.status, refusal.code, &refusal.message);
             let kind = leasehold_protocol::Call::of_path(asked.target.path.path());
             reply::refused(&refusal, kind, &record.request_id)
         }

@@ -19,7 +19,7 @@ use crate::comfyui::{self, CallerSocket};
 use crate::leases;
 use crate::listener::Listener;
 use crate::openai;
-use crate::record::{End, Record};
+use crate::record::Record;
 use crate::service;
 use crate::shared::Table;
 use core::convert::Infallible;
@@ -72,7 +72,7 @@ pub(crate) async fn answer(
             return Ok(response);
         }
         Err(refusal) => {
-            record.end = End::Refused(refusal.code);
+            record.refuse(refusal.status, refusal.code, &refusal.text);
             refusal.into_response()
         }
     };

@@ -11,7 +11,11 @@ struct Stream(BufReader<TcpStream>);
 
 impl Stream {
     fn open(address: SocketAddr) -> Self {
-        let stream = open(address, "GET", "/lb/events", &[], None);
+        Self::of(address, "/lb/events")
+    }
+
+    fn of(address: SocketAddr, path: &str) -> Self {
+        let stream = open(address, "GET", path, &[], None);
         let mut stream = Self(BufReader::new(stream));
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -112,4 +116,67 @@ fn streams_are_bounded_and_a_place_is_given_back() {
         refused = line.split(' ').nth(1).unwrap().parse().unwrap();
     }
     assert_eq!(refused, 200);
+}
+
+/// Applies a merge patch (RFC 7396).
+fn merge(to: &mut Value, patch: &Value) {
+    for (name, value) in patch.as_object().into_iter().flatten() {
+        if value.is_null() {
+            to.as_object_mut().expect("an object").remove(name);
+        } else if value.is_object() && to[name].is_object() {
+            merge(&mut to[name], value);
+        } else {
+            to[name] = value.clone();
+        }
+    }
+}
+
+#[test]
+fn figures_come_whole_and_then_as_differences() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let one = taken.local_addr().expect("an address");
+    drop(taken);
+    let running = Running::in_front_of(&[one]);
+    let mut stream = Stream::of(running.address, "/lb/events?view=figures");
+    let (name, mut all) = stream.next().unwrap();
+    assert_eq!(name, "snapshot");
+    let member = all["figures"]["members"]["web"][one.to_string()].clone();
+    assert_eq!(
+        (&member["ok"], &member["state"]),
+        (&json!(0), &json!("ready"))
+    );
+    assert!(all["history"].is_object(), "{all}");
+
+    assert_eq!(running.get("/").status, 502);
+    running.changed(
+        "POST",
+        &format!("/lb/backends/{one}/weight"),
+        Some(r#"{"weight":7}"#),
+    );
+    let is_weight = |told: &Value| told["change"] == "weight";
+    let (mut refusals, mut changes) = (Vec::new(), Vec::new());
+    while refusals.is_empty() || !changes.iter().any(is_weight) {
+        let (name, tick) = stream.next().unwrap();
+        assert_eq!(name, "tick");
+        merge(&mut all["figures"], &tick["patch"]);
+        // What stays as it is is not told again.
+        assert!(tick["patch"]["gateway"]["version"].is_null(), "{tick}");
+        for (told, name) in [(&mut refusals, "refusals"), (&mut changes, "changes")] {
+            told.extend(tick[name].as_array().expect("a list").iter().cloned());
+        }
+    }
+    let member = &all["figures"]["members"]["web"][one.to_string()];
+    assert_eq!(member["weight"], 7);
+    assert_eq!(changes.iter().filter(|told| is_weight(told)).count(), 1);
+    let [refusal] = &refusals[..] else {
+        panic!("{refusals:?}");
+    };
+    assert_eq!(refusal["status"], 502);
+    assert_eq!(refusal["request"], "GET /");
+    assert!(refusal["why"].as_str().is_some_and(|why| !why.is_empty()));
+    let answer = call(running.address, "GET", "/lb/events?view=all", &[], None);
+    assert_eq!(
+        (answer.status, answer.code()),
+        (400, "bad_request".to_owned())
+    );
 }

@@ -7,6 +7,7 @@ mod files;
 #[path = "../proxy/support.rs"]
 mod http;
 mod lists;
+mod operator;
 mod page;
 mod socket;
 mod spread;

@@ -134,6 +134,12 @@ impl<'a> Preview<'a> {
         Some(metadata["prompt_id"].as_str()?.to_owned())
     }
 
+    /// The picture: a JPEG or a PNG.
+    #[must_use]
+    pub fn image(&self) -> &'a [u8] {
+        self.image
+    }
+
     /// Returns the frame for a client that knows no metadata.
     #[must_use]
     pub fn plain(&self) -> Vec<u8> {
@@ -268,6 +274,7 @@ mod tests {
             let frame = preview(&metadata, b"image");
             let preview = Preview::read(&frame).unwrap();
             assert_eq!(preview.prompt_id().as_deref(), Some("x"));
+            assert_eq!(preview.image(), b"image");
             assert_eq!(
                 preview.plain(),
                 [&[0, 0, 0, 1, 0, 0, 0, format][..], b"image"].concat()
