@@ -2,7 +2,7 @@
 
 use crate::signals::{Given, Signals};
 use crate::values::parse_whole;
-use crate::{CliError, open_files, print_err, print_out};
+use crate::{CliError, open_files, print_err, print_out, service_manager};
 use clap::Args;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU32;
@@ -14,7 +14,7 @@ use leasehold_config::{
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::parse_span;
-use leasehold_gateway::{Gateway, StartError};
+use leasehold_gateway::{Gateway, PassedSockets, SettingsSource, StartError};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -110,6 +110,8 @@ struct GivenFlags {
 
 /// Runs a gateway until it is told to end.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
+    // First of all, while the process has one thread and has opened no file.
+    let passed = PassedSockets::from_env().map_err(CliError::usage)?;
     let settings = settings(arguments)?;
     if arguments.print_config {
         print_out(settings.to_toml().trim_end());
@@ -128,11 +130,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         Signals::new().map_err(CliError::system)?
     };
     open_files::raise_limit();
-    let gateway = start(settings, arguments).map_err(CliError::system)?;
+    let gateway = start(passed, settings, arguments).map_err(CliError::system)?;
     for address in gateway.addresses().iter().flatten() {
         print_out(format_args!("listening on http://{address}"));
     }
+    service_manager::feed_watchdog(gateway.heartbeats())?;
+    service_manager::ready();
     runtime.block_on(obey(&mut signals, &gateway));
+    service_manager::stopping();
     print_err("draining; send the signal again to end at once");
     let draining = thread::spawn(move || gateway.drain());
     while !draining.is_finished() {
@@ -148,16 +153,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
 }
 
 /// Starts a gateway that reads its file again when it is asked to.
-fn start(settings: Settings, arguments: &Arguments) -> Result<Gateway, StartError> {
-    let Some(path) = arguments.config.clone() else {
-        return Gateway::start(settings);
-    };
+fn start(
+    passed: PassedSockets,
+    settings: Settings,
+    arguments: &Arguments,
+) -> Result<Gateway, StartError> {
     let debug = arguments.debug;
-    let read = move || {
-        let settings = Settings::read(&path).map_err(|error| error.to_string())?;
-        Ok(with_log(settings, debug))
-    };
-    Gateway::start_from(Box::new(read), settings)
+    let source = arguments.config.clone().map(|path| -> SettingsSource {
+        Box::new(move || {
+            let settings = Settings::read(&path).map_err(|error| error.to_string())?;
+            Ok(with_log(settings, debug))
+        })
+    });
+    Gateway::start_on(passed, source, settings)
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings, CliError> {
@@ -233,7 +241,10 @@ async fn obey(signals: &mut Signals, gateway: &Gateway) {
     loop {
         match signals.next().await {
             Given::End => return,
-            Given::HangUp => gateway.read_again(),
+            Given::HangUp => {
+                service_manager::reloading();
+                service_manager::reloaded(gateway.read_again());
+            }
             Given::User => gateway.reopen_log(),
         }
     }

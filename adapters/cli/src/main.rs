@@ -16,6 +16,7 @@ mod limits;
 mod open_files;
 mod plan;
 mod pool;
+mod service_manager;
 mod signals;
 mod testbed;
 mod values;

@@ -1,7 +1,7 @@
 //! The sockets that a gateway listens on.
 //!
-//! Invariant: each thread has a socket of its own for each address, among which the system spreads connections; a
-//! file that is no socket is never removed.
+//! Invariant: each thread has a socket of its own for each TCP address, among which the system spreads connections; it
+//! shares those of files and those that were passed. A file that is no socket is never removed.
 
 use core::net::SocketAddr;
 use leasehold_config::Address;
@@ -41,6 +41,11 @@ impl Bound {
     }
 }
 
+/// Returns a handle of a socket for each of `threads`, among which the first to be awake takes a connection.
+pub(crate) fn share(bound: &Bound, threads: usize) -> io::Result<Vec<Bound>> {
+    (0..threads).map(|_| bound.try_clone()).collect()
+}
+
 /// Listens at an address, with a socket for each of `threads`.
 pub(crate) fn bind(address: &Address, threads: usize) -> io::Result<Vec<Bound>> {
     match address {
@@ -57,9 +62,7 @@ pub(crate) fn bind(address: &Address, threads: usize) -> io::Result<Vec<Bound>> 
         }
         Address::Unix(path) => {
             let unix = bind_unix(path)?;
-            (0..threads)
-                .map(|_| unix.try_clone().map(Bound::Unix))
-                .collect()
+            share(&Bound::Unix(unix), threads)
         }
     }
 }

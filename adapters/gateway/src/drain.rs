@@ -24,6 +24,11 @@ impl Drain {
         tasks.into_values().for_each(Waker::wake);
     }
 
+    /// Whether the thread drains.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun.get()
+    }
+
     /// Waits until the thread drains.
     pub(crate) fn begun(&self) -> Draining<'_> {
         let number = self.waits.get();

@@ -5,11 +5,13 @@
 use crate::access_log::LogQueue;
 use crate::admin::AdminChanges;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
-use crate::bind::{Bound, bind};
+use crate::bind::{Bound, bind, share};
 use crate::callers::{Accounts, Callers};
 use crate::comfyui::{self, Hubs, JournalError};
 use crate::dashboard;
+use crate::heartbeat::{Heart, Heartbeats};
 use crate::names::{self, Names};
+use crate::passed::{PassedError, PassedSockets};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
 use crate::shared::{ADMIN, OnDisk, ReloadError, Shared, Table};
@@ -38,6 +40,9 @@ pub enum StartError {
         /// The system's error.
         source: io::Error,
     },
+    /// A socket that was passed can't be used.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// A pool can't be made.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -62,6 +67,7 @@ pub struct Gateway {
     addresses: Vec<Option<SocketAddr>>,
     admin_address: Option<SocketAddr>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    heartbeats: Heartbeats,
     log: Option<JoinHandle<()>>,
 }
 
@@ -71,7 +77,7 @@ impl Gateway {
     /// # Errors
     /// An address is taken, a pool's settings contradict each other, or the log can't be opened; nothing runs then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        Self::run(settings, Reloads::default(), Names::of_system())
+        Self::start_on(PassedSockets::default(), None, settings)
     }
 
     /// Starts a gateway whose settings are read again by [`read_again`](Self::read_again) and by its admin interface.
@@ -79,7 +85,20 @@ impl Gateway {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_from(source: SettingsSource, settings: Settings) -> Result<Self, StartError> {
-        Self::run(settings, Reloads::from(source), Names::of_system())
+        Self::start_on(PassedSockets::default(), Some(source), settings)
+    }
+
+    /// Starts a gateway whose listeners take the passed sockets of their addresses, and bind those that are missing.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and if no listener has the address of a passed socket.
+    pub fn start_on(
+        passed: PassedSockets,
+        source: Option<SettingsSource>,
+        settings: Settings,
+    ) -> Result<Self, StartError> {
+        let reloads = source.map(Reloads::from).unwrap_or_default();
+        Self::run(settings, passed, reloads, Names::of_system())
     }
 
     /// Starts a gateway that looks names up in this way, for tests.
@@ -88,17 +107,21 @@ impl Gateway {
     /// As [`start`](Self::start).
     #[doc(hidden)]
     pub fn start_with(settings: Settings, look_up: names::LookUp) -> Result<Self, StartError> {
-        Self::run(settings, Reloads::default(), Names::of(look_up))
+        let passed = PassedSockets::default();
+        Self::run(settings, passed, Reloads::default(), Names::of(look_up))
     }
 
-    fn run(settings: Settings, reloads: Reloads, names: Names) -> Result<Self, StartError> {
+    fn run(
+        settings: Settings,
+        passed: PassedSockets,
+        reloads: Reloads,
+        names: Names,
+    ) -> Result<Self, StartError> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let mut sockets = Vec::new();
-        for listener in &settings.listeners {
-            sockets.push(listen(&listener.address, threads)?);
-        }
-        let admin = settings.admin.listen.as_ref();
-        let admin = admin.map(|address| listen(address, 1)).transpose()?;
+        let Listening {
+            listeners: sockets,
+            admin,
+        } = listen_all(&settings, passed, threads)?;
         let log = LogQueue::start(&settings.access_log).map_err(StartError::Log)?;
         let (queue, writer) = log.unzip();
         let drain = settings.drain;
@@ -129,30 +152,33 @@ impl Gateway {
                 .iter()
                 .map(|bound| bound.first().and_then(Bound::address))
                 .collect(),
-            admin_address: admin.iter().flatten().next().and_then(Bound::address),
+            admin_address: admin.as_ref().and_then(Bound::address),
             shared: Arc::clone(&shared),
             threads: Vec::new(),
+            heartbeats: Heartbeats::default(),
             log: writer,
         };
         for listeners in by_thread(&shared, sockets, threads) {
             let shared = Arc::clone(&shared);
-            gateway.spawn("gateway", move || worker::run(shared, listeners, drain))?;
+            gateway.spawn("gateway", move |heart| {
+                worker::run(shared, listeners, drain, heart)
+            })?;
         }
-        for bound in admin.into_iter().flatten() {
+        if let Some(bound) = admin {
             let (shared, connections) = (Arc::clone(&shared), shared.connections(ADMIN));
             let listeners = vec![Accepting {
                 number: ADMIN,
                 bound,
                 connections,
             }];
-            gateway.spawn("gateway-admin", move || {
-                worker::run(shared, listeners, drain)
+            gateway.spawn("gateway-admin", move |heart| {
+                worker::run(shared, listeners, drain, heart)
             })?;
         }
         let health = Arc::clone(&shared);
-        gateway.spawn("gateway-health", move || watch_health(&health))?;
+        gateway.spawn("gateway-health", move |heart| watch_health(&health, heart))?;
         if serves_comfyui {
-            gateway.spawn("gateway-comfyui", move || comfyui::run(&shared))?;
+            gateway.spawn("gateway-comfyui", move |heart| comfyui::run(&shared, heart))?;
         }
         Ok(gateway)
     }
@@ -178,9 +204,17 @@ impl Gateway {
     }
 
     /// Reads the settings again and puts them in force, or says on standard error why not.
-    pub fn read_again(&self) {
-        // Its result is told there, and by the admin interface.
-        let _ = self.shared.reloads().reload(&self.shared);
+    ///
+    /// # Errors
+    /// The text that was said.
+    pub fn read_again(&self) -> Result<(), String> {
+        self.shared.reloads().reload(&self.shared)
+    }
+
+    /// The signs of progress of its threads, for a watchdog.
+    #[must_use]
+    pub fn heartbeats(&self) -> Heartbeats {
+        self.heartbeats.clone()
     }
 
     /// Opens the access log anew, because its file was moved away.
@@ -225,9 +259,11 @@ impl Gateway {
     fn spawn(
         &mut self,
         name: &str,
-        run: impl FnOnce() -> io::Result<()> + Send + 'static,
+        run: impl FnOnce(Heart) -> io::Result<()> + Send + 'static,
     ) -> Result<(), StartError> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        let heart = self.heartbeats.join(name);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || run(heart));
         self.threads.push(thread.map_err(StartError::Thread)?);
         Ok(())
     }
@@ -262,11 +298,12 @@ fn by_thread(shared: &Shared, sockets: Vec<Vec<Bound>>, threads: usize) -> Vec<V
     dealt
 }
 
-fn watch_health(shared: &Arc<Shared>) -> io::Result<()> {
+fn watch_health(shared: &Arc<Shared>, heart: Heart) -> io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
+        spawn_local(heart.beat());
         spawn_local(watch_pools(Arc::clone(shared)));
         spawn_local(keep_state(Arc::clone(shared)));
         spawn_local(names::watch(Arc::clone(shared)));
@@ -320,8 +357,48 @@ async fn keep_state(shared: Arc<Shared>) {
     }
 }
 
-fn listen(address: &Address, threads: usize) -> Result<Vec<Bound>, StartError> {
-    bind(address, threads).map_err(|source| StartError::Bind {
+/// The sockets of a gateway.
+struct Listening {
+    /// Those of each listener, one for each thread.
+    listeners: Vec<Vec<Bound>>,
+    admin: Option<Bound>,
+}
+
+/// Takes the sockets that were passed, and binds the others.
+fn listen_all(
+    settings: &Settings,
+    mut passed: PassedSockets,
+    threads: usize,
+) -> Result<Listening, StartError> {
+    let mut taken = |address: &Address| (address.clone(), passed.take(address));
+    let listeners: Vec<_> = settings
+        .listeners
+        .iter()
+        .map(|listener| taken(&listener.address))
+        .collect();
+    let admin = settings.admin.listen.as_ref().map(taken);
+    // Before anything is bound, so that a socket unit with another address is told as such.
+    passed.check_taken()?;
+    let listeners = listeners
+        .into_iter()
+        .map(|(address, passed)| listen(&address, passed, threads));
+    let admin = admin.map(|(address, passed)| listen(&address, passed, 1));
+    Ok(Listening {
+        listeners: listeners.collect::<Result<_, _>>()?,
+        admin: admin.transpose()?.and_then(|mut bound| bound.pop()),
+    })
+}
+
+fn listen(
+    address: &Address,
+    passed: Option<Bound>,
+    threads: usize,
+) -> Result<Vec<Bound>, StartError> {
+    let bound = match passed {
+        Some(passed) => share(&passed, threads),
+        None => bind(address, threads),
+    };
+    bound.map_err(|source| StartError::Bind {
         address: shown(address),
         source,
     })

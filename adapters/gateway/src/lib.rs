@@ -16,11 +16,13 @@ mod connections;
 mod dashboard;
 mod drain;
 mod gateway;
+mod heartbeat;
 mod leases;
 mod lent;
 mod listener;
 mod names;
 mod openai;
+mod passed;
 mod patience;
 mod probes;
 mod proxy;
@@ -38,17 +40,19 @@ pub use admin::read_admin_request;
 pub use backend_pool::PoolError;
 pub use comfyui::JournalError;
 pub use gateway::{Gateway, StartError};
+pub use heartbeat::Heartbeats;
 #[doc(hidden)]
 pub use leases::{LeaseAnswer, LeaseCalls};
 #[doc(hidden)]
 pub use names::{LookUp, LookedUp};
+pub use passed::{PassedError, PassedSockets};
 #[doc(hidden)]
 pub use proxy::pass_headers_on;
 pub use reload::SettingsSource;
 pub use shared::ReloadError;
-pub use state::StateError;
 #[doc(hidden)]
 pub use state::rewrite_state;
+pub use state::StateError;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

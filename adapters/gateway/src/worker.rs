@@ -6,6 +6,7 @@ use crate::access_log::LogBuffer;
 use crate::bind::Bound;
 use crate::connections::Connections;
 use crate::drain::Drain;
+use crate::heartbeat::Heart;
 use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
@@ -112,6 +113,7 @@ pub(crate) fn run(
     shared: Arc<Shared>,
     listeners: Vec<Accepting>,
     longest: Duration,
+    heart: Heart,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -123,6 +125,7 @@ pub(crate) fn run(
             spawn_local(accept_all(Rc::clone(&worker), listener, Rc::clone(&open)));
         }
         spawn_local(keep_house(Rc::clone(&worker)));
+        spawn_local(heart.beat());
         worker.follow_drain().await;
         // Those that have not ended by then are cut.
         let _ = timeout(longest, open.all_closed()).await;

@@ -16,7 +16,16 @@ pub(super) struct Gateway {
 
 impl Gateway {
     pub(super) fn start(arguments: &[&str]) -> Self {
-        let (process, mut log) = super::start(&["gateway"], arguments, Stdio::piped());
+        let mut command = leasehold();
+        command.arg("gateway").args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Starts it by a command of its own.
+    pub(super) fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("it starts");
+        let mut log = BufReader::new(process.stdout.take().expect("its output is piped"));
         let mut line = String::new();
         log.read_line(&mut line).expect("it prints its address");
         let Some(address) = line.trim().strip_prefix("listening on http://") else {
@@ -65,7 +74,7 @@ fn send(address: &str, request: &str) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
-fn backend(limit: &str) -> Backend {
+pub(super) fn backend(limit: &str) -> Backend {
     let mut config = BackendConfig::default();
     if !limit.is_empty() {
         config.limits = Limit::parse_list(limit).expect("a limit");

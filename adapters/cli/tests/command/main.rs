@@ -15,6 +15,7 @@ mod memory;
 mod plan;
 mod pool;
 mod requests;
+mod service;
 mod stages;
 mod state;
 mod testbed;

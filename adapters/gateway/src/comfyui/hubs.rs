@@ -12,6 +12,7 @@ use super::status::{job, lines, status};
 use crate::admin::Told;
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
+use crate::heartbeat::Heart;
 use crate::lock;
 use crate::shared::Shared;
 use crate::worker::Worker;
@@ -89,11 +90,12 @@ impl Hubs {
 }
 
 /// Works on the queues until the gateway drains.
-pub(crate) fn run(shared: &Arc<Shared>) -> io::Result<()> {
+pub(crate) fn run(shared: &Arc<Shared>, heart: Heart) -> io::Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
+        spawn_local(heart.beat());
         spawn_local(watch(Arc::clone(shared)));
         // The sender lives as long as `shared`. Jobs go on at their servers, and are found again.
         let _ = shared.drain().wait_for(|drains| *drains).await;

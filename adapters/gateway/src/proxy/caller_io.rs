@@ -22,6 +22,12 @@ use tokio::time::Instant;
 /// A byte that no request may hold outside of a body, by which the parser behind answers 400 and closes.
 const NO_REQUEST: &[u8] = b"\0";
 
+/// How long a connection without a request stays open in a drain, from its last answer on.
+///
+/// A caller that has just used it may be sending its next request, which a close would lose: the answer to that one
+/// tells it to connect anew. nginx calls this time `keepalive_min_timeout`.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
 /// Bytes of interim answers that may wait.
 const MAX_INTERIM: usize = 16 * 1_024;
 
@@ -32,6 +38,8 @@ pub(crate) struct CallerState {
     pub(crate) is_busy: AtomicBool,
     /// Whether an ambiguous request came.
     pub(crate) is_refused: AtomicBool,
+    /// Whether the gateway drains.
+    pub(crate) is_draining: AtomicBool,
     interim: Mutex<Interim>,
     /// Leases whose answer is being written.
     on_its_way: Mutex<Vec<Undelivered>>,
@@ -126,11 +134,22 @@ impl<S> CallerIo<S> {
         self.was_busy = is_busy;
         match self.framing.place() {
             Place::Start if is_busy => None,
-            Place::Start if self.is_first => Some(self.bounds.header_read),
-            Place::Start => Some(self.bounds.keep_alive),
+            Place::Start => Some(self.longest_idle()),
             Place::Head => Some(self.bounds.header_read),
             Place::Body => Some(self.bounds.body_idle),
             Place::Opaque => None,
+        }
+    }
+
+    /// Returns how long the connection may be without a request.
+    fn longest_idle(&self) -> Duration {
+        let longest = match self.is_first {
+            true => self.bounds.header_read,
+            false => self.bounds.keep_alive,
+        };
+        match self.state.is_draining.load(Ordering::Relaxed) {
+            true => longest.min(DRAIN_IDLE),
+            false => longest,
         }
     }
 

@@ -1,6 +1,6 @@
 //! One connection of a caller, from its acceptance to its end.
 //!
-//! Invariant: a connection that drains answers the request it has and takes no other.
+//! Invariant: a connection that drains says so in its next answer, which is its last one.
 
 use super::caller_io::{CallerIo, CallerState};
 use super::exchange::answer;
@@ -80,7 +80,8 @@ where
             let mut polled = served.as_mut().poll(context).map(drop);
             if polled.is_pending() && !is_draining && draining.as_mut().poll(context).is_ready() {
                 is_draining = true;
-                served.as_mut().graceful_shutdown();
+                state.is_draining.store(true, Ordering::Relaxed);
+                // It waits for a request from now on as long as a drain allows.
                 polled = served.as_mut().poll(context).map(drop);
             }
             polled

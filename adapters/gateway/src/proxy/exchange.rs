@@ -78,7 +78,7 @@ pub(crate) async fn answer(
     };
     record.status = response.status();
     record.tell_limits(response.headers_mut());
-    if closes {
+    if closes || connection.worker.drain().has_begun() {
         // What follows a request for another protocol was not checked.
         response
             .headers_mut()
