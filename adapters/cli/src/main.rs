@@ -8,6 +8,7 @@ mod batch;
 mod comfyui;
 mod demo;
 mod demo_gateway;
+mod doctor;
 mod doubles;
 mod gateway;
 mod key;
@@ -84,6 +85,14 @@ enum Command {
     /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
     #[command(verbatim_doc_comment)]
     Gateway(gateway::Arguments),
+    /// Look for what would keep a gateway from its work: settings, rights, addresses, clock, open files, members.
+    ///
+    /// Nothing is changed, and no call is made: a member is connected to, and asked for its health if its pool has health
+    /// checks. Run it as the gateway's user. Without --config it looks at this machine alone.
+    ///
+    /// Exit code: 0 without an error, 1 with one, 2 if the settings are wrong.
+    #[command(verbatim_doc_comment)]
+    Doctor(doctor::Arguments),
     /// Run a command under a lease of a gateway's pool, for shell scripts and cron.
     ///
     /// The command gets LEASEHOLD_URL, LEASEHOLD_KEY (if the service tells it), LEASEHOLD_MEMBER and
@@ -111,6 +120,7 @@ fn main() -> ExitCode {
         Command::Batch(arguments) => batch::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Gateway(arguments) => gateway::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Lease(arguments) => lease::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Testbed(command) => testbed::run(&command),

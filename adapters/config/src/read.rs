@@ -21,6 +21,14 @@ impl Settings {
     /// [`ConfigError`] with all mistakes that were found, each with its file, line, column and key. What depends on
     /// other keys is checked once each key by itself is right.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_from(path, &Process)
+    }
+
+    /// Reads a configuration file as [`read`](Self::read) does, by these inputs.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn read_from(path: &Path, inputs: &dyn Inputs) -> Result<Self, ConfigError> {
         let whole = |error: String| {
             ConfigError::one(Mistake {
                 place: Place {
@@ -31,14 +39,9 @@ impl Settings {
                 problem: Problem::Unreadable(format!("cannot read it: {error}")),
             })
         };
-        let text = Process.file(path).map_err(whole)?;
+        let text = inputs.file(path).map_err(whole)?;
         let absolute = path::absolute(path).map_err(|error| whole(error.to_string()))?;
-        parse(
-            path,
-            absolute.parent().unwrap_or(&absolute),
-            &text,
-            &Process,
-        )
+        parse(path, absolute.parent().unwrap_or(&absolute), &text, inputs)
     }
 
     /// Reads the text of a configuration file in `folder`, which should be absolute; all else is read from `inputs`.

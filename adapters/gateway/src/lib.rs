@@ -26,6 +26,7 @@ mod passed;
 mod patience;
 mod probes;
 mod proxy;
+mod reach;
 mod record;
 mod reload;
 mod resources;
@@ -48,11 +49,12 @@ pub use names::{LookUp, LookedUp};
 pub use passed::{PassedError, PassedSockets};
 #[doc(hidden)]
 pub use proxy::pass_headers_on;
+pub use reach::{Reach, Reached, reach_members};
 pub use reload::SettingsSource;
 pub use shared::ReloadError;
 #[doc(hidden)]
 pub use state::rewrite_state;
-pub use state::StateError;
+pub use state::{StateError, StateFound, examine_state};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -10,14 +10,15 @@ use crate::shared::Shared;
 use crate::upstream::{ConnectError, connect};
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::header::{CONNECTION, DATE, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use leasehold_config::{HealthCheck, Kind};
+use leasehold_config::{HealthCheck, Kind, PoolSettings};
 use leasehold_sync::{HealthChange, MemberId, PoolEvent, ProbeResult};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -83,10 +84,10 @@ async fn check(pool: &BackendPool, backend: &Backend) -> ProbeResult {
     };
     let begun = now();
     let longest = health.probes.timeout();
-    let answered = timeout(longest, look_at(pool, health, backend)).await;
+    let answered = timeout(longest, look_at(pool.settings(), health, backend)).await;
     match answered.unwrap_or(Err(ProbeError::TimedOut(longest))) {
-        Ok(depth) => ProbeResult::Up {
-            depth,
+        Ok(looked) => ProbeResult::Up {
+            depth: looked.depth,
             latency: Some(begun.elapsed()),
         },
         Err(error) => {
@@ -98,7 +99,7 @@ async fn check(pool: &BackendPool, backend: &Backend) -> ProbeResult {
 
 /// Why a health check fails.
 #[derive(Debug, thiserror::Error)]
-enum ProbeError {
+pub(crate) enum ProbeError {
     #[error("cannot connect: {0}")]
     Connect(#[from] ConnectError),
     #[error("the health check got no answer within {0:?}")]
@@ -113,14 +114,23 @@ enum ProbeError {
     Text(String),
 }
 
-/// Asks a backend whether it is up, and for the jobs that it has, if it is one that has jobs.
-async fn look_at(
-    pool: &BackendPool,
+/// What a backend that is up has told.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// The jobs that it has, if it is one that has jobs.
+    pub(crate) depth: Option<u32>,
+    /// Its time of day.
+    pub(crate) date: Option<SystemTime>,
+}
+
+/// Asks a backend whether it is up.
+pub(crate) async fn look_at(
+    pool: &PoolSettings,
     health: &HealthCheck,
     backend: &Backend,
-) -> Result<Option<u32>, ProbeError> {
-    let has_jobs = pool.settings().kind == Kind::Comfyui;
-    let mut connection = connect(backend, pool.settings().upstream.connect).await?;
+) -> Result<Looked, ProbeError> {
+    let has_jobs = pool.kind == Kind::Comfyui;
+    let mut connection = connect(backend, pool.upstream.connect).await?;
     let mut request = Request::new(crate::proxy::CallerBody::none());
     *request.uri_mut() = match has_jobs {
         true => below(backend, &health.path),
@@ -139,15 +149,20 @@ async fn look_at(
     if !health.status.contains(&status.as_u16()) {
         return Err(ProbeError::Status(status));
     }
+    let date = response.headers().get(DATE);
+    let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     if health.body.is_none() && !has_jobs {
-        return Ok(None);
+        return Ok(Looked { depth: None, date });
     }
     let body = Limited::<Incoming>::new(response.into_body(), MAX_BODY);
     let body = body.collect().await.map_err(ProbeError::Body)?.to_bytes();
     let lacks = |text: &&String| memchr::memmem::find(&body, text.as_bytes()).is_none();
     match health.body.as_ref().filter(lacks) {
         Some(text) => Err(ProbeError::Text(text.clone())),
-        None => Ok(remaining(&body).filter(|_| has_jobs)),
+        None => Ok(Looked {
+            depth: remaining(&body).filter(|_| has_jobs),
+            date,
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ mod callers;
 mod changes;
 mod clients;
 mod comfyui;
+mod doctor;
 mod errors;
 mod gateway;
 mod habits;

@@ -234,6 +234,48 @@ pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
     Ok(found)
 }
 
+/// A state file as it is, looked at by a process that does not use it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateFound {
+    /// Whether there is one.
+    pub exists: bool,
+    /// Whether another process uses it, and its id if that is known.
+    pub user: Option<Option<u32>>,
+    /// Whether charges may be missing, so that `after_crash` decides on the limits at the next start.
+    pub may_lack: bool,
+}
+
+/// Reads a state file without changing it.
+///
+/// Its lock is tried for some microseconds if it exists; a gateway that starts just then takes the file for used.
+///
+/// # Errors
+/// The file can't be read, or is none of a gateway.
+pub fn examine_state(path: &Path) -> Result<StateFound, StateError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StateFound::default()),
+        Err(error) => return Err(io_error(path)(error)),
+    };
+    let user = match File::open(lock_path(path)) {
+        Ok(mut lock) => match lock.try_lock_shared() {
+            Ok(()) => None,
+            Err(TryLockError::WouldBlock) => Some(process_of(&mut lock)),
+            Err(TryLockError::Error(error)) => return Err(io_error(path)(error)),
+        },
+        Err(_) => None,
+    };
+    let found = parse(&text, &boot_id()).map_err(|line| StateError::Foreign {
+        path: path.to_owned(),
+        line,
+    })?;
+    Ok(StateFound {
+        exists: true,
+        may_lack: found.may_lack && user.is_none(),
+        user,
+    })
+}
+
 /// Returns what a gateway of this boot writes of what it has read, for the fuzzer.
 ///
 /// # Errors
@@ -264,9 +306,7 @@ fn text_of(lines: impl IntoIterator<Item = Line>) -> (Vec<u8>, usize) {
 
 /// Takes the lock beside a file, and leaves this process's id in it.
 fn take_lock(path: &Path) -> Result<File, StateError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
+    let lock_path = lock_path(path);
     let io = io_error(&lock_path);
     let mut lock = private()
         .read(true)
@@ -277,12 +317,9 @@ fn take_lock(path: &Path) -> Result<File, StateError> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            // The id only serves the message.
-            let _ = lock.read_to_string(&mut text);
             return Err(StateError::InUse {
                 path: path.to_owned(),
-                process: text.trim().parse().ok(),
+                process: process_of(&mut lock),
             });
         }
         Err(TryLockError::Error(error)) => return Err(io(error)),
@@ -290,6 +327,20 @@ fn take_lock(path: &Path) -> Result<File, StateError> {
     lock.set_len(0).map_err(io)?;
     writeln!(lock, "{}", std::process::id()).map_err(io)?;
     Ok(lock)
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Returns the id that a process has left in its lock.
+fn process_of(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    // The id only serves a message.
+    let _ = lock.read_to_string(&mut text);
+    text.trim().parse().ok()
 }
 
 fn private() -> OpenOptions {
@@ -386,6 +437,10 @@ mod tests {
         first.rewrite([charge()], false).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, PRIVATE);
+        assert_eq!(
+            examine_state(&path).unwrap().user,
+            Some(Some(std::process::id()))
+        );
         let second = StateFile::open(&path).unwrap_err().to_string();
         assert!(
             second.contains(&format!("process {}", std::process::id())),
@@ -393,6 +448,8 @@ mod tests {
         );
         first.rewrite([charge()], true).unwrap();
         drop(first);
+        let left = examine_state(&path).unwrap();
+        assert_eq!((left.exists, left.user, left.may_lack), (true, None, true));
         let (_, found) = StateFile::open(&path).unwrap();
         assert_eq!((found.charges.len(), found.may_lack), (1, true));
     }
