@@ -6,6 +6,7 @@
 mod backends;
 mod batch;
 mod comfyui;
+mod completions;
 mod demo;
 mod demo_gateway;
 mod doctor;
@@ -14,6 +15,7 @@ mod gateway;
 mod key;
 mod lease;
 mod limits;
+mod man;
 mod open_files;
 mod plan;
 mod pool;
@@ -112,6 +114,18 @@ enum Command {
     /// Run a test server.
     #[command(subcommand)]
     Testbed(testbed::Command),
+    /// Print the completions of a shell.
+    ///
+    /// bash: `leasehold completions bash > ~/.local/share/bash-completion/completions/leasehold`
+    ///
+    /// fish: `leasehold completions fish > ~/.config/fish/completions/leasehold.fish`
+    ///
+    /// zsh: write them to a file `_leasehold` in a folder of `$fpath`.
+    Completions(completions::Arguments),
+    /// Print the manual page, or write those of all commands into a folder.
+    ///
+    /// `leasehold man | man -l -` shows it.
+    Man(man::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -124,6 +138,8 @@ fn main() -> ExitCode {
         Command::Lease(arguments) => lease::run(&arguments),
         Command::Key(command) => key::run(&command),
         Command::Testbed(command) => testbed::run(&command),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -13,6 +13,7 @@ mod habits;
 mod interrupt;
 mod lease;
 mod memory;
+mod pages;
 mod plan;
 mod pool;
 mod requests;
