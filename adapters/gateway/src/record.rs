@@ -19,8 +19,8 @@ use tokio::time::Instant;
 /// What the log has for a caller that left before its answer; nginx's number for it.
 const CALLER_LEFT: u16 = 499;
 
-/// Characters of a path that are kept of a request that was refused.
-const MAX_PATH: usize = 200;
+/// Characters that are kept of each text of a request that was refused.
+const MAX_TEXT: usize = 300;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +53,9 @@ impl End {
     }
 }
 
-/// Returns the begin of a path, which may be as long as a request's head.
-fn shortened(path: &str) -> String {
-    path.chars().take(MAX_PATH).collect()
+/// Returns the begin of a text of the caller's, which may be as long as its request.
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// A request and what became of it.
@@ -135,8 +135,8 @@ impl Record {
             json!({
                 "status": status.as_u16(),
                 "code": code,
-                "why": why,
-                "request": format!("{} {}", self.method, shortened(self.uri.path())),
+                "why": shortened(why),
+                "request": shortened(&format!("{} {}", self.method, self.uri.path())),
                 "client": self.client.as_ref().and_then(|client| client.to_str().ok()),
             })
         });

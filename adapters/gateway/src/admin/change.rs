@@ -34,6 +34,18 @@ pub(crate) fn make(
     // A reload puts the table in force under the same lock.
     let table = shared.table();
     let told = Told::of(&change);
+    let is_limits = matches!(change, Change::Limits(_));
+    let breaker = match change {
+        Change::Breaker(Some(_)) => Some("opened"),
+        Change::Breaker(None) => Some("closed"),
+        Change::Add(_)
+        | Change::Disable
+        | Change::Enable
+        | Change::Drain
+        | Change::Weight(_)
+        | Change::Limits(_)
+        | Change::Remove => None,
+    };
     let (pool, view) = if let Change::Add(new) = change {
         add(&table, &mut record, object, new)?
     } else {
@@ -43,11 +55,20 @@ pub(crate) fn make(
             set_limits(shared, &mut record, pool, object.id, limits.clone())?;
         }
         apply(&table, &mut record, pool, member, object.id, &change)?;
-        match change == Change::Remove {
-            true => (pool, before),
-            false => (pool, view(pool, object.id)?),
-        }
+        let after = match (change == Change::Remove, is_limits) {
+            (true, _) => before,
+            // Other limits may have put another pool in its place.
+            (false, true) => view(find(&shared.table(), object)?.0, object.id)?,
+            (false, false) => view(pool, object.id)?,
+        };
+        (pool, after)
     };
+    if let Some(state) = breaker {
+        shared.report(format_args!(
+            "pool {}: {}: breaker {state} by the admin interface",
+            view.pool, view.id
+        ));
+    }
     if let Some(told) = told {
         keep(shared, &record);
         shared.report(format_args!(

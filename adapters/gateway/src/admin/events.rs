@@ -206,7 +206,7 @@ impl Events {
     pub(crate) fn admit(&self) -> Result<Place, AdminError> {
         let place = Place(Arc::clone(&self.subscribers));
         let others = self.subscribers.fetch_add(1, Ordering::Relaxed);
-        let text = "64 streams of events are open, and more may not be";
+        let text = format!("{MAX_SUBSCRIBERS} streams of events are open, and more may not be");
         let refusal = AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", text);
         (others < MAX_SUBSCRIBERS).then_some(place).ok_or(refusal)
     }

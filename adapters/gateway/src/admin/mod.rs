@@ -131,11 +131,7 @@ impl Asked<'_> {
             Call::Preview => preview(shared, table, query.get(Parameter::Pool), &id)?,
             Call::CancelJob => {
                 check_type(&self.parts.headers, !body?.is_empty())?;
-                let (hub, _) = comfyui(shared, table, query.get(Parameter::Pool))?;
-                if !hub.take_back(&id) {
-                    return Err(unknown_job(&id));
-                }
-                json(&json!({"cancelled": true}))
+                cancel_job(shared, table, query.get(Parameter::Pool), &id)?
             }
             Call::Metrics => metrics::metrics(shared, table, &self.parts.headers),
             Call::OpenApi => json(&openapi::document(
@@ -223,7 +219,10 @@ fn preview(
     id: &str,
 ) -> Result<Response<AnswerBody>, AdminError> {
     let (hub, _) = comfyui(shared, table, pool)?;
-    let picture = hub.preview(id).ok_or_else(|| unknown_job(id))?;
+    let picture = hub.preview(id).ok_or_else(|| {
+        let text = format!("no job that runs has the id {id:?}, or it has no preview yet");
+        AdminError::not_found("no_preview", text)
+    })?;
     let is_png = picture.starts_with(b"\x89PNG");
     let kind = if is_png { "image/png" } else { "image/jpeg" };
     let mut response = Response::new(AnswerBody::text(picture));
@@ -232,9 +231,23 @@ fn preview(
     Ok(response)
 }
 
-fn unknown_job(id: &str) -> AdminError {
-    let text = format!("no job that has not ended has the id {id:?}, or it has no preview yet");
-    AdminError::not_found("unknown_job", text)
+/// Takes a job back, whether it runs or waits.
+fn cancel_job(
+    shared: &Shared,
+    table: &Table,
+    pool: Option<&str>,
+    id: &str,
+) -> Result<Response<AnswerBody>, AdminError> {
+    let (hub, pool) = comfyui(shared, table, pool)?;
+    if !hub.take_back(id) {
+        let text = format!("no job that runs or waits has the id {id:?}");
+        return Err(AdminError::not_found("unknown_job", text));
+    }
+    shared.report(format_args!(
+        "pool {}: job {id} is cancelled by the admin interface",
+        pool.settings().name
+    ));
+    Ok(json(&json!({"cancelled": true})))
 }
 
 /// Switches full reports of a pool on or off.

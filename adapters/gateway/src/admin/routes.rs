@@ -225,7 +225,9 @@ pub(crate) static ROUTES: [Route; 26] = [
         "Shows all of this in a browser",
         &[400],
     ),
+    // A picture is its caller's: it takes the token.
     Route {
+        need: Need::Change,
         parameters: &[Parameter::Pool],
         refusals: &READ_POOL,
         ..read(

@@ -6,7 +6,7 @@ use leasehold_protocol::comfyui::Preview;
 use serde_json::{Value, json};
 
 impl Hub {
-    /// Returns the jobs that have not ended, by their ids: those that are the next to end first, up to a number.
+    /// Returns jobs that have not ended, by their ids; up to a number of those that end next.
     pub(crate) fn overview(&self, max: usize) -> Value {
         let state = self.state();
         let mut jobs: Vec<_> = state.jobs.iter().collect();

@@ -1,4 +1,4 @@
-//! The stream of figures to those that watch the dashboard.
+//! The stream of figures to watchers of the dashboard.
 //!
 //! Invariant: a watcher gets all figures first, and then each difference to them in order; one that is too slow gets
 //! all of them again.
@@ -26,23 +26,25 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 const TICK: Duration = Duration::from_secs(1);
 /// The pause from a change to its difference.
 const SOON: Duration = Duration::from_millis(100);
+/// The shortest pause between two differences, besides that.
+const REST: Duration = Duration::from_millis(400);
 /// Differences that are kept for watchers that have not taken them.
 const KEPT: usize = 8;
 /// Events that wait for their connection.
 const WAITING: usize = 4;
 
-/// What watchers are told.
+/// The way of figures to watchers.
 #[derive(Debug)]
 pub(crate) struct Feed {
     told: broadcast::Sender<Bytes>,
     state: Mutex<Told>,
 }
 
-/// What all watchers have been told by now.
+/// The figures, changes and refusals that all watchers know by now.
 #[derive(Debug, Default)]
 struct Told {
     /// `None` while there is no watcher.
-    figures: Option<Value>,
+    figures: Option<Arc<Value>>,
     history: History,
     changes: u64,
     refusals: u64,
@@ -62,39 +64,38 @@ impl Feed {
     fn begin(&self, shared: &Shared) -> (Bytes, broadcast::Receiver<Bytes>) {
         let mut state = lock(&self.state);
         let told = self.told.subscribe();
-        let changes = shared.events().recent().since(0);
-        let refusals = shared.refusals().since(0);
-        let Told {
-            figures: known,
-            history,
-            ..
-        } = &mut *state;
-        let is_first = known.is_none();
-        let all = known.get_or_insert_with(|| figures(shared, &shared.table(), millis_of_day()));
-        let all = json!({
-            "figures": all, "history": history.view(), "changes": changes.0, "refusals": refusals.0,
-        });
-        if is_first {
+        let (changes, refusals) = (shared.events().recent(), shared.refusals());
+        let (changes, refusals) = (changes.since(0), refusals.since(0));
+        if state.figures.is_none() {
+            let all = figures(shared, &shared.table(), millis_of_day());
+            state.figures = Some(Arc::new(all));
             (state.changes, state.refusals) = (changes.1, refusals.1);
         }
+        let (all, history) = (state.figures.clone(), state.history.view());
+        drop(state);
+        let all = json!({
+            "figures": all.as_deref(), "history": history, "changes": changes.0, "refusals": refusals.0,
+        });
         (event("snapshot", &all), told)
     }
 
     /// Tells the watchers, if there are any, what has changed.
     fn tick(&self, shared: &Shared, is_sample: bool) {
-        let mut state = lock(&self.state);
         let table = shared.table();
+        let is_watched = self.told.receiver_count() > 0;
+        let new = is_watched.then(|| figures(shared, &table, millis_of_day()));
+        let mut state = lock(&self.state);
         let sample = is_sample.then(|| state.history.sample(millis_of_day(), table.pools()));
-        if self.told.receiver_count() == 0 {
-            state.figures = None;
+        let Some(new) = new else {
+            // A watcher that has come meanwhile has figures of now.
+            if self.told.receiver_count() == 0 {
+                state.figures = None;
+            }
             return;
-        }
-        let figures = figures(shared, &table, millis_of_day());
-        let known = state.figures.replace(figures).unwrap_or_default();
-        let patch = state
-            .figures
-            .as_ref()
-            .and_then(|new| patch::between(&known, new));
+        };
+        let known = state.figures.take().unwrap_or_default();
+        let patch = patch::between(&known, &new);
+        state.figures = Some(Arc::new(new));
         let changes = shared.events().recent().since(state.changes);
         let refusals = shared.refusals().since(state.refusals);
         (state.changes, state.refusals) = (changes.1, refusals.1);
@@ -126,6 +127,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             }
         };
         shared.feed().tick(&shared, is_sample);
+        sleep(REST).await;
     }
 }
 

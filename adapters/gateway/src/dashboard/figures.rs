@@ -7,7 +7,6 @@ use crate::account::Used;
 use crate::admin::{algorithm, breaker_state, severity, shown_url};
 use crate::backend_pool::BackendPool;
 use crate::shared::{Shared, Table};
-use core::sync::atomic::Ordering;
 use core::time::Duration;
 use leasehold_sync::{
     Cause, Eligibility, Estimate, FlowStats, MemberCondition, MemberId, MemberStats, Request,
@@ -53,13 +52,8 @@ fn of_gateway(shared: &Shared, table: &Table) -> Value {
     let mut view = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "began": began.unwrap_or_default().as_millis() as u64,
-        "ok": counts.ok,
-        "failed": counts.failed,
-        "limited": counts.limited,
         "open": shared.open_connections(),
         "turned_away": counts.turned_away,
-        "ambiguous": counts.ambiguous,
-        "log_dropped": shared.log().map_or(0, |log| log.dropped()),
         "has_token": table.settings.admin.token.is_some(),
     });
     let reload = shared.reloads().view();
@@ -81,9 +75,6 @@ fn of_pool(pool: &BackendPool, stats: &Stats) -> Value {
         "failed": stats.total.failed,
         "throttled": stats.total.throttled,
         "waiting": queue.waiting,
-        "refused": queue.refused,
-        "timed_out": queue.timed_out,
-        "repeats": pool.repeats().made.load(Ordering::Relaxed),
     });
     if let Ok(estimate) = sync.estimate(&Request::new()) {
         add_wait(&mut view, &estimate);
@@ -111,6 +102,10 @@ fn of_members(pool: &BackendPool, stats: &Stats) -> Value {
     let explained = sync.explain(&Request::new()).into_iter();
     let reasons: HashMap<MemberId, Eligibility> =
         explained.map(|one| (one.member, one.eligibility)).collect();
+    let configured = pool.settings().members.iter();
+    let limits =
+        configured.filter_map(|member| Some((member.name.as_str(), member.limits.as_ref()?)));
+    let limits: HashMap<&str, String> = limits.map(|(name, all)| (name, all.to_string())).collect();
     let members = sync.conditions().into_iter();
     let members = members.map(|(id, backend, condition)| {
         let mut view = of_member(&condition, by_id.get(&id).copied());
@@ -123,6 +118,9 @@ fn of_members(pool: &BackendPool, stats: &Stats) -> Value {
         }
         if let Some(failure) = backend.last_failure().filter(|_| !condition.serves()) {
             view["failure"] = failure.into();
+        }
+        if let Some(limits) = limits.get(backend.name()) {
+            view["limits"] = limits.as_str().into();
         }
         (backend.name().to_owned(), view)
     });
@@ -175,7 +173,7 @@ fn of_flows(pool: &BackendPool, table: &Table, flows: &[FlowStats]) -> Value {
     let named = used.filter_map(|flow| {
         let caller = table.callers().of_flow(flow.flow)?;
         let mut view = json!({
-            "weight": flow.weight, "waiting": flow.waiting, "held": flow.held, "granted": flow.granted,
+            "waiting": flow.waiting, "held": flow.held,
         });
         if flow.waiting > 0
             && let Ok(estimate) = sync.estimate(&Request::new().flow(flow.flow))
@@ -187,7 +185,7 @@ fn of_flows(pool: &BackendPool, table: &Table, flows: &[FlowStats]) -> Value {
     Value::Object(named.take(MAX_CALLERS).collect())
 }
 
-/// What callers of services have used.
+/// Returns the usage of services by callers.
 fn of_callers(shared: &Shared) -> Value {
     let accounts = shared.accounts().all().into_iter().take(MAX_CALLERS);
     let callers = accounts.map(|(name, account)| {

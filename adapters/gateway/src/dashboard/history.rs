@@ -61,7 +61,8 @@ impl History {
         self.0.retain(|name, _| in_force(name));
         let samples = pools.iter().map(|pool| {
             let of_pool = self.0.entry(pool.settings().name.clone()).or_default();
-            let stats = pool.pool().blocking().stats();
+            // Those of the pool as a whole, without its members.
+            let stats = pool.pool().blocking().stats_since(u64::MAX);
             (
                 pool.settings().name.clone(),
                 of_pool.sample(at, stats).view(),

@@ -5,8 +5,8 @@
 //! changes, refusals ───── recent ──┼── feed ── /lb/events?view=figures ── page
 //! counts of the pools ─── history ─┘
 //! ```
-//! Invariant: figures are gathered once a second for all subscribers together, and not at all without one; what is
-//! kept for those to come is bounded.
+//! Invariant: figures are gathered once a second, and soon after a change, for all watchers together; not at all
+//! without one. All that is kept is bounded.
 
 mod feed;
 mod figures;

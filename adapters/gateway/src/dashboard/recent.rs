@@ -1,4 +1,4 @@
-//! What has happened of late, for those that come later.
+//! A bounded list of recent changes or refusals.
 //!
 //! Invariant: it takes a bounded place, and a flood of refusals costs a count each.
 
@@ -12,7 +12,7 @@ const KEPT: usize = 200;
 /// Entries of one second that are kept; a flood of the same would drive out all others.
 const EACH_SECOND: u32 = 20;
 
-/// A bounded list of what has happened.
+/// A bounded list of entries.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(Mutex<List>);
 
@@ -26,7 +26,7 @@ struct List {
 }
 
 impl Recent {
-    /// Adds what happened at a time, in milliseconds since 1970, unless that second has had enough already.
+    /// Adds an entry of a time, in milliseconds since 1970, unless that second has enough of them.
     pub(crate) fn add(&self, at: u64, entry: impl FnOnce() -> Value) {
         let mut list = lock(&self.0);
         let second = at / 1_000;

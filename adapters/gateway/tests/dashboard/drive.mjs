@@ -58,11 +58,16 @@ const steps = {
     await page.keyboard.press("Enter");
     await tabTo("Disable");
     await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: `Disable ${name}?` }).waitFor();
     await tabTo("Disable");
     await page.keyboard.press("Enter");
     await page.getByLabel("Admin token").waitFor();
-    await page.keyboard.type(token);
+    await page.keyboard.type("a-wrong-token-of-some-length");
     await page.keyboard.press("Enter");
+    await page.getByText("the admin token is wrong").waitFor();
+    await page.getByLabel("Admin token").fill(token);
+    await page.keyboard.press("Enter");
+    await page.locator("dialog").waitFor({ state: "hidden" });
     await page.waitForSelector(".live.is-good");
     await tabTo(`Act on ${name}`);
     await page.keyboard.press("Enter");
@@ -80,14 +85,14 @@ const steps = {
     await row(name).locator(".state.is-good").waitFor();
     return await page.getByRole("status").last().innerText();
   },
-  async set(name, label, value, verb) {
+  async set(name, label, value, verb, told) {
     await row(name).getByRole("button").click();
     await page.getByLabel(label).fill(value);
     await page.getByRole("button", { name: verb }).click();
     await page.getByRole("button", { name: verb }).click();
     await page.locator("dialog").waitFor({ state: "hidden" });
     await page.waitForTimeout(1200);
-    return await row(name).innerText();
+    return await row(name).locator(`.cell[data-label="${told}"], .cell.${told}`).first().innerText();
   },
   // Looks at the page in both schemes and all widths, with and without an open dialog.
   async look() {

@@ -150,10 +150,13 @@ fn an_operator_sees_what_happens_and_acts_by_keys_and_mouse() {
     );
     let told = browser.text("enable_by_mouse", &["alpha"]);
     assert!(told.ends_with("alpha is enabled."), "{told}");
-    let row = browser.text("set", &["alpha", "Weight", "7", "Set the weight"]);
-    assert!(row.contains('7'), "{row}");
-    let row = browser.text("set", &["alpha", "Limits", "5/h", "Set the limits"]);
-    assert!(row.contains(" of 5 requests"), "{row}");
+    let row = browser.text("set", &["alpha", "Weight", "7", "Set the weight", "weight"]);
+    assert_eq!(row, "7");
+    let row = browser.text(
+        "set",
+        &["alpha", "Limits", "5/h", "Set the limits", "limit"],
+    );
+    assert!(row.ends_with(" of 5 requests"), "{row}");
 
     for backend in &mut backends {
         backend.kill().expect("it was up");

@@ -3,11 +3,11 @@
 // The token is kept in memory alone: other pages of this address could read what is stored.
 let token = "";
 
-function call(method, path, body) {
+function call(method, path, body, signal) {
   const headers = {};
   if (token) headers.authorization = `Bearer ${token}`;
   if (body) headers["content-type"] = "application/json";
-  return fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  return fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal });
 }
 
 const sheet = byId("sheet");
@@ -16,14 +16,16 @@ function openSheet(title, ...children) {
   write(byId("sheet-title"), title);
   byId("sheet-body").replaceChildren(...children);
   if (!sheet.open) sheet.showModal();
-  byId("sheet-body").querySelector("input, button")?.focus();
+  // The first button of a grave act is the way back, for a key that is held too long.
+  const first = byId("sheet-body").querySelector("input, button.grave ~ button, button");
+  (byId("sheet-body").querySelector("button.grave ~ button") ?? first)?.focus();
 }
 
+// A key that is held presses a button once.
+sheet.addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
+
 byId("sheet-close").addEventListener("click", () => sheet.close());
-byId("sheet-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  byId("sheet-body").querySelector("button.first, button.grave")?.click();
-});
+byId("sheet-form").addEventListener("submit", (event) => event.preventDefault());
 
 function button(text, act, kind = "") {
   const made = make("button", { type: "button", class: kind }, text);
@@ -31,17 +33,33 @@ function button(text, act, kind = "") {
   return made;
 }
 
+function onEnter(input, act) {
+  input.addEventListener("keydown", (event) => event.key === "Enter" && !event.repeat && act());
+}
+
 function askForToken(why) {
-  const input = make("input", { type: "password", autocomplete: "current-password", class: "wide" });
-  const enter = () => {
+  const input = make("input", { type: "password", autocomplete: "off", class: "wide" });
+  const error = make("p", { class: "error", role: "alert" });
+  const enter = async () => {
+    const old = token;
     token = input.value.trim();
+    // What is shown stays until the token has proved right.
+    const answer = await call("GET", "health").catch(() => null);
+    if (!answer?.ok) {
+      const told = await answer?.json().catch(() => null);
+      write(error, told?.error?.message ?? "The gateway gave no answer.");
+      token = old;
+      return;
+    }
     sheet.close();
     begin();
   };
+  onEnter(input, enter);
   openSheet(
     "Sign in",
     make("p", {}, why),
     make("div", { class: "acts" }, make("label", {}, "Admin token", input), button("Sign in", enter, "first")),
+    error,
     make("p", { class: "dim" }, "It is kept until this page is closed or loaded again."),
   );
 }
@@ -67,7 +85,8 @@ function confirmAct({ title, what, verb, isGrave, done, run, back }) {
       return;
     }
     const told = answer.failure ? { message: String(answer.failure) } : ((await answer.json().catch(() => ({}))).error ?? {});
-    if (answer.status === 401 || answer.status === 403) return askForToken(told.message ?? "Changes need the admin token.");
+    const wantsToken = answer.status === 401 || (answer.status === 403 && model.figures.gateway.has_token);
+    if (wantsToken) return askForToken(told.message ?? "Changes need the admin token.");
     write(error, told.message ?? `The gateway answered with status ${answer.status}.`);
   }, isGrave ? "grave" : "first");
   openSheet(title, make("p", {}, what), error, make("div", { class: "acts" }, act, button("Back", back ?? (() => sheet.close()))));
@@ -103,13 +122,15 @@ function openMember(pool, name) {
   } else acts.append(act("Enable", "enable", `Enable ${name}?`, "It is sent requests again.", `${name} is enabled.`));
   if (member.breaker === "open") acts.append(act("Close the breaker", "breaker", `Close the breaker of ${name}?`, "It is sent requests again at once.", `The breaker of ${name} is closed.`, false, () => ({ state: "closed" })));
   else if (member.breaker) acts.append(act("Open the breaker", "breaker", `Open the breaker of ${name}?`, "It is sent no requests for 30 s.", `The breaker of ${name} is open.`, true, () => ({ state: "open", for: "30s" })));
-  const weight = make("input", { type: "number", min: "0", max: "65535", value: String(member.weight) });
-  const limit = make("input", { type: "text", placeholder: "3/min, 100k tokens/min", class: "wide" });
+  const weight = make("input", { type: "number", min: "0", max: "65535", required: true, value: String(member.weight) });
+  const limit = make("input", { type: "text", placeholder: "3/min, 100k tokens/min", class: "wide", value: member.limits ?? "" });
+  const setWeight = () => weight.reportValidity() && confirmAct({ title: `Weight ${weight.value} for ${name}?`, what: "It gets this share of requests from now on.", verb: "Set the weight", done: `${name} has weight ${weight.value}.`, back, run: () => call("POST", path("weight"), { weight: Number(weight.value) }) });
+  const setLimits = () => confirmAct({ title: limit.value ? `Limits ${limit.value} for ${name}?` : `No limits for ${name}?`, what: "What was used of its limits stays used.", verb: "Set the limits", isGrave: !limit.value, done: `The limits of ${name} were changed.`, back, run: () => call("POST", path("limits"), { limit: limit.value }) });
+  onEnter(weight, setWeight);
+  onEnter(limit, setLimits);
   openSheet(
     name, facts, acts,
-    make("div", { class: "acts" }, make("label", {}, "Weight", weight),
-      button("Set the weight", () => confirmAct({ title: `Weight ${weight.value} for ${name}?`, what: "It gets this share of requests from now on.", verb: "Set the weight", done: `${name} has weight ${weight.value}.`, back, run: () => call("POST", path("weight"), { weight: Number(weight.value) }) }))),
-    make("div", { class: "acts" }, make("label", {}, "Limits", limit),
-      button("Set the limits", () => confirmAct({ title: `Limits ${limit.value || "none"} for ${name}?`, what: "What was used of its limits stays used.", verb: "Set the limits", done: `${name} has other limits.`, back, run: () => call("POST", path("limits"), { limit: limit.value }) }))),
+    make("div", { class: "acts" }, make("label", {}, "Weight", weight), button("Set the weight", setWeight)),
+    make("div", { class: "acts" }, make("label", {}, "Limits", limit), button("Set the limits", setLimits)),
   );
 }

@@ -18,8 +18,10 @@ function makeChart() {
 }
 
 // Draws one or two rows of [time, value]; the second is dashed.
-function drawChart(svg, label, unit, first, second = []) {
-  const end = Math.max(first.at(-1)?.[0] ?? 0, 1);
+function drawChart(svg, label, unit, all, allSecond = []) {
+  const end = Math.max(all.at(-1)?.[0] ?? 0, 1);
+  const isShown = ([at]) => at >= end - MINUTES_15 && at <= end;
+  const [first, second] = [all.filter(isShown), allSecond.filter(isShown)];
   const most = Math.max(...first.map(([, value]) => value), ...second.map(([, value]) => value), 1e-9);
   const line = (rows) =>
     rows
@@ -38,19 +40,25 @@ function drawChart(svg, label, unit, first, second = []) {
   svg.setAttribute("aria-label", `${label} in the last 15 minutes: ${told}`);
 }
 
-// The seconds between two samples.
-const PAUSE = 5;
+// The usual time between two samples, in milliseconds.
+const PAUSE = 5000;
 
-// Joins the samples of pools: sums of counts and of waiting requests, the worst of times.
+// Joins the samples of pools: sums of rates and of waiting requests, the worst of times.
 function joined(pools) {
   const byTime = new Map();
   for (const pool of pools) {
-    for (const [at, ok, failed, p50, p99, waiting] of model.history[pool] ?? []) {
-      const sum = byTime.get(at) ?? [at, 0, 0, 0, 0, 0];
-      byTime.set(at, [at, sum[1] + ok, sum[2] + failed, Math.max(sum[3], p50), Math.max(sum[4], p99), sum[5] + waiting]);
-    }
+    const samples = model.history[pool] ?? [];
+    samples.forEach(([at, ok, failed, p50, p99, waiting], index) => {
+      const since = at - (samples[index - 1]?.[0] ?? at - PAUSE);
+      const seconds = since > 0 && since < 60_000 ? since / 1000 : PAUSE / 1000;
+      const sum = byTime.get(at) ?? { at, all: 0, failed: 0, p50: 0, p99: 0, waiting: 0 };
+      byTime.set(at, {
+        at, all: sum.all + (ok + failed) / seconds, failed: sum.failed + failed / seconds,
+        p50: Math.max(sum.p50, p50), p99: Math.max(sum.p99, p99), waiting: sum.waiting + waiting,
+      });
+    });
   }
-  return [...byTime.values()].sort((one, other) => one[0] - other[0]);
+  return [...byTime.values()].sort((one, other) => one.at - other.at);
 }
 
-const column = (samples, number, factor = 1) => samples.map((sample) => [sample[0], sample[number] * factor]);
+const column = (samples, name) => samples.map((sample) => [sample.at, sample[name]]);

@@ -8,9 +8,9 @@ const COLUMNS = [
   ["in_flight", "In flight", "number"],
   ["limit", "Limits left", ""],
   ["ok", "Served/s", "number"],
-  ["failed", "Failed/s", "number only-wide"],
-  ["p50", "p50 · p99", "number only-wide"],
-  ["weight", "Weight", "number only-wide"],
+  ["failed", "Failed/s", "number"],
+  ["p50", "p50 · p99", "number"],
+  ["weight", "Weight", "number"],
 ];
 
 // The state of a member in a word or a few, with the sign that goes with it.
@@ -60,6 +60,8 @@ function makeRow(pool, name) {
     make("div", { class: "cell act number", role: "cell" }, act),
   );
   Object.assign(row, { pool, name, parts, isInView: false });
+  // Once for all, so that a search in the page and a screen reader find it too.
+  updateRow(row);
   inView.observe(row);
   return row;
 }
@@ -119,7 +121,7 @@ function makePool(name) {
     button.addEventListener("click", () => sortBy(key));
     head.append(make("div", { class: `cell ${kind}`, role: "columnheader", "data-key": key }, button));
   }
-  head.append(make("div", { class: "cell only-wide", role: "columnheader" }, make("span", { class: "dim" }, "Act")));
+  head.append(make("div", { class: "cell number", role: "columnheader" }, make("span", { class: "dim" }, "Act")));
   pool.head = head;
   const figures = [pool.serving, pool.rate, pool.waiting, pool.wait].map((one) => one.element);
   pool.element = make(
@@ -139,6 +141,7 @@ function arrange() {
   const { pools, members } = model.figures;
   for (const [name, pool] of shown.pools) {
     if (!pools[name]) {
+      for (const row of pool.byName.values()) inView.unobserve(row);
       pool.element.remove();
       shown.pools.delete(name);
     }
@@ -157,6 +160,7 @@ const ROWS_AT_ONCE = 100;
 
 function arrangeRows(name, names) {
   const pool = shown.pools.get(name);
+  if (!pool) return;
   const known = new Set(names);
   for (const [member, row] of pool.byName) {
     if (known.has(member)) continue;
@@ -200,12 +204,11 @@ function order(name) {
     const by = typeof one === "string" ? compare(one, other) : one - other;
     return (shown.isDown ? -by : by) || compare(first, second);
   });
-  const chosen = keyed.filter(([, member, row]) => isChosen(member, members[member], row)).map(([, , row]) => row);
-  const now = pool.rows.children;
-  if (chosen.length !== now.length || chosen.some((row, index) => row !== now[index])) pool.rows.replaceChildren(...chosen);
+  const chosen = keyed.filter(([, member]) => isChosen(member, members[member])).map(([, , row]) => row);
+  place(pool.rows, chosen);
   pool.chosen = chosen.length;
   pool.empty.hidden = chosen.length > 0;
-  write(pool.empty, pool.byName.size ? "No member of this pool is as you ask." : "This pool has no members.");
+  write(pool.empty, pool.byName.size ? "No member matches." : "This pool has no members.");
   for (const cell of pool.head.children) {
     const isSorted = cell.dataset.key === shown.sort;
     cell.classList.toggle("is-sorted", isSorted);
@@ -213,6 +216,15 @@ function order(name) {
     else cell.removeAttribute("aria-sort");
   }
   tellFound();
+}
+
+// Makes these the children of an element, and moves none that is in its place, so that the focus stays.
+function place(parent, children) {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, index) => {
+    if (parent.children[index] !== child) parent.insertBefore(child, parent.children[index] ?? null);
+  });
 }
 
 function isChosen(name, member) {
@@ -256,7 +268,7 @@ function updateCharts() {
   for (const [name, pool] of shown.pools) {
     const samples = joined([name]);
     const perSecond = (value) => `${rate(value)} requests a second`;
-    drawChart(pool.chart, `Requests of ${name}`, perSecond, column(samples, 1, 1 / PAUSE), column(samples, 2, 1 / PAUSE));
+    drawChart(pool.chart, `Requests of ${name}`, perSecond, column(samples, "all"), column(samples, "failed"));
   }
 }
 

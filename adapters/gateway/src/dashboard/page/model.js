@@ -3,9 +3,6 @@
 const model = { figures: null, history: {}, changes: [], refusals: [], rates: new Map(), at: 0 };
 const KEPT = 200;
 const SAMPLES = 180;
-// The share of the newest difference in a rate, which hides the beat of single requests.
-const NEWEST = 0.4;
-
 // Applies a JSON merge patch (RFC 7396).
 function merge(target, patch) {
   for (const [key, value] of Object.entries(patch)) {
@@ -24,7 +21,7 @@ function takeSnapshot(told) {
   model.refusals = told.refusals;
   model.at = performance.now();
   model.rates = new Map();
-  for (const [key, counts] of counted()) model.rates.set(key, { ...counts, okRate: 0, failedRate: 0, seen: told.figures.now });
+  takeRates();
 }
 
 // Takes what has changed, and returns it.
@@ -46,31 +43,33 @@ function takeTick(told) {
   return patch;
 }
 
-// The counts of all pools and members, by key.
+// The counts of all pools and members, by key, each with the time of its pool's clock.
 function* counted() {
-  for (const [name, pool] of Object.entries(model.figures.pools)) yield [name, pool];
-  for (const [pool, members] of Object.entries(model.figures.members)) {
-    for (const [name, member] of Object.entries(members)) yield [pool + "\n" + name, member];
+  for (const [name, pool] of Object.entries(model.figures.pools)) {
+    yield [name, pool, pool.now];
+    for (const [member, counts] of Object.entries(model.figures.members[name] ?? {})) yield [`${name}\n${member}`, counts, pool.now];
   }
 }
 
 function takeRates() {
-  const now = model.figures.now;
-  for (const [key, { ok = 0, failed = 0, throttled = 0 }] of counted()) {
-    const known = model.rates.get(key);
-    if (!known) {
-      model.rates.set(key, { ok, failed, throttled, okRate: 0, failedRate: 0, seen: now });
-      continue;
+  const seen = new Map();
+  for (const [key, { ok = 0, failed = 0, throttled = 0 }, now] of counted()) {
+    const counts = { ok, failed: failed + throttled, now };
+    const known = model.rates.get(key) ?? { ...counts, okRate: 0, failedRate: 0 };
+    const seconds = (now - known.now) / 1000;
+    // Differences that come soon after each other are taken together.
+    if (seconds >= 0.5) {
+      const smooth = (before, more) => {
+        const next = before + (Math.max(0, more) / seconds - before) * share(seconds);
+        return next < 0.01 ? 0 : next;
+      };
+      known.okRate = smooth(known.okRate, counts.ok - known.ok);
+      known.failedRate = smooth(known.failedRate, counts.failed - known.failed);
+      Object.assign(known, counts);
     }
-    const seconds = Math.max(0.2, (now - known.seen) / 1000);
-    const smooth = (before, more) => {
-      const next = before + (Math.max(0, more) / seconds - before) * NEWEST;
-      return next < 0.01 ? 0 : next;
-    };
-    known.okRate = smooth(known.okRate, ok - (known.ok ?? 0));
-    known.failedRate = smooth(known.failedRate, failed + throttled - (known.failed ?? 0) - (known.throttled ?? 0));
-    Object.assign(known, { ok, failed, throttled, seen: now });
+    seen.set(key, known);
   }
+  model.rates = seen;
 }
 
 const rates = (pool, member) => model.rates.get(member == null ? pool : pool + "\n" + member) ?? { okRate: 0, failedRate: 0 };
@@ -80,18 +79,22 @@ function timeTo(pool, tick) {
   return tick - (model.figures.pools[pool]?.now ?? 0) - (performance.now() - model.at);
 }
 
-// Reads server-sent events from an answer.
+// Reads server-sent events from an answer, to its end or until they are no longer wanted.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    text += value;
-    for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
-      const lines = text.slice(0, end).split("\n");
-      const of = (name) => lines.find((line) => line.startsWith(name + ": "))?.slice(name.length + 2);
-      if (of("event")) yield { event: of("event"), data: JSON.parse(of("data")) };
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      text += value;
+      for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+        const lines = text.slice(0, end).split("\n");
+        const of = (name) => lines.find((line) => line.startsWith(name + ": "))?.slice(name.length + 2);
+        if (of("event")) yield { event: of("event"), data: JSON.parse(of("data")) };
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }

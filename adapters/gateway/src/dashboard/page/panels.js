@@ -1,11 +1,11 @@
 // The gateway as a whole, and what happens: changes, refusals, callers and jobs.
 
 const TILES = {
-  rate: { label: "Requests", rows: (samples) => [column(samples, 1, 1 / PAUSE)], unitOf: (value) => `${rate(value)} a second` },
-  failed: { label: "Failed", rows: (samples) => [column(samples, 2, 1 / PAUSE)], unitOf: (value) => `${rate(value)} a second` },
-  p50: { label: "Time, median", rows: (samples) => [column(samples, 3)], unitOf: milliseconds },
-  p99: { label: "Time, 99th percentile", rows: (samples) => [column(samples, 4)], unitOf: milliseconds },
-  waiting: { label: "Waiting", rows: (samples) => [column(samples, 5)], unitOf: (value) => `${count(value)} requests` },
+  rate: { label: "Requests", rows: (samples) => [column(samples, "all")], unitOf: (value) => `${rate(value)} a second` },
+  failed: { label: "Failed", rows: (samples) => [column(samples, "failed")], unitOf: (value) => `${rate(value)} a second` },
+  p50: { label: "Time, median", rows: (samples) => [column(samples, "p50")], unitOf: milliseconds },
+  p99: { label: "Time, 99th percentile", rows: (samples) => [column(samples, "p99")], unitOf: milliseconds },
+  waiting: { label: "Waiting", rows: (samples) => [column(samples, "waiting")], unitOf: (value) => `${count(value)} requests` },
   open: { label: "Connections", rows: () => [[]], unitOf: count },
 };
 
@@ -37,8 +37,8 @@ function updateTiles() {
     const [number, ...unit] = milliseconds(time || null).split(" ");
     setTile(key, number, unit.join(" "));
   };
-  withUnit("p50", last?.[3]);
-  withUnit("p99", last?.[4]);
+  withUnit("p50", last?.p50);
+  withUnit("p99", last?.p99);
   setTile("waiting", count(names.reduce((sum, name) => sum + model.figures.pools[name].waiting, 0)));
   const { open, turned_away: turnedAway } = model.figures.gateway;
   setTile("open", count(open));
@@ -93,12 +93,18 @@ const WORDS = {
   up: "is up", down: "is down", ejected: "is ejected", breaker_open: "breaker opened", breaker_half_open: "breaker half open",
   breaker_closed: "breaker closed", job_lost: "lost a job", waiting_above: "too many jobs wait", waiting_below: "no longer too many jobs wait",
   wait_above: "a job waits for too long", wait_below: "no job waits for too long any more", added: "was added", removed: "was removed",
-  disabled: "was disabled", enabled: "was enabled", draining: "drains", drained: "has drained", limits: "has other limits",
+  disabled: "was disabled", enabled: "was enabled", draining: "drains", drained: "has drained", limits: "limits were changed",
 };
 
-function list(entries, view, nothing) {
-  if (!entries.length) return make("p", { class: "empty" }, nothing);
-  return make("ol", { tabindex: "0" }, ...entries.slice(-60).reverse().map(view));
+// Shows the newest entries of a list; those that were there already stay, with the focus and the place of the reader.
+function showNewest(key, title, entries, view, nothing) {
+  const { body } = panel(key, title);
+  const list = body.list ?? make("ol", { tabindex: "0", "aria-label": title });
+  body.list = list;
+  const newest = entries.slice(-60).reverse();
+  const known = new Map([...list.children].map((item) => [item.number, item]));
+  place(list, newest.map((entry) => known.get(entry.n) ?? Object.assign(view(entry), { number: entry.n })));
+  place(body, [newest.length ? list : (body.nothing ??= make("p", { class: "empty" }, nothing))]);
 }
 
 function updateChanges() {
@@ -106,13 +112,13 @@ function updateChanges() {
     const word = change === "weight" ? `has weight ${weight}` : (WORDS[change] ?? change);
     return make("li", {}, make("time", {}, clock(at)), make("b", {}, backend ?? pool), ` ${word}${time ? ` for ${span(time)}` : ""}`, make("span", { class: "dim" }, pool));
   };
-  panel("changes", "Changes", list(model.changes, view, "Nothing has changed since the gateway began."));
+  showNewest("changes", "Changes", model.changes, view, "Nothing has changed since the gateway began.");
 }
 
 function updateRefusals() {
   const view = ({ at, status, code, why, request, client }) =>
     make("li", {}, make("time", {}, clock(at)), make("b", {}, `${status} ${code}`), make("span", { class: "dim" }, why), make("span", { class: "dim" }, `${request}${client ? ` from ${client}` : ""}`));
-  panel("refusals", "Refused", list(model.refusals, view, "No request was refused."));
+  showNewest("refusals", "Refused", model.refusals, view, "No request was refused.");
 }
 
 function updateCallers() {
@@ -128,42 +134,62 @@ function updateCallers() {
   panel("callers", "Callers", make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
-const previews = new Map();
+// The jobs of each pool, by id: their items stay as long as they do.
+const jobItems = new Map();
 
-function updateJobs() {
-  for (const [pool, jobs] of Object.entries(model.figures.jobs)) {
-    const rows = Object.entries(jobs).sort(([, one], [, other]) => one.place - other.place);
-    const view = ([id, job]) => {
-      const cancel = make("button", { type: "button", "aria-label": `Cancel job ${id}` }, "Cancel");
-      cancel.addEventListener("click", () => confirmCancel(pool, id));
-      const since = job.begun ?? job.created;
-      const text = `${job.status}${job.server ? ` on ${job.server}` : ""} for ${span(model.figures.now - since)}`;
-      const picture = job.has_preview ? (previews.get(id) ?? make("div", { class: "blank" })) : make("div", { class: "blank" });
-      const lost = job.lost ? `, done again after ${job.lost} loss` : "";
-      return make("li", { class: "job" }, picture, make("div", {}, make("b", {}, id.slice(0, 8)), make("span", { class: "dim" }, text + lost)), cancel);
-    };
-    const isFocused = panels["jobs " + pool]?.body.contains(document.activeElement);
-    // A button that has the focus stays where it is.
-    if (isFocused) continue;
-    const body = rows.length ? make("ol", { tabindex: "0" }, ...rows.map(view)) : make("p", { class: "empty" }, "No job runs or waits.");
-    panel("jobs " + pool, `Jobs of ${pool}`, body);
-    fetchPreviews(pool, rows.filter(([, job]) => job.status === "running" && job.has_preview).slice(0, 12));
-  }
+function makeJob(pool, id) {
+  const cancel = make("button", { type: "button", "aria-label": `Cancel job ${id.slice(0, 8)}` }, "Cancel");
+  cancel.addEventListener("click", () => confirmCancel(pool, id));
+  const [picture, text] = [make("img", { alt: "", hidden: true }), make("span", { class: "dim" })];
+  const item = make("li", { class: "job" }, make("div", { class: "blank" }, picture), make("div", {}, make("b", {}, id.slice(0, 8)), text), cancel);
+  return Object.assign(item, { pool, id, picture, text });
 }
 
-async function fetchPreviews(pool, rows) {
-  for (const [id, old] of previews) {
-    if (old.pool !== pool || model.figures.jobs[pool]?.[id]) continue;
-    URL.revokeObjectURL(old.src);
-    previews.delete(id);
+function updateJobs() {
+  const all = model.figures.jobs;
+  for (const [key, item] of jobItems) {
+    if (all[item.pool]?.[item.id]) continue;
+    if (item.picture.src) URL.revokeObjectURL(item.picture.src);
+    jobItems.delete(key);
   }
-  for (const [id] of rows) {
-    const answer = await call("GET", `jobs/${encodeURIComponent(id)}/preview?pool=${encodeURIComponent(pool)}`).catch(() => null);
-    if (!answer?.ok) continue;
-    const picture = previews.get(id) ?? make("img", { alt: `Preview of job ${id.slice(0, 8)}` });
-    if (picture.src) URL.revokeObjectURL(picture.src);
-    picture.pool = pool;
-    picture.src = URL.createObjectURL(await answer.blob());
-    previews.set(id, picture);
+  for (const key of Object.keys(panels)) {
+    if (!key.startsWith("jobs ") || all[key.slice(5)]) continue;
+    panels[key].element.remove();
+    delete panels[key];
   }
+  for (const [pool, jobs] of Object.entries(all)) {
+    const rows = Object.entries(jobs).sort(([, one], [, other]) => one.place - other.place);
+    const { body } = panel(`jobs ${pool}`, `Jobs of ${pool}`);
+    const list = (body.list ??= make("ol", { tabindex: "0", "aria-label": `Jobs of ${pool}` }));
+    const items = rows.map(([id, job]) => {
+      const key = `${pool}\n${id}`;
+      const item = jobItems.get(key) ?? makeJob(pool, id);
+      jobItems.set(key, item);
+      const lost = job.lost ? `, lost ${job.lost === 1 ? "once" : `${job.lost} times`}` : "";
+      write(item.text, `${job.status}${job.server ? ` on ${job.server}` : ""} for ${span(model.figures.now - (job.begun ?? job.created))}${lost}`);
+      return item;
+    });
+    place(list, items);
+    place(body, [items.length ? list : (body.nothing ??= make("p", { class: "empty" }, "No job runs or waits."))]);
+  }
+  fetchPreviews();
+}
+
+let isFetching = false;
+
+// Fetches the previews of a few jobs that run, one after the other, and never twice at once.
+async function fetchPreviews() {
+  if (isFetching || (!token && model.figures.gateway.has_token)) return;
+  isFetching = true;
+  const running = [...jobItems.values()].filter(({ pool, id }) => model.figures.jobs[pool]?.[id]?.has_preview);
+  for (const item of running.slice(0, 12)) {
+    const answer = await call("GET", `jobs/${encodeURIComponent(item.id)}/preview?pool=${encodeURIComponent(item.pool)}`).catch(() => null);
+    if (!answer?.ok) break;
+    const old = item.picture.src;
+    item.picture.src = URL.createObjectURL(await answer.blob());
+    item.picture.alt = `Preview of job ${item.id.slice(0, 8)}`;
+    item.picture.hidden = false;
+    if (old) URL.revokeObjectURL(old);
+  }
+  isFetching = false;
 }

@@ -29,6 +29,9 @@ function count(number) {
   return Math.round(number).toLocaleString("en").replaceAll(",", "\u202f");
 }
 
+// The share of a difference of this many seconds in a figure that is smoothed over a few.
+const share = (seconds) => 1 - Math.exp(-seconds / 2);
+
 function rate(number) {
   if (number >= 100) return count(number);
   return number < 0.005 ? "0" : number.toFixed(number < 10 ? 2 : 1).replace(/\.?0+$/, "");
