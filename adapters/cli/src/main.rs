@@ -84,6 +84,9 @@ enum Command {
     /// SIGHUP reads the settings again, SIGUSR1 opens the access log anew, SIGTERM or Ctrl-C ends
     /// the gateway once the requests in flight have ended.
     ///
+    /// A socket that systemd passes (LISTEN_FDS) is used by the listener of its address, so that a restart
+    /// fails no request. `leasehold doctor` looks for what would keep a gateway from its work.
+    ///
     /// Exit code: 0 after an orderly end, 1 if it was cut short, 2 if the settings are wrong.
     #[command(verbatim_doc_comment)]
     Gateway(gateway::Arguments),

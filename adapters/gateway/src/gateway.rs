@@ -1,6 +1,7 @@
 //! A running gateway: started, reloaded, drained.
 //!
-//! Invariant: a gateway that has started listens at each of its addresses, and one that has drained at none.
+//! Invariant: a gateway that has started listens at each of its addresses, and one that has drained at none; sockets that
+//! were passed stay open where they come from.
 
 use crate::access_log::LogQueue;
 use crate::admin::AdminChanges;

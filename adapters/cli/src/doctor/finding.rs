@@ -83,7 +83,7 @@ impl Findings {
             });
             print_out(serde_json::to_string_pretty(&report)?);
         } else {
-            print_out(format_args!("{errors} errors, {warnings} warnings"));
+            print_out(format_args!("errors {errors}, warnings {warnings}"));
         }
         Ok(match errors {
             0 => ExitCode::SUCCESS,

@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         let members: usize = settings.pools.iter().map(|pool| pool.members.len()).sum();
         let (pools, listeners) = (settings.pools.len(), settings.listeners.len());
         let path = path.display();
-        let counts = format!("{path}: {pools} pools, {members} members, {listeners} listeners");
+        let counts = format!("{path}: pools {pools}, members {members}, listeners {listeners}");
         findings.ok("config", counts);
         rights::check(settings, &noted, &mut findings);
         ports::check(settings, &mut findings);

@@ -84,11 +84,11 @@ fn a_sound_gateway_has_no_error_and_gets_no_request() {
     assert_eq!(output.status.code(), Some(0), "{told}");
     for part in [
         "ok       config  ",
-        "1 pools, 1 members, 1 listeners",
+        "pools 1, members 1, listeners 1",
         "ok       state   ",
         "ok       reach   pool web: http://127.0.0.1:",
         "connected in ",
-        "\n0 errors, ",
+        "\nerrors 0, ",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
