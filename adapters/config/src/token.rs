@@ -3,12 +3,13 @@
 //! Invariant: a token that was read is long, fits into a header, and is no known default; `Debug` never shows it.
 
 use core::fmt;
+use leasehold_protocol::Secret;
 use std::path::{Path, PathBuf};
 
 /// A secret that callers present. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    secret: String,
+    secret: Secret,
     /// The file that it was read from.
     file: Option<PathBuf>,
 }
@@ -47,7 +48,7 @@ impl Token {
     #[must_use]
     pub fn new(token: impl Into<String>) -> Self {
         Self {
-            secret: token.into(),
+            secret: Secret::new(token),
             file: None,
         }
     }
@@ -74,7 +75,7 @@ impl Token {
             return Err(TokenError::NotVisibleAscii);
         }
         Ok(Self {
-            secret: text.to_owned(),
+            secret: Secret::new(text),
             file: Some(file.to_owned()),
         })
     }
@@ -82,7 +83,7 @@ impl Token {
     /// Returns the secret itself, for comparison alone.
     #[must_use]
     pub fn reveal(&self) -> &str {
-        &self.secret
+        self.secret.expose()
     }
 
     /// Returns the file that the token was read from.
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn a_token_that_could_be_guessed_is_refused() {
-        let read = |text: &str| Token::of_file(text, Path::new("t")).map(|token| token.secret);
+        let read = |text: &str| {
+            Token::of_file(text, Path::new("t")).map(|token| token.secret.expose().to_owned())
+        };
         for text in [
             "changeme",
             "admin",

@@ -45,7 +45,7 @@ pub use refusal::Refusal;
 pub use relay::StreamRelay;
 pub use resource::made_ids;
 pub use rest::{Rest, RestConfig, Rests};
-pub use secret::{ApiKey, ApiKeyError, MAX_TEXT, sanitize};
+pub use secret::{ApiKey, ApiKeyError, MAX_TEXT, Secret, sanitize};
 pub use sse::{EventTooLong, SseEvent, SseParser, is_event_stream};
 pub use stream::{AnswerStream, Chunk, Delta, JoinedStream};
 pub use tokens::{Encoding, count_tokens, estimate_most, estimate_output, estimate_prompt};

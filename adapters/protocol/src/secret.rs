@@ -1,7 +1,7 @@
-//! API keys.
+//! Secrets, and the API keys among them.
 //!
-//! Invariant: an [`ApiKey`] fits into a header, and only [`ApiKey::expose`] shows all of it. No text that went
-//! through [`sanitize`] holds the key, a line break, or more than [`MAX_TEXT`] characters and a dot.
+//! Invariant: only [`Secret::expose`] and [`ApiKey::expose`] show a secret; an [`ApiKey`] fits into a header. No text that
+//! went through [`sanitize`] holds the key, a line break, or more than [`MAX_TEXT`] characters and a dot.
 
 use core::fmt;
 use serde_json::Value;
@@ -42,12 +42,36 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
     &kept[..end - run.min(ApiKey::MAX_LEN)]
 }
 
+/// A text that `Debug` never shows, such as a token.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a text as it is.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the whole text, for use in a request or a comparison only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// An API key.
 ///
 /// `Debug` and `Display` show `…` and its last four characters; for a key shorter than eight characters, only
 /// `…`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ApiKey(String);
+pub struct ApiKey(Secret);
 
 impl ApiKey {
     /// Maximum length in bytes: the header has to fit into a connection's buffer.
@@ -68,18 +92,18 @@ impl ApiKey {
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ApiKeyError::NotVisibleAscii);
         }
-        Ok(Self(key.to_owned()))
+        Ok(Self(Secret::new(key)))
     }
 
     /// Returns the whole key, for use in a request only.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose()
     }
 
     /// Masks every occurrence of the key in `text`.
     pub(crate) fn redact(&self, text: &str) -> String {
-        text.replace(&self.0, &self.to_string())
+        text.replace(self.expose(), &self.to_string())
     }
 
     /// Masks the key in every text and every name of a value. The depth is bounded by that of the JSON.
@@ -103,8 +127,9 @@ impl ApiKey {
 
 impl fmt::Display for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = if self.0.len() < 8 { 0 } else { 4 };
-        write!(f, "…{}", &self.0[self.0.len() - shown..])
+        let key = self.expose();
+        let shown = if key.len() < 8 { 0 } else { 4 };
+        write!(f, "…{}", &key[key.len() - shown..])
     }
 }
 
@@ -132,6 +157,13 @@ pub enum ApiKeyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_shows_nothing() {
+        let secret = Secret::new("tk-12345678");
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+        assert_eq!(secret.expose(), "tk-12345678");
+    }
 
     #[test]
     fn a_key_shows_its_last_four_characters_at_most() {
