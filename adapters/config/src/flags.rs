@@ -11,8 +11,8 @@ use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
     AccessLog, Address, AdminSettings, Affinity, AffinityKey, ComfyuiSettings, Kind,
-    ListenerSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve, Settings,
-    UpstreamBounds,
+    ListenerSettings, LogSettings, MemberSettings, PoolSettings, RetrySettings, Route, Serve,
+    Settings, UpstreamBounds,
 };
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
@@ -226,6 +226,7 @@ impl Settings {
                 ..AdminSettings::default()
             },
             access_log: AccessLog { format, ..default },
+            log: LogSettings::default(),
             drain: Self::DRAIN,
             pools: vec![pool(flags)?],
             listeners: vec![ListenerSettings {

@@ -8,6 +8,7 @@ mod flags;
 mod inputs;
 mod keys;
 mod load;
+mod log;
 mod network;
 mod print;
 mod read;

@@ -7,8 +7,8 @@ use crate::callers::{CallerSettings, ModelPrice};
 use crate::file::{
     AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable,
     ComfyuiTable, ConfigFile, FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable,
-    MemberTable, Name, OutlierTable, PathPrefix, PoolTable, PriceTable, RetryTable, RouteTable,
-    Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
+    LogTable, MemberTable, Name, OutlierTable, PathPrefix, PoolTable, PriceTable, RetryTable,
+    RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
 };
 use crate::settings::{
     AdminSettings, Kind, ListenerSettings, MemberSettings, PoolSettings, Route, RouteTarget, Serve,
@@ -45,6 +45,8 @@ impl Settings {
             ..ConfigFile::default()
         };
         page.keys(&top);
+        page.header("[log]");
+        page.keys(&LogTable::of(&self.log));
         if self.admin != AdminSettings::default() {
             self.admin.write(&mut page);
         }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every name of a pool that a listener uses is there, and no two pools have one name.
 
+pub use crate::log::{LogLevel, LogSettings, LogStyle, ParseLogLevelError};
+
 use crate::callers::{CallerSettings, ModelPattern, ModelPrice};
 use crate::network::Network;
 use crate::token::Token;
@@ -28,6 +30,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// The log of requests.
     pub access_log: AccessLog,
+    /// The log for the operator.
+    pub log: LogSettings,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain: Duration,
     /// The pools, in the order of the file.

@@ -7,6 +7,7 @@ mod caller;
 mod comfyui;
 mod health;
 mod listen;
+mod log;
 mod pool;
 mod value;
 mod values;
@@ -15,6 +16,7 @@ pub(crate) use caller::{CallerTable, PriceTable};
 pub(crate) use comfyui::ComfyuiTable;
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};
 pub(crate) use listen::{BoundsTable, FallbackTable, ListenTable, RouteTable, TrustedProxiesValue};
+pub(crate) use log::{LogTable, Target};
 pub(crate) use pool::{AffinityTable, MemberTable, PoolTable, RetryTable, UpstreamTable};
 pub(crate) use value::{Text, Value};
 pub(crate) use values::{
@@ -53,6 +55,9 @@ pub(crate) struct ConfigFile {
     /// The log of requests; `false` writes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) access_log: Option<AccessLogValue>,
+    /// What the gateway tells its operator on standard error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<LogTable>,
     /// The admin interface under `/lb/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) admin: Option<AdminTable>,

@@ -2,10 +2,13 @@
 //!
 //! Invariant: every form that the schema names has a reader in the table.
 
+use super::Target;
 use super::value::{Misread, Value};
 use crate::callers::{KeyHash, ModelPattern, MoneyBudget};
 use crate::network::Network;
-use crate::settings::{Address, AfterCrash, Kind, LogFormat, OnDisconnect, Serve};
+use crate::settings::{
+    Address, AfterCrash, Kind, LogFormat, LogLevel, LogStyle, OnDisconnect, Serve,
+};
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -21,7 +24,7 @@ use std::path::PathBuf;
 pub(crate) type Reader = fn(&str) -> Result<(), Misread>;
 
 /// The readers of all forms but those of a few words, which the schema has in full.
-pub(crate) const READERS: [(&str, Reader); 19] = [
+pub(crate) const READERS: [(&str, Reader); 20] = [
     reader::<Duration>(),
     reader::<Timeout>(),
     reader::<LimitSpecs>(),
@@ -41,6 +44,7 @@ pub(crate) const READERS: [(&str, Reader); 19] = [
     reader::<ModelPattern>(),
     reader::<Usd>(),
     reader::<MoneyBudget>(),
+    reader::<Target>(),
 ];
 
 const fn reader<V: Value>() -> (&'static str, Reader) {
@@ -494,137 +498,13 @@ macro_rules! words {
 words!(Kind, "kind", "http" => Http, "openai" => Openai, "comfyui" => Comfyui);
 words!(Serve, "serve", "http" => Http, "openai" => Openai, "comfyui" => Comfyui, "leases" => Leases);
 words!(LogFormat, "log format", "common" => Common, "combined" => Combined, "json" => Json);
+words!(LogStyle, "log style", "human" => Human, "json" => Json);
+words!(
+    LogLevel, "log level",
+    "off" => Off, "error" => Error, "warn" => Warn, "info" => Info, "debug" => Debug, "trace" => Trace
+);
 words!(AfterCrash, "after crash", "closed" => Closed, "trust" => Trust);
 words!(OnDisconnect, "on disconnect", "cancel" => Cancel, "drain" => Drain);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Reads texts, and reads back what they are shown as.
-    fn reads<V: Value>(texts: &[(&str, &str)], wrong: &[&str]) {
-        for (text, shown) in texts {
-            let read = V::read(text).map_err(|error| error.problem);
-            let read = read.unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(read.show(), *shown, "{text}");
-            assert_eq!(
-                V::read(shown).ok().map(|it| it.show()).as_deref(),
-                Some(*shown)
-            );
-        }
-        for text in wrong {
-            assert!(V::read(text).is_err(), "{text}");
-        }
-        assert!(V::read(V::EXAMPLE).is_ok());
-        assert!(V::WORDS.iter().all(|word| V::read(word).is_ok()));
-    }
-
-    #[test]
-    fn every_form_of_spans_limits_and_addresses_is_read_shown_and_read_back() {
-        reads::<Duration>(&[("60s", "1min"), ("0s", "0s")], &["", "60", "1.5s"]);
-        reads::<Timeout>(&[("1m", "1min")], &["0s", "5"]);
-        reads::<LimitSpecs>(&[("3/min", "3/1min")], &["", "3", "3/60s,"]);
-        reads::<Policy>(
-            &[("ip_hash", "rendezvous"), ("ring", "ring")],
-            &["", "Ring"],
-        );
-        reads::<Share>(
-            &[("50%", "50%"), ("0.5%", "0.5%"), ("100.0%", "100%")],
-            &["50", "%", ".5%", "100.1%", "1.25%", "-1%", "+5%", "6554%"],
-        );
-        reads::<Address>(
-            &[
-                ("127.0.0.1:80", "127.0.0.1:80"),
-                ("[::]:0", "[::]:0"),
-                ("unix:/run/a", "unix:/run/a"),
-            ],
-            &[
-                "",
-                "8080",
-                ":8080",
-                "localhost:80",
-                "127.0.0.1",
-                "unix:",
-                "::1:80",
-            ],
-        );
-        reads::<Url>(
-            &[
-                (" http://h:1 ", "http://h:1/"),
-                ("https://h/v1?api-version=1", "https://h/v1?api-version=1"),
-                ("http://[::1]:80/", "http://[::1]:80/"),
-            ],
-            &[
-                "",
-                "h:1",
-                "ftp://h",
-                "http://u:p@h",
-                "http://h/#a",
-                "http://h/?a",
-                "http://h:0",
-                "http://h:x",
-            ],
-        );
-    }
-
-    #[test]
-    fn every_form_of_requests_and_names_is_read_shown_and_read_back() {
-        reads::<RangeInclusive<u16>>(
-            &[("200-399", "200-399"), ("204", "204"), ("204-204", "204")],
-            &["", "399-200", "99", "600", "+20", "200-", "2xx"],
-        );
-        reads::<PathAndQuery>(
-            &[("/", "/"), ("/a?b=c", "/a?b=c")],
-            &["", "a", "/a b", "/a#b", "*"],
-        );
-        reads::<PathPrefix>(
-            &[("/", "/"), ("/a/", "/a"), ("/a/b", "/a/b")],
-            &["", "a", "/a?b", "/a?"],
-        );
-        reads::<HostName>(
-            &[("Example.com", "example.com"), ("[::1]", "[::1]")],
-            &["", "h:80", "u@h", "a b", "h/"],
-        );
-        reads::<CookieName>(&[("sid", "sid")], &["", "a b", "a=b", "a;b", "ä"]);
-        reads::<Name>(
-            &[("a-1", "a-1"), ("[::1]:80", "[::1]:80"), ("ä", "ä")],
-            &["", "a b", "a/b", "a\n"],
-        );
-        reads::<FilePath>(&[("a/b", "a/b")], &["", "\0"]);
-        reads::<Line>(&[(" a", " a")], &[""]);
-        reads::<Kind>(&[], &["", "HTTP"]);
-        reads::<Serve>(&[], &["lease"]);
-        reads::<LogFormat>(&[], &["off"]);
-        reads::<AfterCrash>(&[], &["open"]);
-        reads::<Network>(&[("10.0.0.1", "10.0.0.1/32")], &["all"]);
-    }
-
-    #[test]
-    fn every_form_of_callers_and_prices_is_read_shown_and_read_back() {
-        let hash = "0123456789abcdef".repeat(4);
-        reads::<KeyHash>(
-            &[(&hash, &hash), (&hash.to_ascii_uppercase(), &hash)],
-            &["", &hash[1..], &format!("+{}", &hash[1..]), &"é".repeat(32)],
-        );
-        reads::<ModelPattern>(&[("*", "*"), ("a/b-*", "a/b-*")], &["", "a[b]", "a?", "**"]);
-        reads::<Usd>(
-            &[("2.50 USD", "2.5 USD"), ("0USD", "0 USD")],
-            &["", "2.5", "-1 USD"],
-        );
-        reads::<MoneyBudget>(
-            &[
-                ("5 USD/day", "5 USD/1d"),
-                ("0.5 USD / week", "0.5 USD/7d"),
-                ("1 USD/30d", "1 USD/30d"),
-            ],
-            &["", "5 USD", "5/day", "0 USD/day", "5 USD/month", "5 USD/0s"],
-        );
-        reads::<OnDisconnect>(&[], &["", "keep"]);
-    }
-
-    #[test]
-    fn a_mistake_in_limits_has_its_place() {
-        let misread = LimitSpecs::read("3/min, 5 apples/min").unwrap_err();
-        assert_eq!(misread.at, 9);
-    }
-}
+mod tests;

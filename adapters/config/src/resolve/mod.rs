@@ -13,12 +13,14 @@ pub(crate) use pool::default_policy;
 
 use crate::callers::KeyHash;
 use crate::error::{Mistake, Place, Problem, Report};
-use crate::file::{AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, Text};
+use crate::file::{
+    AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, LogTable, Target, Text, Value,
+};
 use crate::inputs::Inputs;
 use crate::keys::is_secret;
 use crate::load::LoadedFile;
 use crate::settings::{
-    AccessLog, Address, AdminSettings, AfterCrash, Kind, Settings, StateSettings,
+    AccessLog, Address, AdminSettings, AfterCrash, Kind, LogSettings, Settings, StateSettings,
 };
 use crate::source::{At, Source};
 use crate::token::Token;
@@ -109,7 +111,7 @@ impl Resolver<'_> {
     fn top(&mut self, files: &[LoadedFile]) -> Settings {
         let (mut state, mut after_crash) = (Once::<PathBuf>(None), Once::<AfterCrash>(None));
         let (mut drain, mut access_log) = (Once::<Duration>(None), Once::<AccessLog>(None));
-        let mut admin = Once::<AdminSettings>(None);
+        let (mut admin, mut told) = (Once::<AdminSettings>(None), Once::<LogSettings>(None));
         for LoadedFile { source, content } in files {
             let path = |path: &Text<FilePath>| source.folder.join(&path.0.0);
             self.once(
@@ -131,6 +133,8 @@ impl Resolver<'_> {
                 .as_ref()
                 .map(|table| self.admin(source, table));
             self.once(&mut admin, table, source, "admin");
+            let table = content.log.as_ref().map(|table| self.log(source, table));
+            self.once(&mut told, table, source, "log");
         }
         if let (None, Some((_, place))) = (&state.0, &after_crash.0) {
             let problem = "there is no state file; add state = \"FILE\", or remove this";
@@ -155,6 +159,7 @@ impl Resolver<'_> {
             state: state.0.map(|(path, _)| StateSettings { path, after_crash }),
             admin: admin.or(AdminSettings::default()),
             access_log: access_log.or(AccessLog::default()),
+            log: told.or(LogSettings::default()),
             drain: drain.or(Settings::DRAIN),
             pools: Vec::new(),
             listeners: Vec::new(),
@@ -185,6 +190,17 @@ impl Resolver<'_> {
             token: self.token(source, &at.key("token_file"), table.token_file.as_ref()),
             open_on_loopback: false,
         }
+    }
+
+    fn log(&mut self, source: &Source, table: &LogTable) -> LogSettings {
+        let at = At::Root.key("log");
+        let at = at.key("targets");
+        for target in table.targets.keys() {
+            if let Err(misread) = Target::read(target) {
+                self.wrong(source, &at.key(target), Problem::Invalid(misread.problem));
+            }
+        }
+        table.build()
     }
 
     /// Names the pools of a file, so that listeners of any file find them.
