@@ -2,7 +2,7 @@
 
 use crate::signals::{Given, Signals};
 use crate::values::parse_whole;
-use crate::{CliError, open_files, print_err, print_out, service_manager};
+use crate::{CliError, open_files, print_out, service_manager};
 use clap::Args;
 use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU32;
@@ -14,7 +14,8 @@ use leasehold_config::{
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::LimitSpecs;
 use leasehold_core::time::parse_span;
-use leasehold_gateway::{Gateway, PassedSockets, SettingsSource, StartError};
+use leasehold_gateway::{Gateway, OperatorLog, PassedSockets, SettingsSource, StartError};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -130,7 +131,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
         Signals::new().map_err(CliError::system)?
     };
     open_files::raise_limit();
-    let gateway = start(passed, settings, arguments).map_err(CliError::system)?;
+    let (log, subscriber, _flush) = OperatorLog::new(&settings.log, io::stderr());
+    tracing::dispatcher::set_global_default(subscriber).map_err(CliError::system)?;
+    let gateway = start(passed, settings, arguments, log).map_err(CliError::system)?;
     for address in gateway.addresses().iter().flatten() {
         print_out(format_args!("listening on http://{address}"));
     }
@@ -138,7 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     service_manager::ready();
     runtime.block_on(obey(&mut signals, &gateway));
     service_manager::stopping();
-    print_err("draining; send the signal again to end at once");
+    tracing::info!(target: "leasehold::gateway", "draining; send the signal again to end at once");
     let draining = thread::spawn(move || gateway.drain());
     while !draining.is_finished() {
         let is_told_again = runtime.block_on(async {
@@ -157,6 +160,7 @@ fn start(
     passed: PassedSockets,
     settings: Settings,
     arguments: &Arguments,
+    log: OperatorLog,
 ) -> Result<Gateway, StartError> {
     let debug = arguments.debug;
     let source = arguments.config.clone().map(|path| -> SettingsSource {
@@ -165,7 +169,7 @@ fn start(
             Ok(with_log(settings, debug))
         })
     });
-    Gateway::start_on(passed, source, settings)
+    Gateway::start_on(passed, source, Some(log), settings)
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings, CliError> {

@@ -4,8 +4,9 @@
 
 use crate::addresses::{Addresses, Found, News, Step};
 use crate::clock::now;
+use crate::lock;
+use crate::operator_log::target;
 use crate::upstream::Tls;
-use crate::{lock, report};
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use http::uri::Authority;
@@ -196,13 +197,12 @@ impl Backend {
             };
             let news = lock(&addresses).finish(now(), &found);
             match (news, &looked_up) {
-                (Some(News::Lost), Err(error)) => report(format_args!(
+                (Some(News::Lost), Err(error)) => tracing::warn!(
+                    target: target::NAMES,
                     "backend {name}: {host} can't be looked up: {error}; the addresses known before are used"
-                )),
+                ),
                 (Some(News::Back), Ok(_)) => {
-                    report(format_args!(
-                        "backend {name}: {host} can be looked up again"
-                    ));
+                    tracing::info!(target: target::NAMES, "backend {name}: {host} can be looked up again");
                 }
                 (Some(News::Lost | News::Back) | None, _) => {}
             }

@@ -12,10 +12,11 @@ use crate::comfyui::{self, Hubs, JournalError};
 use crate::dashboard;
 use crate::heartbeat::{Heart, Heartbeats};
 use crate::names::{self, Names};
+use crate::operator_log::{OperatorLog, target};
 use crate::passed::{PassedError, PassedSockets};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
-use crate::shared::{ADMIN, OnDisk, ReloadError, Shared, Table};
+use crate::shared::{ADMIN, Logs, OnDisk, ReloadError, Shared, Table};
 use crate::state::{State, StateError};
 use crate::worker::{self, Accepting};
 use core::net::SocketAddr;
@@ -78,7 +79,7 @@ impl Gateway {
     /// # Errors
     /// An address is taken, a pool's settings contradict each other, or the log can't be opened; nothing runs then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        Self::start_on(PassedSockets::default(), None, settings)
+        Self::start_on(PassedSockets::default(), None, None, settings)
     }
 
     /// Starts a gateway whose settings are read again by [`read_again`](Self::read_again) and by its admin interface.
@@ -86,20 +87,24 @@ impl Gateway {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_from(source: SettingsSource, settings: Settings) -> Result<Self, StartError> {
-        Self::start_on(PassedSockets::default(), Some(source), settings)
+        Self::start_on(PassedSockets::default(), Some(source), None, settings)
     }
 
-    /// Starts a gateway whose listeners take the passed sockets of their addresses, and bind those that are missing.
+    /// Starts a gateway as its own program does.
+    ///
+    /// Its listeners take the passed sockets of their addresses, and bind those that are missing; the levels of the log are
+    /// changed by its admin interface.
     ///
     /// # Errors
     /// As [`start`](Self::start), and if no listener has the address of a passed socket.
     pub fn start_on(
         passed: PassedSockets,
         source: Option<SettingsSource>,
+        log: Option<OperatorLog>,
         settings: Settings,
     ) -> Result<Self, StartError> {
         let reloads = source.map(Reloads::from).unwrap_or_default();
-        Self::run(settings, passed, reloads, Names::of_system())
+        Self::run(settings, passed, reloads, Names::of_system(), log)
     }
 
     /// Starts a gateway that looks names up in this way, for tests.
@@ -109,7 +114,8 @@ impl Gateway {
     #[doc(hidden)]
     pub fn start_with(settings: Settings, look_up: names::LookUp) -> Result<Self, StartError> {
         let passed = PassedSockets::default();
-        Self::run(settings, passed, Reloads::default(), Names::of(look_up))
+        let reloads = Reloads::default();
+        Self::run(settings, passed, reloads, Names::of(look_up), None)
     }
 
     fn run(
@@ -117,6 +123,7 @@ impl Gateway {
         passed: PassedSockets,
         reloads: Reloads,
         names: Names,
+        operator: Option<OperatorLog>,
     ) -> Result<Self, StartError> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let Listening {
@@ -141,12 +148,12 @@ impl Gateway {
         if let Some(state) = &state {
             state.settle()?;
         }
-        let disk = OnDisk {
-            state,
-            log: queue,
-            hubs,
+        let disk = OnDisk { state, hubs };
+        let logs = Logs {
+            access: queue,
+            operator,
         };
-        let shared = Shared::new(table, disk, changes, reloads, names, accounts);
+        let shared = Shared::new(table, disk, logs, changes, reloads, names, accounts);
         let shared = Arc::new(shared);
         let mut gateway = Self {
             addresses: sockets
@@ -204,10 +211,10 @@ impl Gateway {
         self.shared.reload(settings)
     }
 
-    /// Reads the settings again and puts them in force, or says on standard error why not.
+    /// Reads the settings again and puts them in force, or tells the operator why not.
     ///
     /// # Errors
-    /// The text that was said.
+    /// The text that was told.
     pub fn read_again(&self) -> Result<(), String> {
         self.shared.reloads().reload(&self.shared)
     }
@@ -244,7 +251,7 @@ impl Gateway {
     /// Writes the last charges, and that the process ends in order.
     fn end_state(&self) {
         if let Err(error) = self.shared.hubs().sync() {
-            self.shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
         let table = self.shared.table();
         let pools = table.pools().iter().map(|pool| &**pool);
@@ -253,7 +260,7 @@ impl Gateway {
         };
         let written = self.shared.write_accounts();
         if let Err(error) = written.and_then(|()| state.end(pools)) {
-            self.shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
     }
 
@@ -349,11 +356,11 @@ async fn keep_state(shared: Arc<Shared>) {
         ticks.tick().await;
         for pool in shared.table().pools() {
             if let Err(error) = pool.flush_charges() {
-                shared.report(format_args!("{error}"));
+                tracing::error!(target: target::STATE, "{error}");
             }
         }
         if let Err(error) = shared.write_accounts() {
-            shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
     }
 }

@@ -22,6 +22,7 @@ mod lent;
 mod listener;
 mod names;
 mod openai;
+mod operator_log;
 mod passed;
 mod patience;
 mod probes;
@@ -46,6 +47,7 @@ pub use heartbeat::Heartbeats;
 pub use leases::{LeaseAnswer, LeaseCalls};
 #[doc(hidden)]
 pub use names::{LookUp, LookedUp};
+pub use operator_log::{LogFlush, OperatorLog};
 pub use passed::{PassedError, PassedSockets};
 #[doc(hidden)]
 pub use proxy::pass_headers_on;
@@ -61,11 +63,4 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Locks a mutex whose data is whole between any two statements, so that a panic under it does no harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Tells the operator something, on standard error.
-fn report(text: core::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    // A closed standard error is ignored.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

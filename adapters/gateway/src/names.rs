@@ -8,8 +8,9 @@ mod resolver;
 use crate::addresses::{Addresses, Found, News};
 use crate::admin::Told;
 use crate::clock::now;
+use crate::lock;
+use crate::operator_log::target;
 use crate::shared::Shared;
-use crate::{lock, report};
 use core::net::{IpAddr, SocketAddr};
 use core::pin::Pin;
 use core::time::Duration;
@@ -133,13 +134,17 @@ impl Names {
         let news = addresses.finish(now(), &found);
         let error = error.unwrap_or_else(|| "it has no address".to_owned());
         match news {
-            Some(News::Lost) => report(format_args!(
+            Some(News::Lost) => tracing::warn!(
+                target: target::NAMES,
                 "{host} can't be looked up: {error}; its addresses known before are used"
-            )),
-            Some(News::Back) => report(format_args!("{host} can be looked up again")),
-            None if is_first && found.addresses.is_empty() => report(format_args!(
+            ),
+            Some(News::Back) => {
+                tracing::info!(target: target::NAMES, "{host} can be looked up again");
+            }
+            None if is_first && found.addresses.is_empty() => tracing::warn!(
+                target: target::NAMES,
                 "{host} can't be looked up: {error}; its pool has no member of it until it is found"
-            )),
+            ),
             None => {}
         }
         addresses.known() != before
@@ -184,9 +189,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
 fn follow(shared: &Shared) -> bool {
     let before = shared.table();
     if let Err(error) = shared.follow_names() {
-        report(format_args!(
-            "new addresses of names are not used yet: {error}"
-        ));
+        tracing::error!(target: target::NAMES, "new addresses of names are not used yet: {error}");
         return false;
     }
     let after = shared.table();
@@ -201,7 +204,12 @@ fn follow(shared: &Shared) -> bool {
         let added = new.difference(&old).map(|member| (member, Told::Added));
         let removed = old.difference(&new).map(|member| (member, Told::Removed));
         for (member, told) in added.chain(removed) {
-            report(format_args!("pool {name}: {member}: {told} by DNS"));
+            tracing::info!(
+                target: target::NAMES,
+                pool = &**name,
+                member = &**member,
+                "{told} by DNS"
+            );
             shared.events().tell(pool, member, told);
         }
     }

@@ -6,6 +6,7 @@ use crate::admin::Told;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
+use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::upstream::{ConnectError, connect};
 use core::num::NonZeroUsize;
@@ -45,11 +46,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, pool: Arc<BackendPool>) {
                 // A backend that was removed is not told of.
                 if let Some(name) = sync.member_name(member) {
                     let told = Told::of_health(change, sync.now());
-                    let why = reason(&pool, member, change);
-                    shared.report(format_args!(
-                        "pool {}: {name}: {told}{why}",
-                        pool.settings().name
-                    ));
+                    log_change(&pool, member, &name, change, told);
                     shared.events().tell(&pool, &name, told);
                 }
             }
@@ -63,19 +60,26 @@ pub(crate) async fn watch(shared: Arc<Shared>, pool: Arc<BackendPool>) {
     }
 }
 
-/// Why a backend is left alone, as the end of a line; nothing for other changes.
-fn reason(pool: &BackendPool, member: MemberId, change: HealthChange) -> String {
+/// Tells the operator of a change, with the last failure of a backend that is left alone.
+fn log_change(pool: &BackendPool, id: MemberId, member: &str, change: HealthChange, told: Told) {
+    let pool_name = &*pool.settings().name;
     match change {
         HealthChange::Down | HealthChange::Ejected { .. } | HealthChange::BreakerOpen { .. } => {
-            let members = pool.pool().blocking().members();
-            let backend = members.into_iter().find(|(id, _)| *id == member);
-            let failure = backend.and_then(|(_, backend)| backend.last_failure());
-            failure.map(|why| format!(": {why}")).unwrap_or_default()
+            let why = reason(pool, id);
+            tracing::warn!(target: target::HEALTH, pool = pool_name, member, "{told}{why}");
         }
         HealthChange::Up | HealthChange::BreakerHalfOpen | HealthChange::BreakerClosed => {
-            String::new()
+            tracing::info!(target: target::HEALTH, pool = pool_name, member, "{told}");
         }
     }
+}
+
+/// Why a backend is left alone, as the end of a line.
+fn reason(pool: &BackendPool, member: MemberId) -> String {
+    let members = pool.pool().blocking().members();
+    let backend = members.into_iter().find(|(id, _)| *id == member);
+    let failure = backend.and_then(|(_, backend)| backend.last_failure());
+    failure.map(|why| format!(": {why}")).unwrap_or_default()
 }
 
 async fn check(pool: &BackendPool, backend: &Backend) -> ProbeResult {

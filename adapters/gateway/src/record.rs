@@ -4,6 +4,7 @@
 
 use crate::backend::Backend;
 use crate::clock::{millis_of_day, poll_time};
+use crate::operator_log::target;
 use crate::proxy::{CallerState, Fields};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -129,6 +130,7 @@ impl Record {
 
     /// Notes that the gateway answers by itself, and why.
     pub(crate) fn refuse(&mut self, status: StatusCode, code: &'static str, why: &str) {
+        tracing::debug!(target: target::EXCHANGE, code, "refused: {why};");
         self.end = End::Refused(code);
         let at = millis_of_day();
         self.worker.shared().refusals().add(at, || {

@@ -4,6 +4,7 @@
 
 use crate::clock::time_of_day;
 use crate::lock;
+use crate::operator_log::target;
 use crate::shared::Shared;
 use core::fmt;
 use leasehold_config::Settings;
@@ -47,8 +48,8 @@ impl Reloads {
             reloaded.map_err(|error| error.to_string())
         });
         match &result {
-            Ok(()) => shared.report(format_args!("the settings were reloaded")),
-            Err(error) => shared.report(format_args!("not reloaded: {error}")),
+            Ok(()) => tracing::info!(target: target::RELOAD, "the settings were reloaded"),
+            Err(error) => tracing::error!(target: target::RELOAD, "not reloaded: {error}"),
         }
         *last = Some(Reload {
             at: time_of_day(),

@@ -5,6 +5,7 @@
 use crate::backend_pool::BackendPool;
 use crate::callers::Caller;
 use crate::lock;
+use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::state::unix_tick;
 use core::num::NonZeroU32;
@@ -98,7 +99,7 @@ impl Resources {
         if let (Some(state), false) = (shared.state(), new.is_empty())
             && let Err(error) = state.write_resources(new)
         {
-            shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
     }
 

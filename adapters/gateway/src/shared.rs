@@ -14,6 +14,7 @@ use crate::listener::Listener;
 use crate::lock;
 use crate::names::Names;
 use crate::openai::KnownModels;
+use crate::operator_log::OperatorLog;
 use crate::proxy::Refusal;
 use crate::reload::Reloads;
 use crate::resources::Resources;
@@ -210,10 +211,17 @@ fn admin_listener(settings: &Settings) -> Option<Listener> {
 pub(crate) struct OnDisk {
     /// Limits and changes; `None` where nothing is to be kept.
     pub(crate) state: Option<Arc<State>>,
-    /// The access log, if there is one.
-    pub(crate) log: Option<LogQueue>,
     /// The queues of pools of ComfyUI servers.
     pub(crate) hubs: Hubs,
+}
+
+/// The logs of a gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Logs {
+    /// The access log, if there is one.
+    pub(crate) access: Option<LogQueue>,
+    /// The log for the operator; `None` where the program around the gateway has its own.
+    pub(crate) operator: Option<OperatorLog>,
 }
 
 /// What all threads share.
@@ -224,6 +232,7 @@ pub(crate) struct Shared {
     clock: Clock,
     began: SystemTime,
     log: Option<LogQueue>,
+    operator_log: Option<OperatorLog>,
     state: Option<Arc<State>>,
     changes: Mutex<AdminChanges>,
     events: Events,
@@ -243,7 +252,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         table: Table,
-        OnDisk { state, log, hubs }: OnDisk,
+        OnDisk { state, hubs }: OnDisk,
+        Logs { access, operator }: Logs,
         changes: AdminChanges,
         reloads: Reloads,
         names: Names,
@@ -257,7 +267,8 @@ impl Shared {
             totals: Totals::default(),
             clock: Clock::start(),
             began: time_of_day(),
-            log,
+            log: access,
+            operator_log: operator,
             state,
             changes: Mutex::new(changes),
             events: Events::default(),
@@ -301,7 +312,12 @@ impl Shared {
     pub(crate) fn reload(&self, settings: Settings) -> Result<(), ReloadError> {
         // Changes by the admin wait, so that each is made in the old table or in the new one.
         let changes = lock(&self.changes);
-        self.put_in_force(settings, &changes)
+        let log = settings.log.clone();
+        self.put_in_force(settings, &changes)?;
+        if let Some(operator_log) = &self.operator_log {
+            operator_log.set(log);
+        }
+        Ok(())
     }
 
     /// Makes the members that the addresses of names ask for by now.
@@ -365,9 +381,9 @@ impl Shared {
         &self.resources
     }
 
-    /// Tells the operator something, on standard error.
-    pub(crate) fn report(&self, text: core::fmt::Arguments<'_>) {
-        crate::report(text);
+    /// The log for the operator, if it is the gateway's own.
+    pub(crate) fn operator_log(&self) -> Option<&OperatorLog> {
+        self.operator_log.as_ref()
     }
 
     pub(crate) fn totals(&self) -> &Totals {

@@ -7,6 +7,7 @@ use crate::bind::Bound;
 use crate::connections::Connections;
 use crate::drain::Drain;
 use crate::heartbeat::Heart;
+use crate::operator_log::target;
 use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
@@ -77,6 +78,15 @@ impl Worker {
             && !matches!(record.end, End::BackendBroke | End::BackendStalled);
         let took = record.elapsed();
         self.shared.totals().count(is_ok, took);
+        tracing::trace!(
+            target: target::EXCHANGE,
+            method = %record.method,
+            // A query may hold a key.
+            path = record.uri.path(),
+            status = record.status.as_u16(),
+            end = record.end.code(),
+            "an exchange has ended:"
+        );
         if let Some(queue) = self.shared.log() {
             self.log.borrow_mut().add(queue, record, took);
         }
@@ -185,9 +195,7 @@ async fn accept_all(worker: Rc<Worker>, listener: Accepting, open: Rc<Open>) {
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            worker
-                .shared
-                .report(format_args!("cannot accept connections: {error}"));
+            tracing::error!(target: target::GATEWAY, "cannot accept connections: {error}");
         }
     };
     tokio::select! {

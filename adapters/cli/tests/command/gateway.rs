@@ -39,6 +39,16 @@ impl Gateway {
         }
     }
 
+    /// The address of its next listener.
+    pub(super) fn next_address(&mut self) -> String {
+        let mut line = String::new();
+        self.log
+            .read_line(&mut line)
+            .expect("it prints its address");
+        let address = line.trim().strip_prefix("listening on http://");
+        address.expect(&line).to_owned()
+    }
+
     /// Ends it in order, and returns the rest of its output and what it said on standard error.
     pub(super) fn end(mut self) -> (String, String) {
         send_signal(&self.process, "TERM");

@@ -12,6 +12,7 @@ mod gateway;
 mod habits;
 mod interrupt;
 mod lease;
+mod log;
 mod memory;
 mod pages;
 mod plan;

@@ -11,6 +11,7 @@ use super::routes::unknown_backend;
 use crate::backend_pool::BackendPool;
 use crate::lock;
 use crate::names::is_made;
+use crate::operator_log::target;
 use crate::shared::{Shared, Table};
 use leasehold_core::limit::LimitSpecs;
 use leasehold_sync::{BreakerError, MemberId, StaleMember};
@@ -71,10 +72,12 @@ pub(crate) fn make(
     }
     if let Some(told) = told {
         keep(shared, &record);
-        shared.report(format_args!(
-            "pool {}: {}: {} by the admin interface",
-            view.pool, view.id, told
-        ));
+        tracing::info!(
+            target: target::ADMIN,
+            pool = &*view.pool,
+            member = &*view.id,
+            "{told} by the admin interface"
+        );
         shared.events().tell(pool, &view.id, told);
     }
     Ok(view)
@@ -84,9 +87,10 @@ pub(crate) fn make(
 fn keep(shared: &Shared, record: &AdminChanges) {
     let written = shared.state().map(|state| state.write_changes(record));
     if let Some(Err(error)) = written {
-        shared.report(format_args!(
+        tracing::error!(
+            target: target::STATE,
             "{error}; the change is in force, and would not outlive a restart"
-        ));
+        );
     }
 }
 

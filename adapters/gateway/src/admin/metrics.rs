@@ -6,6 +6,7 @@
 use crate::account::Used;
 use crate::backend_pool::BackendPool;
 use crate::comfyui::Jobs;
+use crate::operator_log::OperatorLog;
 use crate::proxy::AnswerBody;
 use crate::shared::{Counts, Shared, Table};
 use core::fmt;
@@ -70,6 +71,8 @@ struct Figures {
     counts: Counts,
     connections: u64,
     log_dropped: u64,
+    /// Lines for the operator that were dropped; `None` where their log is not the gateway's own.
+    lines_dropped: Option<u64>,
     began: f64,
     is_reloaded: Option<bool>,
     pools: Vec<Pool>,
@@ -103,6 +106,7 @@ impl Figures {
             counts: shared.totals().counts(),
             connections: shared.open_connections(),
             log_dropped: shared.log().map_or(0, |log| log.dropped()),
+            lines_dropped: shared.operator_log().map(OperatorLog::dropped),
             began: began.unwrap_or_default().as_secs_f64(),
             is_reloaded: shared.reloads().view()["successful"].as_bool(),
             pools: Vec::new(),
@@ -207,6 +211,11 @@ impl Figures {
             help,
             alone(self.log_dropped),
         )?;
+        if let Some(dropped) = self.lines_dropped {
+            let help =
+                "Lines for the operator that were dropped because their output was too slow.";
+            counters(to, "leasehold_log_lines_dropped", help, alone(dropped))?;
+        }
         let help = "Whether the settings that were read last are in force.";
         let reloaded = alone(i64::from(self.is_reloaded.unwrap_or(true)));
         gauges(

@@ -3,6 +3,7 @@
 //! ```text
 //! request ── access ── routes ── body ┬─ stats, metrics, backends, usage, settings, explain, openapi
 //!                                     ├─ change ── changes (kept for the next start)
+//!                                     ├─ log
 //!                                     └─ events (a stream)
 //! ```
 //! Invariant: nothing is done for a request before `access` has let it through, and every refusal is JSON with a code.
@@ -17,6 +18,7 @@ mod error;
 mod events;
 mod explain;
 mod fuzz;
+mod log;
 mod metrics;
 mod openapi;
 mod routes;
@@ -118,12 +120,11 @@ impl Asked<'_> {
                 let (hub, _) = comfyui(shared, table, query.get(Parameter::Pool))?;
                 switch_reports(&hub, &body?)?
             }
+            Call::Log => json(&log::view(shared)?),
+            Call::SetLog => self.set_log(shared, body)?,
             Call::Explain => {
-                let listener = if is_own_listener {
-                    0
-                } else {
-                    self.connection.listener
-                };
+                let number = self.connection.listener;
+                let listener = if is_own_listener { 0 } else { number };
                 json(&explain::explain(table, listener, &query)?)
             }
             Call::Events => stream(self.events(query.get(Parameter::View))?),
@@ -172,6 +173,15 @@ impl Asked<'_> {
                 Err(AdminError::bad_request(text))
             }
         }
+    }
+
+    fn set_log(
+        &self,
+        shared: &Shared,
+        body: Result<Vec<u8>, AdminError>,
+    ) -> Result<Response<AnswerBody>, AdminError> {
+        check_type(&self.parts.headers, true)?;
+        Ok(json(&log::change(shared, &body?)?))
     }
 
     fn sender(&self) -> Sender<'_> {

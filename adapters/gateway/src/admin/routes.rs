@@ -19,6 +19,8 @@ pub(crate) enum Call {
     Usage,
     Comfyui,
     Verbose,
+    Log,
+    SetLog,
     Explain,
     Events,
     Dashboard,
@@ -127,6 +129,7 @@ pub(crate) struct Route {
 
 const READ: [u16; 3] = [400, 401, 403];
 const READ_POOL: [u16; 4] = [400, 401, 403, 404];
+const READ_LOG: [u16; 4] = [400, 401, 403, 409];
 const READ_EVENTS: [u16; 4] = [400, 401, 403, 503];
 const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
 const VERBOSE: [u16; 6] = [400, 401, 403, 404, 413, 415];
@@ -135,7 +138,7 @@ const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 26] = [
+pub(crate) static ROUTES: [Route; 28] = [
     read(
         Call::Health,
         "/lb/health",
@@ -191,6 +194,27 @@ pub(crate) static ROUTES: [Route; 26] = [
             "/lb/comfyui/verbose",
             "Verbose",
             "Switches full reports of a pool of ComfyUI servers on or off",
+        )
+    },
+    Route {
+        refusals: &READ_LOG,
+        ..read(
+            Call::Log,
+            "/lb/log",
+            "Log",
+            "Tells how the log for the operator is written, and how many of its lines were lost",
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        body: Some("LogChange"),
+        refusals: &RELOAD,
+        ..read(
+            Call::SetLog,
+            "/lb/log",
+            "Log",
+            "Changes the levels of the log for the operator, until the settings are read again",
         )
     },
     Route {

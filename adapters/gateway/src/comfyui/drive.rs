@@ -10,6 +10,7 @@ use super::server::{Answer, Call, CallError};
 use crate::admin::Told;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
+use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::worker::Worker;
 use core::time::Duration;
@@ -156,7 +157,7 @@ impl Driver {
             return self.judge_files(&error);
         }
         if let Err(error) = self.hub.note_placed(&self.id, backend.name()) {
-            self.shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
             return Submission::Unsent;
         }
         let client_id = self.client_id(server);
@@ -294,13 +295,15 @@ impl Driver {
         }
         if let End::Lost(loss) = end {
             let (pool, id) = (&self.hub.pool, &self.id);
-            self.shared.report(format_args!(
-                "pool {pool}: job {id} has failed: {}, once too often",
-                reason(loss)
-            ));
+            let why = reason(loss);
+            tracing::warn!(
+                target: target::COMFYUI,
+                pool = &**pool,
+                "job {id} has failed: {why}, once too often"
+            );
         }
         if let Err(error) = self.hub.finish(&self.id, end, entry) {
-            self.shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
     }
 
@@ -323,15 +326,18 @@ impl Driver {
             state.servers.name(server).unwrap_or_default()
         };
         let (pool, id) = (&self.hub.pool, &self.id);
-        self.shared.report(format_args!(
-            "pool {pool}: {name}: job {id} is lost there: {}",
-            reason(loss)
-        ));
+        let why = reason(loss);
+        tracing::warn!(
+            target: target::COMFYUI,
+            pool = &**pool,
+            member = &*name,
+            "job {id} is lost there: {why}"
+        );
         if let Some(pool) = self.pool() {
             self.shared.events().tell(&pool, &name, Told::JobLost);
         }
         if let Err(error) = self.hub.note_lost(&self.id) {
-            self.shared.report(format_args!("{error}"));
+            tracing::error!(target: target::STATE, "{error}");
         }
     }
 
@@ -357,7 +363,7 @@ impl Driver {
             };
             let _ = gone.lease.release(outcome);
             if let Err(error) = self.hub.note_returned(&self.id) {
-                self.shared.report(format_args!("{error}"));
+                tracing::error!(target: target::STATE, "{error}");
             }
         }
     }

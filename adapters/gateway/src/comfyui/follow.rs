@@ -8,6 +8,7 @@ use super::servers::ServerState;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::now;
+use crate::operator_log::target;
 use crate::proxy::CallerBody;
 use crate::shared::Shared;
 use crate::upstream::send;
@@ -205,6 +206,7 @@ impl Followed {
             return;
         };
         let was_connected = server.connected.is_some();
+        let (pool, member) = (&*self.hub.pool, self.backend.name());
         match trouble {
             None => {
                 server.connected = Some(at);
@@ -213,24 +215,18 @@ impl Followed {
                 server.uploads.clear();
                 self.is_back.notify_one();
                 if !was_connected {
-                    self.tell(format_args!("connected"));
+                    tracing::info!(target: target::COMFYUI, pool, member, "connected");
                 }
             }
             Some(why) => {
                 if was_connected || server.trouble.is_none() {
-                    self.tell(format_args!("not connected: {why}"));
+                    tracing::warn!(target: target::COMFYUI, pool, member, "not connected: {why}");
                 }
                 server.connected = None;
                 server.remaining = None;
                 server.trouble = Some(why);
             }
         }
-    }
-
-    fn tell(&self, what: core::fmt::Arguments<'_>) {
-        let (pool, name) = (&self.hub.pool, self.backend.name());
-        self.shared
-            .report(format_args!("pool {pool}: {name}: {what}"));
     }
 
     /// Takes jobs from a server that is back which are done elsewhere by now.

@@ -14,6 +14,7 @@ use crate::backend_pool::BackendPool;
 use crate::clock::now;
 use crate::heartbeat::Heart;
 use crate::lock;
+use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -126,7 +127,8 @@ async fn watch(shared: Arc<Shared>) {
             let hub = match shared.hubs().add(pool.settings()) {
                 Ok(hub) => hub,
                 Err(error) => {
-                    shared.report(format_args!("pool {}: {error}", pool.settings().name));
+                    let name = &*pool.settings().name;
+                    tracing::error!(target: target::STATE, pool = name, "{error}");
                     continue;
                 }
             };
@@ -229,9 +231,11 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
         if now_best != best {
             let name = |best: &Option<String>| best.clone().unwrap_or_else(|| "none".to_owned());
             let (pool, is, was) = (&hub.pool, name(&now_best), name(&best));
-            shared.report(format_args!(
-                "pool {pool}: the best server is {is}, before {was}"
-            ));
+            tracing::info!(
+                target: target::COMFYUI,
+                pool = &**pool,
+                "the best server is {is}, before {was}"
+            );
             best = now_best;
         }
         let health = pool.settings().health.as_ref();
@@ -240,9 +244,9 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
             since_report = now();
             let is_verbose = hub.state().is_verbose;
             let lines = lines(&status, is_verbose);
-            lines
-                .iter()
-                .for_each(|line| shared.report(format_args!("{line}")));
+            for line in lines {
+                tracing::info!(target: target::COMFYUI, "{line}");
+            }
         }
     }
 }
@@ -262,10 +266,14 @@ fn alert(shared: &Shared, hub: &Hub, pool: &BackendPool, alerts: &mut [bool; 2])
     for ((was, is), told) in alerts.iter_mut().zip(is_above).zip(told) {
         if core::mem::replace(was, is) != is {
             let seconds = longest.as_secs();
-            shared.report(format_args!(
-                "pool {}: {told}: {waiting} jobs wait, the longest for {seconds} s",
-                hub.pool
-            ));
+            let (name, waits) = (
+                &*hub.pool,
+                format!("{waiting} jobs wait, the longest for {seconds} s"),
+            );
+            match is {
+                true => tracing::warn!(target: target::COMFYUI, pool = name, "{told}: {waits}"),
+                false => tracing::info!(target: target::COMFYUI, pool = name, "{told}: {waits}"),
+            }
             shared.events().tell_of(pool, None, told);
         }
     }

@@ -10,7 +10,7 @@ use crate::gateway::watch_pools;
 use crate::names::Names;
 use crate::reload::Reloads;
 use crate::service::Identity;
-use crate::shared::{OnDisk, Shared, Table};
+use crate::shared::{Logs, OnDisk, Shared, Table};
 use bytes::Bytes;
 use core::time::Duration;
 use http::{Method, StatusCode};
@@ -45,8 +45,8 @@ impl LeaseCalls {
         let first = settings.listeners.first();
         let lease_ttl = first.map_or(ListenerSettings::LEASE_TTL, |listener| listener.lease_ttl);
         let table = Table::new(settings, None, &changes, &names, &accounts)?;
-        let reloads = Reloads::default();
-        let shared = Shared::new(table, OnDisk::default(), changes, reloads, names, accounts);
+        let (disk, logs, reloads) = (OnDisk::default(), Logs::default(), Reloads::default());
+        let shared = Shared::new(table, disk, logs, changes, reloads, names, accounts);
         Ok(Self {
             shared: Arc::new(shared),
             drain: Drain::default(),

@@ -9,6 +9,7 @@ use super::route::PoolTarget;
 use super::settle::{Settle, since_1970};
 use crate::backend::Backend;
 use crate::clock::now;
+use crate::operator_log::target;
 use crate::proxy::{AnswerBody, BackendBody, CallerBody};
 use crate::record::Record;
 use crate::state::StateError;
@@ -211,6 +212,13 @@ impl Attempts {
                 }
                 Attempted::Failed(verdict, answer) => (verdict, answer),
             };
+            tracing::debug!(
+                target: target::EXCHANGE,
+                pool = &*leg.target.pool.settings().name,
+                member = backend.name(),
+                attempt = self.attempts,
+                "the attempt has failed: {verdict};"
+            );
             self.tried.push(member);
             if self.may_go_on(&leg, &verdict, answer.is_some()) {
                 last = Some(verdict);

@@ -10,6 +10,7 @@ use super::headers::{Caller, for_backend, remove_hop_by_hop};
 use super::refusal::Refusal;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
+use crate::operator_log::target;
 use crate::record::Record;
 use crate::shared::Shared;
 use crate::upstream::{IdleConnections, SendError, Sent, send};
@@ -76,6 +77,13 @@ impl Outgoing<'_> {
                 Ok(sent) => return Ok(Answered { sent, lease }),
                 Err(error) => error,
             };
+            tracing::debug!(
+                target: target::EXCHANGE,
+                pool = &*self.pool.settings().name,
+                member = lease.name(),
+                attempt = record.attempts,
+                "the attempt has failed: {error};"
+            );
             let failed = match progress.failed.get() {
                 Some(cut) => return Err(cut_body(lease, cut)),
                 None => self.judge(error, progress.has_begun.get(), &lease),

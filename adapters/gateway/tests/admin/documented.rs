@@ -90,6 +90,15 @@ fn statuses(
     seen
 }
 
+/// The status of a call for the log at a gateway that has none of its own.
+fn without_log(method: &str, body: Option<&str>) -> String {
+    let bare = Running::in_front_of(&[]);
+    let method = method.to_uppercase();
+    let answer = call(bare.admin, &method, "/lb/log", &[BEARER, JSON], body);
+    assert_eq!(answer.code(), "no_log");
+    answer.status.to_string()
+}
+
 fn head(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> String {
     use std::io::BufRead;
     let stream = open(address, "GET", target, headers, None);
@@ -118,7 +127,7 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
         true => Ok(again.clone()),
         false => Err("line 1: nonsense".to_owned()),
     };
-    let running = Running::start_from(Box::new(source), settings);
+    let running = Running::start_logged(Box::new(source), settings);
     let document = running.read("/lb/openapi.json");
     let (one, shared) = (one.to_string(), shared.to_string());
     let mut documented: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
@@ -129,7 +138,7 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
             documented.insert(key, responses.keys().cloned().collect());
         }
     }
-    assert_eq!(documented.len(), 26);
+    assert_eq!(documented.len(), 28);
     // A removal ends the backend that the others are tried with, and what takes a place or a pool is tried apart.
     let mut order: Vec<_> = documented.into_iter().collect();
     order.sort_by_key(|((method, _), _)| method == "delete");
@@ -137,6 +146,7 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
         let body = match path.rsplit('/').next().unwrap() {
             "add" => Some(r#"{"host":"a.test","port":80}"#),
             "weight" => Some(r#"{"weight":2}"#),
+            "log" => Some(r#"{"level":"warn","targets":{"leasehold::health":"debug"}}"#),
             "verbose" => Some(r#"{"verbose":true}"#),
             "limits" => Some(r#"{"limit":"1000/s"}"#),
             "breaker" => Some(r#"{"state":"closed"}"#),
@@ -156,6 +166,9 @@ fn every_documented_answer_is_possible_and_no_other_is_given() {
             // The tests of ComfyUI servers have jobs.
             "/lb/jobs/{id}/preview" | "/lb/jobs/{id}/cancel" => {
                 seen.insert("200".to_owned());
+            }
+            "/lb/log" => {
+                seen.insert(without_log(&method, body));
             }
             "/ready" => {
                 for id in [&one, &shared] {

@@ -6,6 +6,8 @@
 use crate::support::{Answer, get, start};
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
+use leasehold_config::LogSettings;
+use leasehold_gateway::OperatorLog;
 use leasehold_testbed::{Backend, BackendConfig};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -29,6 +31,8 @@ fn in_own_process(name: &str, test: impl FnOnce(&Authority)) {
 /// the reason.
 fn in_own_process_until(name: &str, awaited: &[[&str; 2]], test: impl FnOnce(&Authority)) {
     if let Some(folder) = env::var_os(FOLDER) {
+        let (_, subscriber, _flush) = OperatorLog::new(&LogSettings::default(), std::io::stderr());
+        tracing::dispatcher::set_global_default(subscriber).expect("the only one");
         return test(&Authority::open(&PathBuf::from(folder)));
     }
     let folder = tempfile::tempdir().expect("a folder");
