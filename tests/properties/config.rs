@@ -89,12 +89,14 @@ const CALLER: &str = "[[caller]]\nname = \"callerNUMBER\"\n\
     limits = \"60/min, 4 concurrent\"\nmodels = [\"gpt-4o*\", \"a/b\"]\npriority = 255\nweight = 3\n\
     budget = \"0.000000001 USD/5min\"\n[price.\"a*NUMBER\"]\ninput = \"2.50 USD\"\noutput = \"10 USD\"\n";
 
-const TOP: [&str; 7] = [
+const TOP: [&str; 8] = [
     "include = [\"b.*\"]",
     "state = \"a/../$$x\"\nafter_crash = \"trust\"",
     "access_log = false",
     "access_log.format = \"common\"\naccess_log.path = \"log\"",
     "log = { format = \"json\", level = \"trace\", targets = { \"leasehold::health\" = \"off\", a_1 = \"warn\" } }",
+    "otlp = { endpoint = \"https://${HOST}:1/a\", headers_file = \"headers\", sample = \"0.1%\", timeout = \"2s\", \
+     interval = \"9d\", service_name = \"$$a\" }",
     "admin.token_file = \"token\"",
     "admin.listen = \"unix:admin sock\"",
 ];

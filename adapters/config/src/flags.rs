@@ -227,6 +227,7 @@ impl Settings {
             },
             access_log: AccessLog { format, ..default },
             log: LogSettings::default(),
+            otlp: None,
             drain: Self::DRAIN,
             pools: vec![pool(flags)?],
             listeners: vec![ListenerSettings {

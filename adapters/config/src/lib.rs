@@ -10,6 +10,7 @@ mod keys;
 mod load;
 mod log;
 mod network;
+mod otlp;
 mod print;
 mod read;
 mod resolve;

@@ -49,7 +49,7 @@ pub enum LogLevel {
     Warn,
     /// Something has changed.
     Info,
-    /// What became of single attempts.
+    /// An attempt has failed, or a request was refused.
     Debug,
     /// All there is.
     Trace,

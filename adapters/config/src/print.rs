@@ -7,8 +7,8 @@ use crate::callers::{CallerSettings, ModelPrice};
 use crate::file::{
     AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable,
     ComfyuiTable, ConfigFile, FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable,
-    LogTable, MemberTable, Name, OutlierTable, PathPrefix, PoolTable, PriceTable, RetryTable,
-    RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
+    LogTable, MemberTable, Name, OtlpTable, OutlierTable, PathPrefix, PoolTable, PriceTable,
+    RetryTable, RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
 };
 use crate::settings::{
     AdminSettings, Kind, ListenerSettings, MemberSettings, PoolSettings, Route, RouteTarget, Serve,
@@ -47,6 +47,10 @@ impl Settings {
         page.keys(&top);
         page.header("[log]");
         page.keys(&LogTable::of(&self.log));
+        if let Some(otlp) = &self.otlp {
+            page.header("[otlp]");
+            page.keys(&OtlpTable::of(otlp));
+        }
         if self.admin != AdminSettings::default() {
             self.admin.write(&mut page);
         }

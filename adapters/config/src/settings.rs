@@ -3,6 +3,7 @@
 //! Invariant: every name of a pool that a listener uses is there, and no two pools have one name.
 
 pub use crate::log::{LogLevel, LogSettings, LogStyle, ParseLogLevelError};
+pub use crate::otlp::{OtlpHeaders, OtlpSettings};
 
 use crate::callers::{CallerSettings, ModelPattern, ModelPrice};
 use crate::network::Network;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// The log for the operator.
     pub log: LogSettings,
+    /// The export of traces and metrics; `None` exports nothing.
+    pub otlp: Option<OtlpSettings>,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain: Duration,
     /// The pools, in the order of the file.
@@ -299,7 +302,8 @@ pub struct MemberSettings {
 
 impl MemberSettings {
     /// Makes a member that differs from others by its name and URL alone.
-    pub(crate) fn new(name: String, url: Uri) -> Self {
+    #[must_use]
+    pub fn new(name: String, url: Uri) -> Self {
         Self {
             name,
             url,

@@ -8,6 +8,7 @@ mod comfyui;
 mod health;
 mod listen;
 mod log;
+mod otlp;
 mod pool;
 mod value;
 mod values;
@@ -17,6 +18,7 @@ pub(crate) use comfyui::ComfyuiTable;
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};
 pub(crate) use listen::{BoundsTable, FallbackTable, ListenTable, RouteTable, TrustedProxiesValue};
 pub(crate) use log::{LogTable, Target};
+pub(crate) use otlp::OtlpTable;
 pub(crate) use pool::{AffinityTable, MemberTable, PoolTable, RetryTable, UpstreamTable};
 pub(crate) use value::{Text, Value};
 pub(crate) use values::{
@@ -55,9 +57,12 @@ pub(crate) struct ConfigFile {
     /// The log of requests; `false` writes none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) access_log: Option<AccessLogValue>,
-    /// What the gateway tells its operator on standard error.
+    /// The log for the operator, on standard error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<LogTable>,
+    /// Traces and metrics for a collector of OpenTelemetry; without it, none are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) otlp: Option<OtlpTable>,
     /// The admin interface under `/lb/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) admin: Option<AdminTable>,

@@ -14,13 +14,15 @@ pub(crate) use pool::default_policy;
 use crate::callers::KeyHash;
 use crate::error::{Mistake, Place, Problem, Report};
 use crate::file::{
-    AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, LogTable, Target, Text, Value,
+    AccessLogTable, AccessLogValue, AdminTable, ConfigFile, FilePath, LogTable, OtlpTable, Target,
+    Text, Value,
 };
 use crate::inputs::Inputs;
 use crate::keys::is_secret;
 use crate::load::LoadedFile;
 use crate::settings::{
-    AccessLog, Address, AdminSettings, AfterCrash, Kind, LogSettings, Settings, StateSettings,
+    AccessLog, Address, AdminSettings, AfterCrash, Kind, LogSettings, OtlpHeaders, OtlpSettings,
+    Settings, StateSettings,
 };
 use crate::source::{At, Source};
 use crate::token::Token;
@@ -112,6 +114,7 @@ impl Resolver<'_> {
         let (mut state, mut after_crash) = (Once::<PathBuf>(None), Once::<AfterCrash>(None));
         let (mut drain, mut access_log) = (Once::<Duration>(None), Once::<AccessLog>(None));
         let (mut admin, mut told) = (Once::<AdminSettings>(None), Once::<LogSettings>(None));
+        let mut otlp = Once::<OtlpSettings>(None);
         for LoadedFile { source, content } in files {
             let path = |path: &Text<FilePath>| source.folder.join(&path.0.0);
             self.once(
@@ -135,6 +138,8 @@ impl Resolver<'_> {
             self.once(&mut admin, table, source, "admin");
             let table = content.log.as_ref().map(|table| self.log(source, table));
             self.once(&mut told, table, source, "log");
+            let table = content.otlp.as_ref().map(|table| self.otlp(source, table));
+            self.once(&mut otlp, table, source, "otlp");
         }
         if let (None, Some((_, place))) = (&state.0, &after_crash.0) {
             let problem = "there is no state file; add state = \"FILE\", or remove this";
@@ -160,6 +165,7 @@ impl Resolver<'_> {
             admin: admin.or(AdminSettings::default()),
             access_log: access_log.or(AccessLog::default()),
             log: told.or(LogSettings::default()),
+            otlp: otlp.0.map(|(otlp, _)| otlp),
             drain: drain.or(Settings::DRAIN),
             pools: Vec::new(),
             listeners: Vec::new(),
@@ -201,6 +207,33 @@ impl Resolver<'_> {
             }
         }
         table.build()
+    }
+
+    fn otlp(&mut self, source: &Source, table: &OtlpTable) -> OtlpSettings {
+        let at = At::Root.key("otlp");
+        let mut settings = table.build();
+        if settings.endpoint.query().is_some() {
+            let problem = Problem::Invalid(OtlpSettings::NO_QUERY.to_owned());
+            self.wrong(source, &at.key("endpoint"), problem);
+        }
+        if let Some(Text(path)) = &table.headers_file {
+            let (name, text) = self.file(source, path);
+            let headers = match text {
+                Ok(text) => {
+                    OtlpHeaders::of_file(&text, source.folder.join(&path.0)).map_err(|line| {
+                        let problem =
+                            format!("{name}: line {line} is no header field; write NAME: VALUE");
+                        Problem::Invalid(problem)
+                    })
+                }
+                Err(error) => Err(Problem::Unreadable(format!("cannot read {name}: {error}"))),
+            };
+            match headers {
+                Ok(headers) => settings.headers = Some(headers),
+                Err(problem) => self.wrong(source, &at.key("headers_file"), problem),
+            }
+        }
+        settings
     }
 
     /// Names the pools of a file, so that listeners of any file find them.

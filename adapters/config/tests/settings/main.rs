@@ -17,6 +17,10 @@ fn inputs() -> Given {
         .with_file("/etc/admin.token", TOKEN)
         .with_file("/etc/leases.token", TOKEN)
         .with_file(
+            "/etc/otlp.headers",
+            "authorization: Bearer 0f9a8b7c6d5e4f3a\n",
+        )
+        .with_file(
             "/etc/keys.txt",
             "sk-aaaaaaaa1111\nsk-bbbbbbbb2222 limit=3/60s group=account-b\n",
         )

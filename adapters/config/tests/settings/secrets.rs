@@ -57,6 +57,29 @@ fn a_key_is_there_once_for_a_url() {
     );
 }
 
+#[test]
+fn the_headers_of_an_export_are_read_from_their_file_and_not_shown() {
+    let with = |headers: &str| {
+        let given = Given::new().with_file("/etc/h", headers);
+        let text = format!("[otlp]\nendpoint = \"http://c:4318\"\nheaders_file = \"h\"\n{SMALL}");
+        Settings::parse(&text, Path::new("/etc"), &given)
+    };
+    let settings = with("# of the team\nX-Key: a5ecre7 b\n\nother:c5ecre7").expect("settings");
+    let otlp = settings.otlp.as_ref().expect("an export");
+    let fields = &otlp.headers.as_ref().expect("headers").fields;
+    let fields = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expose()));
+    assert!(fields.eq([("x-key", "a5ecre7 b"), ("other", "c5ecre7")]));
+    let shown = format!("{}{settings:?}", settings.to_toml());
+    assert!(shown.contains("headers_file = \"/etc/h\"") && !shown.contains("5ecre7"));
+    for wrong in ["a: b\n5ecre7", "a: b\nc d: 5ecre7", "a: b\nc: 5ecre7\u{1}"] {
+        let error = with(wrong).expect_err(wrong).to_string();
+        let told = "3:16: otlp.headers_file: /etc/h: line 2 is no header field; write NAME: VALUE";
+        assert!(error.contains(told) && !error.contains("5ecre7"), "{error}");
+    }
+}
+
 /// A token and a key.
 fn file(token: &str) -> Given {
     Given::new()
