@@ -135,15 +135,19 @@ impl Endpoint {
         format!("{root}/{path}{separator}api-version={version}")
     }
 
-    /// Returns the headers that carry the key to a path. Their values are marked as sensitive.
-    ///
-    /// A path of Anthropic's gets Anthropic's headers, unless another way was set.
+    /// Returns how the key is sent to a path: to one of Anthropic's as Anthropic has it, unless another way was set.
     #[must_use]
-    pub fn auth_headers(&self, path: &str) -> HeaderMap {
-        let auth = match self.auth {
+    pub fn auth(&self, path: &str) -> Auth {
+        match self.auth {
             Auth::Bearer if Call::of_path(path) == Call::Messages => Auth::XApiKey,
             Auth::Bearer | Auth::ApiKey | Auth::XApiKey => self.auth,
-        };
+        }
+    }
+
+    /// Returns the headers that carry the key to a path. Their values are marked as sensitive.
+    #[must_use]
+    pub fn auth_headers(&self, path: &str) -> HeaderMap {
+        let auth = self.auth(path);
         let key = self.key.expose();
         let (name, value) = match auth {
             Auth::Bearer => (http::header::AUTHORIZATION, format!("Bearer {key}")),
