@@ -8,8 +8,8 @@ use core::net::{IpAddr, Ipv4Addr};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use leasehold_config::{
-    AccessLog, AffinityKey, Backend, ComfyuiServers, Flags, Key, LogFormat, ServerUrl, Service,
-    Settings,
+    AccessLog, AffinityKey, Backend, ComfyuiServers, Flags, Key, LogFormat, OtlpSettings,
+    ServerUrl, Service, Settings,
 };
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::LimitSpecs;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Log each request as JSON, with the time of each phase.
     #[arg(long)]
     debug: bool,
+    /// Send traces and metrics to the OpenTelemetry collector at this URL, by OTLP over HTTP.
+    #[arg(long, value_name = "URL", value_parser = OtlpSettings::read_endpoint)]
+    otlp: Option<Uri>,
     #[command(flatten)]
     flags: GivenFlags,
 }
@@ -162,11 +165,11 @@ fn start(
     arguments: &Arguments,
     log: OperatorLog,
 ) -> Result<Gateway, StartError> {
-    let debug = arguments.debug;
+    let (debug, collector) = (arguments.debug, arguments.otlp.clone());
     let source = arguments.config.clone().map(|path| -> SettingsSource {
         Box::new(move || {
             let settings = Settings::read(&path).map_err(|error| error.to_string())?;
-            Ok(with_log(settings, debug))
+            Ok(with_flags(settings, debug, collector.as_ref()))
         })
     });
     Gateway::start_on(passed, source, Some(log), settings)
@@ -177,11 +180,19 @@ fn settings(arguments: &Arguments) -> Result<Settings, CliError> {
         Some(path) => Settings::read(path).map_err(CliError::usage)?,
         None => Settings::from_flags(arguments.flags.to_flags()?).map_err(CliError::usage)?,
     };
-    Ok(with_log(settings, arguments.debug))
+    Ok(with_flags(
+        settings,
+        arguments.debug,
+        arguments.otlp.as_ref(),
+    ))
 }
 
-/// Adds what `--debug` says of the log.
-fn with_log(mut settings: Settings, debug: bool) -> Settings {
+/// Adds what `--debug` and `--otlp` say, which a file may be given with.
+fn with_flags(mut settings: Settings, debug: bool, collector: Option<&Uri>) -> Settings {
+    if let Some(url) = collector {
+        let new = || OtlpSettings::new(url.clone());
+        settings.otlp.get_or_insert_with(new).endpoint = url.clone();
+    }
     if debug {
         let format = Some(LogFormat::Json);
         settings.access_log = AccessLog {

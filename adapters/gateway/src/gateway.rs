@@ -13,6 +13,7 @@ use crate::dashboard;
 use crate::heartbeat::{Heart, Heartbeats};
 use crate::names::{self, Names};
 use crate::operator_log::{OperatorLog, target};
+use crate::otlp::{self, Collector, Otlp};
 use crate::passed::{PassedError, PassedSockets};
 use crate::probes;
 use crate::reload::{Reloads, SettingsSource};
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The access log can't be opened.
     #[error("cannot open the access log: {0}")]
     Log(io::Error),
+    /// Traces and metrics can't be exported.
+    #[error("cannot export traces and metrics: {0}; change [otlp] or --otlp")]
+    Otlp(String),
     /// Jobs of ComfyUI servers can't be kept.
     #[error(transparent)]
     Jobs(#[from] JournalError),
@@ -130,8 +134,7 @@ impl Gateway {
             listeners: sockets,
             admin,
         } = listen_all(&settings, passed, threads)?;
-        let log = LogQueue::start(&settings.access_log).map_err(StartError::Log)?;
-        let (queue, writer) = log.unzip();
+        let (logs, writer, collector) = open_logs(&settings, operator)?;
         let drain = settings.drain;
         let state = open_state(&settings)?;
         let changes = state.as_ref().map(|state| state.changes()).transpose()?;
@@ -149,10 +152,6 @@ impl Gateway {
             state.settle()?;
         }
         let disk = OnDisk { state, hubs };
-        let logs = Logs {
-            access: queue,
-            operator,
-        };
         let shared = Shared::new(table, disk, logs, changes, reloads, names, accounts);
         let shared = Arc::new(shared);
         let mut gateway = Self {
@@ -182,6 +181,9 @@ impl Gateway {
             gateway.spawn("gateway-admin", move |heart| {
                 worker::run(shared, listeners, drain, heart)
             })?;
+        }
+        if let Some(collector) = collector {
+            otlp::start(collector, &shared).map_err(StartError::Thread)?;
         }
         let health = Arc::clone(&shared);
         gateway.spawn("gateway-health", move |heart| watch_health(&health, heart))?;
@@ -240,6 +242,9 @@ impl Gateway {
             let _ = thread.join();
         }
         self.end_state();
+        if let Some(otlp) = self.shared.otlp() {
+            otlp.end();
+        }
         // The log ends with its last sender.
         let Self { shared, log, .. } = self;
         drop(shared);
@@ -275,6 +280,23 @@ impl Gateway {
         self.threads.push(thread.map_err(StartError::Thread)?);
         Ok(())
     }
+}
+
+/// The logs, with the thread of the access log and the way to the collector.
+type OpenLogs = (Logs, Option<JoinHandle<()>>, Option<Collector>);
+
+/// Opens the access log, and the export of traces and metrics.
+fn open_logs(settings: &Settings, operator: Option<OperatorLog>) -> Result<OpenLogs, StartError> {
+    let access = LogQueue::start(&settings.access_log).map_err(StartError::Log)?;
+    let (access, writer) = access.unzip();
+    let otlp = settings.otlp.as_ref().map(Otlp::new).transpose();
+    let (otlp, collector) = otlp.map_err(StartError::Otlp)?.unzip();
+    let logs = Logs {
+        access,
+        operator,
+        otlp,
+    };
+    Ok((logs, writer, collector))
 }
 
 /// Opens the state file, if there is to be one.

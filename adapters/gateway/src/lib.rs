@@ -23,6 +23,7 @@ mod listener;
 mod names;
 mod openai;
 mod operator_log;
+mod otlp;
 mod passed;
 mod patience;
 mod probes;
@@ -34,6 +35,7 @@ mod resources;
 mod service;
 mod shared;
 mod state;
+mod trace;
 mod upstream;
 mod worker;
 

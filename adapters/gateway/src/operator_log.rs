@@ -20,7 +20,7 @@ use tracing_subscriber::{Registry, fmt::layer, reload};
 
 /// Lines that may wait for the output.
 const WAITING: usize = 8_192;
-/// What the names of the gateway's own targets begin with.
+/// The begin of the names of the gateway's own targets.
 const OWN: &str = "leasehold";
 
 /// The targets of the gateway's events.
@@ -31,6 +31,7 @@ pub(crate) mod target {
     pub(crate) const GATEWAY: &str = "leasehold::gateway";
     pub(crate) const HEALTH: &str = "leasehold::health";
     pub(crate) const NAMES: &str = "leasehold::names";
+    pub(crate) const OTLP: &str = "leasehold::otlp";
     pub(crate) const RELOAD: &str = "leasehold::reload";
     pub(crate) const STATE: &str = "leasehold::state";
 }

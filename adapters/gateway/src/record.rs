@@ -6,6 +6,7 @@ use crate::backend::Backend;
 use crate::clock::{millis_of_day, poll_time};
 use crate::operator_log::target;
 use crate::proxy::{CallerState, Fields};
+use crate::trace::{Attempt, ExchangeSpan, Parent};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -84,6 +85,8 @@ pub(crate) struct Record {
     /// The time from the request to the answer's head.
     pub(crate) first_byte: Option<Duration>,
     pub(crate) end: End,
+    /// The span of the exchange, if spans are exported.
+    span: Option<Box<ExchangeSpan>>,
     /// The header fields that tell the caller its limits, until the answer has them.
     pub(crate) limits: Option<Box<RateLimitFields>>,
     /// Whether it is one of the proxy's requests, which are counted and logged; those to the admin are not.
@@ -118,6 +121,7 @@ impl Record {
             waited: Duration::ZERO,
             first_byte: None,
             end: End::CallerLeft,
+            span: None,
             limits: None,
             is_counted: true,
         }
@@ -126,6 +130,39 @@ impl Record {
     /// Returns the time since it began.
     pub(crate) fn elapsed(&self) -> Duration {
         poll_time().saturating_duration_since(self.started)
+    }
+
+    /// Begins the span of the exchange, if spans are exported.
+    pub(crate) fn begin_span(&mut self, headers: &HeaderMap) {
+        if let Some(otlp) = self.worker.shared().otlp() {
+            self.span = Some(ExchangeSpan::begin(otlp.tracer(), self, headers));
+        }
+    }
+
+    /// Begins the span of the present attempt, which what is sent then names as its parent.
+    pub(crate) fn begin_attempt(&mut self, attempt: &Attempt<'_>, headers: &mut HeaderMap) {
+        if let Some(span) = &mut self.span {
+            span.attempt(attempt, self.attempts, headers);
+        }
+    }
+
+    /// Notes the head of the present attempt's answer.
+    pub(crate) fn attempt_answered(&mut self, status: StatusCode) {
+        if let Some(attempt) = self.span.as_mut().and_then(|span| span.present()) {
+            attempt.answered(status);
+        }
+    }
+
+    /// Notes why the present attempt has no answer.
+    pub(crate) fn attempt_failed(&mut self, code: &str, why: &dyn core::fmt::Display) {
+        if let Some(attempt) = self.span.as_mut().and_then(|span| span.present()) {
+            attempt.failed(code, why);
+        }
+    }
+
+    /// The span above those of waits and attempts, if spans are exported.
+    pub(crate) fn parent(&self) -> Option<&Parent> {
+        self.span.as_deref().map(ExchangeSpan::parent)
     }
 
     /// Notes that the gateway answers by itself, and why.
@@ -161,6 +198,13 @@ impl Drop for Record {
         self.state.is_busy.store(false, Ordering::Relaxed);
         if self.is_counted {
             self.worker.finish(self);
+            if self.span.is_none() {
+                // A head that was refused is traced too.
+                self.begin_span(&HeaderMap::new());
+            }
+            if let Some(span) = self.span.take() {
+                span.finish(self);
+            }
         }
     }
 }

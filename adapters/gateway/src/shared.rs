@@ -15,6 +15,7 @@ use crate::lock;
 use crate::names::Names;
 use crate::openai::KnownModels;
 use crate::operator_log::OperatorLog;
+use crate::otlp::Otlp;
 use crate::proxy::Refusal;
 use crate::reload::Reloads;
 use crate::resources::Resources;
@@ -41,7 +42,7 @@ pub(crate) const ADMIN: usize = usize::MAX;
 pub enum ReloadError {
     /// What they change is fixed when the gateway starts.
     #[error(
-        "addresses, the state file and the access log can't change without a restart; nothing was changed"
+        "addresses, the state file, the access log and [otlp] can't change without a restart; nothing was changed"
     )]
     NeedsRestart,
     /// A pool can't be made or changed.
@@ -108,6 +109,7 @@ impl Table {
                 settings.state.clone(),
                 settings.admin.listen.clone(),
                 settings.access_log.clone(),
+                settings.otlp.clone(),
             )
         };
         if addresses(&settings) != addresses(&self.settings)
@@ -215,13 +217,15 @@ pub(crate) struct OnDisk {
     pub(crate) hubs: Hubs,
 }
 
-/// The logs of a gateway.
+/// Where a gateway tells what it does.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     /// The access log, if there is one.
     pub(crate) access: Option<LogQueue>,
     /// The log for the operator; `None` where the program around the gateway has its own.
     pub(crate) operator: Option<OperatorLog>,
+    /// The export of traces and metrics, if there is one.
+    pub(crate) otlp: Option<Otlp>,
 }
 
 /// What all threads share.
@@ -233,6 +237,7 @@ pub(crate) struct Shared {
     began: SystemTime,
     log: Option<LogQueue>,
     operator_log: Option<OperatorLog>,
+    otlp: Option<Otlp>,
     state: Option<Arc<State>>,
     changes: Mutex<AdminChanges>,
     events: Events,
@@ -253,7 +258,11 @@ impl Shared {
     pub(crate) fn new(
         table: Table,
         OnDisk { state, hubs }: OnDisk,
-        Logs { access, operator }: Logs,
+        Logs {
+            access,
+            operator,
+            otlp,
+        }: Logs,
         changes: AdminChanges,
         reloads: Reloads,
         names: Names,
@@ -269,6 +278,7 @@ impl Shared {
             began: time_of_day(),
             log: access,
             operator_log: operator,
+            otlp,
             state,
             changes: Mutex::new(changes),
             events: Events::default(),
@@ -384,6 +394,11 @@ impl Shared {
     /// The log for the operator, if it is the gateway's own.
     pub(crate) fn operator_log(&self) -> Option<&OperatorLog> {
         self.operator_log.as_ref()
+    }
+
+    /// The export of traces and metrics, if there is one.
+    pub(crate) fn otlp(&self) -> Option<&Otlp> {
+        self.otlp.as_ref()
     }
 
     pub(crate) fn totals(&self) -> &Totals {

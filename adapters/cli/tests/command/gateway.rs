@@ -260,6 +260,27 @@ fn flags_of_comfyui_that_can_not_be_are_refused_with_what_to_write() {
 }
 
 #[test]
+fn a_collector_is_given_by_a_flag_whose_url_is_checked() {
+    let run = |url: &str| {
+        let mut command = leasehold();
+        let command = command.args(["gateway", "--print-config", "--otlp", url]);
+        command.output().unwrap()
+    };
+    let printed = text(&run("http://127.0.0.1:4318").stdout);
+    let table = "[otlp]\nendpoint = \"http://127.0.0.1:4318/\"\nsample = \"100%\"\n";
+    assert!(printed.contains(table), "{printed}");
+    for (url, told) in [
+        ("127.0.0.1:4318", "http://"),
+        ("http://c:4318/?api-version=1", "headers_file"),
+    ] {
+        let output = run(url);
+        let shown = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{url}: {shown}");
+        assert!(shown.contains(told), "{url}: {shown}");
+    }
+}
+
+#[test]
 fn a_hangup_reloads_and_a_bad_file_changes_nothing() {
     let backends = [(); 2].map(|()| backend(""));
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use ureq::Agent;
 const TOKEN: &str = "token-0f9a8b7c6d5e4f3a";
 const ADMIN: &str = "admin-1f9a8b7c6d5e4f3a";
 const WRONG: &str = "wrong-2f9a8b7c6d5e4f3a";
+const HEADER: &str = "header-3f9a8b7c6d5e4f3a";
 const KEYS: [&str; 2] = ["sk-testbed-0001", "sk-unknown-99999999"];
 
 fn agent() -> Agent {
@@ -40,6 +41,7 @@ fn chatty(folder: &Path, format: &str, service: &OpenAi) -> Gateway {
     write("token", TOKEN);
     write("admin", ADMIN);
     write("keys", &KEYS.join("\n"));
+    write("headers", &format!("authorization: Bearer {HEADER}\n"));
     let url = service.url();
     let libraries =
         "hickory_net = \"trace\", hickory_proto = \"trace\", hickory_resolver = \"trace\"";
@@ -48,6 +50,7 @@ fn chatty(folder: &Path, format: &str, service: &OpenAi) -> Gateway {
         &format!(
             "access_log = {{ format = \"json\" }}\n\
             log = {{ format = \"{format}\", level = \"trace\", targets = {{ {libraries} }} }}\n\
+            [otlp]\nendpoint = \"http://127.0.0.1:1\"\nheaders_file = \"headers\"\ninterval = \"20ms\"\n\
             [admin]\ntoken_file = \"admin\"\n\
             [pools.keys]\nkind = \"openai\"\npolicy = \"round_robin\"\nmax_wait = \"1s\"\n\
             members = [{{ url = \"{url}\", keys = \"keys\" }}]\n\
@@ -86,7 +89,7 @@ fn no_key_and_no_token_is_in_a_log_that_has_everything_else() {
         assert_eq!(post(&admin, WRONG, &json!({})).0, 401);
         assert_eq!(post(&admin, ADMIN, &json!({"level": "trace"})).0, 200);
         let (_, errors) = gateway.end();
-        for secret in [TOKEN, ADMIN, WRONG].iter().chain(&KEYS) {
+        for secret in [TOKEN, ADMIN, WRONG, HEADER].iter().chain(&KEYS) {
             assert!(!errors.contains(secret), "{format}: {secret}: {errors}");
         }
         for told in [
@@ -95,9 +98,11 @@ fn no_key_and_no_token_is_in_a_log_that_has_everything_else() {
             "the attempt has failed: cannot connect",
             "Incorrect API key provided: …9999",
             "status 500",
+            "the collector http://127.0.0.1:1/ took no export: Connection refused",
         ] {
             assert!(errors.contains(told), "{format}: {told}: {errors}");
         }
+        assert_eq!(errors.matches("took no export").count(), 1, "{errors}");
         if format == "json" {
             for line in errors.lines() {
                 let line: Value = serde_json::from_str(line).expect(line);

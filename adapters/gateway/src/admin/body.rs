@@ -11,7 +11,7 @@ use core::ops::RangeInclusive;
 use core::str::FromStr;
 use core::time::Duration;
 use http::Uri;
-use leasehold_config::{MemberAddresses, MemberSettings};
+use leasehold_config::MemberSettings;
 use leasehold_core::limit::{LimitSpecs, ParseLimitError};
 use leasehold_core::time::parse_span;
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -64,17 +64,10 @@ impl AddedBackend {
     /// Returns the settings of a member of this name.
     pub(crate) fn settings(&self, name: &str) -> MemberSettings {
         MemberSettings {
-            name: name.to_owned(),
-            url: self.url.clone(),
-            key: None,
             weight: self.weight,
             tier: self.tier,
-            labels: Vec::new(),
-            limits: None,
-            group: None,
             max_connections: self.max_connections,
-            addresses: MemberAddresses::Any,
-            zone: None,
+            ..MemberSettings::new(name.to_owned(), self.url.clone())
         }
     }
 }

@@ -65,10 +65,12 @@ pub(crate) fn make(
         (pool, after)
     };
     if let Some(state) = breaker {
-        shared.report(format_args!(
-            "pool {}: {}: breaker {state} by the admin interface",
-            view.pool, view.id
-        ));
+        tracing::info!(
+            target: target::ADMIN,
+            pool = &*view.pool,
+            member = &*view.id,
+            "breaker {state} by the admin interface"
+        );
     }
     if let Some(told) = told {
         keep(shared, &record);

@@ -1,27 +1,29 @@
-//! Figures for Prometheus, in its own text or in OpenMetrics.
+//! Figures for Prometheus, in its own text or in OpenMetrics, and for a collector by OTLP.
 //!
 //! Invariant: labels are names of pools, members and callers from the settings, never keys; callers beyond a bound are
 //! counted together. All is read from figures that are kept anyway, so that a request costs nothing more.
 
+mod families;
+mod otlp;
+
 use crate::account::Used;
 use crate::backend_pool::BackendPool;
+use crate::clock::time_of_day;
 use crate::comfyui::Jobs;
 use crate::operator_log::OperatorLog;
 use crate::proxy::AnswerBody;
 use crate::shared::{Counts, Shared, Table};
 use core::fmt;
 use core::sync::atomic::Ordering;
-use core::time::Duration;
+use families::{Form, Labels, counters, gauges};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response};
 use leasehold_core::health::BreakerState;
 use leasehold_core::pool::stats::Histogram;
 use leasehold_sync::{LeaseCounts, MemberCondition, QueueStats};
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text, text,
-};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
@@ -30,12 +32,6 @@ use std::time::UNIX_EPOCH;
 const MAX_CALLERS: usize = 100;
 /// The name of the others, which no caller can have.
 const OTHERS: &str = "(others)";
-/// Upper bounds of the buckets of times, in milliseconds.
-const BOUNDS: [u64; 16] = [
-    1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000,
-];
-
-type Labels = Vec<(&'static str, String)>;
 
 /// Answers `GET /metrics`: in OpenMetrics to those that ask for it, else in Prometheus' own text.
 pub(crate) fn metrics(shared: &Shared, table: &Table, headers: &HeaderMap) -> Response<AnswerBody> {
@@ -63,6 +59,14 @@ pub(crate) fn metrics(shared: &Shared, table: &Table, headers: &HeaderMap) -> Re
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// Returns the figures as OTLP has them.
+pub(crate) fn otlp_metrics(shared: &Shared) -> Vec<Metric> {
+    let mut metrics = otlp::Metrics::new(shared.began(), time_of_day());
+    // This form takes all there is.
+    let _ = Figures::of(shared, &shared.table()).tell(&mut metrics);
+    metrics.all
 }
 
 /// All figures at one time.
@@ -164,7 +168,14 @@ impl Figures {
         self.callers.push((OTHERS.to_owned(), others));
     }
 
-    fn of_gateway(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn tell(&self, to: &mut dyn Form) -> fmt::Result {
+        self.of_gateway(to)?;
+        self.of_pools(to)?;
+        self.of_members(to)?;
+        self.of_callers(to)
+    }
+
+    fn of_gateway(&self, to: &mut dyn Form) -> fmt::Result {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let build = vec![("version", version)];
         gauges(
@@ -226,14 +237,14 @@ impl Figures {
         )
     }
 
-    fn of_pools(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn of_pools(&self, to: &mut dyn Form) -> fmt::Result {
         let rows = || self.pools.iter().map(|pool| (pool.labels.clone(), pool));
         let help = "How long requests had a member, to the end of the answer.";
         let held = rows().map(|(labels, pool)| (labels, &pool.held));
-        histograms(to, "leasehold_request_duration_seconds", help, held)?;
+        to.histograms("leasehold_request_duration_seconds", help, held.collect())?;
         let help = "How long requests waited for a member.";
         let waited = rows().map(|(labels, pool)| (labels, &pool.waited));
-        histograms(to, "leasehold_lease_wait_seconds", help, waited)?;
+        to.histograms("leasehold_lease_wait_seconds", help, waited.collect())?;
         let depth = rows().map(|(labels, pool)| (labels, i64::from(pool.queue.waiting)));
         gauges(
             to,
@@ -277,7 +288,7 @@ impl Figures {
         )
     }
 
-    fn of_members(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn of_members(&self, to: &mut dyn Form) -> fmt::Result {
         let rows = || self.members.iter().map(|one| (one.labels.clone(), one));
         let ends = rows().flat_map(|(labels, one)| {
             let counts = one.counts;
@@ -325,7 +336,7 @@ impl Figures {
         gauges(to, "leasehold_limit_capacity", help, most)
     }
 
-    fn of_callers(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn of_callers(&self, to: &mut dyn Form) -> fmt::Result {
         let rows = || {
             let callers = self.callers.iter();
             callers.map(|(name, used)| (vec![("caller", name.clone())], used))
@@ -350,10 +361,7 @@ impl Figures {
 
 impl Collector for Figures {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
-        self.of_gateway(&mut to)?;
-        self.of_pools(&mut to)?;
-        self.of_members(&mut to)?;
-        self.of_callers(&mut to)
+        self.tell(&mut to)
     }
 }
 
@@ -393,84 +401,4 @@ fn by<const N: usize>(
 
 fn as_gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn counters<V: EncodeCounterValue>(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    rows: impl IntoIterator<Item = (Labels, V)>,
-) -> fmt::Result {
-    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, value) in rows {
-        let mut row = family.encode_family(&labels)?;
-        row.encode_counter::<NoLabelSet, V, u64>(&value, None)?;
-    }
-    Ok(())
-}
-
-fn gauges<V: EncodeGaugeValue>(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    rows: impl IntoIterator<Item = (Labels, V)>,
-) -> fmt::Result {
-    let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in rows {
-        family.encode_family(&labels)?.encode_gauge(&value)?;
-    }
-    Ok(())
-}
-
-fn histograms<'h>(
-    to: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    rows: impl Iterator<Item = (Labels, &'h Histogram)>,
-) -> fmt::Result {
-    let mut family = to.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    for (labels, times) in rows {
-        let mut row = family.encode_family(&labels)?;
-        let (sum, count) = (times.sum().as_secs_f64(), times.count());
-        row.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)?;
-    }
-    Ok(())
-}
-
-/// The counts of the buckets of a histogram, each without those below it.
-fn buckets(times: &Histogram) -> Vec<(f64, u64)> {
-    let mut below = 0;
-    let mut buckets = Vec::with_capacity(BOUNDS.len().saturating_add(1));
-    for bound in BOUNDS {
-        let bound = Duration::from_millis(bound);
-        let at_most = times.at_most(bound);
-        buckets.push((bound.as_secs_f64(), at_most.saturating_sub(below)));
-        below = at_most;
-    }
-    buckets.push((f64::INFINITY, times.count().saturating_sub(below)));
-    buckets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_hold_each_time_once() {
-        let mut times = Histogram::new();
-        for millis in [0, 1, 3, 60, 700, 2_000_000] {
-            times.record(Duration::from_millis(millis));
-        }
-        let buckets = buckets(&times);
-        let held = buckets.iter().filter(|(_, count)| *count > 0);
-        let held: Vec<(f64, u64)> = held.copied().collect();
-        let expected = [
-            (0.001, 2),
-            (0.005, 1),
-            (0.1, 1),
-            (1.0, 1),
-            (f64::INFINITY, 1),
-        ];
-        assert_eq!(held, expected);
-    }
 }

@@ -33,11 +33,13 @@ pub(crate) use error::AdminError;
 pub(crate) use events::{Events, Told, event};
 pub(crate) use explain::{Choice, choose};
 pub use fuzz::read_admin_request;
+pub(crate) use metrics::otlp_metrics;
 pub(crate) use stats::algorithm;
 
 use crate::backend_pool::BackendPool;
 use crate::comfyui::{self, Hub};
 use crate::dashboard;
+use crate::operator_log::target;
 use crate::proxy::{AnswerBody, Connection, Target};
 use crate::shared::{ADMIN, Shared, Table};
 use answer::json;
@@ -253,10 +255,11 @@ fn cancel_job(
         let text = format!("no job that runs or waits has the id {id:?}");
         return Err(AdminError::not_found("unknown_job", text));
     }
-    shared.report(format_args!(
-        "pool {}: job {id} is cancelled by the admin interface",
-        pool.settings().name
-    ));
+    tracing::info!(
+        target: target::ADMIN,
+        pool = &*pool.settings().name,
+        "job {id} is cancelled by the admin interface"
+    );
     Ok(json(&json!({"cancelled": true})))
 }
 

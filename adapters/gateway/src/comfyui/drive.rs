@@ -6,15 +6,16 @@
 use super::hub::{Hub, JobId};
 use super::inputs::Brought;
 use super::record::reason;
-use super::server::{Answer, Call, CallError};
+use super::server::{Answer, Call, CallError, SUBMIT};
 use crate::admin::Told;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::operator_log::target;
 use crate::shared::Shared;
+use crate::trace::{Attempt, AttemptSpan};
 use crate::worker::Worker;
 use core::time::Duration;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
     End, Look, Loss, Queue, QueueItem, Refused, ServerId, Step, Submission, entry_of, judge_refusal,
@@ -163,7 +164,14 @@ impl Driver {
         let client_id = self.client_id(server);
         self.tell(|record, _| record.submitted_for.clone_from(&client_id));
         let body = prompt.body_for(&graph, &self.id, &client_id);
-        match call.post_json("/prompt", &body).await {
+        let mut span = self.begin_span(backend);
+        let answered = call.submit(&body, span.as_ref()).await;
+        match (&mut span, &answered) {
+            (None, _) => {}
+            (Some(span), Ok(answer)) => span.answered(answer.status),
+            (Some(span), Err(error)) => span.failed("no_answer", error),
+        }
+        match answered {
             Ok(answer) => self.judge(server, &graph, &answer),
             Err(CallError::Unsent(error)) => {
                 backend.note_failure(&error);
@@ -174,6 +182,25 @@ impl Driver {
                 Submission::Unsure
             }
         }
+    }
+
+    /// Begins the span of a submission, if spans are exported.
+    fn begin_span(&self, backend: &Backend) -> Option<AttemptSpan> {
+        let (parent, lost) = self.tell(|record, _| {
+            let lost = record.machine.lost_at().len();
+            (
+                record.parent.clone(),
+                u32::try_from(lost).unwrap_or(u32::MAX),
+            )
+        })?;
+        let attempt = Attempt {
+            pool: &self.hub.pool,
+            backend,
+            method: &Method::POST,
+            path: SUBMIT,
+            model: None,
+        };
+        Some(parent?.attempt(&attempt, lost.saturating_add(1)))
     }
 
     /// Says what a server's answer to a submission means.

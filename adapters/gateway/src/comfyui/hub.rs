@@ -11,6 +11,7 @@ use super::submit::Choice;
 use super::uploads::Uploads;
 use crate::lock;
 use crate::state::unix_tick;
+use crate::trace::Parent;
 use leasehold_config::PoolSettings;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
@@ -47,6 +48,8 @@ pub(super) struct NewJob {
     pub(super) prompt: Prompt,
     pub(super) owner: u64,
     pub(super) choice: Choice,
+    /// The span above its own, if spans are exported.
+    pub(super) parent: Option<Parent>,
 }
 
 /// What the task that drives a job does next.
@@ -127,6 +130,8 @@ impl Hub {
                 prompt: job.prompt,
                 owner: job.owner,
                 choice: job.choice,
+                // The trace of an earlier process is not on file.
+                parent: None,
             };
             let mut record = JobRecord::new(asked, job.sequence, job.created, machine);
             record.lost_before = job.lost;

@@ -6,6 +6,7 @@ use super::drive::{Driver, Held};
 use super::servers::ServerState;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
+use crate::trace::WaitSpan;
 use core::time::Duration;
 use leasehold_config::MemberSettings;
 use leasehold_core::balance::stable_hash;
@@ -43,8 +44,11 @@ impl Driver {
 
     /// Waits in line for a server.
     pub(super) async fn acquire(&self, wake: &tokio::sync::Notify) -> Option<Held> {
+        let parent = self.tell(|record, _| record.parent.clone()).flatten();
+        let wait = WaitSpan::begin(parent.as_ref(), &self.hub.pool);
         match self.wait_in_line(wake).await {
             Got::Lease(lease) => {
+                wait.granted(lease.name());
                 let server = self.hub.state().servers.number(lease.payload().name());
                 self.tell(|record, now| record.machine.granted(now, server));
                 Some(Held::new(lease, server))

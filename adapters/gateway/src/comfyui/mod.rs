@@ -43,6 +43,7 @@ use crate::backend_pool::BackendPool;
 use crate::proxy::{AnswerBody, CallerBody};
 use crate::record::Record;
 use crate::service::{Asked, read_whole};
+use crate::trace::Parent;
 use answers::{bad, empty, no_server, ok, refused};
 use bytes::Bytes;
 use caller::{Caller, check_site};
@@ -123,6 +124,9 @@ async fn serve(
         )
     };
     let pool = pool.ok_or_else(no_pool)?;
+    if let Some(parent) = record.parent() {
+        parent.note_pool(&pool.settings().name);
+    }
     let hub = asked
         .connection
         .worker
@@ -153,7 +157,7 @@ async fn serve(
         },
         ("POST", _) if is_own(path, bare) => {
             let (body, held) = served.body(body).await?;
-            let response = served.change(path, bare, body).await;
+            let response = served.change(path, bare, body, record.parent()).await;
             drop(held);
             response?
         }
@@ -301,6 +305,7 @@ impl Served<'_> {
         path: &str,
         bare: &str,
         body: Bytes,
+        parent: Option<&Parent>,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let (hub, owner) = (&self.hub, self.owner);
         let headers = &self.asked.parts.headers;
@@ -312,7 +317,8 @@ impl Served<'_> {
                     zone: self.asked.client.and_then(zone).map(ToOwned::to_owned),
                     labels: Vec::new(),
                 };
-                return submit::submit(hub, self.pool, owner, choice.told(headers), &body);
+                let choice = choice.told(headers);
+                return submit::submit(hub, self.pool, owner, choice, &body, parent);
             }
             "/queue" => lists::remove_waiting(hub, owner, &Removal::read(&body)?),
             "/history" => lists::remove_ended(hub, owner, &Removal::read(&body)?)?,
@@ -406,11 +412,10 @@ impl Served<'_> {
         record: &mut Record,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let worker = &self.asked.connection.worker;
-        let bounds = self.pool.settings().upstream;
         pass::pass(
             worker,
+            self.pool,
             backends,
-            bounds,
             self.asked.parts,
             path,
             body,

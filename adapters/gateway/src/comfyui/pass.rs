@@ -6,14 +6,15 @@
 use super::answers::{bad, no_server};
 use super::server::uri;
 use crate::backend::Backend;
+use crate::backend_pool::BackendPool;
 use crate::proxy::{AnswerBody, BackendBody, CallerBody, X_REQUEST_ID, copied, remove_hop_by_hop};
 use crate::record::Record;
+use crate::trace::Attempt;
 use crate::upstream::send;
 use crate::worker::Worker;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use leasehold_config::UpstreamBounds;
 use leasehold_protocol::Refusal;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,23 +22,34 @@ use std::sync::Arc;
 /// Passes a request on to one of some servers, the first that can be reached.
 pub(super) async fn pass(
     worker: &Rc<Worker>,
+    pool: &BackendPool,
     backends: &[Arc<Backend>],
-    bounds: UpstreamBounds,
     parts: &Parts,
     path: &str,
     mut body: CallerBody,
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Refusal> {
+    let bounds = pool.settings().upstream;
     for backend in backends {
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = uri(backend, path).map_err(|error| bad(error.to_string()))?;
-        *request.headers_mut() = passed(&parts.headers, backend, record);
+        let mut headers = passed(&parts.headers, backend, record);
         record.backend = Some(Arc::clone(backend));
         record.attempts = record.attempts.saturating_add(1);
+        let attempt = Attempt {
+            pool: &pool.settings().name,
+            backend,
+            method: &parts.method,
+            path: request.uri().path(),
+            model: None,
+        };
+        record.begin_attempt(&attempt, &mut headers);
+        *request.headers_mut() = headers;
         match send(worker.idle(), backend, &bounds, request).await {
             Ok(sent) => {
                 record.first_byte = Some(record.elapsed());
+                record.attempt_answered(sent.response.status());
                 let (mut parts, body) = sent.response.into_parts();
                 remove_hop_by_hop(&mut parts.headers);
                 parts
@@ -50,10 +62,12 @@ pub(super) async fn pass(
             }
             Err(crate::upstream::SendError::Connect { request, error }) => {
                 backend.note_failure(&error);
+                record.attempt_failed("no_connection", &error);
                 body = request.into_body();
             }
             Err(error) => {
                 backend.note_failure(&error);
+                record.attempt_failed("server_broke", &error);
                 let text = format!("server {}: {error}", backend.name());
                 return Err(Refusal::new(StatusCode::BAD_GATEWAY, "server_broke", text));
             }

@@ -3,6 +3,7 @@
 use super::hub::NewJob;
 use super::outbox::{Latest, Outbox};
 use super::submit::Choice;
+use crate::trace::Parent;
 use bytes::Bytes;
 use core::time::Duration;
 use leasehold_core::time::Tick;
@@ -27,6 +28,8 @@ pub(super) struct JobRecord {
     pub(super) sequence: u64,
     /// The servers that its caller prefers.
     pub(super) choice: Choice,
+    /// The span above its own, if spans are exported.
+    pub(super) parent: Option<Parent>,
     /// Milliseconds since 1970.
     pub(super) created: u64,
     /// When it was last begun by a server, in milliseconds since 1970.
@@ -90,6 +93,7 @@ impl JobRecord {
             owner: asked.owner,
             sequence,
             choice: asked.choice,
+            parent: asked.parent,
             created,
             begun: None,
             begun_at: None,

@@ -4,6 +4,7 @@
 
 use crate::backend::Backend;
 use crate::proxy::{BackendBody, CallerBody};
+use crate::trace::AttemptSpan;
 use crate::upstream::{SendError, send};
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -21,6 +22,9 @@ use tokio::time::timeout;
 const MAX_ANSWER: usize = 256 << 20;
 /// How long a whole answer may take after its head.
 const BODY: Duration = Duration::from_secs(60);
+
+/// The path by which jobs are submitted.
+pub(super) const SUBMIT: &str = "/prompt";
 
 /// A call to a server.
 pub(super) struct Call<'a> {
@@ -64,8 +68,20 @@ impl Call<'_> {
     }
 
     pub(super) async fn post_json(&self, path: &str, body: &Value) -> Result<Answer, CallError> {
-        let body = (Bytes::from(body.to_string()), "application/json");
-        self.send(Method::POST, path, Some(body)).await
+        self.send(Method::POST, path, Some(json(body))).await
+    }
+
+    /// Submits a job, under the span of its attempt if there is one.
+    pub(super) async fn submit(
+        &self,
+        body: &Value,
+        span: Option<&AttemptSpan>,
+    ) -> Result<Answer, CallError> {
+        let mut request = self.request(Method::POST, SUBMIT, Some(json(body)))?;
+        if let Some(span) = span {
+            span.propagate(request.headers_mut());
+        }
+        self.read(request).await
     }
 
     pub(super) async fn send(
@@ -74,6 +90,16 @@ impl Call<'_> {
         path: &str,
         body: Option<(Bytes, &str)>,
     ) -> Result<Answer, CallError> {
+        let request = self.request(method, path, body)?;
+        self.read(request).await
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(Bytes, &str)>,
+    ) -> Result<Request<CallerBody>, CallError> {
         let mut request = Request::new(match &body {
             Some((bytes, _)) => CallerBody::whole(bytes.clone()),
             None => CallerBody::none(),
@@ -88,6 +114,10 @@ impl Call<'_> {
         {
             headers.insert(CONTENT_TYPE, kind);
         }
+        Ok(request)
+    }
+
+    async fn read(&self, request: Request<CallerBody>) -> Result<Answer, CallError> {
         let sent = send(self.worker.idle(), self.backend, &self.bounds, request).await;
         let sent = sent.map_err(|error| {
             let text = error.to_string();
@@ -108,6 +138,10 @@ impl Call<'_> {
             body: body.to_bytes(),
         })
     }
+}
+
+fn json(body: &Value) -> (Bytes, &'static str) {
+    (body.to_string().into(), "application/json")
 }
 
 /// Returns a path of a server, below the path of its URL.

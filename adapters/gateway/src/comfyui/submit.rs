@@ -7,6 +7,7 @@ use super::hub::{Hub, NewJob};
 use super::state::State;
 use crate::backend_pool::BackendPool;
 use crate::proxy::AnswerBody;
+use crate::trace::Parent;
 use core::time::Duration;
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use leasehold_config::MemberSettings;
@@ -72,6 +73,7 @@ pub(super) fn submit(
     owner: u64,
     choice: Choice,
     body: &[u8],
+    parent: Option<&Parent>,
 ) -> Result<Response<AnswerBody>, Refusal> {
     let mut prompt = match Prompt::read(body) {
         Ok(prompt) => prompt,
@@ -92,6 +94,7 @@ pub(super) fn submit(
         prompt,
         owner,
         choice,
+        parent: parent.cloned(),
     };
     let (id, number) = hub.accept(new).map_err(|error| not_kept(&error))?;
     Ok(ok(

@@ -4,6 +4,7 @@ use super::undelivered::Undelivered;
 use super::{Reply, Session, bad_request};
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
+use crate::trace::WaitSpan;
 use core::time::Duration;
 use http::StatusCode;
 use leasehold_core::balance::stable_hash;
@@ -50,6 +51,7 @@ impl Session<'_> {
         if let Some(again) = self.again(&pool, &asked) {
             return Ok(again);
         }
+        let wait = WaitSpan::begin(self.parent, &pool.settings().name);
         let first = loop {
             let request = self.request(&pool, &asked, begun)?;
             let waiting = pool.pool().acquire_with(request);
@@ -62,9 +64,14 @@ impl Session<'_> {
                 Err(AcquireError::Closed) => {
                     pool = self.shared.successor(&pool).await.ok_or_else(closing)?;
                 }
-                Err(refused) => return Err(pool.refusal(&refused, &request)),
+                Err(refused) => {
+                    let refusal = pool.refusal(&refused, &request);
+                    wait.refused(refusal.code);
+                    return Err(refusal);
+                }
             }
         };
+        wait.granted(first.0.name());
         let (first, request) = first;
         // Another request with the same key may have been granted meanwhile.
         if let Some(again) = self.again(&pool, &asked) {

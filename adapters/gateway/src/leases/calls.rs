@@ -67,6 +67,7 @@ impl LeaseCalls {
             shared: &self.shared,
             drain: &self.drain,
             lease_ttl: self.lease_ttl,
+            parent: None,
             identity: Identity {
                 caller: None,
                 account: self.shared.accounts().of(None),

@@ -27,6 +27,7 @@ use crate::proxy::{AnswerBody, X_REQUEST_ID};
 use crate::record::Record;
 use crate::service::{self, Asked, Identity};
 use crate::shared::{Shared, Table};
+use crate::trace::Parent;
 use bytes::Bytes;
 use core::time::Duration;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -49,6 +50,8 @@ struct Session<'a> {
     drain: &'a Drain,
     lease_ttl: Duration,
     identity: Identity,
+    /// The span above those of the call, if spans are exported.
+    parent: Option<&'a Parent>,
 }
 
 /// What a request is answered with.
@@ -65,7 +68,7 @@ pub(crate) async fn answer(
     record: &mut Record,
 ) -> Response<AnswerBody> {
     let found = routes::find(&asked.parts.method, asked.target.path.path());
-    let mut response = match serve(&asked, &found, body).await {
+    let mut response = match serve(&asked, &found, body, record.parent()).await {
         Ok(Reply { body, undelivered }) => {
             let state = Arc::clone(&asked.connection.state);
             let undelivered = undelivered.map(|leases| (leases, state));
@@ -93,7 +96,12 @@ fn refused(refusal: &Refusal) -> Response<AnswerBody> {
     response
 }
 
-async fn serve(asked: &Asked<'_>, found: &Found, body: Incoming) -> Result<Reply, Refusal> {
+async fn serve(
+    asked: &Asked<'_>,
+    found: &Found,
+    body: Incoming,
+    parent: Option<&Parent>,
+) -> Result<Reply, Refusal> {
     let identity = service::check(asked)?;
     let Found::Call(call) = found else {
         return Err(found.refusal());
@@ -105,6 +113,7 @@ async fn serve(asked: &Asked<'_>, found: &Found, body: Incoming) -> Result<Reply
         drain: worker.drain(),
         lease_ttl: settings.lease_ttl,
         identity,
+        parent,
     };
     let max = settings.bounds.max_body.unwrap_or(MAX_BODY);
     let (body, _memory) = service::read_whole(body, max, session.shared).await?;

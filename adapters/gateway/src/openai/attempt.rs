@@ -7,12 +7,14 @@ use super::relayed::RelayedBody;
 use super::reply;
 use super::route::PoolTarget;
 use super::settle::{Settle, since_1970};
+use super::span;
 use crate::backend::Backend;
 use crate::clock::now;
 use crate::operator_log::target;
 use crate::proxy::{AnswerBody, BackendBody, CallerBody};
 use crate::record::Record;
 use crate::state::StateError;
+use crate::trace::{Parent, WaitSpan};
 use crate::upstream::{ConnectError, SendError, Sent, send};
 use crate::worker::Worker;
 use bytes::Bytes;
@@ -54,6 +56,8 @@ pub(super) struct Attempts {
     targets: Vec<PoolTarget>,
     worker: Rc<Worker>,
     request_id: HeaderValue,
+    /// The span above those of its attempts, if spans are exported.
+    parent: Option<Parent>,
     started: Instant,
     waited: Duration,
     /// The time that services had for their answers.
@@ -141,6 +145,7 @@ impl Attempts {
             targets,
             worker,
             request_id: record.request_id.clone(),
+            parent: record.parent().cloned(),
             started: record.started,
             waited: Duration::ZERO,
             served: Duration::ZERO,
@@ -292,6 +297,7 @@ impl Attempts {
         leg: &mut Leg,
         last: Option<&Verdict>,
     ) -> Result<Lease<Backend>, Refusal> {
+        let wait = WaitSpan::begin(self.parent.as_ref(), &leg.target.pool.settings().name);
         let lease = loop {
             let pool = leg.target.pool.pool();
             let mut asked = leg.request;
@@ -302,9 +308,14 @@ impl Attempts {
             match pool.acquire_with(asked).await {
                 Ok(lease) => break lease,
                 Err(AcquireError::Closed) => *leg = self.follow_reload(leg).await?,
-                Err(refused) => return Err(self.no_key(leg, refused, last)),
+                Err(refused) => {
+                    let refusal = self.no_key(leg, refused, last);
+                    wait.refused(refusal.code);
+                    return Err(refusal);
+                }
             }
         };
+        wait.granted(lease.name());
         let written = leg.target.pool.write_charges();
         if let Err(error) = written.and_then(|()| self.write_spent()) {
             // A lease that has expired meanwhile was taken back already.
@@ -356,12 +367,17 @@ impl Attempts {
     async fn attempt(&mut self, leg: &Leg, lease: Lease<Backend>) -> Result<Attempted, Refusal> {
         let (pool, backend) = (&leg.target.pool, Arc::clone(lease.payload()));
         let bounds = pool.settings().upstream;
-        let Some((request, progress)) = self.build(leg, &backend) else {
+        let Some((mut request, progress)) = self.build(leg, &backend) else {
             let _ = lease.release(Outcome::NotSent);
             let text = "the path and the service's URL make no URL";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_path", text));
         };
+        let span = self.parent.as_ref().and_then(|parent| {
+            let call = (&*self.call, leg);
+            span::begin(parent, call, &backend, self.attempts, &mut request)
+        });
         let settle = Settle {
+            span: Mutex::new(span),
             pool: Arc::clone(pool),
             backend,
             member: lease.member(),

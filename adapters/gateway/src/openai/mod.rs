@@ -15,6 +15,7 @@ mod relayed;
 mod reply;
 mod route;
 mod settle;
+mod span;
 
 pub(crate) use held::HeldStream;
 pub(crate) use models::KnownModels;

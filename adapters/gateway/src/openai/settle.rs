@@ -8,10 +8,11 @@ use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;
 use crate::lock;
+use crate::trace::AttemptSpan;
 use core::time::Duration;
 use http::response::Parts;
 use leasehold_core::limit::Cost;
-use leasehold_protocol::verdict::{Fate, Pause, Verdict, told_limits};
+use leasehold_protocol::verdict::{Fate, Kind, Pause, Verdict, told_limits};
 use leasehold_sync::{MemberId, Outcome, Release};
 use leasehold_tokio::{BodyEnd, ClassifyEnd};
 use std::sync::{Arc, Mutex};
@@ -31,11 +32,16 @@ pub(crate) struct Settle {
     pub(super) reserved: Cost,
     /// What the call spends on it; one that is not told of its end has spent what it may.
     pub(super) attempt: Mutex<Option<Attempt>>,
+    /// The span of the attempt, which ends with this, if spans are exported.
+    pub(super) span: Mutex<Option<AttemptSpan>>,
 }
 
 impl Settle {
     /// Learns the limits that an answer's head tells. They hold from now on, and not from the end of its body on.
     pub(super) fn observe(&self, parts: &Parts) {
+        if let Some(span) = &mut *lock(&self.span) {
+            span.answered(parts.status);
+        }
         for limit in told_limits(&parts.headers, since_1970()) {
             if let Some((unit, left, reset)) = limit.observation() {
                 // A leased member can't have been removed.
@@ -53,6 +59,9 @@ impl Settle {
                 None if verdict.kind.is_unpaid() => attempt.unused(),
                 None => {}
             }
+        }
+        if let Some(span) = &mut *lock(&self.span) {
+            note(span, verdict);
         }
         let rests = self
             .backend
@@ -73,6 +82,18 @@ impl Settle {
             None => verdict.outcome.of_pool(now),
         };
         Release::from(outcome).cost(verdict.cost(self.reserved))
+    }
+}
+
+/// Notes what became of an attempt.
+fn note(span: &mut AttemptSpan, verdict: &Verdict) {
+    if let Some(usage) = &verdict.usage {
+        span.used(usage);
+    }
+    if verdict.kind != Kind::Answer {
+        let status = verdict.status.filter(|status| !status.is_success());
+        let kind = status.map_or("no_answer".to_owned(), |status| status.as_str().to_owned());
+        span.failed(kind, &verdict.message);
     }
 }
 
@@ -240,6 +261,7 @@ mod tests {
                     backend: Arc::clone(lease.payload()),
                     member: lease.member(),
                     reserved: Cost { requests: 1, tokens: RESERVED },
+                    span: Mutex::default(),
                     attempt: Mutex::new(Some(spending.attempt("m", None, Usd::ZERO))),
                 };
                 open.push((lease, settle, arrives, ending));

@@ -131,6 +131,7 @@ impl Exchange<'_> {
             };
             return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
         }
+        record.begin_span(&self.parts.headers);
         let client = self.client(listener, record)?;
         let asked = service::Asked {
             connection: self.connection,
@@ -273,6 +274,7 @@ impl Exchange<'_> {
         let first_byte = record.elapsed();
         record.first_byte = Some(first_byte);
         record.status = sent.response.status();
+        record.attempt_answered(record.status);
         let mut response = sent.response;
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(caller)) = (response.status(), upgraded) {
             let backend = hyper::upgrade::on(&mut response);

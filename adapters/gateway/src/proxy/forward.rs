@@ -13,6 +13,7 @@ use crate::backend_pool::BackendPool;
 use crate::operator_log::target;
 use crate::record::Record;
 use crate::shared::Shared;
+use crate::trace::{Attempt, Parent, WaitSpan};
 use crate::upstream::{IdleConnections, SendError, Sent, send};
 use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
@@ -66,11 +67,19 @@ impl Outgoing<'_> {
         self.pool.count_attempt();
         loop {
             record.attempts = record.attempts.saturating_add(1);
-            let lease = self.lease(&tried).await?;
+            let lease = self.lease(&tried, record.parent()).await?;
             record.waited = record.waited.saturating_add(lease.waited());
             record.backend = Some(lease.payload().clone());
             let progress = body.progress();
-            let headers = for_backend(&self.parts.headers, &self.caller, &record.request_id);
+            let mut headers = for_backend(&self.parts.headers, &self.caller, &record.request_id);
+            let attempt = Attempt {
+                pool: &self.pool.settings().name,
+                backend: &lease,
+                method: &self.parts.method,
+                path: self.target.path.path(),
+                model: None,
+            };
+            record.begin_attempt(&attempt, &mut headers);
             let request = self.build(&lease, headers, body);
             let result = send(idle, &lease, &self.pool.settings().upstream, request).await;
             let error = match result {
@@ -88,6 +97,7 @@ impl Outgoing<'_> {
                 Some(cut) => return Err(cut_body(lease, cut)),
                 None => self.judge(error, progress.has_begun.get(), &lease),
             };
+            record.attempt_failed(failed.refusal.code, &failed.refusal.text);
             let member = lease.member();
             // A lease that has expired meanwhile was taken back already.
             let _ = lease.release(failed.release);
@@ -106,7 +116,12 @@ impl Outgoing<'_> {
     }
 
     /// Waits for a member; after failures for one that has not failed, if there is one.
-    async fn lease(&mut self, tried: &[MemberId]) -> Result<Lease<Backend>, Refusal> {
+    async fn lease(
+        &mut self,
+        tried: &[MemberId],
+        parent: Option<&Parent>,
+    ) -> Result<Lease<Backend>, Refusal> {
+        let wait = WaitSpan::begin(parent, &self.pool.settings().name);
         let lease = loop {
             let pool = self.pool.pool();
             let mut asked = self.asked;
@@ -117,9 +132,14 @@ impl Outgoing<'_> {
             match pool.acquire_with(asked).await {
                 Ok(lease) => break lease,
                 Err(AcquireError::Closed) => self.follow_reload().await?,
-                Err(refused) => return Err(self.refusal(&refused)),
+                Err(refused) => {
+                    let refusal = self.refusal(&refused);
+                    wait.refused(refusal.code);
+                    return Err(refusal);
+                }
             }
         };
+        wait.granted(lease.name());
         if let Err(error) = self.pool.write_charges() {
             let _ = lease.release(Outcome::NotSent);
             return Err(Refusal::new(

@@ -2,6 +2,9 @@
 
 mod alerts;
 mod callers;
+#[expect(dead_code, reason = "the proxy's tests use all of it")]
+#[path = "../proxy/collector.rs"]
+mod collector;
 mod files;
 #[expect(dead_code, reason = "the proxy's tests use all of it")]
 #[path = "../proxy/support.rs"]
@@ -12,4 +15,5 @@ mod page;
 mod socket;
 mod spread;
 mod support;
+mod trace;
 mod trouble;

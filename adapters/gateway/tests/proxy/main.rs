@@ -1,6 +1,7 @@
 //! The proxy end to end: real backends, real sockets, judged by what the backends saw.
 
 mod balance;
+mod collector;
 mod failure;
 mod framing;
 mod health;
@@ -8,6 +9,7 @@ mod leases;
 mod limits;
 mod names;
 mod openai;
+mod otlp;
 mod passing;
 mod python;
 mod reload;
