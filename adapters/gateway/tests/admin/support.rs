@@ -6,7 +6,7 @@ use core::time::Duration;
 use leasehold_config::{Given, HealthCheck, PoolSettings, Settings};
 use leasehold_core::balance::Policy;
 use leasehold_core::health::ProbeConfig;
-use leasehold_gateway::{Gateway, OperatorLog, SettingsSource};
+use leasehold_gateway::{Gateway, OperatorLog, PassedSockets, SettingsSource};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -123,7 +123,8 @@ impl Running {
     /// Starts a gateway whose settings are read again from there, and whose log is its own.
     pub(crate) fn start_logged(source: SettingsSource, settings: Settings) -> Self {
         let (log, _, _) = OperatorLog::new(&settings.log, std::io::sink());
-        let gateway = Gateway::start_logged(settings, Some(source), log);
+        let gateway =
+            Gateway::start_on(PassedSockets::default(), Some(source), Some(log), settings);
         Self::of(gateway.expect("sound settings"))
     }
 
