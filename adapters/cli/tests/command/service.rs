@@ -132,8 +132,9 @@ fn no_request_fails_over_restarts_and_reloads_under_load() {
         }
     };
     thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
+        for number in 0..8 {
+            let (stop, ok, failures) = (&stop, &ok, &failures);
+            scope.spawn(move || {
                 let mut caller = Caller {
                     address,
                     stream: None,
@@ -143,6 +144,8 @@ fn no_request_fails_over_restarts_and_reloads_under_load() {
                         Ok(()) => _ = ok.fetch_add(1, Ordering::Relaxed),
                         Err(error) => failures.lock().expect("sound").push(error),
                     }
+                    // Half of the connections are mostly without a request, as those of most callers are.
+                    thread::sleep(Duration::from_millis(number % 2 * 5));
                 }
             });
         }
