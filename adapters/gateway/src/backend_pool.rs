@@ -106,6 +106,9 @@ impl BackendPool {
     ) -> Result<Self, PoolError> {
         let longest = longest_window(settings, callers);
         let state = state.filter(|_| lends || !longest.is_zero()).cloned();
+        if let Some(state) = &state {
+            state.keep_for(longest);
+        }
         let config = pool_config(settings, state.is_some())?;
         let pool = TokioPool::starting_at(config, unix_tick());
         let made = Self::with(settings, pool, state, Kept::default());
@@ -142,7 +145,11 @@ impl BackendPool {
             },
             ..settings.clone()
         };
-        let state = state.filter(|_| lends || !longest_window(settings, callers).is_zero());
+        let longest = longest_window(settings, callers);
+        let state = state.filter(|_| lends || !longest.is_zero());
+        if let Some(state) = state {
+            state.keep_for(longest);
+        }
         let reloaded = if same == *old && state.is_some() == self.live.state.is_some() {
             Self {
                 settings: settings.clone(),

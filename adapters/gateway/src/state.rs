@@ -14,6 +14,7 @@ use crate::callers::Accounts;
 use crate::clock::time_of_day;
 use crate::lock;
 use crate::resources::Resource;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use file::{Kept, Line, StateFile};
 use leasehold_config::{AfterCrash, StateSettings};
@@ -90,7 +91,7 @@ pub(crate) struct State {
     /// All else that they have left.
     kept: Kept,
     path: PathBuf,
-    exact: Duration,
+    exact: AtomicU64,
     /// Whether limits must be taken as used up, because charges may be missing.
     pub(crate) must_close: bool,
 }
@@ -100,7 +101,7 @@ impl State {
     pub(crate) fn open(settings: &StateSettings, longest: Duration) -> Result<Self, StateError> {
         let (mut file, found) = StateFile::open(&settings.path)?;
         let now = unix_tick();
-        let exact = longest.max(MIN_EXACT);
+        let exact = longest.max(longest_of_changes(&found.kept)).max(MIN_EXACT);
         let mut earlier = by_pool(found.charges);
         for log in earlier.values_mut() {
             close_log(log, now);
@@ -112,9 +113,14 @@ impl State {
             earlier: Mutex::new(earlier),
             kept: found.kept,
             path: settings.path.clone(),
-            exact,
+            exact: AtomicU64::new(nanos(exact)),
             must_close: found.may_lack && settings.after_crash == AfterCrash::Closed,
         })
+    }
+
+    /// Keeps charges as they are for a window that is longer than those before, as other limits may have.
+    pub(crate) fn keep_for(&self, window: Duration) {
+        self.exact.fetch_max(nanos(window), Ordering::Relaxed);
     }
 
     /// Notes that all pools have taken over what earlier processes have left.
@@ -230,8 +236,9 @@ impl State {
     fn compact(&self, file: &mut StateFile) -> Result<(), StateError> {
         let found = file.read()?;
         let mut by_pool = by_pool(found.charges);
+        let exact = Duration::from_nanos(self.exact.load(Ordering::Relaxed));
         for log in by_pool.values_mut() {
-            *log = shortened(log, self.exact);
+            *log = shortened(log, exact);
         }
         file.rewrite(lines(&by_pool, found.kept), false)
     }
@@ -255,6 +262,19 @@ fn by_pool(charges: Vec<(String, Charge)>) -> HashMap<String, Log> {
         by_pool.entry(pool).or_default().push(((), charge));
     }
     by_pool
+}
+
+/// Returns the longest window of limits that an operator has set; zero for changes that can't be read, which are told later.
+fn longest_of_changes(kept: &Kept) -> Duration {
+    let changes = kept.changes.clone().map(serde_json::from_value);
+    let changes: Option<AdminChanges> = changes.and_then(Result::ok);
+    changes
+        .map(|changes| changes.longest_window())
+        .unwrap_or_default()
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn shortened(log: &Log, exact: Duration) -> Log {

@@ -5,6 +5,7 @@
 
 use super::body::AddedBackend;
 use crate::backend_pool::BackendPool;
+use core::time::Duration;
 use leasehold_config::PoolSettings;
 use leasehold_core::limit::LimitSpecs;
 use serde::de::Error as _;
@@ -94,6 +95,13 @@ impl AdminChanges {
     pub(crate) fn set_limits(&mut self, pool: &str, name: &str, limits: Option<LimitSpecs>) {
         let limits = Limits(limits);
         self.of(pool).limits.insert(name.to_owned(), limits);
+    }
+
+    /// Returns the longest window of all limits that were set; zero if none were.
+    pub(crate) fn longest_window(&self) -> Duration {
+        let limits = self.pools.values().flat_map(|pool| pool.limits.values());
+        let windows = limits.filter_map(|limits| limits.0.as_ref().map(LimitSpecs::longest_window));
+        windows.max().unwrap_or_default()
     }
 
     /// Returns the settings of a pool with its members changed as the operator has changed them.
@@ -222,6 +230,7 @@ mod tests {
             members(&changes),
             expected.map(|(name, weight)| (name.to_owned(), weight))
         );
+        assert_eq!(changes.longest_window(), Duration::from_secs(60));
         let limits = changes.overlay(&pool()).members.into_iter();
         let limits = limits.map(|member| member.limits.map(|limits| limits.to_string()));
         let limits: Vec<_> = limits.collect();

@@ -103,3 +103,26 @@ fn changes_hold_over_a_reload() {
         assert_eq!(kept, expected, "{policy}");
     }
 }
+
+#[test]
+fn limits_that_were_set_hold_over_a_restart_with_what_was_used_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = backend();
+    let with_state = || Settings {
+        state: Some(StateSettings {
+            path: folder.path().join("state"),
+            after_crash: AfterCrash::Closed,
+        }),
+        ..web(&[one])
+    };
+    let limits = format!("/lb/backends/{one}/limits");
+    let first = Running::start(with_state());
+    first.changed("POST", &limits, Some(r#"{"limit":"2/48h"}"#));
+    assert_eq!(first.get("/").status, 200);
+    first.changed("POST", &limits, Some(r#"{"limit":"1/48h"}"#));
+    drop(first);
+    let second = Running::start(with_state());
+    assert_eq!(second.get("/").status, 429, "it was used before");
+    second.changed("POST", &limits, Some(r#"{"limit":""}"#));
+    assert_eq!(second.get("/").status, 200);
+}
