@@ -266,7 +266,8 @@ fn a_pipe_with_a_name_is_refused_as_an_output() {
 #[test]
 fn leases_of_earlier_runs_are_not_counted_again() {
     let job = Job::new(4, 2);
-    let testbed = Testbed::start(&["--keys", "2"]);
+    // All four calls are in flight at once, so that both keys get two.
+    let testbed = Testbed::start(&["--keys", "2", "--latency", "200ms"]);
     for shard in ["1/2", "2/2"] {
         let output = job.run(
             &testbed.url,
