@@ -18,15 +18,20 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 const TOKEN: &str = "a-token-of-some-length";
+
+/// One browser at a time, as two would take the processor from each other.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A browser that shows the dashboard.
 struct Browser {
     process: Child,
     steps: ChildStdin,
     answers: BufReader<ChildStdout>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Browser {
@@ -42,6 +47,8 @@ impl Browser {
             eprintln!("left out: {told}");
             return None;
         }
+        // A test that failed before has poisoned it, and is over.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dashboard/drive.mjs");
         let mut process = Command::new("node")
@@ -58,6 +65,7 @@ impl Browser {
             process,
             steps,
             answers,
+            _alone: alone,
         })
     }
 
