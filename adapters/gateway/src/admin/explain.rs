@@ -12,7 +12,7 @@ use crate::shared::Table;
 use core::net::IpAddr;
 use http::HeaderMap;
 use http::uri::Authority;
-use leasehold_sync::{Eligibility, MemberId, Tick};
+use leasehold_sync::{Eligibility, MemberId};
 use serde::Serialize;
 
 /// The answer to `GET /lb/explain`.
@@ -120,7 +120,10 @@ pub(crate) fn choose(pool: &BackendPool, client: Option<IpAddr>) -> Choice {
             .unwrap_or_default(),
         eligible: matches!(one.eligibility, Eligibility::Ready | Eligibility::LowerTier),
         reason: one.eligibility.to_string(),
-        wait_ms: until(one.eligibility).map(|until| millis(until.since(now))),
+        wait_ms: one
+            .eligibility
+            .until()
+            .map(|until| millis(until.since(now))),
     });
     Choice {
         algorithm: super::stats::algorithm(pool.settings().policy),
@@ -137,29 +140,6 @@ pub(crate) fn choose(pool: &BackendPool, client: Option<IpAddr>) -> Choice {
             Err(refused) => Some(refused.to_string()),
         },
         backends: backends.collect(),
-    }
-}
-
-fn until(eligibility: Eligibility) -> Option<Tick> {
-    match eligibility {
-        Eligibility::Ejected { until }
-        | Eligibility::BreakerOpen { until }
-        | Eligibility::Throttled { until }
-        | Eligibility::AtLimit { until } => Some(until),
-        Eligibility::FlowAtLimit { until } => until,
-        Eligibility::Ready
-        | Eligibility::LowerTier
-        | Eligibility::BehindOthers
-        | Eligibility::WrongLabels
-        | Eligibility::NotPinned
-        | Eligibility::Removed
-        | Eligibility::Disabled
-        | Eligibility::Draining
-        | Eligibility::Unhealthy
-        | Eligibility::BreakerHalfOpen
-        | Eligibility::Full
-        | Eligibility::AwaitingCompletion
-        | Eligibility::NeverFits => None,
     }
 }
 

@@ -9,8 +9,7 @@ use crate::backend_pool::BackendPool;
 use crate::shared::{Shared, Table};
 use core::time::Duration;
 use leasehold_sync::{
-    Cause, Eligibility, Estimate, FlowStats, MemberCondition, MemberId, MemberStats, Request,
-    Stats, Tick,
+    Eligibility, Estimate, FlowStats, MemberCondition, MemberId, MemberStats, Request, Stats, Tick,
 };
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -89,7 +88,7 @@ fn add_wait(view: &mut Value, estimate: &Estimate) {
     }
     if let Some(cause) = estimate.cause {
         view["why"] = cause.to_string().into();
-        if let Cause::AtLimit { until } | Cause::Throttled { until } = cause {
+        if let Some(until) = cause.until() {
             view["until"] = millis_of(until).into();
         }
     }
@@ -112,7 +111,7 @@ fn of_members(pool: &BackendPool, stats: &Stats) -> Value {
         view["url"] = shown_url(backend.url()).into();
         if let Some(reason) = reasons.get(&id) {
             view["state"] = reason.to_string().into();
-            if let Some(until) = until(*reason) {
+            if let Some(until) = reason.until() {
                 view["until"] = millis_of(until).into();
             }
         }
@@ -203,30 +202,6 @@ fn of_callers(shared: &Shared) -> Value {
         (name.unwrap_or_else(|| "(without a name)".to_owned()), view)
     });
     Value::Object(callers.collect())
-}
-
-/// The tick at which a reason ends, if that is known.
-fn until(reason: Eligibility) -> Option<Tick> {
-    match reason {
-        Eligibility::Ejected { until }
-        | Eligibility::BreakerOpen { until }
-        | Eligibility::Throttled { until }
-        | Eligibility::AtLimit { until } => Some(until),
-        Eligibility::FlowAtLimit { until } => until,
-        Eligibility::Ready
-        | Eligibility::LowerTier
-        | Eligibility::BehindOthers
-        | Eligibility::WrongLabels
-        | Eligibility::NotPinned
-        | Eligibility::Removed
-        | Eligibility::Disabled
-        | Eligibility::Draining
-        | Eligibility::Unhealthy
-        | Eligibility::BreakerHalfOpen
-        | Eligibility::Full
-        | Eligibility::AwaitingCompletion
-        | Eligibility::NeverFits => None,
-    }
 }
 
 fn millis_of(tick: Tick) -> u64 {
