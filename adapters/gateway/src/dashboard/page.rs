@@ -17,8 +17,11 @@ const SCRIPT: &str = concat!(
     include_str!("page/model.js"),
     include_str!("page/charts.js"),
     include_str!("page/members.js"),
+    include_str!("page/tiles.js"),
     include_str!("page/panels.js"),
+    include_str!("page/jobs.js"),
     include_str!("page/actions.js"),
+    include_str!("page/stream.js"),
     include_str!("page/main.js"),
 );
 

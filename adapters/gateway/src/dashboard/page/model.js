@@ -78,23 +78,3 @@ const rates = (pool, member) => model.rates.get(member == null ? pool : pool + "
 function timeTo(pool, tick) {
   return tick - (model.figures.pools[pool]?.now ?? 0) - (performance.now() - model.at);
 }
-
-// Reads server-sent events from an answer, to its end or until they are no longer wanted.
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      text += value;
-      for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
-        const lines = text.slice(0, end).split("\n");
-        const of = (name) => lines.find((line) => line.startsWith(name + ": "))?.slice(name.length + 2);
-        if (of("event")) yield { event: of("event"), data: JSON.parse(of("data")) };
-      }
-    }
-  } finally {
-    reader.cancel().catch(() => {});
-  }
-}
