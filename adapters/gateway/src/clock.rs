@@ -3,7 +3,7 @@
 //! Invariant: the time of a poll is never kept for the next one.
 
 use core::cell::Cell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 use tokio::time::Instant;
 
 /// The clock as a thread's present poll sees it.
@@ -61,10 +61,4 @@ pub(crate) fn in_one_poll<R>(poll: impl FnOnce() -> R) -> R {
 #[expect(clippy::disallowed_methods, reason = "this is the clock file")]
 pub(crate) fn time_of_day() -> SystemTime {
     SystemTime::now()
-}
-
-/// Reads the system's clock, in milliseconds since 1970.
-pub(crate) fn millis_of_day() -> u64 {
-    let since = time_of_day().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,9 +3,10 @@
 //! Invariant: each request that was begun is counted and logged once, at its end, however that comes.
 
 use crate::backend::Backend;
-use crate::clock::{millis_of_day, poll_time};
+use crate::clock::poll_time;
 use crate::operator_log::target;
 use crate::proxy::{CallerState, Fields};
+use crate::state::unix_millis;
 use crate::trace::{Attempt, ExchangeSpan, Parent};
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -169,7 +170,7 @@ impl Record {
     pub(crate) fn refuse(&mut self, status: StatusCode, code: &'static str, why: &str) {
         tracing::debug!(target: target::EXCHANGE, code, "refused: {why};");
         self.end = End::Refused(code);
-        let at = millis_of_day();
+        let at = unix_millis();
         self.worker.shared().refusals().add(at, || {
             json!({
                 "status": status.as_u16(),

@@ -297,3 +297,8 @@ pub(crate) fn unix_tick() -> Tick {
         .unwrap_or_default();
     Tick::ZERO.saturating_add(since)
 }
+
+/// Returns the same in milliseconds, as people and pages are told it.
+pub(crate) fn unix_millis() -> u64 {
+    unix_tick().as_nanos() / 1_000_000
+}

@@ -8,9 +8,9 @@ use super::backends;
 use super::body::Change;
 use super::error::AdminError;
 use crate::backend_pool::BackendPool;
-use crate::clock::millis_of_day;
 use crate::dashboard::Recent;
 use crate::proxy::AnswerBody;
+use crate::state::unix_millis;
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::fmt;
@@ -188,7 +188,7 @@ impl Events {
             // An error only means that the last subscriber has gone meanwhile.
             let _ = self.changes.send(event("change", &change));
         }
-        self.recent.add(millis_of_day(), || change);
+        self.recent.add(unix_millis(), || change);
         self.told.notify_one();
     }
 

@@ -11,6 +11,7 @@ use crate::clock::now;
 use crate::operator_log::target;
 use crate::proxy::CallerBody;
 use crate::shared::Shared;
+use crate::state::unix_millis;
 use crate::upstream::send;
 use crate::worker::Worker;
 use core::cell::RefCell;
@@ -267,7 +268,7 @@ impl Followed {
                 && let Some(server) = self.hub.state().servers.get_mut(self.server)
             {
                 server.system_stats = Some(stats.json());
-                server.checked = Some(super::hub::unix_millis());
+                server.checked = Some(unix_millis());
             }
             if known.is_none_or(|known| known.elapsed() >= NODES_FOR) {
                 known = self.learn_nodes().await.then(now);

@@ -10,7 +10,7 @@ use super::state::State;
 use super::submit::Choice;
 use super::uploads::Uploads;
 use crate::lock;
-use crate::state::unix_tick;
+use crate::state::unix_millis;
 use crate::trace::Parent;
 use leasehold_config::PoolSettings;
 use leasehold_core::time::Tick;
@@ -494,8 +494,4 @@ pub(super) fn name_files(value: &mut Value, server: &str) {
         "" => format!("@{server}"),
         folder => format!("@{server}/{folder}"),
     });
-}
-
-pub(super) fn unix_millis() -> u64 {
-    unix_tick().as_nanos() / 1_000_000
 }

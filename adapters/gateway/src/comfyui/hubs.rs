@@ -16,6 +16,7 @@ use crate::heartbeat::Heart;
 use crate::lock;
 use crate::operator_log::target;
 use crate::shared::Shared;
+use crate::state::unix_millis;
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::cell::RefCell;
@@ -254,7 +255,7 @@ async fn report(shared: Arc<Shared>, hub: Arc<Hub>) {
 /// Tells of it when more jobs wait than the settings say, or one for longer, and when that is over.
 fn alert(shared: &Shared, hub: &Hub, pool: &BackendPool, alerts: &mut [bool; 2]) {
     let bounds = pool.settings().comfyui;
-    let (waiting, longest) = hub.state().waits(super::hub::unix_millis());
+    let (waiting, longest) = hub.state().waits(unix_millis());
     let is_above = [
         bounds.alert_waiting.is_some_and(|most| waiting > most),
         bounds.alert_wait.is_some_and(|most| longest > most),

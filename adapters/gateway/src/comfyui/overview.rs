@@ -19,13 +19,8 @@ impl Hub {
         let shown = shown.map(|(place, (id, record))| {
             let server = record.machine.server();
             let server = server.and_then(|server| state.servers.name(server));
-            let status = match (record.machine.is_running(), &server) {
-                (true, _) => "running",
-                (false, Some(_)) => "at server",
-                (false, None) => "waiting",
-            };
             let mut job = json!({
-                "place": place, "status": status, "created": record.created,
+                "place": place, "status": record.status(), "created": record.created,
                 "lost": record.machine.lost_at().len(),
                 "has_preview": record.replay.preview().is_some(),
             });

@@ -109,6 +109,15 @@ impl JobRecord {
         }
     }
 
+    /// Whether it runs, is at a server, or waits for one: in a word.
+    pub(super) fn status(&self) -> &'static str {
+        match (self.machine.is_running(), self.machine.server()) {
+            (true, _) => "running",
+            (false, Some(_)) => "at_server",
+            (false, None) => "waiting",
+        }
+    }
+
     /// The item that lists of jobs show.
     pub(super) fn item(&self, id: &str) -> Value {
         self.prompt.item(self.number(), id)

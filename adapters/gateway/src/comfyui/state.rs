@@ -2,11 +2,12 @@
 //!
 //! Invariant: a client is told of a job's end once for each of its sockets, or once when it is back.
 
-use super::hub::{JobId, name_files, unix_millis};
+use super::hub::{JobId, name_files};
 use super::made::Made;
 use super::outbox::Outbox;
 use super::record::{Finished, JobRecord, millis};
 use super::servers::{ServerState, Servers};
+use crate::state::unix_millis;
 use core::time::Duration;
 use indexmap::IndexMap;
 use leasehold_core::time::Tick;

@@ -180,13 +180,8 @@ pub(super) fn job(hub: &Hub, pool: &BackendPool, owner: Option<u64>, id: &str) -
         .iter()
         .map(|(server, loss)| json!({"server": state.servers.name(*server), "why": reason(*loss)}))
         .collect();
-    let status = match (record.machine.is_running(), &server) {
-        (true, _) => "running",
-        (false, Some(_)) => "at_server",
-        (false, None) => "waiting",
-    };
     let told = json!({
-        "id": id, "status": status, "server": server, "ahead": ahead,
+        "id": id, "status": record.status(), "server": server, "ahead": ahead,
         "created": record.created, "started": record.begun, "lost": lost,
         "expected_start_ms": expected.map(|(start, _)| millis(start)),
         "expected_end_ms": expected.map(|(_, end)| millis(end)),

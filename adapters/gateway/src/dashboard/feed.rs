@@ -7,10 +7,10 @@ use super::figures::figures;
 use super::history::{History, PAUSE};
 use super::patch;
 use crate::admin::{AdminError, event};
-use crate::clock::millis_of_day;
 use crate::lock;
 use crate::proxy::AnswerBody;
 use crate::shared::Shared;
+use crate::state::unix_millis;
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::time::Duration;
@@ -67,7 +67,7 @@ impl Feed {
         let (changes, refusals) = (shared.events().recent(), shared.refusals());
         let (changes, refusals) = (changes.since(0), refusals.since(0));
         if state.figures.is_none() {
-            let all = figures(shared, &shared.table(), millis_of_day());
+            let all = figures(shared, &shared.table(), unix_millis());
             state.figures = Some(Arc::new(all));
             (state.changes, state.refusals) = (changes.1, refusals.1);
         }
@@ -83,9 +83,9 @@ impl Feed {
     fn tick(&self, shared: &Shared, is_sample: bool) {
         let table = shared.table();
         let is_watched = self.told.receiver_count() > 0;
-        let new = is_watched.then(|| figures(shared, &table, millis_of_day()));
+        let new = is_watched.then(|| figures(shared, &table, unix_millis()));
         let mut state = lock(&self.state);
-        let sample = is_sample.then(|| state.history.sample(millis_of_day(), table.pools()));
+        let sample = is_sample.then(|| state.history.sample(unix_millis(), table.pools()));
         let Some(new) = new else {
             // A watcher that has come meanwhile has figures of now.
             if self.told.receiver_count() == 0 {

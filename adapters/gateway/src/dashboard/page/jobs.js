@@ -32,7 +32,7 @@ function updateJobs() {
       const item = jobItems.get(key) ?? makeJob(pool, id);
       jobItems.set(key, item);
       const lost = job.lost ? `, lost ${job.lost === 1 ? "once" : `${job.lost} times`}` : "";
-      write(item.text, `${job.status}${job.server ? ` on ${job.server}` : ""} for ${span(model.figures.now - (job.begun ?? job.created))}${lost}`);
+      write(item.text, `${job.status.replace("_", " ")}${job.server ? ` on ${job.server}` : ""} for ${span(model.figures.now - (job.begun ?? job.created))}${lost}`);
       return item;
     });
     place(list, items);
