@@ -14,6 +14,7 @@ use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::trace::{Attempt, AttemptSpan};
 use crate::worker::Worker;
+use core::pin::pin;
 use core::time::Duration;
 use http::{Method, StatusCode};
 use leasehold_core::time::Tick;
@@ -56,7 +57,7 @@ impl Driver {
     /// Drives the job to its end.
     pub(super) async fn run(self) {
         let mut held = self.lease_of_running().await;
-        let (mut entry, mut noted) = (None, 0);
+        let (mut entry, mut noted, mut withdraws) = (None, 0, false);
         while let Some(todo) = self.hub.step(&self.id) {
             // A loss may come with the next step: no lease is kept while another is waited for.
             self.note_losses(&mut noted);
@@ -71,17 +72,45 @@ impl Driver {
                 Some(Step::Acquire) => held = self.acquire(&todo.wake).await,
                 Some(Step::Submit(server)) => self.submit(server, held.as_mut()).await,
                 Some(Step::Look(server)) => {
-                    let (look, found) = self.look(server, held.as_ref()).await;
-                    entry = found.or(entry);
-                    self.looked(server, look);
+                    let withdraws = core::mem::take(&mut withdraws);
+                    let looking = async {
+                        if withdraws {
+                            self.withdraw(server, held.as_ref()).await;
+                        }
+                        self.look(server, held.as_ref()).await
+                    };
+                    if let Some((look, found)) = self.while_there(server, looking).await {
+                        entry = found.or(entry);
+                        self.looked(server, look);
+                    }
                 }
-                Some(Step::Withdraw(server)) => self.withdraw(server, held.as_ref()).await,
+                // The look that follows shows what came of it.
+                Some(Step::Withdraw(server)) => {
+                    withdraws = true;
+                    self.tell(|record, now| record.machine.look_soon(now, server));
+                }
                 Some(Step::Finish(end)) => {
                     // What a server said of a job that was taken from it is no end.
                     let entry = entry.filter(|_| matches!(end, End::OnServer(..)));
                     self.finish(end, entry, held.take());
                     return;
                 }
+            }
+        }
+    }
+
+    /// Asks a server something, and lets time pass for the job meanwhile; `None` if the job has left the server first.
+    async fn while_there<T>(&self, server: ServerId, asking: impl Future<Output = T>) -> Option<T> {
+        let mut asking = pin!(asking);
+        loop {
+            let due = self.tell(|record, now| {
+                record.machine.handle_timeout(now);
+                let is_there = record.machine.server() == Some(server);
+                let due = record.machine.poll_timeout();
+                is_there.then(|| due.map_or(Duration::MAX, |due| due.since(now)))
+            })??;
+            if let Ok(answer) = timeout(due, &mut asking).await {
+                return Some(answer);
             }
         }
     }
@@ -297,14 +326,12 @@ impl Driver {
         let Some(call) = self.call(&backend) else {
             return;
         };
-        // What came of it is looked for next.
         let _ = call
             .post_json("/queue", &json!({"delete": [&*self.id]}))
             .await;
         let _ = call
             .post_json("/interrupt", &json!({"prompt_id": &*self.id}))
             .await;
-        self.tell(|record, now| record.machine.look_soon(now, server));
     }
 
     fn finish(&self, end: End, entry: Option<Value>, held: Option<Held>) {

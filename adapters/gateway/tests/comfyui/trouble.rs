@@ -1,9 +1,15 @@
 //! Servers that die, forget, stall and lie: every job has one end.
 
 use crate::http::{LONG, repeat_until};
-use crate::support::{QUICK, Socket, block_on, servers, sleeping, start, taking};
+use crate::support::{QUICK, Socket, block_on, servers, sleeping, start, start_with, taking};
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use leasehold_testbed::ComfyFault;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
 
 #[test]
 fn jobs_of_a_server_that_is_killed_are_done_elsewhere_once() {
@@ -71,6 +77,61 @@ fn a_dead_worker_is_found_by_its_lack_of_progress() {
     let ends = caller.all_ended(&ids);
     assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
     assert!(world.starts().values().all(|starts| *starts <= 1));
+}
+
+/// What stands before a server, which passes nothing on from some time on.
+fn hanging(server: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let hangs = Arc::new(AtomicBool::new(false));
+    let is_hung = Arc::clone(&hangs);
+    let copy = |mut from: TcpStream, mut to: TcpStream, is_hung: Arc<AtomicBool>| {
+        let mut bytes = [0; 4_096];
+        while let Ok(read @ 1..) = from.read(&mut bytes) {
+            if !is_hung.load(Ordering::Relaxed) && to.write_all(&bytes[..read]).is_err() {
+                return;
+            }
+        }
+    };
+    thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(server).expect("the server listens");
+            let (near_too, far_too) = (near.try_clone(), far.try_clone());
+            let (there, back) = (Arc::clone(&is_hung), Arc::clone(&is_hung));
+            thread::spawn(move || copy(near, far, there));
+            thread::spawn(move || {
+                copy(
+                    far_too.expect("a handle"),
+                    near_too.expect("a handle"),
+                    back,
+                )
+            });
+        }
+    });
+    (address, hangs)
+}
+
+#[test]
+fn a_server_that_hangs_is_silent_however_long_its_answers_are_waited_for() {
+    let all = servers([taking(10), taking(10)]);
+    let (address, hangs) = hanging(all[0].address());
+    let mut settings = QUICK();
+    settings.poll = Duration::from_secs(1);
+    let world = start_with(all, settings, "", |settings| {
+        let pool = &mut settings.pools[0];
+        pool.members[0].url = format!("http://{address}").parse().expect("a URL");
+        pool.upstream.response_header = LONG * 3;
+    });
+    let caller = world.caller("one");
+    let ids = [(); 2].map(|()| caller.queue(&sleeping("me", 4.0)));
+    repeat_until("both run, as the gateway knows", || {
+        let status = |id| caller.get_json(&format!("/lb/comfyui/jobs/{id}"))["status"].clone();
+        ids.iter().all(|id| status(id) == "running")
+    });
+    hangs.store(true, Ordering::Relaxed);
+    // Well before the first answer is given up.
+    let ends = caller.all_ended(&ids);
+    assert!(ends.iter().all(|end| end == "success"), "{ends:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use leasehold_core::time::{Tick, earliest};
 /// The pause after a submission that was not sent, doubled with each up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How late its owner has to come for the job's clock to stand still meanwhile.
+/// The delay of its owner from which on the job's clock stands still.
 const LATE: Duration = Duration::from_millis(500);
 /// Submissions that servers may answer with errors of their own, before the job is refused; they last about 10 s.
 const MAX_FAULTS: u32 = 8;
@@ -62,7 +62,7 @@ pub struct Job {
     state: State,
     /// The latest tick that it was told: time that runs backwards is clamped.
     latest: Tick,
-    /// How long its clock stood still; ticks of `state` are of that clock.
+    /// The time for which its clock stood still; ticks of `state` are of that clock.
     stood: Duration,
     is_cancelled: bool,
     refused_by: Vec<ServerId>,

@@ -86,7 +86,8 @@ pub enum Step {
     /// Looks for it in the server's queue, and then in its history. A look still under way when the job leaves the
     /// server is given up.
     Look(ServerId),
-    /// Takes it out of the server's queue, and interrupts it if it runs; this has no answer.
+    /// Takes it out of the server's queue, and interrupts it if it runs. This has no answer, and may be done at the
+    /// begin of the next look.
     Withdraw(ServerId),
     /// Gives the server's lease back and tells its caller.
     Finish(End),
