@@ -56,6 +56,15 @@ impl OtlpSettings {
     }
 }
 
+/// Header fields that an export has of itself.
+const OWN: [&str; 5] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+];
+
 /// Secret header fields, and the file that they were read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpHeaders {
@@ -76,6 +85,10 @@ impl OtlpHeaders {
         let field = |(number, line): (usize, &str)| {
             let (name, value) = line.split_once(':').ok_or(number)?;
             let name = name.trim_end().parse::<HeaderName>().map_err(|_| number)?;
+            // These are the export's own.
+            if OWN.contains(&name.as_str()) {
+                return Err(number);
+            }
             let value = value.trim();
             HeaderValue::from_str(value).map_err(|_| number)?;
             Ok((name, Secret::new(value)))

@@ -85,7 +85,21 @@ impl OperatorLog {
 
     /// Puts other settings in force.
     pub(crate) fn set(&self, settings: LogSettings) {
+        self.put(&mut lock(&self.0.settings), settings);
+    }
+
+    /// Changes the settings in force, and returns them; no other change falls between.
+    pub(crate) fn change<E>(
+        &self,
+        change: impl FnOnce(LogSettings) -> Result<LogSettings, E>,
+    ) -> Result<LogSettings, E> {
         let mut known = lock(&self.0.settings);
+        let settings = change(known.clone())?;
+        self.put(&mut known, settings.clone());
+        Ok(settings)
+    }
+
+    fn put(&self, known: &mut LogSettings, settings: LogSettings) {
         let is_json = settings.format == LogStyle::Json;
         self.0.is_json.store(is_json, Ordering::Relaxed);
         // Without its subscriber the log has no lines to choose from.
@@ -186,7 +200,7 @@ mod tests {
             "the settings were reloaded\n",
         ];
         let lost = "WARN hickory_net: lost\n";
-        let failed = "DEBUG leasehold::exchange: pool web: failed attempt=2\n";
+        let failed = "DEBUG leasehold::exchange: pool web: failed: attempt=2\n";
         let expected = [&lines[..], &[lost], &lines, &[failed, lost]].concat();
         assert_eq!(told.iter().collect::<Vec<_>>(), expected);
     }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 const CALLER_LEFT: u16 = 499;
 
 /// Characters that are kept of each text of a request that was refused.
-const MAX_TEXT: usize = 300;
+const MAX_REFUSAL_TEXT: usize = 300;
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl End {
 
 /// Returns the begin of a text of the caller's, which may be as long as its request.
 fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
+    text.chars().take(MAX_REFUSAL_TEXT).collect()
 }
 
 /// A request and what became of it.
@@ -168,7 +168,7 @@ impl Record {
 
     /// Notes that the gateway answers by itself, and why.
     pub(crate) fn refuse(&mut self, status: StatusCode, code: &'static str, why: &str) {
-        tracing::debug!(target: target::EXCHANGE, code, "refused: {why};");
+        tracing::debug!(target: target::EXCHANGE, code, "refused: {why}");
         self.end = End::Refused(code);
         let at = unix_millis();
         self.worker.shared().refusals().add(at, || {

@@ -85,7 +85,7 @@ impl Worker {
             path = record.uri.path(),
             status = record.status.as_u16(),
             end = record.end.code(),
-            "an exchange has ended:"
+            "an exchange has ended"
         );
         if let Some(queue) = self.shared.log() {
             self.log.borrow_mut().add(queue, record, took);

@@ -29,28 +29,31 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Opti
 /// Returns how the log is written.
 pub(crate) fn view(shared: &Shared) -> Result<Value, AdminError> {
     let log = log(shared)?;
-    let settings = log.settings();
-    Ok(json!({
+    Ok(told(log, &log.settings()))
+}
+
+fn told(log: &OperatorLog, settings: &LogSettings) -> Value {
+    json!({
         "format": settings.format.to_string(),
         "level": settings.level.to_string(),
-        "targets": levels(&settings),
+        "targets": levels(settings),
         "lines_dropped": log.dropped(),
-    }))
+    })
 }
 
 /// Makes a change, and returns how the log is written from then on.
 pub(crate) fn change(shared: &Shared, body: &[u8]) -> Result<Value, AdminError> {
     let log = log(shared)?;
-    let settings = changed(log.settings(), body).map_err(AdminError::bad_request)?;
-    let (level, targets) = (settings.level, Value::Object(levels(&settings)));
-    log.set(settings);
+    let changed = log.change(|settings| changed(settings, body));
+    let settings = changed.map_err(AdminError::bad_request)?;
+    let targets = Value::Object(levels(&settings));
     tracing::info!(
         target: target::ADMIN,
-        %level,
-        %targets,
-        "the log was changed by the admin interface:"
+        new_level = %settings.level,
+        new_targets = %targets,
+        "the log was changed by the admin interface"
     );
-    view(shared)
+    Ok(told(log, &settings))
 }
 
 fn changed(mut settings: LogSettings, body: &[u8]) -> Result<LogSettings, String> {

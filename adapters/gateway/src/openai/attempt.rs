@@ -222,7 +222,7 @@ impl Attempts {
                 pool = &*leg.target.pool.settings().name,
                 member = backend.name(),
                 attempt = self.attempts,
-                "the attempt has failed: {verdict};"
+                "the attempt has failed: {verdict}"
             );
             self.tried.push(member);
             if self.may_go_on(&leg, &verdict, answer.is_some()) {

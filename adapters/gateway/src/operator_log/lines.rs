@@ -90,7 +90,11 @@ impl fmt::Display for Sentence {
         if !self.member.is_empty() {
             write!(f, "{}: ", self.member)?;
         }
-        write!(f, "{}{}", self.message, self.others)
+        f.write_str(&self.message)?;
+        match self.others.is_empty() {
+            true => Ok(()),
+            false => write!(f, ":{}", self.others),
+        }
     }
 }
 

@@ -89,7 +89,8 @@ pub(crate) struct Collector {
     timeout: Duration,
     interval: Duration,
     resource: v1::Resource,
-    trouble: Trouble,
+    with_spans: Trouble,
+    with_figures: Trouble,
 }
 
 impl Collector {
@@ -118,7 +119,8 @@ impl Collector {
                 attributes,
                 ..v1::Resource::default()
             },
-            trouble: Trouble::default(),
+            with_spans: Trouble::default(),
+            with_figures: Trouble::default(),
         };
         Ok((Client(client), collector))
     }
@@ -188,6 +190,7 @@ impl Collector {
     }
 
     async fn send(&mut self, request: Request<Bytes>) -> Answer {
+        let url = request.uri().to_string();
         let sent = timeout(self.timeout, self.exchange(request)).await;
         let answer = sent.unwrap_or_else(|_| {
             let text = format!("no answer within {:?}", self.timeout);
@@ -198,7 +201,11 @@ impl Collector {
             Ok(answer) => Some(format!("status {}", answer.status())),
             Err(error) => Some(error.to_string()),
         };
-        self.trouble.note(self.backend.url(), failure);
+        let (trouble, signal) = match url == self.metrics_url {
+            true => (&mut self.with_figures, "figures"),
+            false => (&mut self.with_spans, "spans"),
+        };
+        trouble.note(&url, signal, failure);
         answer
     }
 
@@ -227,34 +234,35 @@ pub(super) fn url(settings: &OtlpSettings, path: &str) -> String {
     format!("{}{path}", base.trim_end_matches('/'))
 }
 
-/// Exports that have failed in a row.
+/// The trouble with the exports of one kind.
 #[derive(Debug, Default)]
 struct Trouble {
+    /// Those that have failed in a row.
     failed: u32,
-    told: Option<Instant>,
+    /// Whether the operator knows of these.
+    is_told: bool,
+    last_told: Option<Instant>,
 }
 
 impl Trouble {
     /// Tells the operator of a failure, or that the trouble is over.
-    fn note(&mut self, collector: &http::Uri, failure: Option<String>) {
+    fn note(&mut self, url: &str, signal: &str, failure: Option<String>) {
         let Some(why) = failure else {
-            if self.told.take().is_some() {
+            if core::mem::take(&mut self.is_told) {
                 let failed = self.failed;
                 tracing::info!(
                     target: target::OTLP,
-                    "the collector {collector} takes exports again; {failed} have failed"
+                    "the collector {url} takes {signal} again; {failed} exports have failed"
                 );
             }
             self.failed = 0;
             return;
         };
         self.failed = self.failed.saturating_add(1);
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD_AGAIN) {
-            self.told = Some(now());
-            tracing::warn!(
-                target: target::OTLP,
-                "the collector {collector} took no export: {why}; spans are lost until it does"
-            );
+        let is_due = |told: Instant| told.elapsed() >= TOLD_AGAIN;
+        if self.last_told.is_none_or(is_due) {
+            (self.is_told, self.last_told) = (true, Some(now()));
+            tracing::warn!(target: target::OTLP, "the collector {url} took no {signal}: {why}");
         }
     }
 }

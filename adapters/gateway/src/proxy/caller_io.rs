@@ -22,7 +22,7 @@ use tokio::time::Instant;
 /// A byte that no request may hold outside of a body, by which the parser behind answers 400 and closes.
 const NO_REQUEST: &[u8] = b"\0";
 
-/// How long a connection without a request stays open in a drain, from its last answer on.
+/// The time that a connection without a request stays open in a drain, from its last answer on.
 ///
 /// A caller that has just used it may be sending its next request, which a close would lose: the answer to that one
 /// tells it to connect anew. nginx calls this time `keepalive_min_timeout`.

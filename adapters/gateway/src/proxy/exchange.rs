@@ -117,7 +117,13 @@ impl Exchange<'_> {
         record: &mut Record,
     ) -> Result<Passed, Refusal> {
         let has_body = !body.is_end_stream();
-        let target = self.target(has_body)?;
+        let target = match self.target(has_body) {
+            Ok(target) => target,
+            Err(refusal) => {
+                record.begin_span(&self.parts.headers);
+                return Err(refusal);
+            }
+        };
         let table = self.connection.worker.shared().table();
         let listener = table.listener(self.connection.listener)?;
         let is_open =

@@ -31,7 +31,12 @@ fn a_jobs_wait_and_its_submission_are_spans_of_the_exchange_that_brought_it() {
         .find(has_brought)
         .expect("the exchange");
     assert_eq!(brought.name, "POST images");
-    for span in children(&received.spans, brought) {
+    let below = children(&received.spans, brought);
+    let waits = below
+        .iter()
+        .filter(|span| span.kind() == SpanKind::Internal);
+    assert_eq!(waits.count(), 1, "the other is the submission");
+    for span in below {
         assert_eq!(hex(&span.trace_id), hex(&brought.trace_id));
         assert_eq!(attribute(&span.attributes, "leasehold.member"), "a");
         let url = attribute(&span.attributes, "url.full");

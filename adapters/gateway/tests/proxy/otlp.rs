@@ -330,6 +330,7 @@ fn a_call_tells_its_model_and_its_tokens_and_a_repeat_is_an_attempt_of_its_own()
         }
     }
     let servers = of_kind(&all, SpanKind::Server);
+    assert_eq!(servers.len(), 2);
     for (server, count) in servers.iter().zip([2, 1]) {
         assert_eq!(
             (&*server.name, &*hex(&server.parent_span_id)),
