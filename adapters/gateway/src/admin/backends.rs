@@ -30,6 +30,8 @@ pub(crate) struct BackendView {
     state: String,
     active_connections: u32,
     max_connections: Option<u32>,
+    /// Its limits in force, as in a configuration.
+    pub(crate) limits: Option<String>,
     circuit_breaker: BreakerView,
     /// The time for which it is ejected.
     ejected_ms: Option<f64>,
@@ -81,7 +83,7 @@ pub(crate) fn list(pool: &BackendPool) -> Vec<BackendView> {
     let reasons: HashMap<_, _> = explained
         .map(|one| (one.member, one.eligibility.to_string()))
         .collect();
-    let now = sync.now();
+    let (now, limits) = (sync.now(), limits(pool));
     let views = conditions.into_iter().map(|(member, backend, condition)| {
         let stats = stats.get(&member);
         let counts = stats.map(|stats| stats.counts).unwrap_or_default();
@@ -99,6 +101,7 @@ pub(crate) fn list(pool: &BackendPool) -> Vec<BackendView> {
             state: reasons.get(&member).cloned().unwrap_or_default(),
             active_connections: condition.in_flight,
             max_connections: stats.and_then(|stats| stats.max_leases),
+            limits: limits.get(backend.name()).cloned(),
             circuit_breaker: breaker(&condition, counts, now),
             ejected_ms: condition
                 .ejected_until
@@ -108,6 +111,15 @@ pub(crate) fn list(pool: &BackendPool) -> Vec<BackendView> {
         }
     });
     views.collect()
+}
+
+/// Returns the limits in force of those backends that have some, as a configuration has them.
+pub(crate) fn limits(pool: &BackendPool) -> HashMap<&str, String> {
+    let members = pool.settings().members.iter();
+    let limited = members.filter_map(|member| Some((&*member.name, member.limits.as_ref()?)));
+    limited
+        .map(|(name, limits)| (name, limits.to_string()))
+        .collect()
 }
 
 /// Counts the backends of pools, and those of them that serve.

@@ -78,6 +78,7 @@ pub(crate) fn make(
             target: target::ADMIN,
             pool = &*view.pool,
             member = &*view.id,
+            limits = is_limits.then(|| view.limits.as_deref().unwrap_or("none")),
             "{told} by the admin interface"
         );
         shared.events().tell(pool, &view.id, told);

@@ -127,7 +127,8 @@ impl fmt::Display for Told {
         match self {
             Self::Weight(weight) => write!(f, "{name} {weight}"),
             Self::Health(_, Some(time)) => {
-                let whole = Duration::from_secs(time.as_secs().max(1));
+                let rounded = time.saturating_add(Duration::from_millis(500));
+                let whole = Duration::from_secs(rounded.as_secs().max(1));
                 write!(f, "{name} for {}", DisplaySpan(whole))
             }
             Self::Added

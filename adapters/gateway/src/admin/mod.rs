@@ -27,7 +27,7 @@ mod stats;
 mod usage;
 
 pub(crate) use access::{Need, Rules, Sender, check, is_same};
-pub(crate) use backends::{breaker_state, severity, shown_url, status};
+pub(crate) use backends::{breaker_state, limits, severity, shown_url, status};
 pub(crate) use changes::AdminChanges;
 pub(crate) use error::AdminError;
 pub(crate) use events::{Events, Told, event};

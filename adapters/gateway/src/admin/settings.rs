@@ -4,7 +4,6 @@
 
 use super::error::AdminError;
 use super::stats::algorithm;
-use crate::gateway::shown;
 use crate::reload::Reloads;
 use crate::shared::{Shared, Table};
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ pub(crate) fn view(table: &Table, reloads: &Reloads) -> Value {
     let addresses = settings
         .listeners
         .iter()
-        .map(|listener| shown(&listener.address));
+        .map(|listener| listener.address.to_string());
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "addresses": addresses.collect::<Vec<_>>(),

@@ -4,7 +4,7 @@
 //! what has changed.
 
 use crate::account::Used;
-use crate::admin::{algorithm, breaker_state, severity, shown_url};
+use crate::admin::{algorithm, breaker_state, limits, severity, shown_url};
 use crate::backend_pool::BackendPool;
 use crate::shared::{Shared, Table};
 use core::time::Duration;
@@ -101,10 +101,7 @@ fn of_members(pool: &BackendPool, stats: &Stats) -> Value {
     let explained = sync.explain(&Request::new()).into_iter();
     let reasons: HashMap<MemberId, Eligibility> =
         explained.map(|one| (one.member, one.eligibility)).collect();
-    let configured = pool.settings().members.iter();
-    let limits =
-        configured.filter_map(|member| Some((member.name.as_str(), member.limits.as_ref()?)));
-    let limits: HashMap<&str, String> = limits.map(|(name, all)| (name, all.to_string())).collect();
+    let limits = limits(pool);
     let members = sync.conditions().into_iter();
     let members = members.map(|(id, backend, condition)| {
         let mut view = of_member(&condition, by_id.get(&id).copied());

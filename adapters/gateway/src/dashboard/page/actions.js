@@ -123,7 +123,7 @@ function openMember(pool, name) {
   if (member.breaker === "open") acts.append(act("Close the breaker", "breaker", `Close the breaker of ${name}?`, "It is sent requests again at once.", `The breaker of ${name} is closed.`, false, () => ({ state: "closed" })));
   else if (member.breaker) acts.append(act("Open the breaker", "breaker", `Open the breaker of ${name}?`, "It is sent no requests for 30 s.", `The breaker of ${name} is open.`, true, () => ({ state: "open", for: "30s" })));
   const weight = make("input", { type: "number", min: "0", max: "65535", required: true, value: String(member.weight) });
-  const limit = make("input", { type: "text", placeholder: "3/min, 100k tokens/min", class: "wide", value: member.limits ?? "" });
+  const limit = make("input", { type: "text", placeholder: "3/min, 100000 tokens/min", class: "wide", value: member.limits ?? "" });
   const setWeight = () => weight.reportValidity() && confirmAct({ title: `Weight ${weight.value} for ${name}?`, what: "It gets this share of requests from now on.", verb: "Set the weight", done: `${name} has weight ${weight.value}.`, back, run: () => call("POST", path("weight"), { weight: Number(weight.value) }) });
   const setLimits = () => confirmAct({ title: limit.value ? `Limits ${limit.value} for ${name}?` : `No limits for ${name}?`, what: "What was used of its limits stays used.", verb: "Set the limits", isGrave: !limit.value, done: `The limits of ${name} were changed.`, back, run: () => call("POST", path("limits"), { limit: limit.value }) });
   onEnter(weight, setWeight);

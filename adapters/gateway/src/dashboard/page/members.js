@@ -85,7 +85,7 @@ function updateRow(row) {
 
 function untilText(pool, member) {
   const left = member.until == null ? 0 : timeTo(pool, member.until);
-  return left > 0 ? `, opens in ${span(left)}` : "";
+  return left > 0 ? `, for ${span(left)} more` : "";
 }
 
 function updateLimits(place, pool, member) {

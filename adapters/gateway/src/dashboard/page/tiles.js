@@ -3,8 +3,8 @@
 const TILES = {
   rate: { label: "Requests", rows: (samples) => [column(samples, "all")], unitOf: (value) => `${rate(value)} a second` },
   failed: { label: "Failed", rows: (samples) => [column(samples, "failed")], unitOf: (value) => `${rate(value)} a second` },
-  p50: { label: "Time, median", rows: (samples) => [column(samples, "p50")], unitOf: milliseconds },
-  p99: { label: "Time, 99th percentile", rows: (samples) => [column(samples, "p99")], unitOf: milliseconds },
+  p50: { label: "Median time", rows: (samples) => [column(samples, "p50")], unitOf: milliseconds },
+  p99: { label: "99th percentile", rows: (samples) => [column(samples, "p99")], unitOf: milliseconds },
   waiting: { label: "Waiting", rows: (samples) => [column(samples, "waiting")], unitOf: (value) => `${count(value)} requests` },
   open: { label: "Connections", rows: () => [[]], unitOf: count },
 };
@@ -17,7 +17,8 @@ function makeTiles() {
     const hasChart = key !== "open";
     tile.note = make("div", { class: "dim", hidden: hasChart }, "\u00a0");
     tile.chart.toggleAttribute("hidden", !hasChart);
-    byId("tiles").append(make("div", { class: "tile" }, make("h2", {}, tile.label), make("div", { class: "value" }, tile.value, tile.unit), tile.chart, tile.note));
+    tile.title = make("h2", {}, tile.label);
+    byId("tiles").append(make("div", { class: "tile" }, tile.title, make("div", { class: "value" }, tile.value, tile.unit), tile.chart, tile.note));
   }
 }
 
@@ -32,6 +33,9 @@ function updateTiles() {
   const all = sum.ok + sum.failed;
   setTile("rate", rate(all), "/s");
   setTile("failed", all ? ((sum.failed / all) * 100).toFixed(1) : "0", "%");
+  // Times of several pools can't be joined: that of the slowest is shown.
+  const which = names.length > 1 ? ", slowest pool" : "";
+  for (const key of ["p50", "p99"]) write(TILES[key].title, TILES[key].label + which);
   const last = joined(names).at(-1);
   const withUnit = (key, time) => {
     const [number, ...unit] = milliseconds(time || null).split(" ");
