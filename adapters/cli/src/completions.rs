@@ -1,4 +1,4 @@
-//! `leasehold completions`: what shells need to complete the command's arguments.
+//! `leasehold completions`: scripts by which shells complete the command's arguments.
 
 use crate::CliError;
 use clap::{Args, CommandFactory as _};

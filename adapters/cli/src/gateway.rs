@@ -136,9 +136,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     open_files::raise_limit();
     let (log, subscriber, _flush) = OperatorLog::new(&settings.log, io::stderr());
     tracing::dispatcher::set_global_default(subscriber).map_err(CliError::system)?;
-    let gateway = start(passed, settings, arguments, log).map_err(CliError::system)?;
+    let gateway = start(passed, settings, arguments, log).map_err(|error| {
+        // Sockets that don't fit the settings are there again after a restart.
+        match matches!(error, StartError::Passed(_)) {
+            true => CliError::usage(error),
+            false => CliError::system(error),
+        }
+    })?;
     for address in gateway.addresses().iter().flatten() {
         print_out(format_args!("listening on http://{address}"));
+    }
+    if let Some(address) = gateway.admin_address() {
+        print_out(format_args!(
+            "admin interface on http://{address}/lb/dashboard"
+        ));
     }
     service_manager::feed_watchdog(gateway.heartbeats())?;
     service_manager::ready();

@@ -1,17 +1,22 @@
-//! What the service manager (systemd) is told of a gateway, by the protocol of `sd_notify(3)`.
+//! Tells the service manager (systemd) of a gateway, by the protocol of `sd_notify(3)`.
 //!
-//! Invariant: without `NOTIFY_SOCKET` in the environment nothing is sent, and a watchdog is fed only while all threads of
-//! the gateway make progress.
+//! Invariant: without `NOTIFY_SOCKET` in the environment nothing is sent, and a watchdog is fed only while the threads of
+//! the gateway that serve make progress.
 
-use crate::{CliError, print_err};
+use crate::CliError;
 use core::time::Duration;
 use leasehold_gateway::Heartbeats;
 use sd_notify::NotifyState;
 use std::thread;
 
+/// The state of a gateway with which nothing is wrong.
+const SERVING: &str = "serving";
+/// The target of what is logged: the watchdog's thread waits for no reader of standard error.
+const LOG: &str = "leasehold::gateway";
+
 /// Tells that all listeners accept connections.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    tell(&[NotifyState::Ready, NotifyState::Status(SERVING)]);
 }
 
 /// Tells that the settings are read again; [`reloaded`] follows.
@@ -25,7 +30,7 @@ pub(crate) fn reloading() {
 /// Tells what became of a reload; a gateway whose settings are wrong serves under those before.
 pub(crate) fn reloaded(result: Result<(), String>) {
     let status = match result {
-        Ok(()) => "serving".to_owned(),
+        Ok(()) => SERVING.to_owned(),
         // A status is one line.
         Err(error) => format!("serving; not reloaded: {}", error.replace('\n', "; ")),
     };
@@ -53,12 +58,14 @@ fn watch(heartbeats: &Heartbeats, pause: Duration) {
     loop {
         let late = heartbeats.late(pause);
         match &late {
+            None if was_late => tell(&[NotifyState::Watchdog, NotifyState::Status(SERVING)]),
             None => tell(&[NotifyState::Watchdog]),
             Some(thread) if !was_late => {
                 let problem = format!("thread {thread} makes no progress");
-                print_err(format_args!(
+                tracing::error!(
+                    target: LOG,
                     "{problem}; the watchdog gets no sign, and the service manager may restart the gateway"
-                ));
+                );
                 tell(&[NotifyState::Status(&problem)]);
             }
             Some(_) => {}
@@ -70,6 +77,6 @@ fn watch(heartbeats: &Heartbeats, pause: Duration) {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        print_err(format_args!("cannot tell the service manager: {error}"));
+        tracing::error!(target: LOG, "cannot tell the service manager: {error}");
     }
 }

@@ -8,6 +8,7 @@ pub use crate::otlp::{OtlpHeaders, OtlpSettings};
 use crate::callers::{CallerSettings, ModelPattern, ModelPrice};
 use crate::network::Network;
 use crate::token::Token;
+use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
@@ -84,6 +85,16 @@ pub enum Address {
     Tcp(SocketAddr),
     /// `unix:/run/leasehold.sock`.
     Unix(PathBuf),
+}
+
+/// As a configuration file has it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// The log of requests.

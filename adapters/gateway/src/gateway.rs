@@ -429,15 +429,7 @@ fn listen(
         None => bind(address, threads),
     };
     bound.map_err(|source| StartError::Bind {
-        address: shown(address),
+        address: address.to_string(),
         source,
     })
-}
-
-/// Returns an address as a configuration file has it.
-pub(crate) fn shown(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    }
 }

@@ -1,4 +1,4 @@
-//! Signs of progress of the gateway's threads, for a watchdog.
+//! Signs of progress of the threads that serve, for a watchdog.
 //!
 //! Invariant: a thread is late once its tasks have not run for a given time, or once it has panicked; one that has
 //! ended in order is not.

@@ -58,7 +58,7 @@ pub use reload::SettingsSource;
 pub use shared::ReloadError;
 #[doc(hidden)]
 pub use state::rewrite_state;
-pub use state::{StateError, StateFound, examine_state};
+pub use state::{StateError, StateFound, StateUser, examine_state};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -20,7 +20,9 @@ const MAX_SOCKETS: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum PassedError {
     /// There are too many.
-    #[error("LISTEN_FDS={count}: at most {MAX_SOCKETS} sockets can be passed")]
+    #[error(
+        "LISTEN_FDS={count}: at most {MAX_SOCKETS} sockets can be passed; pass fewer, or unset it"
+    )]
     TooMany {
         /// How many the environment names.
         count: usize,
@@ -68,6 +70,11 @@ impl PassedSockets {
     /// # Errors
     /// A passed file is no stream socket that listens.
     pub fn from_env() -> Result<Self, PassedError> {
+        let process = env::var("LISTEN_PID").ok();
+        let is_ours = |process: String| process.parse() == Ok(std::process::id());
+        if !process.is_none_or(is_ours) {
+            return Ok(Self::default());
+        }
         let count = env::var("LISTEN_FDS").ok();
         let count = count.and_then(|count| count.parse().ok()).unwrap_or(0);
         if count > MAX_SOCKETS {
@@ -109,7 +116,7 @@ impl PassedSockets {
         match self.0.first() {
             None => Ok(()),
             Some(passed) => Err(PassedError::Unused {
-                address: crate::gateway::shown(&passed.address),
+                address: passed.address.to_string(),
                 file: passed.file.clone(),
             }),
         }

@@ -118,7 +118,7 @@ pub(crate) enum ProbeError {
     Text(String),
 }
 
-/// What a backend that is up has told.
+/// The answer of a backend that is up.
 #[derive(Debug)]
 pub(crate) struct Looked {
     /// The jobs that it has, if it is one that has jobs.

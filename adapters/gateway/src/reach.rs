@@ -17,7 +17,7 @@ use tokio::time::timeout;
 /// The most places that are looked at side by side.
 const AT_ONCE: usize = 64;
 
-/// What a look at one place of a pool has shown.
+/// The finding at one place of a pool.
 #[derive(Clone, Debug)]
 pub struct Reach {
     /// The pool.
@@ -33,7 +33,7 @@ pub struct Reach {
 /// A place that could be reached.
 #[derive(Clone, Debug)]
 pub struct Reached {
-    /// How long a connection took to be made, TLS included, and a health check to be answered.
+    /// The time for a connection to be made, TLS included, and a health check to be answered.
     pub took: Duration,
     /// The path of the health check that was made; `None` if the pool has none, or keys.
     pub health: Option<String>,

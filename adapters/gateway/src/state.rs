@@ -5,7 +5,7 @@
 
 mod file;
 
-pub use file::{StateFound, examine_state, rewrite_state};
+pub use file::{StateFound, StateUser, examine_state, rewrite_state};
 
 use crate::account::{Account, Spent, UsedByModel};
 use crate::admin::AdminChanges;

@@ -1,4 +1,4 @@
-//! What a look has shown: a line for people, or an object for programs.
+//! Findings: a line each for people, or an object for programs.
 
 use crate::{CliError, print_out};
 use core::fmt::Display;

@@ -3,35 +3,45 @@
 use super::finding::Findings;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
-use leasehold_config::{Address, Settings};
+use leasehold_config::{Address, Flags, Settings};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
 const CHECK: &str = "live";
-/// Where a gateway from flags listens, unless they say otherwise.
-const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Bytes of an answer that are read: its first line.
-const STATUS_LINE: usize = 12;
+/// A call that needs no token on this machine, and whose answer is a gateway's alone.
+const PATH: &str = "/lb/health";
+/// A field of that answer.
+const FIELD: &str = "\"total_backends\"";
+/// Bytes of an answer that are read.
+const MAX_ANSWER: u64 = 1 << 20;
 
 /// Asks the gateway whether it lives.
 pub(super) fn check(settings: Option<&Settings>, longest: Duration, findings: &mut Findings) {
-    let admin = settings.and_then(|settings| settings.admin.listen.as_ref());
-    let first = settings.and_then(|settings| settings.listeners.first());
-    let (address, path) = match (admin, first) {
-        (Some(admin), _) => (admin.clone(), "/health"),
-        (None, Some(first)) => (first.address.clone(), "/lb/health"),
-        (None, None) => (Address::Tcp(DEFAULT), "/lb/health"),
-    };
+    let admin = settings.and_then(|settings| settings.admin.listen.clone());
+    let mut listeners = settings
+        .into_iter()
+        .flat_map(|settings| &settings.listeners);
+    let first = listeners.next().map(|listener| listener.address.clone());
+    let address = admin.or(first).unwrap_or_else(|| {
+        let flags = Flags::default();
+        Address::Tcp(SocketAddr::new(flags.host, flags.port))
+    });
     let shown = match &address {
-        Address::Tcp(address) => format!("http://{address}{path}"),
-        Address::Unix(socket) => format!("unix:{}, {path}", socket.display()),
+        Address::Tcp(address) => format!("http://{address}{PATH}"),
+        Address::Unix(_) => format!("{address}, {PATH}"),
     };
-    match ask(&address, path, longest) {
-        Ok(status) if status == "HTTP/1.1 200" => {
+    match ask(&address, longest) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") && answer.contains(FIELD) => {
             findings.ok(CHECK, format_args!("{shown}: the gateway answers"));
         }
-        Ok(status) => findings.error(CHECK, format_args!("{shown}: answered with {status:?}")),
+        Ok(answer) => {
+            let status = answer.lines().next().unwrap_or_default();
+            findings.error(
+                CHECK,
+                format_args!("{shown}: answered with {status:?}, not as a gateway does; does another program listen there?"),
+            );
+        }
         Err(error) => findings.error(
             CHECK,
             format_args!("{shown}: {error}; is the gateway started, with these settings?"),
@@ -39,20 +49,19 @@ pub(super) fn check(settings: Option<&Settings>, longest: Duration, findings: &m
     }
 }
 
-/// Returns the begin of the answer, with its status.
-fn ask(address: &Address, path: &str, longest: Duration) -> io::Result<String> {
+fn ask(address: &Address, longest: Duration) -> io::Result<String> {
     match address {
         Address::Tcp(address) => {
             let stream = TcpStream::connect_timeout(&reachable(*address), longest)?;
             stream.set_read_timeout(Some(longest))?;
             stream.set_write_timeout(Some(longest))?;
-            exchange(stream, path)
+            exchange(stream)
         }
         Address::Unix(socket) => {
             let stream = UnixStream::connect(socket)?;
             stream.set_read_timeout(Some(longest))?;
             stream.set_write_timeout(Some(longest))?;
-            exchange(stream, path)
+            exchange(stream)
         }
     }
 }
@@ -67,12 +76,10 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+fn exchange(mut stream: impl Read + Write) -> io::Result<String> {
+    let request = format!("GET {PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    let mut status = [0; STATUS_LINE];
-    stream.read_exact(&mut status)?;
-    // The rest is read, so that the gateway is not told of a caller that left.
-    io::copy(&mut stream.take(1 << 20), &mut io::sink())?;
-    Ok(String::from_utf8_lossy(&status).into_owned())
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

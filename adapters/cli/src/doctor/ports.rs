@@ -45,7 +45,7 @@ fn check_tcp(address: SocketAddr, findings: &mut Findings) {
 }
 
 fn check_unix(path: &Path, findings: &mut Findings) {
-    let address = format!("unix:{}", path.display());
+    let address = Address::Unix(path.to_owned()).to_string();
     if UnixStream::connect(path).is_ok() {
         return tell_holder(&address, holder_at(path), findings);
     }

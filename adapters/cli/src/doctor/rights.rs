@@ -3,7 +3,7 @@
 use super::finding::Findings;
 use core::cell::RefCell;
 use leasehold_config::{Inputs, Process, Settings};
-use leasehold_gateway::{StateFound, examine_state};
+use leasehold_gateway::{StateFound, StateUser, examine_state};
 use nix::unistd::{AccessFlags, access};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -82,8 +82,13 @@ pub(super) fn check(settings: &Settings, noted: &Noted, findings: &mut Findings)
 /// Looks at a file of settings or of secrets.
 fn check_read(path: &Path, is_config: bool, findings: &mut Findings) {
     let shown = path.display();
-    // It was read just before.
-    let mode = mode(path).unwrap_or_default();
+    let Some(mode) = mode(path) else {
+        let problem = "its rights can't be read, though it was read just before";
+        return findings.error(
+            CHECK,
+            format_args!("{shown}: {problem}; look whether it is still there"),
+        );
+    };
     if mode & OTHERS_WRITE != 0 {
         let problem =
             format!("{shown}: every user of this machine can change it; chmod o-w {shown}");
@@ -122,21 +127,25 @@ fn check_state(path: &Path, findings: &mut Findings) {
                 format_args!("state file {shown}: {problem}; chmod 600 {shown}"),
             );
         }
-        _ => findings.ok(CHECK, format_args!("state file {shown}: its owner's alone")),
+        Some(_) => findings.ok(CHECK, format_args!("state file {shown}: its owner's alone")),
+        None => findings.error(
+            CHECK,
+            format_args!("state file {shown}: its rights can't be read"),
+        ),
     }
     match user {
-        Some(Some(process)) => {
+        StateUser::Process(process) => {
             findings.ok("state", format_args!("{shown}: in use by a gateway, process {process}"));
         }
-        Some(None) => findings.ok("state", format_args!("{shown}: in use by a gateway")),
-        None if may_lack => findings.warning(
+        StateUser::Unknown => findings.ok("state", format_args!("{shown}: in use by a gateway")),
+        StateUser::None if may_lack => findings.warning(
             "state",
             format_args!(
                 "{shown}: calls may be missing in it after a crash of the machine; unless after_crash = \"trust\", the \
                  next start takes all limits as used up"
             ),
         ),
-        None => findings.ok("state", format_args!("{shown}: whole, and used by no gateway")),
+        StateUser::None => findings.ok("state", format_args!("{shown}: whole, and used by no gateway")),
     }
 }
 

@@ -204,19 +204,26 @@ fn a_running_gateway_is_known_as_ours_and_lives() {
     let before = patient.run(&live);
     assert_eq!(before.status.code(), Some(1));
     assert!(text(&before.stdout).contains("is the gateway started"));
+    let other = Patient::new(&web(backend.address(), &backend.address().to_string(), ""));
+    let taken = other.run(&live);
+    assert_eq!(taken.status.code(), Some(1), "a backend is no gateway");
+    assert!(text(&taken.stdout).contains("does another program listen there"));
     let config = patient.path("leasehold.toml");
     let gateway = Gateway::start(&["--config", config.to_str().expect("a text")]);
     let during = patient.run(&live);
     assert_eq!(during.status.code(), Some(0), "{}", text(&during.stdout));
     let process = gateway.process.id();
-    let ours = format!("in use by leasehold, process {process}");
+    let ours = format!("in use by leasehold gateway, process {process}");
     assert_eq!(patient.finding("port", &ours), (Some(0), "ok".to_owned()));
     let held = format!("in use by a gateway, process {process}");
     assert_eq!(patient.finding("state", &held).1, "ok");
     gateway.end();
     assert_eq!(patient.finding("state", "used by no gateway").1, "ok");
     let reports = backend.stop().requests;
-    assert_eq!(reports, 0, "none is for the backend");
+    assert_eq!(
+        reports, 1,
+        "but for the one that was to be no gateway, none is for the backend"
+    );
 }
 
 #[test]

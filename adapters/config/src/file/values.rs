@@ -201,10 +201,7 @@ impl Value for Address {
     }
 
     fn show(&self) -> String {
-        match self {
-            Self::Tcp(address) => address.to_string(),
-            Self::Unix(path) => format!("unix:{}", path.display()),
-        }
+        self.to_string()
     }
 }
 

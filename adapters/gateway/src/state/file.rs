@@ -239,10 +239,22 @@ pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
 pub struct StateFound {
     /// Whether there is one.
     pub exists: bool,
-    /// Whether another process uses it, and its id if that is known.
-    pub user: Option<Option<u32>>,
+    /// Whether a process uses it.
+    pub user: StateUser,
     /// Whether charges may be missing, so that `after_crash` decides on the limits at the next start.
     pub may_lack: bool,
+}
+
+/// The process that uses a state file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateUser {
+    /// There is none.
+    #[default]
+    None,
+    /// One that did not write its id.
+    Unknown,
+    /// The one of this id.
+    Process(u32),
 }
 
 /// Reads a state file without changing it.
@@ -259,11 +271,14 @@ pub fn examine_state(path: &Path) -> Result<StateFound, StateError> {
     };
     let user = match File::open(lock_path(path)) {
         Ok(mut lock) => match lock.try_lock_shared() {
-            Ok(()) => None,
-            Err(TryLockError::WouldBlock) => Some(process_of(&mut lock)),
+            Ok(()) => StateUser::None,
+            Err(TryLockError::WouldBlock) => {
+                process_of(&mut lock).map_or(StateUser::Unknown, StateUser::Process)
+            }
             Err(TryLockError::Error(error)) => return Err(io_error(path)(error)),
         },
-        Err(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => StateUser::None,
+        Err(error) => return Err(io_error(path)(error)),
     };
     let found = parse(&text, &boot_id()).map_err(|line| StateError::Foreign {
         path: path.to_owned(),
@@ -271,7 +286,7 @@ pub fn examine_state(path: &Path) -> Result<StateFound, StateError> {
     })?;
     Ok(StateFound {
         exists: true,
-        may_lack: found.may_lack && user.is_none(),
+        may_lack: found.may_lack && user == StateUser::None,
         user,
     })
 }
@@ -439,7 +454,7 @@ mod tests {
         assert_eq!(mode & 0o777, PRIVATE);
         assert_eq!(
             examine_state(&path).unwrap().user,
-            Some(Some(std::process::id()))
+            StateUser::Process(std::process::id())
         );
         let second = StateFile::open(&path).unwrap_err().to_string();
         assert!(
@@ -449,7 +464,10 @@ mod tests {
         first.rewrite([charge()], true).unwrap();
         drop(first);
         let left = examine_state(&path).unwrap();
-        assert_eq!((left.exists, left.user, left.may_lack), (true, None, true));
+        assert_eq!(
+            (left.exists, left.user, left.may_lack),
+            (true, StateUser::None, true)
+        );
         let (_, found) = StateFile::open(&path).unwrap();
         assert_eq!((found.charges.len(), found.may_lack), (1, true));
     }
