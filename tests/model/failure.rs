@@ -1,6 +1,6 @@
 //! Union of the machines that handle failure, for one fuzz target.
 
-use crate::{affinity, breaker, budget, outlier, prober};
+use crate::{affinity, alert, breaker, budget, outlier, prober};
 use arbitrary::Arbitrary;
 
 /// A case of one machine.
@@ -16,6 +16,8 @@ pub enum Case {
     Affinity(affinity::Case),
     /// See [`budget`].
     Budget(budget::Case),
+    /// See [`alert`].
+    Alert(alert::Case),
 }
 
 /// Runs a case.
@@ -29,5 +31,6 @@ pub fn run(case: &Case) {
         Case::Outlier(case) => outlier::run(case),
         Case::Affinity(case) => affinity::run(case),
         Case::Budget(case) => budget::run(case),
+        Case::Alert(case) => alert::run(case),
     }
 }

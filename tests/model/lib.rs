@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod affinity;
+pub mod alert;
 pub mod balance;
 pub mod breaker;
 pub mod budget;

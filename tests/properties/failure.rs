@@ -5,7 +5,7 @@ use core::time::Duration;
 use leasehold_core::health::{ProbeAnswer, ProbeConfig, Prober, SlowStart, SlowStartConfig};
 use leasehold_core::retry::RetryBudget;
 use leasehold_core::time::Tick;
-use leasehold_tests::{affinity, breaker, budget, outlier, prober};
+use leasehold_tests::{affinity, alert, breaker, budget, outlier, prober};
 use proptest::prelude::*;
 
 proptest! {
@@ -34,6 +34,11 @@ proptest! {
     #[test]
     fn a_retry_budget_agrees_with_its_oracle_and_keeps_its_bound_over_every_span(case: budget::Case) {
         budget::run(&case);
+    }
+
+    #[test]
+    fn an_alert_and_a_trail_agree_with_their_oracles(case: alert::Case) {
+        alert::run(&case);
     }
 
     #[test]
