@@ -29,6 +29,7 @@ mod tokens;
 mod usage;
 pub mod verdict;
 mod wait;
+mod webhook;
 
 pub use asked::{Asked, affinity, patience};
 pub use backend::{BackendHealth, backend_health};
@@ -51,3 +52,4 @@ pub use stream::{AnswerStream, Chunk, Delta, JoinedStream};
 pub use tokens::{Encoding, count_tokens, estimate_most, estimate_output, estimate_prompt};
 pub use usage::Usage;
 pub use wait::MAX_WAIT;
+pub use webhook::{WebhookAnswer, webhook_answer};

@@ -55,6 +55,12 @@ impl Usd {
         self.0
     }
 
+    /// Returns the difference to a smaller amount; nothing to a greater one.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// Returns the amount in dollars, to show it.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "it is only shown")]

@@ -38,7 +38,8 @@ pub(crate) fn retry_after(
         .or_else(|| of_limits(limits))
 }
 
-fn in_headers(headers: &HeaderMap, time: AnswerTime) -> Option<Duration> {
+/// Returns the wait that the headers of an answer name; `None` for none, or only zero.
+pub(crate) fn in_headers(headers: &HeaderMap, time: AnswerTime) -> Option<Duration> {
     HEADERS.iter().find_map(|(name, per_second)| {
         let value = headers.get(*name)?.to_str().ok()?;
         time.wait(value, *per_second).filter(|wait| !wait.is_zero())
