@@ -77,6 +77,7 @@ fn read(text: &str) -> Result<Settings, ConfigError> {
         .with_variable("KEYS", format!("sk-{SECRET}-3,sk-{SECRET}-4"))
         .with_file("/etc/token", token)
         .with_file("/etc/keys", keys)
+        .with_file("/etc/url", format!("https://hooks.test/{SECRET}\n"))
         .with_file("/etc/headers", format!("x-key: {SECRET}\n"))
         .with_file("/etc/a.toml", "include = [\"*.toml\"]\n")
         .with_file(

@@ -89,6 +89,14 @@ const CALLER: &str = "[[caller]]\nname = \"callerNUMBER\"\n\
     limits = \"60/min, 4 concurrent\"\nmodels = [\"gpt-4o*\", \"a/b\"]\npriority = 255\nweight = 3\n\
     budget = \"0.000000001 USD/5min\"\n[price.\"a*NUMBER\"]\ninput = \"2.50 USD\"\noutput = \"10 USD\"\n";
 
+/// Alerts, each there or not, which are the last of a file.
+const ALERTS: [&str; 4] = [
+    "[[alert]]\nwhen = \"member down\"\nfor = \"SPAN\"\nclear = \"0s\"\nwebhook_file = \"url\"\npools = [\"p0\"]",
+    "[[alert]]\nwhen = \"wait p99.9 > SPAN\"\nover = \"SPAN\"\nrepeat = \"SPAN\"\ncommand = [\"a $$\", \"\\u0007\"]",
+    "[[alert]]\nwhen = \"queue > N\"\nname = \"$$ \\\"queue\\\"\"",
+    "[[alert]]\nwhen = \"caller spend > N.25 USD\"",
+];
+
 const TOP: [&str; 8] = [
     "include = [\"b.*\"]",
     "state = \"a/../$$x\"\nafter_crash = \"trust\"",
@@ -159,14 +167,14 @@ fn pool(number: usize) -> impl Strategy<Value = (String, String)> {
 }
 
 fn file() -> impl Strategy<Value = String> {
-    (some_of(&TOP), pool(0), pool(1)).prop_map(
-        |(top, (first, first_listener), (second, second_listener))| {
+    (some_of(&TOP), pool(0), pool(1), filled(some_of(&ALERTS))).prop_map(
+        |(top, (first, first_listener), (second, second_listener), alerts)| {
             // One form of the log at a time.
             let top = match top.split_once("access_log = false\naccess_log") {
                 Some((before, after)) => format!("{before}access_log{after}"),
                 None => top,
             };
-            format!("{top}\n{first}{second}{first_listener}{second_listener}")
+            format!("{top}\n{first}{second}{first_listener}{second_listener}{alerts}\n")
         },
     )
 }

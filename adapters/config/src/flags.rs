@@ -228,6 +228,7 @@ impl Settings {
             access_log: AccessLog { format, ..default },
             log: LogSettings::default(),
             otlp: None,
+            alerts: Vec::new(),
             drain: Self::DRAIN,
             pools: vec![pool(flags)?],
             listeners: vec![ListenerSettings {

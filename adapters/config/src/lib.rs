@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod alert;
 mod callers;
 mod check;
 mod error;
@@ -20,6 +21,7 @@ mod source;
 mod substitute;
 mod token;
 
+pub use alert::{AlertSettings, AlertWhen, ParseAlertError, Webhook};
 pub use callers::{
     CallerSettings, KeyHash, ModelPattern, ModelPrice, MoneyBudget, ParseCallerNameError,
     ParseKeyHashError, ParseModelPatternError,

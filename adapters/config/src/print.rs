@@ -5,7 +5,7 @@
 
 use crate::callers::{CallerSettings, ModelPrice};
 use crate::file::{
-    AccessLogValue, AdminTable, AffinityTable, BoundsTable, BreakerTable, CallerTable,
+    AccessLogValue, AdminTable, AffinityTable, AlertTable, BoundsTable, BreakerTable, CallerTable,
     ComfyuiTable, ConfigFile, FallbackTable, FilePath, HealthTable, HostName, Line, ListenTable,
     LogTable, MemberTable, Name, OtlpTable, OutlierTable, PathPrefix, PoolTable, PriceTable,
     RetryTable, RouteTable, Share, SlowStartTable, Text, TrustedProxiesValue, UpstreamTable,
@@ -59,6 +59,10 @@ impl Settings {
         }
         for listener in &self.listeners {
             listener.write(&mut page, &self.pools);
+        }
+        for alert in &self.alerts {
+            page.header("[[alert]]");
+            page.keys(&AlertTable::of(alert));
         }
         for caller in &self.callers {
             caller.write(&mut page);

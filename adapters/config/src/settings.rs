@@ -2,6 +2,7 @@
 //!
 //! Invariant: every name of a pool that a listener uses is there, and no two pools have one name.
 
+use crate::alert::AlertSettings;
 pub use crate::log::{LogLevel, LogSettings, LogStyle, ParseLogLevelError};
 pub use crate::otlp::{OtlpHeaders, OtlpSettings};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// The export of traces and metrics; `None` exports nothing.
     pub otlp: Option<OtlpSettings>,
+    /// The conditions that are told of, in the order of the file.
+    pub alerts: Vec<AlertSettings>,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain: Duration,
     /// The pools, in the order of the file.

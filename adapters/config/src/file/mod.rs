@@ -3,6 +3,7 @@
 //! Invariant: what a table's documentation says is the description in the schema and in the reference of the README.
 //! A table of the settings is shown as a table of the file that is read back as the same settings.
 
+mod alert;
 mod caller;
 mod comfyui;
 mod health;
@@ -13,6 +14,7 @@ mod pool;
 mod value;
 mod values;
 
+pub(crate) use alert::AlertTable;
 pub(crate) use caller::{CallerTable, PriceTable};
 pub(crate) use comfyui::ComfyuiTable;
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};
@@ -72,6 +74,9 @@ pub(crate) struct ConfigFile {
     /// The addresses that callers reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen: Vec<ListenTable>,
+    /// The conditions that are told of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) alert: Vec<AlertTable>,
     /// The callers of listeners of services; without any, a listener has its token alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) caller: Vec<CallerTable>,

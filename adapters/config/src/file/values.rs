@@ -4,6 +4,7 @@
 
 use super::Target;
 use super::value::{Misread, Value};
+use crate::alert::AlertWhen;
 use crate::callers::{KeyHash, ModelPattern, MoneyBudget};
 use crate::network::Network;
 use crate::settings::{
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 pub(crate) type Reader = fn(&str) -> Result<(), Misread>;
 
 /// The readers of all forms but those of a few words, which the schema has in full.
-pub(crate) const READERS: [(&str, Reader); 20] = [
+pub(crate) const READERS: [(&str, Reader); 21] = [
     reader::<Duration>(),
     reader::<Timeout>(),
     reader::<LimitSpecs>(),
@@ -45,6 +46,7 @@ pub(crate) const READERS: [(&str, Reader); 20] = [
     reader::<Usd>(),
     reader::<MoneyBudget>(),
     reader::<Target>(),
+    reader::<AlertWhen>(),
 ];
 
 const fn reader<V: Value>() -> (&'static str, Reader) {

@@ -218,19 +218,22 @@ impl Resolver<'_> {
                     "the pool at {place} is of kind {is}; this listener needs one of kind {needs}"
                 )
             }
-            None => {
-                let names = self.pools.iter().map(|pool| pool.name.as_str());
-                match nearest(&name, names.clone()) {
-                    Some(nearest) => format!("there is no such pool; did you mean {nearest}?"),
-                    None => {
-                        let names: Vec<&str> = names.collect();
-                        format!("there is no such pool; there are: {}", names.join(", "))
-                    }
-                }
-            }
+            None => self.no_such_pool(&name),
         };
         self.wrong(source, at, Problem::Invalid(problem));
         0
+    }
+
+    /// Says that there is no pool of a name, and which was probably meant.
+    pub(super) fn no_such_pool(&self, name: &str) -> String {
+        let names = self.pools.iter().map(|pool| pool.name.as_str());
+        match nearest(name, names.clone()) {
+            Some(nearest) => format!("there is no such pool; did you mean {nearest}?"),
+            None => {
+                let names: Vec<&str> = names.collect();
+                format!("there is no such pool; there are: {}", names.join(", "))
+            }
+        }
     }
 }
 

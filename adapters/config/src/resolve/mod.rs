@@ -2,6 +2,7 @@
 //!
 //! Invariant: settings without mistakes name only pools that are there, and no name, address or key twice.
 
+mod alert;
 mod caller;
 mod comfyui;
 mod listener;
@@ -42,6 +43,7 @@ pub(crate) fn resolve(
         pools: Vec::new(),
         addresses: Vec::new(),
         callers: Vec::new(),
+        alerts: Vec::new(),
     };
     let mut settings = resolver.top(&files);
     let has_callers = files.iter().any(|file| !file.content.caller.is_empty());
@@ -50,6 +52,7 @@ pub(crate) fn resolve(
     }
     for LoadedFile { source, content } in files {
         let (mut pools, listen) = (content.pools, content.listen);
+        resolver.alerts(&source, content.alert, &mut settings.alerts);
         resolver.callers(&source, content.caller, &mut settings.callers);
         resolver.prices(&source, content.price, &mut settings.prices);
         let at = At::Root.key("pools");
@@ -78,6 +81,8 @@ struct Resolver<'a> {
     addresses: Vec<(Address, Place)>,
     /// The names and keys of callers so far.
     callers: Vec<CallerName>,
+    /// The names of alerts so far.
+    alerts: Vec<(String, Place)>,
 }
 
 /// A caller with the place of its table.
@@ -166,6 +171,7 @@ impl Resolver<'_> {
             access_log: access_log.or(AccessLog::default()),
             log: told.or(LogSettings::default()),
             otlp: otlp.0.map(|(otlp, _)| otlp),
+            alerts: Vec::new(),
             drain: drain.or(Settings::DRAIN),
             pools: Vec::new(),
             listeners: Vec::new(),

@@ -16,6 +16,7 @@ fn inputs() -> Given {
     Given::new()
         .with_file("/etc/admin.token", TOKEN)
         .with_file("/etc/leases.token", TOKEN)
+        .with_file("/etc/alert.url", "https://hooks.test/services/T0\n")
         .with_file(
             "/etc/otlp.headers",
             "authorization: Bearer 0f9a8b7c6d5e4f3a\n",

@@ -245,6 +245,36 @@ const TEXTS: &[Case] = &[
 
 const RELATIONS: &[Case] = &[
     (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"errors > much\"\n[[listen]]",
+        "7:17: alert.when: must be a share from 0% to 100%",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"pool up\"\n[[listen]]",
+        "7:8: alert.when: must be one of member down, pool down,",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\npools = [\"web\", \"wbe\"]\n[[listen]]",
+        "8:17: alert.pools: there is no such pool; did you mean web?",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"spend > 1 USD\"\npools = [\"web\"]\n[[listen]]",
+        "8:9: alert.pools: money is counted over all pools; remove this",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\nover = \"1h\"\n[[listen]]",
+        "8:8: alert.over: queue > 1 counts nothing over a time; write for = \"5min\"",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\n[[alert]]\nwhen = \"queue>1\"\n[[listen]]",
+        "8:1: alert.name: is the same as at leasehold.toml:6:1; name it otherwise",
+    ),
+    (
         "pool = \"web\"",
         "pool = \"wbe\"",
         "9:8: listen.pool: there is no such pool; did you mean web?",

@@ -80,6 +80,34 @@ fn the_headers_of_an_export_are_read_from_their_file_and_not_shown() {
     }
 }
 
+#[test]
+fn the_url_of_a_webhook_is_read_from_its_file_and_not_shown() {
+    let with = |url: &str| {
+        let given = Given::new().with_file("/etc/h", url);
+        let text = format!("{SMALL}[[alert]]\nwhen = \"member down\"\nwebhook_file = \"h\"\n");
+        Settings::parse(&text, Path::new("/etc"), &given)
+    };
+    let settings = with("\nhttps://hooks.test/a5ecre7?b=5ecre7\n").expect("settings");
+    let webhook = settings.alerts[0].webhook.as_ref().expect("a webhook");
+    assert_eq!(webhook.url(), "https://hooks.test/a5ecre7?b=5ecre7");
+    let shown = format!("{}{settings:?} {webhook}", settings.to_toml());
+    assert!(shown.contains("webhook_file = \"/etc/h\"") && shown.contains("https://hooks.test"));
+    assert!(!shown.contains("5ecre7"), "{shown}");
+    for (wrong, told) in [
+        ("", "it is empty; write the URL into it"),
+        ("http://a/5ecre7\nb", "it has more than one line"),
+        ("5ecre7", "it has no URL, such as https://"),
+        ("ftp://h/5ecre7", "it has no URL"),
+        ("http://h:0/5ecre7", "it has no URL"),
+        ("http://u:5ecre7@h/", "the URL has a password"),
+    ] {
+        let error = with(wrong).expect_err(wrong).to_string();
+        let place = "alert.webhook_file: /etc/h: ";
+        assert!(error.contains(&format!("{place}{told}")), "{error}");
+        assert!(!error.contains("5ecre7"), "{error}");
+    }
+}
+
 /// A token and a key.
 fn file(token: &str) -> Given {
     Given::new()

@@ -130,6 +130,43 @@ fn every_form_of_callers_and_prices_is_read_shown_and_read_back() {
 }
 
 #[test]
+fn every_condition_of_an_alert_is_read_shown_and_read_back() {
+    reads::<AlertWhen>(
+        &[
+            ("member  down", "member down"),
+            ("pool down", "pool down"),
+            ("breaker open", "breaker open"),
+            ("limit exhausted", "limit exhausted"),
+            ("jobs lost", "jobs lost"),
+            ("queue>0", "queue > 0"),
+            (" wait p99 > 5s", "wait p99 > 5s"),
+            ("wait p99.9 > 1m", "wait p99.9 > 1min"),
+            ("errors > 0.5%", "errors > 0.5%"),
+            ("spend > 2.50 USD", "spend > 2.5 USD"),
+            ("caller spend > 5 USD", "caller spend > 5 USD"),
+        ],
+        &[
+            "",
+            "member",
+            "member up",
+            "queue",
+            "queue < 5",
+            "queue > -1",
+            "queue > 1 > 0",
+            "wait > 5s",
+            "wait p0 > 5s",
+            "wait p101 > 5s",
+            "wait p99 > 5",
+            "errors > 5",
+            "spend > 5",
+            "members down > 1",
+        ],
+    );
+    let misread = AlertWhen::read("errors > much").unwrap_err();
+    assert_eq!(misread.at, 8);
+}
+
+#[test]
 fn a_mistake_in_limits_has_its_place() {
     let misread = LimitSpecs::read("3/min, 5 apples/min").unwrap_err();
     assert_eq!(misread.at, 9);
