@@ -5,6 +5,7 @@
 
 use crate::access_log::LogQueue;
 use crate::admin::AdminChanges;
+use crate::alerts;
 use crate::backend_pool::{BackendPool, PoolError, longest_window};
 use crate::bind::{Bound, bind, share};
 use crate::callers::{Accounts, Callers};
@@ -338,8 +339,10 @@ fn watch_health(shared: &Arc<Shared>, heart: Heart) -> io::Result<()> {
         spawn_local(keep_state(Arc::clone(shared)));
         spawn_local(names::watch(Arc::clone(shared)));
         spawn_local(dashboard::watch(Arc::clone(shared)));
+        spawn_local(alerts::watch(Arc::clone(shared)));
         // The sender lives as long as `shared`.
         let _ = shared.drain().wait_for(|drains| *drains).await;
+        shared.alerts().flush().await;
     });
     Ok(())
 }

@@ -5,6 +5,7 @@ mod account;
 mod addresses;
 mod admin;
 mod affinity;
+mod alerts;
 mod backend;
 mod backend_pool;
 mod bind;

@@ -25,6 +25,7 @@ const OWN: &str = "leasehold";
 
 /// The targets of the gateway's events.
 pub(crate) mod target {
+    pub(crate) const ALERT: &str = "leasehold::alert";
     pub(crate) const ADMIN: &str = "leasehold::admin";
     pub(crate) const COMFYUI: &str = "leasehold::comfyui";
     pub(crate) const EXCHANGE: &str = "leasehold::exchange";

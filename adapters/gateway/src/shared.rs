@@ -4,6 +4,7 @@
 
 use crate::access_log::LogQueue;
 use crate::admin::{AdminChanges, Events};
+use crate::alerts::Alerts;
 use crate::backend_pool::{BackendPool, PoolError};
 use crate::callers::{Accounts, Callers};
 use crate::clock::time_of_day;
@@ -243,6 +244,7 @@ pub(crate) struct Shared {
     events: Events,
     refusals: Recent,
     feed: Feed,
+    alerts: Alerts,
     reloads: Reloads,
     memory: Arc<Semaphore>,
     names: Names,
@@ -284,6 +286,7 @@ impl Shared {
             events: Events::default(),
             refusals: Recent::default(),
             feed: Feed::default(),
+            alerts: Alerts::default(),
             reloads,
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             names,
@@ -405,12 +408,12 @@ impl Shared {
         &self.totals
     }
 
-    /// Returns the time for the limits of listeners.
     /// When the gateway began, by the system's clock of then.
     pub(crate) fn began(&self) -> SystemTime {
         self.began
     }
 
+    /// Returns the time for the limits of listeners.
     pub(crate) fn tick(&self) -> Tick {
         self.clock.now()
     }
@@ -441,6 +444,11 @@ impl Shared {
     /// The way of figures to the dashboard.
     pub(crate) fn feed(&self) -> &Feed {
         &self.feed
+    }
+
+    /// The alerts of the settings.
+    pub(crate) fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     /// Takes a number of KiB of the memory for bodies; `None` if there is less.

@@ -7,6 +7,7 @@ use super::answer::millis;
 use super::backends;
 use super::body::Change;
 use super::error::AdminError;
+use crate::alerts::Message;
 use crate::backend_pool::BackendPool;
 use crate::dashboard::Recent;
 use crate::proxy::AnswerBody;
@@ -185,6 +186,21 @@ impl Events {
             | Told::Wait { .. }
             | Told::Health(_, None) => {}
         }
+        self.send(change);
+    }
+
+    /// Tells subscribers that an alert begins, lasts or is over.
+    pub(crate) fn tell_alert(&self, alert: &str, message: &Message) {
+        self.send(json!({
+            "pool": message.pool(),
+            "backend": message.member(),
+            "change": if message.is_over() { "alert_over" } else { "alert" },
+            "alert": alert,
+            "text": message.words(),
+        }));
+    }
+
+    fn send(&self, change: Value) {
         if self.changes.receiver_count() > 0 {
             // An error only means that the last subscriber has gone meanwhile.
             let _ = self.changes.send(event("change", &change));

@@ -7,6 +7,7 @@ mod families;
 mod otlp;
 
 use crate::account::Used;
+use crate::alerts::AlertFigures;
 use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;
 use crate::comfyui::Jobs;
@@ -82,6 +83,7 @@ struct Figures {
     pools: Vec<Pool>,
     members: Vec<Member>,
     callers: Vec<(String, Used)>,
+    alerts: Vec<AlertFigures>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Figures {
             pools: Vec::new(),
             members: Vec::new(),
             callers: Vec::new(),
+            alerts: shared.alerts().figures(),
         };
         for pool in table.pools() {
             figures.add_pool(shared, pool);
@@ -172,7 +175,8 @@ impl Figures {
         self.of_gateway(to)?;
         self.of_pools(to)?;
         self.of_members(to)?;
-        self.of_callers(to)
+        self.of_callers(to)?;
+        self.of_alerts(to)
     }
 
     fn of_gateway(&self, to: &mut dyn Form) -> fmt::Result {
@@ -356,6 +360,27 @@ impl Figures {
         let cost = rows().map(|(labels, used)| (labels, used.cost.dollars()));
         let help = "Dollars that a caller's calls have cost.";
         counters(to, "leasehold_caller_cost_usd", help, cost)
+    }
+
+    fn of_alerts(&self, to: &mut dyn Form) -> fmt::Result {
+        let rows = || {
+            let alerts = self.alerts.iter();
+            alerts.map(|alert| (vec![("alert", alert.name.clone())], alert))
+        };
+        let active = rows().map(|(labels, alert)| (labels, as_gauge(alert.active)));
+        let help = "Pools, members or callers that an alert tells of now.";
+        gauges(to, "leasehold_alerts", help, active)?;
+        let messages = rows().flat_map(|(labels, alert)| {
+            let ways = alert.ways.iter();
+            let rows = ways.flat_map(|(way, taken, given_up)| {
+                let labels = with(&labels, "way", way);
+                [("taken", *taken), ("given_up", *given_up)]
+                    .map(|(outcome, count)| (with(&labels, "outcome", outcome), count))
+            });
+            rows.collect::<Vec<_>>()
+        });
+        let help = "Messages of an alert, by what became of them.";
+        counters(to, "leasehold_alert_messages", help, messages)
     }
 }
 

@@ -113,6 +113,7 @@ impl Asked<'_> {
             Call::Backends => json(&list(table, query.get(Parameter::Pool))?),
             Call::Config => json(&settings::view(table, shared.reloads())),
             Call::Usage => json(&usage::view(shared.accounts())),
+            Call::Alerts => json(&shared.alerts().view()),
             Call::Comfyui => {
                 let (hub, pool) = comfyui(shared, table, query.get(Parameter::Pool))?;
                 json(&comfyui::status(&hub, &pool))

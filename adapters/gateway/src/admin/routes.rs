@@ -17,6 +17,7 @@ pub(crate) enum Call {
     Backends,
     Config,
     Usage,
+    Alerts,
     Comfyui,
     Verbose,
     Log,
@@ -138,7 +139,7 @@ const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 28] = [
+pub(crate) static ROUTES: [Route; 29] = [
     read(
         Call::Health,
         "/lb/health",
@@ -172,6 +173,12 @@ pub(crate) static ROUTES: [Route; 28] = [
         "/lb/usage",
         "Usage",
         "Tells what each caller of services has used and spent",
+    ),
+    read(
+        Call::Alerts,
+        "/lb/alerts",
+        "Alerts",
+        "Tells what the alerts of the settings are about now, and what became of their messages",
     ),
     Route {
         parameters: &[Parameter::Pool],

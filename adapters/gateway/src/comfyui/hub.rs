@@ -12,6 +12,7 @@ use super::uploads::Uploads;
 use crate::lock;
 use crate::state::unix_millis;
 use crate::trace::Parent;
+use core::sync::atomic::{AtomicU64, Ordering};
 use leasehold_config::PoolSettings;
 use leasehold_core::time::Tick;
 use leasehold_protocol::comfyui::{
@@ -38,6 +39,7 @@ pub(crate) struct Hub {
     begun: mpsc::UnboundedSender<JobId>,
     to_begin: Mutex<Option<mpsc::UnboundedReceiver<JobId>>>,
     journal: Option<Journal>,
+    lost: AtomicU64,
     /// The descriptions of nodes of all servers, and those that they were made of.
     pub(super) merged: Mutex<Option<(Vec<bytes::Bytes>, bytes::Bytes)>>,
 }
@@ -80,6 +82,7 @@ impl Hub {
             begun,
             to_begin: Mutex::new(Some(to_begin)),
             journal,
+            lost: AtomicU64::new(0),
             merged: Mutex::default(),
         };
         hub.configure(settings);
@@ -222,7 +225,13 @@ impl Hub {
     /// Notes that a job was lost with its server, and is to be done again.
     pub(super) fn note_lost(&self, id: &JobId) -> Result<(), JournalError> {
         self.tell(id, |record, _| record.replay.clear());
+        self.lost.fetch_add(1, Ordering::Relaxed);
         self.write(|| Line::lost(id))
+    }
+
+    /// The jobs that were lost with their servers since the gateway began, each time.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Notes that a job is at no server any more, without having been lost.

@@ -35,14 +35,18 @@ pub(super) fn figures(shared: &Shared, table: &Table, now: u64) -> Value {
         }
         pools.insert(name.clone(), view);
     }
-    json!({
+    let mut figures = json!({
         "now": now,
         "gateway": of_gateway(shared, table),
         "pools": pools,
         "members": members,
         "jobs": jobs,
         "callers": of_callers(shared),
-    })
+    });
+    if !table.settings.alerts.is_empty() {
+        figures["alerts"] = shared.alerts().active();
+    }
+    figures
 }
 
 fn of_gateway(shared: &Shared, table: &Table) -> Value {

@@ -6,15 +6,13 @@ use crate::admin;
 use crate::backend::Backend;
 use crate::clock::now;
 use crate::operator_log::target;
-use crate::proxy::CallerBody;
 use crate::shared::Shared;
-use crate::upstream::connect;
+use crate::upstream::post;
 use bytes::Bytes;
 use core::pin::Pin;
 use core::time::Duration;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Limited};
 use leasehold_config::{Kind, MemberSettings, OtlpSettings};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
@@ -34,8 +32,6 @@ use tokio::time::{Instant, interval, timeout};
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// Exports that may wait.
 const WAITING: usize = 4;
-/// Bytes of an answer that are read.
-const MAX_ANSWER: usize = 64 * 1_024;
 
 type Answer = Result<Response<Bytes>, HttpError>;
 
@@ -209,22 +205,9 @@ impl Collector {
         answer
     }
 
-    async fn exchange(&self, request: Request<Bytes>) -> Answer {
-        let mut connection = connect(&self.backend, self.timeout).await?;
-        let mut request = request.map(CallerBody::whole);
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = path.ok_or("the URL has no path")?.into();
-        let headers = request.headers_mut();
-        headers.extend(self.headers.clone());
-        headers.insert(HOST, self.backend.authority().clone());
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        let sent = connection.send(request, self.timeout).await;
-        let answer = sent.ok_or("no answer in time")?;
-        let answer = answer.map_err(hyper::client::conn::TrySendError::into_error)?;
-        connection.detach();
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await?;
-        Ok(Response::from_parts(parts, body.to_bytes()))
+    async fn exchange(&self, mut request: Request<Bytes>) -> Answer {
+        request.headers_mut().extend(self.headers.clone());
+        Ok(post(&self.backend, request, self.timeout).await?)
     }
 }
 

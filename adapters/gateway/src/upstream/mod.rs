@@ -6,11 +6,13 @@
 mod connect;
 mod connection;
 mod idle;
+mod post;
 mod send;
 mod tls;
 
 pub(crate) use connect::{ConnectError, connect};
 pub(crate) use connection::BackendConnection;
 pub(crate) use idle::IdleConnections;
+pub(crate) use post::post;
 pub(crate) use send::{SendError, Sent, send};
 pub(crate) use tls::Tls;

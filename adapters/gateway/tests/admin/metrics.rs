@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use core::net::SocketAddr;
+use leasehold_config::{AlertSettings, AlertWhen, Settings};
 use leasehold_core::balance::Policy;
+use serde_json::json;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -14,6 +16,38 @@ fn value(text: &str, row: &str) -> f64 {
     let found = lines.find_map(|line| line.strip_prefix(row)?.strip_prefix(' '));
     let found = found.unwrap_or_else(|| panic!("no {row} in:\n{text}"));
     found.parse().expect("a number")
+}
+
+#[test]
+fn an_alert_is_counted_and_shown() {
+    let backend = backend();
+    let when: AlertWhen = "pool down".parse().expect("a condition");
+    let settings = Settings {
+        alerts: vec![AlertSettings::new(when)],
+        ..settings(vec![pool("web", Policy::RoundRobin, &[backend])])
+    };
+    let running = Running::start(settings);
+    let told = || {
+        let answer = call(running.admin, "GET", "/lb/metrics", &[], None);
+        answer
+            .body
+            .contains("\nleasehold_alerts{alert=\"pool down\"} 1\n")
+    };
+    assert!(!told());
+    running.changed("POST", &format!("/lb/backends/{backend}/disable"), None);
+    while !told() {}
+    let view = running.read("/lb/alerts");
+    let alert = &view["alerts"][0];
+    assert_eq!(
+        (&alert["name"], &alert["for"]),
+        (&json!("pool down"), &json!("0s"))
+    );
+    let told = json!([{
+        "alert": "pool down", "pool": "web", "backend": null, "caller": null,
+        "since": alert["active"][0]["since"], "text": "no member of pool web serves",
+    }]);
+    assert_eq!(alert["active"], told);
+    assert!(alert["active"][0]["since"].is_u64());
 }
 
 /// A gateway whose one member answered twice, and failed once.

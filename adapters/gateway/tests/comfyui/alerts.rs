@@ -1,5 +1,6 @@
-//! Events for alerts: a queue that is long, and a wait that is.
+//! Events and alerts: a queue that is long, a wait that is, and jobs that are lost.
 
+use crate::http::{ask, repeat_until};
 use crate::support::{QUICK, servers, sleeping, start, taking};
 use core::time::Duration;
 use serde_json::{Value, json};
@@ -36,5 +37,42 @@ fn a_long_queue_and_a_long_wait_are_told_once_each_and_when_they_are_over() {
             (&json!("images"), &Value::Null)
         );
     }
+    assert!(caller.all_ended(&ids).iter().all(|end| end == "success"));
+}
+
+#[test]
+fn a_long_queue_and_lost_jobs_are_alerts() {
+    let more = "[[alert]]\nwhen = \"queue > 3\"\n[[alert]]\nwhen = \"jobs lost\"";
+    let mut world = start(servers([taking(10), taking(10)]), QUICK(), more);
+    let address = world.address;
+    let told = |alert: usize| {
+        let answer = ask(
+            address,
+            "GET /lb/alerts HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+        );
+        let answer: Value = serde_json::from_str(answer.text()).expect("JSON");
+        answer["alerts"][alert]["active"][0]["text"]
+            .as_str()
+            .map(ToOwned::to_owned)
+    };
+    let until_told = |alert: usize| {
+        let mut text = None;
+        repeat_until("the alert is told", || {
+            text = told(alert);
+            text.is_some()
+        });
+        text.unwrap_or_default()
+    };
+    let caller = world.caller("one");
+    let ids: Vec<String> = (0..8).map(|_| caller.queue(&sleeping("me", 1.0))).collect();
+    let queue = until_told(0);
+    assert!(queue.ends_with(" requests wait for pool images"), "{queue}");
+    assert_eq!(told(1), None);
+    world.servers[0].kill().expect("it was up");
+    let lost = until_told(1);
+    assert!(
+        lost.ends_with(" lost with a server of pool images in 5min"),
+        "{lost}"
+    );
     assert!(caller.all_ended(&ids).iter().all(|end| end == "success"));
 }

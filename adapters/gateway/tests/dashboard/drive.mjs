@@ -48,8 +48,8 @@ const steps = {
   async tile(number) {
     return await page.locator(".tile .value").nth(Number(number)).innerText();
   },
-  async refused() {
-    return await page.getByRole("region", { name: "Refused" }).innerText();
+  async panel(name) {
+    return await page.getByRole("region", { name }).innerText();
   },
   // Disables a member by the keyboard alone, signing in on the way.
   async disable_by_keys(name, token) {

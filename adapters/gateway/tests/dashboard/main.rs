@@ -94,11 +94,15 @@ impl Drop for Browser {
 }
 
 /// Starts a gateway with members of these names and URLs, and returns it with the addresses of its listeners.
-fn gateway(members: &[(String, String)], more: &str) -> (Gateway, SocketAddr, SocketAddr) {
+fn gateway(
+    members: &[(String, String)],
+    pool: &str,
+    end: &str,
+) -> (Gateway, SocketAddr, SocketAddr) {
     let mut text = format!(
         "access_log = false\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"token\"\n\
          [[listen]]\naddress = \"127.0.0.1:0\"\nserve = \"http\"\npool = \"web\"\n\
-         [pools.web]\nkind = \"http\"\n{more}\n"
+         [pools.web]\nkind = \"http\"\n{pool}\n"
     );
     for (name, url) in members {
         writeln!(
@@ -107,6 +111,8 @@ fn gateway(members: &[(String, String)], more: &str) -> (Gateway, SocketAddr, So
         )
         .expect("text grows");
     }
+    text += "\n";
+    text += end;
     let inputs = Given::new().with_file("/token", TOKEN);
     let settings = Settings::parse(&text, Path::new("/"), &inputs);
     let settings = settings.unwrap_or_else(|error| panic!("{error}"));
@@ -133,8 +139,9 @@ fn an_operator_sees_what_happens_and_acts_by_keys_and_mouse() {
         .zip(&backends)
         .map(|(name, backend)| (name.to_owned(), backend.url()))
         .collect();
+    let alert = "[[alert]]\nname = \"web is gone\"\nwhen = \"pool down\"";
     let health = "breaker = { failures = 3, open = \"1min\" }\nhealth = { path = \"/health\", interval = \"250ms\" }";
-    let (_gateway, address, admin) = gateway(&members, health);
+    let (_gateway, address, admin) = gateway(&members, health, alert);
     let Some(mut browser) = Browser::open(admin, "dashboard") else {
         return;
     };
@@ -171,7 +178,12 @@ fn an_operator_sees_what_happens_and_acts_by_keys_and_mouse() {
     }
     assert_eq!(get(address, "/away"), 502);
     repeat_until("the refusal is shown", || {
-        browser.text("refused", &[]).contains("GET /away")
+        browser.text("panel", &["Refused"]).contains("GET /away")
+    });
+    repeat_until("the alert is shown", || {
+        browser
+            .text("panel", &["Alerts"])
+            .contains("no member of pool web serves")
     });
     for backend in &mut backends {
         backend.restart().expect("its port");
@@ -188,7 +200,7 @@ fn a_thousand_members_scroll_smoothly() {
     let members: Vec<_> = (0..1_000)
         .map(|number| (format!("member-{number:04}"), backend.url()))
         .collect();
-    let (_gateway, address, admin) = gateway(&members, "policy = \"round_robin\"");
+    let (_gateway, address, admin) = gateway(&members, "policy = \"round_robin\"", "");
     let Some(mut browser) = Browser::open(admin, "dashboard") else {
         return;
     };

@@ -1,5 +1,6 @@
 //! The proxy end to end: real backends, real sockets, judged by what the backends saw.
 
+mod alerts;
 mod balance;
 mod collector;
 mod failure;

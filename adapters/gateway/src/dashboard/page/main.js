@@ -7,6 +7,7 @@ function showAll() {
   updateTileCharts();
   updateCharts();
   updateRows();
+  updateAlerts();
   updateChanges();
   updateRefusals();
   updateCallers();
@@ -19,13 +20,14 @@ let unshown = null;
 // Shows what has changed with the next frame. A page that is hidden has none, and shows all when it is seen again.
 function show(told, patch) {
   const isFirst = unshown === null;
-  unshown ??= { arrange: false, members: false, sample: false, changes: false, refusals: false, callers: false };
+  unshown ??= { arrange: false, members: false, sample: false, changes: false, refusals: false, callers: false, alerts: false };
   unshown.arrange ||= Boolean(patch.members || patch.pools);
   unshown.members ||= Boolean(patch.members);
   unshown.sample ||= Boolean(told.sample);
   unshown.changes ||= told.changes.length > 0;
   unshown.refusals ||= told.refusals.length > 0;
   unshown.callers ||= Boolean(patch.callers);
+  unshown.alerts ||= patch.alerts !== undefined;
   if (isFirst) requestAnimationFrame(showUnshown);
 }
 
@@ -43,6 +45,7 @@ function showUnshown() {
     updateTileCharts();
     updateCharts();
   }
+  if (now.alerts) updateAlerts();
   if (now.changes) updateChanges();
   if (now.refusals) updateRefusals();
   if (now.callers) updateCallers();

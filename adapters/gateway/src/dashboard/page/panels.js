@@ -32,8 +32,24 @@ function showNewest(key, title, entries, view, nothing) {
   place(body, [newest.length ? list : (body.nothing ??= make("p", { class: "empty" }, nothing))]);
 }
 
+// Shows what alerts tell of now, above all other lists; nothing where the settings have no alerts.
+function updateAlerts() {
+  const active = model.figures.alerts;
+  if (!active) return panels.alerts?.element.remove(), delete panels.alerts;
+  const view = ({ alert, since, text }) =>
+    make("li", { class: "is-bad" }, make("time", {}, clock(since)), make("span", { class: "sign", "aria-hidden": "true" }), make("b", {}, alert), make("span", { class: "dim" }, text));
+  const list = make("ol", { tabindex: "0", "aria-label": "Alerts" }, ...active.slice(0, 60).map(view));
+  const { element, note } = panel("alerts", "Alerts", active.length ? list : make("p", { class: "empty" }, "No alert."));
+  write(note, active.length ? String(active.length) : "");
+  byId("panels").prepend(element);
+}
+
 function updateChanges() {
-  const view = ({ at, pool, backend, change, weight, for_ms: time }) => {
+  const view = ({ at, pool, backend, change, weight, for_ms: time, alert, text }) => {
+    if (alert) {
+      const word = change === "alert" ? "alert" : "alert is over";
+      return make("li", {}, make("time", {}, clock(at)), make("b", {}, alert), ` ${word}`, make("span", { class: "dim" }, text));
+    }
     const word = change === "weight" ? `has weight ${weight}` : (WORDS[change] ?? change);
     return make("li", {}, make("time", {}, clock(at)), make("b", {}, backend ?? pool), ` ${word}${time ? ` for ${span(time)}` : ""}`, make("span", { class: "dim" }, pool));
   };

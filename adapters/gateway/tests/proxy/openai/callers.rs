@@ -290,3 +290,48 @@ fn what_was_made_for_one_caller_is_there_for_no_other() {
     assert_eq!(respond("alice", &made["id"]).status, 200);
     assert_eq!((look("bob"), look("alice")), (404, 200));
 }
+
+#[test]
+fn what_callers_spend_is_told_of() {
+    let service = service(1, "");
+    let alerts =
+        "[[alert]]\nwhen = \"spend > 0.05 USD\"\n[[alert]]\nwhen = \"caller spend > 0.05 USD\"\n";
+    let callers = caller("alice", "") + &caller("bob", "") + PRICE + alerts;
+    let running = start_with(&service, "", "", &callers);
+    let address = running.address;
+    let told = || {
+        let answer = ask(
+            address,
+            "GET /lb/alerts HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        );
+        let view: Value = serde_json::from_str(answer.text()).expect("JSON");
+        view["alerts"].as_array().cloned().unwrap_or_default()
+    };
+    // What was spent before the first look is not counted.
+    repeat_until("there was a look", || !told().is_empty());
+    assert_eq!(post_as(address, "bob", &chat("one")).status, 200);
+    while usage(address, Some("alice"))["cost_usd"].as_f64() < Some(0.06) {
+        assert_eq!(
+            post_as(address, "alice", &chat("one two three")).status,
+            200
+        );
+    }
+    repeat_until("both are told", || {
+        told().iter().all(|alert| alert["active"] != json!([]))
+    });
+    let told = told();
+    let all = told[0]["active"][0]["text"]
+        .as_str()
+        .expect("a text")
+        .to_owned();
+    assert!(
+        all.starts_with("all callers together have spent 0.") && all.ends_with(" USD in 1d"),
+        "{all}"
+    );
+    assert_eq!(
+        told[1]["active"].as_array().map(Vec::len),
+        Some(1),
+        "{told:?}"
+    );
+    assert_eq!(told[1]["active"][0]["caller"], "alice");
+}

@@ -1,0 +1,88 @@
+//! Messages as requests to a webhook.
+//!
+//! Invariant: no error shows the path of its URL, which may hold a secret.
+
+use super::delivery::Untaken;
+use crate::backend::Backend;
+use crate::state::unix_tick;
+use crate::upstream::post;
+use bytes::Bytes;
+use core::fmt;
+use core::time::Duration;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Uri};
+use leasehold_config::{Kind, MemberSettings, Webhook};
+use leasehold_protocol::{WebhookAnswer, sanitize, webhook_answer};
+use tokio::time::timeout;
+
+/// The time that a request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Characters of a refusal that are told.
+const MAX_WHY: usize = 200;
+
+/// A webhook, as a client knows it.
+#[derive(Debug)]
+pub(super) struct WebhookClient {
+    /// The host alone is told of it.
+    webhook: Webhook,
+}
+
+impl fmt::Display for WebhookClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the webhook {}", self.webhook)
+    }
+}
+
+impl WebhookClient {
+    pub(super) fn new(webhook: &Webhook) -> Self {
+        Self {
+            webhook: webhook.clone(),
+        }
+    }
+
+    /// Posts a body, on a connection of its own.
+    pub(super) async fn post(&self, body: String) -> Result<(), Untaken> {
+        let posted = timeout(TIMEOUT, self.exchange(body)).await;
+        posted.unwrap_or_else(|_| {
+            let why = format!("no answer within {} s", TIMEOUT.as_secs());
+            Err(Untaken::Later(why, None))
+        })
+    }
+
+    async fn exchange(&self, body: String) -> Result<(), Untaken> {
+        let (backend, path) = self.target().map_err(Untaken::Refused)?;
+        let mut request = Request::new(Bytes::from(body));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = path.into();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static("leasehold"));
+        let answer = post(&backend, request, TIMEOUT).await;
+        let answer = answer.map_err(|error| Untaken::Later(error.to_string(), None))?;
+        let now = Duration::from_nanos(unix_tick().as_nanos());
+        match webhook_answer(answer.status(), answer.headers(), now) {
+            WebhookAnswer::Taken => Ok(()),
+            WebhookAnswer::Later(wait) => {
+                Err(Untaken::Later(format!("status {}", answer.status()), wait))
+            }
+            WebhookAnswer::Refused => {
+                let text = String::from_utf8_lossy(answer.body());
+                let text: String = sanitize(&text, None).chars().take(MAX_WHY).collect();
+                let why = format!("status {}: {text}", answer.status());
+                let why = why.trim_end_matches([':', ' ']).to_owned();
+                Err(Untaken::Refused(why))
+            }
+        }
+    }
+
+    /// The host to connect to, and the path that is asked for there.
+    fn target(&self) -> Result<(Backend, PathAndQuery), String> {
+        let wrong = || "its URL can't be used".to_owned();
+        let url: Uri = self.webhook.url().parse().map_err(|_| wrong())?;
+        let path = url.path_and_query().cloned().ok_or_else(wrong)?;
+        let host: Uri = self.webhook.to_string().parse().map_err(|_| wrong())?;
+        let member = MemberSettings::new("webhook".to_owned(), host);
+        Ok((Backend::new(&member, Kind::Http)?, path))
+    }
+}
