@@ -32,6 +32,9 @@ impl Refusal {
     /// The code of a refusal for want of money, after which SDKs don't ask again by themselves.
     pub const OVER_BUDGET: &'static str = "insufficient_quota";
 
+    /// The code of a refusal by an operator, after which SDKs don't ask again by themselves.
+    pub const CANCELLED: &'static str = "cancelled";
+
     /// Refuses a call for a reason that no wait changes.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -96,7 +99,7 @@ impl Refusal {
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let is_passing = self.code != Self::OVER_BUDGET
+        let is_passing = ![Self::OVER_BUDGET, Self::CANCELLED].contains(&self.code)
             && (self.status == StatusCode::TOO_MANY_REQUESTS || self.status.is_server_error());
         let should_retry = if is_passing { "true" } else { "false" };
         headers.insert("x-should-retry", HeaderValue::from_static(should_retry));
