@@ -38,6 +38,7 @@ mod shared;
 mod state;
 mod trace;
 mod upstream;
+mod waiting;
 mod worker;
 
 #[doc(hidden)]

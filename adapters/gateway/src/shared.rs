@@ -21,6 +21,7 @@ use crate::proxy::Refusal;
 use crate::reload::Reloads;
 use crate::resources::Resources;
 use crate::state::{State, StateError};
+use crate::waiting::WaitingRequests;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use http::StatusCode;
@@ -245,6 +246,7 @@ pub(crate) struct Shared {
     refusals: Recent,
     feed: Feed,
     alerts: Alerts,
+    waiting: WaitingRequests,
     reloads: Reloads,
     memory: Arc<Semaphore>,
     names: Names,
@@ -287,6 +289,7 @@ impl Shared {
             refusals: Recent::default(),
             feed: Feed::default(),
             alerts: Alerts::default(),
+            waiting: WaitingRequests::default(),
             reloads,
             memory: Arc::new(Semaphore::new(BODY_MEMORY)),
             names,
@@ -449,6 +452,11 @@ impl Shared {
     /// The alerts of the settings.
     pub(crate) fn alerts(&self) -> &Alerts {
         &self.alerts
+    }
+
+    /// The requests that wait for a member.
+    pub(crate) fn waiting(&self) -> &WaitingRequests {
+        &self.waiting
     }
 
     /// Takes a number of KiB of the memory for bodies; `None` if there is less.

@@ -50,11 +50,13 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use leasehold_config::Kind;
 use routes::{Call, Parameter, Query};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Bytes of a body at most.
 const MAX_BODY: usize = 64 * 1_024;
+/// Requests that wait and are listed.
+const MAX_WAITING: usize = 500;
 /// Bytes of a longer body that are read, so that its sender reads the refusal before the connection closes.
 const MAX_DROPPED: usize = 1_024 * 1_024;
 
@@ -114,6 +116,11 @@ impl Asked<'_> {
             Call::Config => json(&settings::view(table, shared.reloads())),
             Call::Usage => json(&usage::view(shared.accounts())),
             Call::Alerts => json(&shared.alerts().view()),
+            Call::Waiting => json(&waiting(shared, table, query.get(Parameter::Pool))?),
+            Call::SendAway => {
+                check_type(&self.parts.headers, !body?.is_empty())?;
+                send_away(shared, &id)?
+            }
             Call::Comfyui => {
                 let (hub, pool) = comfyui(shared, table, query.get(Parameter::Pool))?;
                 json(&comfyui::status(&hub, &pool))
@@ -204,6 +211,25 @@ fn list(table: &Table, pool: Option<&str>) -> Result<Vec<backends::BackendView>,
             pools.flat_map(|pool| backends::list(pool)).collect()
         }
     })
+}
+
+/// Returns the requests that wait, of the pool of this name or of all.
+fn waiting(shared: &Shared, table: &Table, pool: Option<&str>) -> Result<Value, AdminError> {
+    if pool.is_some() {
+        change::pool(table, pool)?;
+    }
+    let (count, first) = shared.waiting().list(pool, MAX_WAITING);
+    Ok(json!({"count": count, "requests": first}))
+}
+
+/// Refuses a request that waits.
+fn send_away(shared: &Shared, id: &str) -> Result<Response<AnswerBody>, AdminError> {
+    let request = shared.waiting().send_away(id).ok_or_else(|| {
+        let text = format!("no request that waits has the id {id:?}; GET /lb/waiting lists them");
+        AdminError::not_found("unknown_request", text)
+    })?;
+    tracing::info!(target: target::ADMIN, "{request} is cancelled by the admin interface");
+    Ok(json(&json!({"cancelled": true})))
 }
 
 /// Returns a pool of ComfyUI servers and its queue: the one of this name, or the first.

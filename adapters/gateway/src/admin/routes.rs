@@ -18,6 +18,8 @@ pub(crate) enum Call {
     Config,
     Usage,
     Alerts,
+    Waiting,
+    SendAway,
     Comfyui,
     Verbose,
     Log,
@@ -139,7 +141,7 @@ const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 29] = [
+pub(crate) static ROUTES: [Route; 31] = [
     read(
         Call::Health,
         "/lb/health",
@@ -180,6 +182,27 @@ pub(crate) static ROUTES: [Route; 29] = [
         "Alerts",
         "Tells what the alerts of the settings are about now, and what became of their messages",
     ),
+    Route {
+        parameters: &[Parameter::Pool],
+        refusals: &READ_POOL,
+        ..read(
+            Call::Waiting,
+            "/lb/waiting",
+            "Waiting",
+            "Lists the requests that wait for a backend, those that came first at first",
+        )
+    },
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        refusals: &VERBOSE,
+        ..read(
+            Call::SendAway,
+            "/lb/waiting/{id}/cancel",
+            "Cancelled",
+            "Refuses a request that waits; its caller is told that it was cancelled",
+        )
+    },
     Route {
         parameters: &[Parameter::Pool],
         refusals: &READ_POOL,

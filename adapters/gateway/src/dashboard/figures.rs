@@ -17,6 +17,9 @@ use std::time::UNIX_EPOCH;
 
 /// Callers that are shown.
 const MAX_CALLERS: usize = 200;
+/// Requests that wait and are shown, and the wait of each of them at least.
+const MAX_WAITING: usize = 50;
+const LONG: Duration = Duration::from_secs(1);
 /// Jobs of a pool that are shown.
 const MAX_JOBS: usize = 100;
 
@@ -42,6 +45,7 @@ pub(super) fn figures(shared: &Shared, table: &Table, now: u64) -> Value {
         "members": members,
         "jobs": jobs,
         "callers": of_callers(shared),
+        "waiting": shared.waiting().longer_than(LONG, MAX_WAITING),
     });
     if !table.settings.alerts.is_empty() {
         figures["alerts"] = shared.alerts().active();

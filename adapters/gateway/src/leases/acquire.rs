@@ -5,6 +5,7 @@ use super::{Reply, Session, bad_request};
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::trace::WaitSpan;
+use crate::waiting::{Waiter, sent_away};
 use core::time::Duration;
 use http::StatusCode;
 use leasehold_core::balance::stable_hash;
@@ -55,9 +56,17 @@ impl Session<'_> {
         let first = loop {
             let request = self.request(&pool, &asked, begun)?;
             let waiting = pool.pool().acquire_with(request);
+            let waiting = self
+                .shared
+                .waiting()
+                .outcome(waiting, || self.waiter(&pool));
             let waited = tokio::select! {
                 waited = waiting => waited,
                 () = self.drain.begun() => return Err(closing()),
+            };
+            let Some(waited) = waited else {
+                wait.refused(Refusal::CANCELLED);
+                return Err(sent_away());
             };
             match waited {
                 Ok(lease) => break (lease, request),
@@ -89,6 +98,16 @@ impl Session<'_> {
             leases.push(more);
         }
         self.lend(&pool, leases, asked.idempotency_key.as_deref())
+    }
+
+    /// The request in words, for an operator.
+    fn waiter(&self, pool: &BackendPool) -> Waiter {
+        Waiter {
+            pool: pool.settings().name.clone(),
+            request: "a lease".to_owned(),
+            client: None,
+            caller: self.holder().map(str::to_owned),
+        }
     }
 
     /// Returns the leases that an earlier request with the same key has, if their answer was lost.

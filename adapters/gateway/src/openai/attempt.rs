@@ -16,6 +16,7 @@ use crate::record::Record;
 use crate::state::StateError;
 use crate::trace::{Parent, WaitSpan};
 use crate::upstream::{ConnectError, SendError, Sent, send};
+use crate::waiting::{Waiter, sent_away};
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::time::Duration;
@@ -199,7 +200,10 @@ impl Attempts {
         loop {
             let lease = match self.lease(&mut leg, last.as_deref()).await {
                 Ok(lease) => lease,
-                Err(refusal) => return Ended::Refused(refusal, true),
+                Err(refusal) => {
+                    let may_go_on = refusal.code != Refusal::CANCELLED;
+                    return Ended::Refused(refusal, may_go_on);
+                }
             };
             self.attempts = self.attempts.saturating_add(1);
             self.waited = self.waited.saturating_add(lease.waited());
@@ -305,7 +309,13 @@ impl Attempts {
                 let other = pool.blocking().alternative(&asked, &self.tried);
                 asked = other.map_or(asked, |member| asked.pin(member));
             }
-            match pool.acquire_with(asked).await {
+            let asking = pool.acquire_with(asked);
+            let waiting = self.worker.shared().waiting();
+            let Some(outcome) = waiting.outcome(asking, || self.waiter(&leg.target)).await else {
+                wait.refused(Refusal::CANCELLED);
+                return Err(sent_away());
+            };
+            match outcome {
                 Ok(lease) => break lease,
                 Err(AcquireError::Closed) => *leg = self.follow_reload(leg).await?,
                 Err(refused) => {
@@ -328,6 +338,18 @@ impl Attempts {
             ));
         }
         Ok(lease)
+    }
+
+    /// The call in words, for an operator.
+    fn waiter(&self, target: &PoolTarget) -> Waiter {
+        let path = self.call.path.split('?').next().unwrap_or_default();
+        let caller = self.call.identity.caller.as_deref();
+        Waiter {
+            pool: target.pool.settings().name.clone(),
+            request: format!("{} {path}", self.call.method),
+            client: self.call.client.map(|client| client.to_string()),
+            caller: caller.map(|caller| caller.settings.name.clone()),
+        }
     }
 
     /// Makes the call as the pool gets it that a reload puts in the place of one that it has closed.

@@ -9,6 +9,7 @@ use crate::proxy::{CallerBody, copied};
 use crate::service::{Asked, Identity, read_whole};
 use crate::state::unix_tick;
 use bytes::Bytes;
+use core::net::IpAddr;
 use core::time::Duration;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -51,6 +52,8 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     pub(super) asked: AskedCall,
     pub(super) identity: Identity,
+    /// The address that it came from.
+    pub(super) client: Option<IpAddr>,
     payload: Payload,
     /// How long the caller waits, if it tells.
     patience: Option<Duration>,
@@ -111,6 +114,7 @@ impl Call {
             headers: passed(&asked.parts.headers),
             asked: read,
             identity,
+            client: asked.client,
             payload: Payload::Whole(Bytes::new()),
             patience: patience(&asked.parts.headers),
             tokens: (0, 0),

@@ -13,8 +13,9 @@ use crate::backend_pool::BackendPool;
 use crate::operator_log::target;
 use crate::record::Record;
 use crate::shared::Shared;
-use crate::trace::{Attempt, Parent, WaitSpan};
+use crate::trace::{Attempt, WaitSpan};
 use crate::upstream::{IdleConnections, SendError, Sent, send};
+use crate::waiting::{SENT_AWAY, Waiter};
 use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
@@ -23,6 +24,9 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Vers
 use leasehold_core::limit::Cost;
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release};
 use std::sync::Arc;
+
+/// The code of a refusal of a request that an operator has sent away.
+const CANCELLED: &str = leasehold_protocol::Refusal::CANCELLED;
 
 /// A request that is passed on.
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl Outgoing<'_> {
         self.pool.count_attempt();
         loop {
             record.attempts = record.attempts.saturating_add(1);
-            let lease = self.lease(&tried, record.parent()).await?;
+            let lease = self.lease(&tried, record).await?;
             record.waited = record.waited.saturating_add(lease.waited());
             record.backend = Some(lease.payload().clone());
             let progress = body.progress();
@@ -91,7 +95,7 @@ impl Outgoing<'_> {
                 pool = &*self.pool.settings().name,
                 member = lease.name(),
                 attempt = record.attempts,
-                "the attempt has failed: {error};"
+                "the attempt has failed: {error}"
             );
             let failed = match progress.failed.get() {
                 Some(cut) => return Err(cut_body(lease, cut)),
@@ -119,9 +123,9 @@ impl Outgoing<'_> {
     async fn lease(
         &mut self,
         tried: &[MemberId],
-        parent: Option<&Parent>,
+        record: &Record,
     ) -> Result<Lease<Backend>, Refusal> {
-        let wait = WaitSpan::begin(parent, &self.pool.settings().name);
+        let wait = WaitSpan::begin(record.parent(), &self.pool.settings().name);
         let lease = loop {
             let pool = self.pool.pool();
             let mut asked = self.asked;
@@ -129,7 +133,14 @@ impl Outgoing<'_> {
                 let other = pool.blocking().alternative(&asked, tried);
                 asked = other.map_or(asked, |member| asked.pin(member));
             }
-            match pool.acquire_with(asked).await {
+            let asking = pool.acquire_with(asked);
+            let waiting = self.shared.waiting();
+            let Some(outcome) = waiting.outcome(asking, || self.waiter(record)).await else {
+                wait.refused(CANCELLED);
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(Refusal::new(status, CANCELLED, SENT_AWAY));
+            };
+            match outcome {
                 Ok(lease) => break lease,
                 Err(AcquireError::Closed) => self.follow_reload().await?,
                 Err(refused) => {
@@ -149,6 +160,18 @@ impl Outgoing<'_> {
             ));
         }
         Ok(lease)
+    }
+
+    /// The request in words, for an operator.
+    fn waiter(&self, record: &Record) -> Waiter {
+        let client = record.client.as_ref();
+        let client = client.and_then(|client| client.to_str().ok());
+        Waiter {
+            pool: self.pool.settings().name.clone(),
+            request: format!("{} {}", self.parts.method, self.target.path.path()),
+            client: client.map(str::to_owned),
+            caller: None,
+        }
     }
 
     /// Goes to the pool that a reload puts in this one's place.

@@ -18,3 +18,4 @@ mod remote;
 mod support;
 mod time;
 mod tls;
+mod waiting;

@@ -11,6 +11,7 @@ function showAll() {
   updateChanges();
   updateRefusals();
   updateCallers();
+  updateWaiting();
   updateJobs();
 }
 
@@ -49,6 +50,7 @@ function showUnshown() {
   if (now.changes) updateChanges();
   if (now.refusals) updateRefusals();
   if (now.callers) updateCallers();
+  updateWaiting();
   updateJobs();
 }
 

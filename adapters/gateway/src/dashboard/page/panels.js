@@ -62,6 +62,32 @@ function updateRefusals() {
   showNewest("refusals", "Refused", model.refusals, view, "No request was refused.");
 }
 
+// The requests that have waited for a second, by id: their items stay as long as they wait.
+const waitingItems = new Map();
+
+function updateWaiting() {
+  const all = model.figures.waiting;
+  for (const id of waitingItems.keys()) if (!all[id]) waitingItems.delete(id);
+  if (!waitingItems.size && !Object.keys(all).length) return panels.waiting?.element.remove(), delete panels.waiting;
+  const { body } = panel("waiting", "Waiting");
+  const list = (body.list ??= make("ol", { tabindex: "0", "aria-label": "Waiting" }));
+  const items = Object.entries(all).map(([id, one]) => {
+    if (!waitingItems.has(id)) {
+      const cancel = button("Cancel", () => confirmSendAway(id, one));
+      cancel.setAttribute("aria-label", `Cancel request ${id}`);
+      const time = make("span", { class: "dim" });
+      const from = one.caller ?? one.client;
+      const text = make("div", {}, make("b", {}, one.request), make("span", { class: "dim" }, `${one.pool}${from ? `, for ${from}` : ""}`), time);
+      waitingItems.set(id, Object.assign(make("li", { class: "act-row" }, text, cancel), { time }));
+    }
+    const item = waitingItems.get(id);
+    write(item.time, `for ${span(model.figures.now - one.since)}`);
+    return item;
+  });
+  place(list, items);
+  place(body, [list]);
+}
+
 function updateCallers() {
   const callers = Object.entries(model.figures.callers);
   if (!callers.length) return panels.callers?.element.remove(), delete panels.callers;
