@@ -91,10 +91,10 @@ const CALLER: &str = "[[caller]]\nname = \"callerNUMBER\"\n\
 
 /// Alerts, each there or not, which are the last of a file.
 const ALERTS: [&str; 4] = [
-    "[[alert]]\nwhen = \"member down\"\nfor = \"SPAN\"\nclear = \"0s\"\nwebhook_file = \"url\"\npools = [\"p0\"]",
+    "[[alert]]\nwhen = \"member down\"\nfor = \"SPAN\"\nclear = \"0s\"\nwebhook_file = \"url\"\npools = [\"p0\"]\nlabels = { a_1 = \"$$\" }",
     "[[alert]]\nwhen = \"wait p99.9 > SPAN\"\nover = \"SPAN\"\nrepeat = \"SPAN\"\ncommand = [\"a $$\", \"\\u0007\"]",
     "[[alert]]\nwhen = \"queue > N\"\nname = \"$$ \\\"queue\\\"\"",
-    "[[alert]]\nwhen = \"caller spend > N.25 USD\"",
+    "[[alert]]\nwhen = \"errors > 0.1%\"",
 ];
 
 const TOP: [&str; 8] = [

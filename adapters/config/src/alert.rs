@@ -2,13 +2,14 @@
 //!
 //! Invariant: no settings show the URL of a webhook, but for its host; it often holds a secret.
 
-use crate::file::Value;
+use crate::file::{Url, Value};
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
 use http::Uri;
 use leasehold_core::health::AlertConfig;
 use leasehold_protocol::{Secret, Usd};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A condition that is told of.
@@ -24,6 +25,8 @@ pub struct AlertSettings {
     pub over: Duration,
     /// The names of the pools that are watched; empty for all.
     pub pools: Vec<String>,
+    /// Labels of its messages, besides its own.
+    pub labels: BTreeMap<String, String>,
     /// Where messages are posted to.
     pub webhook: Option<Webhook>,
     /// The program that is run with each message on its standard input, and its arguments; empty for none.
@@ -52,6 +55,7 @@ impl AlertSettings {
             },
             over: when.default_span(),
             pools: Vec::new(),
+            labels: BTreeMap::new(),
             webhook: None,
             command: Vec::new(),
         }
@@ -170,17 +174,12 @@ impl Webhook {
         }
         let wrong = "it has no URL, such as https://hooks.example.com/services/abc";
         let parsed: Uri = url.parse().map_err(|_| wrong)?;
-        let scheme = parsed
-            .scheme_str()
-            .filter(|it| ["http", "https"].contains(it));
-        let (scheme, authority) = scheme.zip(parsed.authority()).ok_or(wrong)?;
+        let (scheme, authority) = parsed.scheme_str().zip(parsed.authority()).ok_or(wrong)?;
         if authority.as_str().contains('@') {
             return Err("the URL has a password; use a token in its path or query");
         }
-        if authority.host().is_empty() || authority.port_u16() == Some(0) {
-            return Err(wrong);
-        }
         let host = format!("{scheme}://{authority}");
+        Url::read(&host).map_err(|_| wrong)?;
         Ok(Self {
             file,
             url: Secret::new(url),

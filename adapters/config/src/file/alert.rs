@@ -10,13 +10,13 @@ use leasehold_core::health::AlertConfig;
 use leasehold_protocol::Usd;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A condition that is told of, once when it begins and once when it is over.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AlertTable {
-    /// The condition: `member down`, `pool down`, `breaker open`, `limit exhausted`, `jobs lost`, `queue > 100`,
-    /// `wait p99 > 5s`, `errors > 5%`, `spend > 20 USD` or `caller spend > 5 USD`.
+    /// The condition, such as `member down` or `queue > 100`; the README of the gateway has all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(required)]
     pub(crate) when: Option<Text<AlertWhen>>,
@@ -38,6 +38,10 @@ pub(crate) struct AlertTable {
     /// The names of the pools that are watched; without them, all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) pools: Vec<String>,
+    /// Labels of its messages, such as `severity = "critical"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("propertyNames" = { "type": "string", "format": "label", "examples": ["severity"] }))]
+    pub(crate) labels: BTreeMap<String, Text<Line>>,
     /// A file with the URL that messages are posted to, in the form of Prometheus' Alertmanager.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) webhook_file: Option<Text<FilePath>>,
@@ -57,6 +61,8 @@ const fn clear() -> Text<Duration> {
 impl AlertTable {
     pub(crate) fn of(alert: &AlertSettings) -> Self {
         let command = alert.command.iter().cloned();
+        let labels = alert.labels.iter();
+        let labels = labels.map(|(name, text)| (name.clone(), Text(Line(text.clone()))));
         let file = alert.webhook.as_ref().map(|webhook| &webhook.file);
         Self {
             when: Some(Text(alert.when)),
@@ -66,6 +72,7 @@ impl AlertTable {
             repeat: alert.times.repeat.map(|pause| Text(Timeout(pause))),
             over: alert.when.has_span().then_some(Text(Timeout(alert.over))),
             pools: alert.pools.clone(),
+            labels: labels.collect(),
             webhook_file: file.map(|file| Text(FilePath(file.clone()))),
             command: command.map(|text| Text(Line(text))).collect(),
         }
@@ -83,9 +90,45 @@ impl AlertTable {
             },
             over: self.over.map_or(alert.over, |span| span.0.0),
             pools: self.pools,
+            labels: self
+                .labels
+                .into_iter()
+                .map(|(name, text)| (name, text.0.0))
+                .collect(),
             command: self.command.into_iter().map(|text| text.0.0).collect(),
             ..alert
         })
+    }
+}
+
+/// The name of a label of messages.
+pub(crate) struct Label(String);
+
+/// The labels that messages have anyway.
+const OWN: [&str; 5] = ["alertname", "instance", "pool", "member", "caller"];
+
+impl Value for Label {
+    const FORMAT: &'static str = "label";
+    const EXAMPLE: &'static str = "severity";
+
+    fn read(text: &str) -> Result<Self, Misread> {
+        // As Prometheus has them.
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let begins = text
+            .bytes()
+            .next()
+            .is_some_and(|byte| !byte.is_ascii_digit());
+        if !begins || !text.bytes().all(is_word) || OWN.contains(&text) {
+            let own = OWN.join(", ");
+            return Err(Misread::new(format!(
+                "must be letters, digits and _, and none that messages have anyway: {own}"
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
     }
 }
 
@@ -164,7 +207,7 @@ fn is_words(text: &str, words: &str) -> bool {
     text.split_ascii_whitespace().eq(words.split(' '))
 }
 
-/// Reads a quantile such as `p99` or `p99.9`, in permille; above none of the waits are, so `p0` is none.
+/// Reads a quantile such as `p99` or `p99.9`, in permille; `p0` is none.
 fn quantile_of(text: &str) -> Option<u16> {
     let percent = text.strip_prefix('p')?;
     let Share(permille) = Share::read(&format!("{percent}%")).ok()?;

@@ -14,7 +14,7 @@ mod pool;
 mod value;
 mod values;
 
-pub(crate) use alert::AlertTable;
+pub(crate) use alert::{AlertTable, Label};
 pub(crate) use caller::{CallerTable, PriceTable};
 pub(crate) use comfyui::ComfyuiTable;
 pub(crate) use health::{BreakerTable, HealthTable, OutlierTable, SlowStartTable};

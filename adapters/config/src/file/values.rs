@@ -2,8 +2,8 @@
 //!
 //! Invariant: every form that the schema names has a reader in the table.
 
-use super::Target;
 use super::value::{Misread, Value};
+use super::{Label, Target};
 use crate::alert::AlertWhen;
 use crate::callers::{KeyHash, ModelPattern, MoneyBudget};
 use crate::network::Network;
@@ -25,7 +25,7 @@ use std::path::PathBuf;
 pub(crate) type Reader = fn(&str) -> Result<(), Misread>;
 
 /// The readers of all forms but those of a few words, which the schema has in full.
-pub(crate) const READERS: [(&str, Reader); 21] = [
+pub(crate) const READERS: [(&str, Reader); 22] = [
     reader::<Duration>(),
     reader::<Timeout>(),
     reader::<LimitSpecs>(),
@@ -47,6 +47,7 @@ pub(crate) const READERS: [(&str, Reader); 21] = [
     reader::<MoneyBudget>(),
     reader::<Target>(),
     reader::<AlertWhen>(),
+    reader::<Label>(),
 ];
 
 const fn reader<V: Value>() -> (&'static str, Reader) {

@@ -1,11 +1,12 @@
 //! Joins the tables of alerts to settings.
 //!
-//! Invariant: no two alerts have one name, and each names only pools that are there.
+//! Invariant: no two alerts have one name, and each is of pools that are there and of something that can happen.
 
 use super::Resolver;
-use crate::alert::{AlertSettings, Webhook};
-use crate::error::Problem;
-use crate::file::AlertTable;
+use crate::alert::{AlertSettings, AlertWhen, Webhook};
+use crate::error::{Mistake, Problem};
+use crate::file::{AlertTable, Label, Value};
+use crate::settings::{Kind, PoolSettings, Settings};
 use crate::source::{At, Source};
 
 impl Resolver<'_> {
@@ -47,14 +48,31 @@ impl Resolver<'_> {
 
     fn check_alert(&mut self, source: &Source, at: &At<'_>, alert: &AlertSettings, has_span: bool) {
         let when = alert.when;
+        let invalid = |problem: &str| Problem::Invalid(problem.to_owned());
         if has_span && !when.has_span() {
             let problem = format!("{when} counts nothing over a time; write for = \"5min\"");
             self.wrong(source, &at.key("over"), Problem::Invalid(problem));
         }
+        if alert.name.contains(char::is_control) {
+            self.wrong(source, &at.key("name"), invalid("must be on one line"));
+        }
+        if alert.command.iter().any(|word| word.contains('\0')) {
+            let problem = "no program can be given a NUL; remove it";
+            self.wrong(source, &at.key("command"), invalid(problem));
+        }
+        for label in alert.labels.keys() {
+            if let Err(misread) = Label::read(label) {
+                let problem = Problem::Invalid(misread.problem);
+                self.wrong(source, &at.key("labels").key(label), problem);
+            }
+        }
         let at = at.key("pools");
         if !alert.pools.is_empty() && !when.is_of_pools() {
-            let problem = "money is counted over all pools; remove this";
-            self.wrong(source, &at, Problem::Invalid(problem.to_owned()));
+            self.wrong(
+                source,
+                &at,
+                invalid("money is counted over all pools; remove this"),
+            );
             return;
         }
         for (index, name) in alert.pools.iter().enumerate() {
@@ -63,5 +81,43 @@ impl Resolver<'_> {
                 self.wrong(source, &at.item(index), Problem::Invalid(problem));
             }
         }
+    }
+
+    /// Refuses conditions that can never hold.
+    pub(super) fn check_alerts(&mut self, settings: &Settings) {
+        for (alert, (_, place)) in settings.alerts.iter().zip(&self.alerts) {
+            if let Some(problem) = never_holds(alert, settings) {
+                self.report.add(Mistake {
+                    place: place.clone(),
+                    key: "alert.when".to_owned(),
+                    problem: Problem::Invalid(problem.to_owned()),
+                });
+            }
+        }
+    }
+}
+
+/// Returns why the condition of an alert can never hold; `None` if it can.
+fn never_holds(alert: &AlertSettings, settings: &Settings) -> Option<&'static str> {
+    let is_watched =
+        |pool: &&PoolSettings| alert.pools.is_empty() || alert.pools.contains(&pool.name);
+    let mut pools = settings.pools.iter().filter(is_watched);
+    match alert.when {
+        AlertWhen::JobsLost => pools
+            .all(|pool| pool.kind != Kind::Comfyui)
+            .then_some("no pool that it watches is of kind comfyui, and only these have jobs"),
+        AlertWhen::BreakerOpen => pools
+            .all(|pool| pool.breaker.is_none())
+            .then_some("no pool that it watches has a breaker; add breaker = { failures = 5 }"),
+        AlertWhen::Spend(_) | AlertWhen::CallerSpend(_) => settings
+            .prices
+            .is_empty()
+            .then_some("there is no price, so nothing would be counted; add [price.\"MODEL\"]"),
+        AlertWhen::MemberDown
+        | AlertWhen::PoolDown
+        | AlertWhen::LimitExhausted
+        | AlertWhen::Queue(_)
+        | AlertWhen::Wait { .. }
+        | AlertWhen::Errors(_) => None,
     }
 }

@@ -69,6 +69,7 @@ pub(crate) fn resolve(
         }
     }
     resolver.check_callers(&mut settings);
+    resolver.check_alerts(&settings);
     settings
 }
 

@@ -266,6 +266,36 @@ const RELATIONS: &[Case] = &[
     ),
     (
         "[[listen]]",
+        "[[alert]]\nwhen = \"jobs lost\"\n[[listen]]",
+        "6:1: alert.when: no pool that it watches is of kind comfyui",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"breaker open\"\n[[listen]]",
+        "6:1: alert.when: no pool that it watches has a breaker",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"caller spend > 1 USD\"\n[[listen]]",
+        "6:1: alert.when: there is no price, so nothing would be counted",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\nlabels = { pool = \"a\" }\n[[listen]]",
+        "8:19: alert.labels.pool: must be letters, digits and _, and none that messages have anyway",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\nname = \"a\\nb\"\n[[listen]]",
+        "8:8: alert.name: must be on one line",
+    ),
+    (
+        "[[listen]]",
+        "[[alert]]\nwhen = \"queue > 1\"\ncommand = [\"a\\u0000\"]\n[[listen]]",
+        "8:11: alert.command: no program can be given a NUL",
+    ),
+    (
+        "[[listen]]",
         "[[alert]]\nwhen = \"queue > 1\"\nover = \"1h\"\n[[listen]]",
         "8:8: alert.over: queue > 1 counts nothing over a time; write for = \"5min\"",
     ),

@@ -99,6 +99,7 @@ fn the_url_of_a_webhook_is_read_from_its_file_and_not_shown() {
         ("5ecre7", "it has no URL, such as https://"),
         ("ftp://h/5ecre7", "it has no URL"),
         ("http://h:0/5ecre7", "it has no URL"),
+        ("http://h:99999/5ecre7", "it has no URL"),
         ("http://u:5ecre7@h/", "the URL has a password"),
     ] {
         let error = with(wrong).expect_err(wrong).to_string();

@@ -162,6 +162,7 @@ fn every_condition_of_an_alert_is_read_shown_and_read_back() {
             "members down > 1",
         ],
     );
+    reads::<Label>(&[("a_1", "a_1")], &["", "1a", "a-b", "pool", "ä"]);
     let misread = AlertWhen::read("errors > much").unwrap_err();
     assert_eq!(misread.at, 8);
 }
