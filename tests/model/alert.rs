@@ -63,7 +63,7 @@ pub fn run(case: &Case) {
         );
         let is_idle = oracle.begun.is_none() && !op.holds;
         assert_eq!(alert.is_idle(), is_idle, "{index}: {case:?}");
-        let then = *trail.then(Tick::from_nanos(clock), &index);
+        let then = *trail.note(Tick::from_nanos(clock), &index);
         oracle.check_trail(case, then);
     }
 }

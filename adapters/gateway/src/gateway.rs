@@ -344,6 +344,8 @@ fn watch_health(shared: &Arc<Shared>, heart: Heart) -> io::Result<()> {
         let _ = shared.drain().wait_for(|drains| *drains).await;
         shared.alerts().flush().await;
     });
+    // A look-up of a name that hangs is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(())
 }
 

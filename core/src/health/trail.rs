@@ -8,7 +8,7 @@ use core::time::Duration;
 
 /// Values of a count that only grows, at some times of the past.
 ///
-/// A difference to [`then`](Self::then) tells what was added within the span, or within up to a sixtieth more of it:
+/// A difference to [`note`](Self::note) tells what was added within the span, or within up to a sixtieth more of it:
 /// that much of the past is kept as one. While less than the span has passed, it is what was added since the first
 /// value. A note costs O(1) amortised.
 ///
@@ -19,7 +19,7 @@ use core::time::Duration;
 ///
 /// let at = |secs: u64| Tick::from_nanos(secs * 1_000_000_000);
 /// let mut trail = Trail::new(Duration::from_secs(60));
-/// let mut added = |secs: u64, count: u64| count - trail.then(at(secs), &count);
+/// let mut added = |secs: u64, count: u64| count - trail.note(at(secs), &count);
 /// assert_eq!(added(0, 100), 0);
 /// assert_eq!(added(30, 110), 10);
 /// assert_eq!(added(60, 115), 15);
@@ -50,7 +50,7 @@ impl<T: Clone> Trail<T> {
     /// Notes a value, and returns the one of a span ago, or else the first.
     ///
     /// Time that runs backwards counts as the latest time.
-    pub fn then<'a>(&'a mut self, now: Tick, value: &'a T) -> &'a T {
+    pub fn note<'a>(&'a mut self, now: Tick, value: &'a T) -> &'a T {
         let now = self.kept.back().map_or(now, |(latest, _)| now.max(*latest));
         let step = saturating_nanos(self.span).div_ceil(STEPS).max(1);
         let is_due = |latest: Tick| saturating_nanos(now.since(latest)) >= step;
@@ -78,7 +78,7 @@ mod tests {
         for span in [0, 1, 61, 119, 6_001] {
             let mut trail = Trail::new(Duration::from_nanos(span));
             for now in 0..10_000 {
-                trail.then(Tick::from_nanos(now), &());
+                trail.note(Tick::from_nanos(now), &());
                 assert!(trail.kept.len() <= Trail::<()>::MAX_KEPT, "{span}");
             }
         }

@@ -189,15 +189,9 @@ impl Events {
         self.send(change);
     }
 
-    /// Tells subscribers that an alert begins, lasts or is over.
+    /// Tells subscribers of a change of an alert.
     pub(crate) fn tell_alert(&self, alert: &str, message: &Message) {
-        self.send(json!({
-            "pool": message.pool(),
-            "backend": message.member(),
-            "change": if message.is_over() { "alert_over" } else { "alert" },
-            "alert": alert,
-            "text": message.words(),
-        }));
+        self.send(message.event(alert));
     }
 
     fn send(&self, change: Value) {

@@ -368,13 +368,13 @@ impl Figures {
             alerts.map(|alert| (vec![("alert", alert.name.clone())], alert))
         };
         let active = rows().map(|(labels, alert)| (labels, as_gauge(alert.active)));
-        let help = "Pools, members or callers that an alert tells of now.";
+        let help = "Pools, members and callers that an alert is active for.";
         gauges(to, "leasehold_alerts", help, active)?;
         let messages = rows().flat_map(|(labels, alert)| {
-            let ways = alert.ways.iter();
-            let rows = ways.flat_map(|(way, taken, given_up)| {
-                let labels = with(&labels, "way", way);
-                [("taken", *taken), ("given_up", *given_up)]
+            let receivers = alert.receivers.iter();
+            let rows = receivers.flat_map(|(receiver, delivered, dropped)| {
+                let labels = with(&labels, "receiver", receiver);
+                [("delivered", *delivered), ("dropped", *dropped)]
                     .map(|(outcome, count)| (with(&labels, "outcome", outcome), count))
             });
             rows.collect::<Vec<_>>()

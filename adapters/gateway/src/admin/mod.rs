@@ -116,6 +116,10 @@ impl Asked<'_> {
             Call::Config => json(&settings::view(table, shared.reloads())),
             Call::Usage => json(&usage::view(shared.accounts())),
             Call::Alerts => json(&shared.alerts().view()),
+            Call::TestAlert => {
+                check_type(&self.parts.headers, !body?.is_empty())?;
+                test_alert(shared, &id)?
+            }
             Call::Waiting => json(&waiting(shared, table, query.get(Parameter::Pool))?),
             Call::SendAway => {
                 check_type(&self.parts.headers, !body?.is_empty())?;
@@ -211,6 +215,16 @@ fn list(table: &Table, pool: Option<&str>) -> Result<Vec<backends::BackendView>,
             pools.flat_map(|pool| backends::list(pool)).collect()
         }
     })
+}
+
+/// Sends a message to the receivers of an alert.
+fn test_alert(shared: &Shared, name: &str) -> Result<Response<AnswerBody>, AdminError> {
+    let receivers = shared.alerts().test(name).ok_or_else(|| {
+        let text = format!("no alert has the name {name:?}; GET /lb/alerts lists them");
+        AdminError::not_found("unknown_alert", text)
+    })?;
+    tracing::info!(target: target::ADMIN, "the alert {name} is tested by the admin interface");
+    Ok(json(&json!({"receivers": receivers})))
 }
 
 /// Returns the requests that wait, of the pool of this name or of all.

@@ -18,6 +18,7 @@ pub(crate) enum Call {
     Config,
     Usage,
     Alerts,
+    TestAlert,
     Waiting,
     SendAway,
     Comfyui,
@@ -141,7 +142,7 @@ const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
 
 /// All calls.
-pub(crate) static ROUTES: [Route; 31] = [
+pub(crate) static ROUTES: [Route; 32] = [
     read(
         Call::Health,
         "/lb/health",
@@ -180,8 +181,19 @@ pub(crate) static ROUTES: [Route; 31] = [
         Call::Alerts,
         "/lb/alerts",
         "Alerts",
-        "Tells what the alerts of the settings are about now, and what became of their messages",
+        "Tells what the alerts of the settings are active for, and what became of their messages",
     ),
+    Route {
+        verb: Verb::Post,
+        need: Need::Change,
+        refusals: &VERBOSE,
+        ..read(
+            Call::TestAlert,
+            "/lb/alerts/{id}/test",
+            "Tested",
+            "Sends a message that is a test to the receivers of the alert of this name",
+        )
+    },
     Route {
         parameters: &[Parameter::Pool],
         refusals: &READ_POOL,

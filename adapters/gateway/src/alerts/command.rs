@@ -1,27 +1,39 @@
 //! Messages on the standard input of a program.
 //!
-//! Invariant: a program that does not end in its time is killed.
+//! Invariant: a program that does not end in its time is killed, with all that it has started in its process group.
 
-use super::delivery::Untaken;
+use super::receiver::DeliveryError;
 use core::fmt;
 use core::pin::pin;
 use core::time::Duration;
 use leasehold_protocol::sanitize;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::io;
-use std::process::Stdio;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
-use tokio::process::{self, ChildStderr, ChildStdin};
+use std::process::{ExitStatus, Stdio};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{self, Child, ChildStderr, ChildStdin};
 use tokio::time::timeout;
 
 /// The time that a program may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The time for the rest of standard error of a program that has ended.
 const REST: Duration = Duration::from_millis(100);
-/// Bytes of standard error that are kept.
-const MAX_ERROR: u64 = 4_096;
+/// Bytes of standard error that are kept: the last ones.
+const MAX_ERROR: usize = 4_096;
+/// Variables that the service manager has set for the gateway alone.
+const OWN: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "INVOCATION_ID",
+];
 
 /// A program with its arguments.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Command {
     program: String,
     arguments: Vec<String>,
@@ -45,71 +57,87 @@ impl Command {
     }
 
     /// Runs it with a body on its standard input; the environment names the alert.
-    pub(super) async fn run(&self, alert: &str, body: String) -> Result<(), Untaken> {
-        let later = |why: String| Untaken::Later(why, None);
-        let ran = timeout(TIMEOUT, self.exchange(alert, body)).await;
-        match ran {
-            Ok(Ok((true, _))) => Ok(()),
-            Ok(Ok((false, why))) => Err(later(why)),
-            Ok(Err(error)) => Err(later(format!("it can't be run: {error}"))),
-            Err(_) => {
-                let why = format!(
-                    "it took longer than {} s, and was killed",
-                    TIMEOUT.as_secs()
-                );
-                Err(later(why))
+    pub(super) async fn run(&self, alert: &str, body: String) -> Result<(), DeliveryError> {
+        let later = |why: String| DeliveryError::Later(why, None);
+        let child = self.start(alert);
+        let mut child = child.map_err(|error| later(format!("it can't be run: {error}")))?;
+        let Ok(ended) = timeout(TIMEOUT, end(&mut child, &body)).await else {
+            kill(&child);
+            let seconds = TIMEOUT.as_secs();
+            return Err(later(format!(
+                "it took longer than {seconds} s, and was killed"
+            )));
+        };
+        match ended.map_err(|error| later(error.to_string()))? {
+            (status, _) if status.success() => Ok(()),
+            (status, errors) => {
+                let last = errors.trim_end().lines().next_back().unwrap_or_default();
+                let why = format!("it failed: {status}: {}", sanitize(last, None));
+                Err(later(why.trim_end_matches([':', ' ']).to_owned()))
             }
         }
     }
 
-    /// Returns whether it has succeeded, and how it has ended.
-    async fn exchange(&self, alert: &str, body: String) -> io::Result<(bool, String)> {
-        let mut child = process::Command::new(&self.program)
+    fn start(&self, alert: &str) -> io::Result<Child> {
+        let mut command = process::Command::new(&self.program);
+        for variable in OWN {
+            command.env_remove(variable);
+        }
+        command
             .args(&self.arguments)
             .env("LEASEHOLD_ALERT", alert)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            .process_group(0)
             .kill_on_drop(true)
-            .spawn()?;
-        let (input, errors) = (child.stdin.take(), child.stderr.take());
-        let mut told = Vec::new();
-        let status = {
-            let mut streams = pin!(async {
-                tokio::join!(write(input, body), read(errors, &mut told));
-            });
-            tokio::select! {
-                status = child.wait() => {
-                    // What it has started and left behind may hold standard error open.
-                    let _ = timeout(REST, streams.as_mut()).await;
-                    status?
-                }
-                () = streams.as_mut() => child.wait().await?,
-            }
-        };
-        let told = String::from_utf8_lossy(&told);
-        let last = told.trim_end().lines().next_back().unwrap_or_default();
-        let last = sanitize(last, None);
-        let mut how = format!("it failed: {status}");
-        if !last.is_empty() {
-            how = format!("{how}: {last}");
-        }
-        Ok((status.success(), how))
+            .spawn()
     }
 }
 
-async fn write(input: Option<ChildStdin>, body: String) {
+/// Kills a program and all in its process group.
+fn kill(child: &Child) {
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    if let Some(group) = group {
+        // An error only means that it has just ended.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+}
+
+/// Waits for the end of a program, and returns it with the end of its standard error.
+async fn end(child: &mut Child, body: &str) -> io::Result<(ExitStatus, String)> {
+    let (input, errors) = (child.stdin.take(), child.stderr.take());
+    let mut kept = Vec::new();
+    let status = {
+        let mut streams = pin!(async {
+            tokio::join!(write(input, body), read(errors, &mut kept));
+        });
+        tokio::select! {
+            status = child.wait() => {
+                // What it has started and left behind may hold standard error open.
+                let _ = timeout(REST, streams.as_mut()).await;
+                status?
+            }
+            () = streams.as_mut() => child.wait().await?,
+        }
+    };
+    Ok((status, String::from_utf8_lossy(&kept).into_owned()))
+}
+
+async fn write(input: Option<ChildStdin>, body: &str) {
     if let Some(mut input) = input {
         // A program may end without having read all of it.
         let _ = input.write_all(body.as_bytes()).await;
     }
 }
 
-/// Reads standard error to its end, and keeps the first of it.
-async fn read(errors: Option<ChildStderr>, told: &mut Vec<u8>) {
-    if let Some(mut errors) = errors {
-        let _ = (&mut errors).take(MAX_ERROR).read_to_end(told).await;
-        // The rest is read too, or the program would wait for a reader.
-        let _ = copy(&mut errors, &mut sink()).await;
+/// Reads standard error to its end, and keeps the last of it.
+async fn read(errors: Option<ChildStderr>, kept: &mut Vec<u8>) {
+    let Some(mut errors) = errors else {
+        return;
+    };
+    while let Ok(1..) = errors.read_buf(kept).await {
+        let excess = kept.len().saturating_sub(MAX_ERROR);
+        kept.drain(..excess);
     }
 }

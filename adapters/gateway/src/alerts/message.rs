@@ -3,60 +3,63 @@
 //! Invariant: the form is that of version 4 of the webhooks of Prometheus' Alertmanager, so that what takes its messages
 //! takes these; `text` is added, which chats show.
 
-use super::looks::Subject;
+use super::snapshot::Subject;
 use data_encoding::HEXLOWER;
-use serde_json::{Map, Value, json};
+use leasehold_config::{Address, Settings};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// The end of an alert that lasts, as Alertmanager has it.
 const NOT_ENDED: &str = "0001-01-01T00:00:00Z";
 
-/// That an alert of a subject begins, lasts or is over.
+/// A change of an alert of one subject, or its state.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(super) subject: Subject,
-    pub(super) words: String,
-    /// Times are in milliseconds since 1970.
+    pub(super) summary: String,
+    /// The begin, in milliseconds since 1970.
     pub(super) since: u64,
     /// The end of an alert that is over.
     pub(super) until: Option<u64>,
-    pub(super) made: u64,
 }
 
 impl Message {
-    pub(crate) fn words(&self) -> &str {
-        &self.words
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.until.is_some()
     }
 
-    pub(crate) fn pool(&self) -> Option<&str> {
-        self.subject.pool.as_deref()
+    /// Returns it as subscribers to events see it.
+    pub(crate) fn event(&self, alert: &str) -> Value {
+        let mut event = self.subject.view();
+        let change = if self.is_over() {
+            "alert_over"
+        } else {
+            "alert"
+        };
+        event["change"] = change.into();
+        event["alert"] = alert.into();
+        event["text"] = self.summary.as_str().into();
+        event["since"] = self.since.into();
+        event
     }
 
-    pub(crate) fn member(&self) -> Option<&str> {
-        self.subject.member.as_deref()
-    }
-
-    fn status(&self) -> &'static str {
-        match self.until {
-            None => "firing",
-            Some(_) => "resolved",
-        }
-    }
-
-    fn view(&self, alert: &str) -> Value {
-        let labels = labels(alert, &self.subject);
-        let named = Value::Object(labels.clone()).to_string();
-        let fingerprint = Sha256::digest(named);
+    fn view(&self, common: &BTreeMap<String, String>) -> Value {
+        let mut labels = common.clone();
+        labels.extend(
+            self.subject
+                .labels()
+                .map(|(label, name)| (label.to_owned(), name.to_owned())),
+        );
+        let labels = json!(labels);
+        let fingerprint = Sha256::digest(labels.to_string());
         json!({
-            "status": self.status(),
+            "status": if self.is_over() { "resolved" } else { "firing" },
             "labels": labels,
-            "annotations": {"summary": self.words},
+            "annotations": {"summary": self.summary},
             "startsAt": date(self.since),
             "endsAt": self.until.map_or_else(|| NOT_ENDED.to_owned(), date),
             "generatorURL": "",
@@ -65,29 +68,32 @@ impl Message {
     }
 }
 
-/// Returns messages of an alert as one body; `dropped` others before them were lost.
-pub(super) fn body(alert: &str, messages: &[Message], dropped: u64) -> Value {
-    let is_firing = messages.iter().any(|message| !message.is_over());
-    let lines = messages.iter().map(|message| {
+/// Returns messages of an alert as one body, of which the text has those that are new; `cut` others are left out.
+pub(super) fn body<'a>(
+    labels: &BTreeMap<String, String>,
+    messages: impl Iterator<Item = (&'a Message, bool)> + Clone,
+    cut: u64,
+) -> Value {
+    let is_firing = messages.clone().any(|(message, _)| !message.is_over());
+    let new = messages.clone().filter(|(_, is_new)| *is_new);
+    let instance = labels
+        .get("instance")
+        .map(String::as_str)
+        .unwrap_or_default();
+    let lines = new.map(|(message, _)| {
         let sign = if message.is_over() { "OK" } else { "ALERT" };
-        format!("[{sign}] {}", message.words)
+        format!("[{sign}] {instance}: {}", escaped(&message.summary))
     });
-    let mut common = messages
-        .iter()
-        .map(|message| labels(alert, &message.subject));
-    let mut same = common.next().unwrap_or_default();
-    for other in common {
-        same.retain(|name, value| other.get(name) == Some(value));
-    }
-    let views = messages.iter().map(|message| message.view(alert));
+    let views = messages.map(|(message, _)| message.view(labels));
+    let alert = labels.get("alertname");
     json!({
         "version": "4",
-        "groupKey": format!("{{}}:{{alertname={alert:?}}}"),
-        "truncatedAlerts": dropped,
+        "groupKey": format!("{{}}:{}", json!({"alertname": alert, "instance": instance})),
+        "truncatedAlerts": cut,
         "status": if is_firing { "firing" } else { "resolved" },
         "receiver": "leasehold",
-        "groupLabels": {"alertname": alert},
-        "commonLabels": same,
+        "groupLabels": {"alertname": alert, "instance": instance},
+        "commonLabels": labels,
         "commonAnnotations": {},
         "externalURL": "",
         "alerts": views.collect::<Vec<_>>(),
@@ -95,20 +101,24 @@ pub(super) fn body(alert: &str, messages: &[Message], dropped: u64) -> Value {
     })
 }
 
-fn labels(alert: &str, subject: &Subject) -> Map<String, Value> {
-    let mut labels = Map::new();
-    labels.insert("alertname".to_owned(), alert.into());
-    let names = [
-        ("pool", &subject.pool),
-        ("member", &subject.member),
-        ("caller", &subject.caller),
-    ];
-    for (label, name) in names {
-        if let Some(name) = name {
-            labels.insert(label.to_owned(), name.as_str().into());
-        }
+/// Writes a text that chats don't read as markup.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// Returns the label that tells this gateway from others: the machine's name, and the port of the first listener.
+pub(super) fn instance(settings: &Settings) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "leasehold",
+        host => host,
+    };
+    match settings.listeners.first().map(|listener| &listener.address) {
+        Some(Address::Tcp(address)) if address.port() != 0 => format!("{host}:{}", address.port()),
+        _ => host.to_owned(),
     }
-    labels
 }
 
 /// Writes a time in milliseconds since 1970.
@@ -130,28 +140,50 @@ mod tests {
                 member: Some(member.to_owned()),
                 caller: None,
             },
-            words: format!("{member} is down"),
+            summary: format!("{member} is <down>"),
             since: 1_700_000_000_250,
             until,
-            made: 0,
         }
+    }
+
+    fn labels() -> BTreeMap<String, String> {
+        let labels = [
+            ("alertname", "no \"web\""),
+            ("instance", "host:80"),
+            ("severity", "page"),
+        ];
+        labels
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     #[test]
     fn a_body_is_as_alertmanager_has_it() {
-        let messages = [message("a", None), message("b", Some(1_700_000_060_000))];
-        let body = body("no \"web\"", &messages, 3);
+        let messages = [
+            message("a", None),
+            message("b", Some(1_700_000_060_000)),
+            message("c", None),
+        ];
+        let rows = messages.iter().zip([true, true, false]);
+        let body = body(&labels(), rows, 3);
         assert_eq!(
             (&body["version"], &body["status"]),
             (&json!("4"), &json!("firing"))
         );
-        assert_eq!(body["groupKey"], "{}:{alertname=\"no \\\"web\\\"\"}");
+        assert_eq!(
+            body["groupKey"],
+            "{}:{\"alertname\":\"no \\\"web\\\"\",\"instance\":\"host:80\"}"
+        );
         assert_eq!(body["truncatedAlerts"], 3);
-        let common = json!({"alertname": "no \"web\"", "pool": "web"});
-        assert_eq!(body["commonLabels"], common);
-        assert_eq!(body["text"], "[ALERT] a is down\n[OK] b is down");
+        assert_eq!(body["commonLabels"], json!(labels()));
+        let text = "[ALERT] host:80: a is &lt;down&gt;\n[OK] host:80: b is &lt;down&gt;";
+        assert_eq!(body["text"], text);
         let [first, second] = [&body["alerts"][0], &body["alerts"][1]];
-        assert_eq!(first["labels"]["member"], "a");
+        let expected = json!({
+            "alertname": "no \"web\"", "instance": "host:80", "member": "a", "pool": "web", "severity": "page",
+        });
+        assert_eq!(first["labels"], expected);
         assert_eq!(
             (&first["status"], &first["endsAt"]),
             (&json!("firing"), &json!(NOT_ENDED))
@@ -159,7 +191,11 @@ mod tests {
         assert_eq!(first["startsAt"], "2023-11-14T22:13:20.25Z");
         assert_eq!(second["endsAt"], "2023-11-14T22:14:20Z");
         assert_ne!(first["fingerprint"], second["fingerprint"]);
-        let over = [message("a", Some(1))];
-        assert_eq!(super::body("x", &over, 0)["status"], "resolved");
+        let over = message("a", Some(1));
+        let body = super::body(&labels(), [(&over, true)].into_iter(), 0);
+        assert_eq!(
+            (&body["status"], &body["alerts"][0]["fingerprint"]),
+            (&json!("resolved"), &first["fingerprint"])
+        );
     }
 }

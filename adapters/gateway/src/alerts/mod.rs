@@ -1,106 +1,150 @@
 //! Alerts: conditions of pools and callers that an operator is told of, by the log, events, webhooks and commands.
 //!
 //! ```text
-//! pools, accounts, jobs ── looks ── rules ┬─ log, /lb/events, /lb/alerts, metrics
-//!  (once a second)          (core: Alert) └─ outbox ── delivery ── webhook, command
+//! pools, accounts, jobs ── snapshot ── rules ┬─ log, /lb/events, /lb/alerts, metrics
+//!    (once a second)                (core)   └─ outbox ── receiver ── webhook, command
 //! ```
-//! Invariant: when something is told is the decision of [`leasehold_core::health::Alert`]. Telling waits for no
-//! receiver, and one that is slow or gone holds back no other.
+//! Invariant: [`leasehold_core::health::Alert`] decides when an alert begins and ends. No exchange waits for a receiver,
+//! and one that is slow or gone holds back no other.
 
 mod command;
-mod delivery;
-mod looks;
 mod message;
 mod outbox;
+mod receiver;
 mod rule;
+mod snapshot;
 mod webhook;
 
 use crate::lock;
+use crate::operator_log::target;
 use crate::shared::{Shared, Table};
 use core::time::Duration;
-use looks::Looks;
 pub(crate) use message::Message;
+use message::instance;
+use outbox::Outbox;
 use rule::Rule;
 use serde_json::{Value, json};
+use snapshot::Snapshot;
 use std::sync::{Arc, Mutex};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The pause between two looks.
 const TICK: Duration = Duration::from_secs(1);
-/// The wait for messages at the end of the process, at most.
+/// The wait for receivers at the end of the process, at most.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// The alerts of the settings in force.
 #[derive(Debug, Default)]
-pub(crate) struct Alerts(Mutex<Vec<Rule>>);
+pub(crate) struct Alerts(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    /// Outboxes of rules that a reload has removed, until they are empty.
+    closing: Vec<Arc<Outbox>>,
+}
 
 /// The figures of one alert.
 #[derive(Debug)]
 pub(crate) struct AlertFigures {
     pub(crate) name: String,
-    /// The pools, members or callers of which it is told.
+    /// The number of pools, members and callers that it is active for.
     pub(crate) active: u64,
-    /// Its ways to receivers: the kind, and messages that were taken and that were given up.
-    pub(crate) ways: Vec<(&'static str, u64, u64)>,
+    /// For each receiver its kind, and how many messages were delivered and dropped.
+    pub(crate) receivers: Vec<(&'static str, u64, u64)>,
 }
 
 impl Alerts {
-    /// Looks at all that the alerts are of, and tells what has changed.
+    /// Observes all conditions, and tells what has changed.
     fn look(&self, shared: &Shared, table: &Table) {
-        let mut rules = lock(&self.0);
-        follow(&mut rules, table);
-        if rules.is_empty() {
+        let mut state = lock(&self.0);
+        state.follow(shared, table);
+        if state.rules.is_empty() {
             return;
         }
-        let looks = Looks::new(shared, table);
-        for rule in rules.iter_mut() {
-            rule.look(shared, &looks);
+        let snapshot = Snapshot::new(shared, table);
+        for rule in &mut state.rules {
+            rule.look(shared, &snapshot);
         }
     }
 
-    /// Returns them as the admin interface shows them.
+    /// Returns all alerts as the admin interface shows them.
     pub(crate) fn view(&self) -> Value {
-        let rules = lock(&self.0);
-        json!({"alerts": rules.iter().map(Rule::view).collect::<Vec<_>>()})
+        let state = lock(&self.0);
+        json!({"alerts": state.rules.iter().map(Rule::view).collect::<Vec<_>>()})
     }
 
-    /// Returns what is told of now and is not over, for people; each with its time, in milliseconds since 1970.
+    /// Returns what is active now, in the order of the settings.
     pub(crate) fn active(&self) -> Value {
-        let rules = lock(&self.0);
-        rules.iter().flat_map(Rule::active).collect()
+        lock(&self.0).rules.iter().flat_map(Rule::active).collect()
     }
 
     pub(crate) fn figures(&self) -> Vec<AlertFigures> {
-        lock(&self.0).iter().map(Rule::figures).collect()
+        lock(&self.0).rules.iter().map(Rule::figures).collect()
     }
 
-    /// Waits until all messages have been taken or given up, for a short time.
+    /// Sends the receivers of an alert a message that says it is a test; `None` if there is no such alert.
+    pub(crate) fn test(&self, name: &str) -> Option<usize> {
+        let state = lock(&self.0);
+        let rule = state
+            .rules
+            .iter()
+            .find(|rule| rule.settings().name == name)?;
+        Some(rule.test())
+    }
+
+    /// Lets each receiver have one more try, and waits for them for a short time.
     pub(crate) async fn flush(&self) {
-        let outboxes: Vec<_> = lock(&self.0).iter().flat_map(Rule::outboxes).collect();
+        let outboxes = lock(&self.0).outboxes();
         let empty = async {
-            for outbox in outboxes {
+            for outbox in &outboxes {
+                outbox.hurry();
+            }
+            for outbox in &outboxes {
                 outbox.emptied().await;
             }
         };
-        // What is not taken by then is lost; the log has it.
+        // Those that are left are told of.
         let _ = timeout(FLUSH, empty).await;
+        for outbox in outboxes {
+            let (alert, left) = (outbox.alert(), outbox.waiting());
+            if left > 0 {
+                tracing::error!(
+                    target: target::ALERT,
+                    "alert {alert}: {left} messages are lost, because the gateway ends"
+                );
+            }
+        }
     }
 }
 
-/// Makes rules of the alerts of a table; those that are there already stay as they are.
-fn follow(rules: &mut Vec<Rule>, table: &Table) {
-    let alerts = &table.settings.alerts;
-    let is_same = |(rule, alert): (&Rule, _)| rule.settings() == alert;
-    if rules.len() == alerts.len() && rules.iter().zip(alerts).all(is_same) {
-        return;
+impl State {
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let of_rules = self.rules.iter().flat_map(Rule::outboxes);
+        of_rules.chain(self.closing.iter().cloned()).collect()
     }
-    let mut old = core::mem::take(rules);
-    for alert in alerts {
-        let known = old.iter().position(|rule| rule.settings() == alert);
-        rules.push(match known {
-            Some(known) => old.swap_remove(known),
-            None => Rule::start(alert),
-        });
+
+    /// Makes the rules of a table; those of the same name and condition go on.
+    fn follow(&mut self, shared: &Shared, table: &Table) {
+        self.closing.retain(|outbox| outbox.waiting() > 0);
+        let alerts = &table.settings.alerts;
+        let is_same = |(rule, alert): (&Rule, _)| rule.settings() == alert;
+        if self.rules.len() == alerts.len() && self.rules.iter().zip(alerts).all(is_same) {
+            return;
+        }
+        let mut old = core::mem::take(&mut self.rules);
+        for alert in alerts {
+            let known = old.iter().position(|rule| rule.is_continued_by(alert));
+            let (rule, closing) = match known {
+                Some(known) => old.swap_remove(known).continued(alert),
+                None => (Rule::new(alert, &instance(&table.settings)), Vec::new()),
+            };
+            self.rules.push(rule);
+            self.closing.extend(closing);
+        }
+        for rule in old {
+            self.closing.extend(rule.end(shared));
+        }
     }
 }
 

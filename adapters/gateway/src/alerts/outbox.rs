@@ -1,60 +1,73 @@
-//! Messages that wait for a receiver.
+//! What a receiver has to be told of an alert.
 //!
-//! Invariant: at most [`MAX_WAITING`] wait, none for longer than [`KEPT`], and each is counted once as taken or given up.
+//! Invariant: there is one entry of a subject at most, its latest; one that is over stays until it is delivered, and at
+//! most [`MAX_OVER`] of these do.
 
-use super::message::Message;
+use super::message::{Message, body};
+use super::snapshot::Subject;
 use crate::lock;
 use crate::operator_log::target;
-use crate::state::unix_millis;
-use core::time::Duration;
+use leasehold_config::AlertSettings;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Mutex;
 use tokio::sync::Notify;
 
-/// Messages that may wait; of more, the oldest are given up.
-const MAX_WAITING: usize = 1_000;
-/// Messages that are sent at once.
+/// Entries that are over and not delivered; of more, the oldest are dropped.
+const MAX_OVER: usize = 1_000;
+/// Entries of one body.
 const MAX_BATCH: usize = 100;
-/// The time after which a message is given up.
-const KEPT: Duration = Duration::from_secs(60 * 60);
 
-/// The messages of one alert for one receiver.
+/// The entries of one alert for one receiver.
 #[derive(Debug)]
 pub(super) struct Outbox {
     alert: String,
-    state: Mutex<Waiting>,
+    /// The labels of all its messages.
+    labels: BTreeMap<String, String>,
+    state: Mutex<State>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    messages: VecDeque<Message>,
-    /// Messages that were removed from the front so far.
-    removed: u64,
-    taken: u64,
-    given_up: u64,
-    /// Those given up since a message was last taken.
+struct State {
+    entries: BTreeMap<Subject, Entry>,
+    next: u64,
+    delivered: u64,
+    dropped: u64,
+    /// Entries that were dropped since a body was last delivered.
     lost: u64,
-    /// The reason that the latest attempt failed; `None` after one that did not.
+    /// The reason that the latest attempt failed.
     trouble: Option<String>,
     is_closed: bool,
+    is_hurried: bool,
 }
 
-/// Messages to be sent together.
+#[derive(Debug)]
+struct Entry {
+    message: Message,
+    /// Its number among all entries that there were.
+    number: u64,
+    is_new: bool,
+}
+
+/// Entries that are delivered together.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) messages: Vec<Message>,
-    /// The number of messages that were given up before them.
-    pub(super) lost: u64,
-    /// The number of the first of them, of all that there ever were.
-    first: u64,
+    pub(super) body: String,
+    /// The new ones of them, by their numbers.
+    new: Vec<(Subject, u64)>,
+    lost: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(alert: &str) -> Self {
+    pub(super) fn new(alert: &AlertSettings, instance: &str) -> Self {
+        let mut labels = alert.labels.clone();
+        labels.insert("alertname".to_owned(), alert.name.clone());
+        labels.insert("instance".to_owned(), instance.to_owned());
         Self {
-            alert: alert.to_owned(),
+            alert: alert.name.clone(),
+            labels,
             state: Mutex::default(),
             changed: Notify::new(),
         }
@@ -69,29 +82,42 @@ impl Outbox {
             return;
         }
         let mut state = lock(&self.state);
-        state.messages.extend(messages.iter().cloned());
-        let excess = state.messages.len().saturating_sub(MAX_WAITING);
-        state.give_up(excess);
+        for message in messages {
+            let number = state.next;
+            state.next = number.wrapping_add(1);
+            let entry = Entry {
+                message: message.clone(),
+                number,
+                is_new: true,
+            };
+            state.entries.insert(message.subject.clone(), entry);
+        }
+        state.drop_over();
         drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Takes no more messages; those that wait are delivered.
+    /// Takes no more messages; those that it has are delivered.
     pub(super) fn close(&self) {
         lock(&self.state).is_closed = true;
         self.changed.notify_waiters();
     }
 
-    /// Waits for messages, which stay until they are known to be taken; `None` when it is closed and empty.
+    /// Asks for one more attempt, at once and the last one.
+    pub(super) fn hurry(&self) {
+        lock(&self.state).is_hurried = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for something to deliver; `None` when it is closed and empty.
     pub(super) async fn next(&self) -> Option<Batch> {
         loop {
-            let mut changed = core::pin::pin!(self.changed.notified());
+            let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             {
-                let mut state = lock(&self.state);
-                state.give_up_old(unix_millis());
-                if !state.messages.is_empty() {
-                    return Some(state.batch());
+                let state = lock(&self.state);
+                if state.waiting() > 0 {
+                    return Some(state.batch(&self.labels));
                 }
                 if state.is_closed {
                     return None;
@@ -101,175 +127,254 @@ impl Outbox {
         }
     }
 
-    /// Waits until none is left.
+    /// Waits until the last attempt is asked for.
+    pub(super) async fn hurried(&self) {
+        self.until(|state| state.is_hurried).await;
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        lock(&self.state).is_hurried
+    }
+
+    /// Waits until there is nothing to deliver.
     pub(super) async fn emptied(&self) {
+        self.until(|state| state.waiting() == 0).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&State) -> bool) {
         loop {
-            let mut changed = core::pin::pin!(self.changed.notified());
+            let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if lock(&self.state).messages.is_empty() {
+            if is_so(&lock(&self.state)) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Notes that the messages were taken.
-    pub(super) fn note_taken(&self, batch: &Batch, to: &str) {
+    /// Notes that a batch was delivered to a receiver.
+    pub(super) fn note_delivered(&self, batch: &Batch, to: &str) {
         let mut state = lock(&self.state);
-        let count = state.left_of(batch);
-        state.remove(count);
-        state.taken = state.taken.saturating_add(count as u64);
-        state.lost = 0;
-        if state.trouble.take().is_some() {
+        let count = state.settle(batch);
+        state.delivered = state.delivered.saturating_add(count);
+        state.lost = state.lost.saturating_sub(batch.lost);
+        let had_trouble = state.trouble.take().is_some();
+        drop(state);
+        if had_trouble {
             let alert = &self.alert;
             tracing::info!(target: target::ALERT, "alert {alert}: {to} takes messages again");
         }
-        drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Notes that the messages will never be taken.
-    pub(super) fn note_refused(&self, batch: &Batch, to: &str, why: String) {
+    /// Notes that a receiver will never take a batch.
+    pub(super) fn note_refused(&self, batch: &Batch, to: &str, why: &str) {
         let mut state = lock(&self.state);
-        let count = state.left_of(batch);
-        state.give_up(count);
+        let count = state.settle(batch);
+        state.drop_messages(count);
+        state.trouble = Some(why.to_owned());
+        drop(state);
         let alert = &self.alert;
         tracing::error!(
             target: target::ALERT,
-            "alert {alert}: {to} took none of {count} messages, which are given up: {why}"
+            "alert {alert}: {count} messages are dropped, because {to} refuses them: {why}"
         );
-        state.trouble = Some(why);
-        drop(state);
         self.changed.notify_waiters();
     }
 
     /// Notes that an attempt has failed, after which there will be another.
-    pub(super) fn note_trouble(&self, to: &str, why: String) {
-        let mut state = lock(&self.state);
-        if state.trouble.is_none() {
+    pub(super) fn note_trouble(&self, to: &str, why: &str) {
+        let trouble = lock(&self.state).trouble.replace(why.to_owned());
+        if trouble.is_none() {
             let alert = &self.alert;
             tracing::warn!(
                 target: target::ALERT,
                 "alert {alert}: {to} took no message, and is tried again: {why}"
             );
         }
-        state.trouble = Some(why);
     }
 
-    /// Messages that were taken, and that were given up.
+    /// Returns how many messages were delivered, and how many were dropped.
     pub(super) fn counts(&self) -> (u64, u64) {
         let state = lock(&self.state);
-        (state.taken, state.given_up)
+        (state.delivered, state.dropped)
+    }
+
+    /// Returns how many messages have to be delivered.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.state).waiting()
     }
 
     pub(super) fn view(&self) -> Value {
         let state = lock(&self.state);
         json!({
-            "waiting": state.messages.len(),
-            "taken": state.taken,
-            "given_up": state.given_up,
+            "waiting": state.waiting(),
+            "delivered": state.delivered,
+            "dropped": state.dropped,
             "trouble": state.trouble,
         })
     }
 }
 
-impl Waiting {
-    fn batch(&self) -> Batch {
+impl State {
+    fn waiting(&self) -> usize {
+        self.entries.values().filter(|entry| entry.is_new).count()
+    }
+
+    /// Puts new entries and all that still lasts into one body, as far as it has room.
+    fn batch(&self, labels: &BTreeMap<String, String>) -> Batch {
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        entries.sort_by_key(|entry| (!entry.is_new, entry.number));
+        let others = entries.iter().skip(MAX_BATCH);
+        let cut = others.filter(|entry| !entry.message.is_over()).count() as u64;
+        entries.truncate(MAX_BATCH);
+        let messages = entries.iter().map(|entry| (&entry.message, entry.is_new));
+        let body = body(labels, messages, cut.saturating_add(self.lost));
+        let new = entries.iter().filter(|entry| entry.is_new);
         Batch {
-            messages: self.messages.iter().take(MAX_BATCH).cloned().collect(),
+            body: body.to_string(),
+            new: new
+                .map(|entry| (entry.message.subject.clone(), entry.number))
+                .collect(),
             lost: self.lost,
-            first: self.removed,
         }
     }
 
-    /// The number of messages of a batch that still wait: some may have been given up meanwhile.
-    fn left_of(&self, batch: &Batch) -> usize {
-        let end = batch.first.saturating_add(batch.messages.len() as u64);
-        usize::try_from(end.saturating_sub(self.removed)).unwrap_or(usize::MAX)
-    }
-
-    fn remove(&mut self, count: usize) {
-        let count = count.min(self.messages.len());
-        self.messages.drain(..count);
-        self.removed = self.removed.saturating_add(count as u64);
-    }
-
-    fn give_up(&mut self, count: usize) {
-        self.remove(count);
-        self.given_up = self.given_up.saturating_add(count as u64);
-        self.lost = self.lost.saturating_add(count as u64);
-    }
-
-    fn give_up_old(&mut self, now: u64) {
-        let is_old =
-            |message: &&Message| now.saturating_sub(message.made) > KEPT.as_millis() as u64;
-        let old = self.messages.iter().take_while(is_old).count();
-        if old > 0 {
-            tracing::error!(
-                target: target::ALERT,
-                "{old} messages of an alert are given up, because they have waited for an hour"
-            );
-            self.give_up(old);
+    /// Takes the new entries of a batch as known, but for those that have changed meanwhile; returns their number.
+    fn settle(&mut self, batch: &Batch) -> u64 {
+        for (subject, number) in &batch.new {
+            let Some(entry) = self.entries.get_mut(subject) else {
+                continue;
+            };
+            if entry.number != *number {
+                continue;
+            }
+            entry.is_new = false;
+            if entry.message.is_over() {
+                self.entries.remove(subject);
+            }
         }
+        batch.new.len() as u64
+    }
+
+    fn drop_over(&mut self) {
+        let over = |entry: &&Entry| entry.message.is_over();
+        let count = self.entries.values().filter(over).count();
+        if count <= MAX_OVER {
+            return;
+        }
+        let mut numbers: Vec<u64> = self
+            .entries
+            .values()
+            .filter(over)
+            .map(|it| it.number)
+            .collect();
+        numbers.sort_unstable();
+        let excess = count.saturating_sub(MAX_OVER);
+        let Some(first_kept) = numbers.get(excess).copied() else {
+            return;
+        };
+        self.entries
+            .retain(|_, entry| !entry.message.is_over() || entry.number >= first_kept);
+        self.drop_messages(excess as u64);
+    }
+
+    fn drop_messages(&mut self, count: u64) {
+        self.dropped = self.dropped.saturating_add(count);
+        self.lost = self.lost.saturating_add(count);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alerts::looks::Subject;
     use futures_util::FutureExt;
 
-    fn messages(names: core::ops::Range<usize>) -> Vec<Message> {
-        let message = |name: usize| Message {
-            subject: Subject::default(),
-            words: name.to_string(),
-            since: 0,
-            until: None,
-            made: unix_millis(),
-        };
-        names.map(message).collect()
+    fn message(member: usize, until: Option<u64>) -> Message {
+        Message {
+            subject: Subject {
+                member: Some(format!("m{member:04}")),
+                ..Subject::default()
+            },
+            summary: format!("m{member:04} is down"),
+            since: 1,
+            until,
+        }
     }
 
-    fn next(outbox: &Outbox) -> Batch {
-        let next = outbox.next().now_or_never();
-        next.expect("messages wait").expect("it is open")
+    fn outbox() -> Outbox {
+        let alert = AlertSettings::new("member down".parse().expect("a condition"));
+        Outbox::new(&alert, "here")
+    }
+
+    fn next(outbox: &Outbox) -> (Batch, Value) {
+        let batch = outbox.next().now_or_never();
+        let batch = batch.expect("messages wait").expect("it is open");
+        let body = serde_json::from_str(&batch.body).expect("JSON");
+        (batch, body)
     }
 
     #[test]
-    fn messages_stay_until_they_are_taken_and_the_oldest_of_too_many_are_given_up() {
-        let outbox = Outbox::new("a");
+    fn a_body_has_all_that_lasts_and_what_is_over_until_it_is_delivered() {
+        let outbox = outbox();
         assert!(outbox.next().now_or_never().is_none());
-        outbox.add(&messages(0..950));
-        let first = next(&outbox);
-        assert_eq!((first.messages.len(), first.lost), (MAX_BATCH, 0));
-        // 50 of those that are under way are given up for others.
-        outbox.add(&messages(950..1_050));
-        outbox.note_taken(&first, "it");
-        assert_eq!(outbox.counts(), (50, 50));
-        let second = next(&outbox);
-        assert_eq!((&*second.messages[0].words, second.lost), ("100", 0));
-        outbox.note_trouble("it", "why".to_owned());
-        assert_eq!(next(&outbox).messages[0].words, "100");
-        outbox.note_refused(&second, "it", "why".to_owned());
-        let third = next(&outbox);
-        assert_eq!((&*third.messages[0].words, third.lost), ("200", 100));
-        assert_eq!(outbox.view()["waiting"], 850);
+        outbox.add(&[message(1, None), message(2, None)]);
+        let (first, body) = next(&outbox);
+        assert_eq!(body["alerts"].as_array().map(Vec::len), Some(2));
+        // One ends while the first body is under way, and the body is not taken.
+        outbox.add(&[message(1, Some(2))]);
+        outbox.note_trouble("it", "why");
+        let (second, body) = next(&outbox);
+        assert_eq!(body["status"], "firing");
+        assert_eq!(body["alerts"].as_array().map(Vec::len), Some(2));
+        outbox.note_delivered(&second, "it");
+        // The late answer to the first one settles nothing more.
+        outbox.note_delivered(&first, "it");
+        assert_eq!(outbox.waiting(), 0);
+        outbox.add(&[message(2, Some(3))]);
+        let (last, body) = next(&outbox);
+        let ended = &body["alerts"];
+        assert_eq!(
+            (&body["status"], ended.as_array().map(Vec::len)),
+            (&json!("resolved"), Some(1))
+        );
+        outbox.note_refused(&last, "it", "why");
+        assert_eq!((outbox.waiting(), outbox.counts().1), (0, 1));
         assert_eq!(outbox.view()["trouble"], "why");
     }
 
     #[test]
-    fn a_closed_outbox_is_emptied_and_old_messages_are_given_up() {
-        let outbox = Outbox::new("a");
-        let mut old = messages(0..3);
-        old[0].made = 0;
-        old[1].made = 0;
-        outbox.add(&old);
+    fn many_are_delivered_in_parts_and_the_oldest_of_too_many_ends_are_dropped() {
+        let outbox = outbox();
+        let all: Vec<_> = (0..250).map(|member| message(member, None)).collect();
+        outbox.add(&all);
+        let mut sizes = Vec::new();
+        while outbox.waiting() > 0 {
+            let (batch, body) = next(&outbox);
+            sizes.push((batch.new.len(), body["truncatedAlerts"].as_u64()));
+            outbox.note_delivered(&batch, "it");
+        }
+        assert_eq!(sizes, [(100, Some(150)), (100, Some(150)), (50, Some(150))]);
+        let ended: Vec<_> = (0..MAX_OVER + 7)
+            .map(|member| message(member, Some(2)))
+            .collect();
+        outbox.add(&ended);
+        assert_eq!((outbox.waiting(), outbox.counts().1), (MAX_OVER, 7));
+        let (batch, body) = next(&outbox);
+        assert_eq!(body["truncatedAlerts"], 7);
+        assert_eq!(body["alerts"][0]["labels"]["member"], "m0007");
+        outbox.note_delivered(&batch, "it");
+        assert_eq!(next(&outbox).1["truncatedAlerts"], 0);
+    }
+
+    #[test]
+    fn a_closed_outbox_is_emptied() {
+        let outbox = outbox();
+        outbox.add(&[message(1, Some(2))]);
         outbox.close();
-        let batch = next(&outbox);
-        assert_eq!(batch.messages.len(), 1);
+        let (batch, _) = next(&outbox);
         assert!(outbox.emptied().now_or_never().is_none());
-        outbox.note_taken(&batch, "it");
+        outbox.note_delivered(&batch, "it");
         assert!(
             outbox
                 .next()
@@ -278,6 +383,5 @@ mod tests {
                 .is_none()
         );
         assert!(outbox.emptied().now_or_never().is_some());
-        assert_eq!(outbox.counts(), (1, 2));
     }
 }

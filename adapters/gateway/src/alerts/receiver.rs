@@ -3,13 +3,13 @@
 //! Invariant: one attempt at a time; what the answer means is the protocol's, and the pause after a failure core's.
 
 use super::command::Command;
-use super::message::body;
 use super::outbox::Outbox;
 use super::webhook::WebhookClient;
 use crate::state::unix_millis;
 use core::fmt;
 use core::time::Duration;
 use leasehold_config::AlertSettings;
+use leasehold_core::balance::stable_hash;
 use leasehold_core::retry::Backoff;
 use std::sync::Arc;
 use tokio::time::sleep;
@@ -22,22 +22,22 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 const MAX_ASKED: Duration = Duration::from_secs(10 * 60);
 
 /// A receiver of messages.
-#[derive(Debug)]
-pub(super) enum Way {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Receiver {
     Webhook(WebhookClient),
     Command(Command),
 }
 
-/// Why messages were not taken.
+/// Reason that a message was not delivered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Untaken {
-    /// They may be taken later, after a pause if the receiver asks for one.
+pub(super) enum DeliveryError {
+    /// It may be taken later, after a pause if the receiver asks for one.
     Later(String, Option<Duration>),
-    /// They are never taken.
+    /// It is never taken.
     Refused(String),
 }
 
-impl Way {
+impl Receiver {
     /// The receivers of an alert.
     pub(super) fn of(settings: &AlertSettings) -> Vec<Self> {
         let webhook = settings.webhook.as_ref().map(WebhookClient::new);
@@ -53,7 +53,7 @@ impl Way {
         }
     }
 
-    async fn send(&self, alert: &str, body: String) -> Result<(), Untaken> {
+    async fn send(&self, alert: &str, body: String) -> Result<(), DeliveryError> {
         match self {
             Self::Webhook(webhook) => webhook.post(body).await,
             Self::Command(command) => command.run(alert, body).await,
@@ -61,7 +61,7 @@ impl Way {
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Webhook(webhook) => webhook.fmt(f),
@@ -70,23 +70,32 @@ impl fmt::Display for Way {
     }
 }
 
-/// Delivers messages until their outbox is closed and empty.
-pub(super) async fn deliver(way: Way, outbox: Arc<Outbox>) {
-    let to = way.to_string();
-    let backoff = || Backoff::decorrelated(FIRST_PAUSE, LAST_PAUSE, unix_millis());
+/// Delivers messages until their outbox is closed and empty, or its last attempt has failed.
+pub(super) async fn deliver(receiver: Receiver, outbox: Arc<Outbox>) {
+    let to = receiver.to_string();
+    // Receivers of one time must not come back at one time.
+    let seed = stable_hash(format!("{} {to}", outbox.alert()).as_bytes()) ^ unix_millis();
+    let backoff = || Backoff::decorrelated(FIRST_PAUSE, LAST_PAUSE, seed);
     let mut pauses = backoff();
     while let Some(batch) = outbox.next().await {
-        let body = body(outbox.alert(), &batch.messages, batch.lost).to_string();
-        match way.send(outbox.alert(), body).await {
+        let is_last = outbox.is_hurried();
+        match receiver.send(outbox.alert(), batch.body.clone()).await {
             Ok(()) => {
-                outbox.note_taken(&batch, &to);
+                outbox.note_delivered(&batch, &to);
                 pauses = backoff();
             }
-            Err(Untaken::Refused(why)) => outbox.note_refused(&batch, &to, why),
-            Err(Untaken::Later(why, asked)) => {
-                outbox.note_trouble(&to, why);
+            Err(DeliveryError::Refused(why)) => outbox.note_refused(&batch, &to, &why),
+            Err(DeliveryError::Later(why, asked)) => {
+                outbox.note_trouble(&to, &why);
+                if is_last {
+                    return;
+                }
                 let pause = pauses.next_delay();
-                sleep(asked.map_or(pause, |asked| asked.min(MAX_ASKED).max(pause))).await;
+                let pause = asked.map_or(pause, |asked| asked.min(MAX_ASKED).max(pause));
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = outbox.hurried() => {}
+                }
             }
         }
     }

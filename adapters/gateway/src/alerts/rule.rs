@@ -1,12 +1,12 @@
-//! One alert of the settings: what it is told of, and to which receivers.
+//! One alert of the settings: the subjects that it is active for, and its receivers.
 //!
-//! Invariant: a subject that nothing is told of, and whose condition does not hold, is forgotten.
+//! Invariant: a subject is forgotten once its condition does not hold and its alert is over.
 
 use super::AlertFigures;
-use super::delivery::{Way, deliver};
-use super::looks::{Looks, Subject, Sum};
 use super::message::Message;
 use super::outbox::Outbox;
+use super::receiver::{Receiver, deliver};
+use super::snapshot::{Counts, Observation, Snapshot, State, Subject};
 use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::state::unix_millis;
@@ -15,7 +15,7 @@ use leasehold_config::AlertSettings;
 use leasehold_core::health::{Alert, AlertChange, Trail};
 use leasehold_core::time::{DisplaySpan, Tick};
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tokio::task::spawn_local;
 
@@ -23,177 +23,272 @@ use tokio::task::spawn_local;
 #[derive(Debug)]
 pub(super) struct Rule {
     settings: AlertSettings,
-    watched: HashMap<Subject, Watched>,
-    trails: HashMap<Subject, Trail<Sum>>,
-    /// The ways to its receivers: the kind, the receiver as it is shown, and what waits for it.
-    ways: Vec<(&'static str, String, Arc<Outbox>)>,
+    instance: String,
+    watched: BTreeMap<Subject, Watched>,
+    trails: BTreeMap<Subject, Trail<Counts>>,
+    has_looked: bool,
+    receivers: Vec<(Receiver, Arc<Outbox>)>,
 }
 
-/// A subject whose condition holds, or of which something is told.
+/// A subject whose condition holds, or whose alert is active.
 #[derive(Debug, Default)]
 struct Watched {
     alert: Alert,
-    /// The words for it when it held last.
-    words: String,
-    /// The begin of the alert in milliseconds since 1970; `None` while nothing is told.
+    /// The summary of the condition when it held last.
+    summary: String,
+    /// The begin of an active alert, in milliseconds since 1970.
     since: Option<u64>,
-}
-
-impl Drop for Rule {
-    fn drop(&mut self) {
-        for (_, _, outbox) in &self.ways {
-            outbox.close();
-        }
-    }
 }
 
 impl Rule {
     /// Makes a rule, whose messages this thread delivers.
-    pub(super) fn start(settings: &AlertSettings) -> Self {
-        let ways = Way::of(settings).into_iter().map(|way| {
-            let outbox = Arc::new(Outbox::new(&settings.name));
-            let (kind, shown) = (way.kind(), way.to_string());
-            spawn_local(deliver(way, Arc::clone(&outbox)));
-            (kind, shown, outbox)
-        });
-        Self {
+    pub(super) fn new(settings: &AlertSettings, instance: &str) -> Self {
+        let mut rule = Self {
             settings: settings.clone(),
-            watched: HashMap::new(),
-            trails: HashMap::new(),
-            ways: ways.collect(),
-        }
+            instance: instance.to_owned(),
+            watched: BTreeMap::new(),
+            trails: BTreeMap::new(),
+            has_looked: false,
+            receivers: Vec::new(),
+        };
+        rule.receivers = Receiver::of(settings)
+            .into_iter()
+            .map(|it| rule.start(it))
+            .collect();
+        rule
+    }
+
+    fn start(&self, receiver: Receiver) -> (Receiver, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::new(&self.settings, &self.instance));
+        spawn_local(deliver(receiver.clone(), Arc::clone(&outbox)));
+        (receiver, outbox)
     }
 
     pub(super) fn settings(&self) -> &AlertSettings {
         &self.settings
     }
 
-    pub(super) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let ways = self.ways.iter();
-        ways.map(|(_, _, outbox)| Arc::clone(outbox)).collect()
+    /// Whether other settings are of the same alert, which then goes on.
+    pub(super) fn is_continued_by(&self, other: &AlertSettings) -> bool {
+        (&self.settings.name, self.settings.when) == (&other.name, other.when)
     }
 
-    /// Looks at all its subjects, and tells what has changed.
-    pub(super) fn look(&mut self, shared: &Shared, looks: &Looks<'_>) {
-        let now = looks.now;
-        let mut seen = HashSet::new();
-        let (trails, over) = (&mut self.trails, self.settings.over);
-        let looked = looks.of(&self.settings, |subject, sum| {
-            let trail = trails
-                .entry(subject.clone())
-                .or_insert_with(|| Trail::new(over));
-            trail.then(now, &sum).clone()
+    /// Goes on with other settings, and returns the outboxes of receivers that are gone.
+    pub(super) fn continued(mut self, settings: &AlertSettings) -> (Self, Vec<Arc<Outbox>>) {
+        if self.settings == *settings {
+            return (self, Vec::new());
+        }
+        if self.settings.over != settings.over {
+            self.trails.clear();
+            self.has_looked = false;
+        }
+        // Receivers know an alert by its labels: with others it is another one.
+        let is_known = self.settings.labels == settings.labels;
+        let wanted = Receiver::of(settings);
+        let old = core::mem::take(&mut self.receivers).into_iter();
+        let (mut kept, gone): (Vec<_>, Vec<_>) =
+            old.partition(|(receiver, _)| is_known && wanted.contains(receiver));
+        let closing = self.close(gone, "it is no longer told here");
+        self.settings = settings.clone();
+        let receivers = wanted.into_iter().map(|receiver| {
+            if let Some(known) = kept.iter().position(|(it, _)| *it == receiver) {
+                return kept.swap_remove(known);
+            }
+            let started = self.start(receiver);
+            started.1.add(&self.messages(None));
+            started
         });
-        if self.trails.len() > looked.len() {
-            let subjects: HashSet<&Subject> = looked.iter().map(|look| &look.subject).collect();
+        let receivers = receivers.collect();
+        self.receivers = receivers;
+        (self, closing)
+    }
+
+    /// Ends with all that is active, and returns its outboxes.
+    pub(super) fn end(mut self, shared: &Shared) -> Vec<Arc<Outbox>> {
+        let why = "the alert was removed";
+        self.announce(shared, &self.messages(Some(why)));
+        let receivers = core::mem::take(&mut self.receivers);
+        self.close(receivers, why)
+    }
+
+    /// Tells receivers that all that is active is over, and returns their outboxes.
+    fn close(&self, receivers: Vec<(Receiver, Arc<Outbox>)>, why: &str) -> Vec<Arc<Outbox>> {
+        let messages = self.messages(Some(why));
+        let outboxes = receivers.into_iter().map(|(_, outbox)| {
+            outbox.add(&messages);
+            outbox.close();
+            outbox
+        });
+        outboxes.collect()
+    }
+
+    /// Messages of all that is active: that it lasts, or why it is over.
+    fn messages(&self, over: Option<&str>) -> Vec<Message> {
+        let active = self.watched.iter();
+        let messages = active.filter_map(|(subject, watched)| {
+            let summary = &watched.summary;
+            Some(Message {
+                subject: subject.clone(),
+                summary: over.map_or_else(
+                    || summary.clone(),
+                    |why| format!("over, as {why}: {summary}"),
+                ),
+                since: watched.since?,
+                until: over.map(|_| unix_millis()),
+            })
+        });
+        messages.collect()
+    }
+
+    pub(super) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let receivers = self.receivers.iter();
+        receivers.map(|(_, outbox)| Arc::clone(outbox)).collect()
+    }
+
+    /// Observes its condition for all subjects, and tells what has changed.
+    pub(super) fn look(&mut self, shared: &Shared, snapshot: &Snapshot<'_>) {
+        let now = snapshot.now;
+        let (trails, over, has_looked) = (&mut self.trails, self.settings.over, self.has_looked);
+        let observed = snapshot.observe(&self.settings, |subject, counts| {
+            let trail = trails.entry(subject.clone()).or_insert_with(|| {
+                let mut trail = Trail::new(over);
+                if has_looked {
+                    // It is new, and has begun with nothing.
+                    trail.note(now, &Counts::default());
+                }
+                trail
+            });
+            trail.note(now, &counts).clone()
+        });
+        self.has_looked = true;
+        if self.trails.len() > observed.len() {
+            let subjects: HashSet<&Subject> = observed.iter().map(|one| &one.subject).collect();
             self.trails.retain(|subject, _| subjects.contains(subject));
         }
-        for look in looked {
-            if look.holds {
-                let watched = self.watched.entry(look.subject.clone()).or_default();
-                watched.words = look.words;
-                seen.insert(look.subject);
+        let (mut unknown, mut holding) = (HashSet::new(), HashSet::new());
+        for Observation { subject, state } in observed {
+            match state {
+                State::Absent => {}
+                State::Unknown => _ = unknown.insert(subject),
+                State::Holds(summary) => {
+                    self.watched.entry(subject.clone()).or_default().summary = summary;
+                    holding.insert(subject);
+                }
             }
         }
-        // One that was removed is over too.
         let mut messages = Vec::new();
+        // The condition of a subject that was removed is absent.
         for (subject, watched) in &mut self.watched {
-            let holds = seen.contains(subject);
-            let change = watched.alert.observe(&self.settings.times, now, holds);
-            messages.extend(change.map(|change| watched.message(subject, now, change)));
+            if !unknown.contains(subject) {
+                let holds = holding.contains(subject);
+                let change = watched.alert.observe(&self.settings.times, now, holds);
+                messages.extend(change.map(|change| watched.message(subject, now, change)));
+            }
         }
         self.watched.retain(|_, watched| !watched.alert.is_idle());
-        self.tell(shared, messages);
+        self.announce(shared, &messages);
+        for (_, outbox) in &self.receivers {
+            outbox.add(&messages);
+        }
     }
 
-    fn tell(&self, shared: &Shared, messages: Vec<Message>) {
-        for message in &messages {
-            let (name, words) = (&self.settings.name, &message.words);
+    /// Tells the log and the subscribers to events.
+    fn announce(&self, shared: &Shared, messages: &[Message]) {
+        for message in messages {
+            let (name, summary) = (&self.settings.name, &message.summary);
             match message.until {
-                None => tracing::warn!(target: target::ALERT, "alert {name}: {words}"),
-                Some(_) => tracing::info!(target: target::ALERT, "alert {name}: {words}"),
+                None => tracing::warn!(target: target::ALERT, "alert {name}: {summary}"),
+                Some(_) => tracing::info!(target: target::ALERT, "alert {name}: {summary}"),
             }
             shared.events().tell_alert(name, message);
         }
-        for (_, _, outbox) in &self.ways {
-            outbox.add(&messages);
+    }
+
+    /// Sends all receivers a message that is over at once, and returns their number.
+    pub(super) fn test(&self) -> usize {
+        let at = unix_millis();
+        let message = Message {
+            subject: Subject::default(),
+            summary: format!("this is a test of the alert {}", self.settings.name),
+            since: at,
+            until: Some(at),
+        };
+        for (_, outbox) in &self.receivers {
+            outbox.add(core::slice::from_ref(&message));
         }
+        self.receivers.len()
     }
 
     /// Returns it as the admin interface shows it.
     pub(super) fn view(&self) -> Value {
         let settings = &self.settings;
-        let ways = self.ways.iter().map(|(kind, shown, outbox)| {
+        let receivers = self.receivers.iter().map(|(receiver, outbox)| {
             let mut view = outbox.view();
-            (view["kind"], view["to"]) = ((*kind).into(), shown.as_str().into());
+            view["kind"] = receiver.kind().into();
+            view["to"] = receiver.to_string().into();
             view
         });
-        let holding = self.watched.values();
-        let holding = holding.filter(|one| one.since.is_none());
+        let pending = self.watched.values().filter(|one| one.since.is_none());
         json!({
             "name": settings.name,
             "when": settings.when.to_string(),
             "for": DisplaySpan(settings.times.hold).to_string(),
             "pools": settings.pools,
             "active": self.active().collect::<Vec<_>>(),
-            "holding": holding.count(),
-            "receivers": ways.collect::<Vec<_>>(),
+            "pending": pending.count(),
+            "receivers": receivers.collect::<Vec<_>>(),
         })
     }
 
-    /// What is told of and not over.
+    /// Returns the subjects that it is active for.
     pub(super) fn active(&self) -> impl Iterator<Item = Value> {
         let watched = self.watched.iter();
         watched.filter_map(|(subject, watched)| {
-            Some(json!({
-                "alert": self.settings.name,
-                "pool": subject.pool,
-                "backend": subject.member,
-                "caller": subject.caller,
-                "since": watched.since?,
-                "text": watched.words,
-            }))
+            let mut view = subject.view();
+            view["alert"] = self.settings.name.as_str().into();
+            view["since"] = watched.since?.into();
+            view["text"] = watched.summary.as_str().into();
+            Some(view)
         })
     }
 
     pub(super) fn figures(&self) -> AlertFigures {
         let active = self.watched.values().filter(|one| one.since.is_some());
-        let ways = self.ways.iter().map(|(kind, _, outbox)| {
-            let (taken, given_up) = outbox.counts();
-            (*kind, taken, given_up)
+        let receivers = self.receivers.iter().map(|(receiver, outbox)| {
+            let (delivered, dropped) = outbox.counts();
+            (receiver.kind(), delivered, dropped)
         });
         AlertFigures {
             name: self.settings.name.clone(),
             active: active.count() as u64,
-            ways: ways.collect(),
+            receivers: receivers.collect(),
         }
     }
 }
 
 impl Watched {
     fn message(&mut self, subject: &Subject, now: Tick, change: AlertChange) -> Message {
-        let at = |tick: Tick| {
-            let ago = now.since(tick).as_millis() as u64;
-            unix_millis().saturating_sub(ago)
-        };
+        let at = |tick: Tick| unix_millis().saturating_sub(now.since(tick).as_millis() as u64);
+        // The begin stays the same, whatever becomes of the system's clock meanwhile.
         let (since, until) = match change {
-            AlertChange::Began { since } | AlertChange::Lasts { since } => (since, None),
-            AlertChange::Ended { since, until } => (since, Some(until)),
-        };
-        let words = match until {
-            None => self.words.clone(),
-            Some(until) => {
+            AlertChange::Began { since } | AlertChange::Lasts { since } => {
+                let since = *self.since.get_or_insert_with(|| at(since));
+                (since, None)
+            }
+            AlertChange::Ended { since, until } => {
                 let lasted = Duration::from_secs(until.since(since).as_secs());
-                format!("over after {}: {}", DisplaySpan(lasted), self.words)
+                self.summary = format!("over after {}: {}", DisplaySpan(lasted), self.summary);
+                (
+                    self.since.take().unwrap_or_else(|| at(since)),
+                    Some(at(until)),
+                )
             }
         };
-        self.since = until.is_none().then(|| at(since));
         Message {
             subject: subject.clone(),
-            words,
-            since: at(since),
-            until: until.map(at),
-            made: unix_millis(),
+            summary: self.summary.clone(),
+            since,
+            until,
         }
     }
 }

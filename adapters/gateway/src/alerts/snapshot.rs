@@ -1,4 +1,4 @@
-//! What the conditions of alerts are about, at one time.
+//! The conditions of alerts, observed at one time.
 //!
 //! Invariant: the figures of a pool are gathered once for all alerts, and only if one needs them.
 
@@ -13,55 +13,100 @@ use leasehold_core::pool::stats::Histogram;
 use leasehold_core::time::{DisplaySpan, Tick};
 use leasehold_protocol::Usd;
 use leasehold_sync::{MemberCondition, MemberStatus, Stats};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Requests that must have ended within the span of an error rate; one failure of two says little.
 const MIN_REQUESTS: u64 = 10;
 
 /// The pool, member or caller that an alert is of; all of them are `None` for the gateway as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Subject {
     pub(super) pool: Option<String>,
     pub(super) member: Option<String>,
     pub(super) caller: Option<String>,
 }
 
-/// Whether a condition holds of a subject, and the words for it.
-pub(super) struct Look {
+impl Subject {
+    fn of_pool(pool: &str) -> Self {
+        Self {
+            pool: Some(pool.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the labels that name it.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let names = [
+            ("pool", &self.pool),
+            ("member", &self.member),
+            ("caller", &self.caller),
+        ];
+        let labels = names.into_iter();
+        labels.filter_map(|(label, name)| Some((label, name.as_deref()?)))
+    }
+
+    /// Returns it as the admin interface shows it.
+    pub(super) fn view(&self) -> Value {
+        json!({"pool": self.pool, "backend": self.member, "caller": self.caller})
+    }
+}
+
+/// A condition of a subject, as it was observed.
+pub(super) struct Observation {
     pub(super) subject: Subject,
-    pub(super) holds: bool,
-    /// The state in words, such as `7 requests wait for pool web`; empty where it does not hold.
-    pub(super) words: String,
+    pub(super) state: State,
 }
 
-/// A count that grows, and is compared with what it was.
-#[derive(Clone, Debug)]
-pub(super) enum Sum {
-    Lost(u64),
-    Waits(Box<Histogram>),
-    Requests { failed: u64, all: u64 },
-    Money(Usd),
+/// The state of a condition.
+pub(super) enum State {
+    /// It holds; with a summary.
+    Holds(String),
+    Absent,
+    /// It can't be told, and is taken to be as it was.
+    Unknown,
 }
 
-/// All that can be looked at now.
-pub(super) struct Looks<'a> {
+impl State {
+    fn holds_if(holds: bool, summary: impl FnOnce() -> String) -> Self {
+        match holds {
+            true => Self::Holds(summary()),
+            false => Self::Absent,
+        }
+    }
+}
+
+/// Counts of a subject that only grow, and are compared with what they were.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    /// The waits of requests that got a member.
+    waited: Option<Box<Histogram>>,
+    /// Requests that failed, of all.
+    failed: u64,
+    all: u64,
+    jobs_lost: u64,
+    spent: Usd,
+}
+
+/// All figures that conditions are of, at one time.
+pub(super) struct Snapshot<'a> {
     pub(super) now: Tick,
     shared: &'a Shared,
-    pools: Vec<PoolLooks<'a>>,
-    /// What each caller has spent; the empty name is of those without one.
+    pools: Vec<PoolFigures<'a>>,
+    /// The money that each caller has spent; the empty name is of those without one.
     spent: OnceCell<Vec<(String, Usd)>>,
 }
 
-struct PoolLooks<'a> {
+struct PoolFigures<'a> {
     pool: &'a Arc<BackendPool>,
     members: OnceCell<Vec<(String, MemberCondition, Option<String>)>>,
     /// The figures of the pool, without those of its members.
     stats: OnceCell<Stats>,
 }
 
-impl<'a> Looks<'a> {
+impl<'a> Snapshot<'a> {
     pub(super) fn new(shared: &'a Shared, table: &'a Table) -> Self {
-        let pools = table.pools().iter().map(|pool| PoolLooks {
+        let pools = table.pools().iter().map(|pool| PoolFigures {
             pool,
             members: OnceCell::new(),
             stats: OnceCell::new(),
@@ -74,56 +119,59 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Looks at all subjects of an alert; `then` notes a count and returns what it was a span ago.
-    pub(super) fn of(
+    /// Observes all subjects of an alert; `then` notes a count and returns what it was a span ago.
+    pub(super) fn observe(
         &self,
         alert: &AlertSettings,
-        mut then: impl FnMut(&Subject, Sum) -> Sum,
-    ) -> Vec<Look> {
+        mut then: impl FnMut(&Subject, Counts) -> Counts,
+    ) -> Vec<Observation> {
         let then = &mut then;
         match alert.when {
-            AlertWhen::MemberDown => self.of_members(alert, is_down),
-            AlertWhen::BreakerOpen => self.of_members(alert, has_open_breaker),
-            AlertWhen::LimitExhausted => self.of_members(alert, is_exhausted),
-            AlertWhen::PoolDown => self.of_pools(alert, |_, pool| pool.is_down()),
+            AlertWhen::MemberDown => self.of_members(alert, down),
+            AlertWhen::BreakerOpen => self.of_members(alert, breaker_open),
+            AlertWhen::LimitExhausted => self.of_members(alert, limit_exhausted),
+            AlertWhen::PoolDown => self.of_pools(alert, |_, pool| pool.down()),
             AlertWhen::Queue(most) => self.of_pools(alert, |_, pool| pool.queue(most)),
             AlertWhen::JobsLost => self.of_pools(alert, |subject, pool| {
-                let hub = self.shared.hubs().get(pool.name())?;
-                pool.lost(hub.lost(), alert.over, |sum| then(subject, sum))
+                let hub = self.shared.hubs().get(pool.name());
+                let lost = hub.map_or(0, |hub| hub.lost());
+                pool.jobs_lost(lost, alert.over, |counts| then(subject, counts))
             }),
             AlertWhen::Wait { quantile, above } => self.of_pools(alert, |subject, pool| {
-                pool.wait(quantile, above, alert.over, |sum| then(subject, sum))
+                pool.wait(quantile, above, alert.over, |counts| then(subject, counts))
             }),
             AlertWhen::Errors(most) => self.of_pools(alert, |subject, pool| {
-                pool.errors(most, alert.over, |sum| then(subject, sum))
+                pool.errors(most, alert.over, |counts| then(subject, counts))
             }),
             AlertWhen::Spend(most) => {
                 let spent = self.spent().iter().map(|(_, spent)| *spent);
                 let all = spent.fold(Usd::ZERO, |all, one| all + one);
-                let who = "all callers together have".to_owned();
-                vec![spending(
-                    Subject::default(),
-                    who,
+                let subject = Subject::default();
+                let state = spending(
+                    "all callers together have",
                     all,
                     most,
                     alert.over,
-                    then,
-                )]
+                    |counts| then(&subject, counts),
+                );
+                vec![Observation { subject, state }]
             }
             AlertWhen::CallerSpend(most) => {
-                let callers = self.spent().iter();
-                let looks = callers.map(|(name, spent)| {
+                let callers = self.spent().iter().map(|(name, spent)| {
                     let subject = Subject {
                         caller: Some(name.clone()),
                         ..Subject::default()
                     };
-                    let who = match name.is_empty() {
+                    let text = match name.is_empty() {
                         true => "callers without a name have".to_owned(),
                         false => format!("caller {name} has"),
                     };
-                    spending(subject, who, *spent, most, alert.over, then)
+                    let state = spending(&text, *spent, most, alert.over, |counts| {
+                        then(&subject, counts)
+                    });
+                    Observation { subject, state }
                 });
-                looks.collect()
+                callers.collect()
             }
         }
     }
@@ -141,88 +189,93 @@ impl<'a> Looks<'a> {
     }
 
     /// The pools that an alert is of.
-    fn pools(&self, alert: &AlertSettings) -> impl Iterator<Item = &PoolLooks<'a>> {
-        let is_meant = |pool: &&PoolLooks<'_>| {
+    fn pools(&self, alert: &AlertSettings) -> impl Iterator<Item = &PoolFigures<'a>> {
+        let is_meant = |pool: &&PoolFigures<'_>| {
             alert.pools.is_empty() || alert.pools.iter().any(|name| name == pool.name())
         };
         self.pools.iter().filter(is_meant)
     }
 
-    /// Looks at each pool; the words are `None` where the condition does not hold.
     fn of_pools(
         &self,
         alert: &AlertSettings,
-        mut look: impl FnMut(&Subject, &PoolLooks<'a>) -> Option<String>,
-    ) -> Vec<Look> {
-        let looks = self.pools(alert).map(|pool| {
-            let subject = Subject {
-                pool: Some(pool.name().to_owned()),
-                ..Subject::default()
-            };
-            Look::new(look(&subject, pool), subject)
+        mut observe: impl FnMut(&Subject, &PoolFigures<'a>) -> State,
+    ) -> Vec<Observation> {
+        let pools = self.pools(alert).map(|pool| {
+            let subject = Subject::of_pool(pool.name());
+            Observation {
+                state: observe(&subject, pool),
+                subject,
+            }
         });
-        looks.collect()
+        pools.collect()
     }
 
+    /// Observes each member; a summary is the end of a sentence about it.
     fn of_members(
         &self,
         alert: &AlertSettings,
-        look: impl Fn(&MemberCondition) -> Option<&'static str>,
-    ) -> Vec<Look> {
+        observe: impl Fn(&MemberCondition) -> State,
+    ) -> Vec<Observation> {
         let members = self.pools(alert).flat_map(|pool| {
             let members = pool.members().iter();
-            members.map(move |(name, condition, failure)| (pool.name(), name, condition, failure))
+            members.map(move |member| (pool.name(), member))
         });
-        let looks = members.map(|(pool, name, condition, failure)| {
-            let words = look(condition).map(|state| {
-                let failure = failure.as_ref().filter(|_| !condition.serves());
-                let why = failure.map(|why| format!(": {why}"));
-                format!("{name} of pool {pool} {state}{}", why.unwrap_or_default())
-            });
-            let subject = Subject {
-                pool: Some(pool.to_owned()),
-                member: Some(name.clone()),
-                caller: None,
+        let members = members.map(|(pool, (name, condition, failure))| {
+            let state = match observe(condition) {
+                State::Holds(summary) => {
+                    let why = failure.as_ref().map(|why| format!(": {why}"));
+                    let why = why.unwrap_or_default();
+                    State::Holds(format!("{name} of pool {pool} {summary}{why}"))
+                }
+                other @ (State::Absent | State::Unknown) => other,
             };
-            Look::new(words, subject)
+            let subject = Subject {
+                member: Some(name.clone()),
+                ..Subject::of_pool(pool)
+            };
+            Observation { subject, state }
         });
-        looks.collect()
+        members.collect()
     }
 }
 
-impl Look {
-    /// Makes a look of the words for a condition, which are there if it holds.
-    fn new(words: Option<String>, subject: Subject) -> Self {
-        Self {
-            subject,
-            holds: words.is_some(),
-            words: words.unwrap_or_default(),
-        }
-    }
-}
-
-/// One that an operator lets serve, and that does not.
-fn is_down(member: &MemberCondition) -> Option<&'static str> {
+/// Returns whether a member that is to serve does not; a breaker that is half open tells nothing.
+fn down(member: &MemberCondition) -> State {
     let is_meant = member.status == MemberStatus::Enabled && member.weight > 0;
-    (is_meant && !member.serves()).then_some("is down")
+    match member.breaker {
+        Some(BreakerState::HalfOpen { .. }) if is_meant && member.serves() => State::Unknown,
+        _ => State::holds_if(is_meant && !member.serves(), || "is down".to_owned()),
+    }
 }
 
-fn has_open_breaker(member: &MemberCondition) -> Option<&'static str> {
-    let is_open = matches!(member.breaker, Some(BreakerState::Open { .. }));
-    is_open.then_some("has an open breaker")
+/// Returns whether the breaker of a member is open, or is waiting for its first success after that.
+fn breaker_open(member: &MemberCondition) -> State {
+    match member.breaker {
+        Some(BreakerState::Open { .. }) => State::Holds("has an open breaker".to_owned()),
+        Some(BreakerState::HalfOpen { .. }) => State::Unknown,
+        Some(BreakerState::Closed) | None => State::Absent,
+    }
 }
 
-fn is_exhausted(member: &MemberCondition) -> Option<&'static str> {
-    let left = member.available;
-    let words = match (left.requests, left.tokens) {
-        (0, _) => "has no requests left by its limits",
-        (_, 0) => "has no tokens left by its limits",
-        _ => return None,
-    };
-    member.serves().then_some(words)
+/// Returns whether less than a hundredth is left of the limits of a member that serves.
+fn limit_exhausted(member: &MemberCondition) -> State {
+    let (left, most) = (member.available, member.capacity);
+    let units = [
+        ("requests", left.requests, most.requests),
+        ("tokens", left.tokens, most.tokens),
+    ];
+    let is_used_up = |(_, left, most): &(&str, u32, u32)| u64::from(*left) * 100 < u64::from(*most);
+    let limited = units.into_iter().filter(|(_, _, most)| *most < u32::MAX);
+    match limited.clone().find(is_used_up) {
+        Some((unit, left, most)) if member.serves() => {
+            State::Holds(format!("has {left} of {most} {unit} left by its limits"))
+        }
+        Some(_) | None => State::Absent,
+    }
 }
 
-impl PoolLooks<'_> {
+impl PoolFigures<'_> {
     fn name(&self) -> &str {
         &self.pool.settings().name
     }
@@ -243,31 +296,37 @@ impl PoolLooks<'_> {
         self.stats.get_or_init(|| pool.stats_since(u64::MAX))
     }
 
-    fn is_down(&self) -> Option<String> {
+    fn down(&self) -> State {
         let serves = self.members().iter().any(|(_, one, _)| one.serves());
-        (!serves).then(|| format!("no member of pool {} serves", self.name()))
+        State::holds_if(!serves, || {
+            format!("no member of pool {} serves", self.name())
+        })
     }
 
-    fn queue(&self, most: u32) -> Option<String> {
+    fn queue(&self, most: u32) -> State {
         let waiting = self.stats().waiting.waiting;
-        let words = || {
+        State::holds_if(waiting > most, || {
             let wait = counted(waiting.into(), "request waits", "requests wait");
             format!("{wait} for pool {}", self.name())
-        };
-        (waiting > most).then(words)
+        })
     }
 
-    fn lost(&self, lost: u64, over: Duration, then: impl FnOnce(Sum) -> Sum) -> Option<String> {
-        let Sum::Lost(before) = then(Sum::Lost(lost)) else {
-            return None;
-        };
-        let new = lost.saturating_sub(before);
-        let (name, over) = (self.name(), DisplaySpan(over));
-        let words = || {
+    fn jobs_lost(
+        &self,
+        jobs_lost: u64,
+        over: Duration,
+        then: impl FnOnce(Counts) -> Counts,
+    ) -> State {
+        let before = then(Counts {
+            jobs_lost,
+            ..Counts::default()
+        });
+        let new = jobs_lost.saturating_sub(before.jobs_lost);
+        State::holds_if(new > 0, || {
             let lost = counted(new, "job was", "jobs were");
+            let (name, over) = (self.name(), DisplaySpan(over));
             format!("{lost} lost with a server of pool {name} in {over}")
-        };
-        (new > 0).then(words)
+        })
     }
 
     fn wait(
@@ -275,63 +334,82 @@ impl PoolLooks<'_> {
         quantile: u16,
         above: Duration,
         over: Duration,
-        then: impl FnOnce(Sum) -> Sum,
-    ) -> Option<String> {
-        let waited = self.stats().waited.clone();
-        let Sum::Waits(before) = then(Sum::Waits(Box::new(waited.clone()))) else {
-            return None;
+        then: impl FnOnce(Counts) -> Counts,
+    ) -> State {
+        let Stats {
+            waited, waiting, ..
+        } = self.stats();
+        let before = then(Counts {
+            waited: Some(Box::new(waited.clone())),
+            all: waiting.timed_out,
+            ..Counts::default()
+        });
+        let waited = waited.since(&before.waited.unwrap_or_default());
+        let Some(wait) = waited.quantile(quantile.into()) else {
+            // Where all wait and none gets a member, it is at least not over.
+            let is_stuck = waiting.waiting > 0 || waiting.timed_out > before.all;
+            return if is_stuck {
+                State::Unknown
+            } else {
+                State::Absent
+            };
         };
-        let wait = waited.since(&before).quantile(quantile.into())?;
-        let (name, percent, over) = (self.name(), f64::from(quantile) / 10.0, DisplaySpan(over));
-        let wait = wait.as_secs_f64();
-        let words = || format!("p{percent} of the waits for pool {name} is {wait:.1} s in {over}");
-        (wait > above.as_secs_f64()).then(words)
+        State::holds_if(wait > above, || {
+            let (name, percent) = (self.name(), f64::from(quantile) / 10.0);
+            let (wait, over) = (wait.as_secs_f64(), DisplaySpan(over));
+            format!("p{percent} of the waits for pool {name} is {wait:.1} s in {over}")
+        })
     }
 
-    fn errors(&self, most: u16, over: Duration, then: impl FnOnce(Sum) -> Sum) -> Option<String> {
+    fn errors(&self, most: u16, over: Duration, then: impl FnOnce(Counts) -> Counts) -> State {
         let Stats { total, waiting, .. } = self.stats();
-        // A request that got no member has failed too.
+        // A request that got no member has failed too; one that a key turns away is sent with another.
         let failed = [
             total.failed,
-            total.throttled,
             total.expired,
             waiting.refused,
             waiting.timed_out,
         ];
         let failed = failed.into_iter().fold(0, u64::saturating_add);
-        let all = failed
-            .saturating_add(total.ok)
-            .saturating_add(total.unknown);
-        let Sum::Requests {
-            failed: failed_before,
-            all: before,
-        } = then(Sum::Requests { failed, all })
-        else {
-            return None;
-        };
-        let failed = failed.saturating_sub(failed_before);
-        let all = all.saturating_sub(before);
-        let is_above = u128::from(failed) * 1_000 > u128::from(all) * u128::from(most);
-        let (name, over) = (self.name(), DisplaySpan(over));
-        let words = || format!("{failed} of {all} requests to pool {name} failed in {over}");
-        (all >= MIN_REQUESTS && is_above).then(words)
+        let others = [total.ok, total.unknown, total.throttled];
+        let all = others.into_iter().fold(failed, u64::saturating_add);
+        let before = then(Counts {
+            failed,
+            all,
+            ..Counts::default()
+        });
+        let failed = failed.saturating_sub(before.failed);
+        let all = all.saturating_sub(before.all);
+        match all {
+            0 => State::Absent,
+            1..MIN_REQUESTS => State::Unknown,
+            MIN_REQUESTS.. => {
+                let is_above = u128::from(failed) * 1_000 > u128::from(all) * u128::from(most);
+                State::holds_if(is_above, || {
+                    let (name, over) = (self.name(), DisplaySpan(over));
+                    format!("{failed} of {all} requests to pool {name} failed in {over}")
+                })
+            }
+        }
     }
 }
 
+/// Returns whether more was spent; the text begins a sentence about it.
 fn spending(
-    subject: Subject,
-    who: String,
+    text: &str,
     spent: Usd,
     most: Usd,
     over: Duration,
-    then: &mut impl FnMut(&Subject, Sum) -> Sum,
-) -> Look {
-    let Sum::Money(before) = then(&subject, Sum::Money(spent)) else {
-        return Look::new(None, subject);
-    };
-    let new = spent.saturating_sub(before);
-    let words = || format!("{who} spent {new} in {}", DisplaySpan(over));
-    Look::new((new > most).then(words), subject)
+    then: impl FnOnce(Counts) -> Counts,
+) -> State {
+    let before = then(Counts {
+        spent,
+        ..Counts::default()
+    });
+    let new = spent.saturating_sub(before.spent);
+    State::holds_if(new > most, || {
+        format!("{text} spent {new} in {}", DisplaySpan(over))
+    })
 }
 
 fn counted(count: u64, one: &str, more: &str) -> String {

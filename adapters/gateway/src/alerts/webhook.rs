@@ -2,7 +2,7 @@
 //!
 //! Invariant: no error shows the path of its URL, which may hold a secret.
 
-use super::delivery::Untaken;
+use super::receiver::DeliveryError;
 use crate::backend::Backend;
 use crate::state::unix_tick;
 use crate::upstream::post;
@@ -13,16 +13,14 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
 use leasehold_config::{Kind, MemberSettings, Webhook};
-use leasehold_protocol::{WebhookAnswer, sanitize, webhook_answer};
+use leasehold_protocol::{WebhookAnswer, webhook_answer};
 use tokio::time::timeout;
 
 /// The time that a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Characters of a refusal that are told.
-const MAX_WHY: usize = 200;
 
 /// A webhook, as a client knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct WebhookClient {
     /// The host alone is told of it.
     webhook: Webhook,
@@ -42,16 +40,18 @@ impl WebhookClient {
     }
 
     /// Posts a body, on a connection of its own.
-    pub(super) async fn post(&self, body: String) -> Result<(), Untaken> {
+    pub(super) async fn post(&self, body: String) -> Result<(), DeliveryError> {
         let posted = timeout(TIMEOUT, self.exchange(body)).await;
         posted.unwrap_or_else(|_| {
             let why = format!("no answer within {} s", TIMEOUT.as_secs());
-            Err(Untaken::Later(why, None))
+            Err(DeliveryError::Later(why, None))
         })
     }
 
-    async fn exchange(&self, body: String) -> Result<(), Untaken> {
-        let (backend, path) = self.target().map_err(Untaken::Refused)?;
+    async fn exchange(&self, body: String) -> Result<(), DeliveryError> {
+        let (backend, path) = self
+            .target()
+            .map_err(|why| DeliveryError::Later(why, None))?;
         let mut request = Request::new(Bytes::from(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = path.into();
@@ -59,20 +59,19 @@ impl WebhookClient {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static("leasehold"));
         let answer = post(&backend, request, TIMEOUT).await;
-        let answer = answer.map_err(|error| Untaken::Later(error.to_string(), None))?;
+        let answer = answer.map_err(|error| DeliveryError::Later(error.to_string(), None))?;
         let now = Duration::from_nanos(unix_tick().as_nanos());
         match webhook_answer(answer.status(), answer.headers(), now) {
             WebhookAnswer::Taken => Ok(()),
-            WebhookAnswer::Later(wait) => {
-                Err(Untaken::Later(format!("status {}", answer.status()), wait))
-            }
-            WebhookAnswer::Refused => {
-                let text = String::from_utf8_lossy(answer.body());
-                let text: String = sanitize(&text, None).chars().take(MAX_WHY).collect();
-                let why = format!("status {}: {text}", answer.status());
-                let why = why.trim_end_matches([':', ' ']).to_owned();
-                Err(Untaken::Refused(why))
-            }
+            WebhookAnswer::Later(wait) => Err(DeliveryError::Later(
+                format!("status {}", answer.status()),
+                wait,
+            )),
+            // The text of an answer is not told: it may repeat the path.
+            WebhookAnswer::Refused => Err(DeliveryError::Refused(format!(
+                "status {}",
+                answer.status()
+            ))),
         }
     }
 

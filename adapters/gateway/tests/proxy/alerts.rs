@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-/// A path that nothing but the request may show.
+/// A path that only the request may show.
 const SECRET: &str = "/services/5ecre7";
 
 /// A webhook that keeps what it is sent.
@@ -85,7 +85,11 @@ fn receive(mut stream: TcpStream, kept: &(Mutex<Received>, Condvar)) {
     let body = serde_json::from_slice(&body).expect("JSON");
     let mut received = kept.0.lock().expect("no panic");
     let status = received.statuses.pop_front().unwrap_or(200);
-    let answer = format!("HTTP/1.1 {status} x\r\nretry-after: 1\r\ncontent-length: 3\r\n\r\nwhy");
+    // Servers repeat paths in their errors.
+    let text = format!("no {SECRET}");
+    let length = text.len();
+    let answer =
+        format!("HTTP/1.1 {status} x\r\nretry-after: 1\r\ncontent-length: {length}\r\n\r\n{text}");
     // It may have gone.
     let _ = stream.write_all(answer.as_bytes());
     received.posts.push((status, head, body));
@@ -133,7 +137,8 @@ fn of_pool(backends: &[Backend], pool: &str, alerts: &str) -> String {
 #[test]
 fn a_backend_that_goes_down_and_comes_back_is_told_once_each() {
     let (receiver, backends) = (Receiver::start(&[]), backends::<2>());
-    let alert = "[[alert]]\nname = \"no \\\"web\\\"\"\nwhen = \"member down\"\nclear = \"0s\"\nwebhook_file = \"url\"\n";
+    let alert = "[[alert]]\nname = \"no \\\"web\\\"\"\nwhen = \"member down\"\nclear = \"0s\"\n\
+        labels = { severity = \"page\" }\nwebhook_file = \"url\"\n";
     let running = receiver.gateway(&of_pool(&backends, HEALTH, alert));
     backends[0].set_healthy(false);
     let (_, head, body) = receiver.posts(1).remove(0);
@@ -151,13 +156,16 @@ fn a_backend_that_goes_down_and_comes_back_is_told_once_each() {
     );
     let name = backends[0].address().to_string();
     let told = &body["alerts"][0];
-    let labels = json!({"alertname": "no \"web\"", "pool": "web", "member": name});
+    let instance = told["labels"]["instance"].as_str().expect("a name");
+    let labels = json!({
+        "alertname": "no \"web\"", "pool": "web", "member": name, "instance": instance, "severity": "page",
+    });
     assert_eq!(told["labels"], labels);
     let summary = told["annotations"]["summary"].as_str().expect("a text");
     let expected =
         format!("{name} of pool web is down: the health check was answered with status 503");
     assert!(summary.starts_with(&expected), "{summary}");
-    assert_eq!(body["text"], format!("[ALERT] {summary}"));
+    assert_eq!(body["text"], format!("[ALERT] {instance}: {summary}"));
     assert!(active(running.address, 0).starts_with(&expected));
     // Two more looks tell nothing new.
     repeat_for(Duration::from_millis(2_100), || drop(view(running.address)));
@@ -166,19 +174,25 @@ fn a_backend_that_goes_down_and_comes_back_is_told_once_each() {
     let (_, _, body) = &posts[1];
     assert_eq!((&body["status"], posts.len()), (&json!("resolved"), 2));
     let text = body["text"].as_str().expect("a text");
-    assert!(text.starts_with("[OK] over after "), "{text}");
-    assert_eq!(body["alerts"][0]["fingerprint"], told["fingerprint"]);
-    let view = view(running.address);
-    assert_eq!(view[0]["active"], json!([]));
+    assert!(
+        text.starts_with(&format!("[OK] {instance}: over after ")),
+        "{text}"
+    );
+    for same in ["fingerprint", "startsAt"] {
+        assert_eq!(body["alerts"][0][same], told[same]);
+    }
+    assert_eq!(view(running.address)[0]["active"], json!([]));
     let to = format!("the webhook http://{}", receiver.address);
-    let taken = json!({"kind": "webhook", "to": to, "waiting": 0, "taken": 2, "given_up": 0, "trouble": null});
-    repeat_until("it knows that the last was taken", || {
-        crate::alerts::receiver(running.address) == taken
+    let delivered = json!({
+        "kind": "webhook", "to": to, "waiting": 0, "delivered": 2, "dropped": 0, "trouble": null,
+    });
+    repeat_until("it knows that the last was delivered", || {
+        crate::alerts::receiver(running.address) == delivered
     });
 }
 
 #[test]
-fn a_receiver_that_is_busy_gets_all_messages_later_and_one_that_refuses_gets_none_again() {
+fn a_receiver_that_is_busy_is_told_later_and_one_that_refuses_is_not_asked_again() {
     let (receiver, backends) = (Receiver::start(&[503, 429, 200, 404]), backends::<1>());
     let alert = "[[alert]]\nwhen = \"pool down\"\nclear = \"0s\"\nwebhook_file = \"url\"\n";
     let running = receiver.gateway(&of_pool(&backends, HEALTH, alert));
@@ -190,13 +204,13 @@ fn a_receiver_that_is_busy_gets_all_messages_later_and_one_that_refuses_gets_non
         posts.iter().all(|(_, _, body)| body == &posts[0].2),
         "{posts:#?}"
     );
-    assert_eq!(posts[0].2["text"], "[ALERT] no member of pool web serves");
+    let text = posts[0].2["text"].as_str().expect("a text");
+    assert!(text.ends_with(": no member of pool web serves"), "{text}");
     backends[0].set_healthy(true);
     receiver.posts(4);
     repeat_until("it is given up", || {
         let receiver = crate::alerts::receiver(running.address);
-        (&receiver["given_up"], &receiver["trouble"])
-            == (&json!(1), &json!("status 404 Not Found: why"))
+        (&receiver["dropped"], &receiver["trouble"]) == (&json!(1), &json!("status 404 Not Found"))
     });
     backends[0].set_healthy(false);
     let (status, _, body) = receiver.posts(5).remove(4);
@@ -204,48 +218,104 @@ fn a_receiver_that_is_busy_gets_all_messages_later_and_one_that_refuses_gets_non
 }
 
 #[test]
-fn many_at_once_are_told_together() {
+fn all_that_is_active_is_told_together() {
     let (receiver, backends) = (Receiver::start(&[]), backends::<40>());
-    let alert = "[[alert]]\nwhen = \"member down\"\nfor = \"2s\"\nwebhook_file = \"url\"\n";
+    let alert = "[[alert]]\nwhen = \"member down\"\nclear = \"0s\"\nwebhook_file = \"url\"\n";
     let running = receiver.gateway(&of_pool(&backends, HEALTH, alert));
     for backend in &backends {
         backend.set_healthy(false);
     }
-    let (_, _, body) = receiver.posts(1).remove(0);
-    let told = body["alerts"].as_array().expect("a list").len();
-    // Each has its own two seconds, which end within one look or two.
-    assert!(told >= 10, "{told}");
-    repeat_until("all are told", || {
-        view(running.address)[0]["active"]
-            .as_array()
-            .expect("a list")
-            .len()
-            == 40
-    });
-    assert!(receiver.posts(1).len() <= 3);
+    let count = |body: &Value, status: &str| {
+        let alerts = body["alerts"].as_array().expect("a list").iter();
+        alerts.filter(|one| one["status"] == status).count()
+    };
+    let mut posts = 1;
+    while count(&receiver.posts(posts)[posts - 1].2, "firing") < 40 {
+        posts += 1;
+    }
+    // Those that go down at one look are told together.
+    assert!(posts < 20, "{posts}");
+    backends[7].set_healthy(true);
+    let (_, _, body) = receiver.posts(posts + 1).remove(posts);
+    // The others are still down.
+    assert_eq!((count(&body, "resolved"), count(&body, "firing")), (1, 39));
+    assert_eq!(body["status"], "firing");
+    let text = body["text"].as_str().expect("a text");
+    assert!(
+        text.starts_with("[OK] ") && text.lines().count() == 1,
+        "{text}"
+    );
+    let active = view(running.address)[0]["active"].as_array().map(Vec::len);
+    assert_eq!(active, Some(39));
 }
 
 #[test]
-fn a_reload_leaves_an_alert_that_stays_as_it_is() {
+fn a_reload_goes_on_with_an_alert_and_ends_one_that_is_gone() {
     let (receiver, backends) = (Receiver::start(&[]), backends::<1>());
-    let alert = "[[alert]]\nwhen = \"pool down\"\nwebhook_file = \"url\"\n";
+    let down = "[[alert]]\nwhen = \"pool down\"\nwebhook_file = \"url\"\n";
     let more = "[[alert]]\nwhen = \"member down\"\nwebhook_file = \"url\"\n";
-    let running = receiver.gateway(&of_pool(&backends, HEALTH, alert));
+    let running = receiver.gateway(&of_pool(&backends, HEALTH, down));
+    let reload = |alerts: &str| {
+        let given = Given::new().with_file("/url", format!("http://{}{SECRET}", receiver.address));
+        let text = of_pool(&backends, HEALTH, alerts);
+        let settings = Settings::parse(&text, Path::new("/"), &given).expect("settings");
+        running
+            .gateway
+            .reload(settings)
+            .expect("it is put in force");
+    };
     backends[0].set_healthy(false);
     receiver.posts(1);
-    let given = Given::new().with_file("/url", format!("http://{}{SECRET}", receiver.address));
-    let text = of_pool(&backends, HEALTH, &format!("{more}{alert}"));
-    let settings = Settings::parse(&text, Path::new("/"), &given).expect("settings");
-    running
-        .gateway
-        .reload(settings)
-        .expect("it is put in force");
+    // One is new, and the other has another time.
+    reload(&format!("{more}{down}repeat = \"1h\"\n"));
     let (_, _, body) = receiver.posts(2).remove(1);
     assert_eq!(body["groupLabels"]["alertname"], "member down");
     repeat_for(Duration::from_millis(2_100), || {
-        assert_eq!(view(running.address).len(), 2)
+        assert_eq!(
+            view(running.address)[1]["active"].as_array().map(Vec::len),
+            Some(1)
+        );
     });
     assert_eq!(receiver.posts(2).len(), 2);
+    reload(more);
+    let (_, _, body) = receiver.posts(3).remove(2);
+    assert_eq!(
+        (&body["status"], &body["groupLabels"]["alertname"]),
+        (&json!("resolved"), &json!("pool down"))
+    );
+    let text = body["text"].as_str().expect("a text");
+    assert!(
+        text.contains(": over, as the alert was removed: "),
+        "{text}"
+    );
+    // Other labels are another alert for its receivers.
+    reload(&format!("{more}labels = {{ severity = \"page\" }}\n"));
+    let posts = receiver.posts(5);
+    let bodies = posts[3..].iter().map(|(_, _, body)| body);
+    let mut told: Vec<_> = bodies
+        .map(|body| {
+            (
+                body["status"].as_str(),
+                body["commonLabels"]["severity"].as_str(),
+            )
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [(Some("firing"), Some("page")), (Some("resolved"), None)]
+    );
+}
+
+#[test]
+fn messages_that_wait_have_one_more_try_when_the_gateway_ends() {
+    let (receiver, backends) = (Receiver::start(&[503]), backends::<1>());
+    let alert = "[[alert]]\nwhen = \"pool down\"\nwebhook_file = \"url\"\n";
+    let running = receiver.gateway(&of_pool(&backends, HEALTH, alert));
+    backends[0].set_healthy(false);
+    receiver.posts(1);
+    running.gateway.drain();
+    assert_eq!(receiver.posts(2)[1].0, 200);
 }
 
 #[test]
@@ -270,11 +340,12 @@ fn a_command_gets_messages_and_is_run_again_if_it_fails() {
     repeat_until("it is run again", || path("body").exists());
     let body: Value =
         serde_json::from_slice(&fs::read(path("body")).expect("a file")).expect("JSON");
-    assert_eq!(body["text"], "[ALERT] no member of pool web serves");
+    let text = body["text"].as_str().expect("a text");
+    assert!(text.ends_with(": no member of pool web serves"), "{text}");
     assert_eq!(fs::read_to_string(path("name")).expect("a file"), "down\n");
     // What it has left running is not waited for.
     repeat_until("it has taken it", || {
-        receiver(running.address)["taken"] == 1
+        receiver(running.address)["delivered"] == 1
     });
 }
 
@@ -294,7 +365,9 @@ fn a_queue_a_wait_and_a_limit_are_told() {
         for _ in 0..4 {
             scope.spawn(move || assert_eq!(get(address, "/").status, 200));
         }
-        assert_eq!(active(address, 0), "3 requests wait for pool web");
+        repeat_until("all three are told of", || {
+            active(address, 0) == "3 requests wait for pool web"
+        });
     });
     let wait = active(address, 1);
     assert!(
@@ -303,7 +376,7 @@ fn a_queue_a_wait_and_a_limit_are_told() {
     );
     assert_eq!(
         active(address, 2),
-        "one of pool web has no requests left by its limits"
+        "one of pool web has 0 of 1 requests left by its limits"
     );
 }
 

@@ -32,16 +32,30 @@ function showNewest(key, title, entries, view, nothing) {
   place(body, [newest.length ? list : (body.nothing ??= make("p", { class: "empty" }, nothing))]);
 }
 
+function makeAlert(key, alert, since) {
+  const text = make("span", { class: "dim" });
+  const item = make("li", { class: "is-bad" }, make("time", {}, clock(since)), make("span", { class: "sign", "aria-hidden": "true" }), make("b", {}, alert), text);
+  return Object.assign(item, { key, text });
+}
+
 // Shows what alerts tell of now, above all other lists; nothing where the settings have no alerts.
 function updateAlerts() {
   const active = model.figures.alerts;
   if (!active) return panels.alerts?.element.remove(), delete panels.alerts;
-  const view = ({ alert, since, text }) =>
-    make("li", { class: "is-bad" }, make("time", {}, clock(since)), make("span", { class: "sign", "aria-hidden": "true" }), make("b", {}, alert), make("span", { class: "dim" }, text));
-  const list = make("ol", { tabindex: "0", "aria-label": "Alerts" }, ...active.slice(0, 60).map(view));
-  const { element, note } = panel("alerts", "Alerts", active.length ? list : make("p", { class: "empty" }, "No alert."));
+  const isNew = !panels.alerts;
+  const { element, note, body } = panel("alerts", "Alerts");
+  if (isNew) byId("panels").prepend(element);
+  const list = (body.list ??= make("ol", { tabindex: "0", "aria-label": "Alerts" }));
+  const known = new Map([...list.children].map((item) => [item.key, item]));
+  const items = active.slice(0, 60).map(({ alert, pool, backend, caller, since, text }) => {
+    const key = [alert, pool, backend, caller, since].join("\n");
+    const item = known.get(key) ?? makeAlert(key, alert, since);
+    write(item.text, text);
+    return item;
+  });
+  place(list, items);
+  place(body, [items.length ? list : (body.nothing ??= make("p", { class: "empty" }, "No alert."))]);
   write(note, active.length ? String(active.length) : "");
-  byId("panels").prepend(element);
 }
 
 function updateChanges() {
