@@ -244,6 +244,28 @@ impl Histogram {
         since
     }
 
+    /// Returns the buckets that hold values, least first: the middle of each, and how many it holds. O(buckets).
+    ///
+    /// ```
+    /// use core::time::Duration;
+    /// use leasehold_core::pool::stats::Histogram;
+    ///
+    /// let mut histogram = Histogram::new();
+    /// for nanos in [3, 20, 20] {
+    ///     histogram.record(Duration::from_nanos(nanos));
+    /// }
+    /// let expected = [(Duration::from_nanos(3), 1), (Duration::from_nanos(20), 2)];
+    /// assert!(histogram.buckets().eq(expected));
+    /// ```
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u32)> {
+        let before = usize::from(self.first).saturating_mul(SUB);
+        let counts = self.counts().enumerate().filter(|(_, count)| *count > 0);
+        counts.map(move |(at, count)| {
+            let middle = middle(before.saturating_add(at));
+            (Duration::from_nanos(middle), count)
+        })
+    }
+
     /// Returns the counts of all buckets covered, in ascending order of value.
     fn counts(&self) -> impl Iterator<Item = u32> {
         self.octaves.iter().flat_map(|Octave(counts)| *counts)

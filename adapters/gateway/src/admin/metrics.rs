@@ -1,4 +1,4 @@
-//! Figures for Prometheus, in its own text or in OpenMetrics, and for a collector by OTLP.
+//! Figures for Prometheus, in its own text, in OpenMetrics or in protobuf, and for a collector by OTLP.
 //!
 //! Invariant: labels are names of pools, members and callers from the settings, never keys; callers beyond a bound are
 //! counted together. All is read from figures that are kept anyway, so that a request costs nothing more.
@@ -24,7 +24,7 @@ use leasehold_core::pool::stats::Histogram;
 use leasehold_sync::{LeaseCounts, MemberCondition, QueueStats};
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_protobuf, prometheus_text, text};
 use prometheus_client::registry::Registry;
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
@@ -34,32 +34,80 @@ const MAX_CALLERS: usize = 100;
 /// The name of the others, which no caller can have.
 const OTHERS: &str = "(others)";
 
-/// Answers `GET /metrics`: in OpenMetrics to those that ask for it, else in Prometheus' own text.
+/// Answers `GET /metrics` in the form that its caller likes best, or else in Prometheus' own text.
 pub(crate) fn metrics(shared: &Shared, table: &Table, headers: &HeaderMap) -> Response<AnswerBody> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Figures::of(shared, table)));
-    let accepts = headers.get_all(ACCEPT).iter();
-    let is_open = accepts
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("application/openmetrics-text"));
-    let mut body = String::new();
-    // Text grows as it has to; nothing else can fail.
-    let (kind, written) = match is_open {
-        true => (
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            text::encode(&mut body, &registry),
-        ),
-        false => (
-            "text/plain; version=0.0.4; charset=utf-8",
-            prometheus_text::encode(&mut body, &registry),
-        ),
-    };
-    debug_assert!(written.is_ok(), "text can be written");
-    let mut response = Response::new(AnswerBody::text(body));
+    let exposition = Exposition::of(headers);
+    // Texts and bytes grow as they have to; nothing else can fail.
+    let written = exposition.write(&registry);
+    debug_assert!(written.is_some(), "figures can be written");
+    let mut response = Response::new(AnswerBody::text(written.unwrap_or_default()));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(exposition.media_type()),
+    );
     response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
+}
+
+/// A form in which figures are exposed to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exposition {
+    Text,
+    OpenMetrics,
+    Protobuf,
+}
+
+impl Exposition {
+    /// Returns the one that a caller accepts most; of equals, the one that tells most.
+    fn of(headers: &HeaderMap) -> Self {
+        let accepts = headers.get_all(ACCEPT).iter();
+        let values = accepts.filter_map(|value| value.to_str().ok());
+        let ranges = values.flat_map(|value| value.split(','));
+        let mut best = (0, Self::Text);
+        for range in ranges {
+            let mut parts = range.split(';').map(str::trim);
+            let exposition = match parts.next().unwrap_or_default() {
+                "application/vnd.google.protobuf" => Self::Protobuf,
+                "application/openmetrics-text" => Self::OpenMetrics,
+                "text/plain" => Self::Text,
+                _ => continue,
+            };
+            let quality = parts.find_map(|part| part.strip_prefix("q=")).map(permille);
+            let choice = (quality.unwrap_or(1_000), exposition);
+            if (choice.0, exposition as u8) > (best.0, best.1 as u8) {
+                best = choice;
+            }
+        }
+        best.1
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
+        }
+    }
+
+    fn write(self, registry: &Registry) -> Option<Vec<u8>> {
+        let mut text = String::new();
+        match self {
+            Self::Text => prometheus_text::encode(&mut text, registry).ok()?,
+            Self::OpenMetrics => text::encode(&mut text, registry).ok()?,
+            Self::Protobuf => return prometheus_protobuf::encode_to_vec(registry).ok(),
+        }
+        Some(text.into_bytes())
+    }
+}
+
+/// Reads a quality such as `0.5`; one that is none counts as nothing.
+fn permille(quality: &str) -> u32 {
+    let quality: f64 = quality.parse().unwrap_or(0.0);
+    // Beyond the numbers of u32, it is at its end.
+    (quality * 1e3) as u32
 }
 
 /// Returns the figures as OTLP has them.
@@ -426,4 +474,33 @@ fn by<const N: usize>(
 
 fn as_gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_is_the_one_that_is_accepted_most() {
+        let of = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            Exposition::of(&headers)
+        };
+        let native = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+            encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5";
+        assert_eq!(of(native), Exposition::Protobuf);
+        let open =
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(of(open), Exposition::OpenMetrics);
+        for text in [
+            "",
+            "*/*",
+            "text/html, text/plain;q=0.3",
+            "application/openmetrics-text;q=0.1,text/plain;q=0.2",
+        ] {
+            assert_eq!(of(text), Exposition::Text, "{text}");
+        }
+        assert_eq!(Exposition::of(&HeaderMap::new()), Exposition::Text);
+    }
 }

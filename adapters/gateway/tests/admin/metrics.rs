@@ -2,11 +2,14 @@
 
 use crate::support::*;
 use core::net::SocketAddr;
+use core::time::Duration;
 use leasehold_config::{AlertSettings, AlertWhen, Settings};
 use leasehold_core::balance::Policy;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use tokio::time::Instant;
 
 const OPEN: (&str, &str) = ("accept", "application/openmetrics-text; version=1.0.0");
 
@@ -196,4 +199,103 @@ fn rules_and_dashboard_name_only_figures_that_are_told() {
             assert!(told.contains(&name), "{name} is not told: {told:?}");
         }
     }
+}
+
+/// A Prometheus that takes native histograms, and ends with its test.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+    _data: tempfile::TempDir,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Prometheus {
+    /// Starts one that asks a gateway each second; `None` where there is none, which only a machine of CI must have.
+    fn start(target: SocketAddr) -> Option<Self> {
+        let data = tempfile::tempdir().expect("a folder");
+        let config = data.path().join("prometheus.yml");
+        let text = format!(
+            "scrape_configs:\n- job_name: gateway\n  scrape_interval: 1s\n  metrics_path: /lb/metrics\n  \
+            authorization: {{ credentials: {TOKEN} }}\n  static_configs: [{{ targets: [\"{target}\"] }}]\n"
+        );
+        std::fs::write(&config, text).expect("a file");
+        // It can't tell which port it was given.
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("an address");
+        drop(free);
+        let process = Command::new("prometheus")
+            .arg("--enable-feature=native-histograms")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                data.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stderr(Stdio::null())
+            .spawn();
+        match process {
+            Ok(process) => Some(Self {
+                process,
+                address,
+                _data: data,
+            }),
+            Err(error) => {
+                let is_gate = std::env::var("CI").is_ok_and(|value| value == "true");
+                assert!(
+                    !is_gate,
+                    "no prometheus: {error}; apt-get install prometheus"
+                );
+                eprintln!("left out: no prometheus: {error}; apt-get install prometheus");
+                None
+            }
+        }
+    }
+
+    /// The value of a query; `None` while there is none.
+    fn query(&self, query: &str) -> Option<f64> {
+        // It may not listen, or not be ready yet.
+        TcpStream::connect(self.address).ok()?;
+        let path = format!("/api/v1/query?query={query}");
+        let answer = call(self.address, "GET", &path, &[], None);
+        let answer: Value = serde_json::from_str(&answer.body).ok()?;
+        answer["data"]["result"][0]["value"][1]
+            .as_str()?
+            .parse()
+            .ok()
+    }
+}
+
+#[test]
+fn prometheus_takes_native_histograms() {
+    let (running, _) = used();
+    let Some(prometheus) = Prometheus::start(running.admin) else {
+        return;
+    };
+    let until = |query: &str| {
+        let begun = Instant::now();
+        loop {
+            if let Some(value) = prometheus.query(query) {
+                return value;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{query} has no value"
+            );
+        }
+    };
+    // These are of native histograms alone.
+    assert_eq!(
+        until("histogram_count(leasehold_request_duration_seconds)"),
+        3.0
+    );
+    let sum = until("histogram_sum(leasehold_request_duration_seconds)");
+    let median = until("histogram_quantile(0.5,leasehold_request_duration_seconds)");
+    assert!(median > 0.0 && median < sum, "{median} of {sum}");
+    assert_eq!(until("leasehold_requests_total{outcome=%22ok%22}"), 2.0);
 }

@@ -7,14 +7,22 @@ use core::time::Duration;
 use leasehold_core::pool::stats::Histogram;
 use prometheus_client::encoding::{
     CounterValueEncoder, DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue,
-    GaugeValueEncoder, NoLabelSet,
+    GaugeValueEncoder, NativeHistogram, NativeHistogramBuckets, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
+use std::collections::BTreeMap;
 
 /// Upper bounds of the buckets of times, in milliseconds.
 pub(super) const BOUNDS: [u64; 16] = [
     1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000,
 ];
+
+/// The resolution of native histograms: eight buckets for each power of two.
+const SCHEMA: i32 = 3;
+const NO_BUCKETS: NativeHistogramBuckets<'_> = NativeHistogramBuckets {
+    spans: &[],
+    deltas: &[],
+};
 
 pub(super) type Labels = Vec<(&'static str, String)>;
 
@@ -82,7 +90,7 @@ fn numbers<V: Into<Number>>(rows: impl IntoIterator<Item = (Labels, V)>) -> Numb
     rows.map(|(labels, value)| (labels, value.into())).collect()
 }
 
-/// Prometheus' own text, and OpenMetrics.
+/// Prometheus' own text, OpenMetrics and Prometheus' protobuf.
 impl Form for DescriptorEncoder<'_> {
     fn counters(&mut self, name: &str, help: &str, rows: Numbers) -> fmt::Result {
         let mut family = self.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -106,7 +114,21 @@ impl Form for DescriptorEncoder<'_> {
         for (labels, times) in rows {
             let mut row = family.encode_family(&labels)?;
             let (sum, count) = (times.sum().as_secs_f64(), times.count());
-            row.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)?;
+            let (zero_count, spans, deltas) = sparse(times);
+            let native = NativeHistogram {
+                schema: SCHEMA,
+                zero_threshold: 0.0,
+                zero_count,
+                negative: NO_BUCKETS,
+                positive: NativeHistogramBuckets {
+                    spans: &spans,
+                    deltas: &deltas,
+                },
+                created: None,
+            };
+            // A text has the others alone.
+            let buckets = buckets(times);
+            row.encode_histogram_with_native::<NoLabelSet>(sum, count, &buckets, None, native)?;
         }
         Ok(())
     }
@@ -146,9 +168,52 @@ pub(super) fn buckets(times: &Histogram) -> Vec<(f64, u64)> {
     buckets
 }
 
+/// The buckets of a native histogram: how many times are zero, and the others as runs of buckets and differences.
+///
+/// A run begins after a gap from the one before; its length is that of its buckets, of each of which there is the
+/// difference to the bucket before. A time is in a bucket whose bounds are off by 1/32 at most, as its own is.
+fn sparse(times: &Histogram) -> (u64, Vec<(i32, u32)>, Vec<i64>) {
+    let mut counts: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut zero_count = 0_u64;
+    for (middle, count) in times.buckets() {
+        if middle.is_zero() {
+            zero_count = zero_count.saturating_add(count.into());
+            continue;
+        }
+        let index = (middle.as_secs_f64().log2() * f64::from(1 << SCHEMA)).ceil() as i32;
+        let bucket = counts.entry(index).or_default();
+        *bucket = bucket.saturating_add(count.into());
+    }
+    let (mut spans, mut deltas) = (Vec::<(i32, u32)>::new(), Vec::new());
+    let (mut next, mut last) = (0, 0);
+    for (index, count) in counts {
+        match spans.last_mut() {
+            Some((_, length)) if index == next => *length = length.saturating_add(1),
+            Some(_) | None => spans.push((index.saturating_sub(next), 1)),
+        }
+        deltas.push(count.saturating_sub(last));
+        (next, last) = (index.saturating_add(1), count);
+    }
+    (zero_count, spans, deltas)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sparse_buckets_hold_each_time_once() {
+        let mut times = Histogram::new();
+        assert_eq!(sparse(&times), (0, vec![], vec![]));
+        // Powers of two are the upper bounds of their buckets; one second is that of bucket 0.
+        let second = 1_000_000_000_u64;
+        for percent in [0, 100, 100, 105, 110, 200, 400] {
+            times.record(Duration::from_nanos(second / 100 * percent));
+        }
+        let (zero, spans, deltas) = sparse(&times);
+        assert_eq!((zero, spans), (1, vec![(0, 3), (5, 1), (7, 1)]));
+        assert_eq!(deltas, [2, -1, 0, 0, 0]);
+    }
 
     #[test]
     fn buckets_hold_each_time_once() {
