@@ -32,15 +32,26 @@ impl OtlpSettings {
     /// What is wrong with it.
     pub fn read_endpoint(text: &str) -> Result<Uri, String> {
         let Url(url) = Url::read(text).map_err(|misread| misread.problem)?;
-        match url.query() {
-            None => Ok(url),
-            Some(_) => Err(Self::NO_QUERY.to_owned()),
-        }
+        Self::check_endpoint(&url)?;
+        Ok(url)
     }
 
-    /// The reason that a URL with a query is refused; it is no place for a key either.
-    pub(crate) const NO_QUERY: &str =
-        "the URL of a collector has no query; send a key in headers_file";
+    /// Checks a URL that a collector has been given.
+    pub(crate) fn check_endpoint(url: &Uri) -> Result<(), &'static str> {
+        let path = url.path().trim_end_matches('/');
+        if url.query().is_some() {
+            return Err("the URL of a collector has no query; send a key in headers_file");
+        }
+        match ["/v1/traces", "/v1/metrics", "/v1/logs"]
+            .iter()
+            .any(|end| path.ends_with(end))
+        {
+            true => Err(
+                "write the URL without /v1/traces, which is added for traces, as /v1/metrics is for metrics",
+            ),
+            false => Ok(()),
+        }
+    }
 
     /// Makes the export of everything to a collector, once a minute for metrics.
     #[must_use]

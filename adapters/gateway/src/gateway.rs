@@ -37,7 +37,7 @@ const STATE_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address can't be listened at.
-    #[error("cannot listen at {address}: {source}")]
+    #[error("cannot listen at {address}: {source}{}", advice(source))]
     Bind {
         /// The address.
         address: String,
@@ -65,6 +65,26 @@ pub enum StartError {
     /// A thread can't be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+/// What to do where an address can't be listened at.
+fn advice(error: &io::Error) -> &'static str {
+    let known = [
+        (
+            io::ErrorKind::AddrInUse,
+            "; another program listens there, which `leasehold doctor` names: end it, or choose another port",
+        ),
+        (
+            io::ErrorKind::AddrNotAvailable,
+            "; this machine does not have the address",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        ),
+    ];
+    let found = known.iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or("", |(_, advice)| *advice)
 }
 
 /// A gateway that runs on threads of its own.
@@ -191,6 +211,13 @@ impl Gateway {
         if serves_comfyui {
             gateway.spawn("gateway-comfyui", move |heart| comfyui::run(&shared, heart))?;
         }
+        let addresses = gateway
+            .addresses
+            .iter()
+            .chain([&gateway.admin_address])
+            .flatten();
+        let addresses: Vec<String> = addresses.map(SocketAddr::to_string).collect();
+        tracing::info!(target: target::GATEWAY, "started, listening at {}", addresses.join(", "));
         Ok(gateway)
     }
 
@@ -243,6 +270,7 @@ impl Gateway {
             let _ = thread.join();
         }
         self.end_state();
+        tracing::info!(target: target::GATEWAY, "ended");
         if let Some(otlp) = self.shared.otlp() {
             otlp.end();
         }

@@ -23,6 +23,8 @@ use std::{io, thread};
 
 /// The wait of the end of the process for the last export, at most.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Spans that may wait.
+const WAITING: usize = 2_048;
 /// The wait of a span for its export, at most.
 const SPANS: Duration = Duration::from_secs(5);
 
@@ -57,7 +59,9 @@ impl Otlp {
             .build()
             .map_err(|error| error.to_string())?;
         let delay = settings.interval.min(SPANS);
-        let batches = BatchConfigBuilder::default().with_scheduled_delay(delay);
+        let batches = BatchConfigBuilder::default()
+            .with_scheduled_delay(delay)
+            .with_max_queue_size(WAITING);
         let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build());
         let share = f64::from(settings.sample) / 1_000.0;
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share)));

@@ -219,8 +219,8 @@ impl Resolver<'_> {
     fn otlp(&mut self, source: &Source, table: &OtlpTable) -> OtlpSettings {
         let at = At::Root.key("otlp");
         let mut settings = table.build();
-        if settings.endpoint.query().is_some() {
-            let problem = Problem::Invalid(OtlpSettings::NO_QUERY.to_owned());
+        if let Err(problem) = OtlpSettings::check_endpoint(&settings.endpoint) {
+            let problem = Problem::Invalid(problem.to_owned());
             self.wrong(source, &at.key("endpoint"), problem);
         }
         if let Some(Text(path)) = &table.headers_file {

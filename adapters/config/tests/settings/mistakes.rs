@@ -246,6 +246,11 @@ const TEXTS: &[Case] = &[
 const RELATIONS: &[Case] = &[
     (
         "[[listen]]",
+        "[otlp]\nendpoint = \"http://c:4318/v1/traces\"\n[[listen]]",
+        "7:12: otlp.endpoint: write the URL without /v1/traces",
+    ),
+    (
+        "[[listen]]",
         "[[alert]]\nwhen = \"errors > much\"\n[[listen]]",
         "7:17: alert.when: must be a share from 0% to 100%",
     ),
