@@ -12,7 +12,7 @@ use leasehold_protocol::{Secret, Usd};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// A condition that is told of.
+/// A condition that an operator is told of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlertSettings {
     /// Its name in messages, logs and counts.

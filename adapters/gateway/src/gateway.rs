@@ -37,7 +37,7 @@ const STATE_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address can't be listened at.
-    #[error("cannot listen at {address}: {source}{}", advice(source))]
+    #[error("cannot listen at {address}: {source}{}", advice(address, source))]
     Bind {
         /// The address.
         address: String,
@@ -67,8 +67,8 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-/// What to do where an address can't be listened at.
-fn advice(error: &io::Error) -> &'static str {
+/// Returns what to do where an address of TCP can't be listened at.
+fn advice(address: &str, error: &io::Error) -> &'static str {
     let known = [
         (
             io::ErrorKind::AddrInUse,
@@ -83,7 +83,10 @@ fn advice(error: &io::Error) -> &'static str {
             "; ports below 1024 need CAP_NET_BIND_SERVICE",
         ),
     ];
-    let found = known.iter().find(|(kind, _)| *kind == error.kind());
+    let is_tcp = !address.starts_with("unix:");
+    let found = known
+        .iter()
+        .find(|(kind, _)| is_tcp && *kind == error.kind());
     found.map_or("", |(_, advice)| *advice)
 }
 
@@ -211,14 +214,22 @@ impl Gateway {
         if serves_comfyui {
             gateway.spawn("gateway-comfyui", move |heart| comfyui::run(&shared, heart))?;
         }
-        let addresses = gateway
-            .addresses
-            .iter()
-            .chain([&gateway.admin_address])
-            .flatten();
-        let addresses: Vec<String> = addresses.map(SocketAddr::to_string).collect();
-        tracing::info!(target: target::GATEWAY, "started, listening at {}", addresses.join(", "));
+        tracing::info!(target: target::GATEWAY, "started, listening at {}", gateway.shown_addresses());
         Ok(gateway)
+    }
+
+    /// All its addresses, for people.
+    fn shown_addresses(&self) -> String {
+        let table = self.shared.table();
+        let settings = table.settings.listeners.iter();
+        let settings = settings.map(|listener| &listener.address);
+        let settings = settings.chain(&table.settings.admin.listen);
+        let bound = self.addresses.iter().chain([&self.admin_address]);
+        let shown = settings.zip(bound).map(|(address, bound)| {
+            // A port of 0 was chosen by the system.
+            bound.map_or_else(|| address.to_string(), |bound| bound.to_string())
+        });
+        shown.collect::<Vec<_>>().join(", ")
     }
 
     /// The addresses that it listens at, in the order of its listeners; `None` for a Unix socket.

@@ -1,4 +1,4 @@
-//! Requests that wait for a member, and how an operator sends one away.
+//! Requests that wait for a member, which an operator may cancel.
 //!
 //! Invariant: a request that gets a member at once costs nothing here; one that waits has an entry until it waits no more.
 
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-/// The answer to a request that was sent away.
-pub(crate) const SENT_AWAY: &str = "an operator has cancelled the request while it waited";
+/// The answer to a request that was cancelled.
+pub(crate) const CANCELLED_TEXT: &str = "an operator has cancelled the request while it waited";
 
 /// Characters of a request that are kept.
 const MAX_TEXT: usize = 300;
@@ -47,14 +47,14 @@ pub(crate) struct Waiter {
 struct Entry {
     waiter: Waiter,
     since: u64,
-    sent_away: Arc<Notify>,
+    cancelled: Arc<Notify>,
 }
 
 /// The entry of a request, which is gone when the request waits no more.
 struct Place<'a> {
     requests: &'a WaitingRequests,
     number: u64,
-    sent_away: Arc<Notify>,
+    cancelled: Arc<Notify>,
 }
 
 impl Drop for Place<'_> {
@@ -63,17 +63,17 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Refuses a request that was sent away.
-pub(crate) fn sent_away() -> Refusal {
+/// Refuses a request that was cancelled.
+pub(crate) fn cancelled() -> Refusal {
     Refusal::new(
         StatusCode::SERVICE_UNAVAILABLE,
         Refusal::CANCELLED,
-        SENT_AWAY,
+        CANCELLED_TEXT,
     )
 }
 
 impl WaitingRequests {
-    /// Waits for the outcome of a request for a lease; `None` if an operator sends it away before.
+    /// Waits for the outcome of a request for a lease; `None` if an operator cancels it before.
     pub(crate) async fn outcome<T>(
         &self,
         asking: impl Future<Output = T>,
@@ -87,20 +87,21 @@ impl WaitingRequests {
         let place = self.enter(waiter());
         tokio::select! {
             biased;
+            // One that is granted meanwhile gives its lease back.
+            () = place.cancelled.notified() => None,
             outcome = asking => Some(outcome),
-            () = place.sent_away.notified() => None,
         }
     }
 
     fn enter(&self, waiter: Waiter) -> Place<'_> {
-        let sent_away = Arc::new(Notify::new());
+        let cancelled = Arc::new(Notify::new());
         let entry = Entry {
             waiter: Waiter {
                 request: waiter.request.chars().take(MAX_TEXT).collect(),
                 ..waiter
             },
             since: unix_millis(),
-            sent_away: Arc::clone(&sent_away),
+            cancelled: Arc::clone(&cancelled),
         };
         let mut entries = lock(&self.0);
         let number = entries.next;
@@ -109,18 +110,18 @@ impl WaitingRequests {
         Place {
             requests: self,
             number,
-            sent_away,
+            cancelled,
         }
     }
 
-    /// Sends a request away, and returns it in words; `None` if it waits no more.
-    pub(crate) fn send_away(&self, id: &str) -> Option<String> {
+    /// Cancels a request, and returns it in words; `None` if it waits no more.
+    pub(crate) fn cancel(&self, id: &str) -> Option<String> {
         let number: u64 = id.parse().ok()?;
         let mut entries = lock(&self.0);
         let Entry {
-            waiter, sent_away, ..
+            waiter, cancelled, ..
         } = entries.waiting.remove(&number)?;
-        sent_away.notify_one();
+        cancelled.notify_one();
         Some(format!("{} of pool {}", waiter.request, waiter.pool))
     }
 
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_waits_is_listed_until_it_is_sent_away_or_gives_up() {
+    fn one_that_waits_is_listed_until_it_is_cancelled_or_gives_up() {
         let requests = WaitingRequests::default();
         let at_once = requests.outcome(ready(7), || panic!("it does not wait"));
         assert_eq!(at_once.now_or_never(), Some(Some(7)));
@@ -199,14 +200,8 @@ mod tests {
         assert_eq!(requests.list(Some("api"), 9), (0, vec![]));
         let (count, rows) = requests.list(Some("web"), 1);
         assert_eq!((count, rows.len(), &rows[0]["id"]), (2, 1, &json!("0")));
-        assert_eq!(
-            requests.send_away("0").as_deref(),
-            Some("GET / of pool web")
-        );
-        assert_eq!(
-            (requests.send_away("0"), requests.send_away("x")),
-            (None, None)
-        );
+        assert_eq!(requests.cancel("0").as_deref(), Some("GET / of pool web"));
+        assert_eq!((requests.cancel("0"), requests.cancel("x")), (None, None));
         assert_eq!(first.as_mut().now_or_never(), Some(None));
         assert_eq!(second.as_mut().now_or_never(), None);
         drop(second);

@@ -1,6 +1,6 @@
 //! Alerts: when an operator is told of a condition, and that it is over.
 //!
-//! Invariant: an alert's begin and its end are told in turns, the begin first, and it lasts only in between.
+//! Invariant: begin and end of an alert are told by turns, the begin first.
 
 use crate::time::Tick;
 use core::time::Duration;
@@ -21,8 +21,7 @@ pub struct AlertConfig {
 
 /// An alert of one condition, which is observed now and then.
 ///
-/// Between two observations the condition is taken to be as it was at both of them: nothing is told but at an
-/// observation, and one that comes late tells late. Every operation costs O(1); memory is 64 bytes.
+/// Changes are reported only at observations; a late one reports late. Every operation costs O(1); memory is 64 bytes.
 ///
 /// Source: the states of alerting rules in Prometheus (`for`, `keep_firing_for`), and of its Alertmanager
 /// (`repeat_interval`).
@@ -57,7 +56,7 @@ pub struct Alert {
     absent: Option<Tick>,
 }
 
-/// What an operator is to be told.
+/// Change of an alert that an operator is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlertChange {
     /// The condition holds.

@@ -75,7 +75,7 @@ impl Exposition {
             };
             let quality = parts.find_map(|part| part.strip_prefix("q=")).map(permille);
             let choice = (quality.unwrap_or(1_000), exposition);
-            if (choice.0, exposition as u8) > (best.0, best.1 as u8) {
+            if choice.0 > 0 && (choice.0, exposition as u8) > (best.0, best.1 as u8) {
                 best = choice;
             }
         }
@@ -498,6 +498,8 @@ mod tests {
             "*/*",
             "text/html, text/plain;q=0.3",
             "application/openmetrics-text;q=0.1,text/plain;q=0.2",
+            "*/*,application/vnd.google.protobuf;q=0",
+            "application/openmetrics-text;q=much",
         ] {
             assert_eq!(of(text), Exposition::Text, "{text}");
         }

@@ -121,9 +121,9 @@ impl Asked<'_> {
                 test_alert(shared, &id)?
             }
             Call::Waiting => json(&waiting(shared, table, query.get(Parameter::Pool))?),
-            Call::SendAway => {
+            Call::CancelWaiting => {
                 check_type(&self.parts.headers, !body?.is_empty())?;
-                send_away(shared, &id)?
+                cancel_waiting(shared, &id)?
             }
             Call::Comfyui => {
                 let (hub, pool) = comfyui(shared, table, query.get(Parameter::Pool))?;
@@ -236,9 +236,9 @@ fn waiting(shared: &Shared, table: &Table, pool: Option<&str>) -> Result<Value, 
     Ok(json!({"count": count, "requests": first}))
 }
 
-/// Refuses a request that waits.
-fn send_away(shared: &Shared, id: &str) -> Result<Response<AnswerBody>, AdminError> {
-    let request = shared.waiting().send_away(id).ok_or_else(|| {
+/// Cancels a request that waits.
+fn cancel_waiting(shared: &Shared, id: &str) -> Result<Response<AnswerBody>, AdminError> {
+    let request = shared.waiting().cancel(id).ok_or_else(|| {
         let text = format!("no request that waits has the id {id:?}; GET /lb/waiting lists them");
         AdminError::not_found("unknown_request", text)
     })?;

@@ -20,7 +20,7 @@ pub(crate) enum Call {
     Alerts,
     TestAlert,
     Waiting,
-    SendAway,
+    CancelWaiting,
     Comfyui,
     Verbose,
     Log,
@@ -139,7 +139,7 @@ const RELOAD: [u16; 6] = [400, 401, 403, 409, 413, 415];
 const VERBOSE: [u16; 6] = [400, 401, 403, 404, 413, 415];
 const CHANGE: [u16; 7] = [400, 401, 403, 404, 409, 413, 415];
 
-const METRICS: &str = "Tells all figures in Prometheus' text, or in OpenMetrics";
+const METRICS: &str = "Tells all figures in Prometheus' text, in OpenMetrics or in protobuf";
 
 /// All calls.
 pub(crate) static ROUTES: [Route; 32] = [
@@ -209,10 +209,10 @@ pub(crate) static ROUTES: [Route; 32] = [
         need: Need::Change,
         refusals: &VERBOSE,
         ..read(
-            Call::SendAway,
+            Call::CancelWaiting,
             "/lb/waiting/{id}/cancel",
             "Cancelled",
-            "Refuses a request that waits; its caller is told that it was cancelled",
+            "Cancels a request that waits",
         )
     },
     Route {

@@ -61,13 +61,14 @@ impl Command {
         let later = |why: String| DeliveryError::Later(why, None);
         let child = self.start(alert);
         let mut child = child.map_err(|error| later(format!("it can't be run: {error}")))?;
+        let group = Group::of(&child);
         let Ok(ended) = timeout(TIMEOUT, end(&mut child, &body)).await else {
-            kill(&child);
             let seconds = TIMEOUT.as_secs();
             return Err(later(format!(
                 "it took longer than {seconds} s, and was killed"
             )));
         };
+        group.leave();
         match ended.map_err(|error| later(error.to_string()))? {
             (status, _) if status.success() => Ok(()),
             (status, errors) => {
@@ -95,12 +96,27 @@ impl Command {
     }
 }
 
-/// Kills a program and all in its process group.
-fn kill(child: &Child) {
-    let group = child.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(group) = group {
-        // An error only means that it has just ended.
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+/// The process group of a program, which is killed when it is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.map(Pid::from_raw))
+    }
+
+    /// Leaves what is left of the group alone.
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // An error only means that it has just ended.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 }
 

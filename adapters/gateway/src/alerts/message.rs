@@ -68,13 +68,15 @@ impl Message {
     }
 }
 
-/// Returns messages of an alert as one body, of which the text has those that are new; `cut` others are left out.
+/// Returns messages of an alert as one body, whose text has those that are new.
+///
+/// `cut` others are left out; `is_firing` tells whether any of all of them is active.
 pub(super) fn body<'a>(
     labels: &BTreeMap<String, String>,
     messages: impl Iterator<Item = (&'a Message, bool)> + Clone,
     cut: u64,
+    is_firing: bool,
 ) -> Value {
-    let is_firing = messages.clone().any(|(message, _)| !message.is_over());
     let new = messages.clone().filter(|(_, is_new)| *is_new);
     let instance = labels
         .get("instance")
@@ -85,14 +87,13 @@ pub(super) fn body<'a>(
         format!("[{sign}] {instance}: {}", escaped(&message.summary))
     });
     let views = messages.map(|(message, _)| message.view(labels));
-    let alert = labels.get("alertname");
     json!({
         "version": "4",
-        "groupKey": format!("{{}}:{}", json!({"alertname": alert, "instance": instance})),
+        "groupKey": format!("{{}}:{}", json!(labels)),
         "truncatedAlerts": cut,
         "status": if is_firing { "firing" } else { "resolved" },
         "receiver": "leasehold",
-        "groupLabels": {"alertname": alert, "instance": instance},
+        "groupLabels": labels,
         "commonLabels": labels,
         "commonAnnotations": {},
         "externalURL": "",
@@ -138,7 +139,7 @@ mod tests {
             subject: Subject {
                 pool: Some("web".to_owned()),
                 member: Some(member.to_owned()),
-                caller: None,
+                ..Subject::default()
             },
             summary: format!("{member} is <down>"),
             since: 1_700_000_000_250,
@@ -166,15 +167,12 @@ mod tests {
             message("c", None),
         ];
         let rows = messages.iter().zip([true, true, false]);
-        let body = body(&labels(), rows, 3);
+        let body = body(&labels(), rows, 3, true);
         assert_eq!(
             (&body["version"], &body["status"]),
             (&json!("4"), &json!("firing"))
         );
-        assert_eq!(
-            body["groupKey"],
-            "{}:{\"alertname\":\"no \\\"web\\\"\",\"instance\":\"host:80\"}"
-        );
+        assert_eq!(body["groupKey"], format!("{{}}:{}", json!(labels())));
         assert_eq!(body["truncatedAlerts"], 3);
         assert_eq!(body["commonLabels"], json!(labels()));
         let text = "[ALERT] host:80: a is &lt;down&gt;\n[OK] host:80: b is &lt;down&gt;";
@@ -192,7 +190,7 @@ mod tests {
         assert_eq!(second["endsAt"], "2023-11-14T22:14:20Z");
         assert_ne!(first["fingerprint"], second["fingerprint"]);
         let over = message("a", Some(1));
-        let body = super::body(&labels(), [(&over, true)].into_iter(), 0);
+        let body = super::body(&labels(), [(&over, true)].into_iter(), 0, false);
         assert_eq!(
             (&body["status"], &body["alerts"][0]["fingerprint"]),
             (&json!("resolved"), &first["fingerprint"])

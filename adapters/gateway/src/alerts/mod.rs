@@ -16,7 +16,6 @@ mod snapshot;
 mod webhook;
 
 use crate::lock;
-use crate::operator_log::target;
 use crate::shared::{Shared, Table};
 use core::time::Duration;
 pub(crate) use message::Message;
@@ -104,16 +103,9 @@ impl Alerts {
                 outbox.emptied().await;
             }
         };
-        // Those that are left are told of.
         let _ = timeout(FLUSH, empty).await;
         for outbox in outboxes {
-            let (alert, left) = (outbox.alert(), outbox.waiting());
-            if left > 0 {
-                tracing::error!(
-                    target: target::ALERT,
-                    "alert {alert}: {left} messages are lost, because the gateway ends"
-                );
-            }
+            outbox.give_up("its receiver", "the gateway ends");
         }
     }
 }
@@ -124,7 +116,7 @@ impl State {
         of_rules.chain(self.closing.iter().cloned()).collect()
     }
 
-    /// Makes the rules of a table; those of the same name and condition go on.
+    /// Makes the rules of a table; those of the same name go on.
     fn follow(&mut self, shared: &Shared, table: &Table) {
         self.closing.retain(|outbox| outbox.waiting() > 0);
         let alerts = &table.settings.alerts;

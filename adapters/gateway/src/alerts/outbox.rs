@@ -1,7 +1,7 @@
 //! What a receiver has to be told of an alert.
 //!
-//! Invariant: there is one entry of a subject at most, its latest; one that is over stays until it is delivered, and at
-//! most [`MAX_OVER`] of these do.
+//! Invariant: there is one entry of a subject at most, its latest. Entries that are over are kept until they are
+//! delivered, at most [`MAX_OVER`] of them.
 
 use super::message::{Message, body};
 use super::snapshot::Subject;
@@ -136,6 +136,27 @@ impl Outbox {
         lock(&self.state).is_hurried
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).is_closed
+    }
+
+    /// Drops what has not been delivered.
+    pub(super) fn give_up(&self, to: &str, why: &str) {
+        let mut state = lock(&self.state);
+        let left = state.waiting();
+        state.entries.clear();
+        state.drop_messages(left as u64);
+        drop(state);
+        if left > 0 {
+            let alert = &self.alert;
+            tracing::error!(
+                target: target::ALERT,
+                "alert {alert}: {left} messages for {to} are lost, because {why}"
+            );
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Waits until there is nothing to deliver.
     pub(super) async fn emptied(&self) {
         self.until(|state| state.waiting() == 0).await;
@@ -229,7 +250,8 @@ impl State {
         let cut = others.filter(|entry| !entry.message.is_over()).count() as u64;
         entries.truncate(MAX_BATCH);
         let messages = entries.iter().map(|entry| (&entry.message, entry.is_new));
-        let body = body(labels, messages, cut.saturating_add(self.lost));
+        let is_firing = self.entries.values().any(|entry| !entry.message.is_over());
+        let body = body(labels, messages, cut.saturating_add(self.lost), is_firing);
         let new = entries.iter().filter(|entry| entry.is_new);
         Batch {
             body: body.to_string(),
@@ -365,6 +387,41 @@ mod tests {
         assert_eq!(body["alerts"][0]["labels"]["member"], "m0007");
         outbox.note_delivered(&batch, "it");
         assert_eq!(next(&outbox).1["truncatedAlerts"], 0);
+    }
+
+    #[test]
+    fn a_body_that_is_cut_still_tells_that_others_last() {
+        let outbox = outbox();
+        let all: Vec<_> = (0..200).map(|member| message(member, None)).collect();
+        outbox.add(&all);
+        while outbox.waiting() > 0 {
+            let (batch, _) = next(&outbox);
+            outbox.note_delivered(&batch, "it");
+        }
+        let ended: Vec<_> = (0..100).map(|member| message(member, Some(2))).collect();
+        outbox.add(&ended);
+        let (_, body) = next(&outbox);
+        let is_over = |one: &Value| one["status"] == "resolved";
+        assert!(
+            body["alerts"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .all(is_over)
+        );
+        assert_eq!(
+            (&body["status"], &body["truncatedAlerts"]),
+            (&json!("firing"), &json!(100))
+        );
+    }
+
+    #[test]
+    fn what_is_given_up_is_counted_and_waited_for_no_more() {
+        let outbox = outbox();
+        outbox.add(&[message(1, None), message(2, Some(2))]);
+        outbox.give_up("it", "the gateway ends");
+        assert_eq!((outbox.waiting(), outbox.counts()), (0, (0, 2)));
+        assert!(outbox.emptied().now_or_never().is_some());
     }
 
     #[test]

@@ -18,6 +18,8 @@ use tokio::time::sleep;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// Attempts for a receiver that a reload has removed.
+const MAX_CLOSED: u32 = 5;
 /// The longest pause that a receiver can ask for.
 const MAX_ASKED: Duration = Duration::from_secs(10 * 60);
 
@@ -73,10 +75,10 @@ impl fmt::Display for Receiver {
 /// Delivers messages until their outbox is closed and empty, or its last attempt has failed.
 pub(super) async fn deliver(receiver: Receiver, outbox: Arc<Outbox>) {
     let to = receiver.to_string();
-    // Receivers of one time must not come back at one time.
+    // The seed differs by receiver, so that their attempts don't coincide.
     let seed = stable_hash(format!("{} {to}", outbox.alert()).as_bytes()) ^ unix_millis();
     let backoff = || Backoff::decorrelated(FIRST_PAUSE, LAST_PAUSE, seed);
-    let mut pauses = backoff();
+    let (mut pauses, mut attempts) = (backoff(), 0);
     while let Some(batch) = outbox.next().await {
         let is_last = outbox.is_hurried();
         match receiver.send(outbox.alert(), batch.body.clone()).await {
@@ -88,7 +90,11 @@ pub(super) async fn deliver(receiver: Receiver, outbox: Arc<Outbox>) {
             Err(DeliveryError::Later(why, asked)) => {
                 outbox.note_trouble(&to, &why);
                 if is_last {
-                    return;
+                    return outbox.give_up(&to, "the gateway ends");
+                }
+                attempts = if outbox.is_closed() { attempts + 1 } else { 0 };
+                if attempts >= MAX_CLOSED {
+                    return outbox.give_up(&to, "it is no longer a receiver, and takes nothing");
                 }
                 let pause = pauses.next_delay();
                 let pause = asked.map_or(pause, |asked| asked.min(MAX_ASKED).max(pause));

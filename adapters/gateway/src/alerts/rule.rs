@@ -70,7 +70,7 @@ impl Rule {
 
     /// Whether other settings are of the same alert, which then goes on.
     pub(super) fn is_continued_by(&self, other: &AlertSettings) -> bool {
-        (&self.settings.name, self.settings.when) == (&other.name, other.when)
+        self.settings.name == other.name
     }
 
     /// Goes on with other settings, and returns the outboxes of receivers that are gone.
@@ -78,7 +78,8 @@ impl Rule {
         if self.settings == *settings {
             return (self, Vec::new());
         }
-        if self.settings.over != settings.over {
+        let counted = |it: &AlertSettings| (it.when, it.over, it.pools.clone());
+        if counted(&self.settings) != counted(settings) {
             self.trails.clear();
             self.has_looked = false;
         }
@@ -208,7 +209,10 @@ impl Rule {
     pub(super) fn test(&self) -> usize {
         let at = unix_millis();
         let message = Message {
-            subject: Subject::default(),
+            subject: Subject {
+                is_test: true,
+                ..Subject::default()
+            },
             summary: format!("this is a test of the alert {}", self.settings.name),
             since: at,
             until: Some(at),

@@ -25,6 +25,8 @@ pub(super) struct Subject {
     pub(super) pool: Option<String>,
     pub(super) member: Option<String>,
     pub(super) caller: Option<String>,
+    /// Whether it is none, and a message about it a test.
+    pub(super) is_test: bool,
 }
 
 impl Subject {
@@ -37,13 +39,14 @@ impl Subject {
 
     /// Returns the labels that name it.
     pub(super) fn labels(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let names = [
-            ("pool", &self.pool),
-            ("member", &self.member),
-            ("caller", &self.caller),
+        let labels = [
+            ("pool", self.pool.as_deref()),
+            ("member", self.member.as_deref()),
+            ("caller", self.caller.as_deref()),
+            ("test", self.is_test.then_some("true")),
         ];
-        let labels = names.into_iter();
-        labels.filter_map(|(label, name)| Some((label, name.as_deref()?)))
+        let labels = labels.into_iter();
+        labels.filter_map(|(label, name)| Some((label, name?)))
     }
 
     /// Returns it as the admin interface shows it.
@@ -63,7 +66,7 @@ pub(super) enum State {
     /// It holds; with a summary.
     Holds(String),
     Absent,
-    /// It can't be told, and is taken to be as it was.
+    /// Unknown; the alert keeps its state.
     Unknown,
 }
 
@@ -346,7 +349,7 @@ impl PoolFigures<'_> {
         });
         let waited = waited.since(&before.waited.unwrap_or_default());
         let Some(wait) = waited.quantile(quantile.into()) else {
-            // Where all wait and none gets a member, it is at least not over.
+            // Without a grant there is no quantile; the alert keeps its state while requests wait.
             let is_stuck = waiting.waiting > 0 || waiting.timed_out > before.all;
             return if is_stuck {
                 State::Unknown
@@ -363,7 +366,7 @@ impl PoolFigures<'_> {
 
     fn errors(&self, most: u16, over: Duration, then: impl FnOnce(Counts) -> Counts) -> State {
         let Stats { total, waiting, .. } = self.stats();
-        // A request that got no member has failed too; one that a key turns away is sent with another.
+        // A request that got no member has failed too. One that a key turns away is sent with another, and counts there.
         let failed = [
             total.failed,
             total.expired,
@@ -371,7 +374,7 @@ impl PoolFigures<'_> {
             waiting.timed_out,
         ];
         let failed = failed.into_iter().fold(0, u64::saturating_add);
-        let others = [total.ok, total.unknown, total.throttled];
+        let others = [total.ok, total.unknown];
         let all = others.into_iter().fold(failed, u64::saturating_add);
         let before = then(Counts {
             failed,
@@ -381,8 +384,8 @@ impl PoolFigures<'_> {
         let failed = failed.saturating_sub(before.failed);
         let all = all.saturating_sub(before.all);
         match all {
-            0 => State::Absent,
-            1..MIN_REQUESTS => State::Unknown,
+            0..MIN_REQUESTS if failed == 0 => State::Absent,
+            0..MIN_REQUESTS => State::Unknown,
             MIN_REQUESTS.. => {
                 let is_above = u128::from(failed) * 1_000 > u128::from(all) * u128::from(most);
                 State::holds_if(is_above, || {

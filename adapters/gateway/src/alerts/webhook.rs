@@ -20,11 +20,20 @@ use tokio::time::timeout;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook, as a client knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct WebhookClient {
     /// The host alone is told of it.
     webhook: Webhook,
 }
+
+/// The file that has the URL makes no other webhook of it.
+impl PartialEq for WebhookClient {
+    fn eq(&self, other: &Self) -> bool {
+        self.webhook.url() == other.webhook.url()
+    }
+}
+
+impl Eq for WebhookClient {}
 
 impl fmt::Display for WebhookClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

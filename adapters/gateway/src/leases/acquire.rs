@@ -5,7 +5,7 @@ use super::{Reply, Session, bad_request};
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::trace::WaitSpan;
-use crate::waiting::{Waiter, sent_away};
+use crate::waiting::{Waiter, cancelled};
 use core::time::Duration;
 use http::StatusCode;
 use leasehold_core::balance::stable_hash;
@@ -66,7 +66,7 @@ impl Session<'_> {
             };
             let Some(waited) = waited else {
                 wait.refused(Refusal::CANCELLED);
-                return Err(sent_away());
+                return Err(cancelled());
             };
             match waited {
                 Ok(lease) => break (lease, request),

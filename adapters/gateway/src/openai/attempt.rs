@@ -16,7 +16,7 @@ use crate::record::Record;
 use crate::state::StateError;
 use crate::trace::{Parent, WaitSpan};
 use crate::upstream::{ConnectError, SendError, Sent, send};
-use crate::waiting::{Waiter, sent_away};
+use crate::waiting::{Waiter, cancelled};
 use crate::worker::Worker;
 use bytes::Bytes;
 use core::time::Duration;
@@ -313,7 +313,7 @@ impl Attempts {
             let waiting = self.worker.shared().waiting();
             let Some(outcome) = waiting.outcome(asking, || self.waiter(&leg.target)).await else {
                 wait.refused(Refusal::CANCELLED);
-                return Err(sent_away());
+                return Err(cancelled());
             };
             match outcome {
                 Ok(lease) => break lease,

@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::shared::Shared;
 use crate::trace::{Attempt, WaitSpan};
 use crate::upstream::{IdleConnections, SendError, Sent, send};
-use crate::waiting::{SENT_AWAY, Waiter};
+use crate::waiting::{CANCELLED_TEXT, Waiter};
 use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
@@ -25,7 +25,7 @@ use leasehold_core::limit::Cost;
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release};
 use std::sync::Arc;
 
-/// The code of a refusal of a request that an operator has sent away.
+/// The code of a refusal of a request that an operator has cancelled.
 const CANCELLED: &str = leasehold_protocol::Refusal::CANCELLED;
 
 /// A request that is passed on.
@@ -138,7 +138,7 @@ impl Outgoing<'_> {
             let Some(outcome) = waiting.outcome(asking, || self.waiter(record)).await else {
                 wait.refused(CANCELLED);
                 let status = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(Refusal::new(status, CANCELLED, SENT_AWAY));
+                return Err(Refusal::new(status, CANCELLED, CANCELLED_TEXT));
             };
             match outcome {
                 Ok(lease) => break lease,

@@ -1,6 +1,6 @@
-//! A request on a connection of its own, to one that is no backend: a collector, or a webhook.
+//! A request on a connection of its own, to a collector or a webhook.
 //!
-//! Invariant: an answer is read whole, and no more than [`MAX_ANSWER`] of it.
+//! Invariant: an answer's head decides; a body that does not come, or is longer than [`MAX_ANSWER`], is left out.
 
 use super::connect::{ConnectError, connect};
 use crate::backend::Backend;
@@ -10,11 +10,14 @@ use core::time::Duration;
 use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Collected, Limited};
 use hyper::client::conn::TrySendError;
+use tokio::time::timeout;
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1_024;
+/// The time that the body of an answer may take.
+const BODY: Duration = Duration::from_secs(1);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +28,9 @@ pub(crate) enum PostError {
     TimedOut(Duration),
     #[error("the connection broke: {0}")]
     Broken(#[from] hyper::Error),
-    #[error("the answer could not be read: {0}")]
-    Body(Box<dyn core::error::Error + Send + Sync>),
 }
 
-/// Sends a request to where `to` says; of its URL, the path is used alone.
+/// Sends a request. Uses only the path of its URL.
 pub(crate) async fn post(
     to: &Backend,
     request: Request<Bytes>,
@@ -48,7 +49,8 @@ pub(crate) async fn post(
     let answer = answer.map_err(TrySendError::into_error)?;
     connection.detach();
     let (parts, body) = answer.into_parts();
-    let body = Limited::new(body, MAX_ANSWER).collect().await;
-    let body = body.map_err(PostError::Body)?;
-    Ok(Response::from_parts(parts, body.to_bytes()))
+    let body = timeout(BODY, Limited::new(body, MAX_ANSWER).collect()).await;
+    let body = body.ok().and_then(Result::ok);
+    let body = body.map(Collected::to_bytes).unwrap_or_default();
+    Ok(Response::from_parts(parts, body))
 }

@@ -38,7 +38,10 @@ fn an_alert_is_counted_and_shown() {
     };
     assert!(!told());
     running.changed("POST", &format!("/lb/backends/{backend}/disable"), None);
-    while !told() {}
+    let begun = Instant::now();
+    while !told() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it is not told");
+    }
     let view = running.read("/lb/alerts");
     let alert = &view["alerts"][0];
     assert_eq!(

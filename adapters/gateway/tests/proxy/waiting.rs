@@ -1,4 +1,4 @@
-//! Requests that wait, and an operator that sends one away.
+//! Requests that wait, and an operator that cancels one.
 
 use crate::leases::{TOKEN, started};
 use crate::support::*;
@@ -45,9 +45,9 @@ fn cancel(address: SocketAddr, id: &str, token: &str) -> Answer {
 }
 
 #[test]
-fn a_request_that_is_sent_away_is_refused_and_those_behind_it_go_on() {
+fn a_request_that_is_cancelled_is_refused_and_those_behind_it_go_on() {
     let backends = backends::<1>();
-    backends[0].set_delay(Duration::from_secs(2));
+    backends[0].set_delay(Duration::from_secs(4));
     let members = [(backends[0].address(), 1)];
     let text = config("limits = \"1 concurrent\"", "", &members);
     let running = started(&format!("{text}[admin]\ntoken_file = \"/token\"\n"));
@@ -96,7 +96,7 @@ fn a_request_that_is_sent_away_is_refused_and_those_behind_it_go_on() {
 }
 
 #[test]
-fn a_call_and_a_lease_that_are_sent_away_are_not_tried_again() {
+fn a_call_and_a_lease_that_are_cancelled_are_not_tried_again() {
     let mut config = OpenAiConfig::default();
     config.keys = vec!["sk-test-0001".to_owned(), "sk-test-0002".to_owned()];
     let service = OpenAi::start(config).expect("a free port");

@@ -126,7 +126,7 @@ impl Form for DescriptorEncoder<'_> {
                 },
                 created: None,
             };
-            // A text has the others alone.
+            // Text formats carry only the classic buckets.
             let buckets = buckets(times);
             row.encode_histogram_with_native::<NoLabelSet>(sum, count, &buckets, None, native)?;
         }
@@ -185,6 +185,10 @@ fn sparse(times: &Histogram) -> (u64, Vec<(i32, u32)>, Vec<i64>) {
         *bucket = bucket.saturating_add(count.into());
     }
     let (mut spans, mut deltas) = (Vec::<(i32, u32)>::new(), Vec::new());
+    if counts.is_empty() && zero_count == 0 {
+        // An empty run tells an empty histogram from one without native buckets.
+        spans.push((0, 0));
+    }
     let (mut next, mut last) = (0, 0);
     for (index, count) in counts {
         match spans.last_mut() {
@@ -204,7 +208,7 @@ mod tests {
     #[test]
     fn sparse_buckets_hold_each_time_once() {
         let mut times = Histogram::new();
-        assert_eq!(sparse(&times), (0, vec![], vec![]));
+        assert_eq!(sparse(&times), (0, vec![(0, 0)], vec![]));
         // Powers of two are the upper bounds of their buckets; one second is that of bucket 0.
         let second = 1_000_000_000_u64;
         for percent in [0, 100, 100, 105, 110, 200, 400] {

@@ -99,7 +99,7 @@ function confirmCancel(pool, id) {
   });
 }
 
-function confirmSendAway(id, { request, pool }) {
+function confirmCancelWaiting(id, { request, pool }) {
   confirmAct({
     title: `Cancel request ${id}?`, what: `${request}, which waits for ${pool}, is refused, and its caller is told that it was cancelled.`, verb: "Cancel the request", isGrave: true,
     done: `Request ${id} is cancelled.`, run: () => call("POST", `waiting/${id}/cancel`),

@@ -87,7 +87,7 @@ function updateWaiting() {
   const list = (body.list ??= make("ol", { tabindex: "0", "aria-label": "Waiting" }));
   const items = Object.entries(all).map(([id, one]) => {
     if (!waitingItems.has(id)) {
-      const cancel = button("Cancel", () => confirmSendAway(id, one));
+      const cancel = button("Cancel", () => confirmCancelWaiting(id, one));
       cancel.setAttribute("aria-label", `Cancel request ${id}`);
       const time = make("span", { class: "dim" });
       const from = one.caller ?? one.client;
