@@ -1,6 +1,6 @@
 //! Alerts: the conditions that an operator wants to be told of, and how.
 //!
-//! Invariant: no settings show the URL of a webhook, but for its host; it often holds a secret.
+//! Invariant: settings show the host of a webhook alone; the rest of its URL often holds a secret.
 
 use crate::file::{Url, Value};
 use core::fmt;

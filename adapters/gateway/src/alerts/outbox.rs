@@ -262,7 +262,7 @@ impl State {
         }
     }
 
-    /// Takes the new entries of a batch as known, but for those that have changed meanwhile; returns their number.
+    /// Takes the new entries of a batch as known, except those that have changed meanwhile; returns their number.
     fn settle(&mut self, batch: &Batch) -> u64 {
         for (subject, number) in &batch.new {
             let Some(entry) = self.entries.get_mut(subject) else {
