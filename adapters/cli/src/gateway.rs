@@ -155,6 +155,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     service_manager::ready();
     runtime.block_on(obey(&mut signals, &gateway));
     service_manager::stopping();
+    gateway.begin_drain();
     tracing::info!(target: "leasehold::gateway", "draining; send the signal again to end at once");
     let draining = thread::spawn(move || gateway.drain());
     while !draining.is_finished() {

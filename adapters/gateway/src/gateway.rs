@@ -273,9 +273,15 @@ impl Gateway {
         }
     }
 
+    /// Begins to drain: takes no more connections, and lets none have another request; [`drain`](Self::drain) waits for
+    /// the end.
+    pub fn begin_drain(&self) {
+        self.shared.start_drain();
+    }
+
     /// Takes no more connections, and waits until requests in flight have ended or the time for that is over.
     pub fn drain(mut self) {
-        self.shared.start_drain();
+        self.begin_drain();
         for thread in self.threads.drain(..) {
             // A thread that has panicked has ended too.
             let _ = thread.join();

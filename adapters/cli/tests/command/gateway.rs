@@ -299,6 +299,11 @@ fn a_hangup_reloads_and_a_bad_file_changes_nothing() {
         told.read_line(&mut line).unwrap();
         line
     };
+    let line = next();
+    assert!(
+        line.starts_with("started, listening at 127.0.0.1:"),
+        "{line}"
+    );
     assert_eq!(get(&gateway.address), Some(200));
     fs::write(&path, "nonsense").unwrap();
     send_signal(&gateway.process, "HUP");

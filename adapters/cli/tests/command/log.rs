@@ -98,7 +98,7 @@ fn no_key_and_no_token_is_in_a_log_that_has_everything_else() {
             "the attempt has failed: cannot connect",
             "Incorrect API key provided: …9999",
             "status 500",
-            "the collector http://127.0.0.1:1/v1/metrics took no figures: Connection refused",
+            "the collector http://127.0.0.1:1/v1/metrics took no figures: cannot connect: Connection refused",
         ] {
             assert!(errors.contains(told), "{format}: {told}: {errors}");
         }
@@ -131,6 +131,7 @@ fn the_level_is_changed_by_the_admin_interface_until_the_settings_are_read_again
     let mut gateway = Gateway::start(&["--config", path.to_str().expect("a path")]);
     let mut told = BufReader::new(gateway.process.stderr.take().expect("a pipe")).lines();
     let mut next = || told.next().expect("a line").expect("a text");
+    assert!(next().starts_with("started, listening at 127.0.0.1:"));
     let address = gateway.address.clone();
     let get = || {
         agent()

@@ -163,11 +163,10 @@ fn no_request_fails_over_restarts_and_reloads_under_load() {
         for _ in 0..4 {
             let mut gateway = Gateway::spawn(service.command());
             let mut told = BufReader::new(gateway.process.stderr.take().expect("it is piped"));
+            assert!(next(&mut told).starts_with("started, listening at "));
             wait_for_more(500);
             send_signal(&gateway.process, "HUP");
-            let mut line = String::new();
-            told.read_line(&mut line).expect("it says so");
-            assert_eq!(line, "the settings were reloaded\n");
+            assert_eq!(next(&mut told), "the settings were reloaded\n");
             wait_for_more(500);
             send_signal(&gateway.process, "TERM");
             assert!(gateway.process.wait().expect("it ends").success());
@@ -180,6 +179,13 @@ fn no_request_fails_over_restarts_and_reloads_under_load() {
     });
     let failures = failures.into_inner().expect("sound");
     assert_eq!(failures, Vec::<String>::new(), "of {ok:?}");
+}
+
+/// The next line for the operator.
+fn next(told: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    told.read_line(&mut line).expect("it says so");
+    line
 }
 
 #[test]
@@ -198,8 +204,8 @@ fn a_connection_without_a_request_is_closed_soon_after_a_drain_began() {
     fresh.write_all(b"GET / HT").expect("it is sent");
     send_signal(&gateway.process, "TERM");
     let mut told = BufReader::new(gateway.process.stderr.take().expect("it is piped"));
-    let mut line = String::new();
-    told.read_line(&mut line).expect("it says so");
+    assert!(next(&mut told).starts_with("started, listening at "));
+    let line = next(&mut told);
     assert!(line.starts_with("draining"), "{line}");
     // A request whose head has begun to come is answered, and so is the next one of a connection just used.
     fresh
