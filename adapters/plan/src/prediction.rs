@@ -7,6 +7,9 @@ use crate::figures::Figures;
 use crate::limit::PlanLimit;
 use crate::simulation::{PlanError, Schedule, simulate};
 use crate::workload::{Pace, Workload};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::resume_unwind;
+use std::thread;
 
 /// The figures of a plan, and of the same plan with one thing changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,37 +41,32 @@ impl Prediction {
         changes: Vec<Change>,
         prices: Option<Prices>,
     ) -> Result<Self, PlanError> {
-        let schedule = simulate(capacity, workload)?;
-        let figures = Figures::of(&schedule, workload, capacity, prices);
-        let changed = |change: &Change| {
+        let limits = PlanLimit::all(capacity, workload);
+        let limits: Vec<PlanLimit> = limits.into_iter().take(Self::MAX_LIMITS).collect();
+        let left_out = limits.iter().cloned().map(Change::Without);
+        let runs: Vec<Change> = left_out.chain(changes.iter().cloned()).collect();
+        let run = |change: &Change| {
             let (mut capacity, mut workload) = (capacity.clone(), workload.clone());
             change.apply(&mut capacity, &mut workload);
             let schedule = simulate(&capacity, &workload)?;
-            Ok::<_, PlanError>(Figures::of(&schedule, &workload, &capacity, prices))
+            Ok(Figures::of(&schedule, &workload, &capacity, prices))
         };
-        let mut limits = Vec::new();
-        for limit in PlanLimit::all(capacity, workload)
-            .into_iter()
-            .take(Self::MAX_LIMITS)
-        {
-            let figures = changed(&Change::Without(limit.clone()))?;
-            limits.push((limit, figures));
-        }
+        let (schedule, figures) = beside(|| simulate(capacity, workload), &runs, run);
+        let schedule = schedule?;
+        let mut others = figures.into_iter().collect::<Result<Vec<_>, PlanError>>()?;
+        let compared = others.split_off(limits.len());
+        let figures = Figures::of(&schedule, workload, capacity, prices);
+        let mut limits: Vec<_> = limits.into_iter().zip(others).collect();
         let by_finish = matches!(workload.pace(), Pace::Workers { .. });
         limits.sort_by(|(_, one), (_, other)| {
             let gain = |figures: &Figures| pain(figures, by_finish);
             gain(one).total_cmp(&gain(other))
         });
-        let mut compared = Vec::new();
-        for change in changes {
-            let figures = changed(&change)?;
-            compared.push((change, figures));
-        }
         Ok(Self {
             figures,
             schedule,
             limits,
-            changes: compared,
+            changes: changes.into_iter().zip(compared).collect(),
             by_finish,
         })
     }
@@ -84,6 +82,43 @@ impl Prediction {
     }
 }
 
+/// Does one task, and beside it the same task for each item, on as many threads as there are processors.
+///
+/// The results are in the order of the items, whatever the order in which they were done.
+fn beside<A, T: Sync, R: Send>(
+    first: impl FnOnce() -> A,
+    items: &[T],
+    task: impl Fn(&T) -> R + Sync,
+) -> (A, Vec<R>) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(item) = items.get(index)
+        {
+            done.push((index, task(item)));
+        }
+        done
+    };
+    let others = thread::available_parallelism().map_or(0, |all| all.get() - 1);
+    let (first, mut done) = thread::scope(|scope| {
+        // Where there is no thread to be had, this one does all.
+        let started = (0..others.min(items.len()))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok());
+        let started: Vec<_> = started.collect();
+        let (first, mut done) = (first(), work());
+        for thread in started {
+            match thread.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+        (first, done)
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    (first, done.into_iter().map(|(_, result)| result).collect())
+}
+
 /// Rates a plan in seconds, less being better: by its finish or its mean wait; each call that is not served adds an hour.
 fn pain(figures: &Figures, by_finish: bool) -> f64 {
     let lost = figures.calls.saturating_sub(figures.served) as f64;
@@ -93,4 +128,19 @@ fn pain(figures: &Figures, by_finish: bool) -> f64 {
         figures.waits.mean
     };
     time.as_secs_f64() + lost * 3_600.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_in_the_order_of_their_items() {
+        for count in [0, 1, 100] {
+            let items: Vec<u32> = (0..count).collect();
+            let (first, all) = beside(|| "first", &items, |item| item * 2);
+            assert_eq!(first, "first");
+            assert!(all.into_iter().eq(items.iter().map(|item| item * 2)));
+        }
+    }
 }
