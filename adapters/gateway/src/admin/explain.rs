@@ -5,7 +5,7 @@
 use super::answer::millis;
 use super::body;
 use super::error::AdminError;
-use super::routes::{Parameter, Query};
+use super::query::{Parameter, Query};
 use crate::affinity::Session;
 use crate::backend_pool::BackendPool;
 use crate::shared::Table;

@@ -3,7 +3,8 @@
 use super::body::{self, Change, NewBackend};
 use super::changes::AdminChanges;
 use super::error::AdminError;
-use super::routes::{self, Call, Query};
+use super::query::Query;
+use super::routes::{self, Call};
 use crate::backend::Backend;
 use http::Method;
 

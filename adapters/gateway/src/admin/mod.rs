@@ -1,10 +1,10 @@
 //! The admin interface: what the gateway does and why, and changes of its backends.
 //!
 //! ```text
-//! request ── access ── routes ── body ┬─ stats, metrics, backends, usage, settings, explain, openapi
-//!                                     ├─ change ── changes (kept for the next start)
-//!                                     ├─ log
-//!                                     └─ events (a stream)
+//! request ── access ── routes, query ── body ┬─ stats, metrics, backends, usage, settings, explain, openapi
+//!                                            ├─ change ── changes (kept for the next start)
+//!                                            ├─ log, alerts, requests that wait
+//!                                            └─ events (a stream)
 //! ```
 //! Invariant: nothing is done for a request before `access` has let it through, and every refusal is JSON with a code.
 
@@ -21,6 +21,7 @@ mod fuzz;
 mod log;
 mod metrics;
 mod openapi;
+mod query;
 mod routes;
 mod settings;
 mod stats;
@@ -49,7 +50,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use leasehold_config::Kind;
-use routes::{Call, Parameter, Query};
+use query::{Parameter, Query};
+use routes::Call;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

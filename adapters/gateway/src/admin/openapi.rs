@@ -1,7 +1,8 @@
 //! The OpenAPI document of the admin interface, made of the table of calls and of `schemas.json`.
 
 use super::access::Need;
-use super::routes::{Call, Parameter, ROUTES, Route};
+use super::query::Parameter;
+use super::routes::{Call, ROUTES, Route};
 use serde_json::{Map, Value, json};
 
 /// The bodies of requests and answers.
