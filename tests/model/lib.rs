@@ -13,6 +13,7 @@ pub mod budget;
 pub mod charges;
 pub mod comfyui;
 pub mod config;
+pub mod direct;
 pub mod failure;
 pub mod forecast;
 pub mod forwarded;

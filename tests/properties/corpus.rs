@@ -1,8 +1,8 @@
 //! Replays the committed fuzz corpora, so that stable tests check them without a fuzzer.
 
 use leasehold_tests::{
-    admin, balance, charges, comfyui, config, decode, failure, forwarded, gateway_state, grammar,
-    journal, limit_set, limits, pool, pool_snapshot, protocol, snapshot,
+    admin, balance, charges, comfyui, config, decode, direct, failure, forwarded, gateway_state,
+    grammar, journal, limit_set, limits, pool, pool_snapshot, protocol, snapshot,
 };
 use std::fs;
 use std::path::Path;
@@ -28,6 +28,13 @@ fn replay(target: &str, run: impl Fn(&[u8]) -> Option<()>) {
 #[test]
 fn admin_corpus() {
     replay("admin", |bytes| decode(bytes).map(|case| admin::run(&case)));
+}
+
+#[test]
+fn direct_corpus() {
+    replay("direct", |bytes| {
+        decode(bytes).map(|case| direct::run(&case))
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod alerts;
 mod backend;
 mod backend_pool;
 mod bind;
+mod buffers;
 mod caller_limits;
 mod callers;
 mod clock;
@@ -54,7 +55,7 @@ pub use names::{LookUp, LookedUp};
 pub use operator_log::{LogFlush, OperatorLog};
 pub use passed::{PassedError, PassedSockets};
 #[doc(hidden)]
-pub use proxy::pass_headers_on;
+pub use proxy::{DirectAnswer, pass_headers_on, plain_request, read_answer};
 pub use reach::{Reach, Reached, reach_members};
 pub use reload::SettingsSource;
 pub use shared::ReloadError;

@@ -8,6 +8,7 @@ use crate::backend::Backend;
 use crate::clock::time_of_day;
 use crate::lock;
 use crate::record::{End, Record};
+pub(crate) use context::TRACE_FIELDS;
 use context::{caller_of, propagate};
 use core::fmt;
 use http::header::HOST;

@@ -4,6 +4,7 @@
 
 use crate::access_log::LogBuffer;
 use crate::bind::Bound;
+use crate::buffers::Buffers;
 use crate::connections::Connections;
 use crate::drain::Drain;
 use crate::heartbeat::Heart;
@@ -11,7 +12,7 @@ use crate::operator_log::target;
 use crate::proxy::{CallerState, Connection, Peer, serve};
 use crate::record::{End, Record};
 use crate::shared::Shared;
-use crate::upstream::IdleConnections;
+use crate::upstream::{BackendConnection, BackendStream, IdleConnections};
 use core::cell::{Cell, OnceCell, RefCell};
 use core::net::IpAddr;
 use core::time::Duration;
@@ -34,7 +35,9 @@ const AFTER_ERROR: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    idle: IdleConnections,
+    idle: IdleConnections<BackendConnection>,
+    idle_streams: IdleConnections<BackendStream>,
+    buffers: Buffers,
     log: RefCell<LogBuffer>,
     drain: Drain,
 }
@@ -53,6 +56,8 @@ impl Worker {
         Rc::new(Self {
             shared,
             idle: IdleConnections::default(),
+            idle_streams: IdleConnections::default(),
+            buffers: Buffers::default(),
             log: RefCell::default(),
             drain: Drain::default(),
         })
@@ -62,8 +67,18 @@ impl Worker {
         &self.shared
     }
 
-    pub(crate) fn idle(&self) -> &IdleConnections {
+    /// Unused connections of hyper's.
+    pub(crate) fn idle(&self) -> &IdleConnections<BackendConnection> {
         &self.idle
+    }
+
+    /// Unused connections on which requests are sent without hyper.
+    pub(crate) fn idle_streams(&self) -> &IdleConnections<BackendStream> {
+        &self.idle_streams
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Whether lines of the log have the page and the program that a request came from.
@@ -183,6 +198,7 @@ async fn keep_house(worker: Rc<Worker>) {
         ticks.tick().await;
         worker.flush_log();
         worker.idle.sweep();
+        worker.idle_streams.sweep();
     }
 }
 

@@ -294,7 +294,9 @@ impl BackendBody {
     }
 
     fn keep(&mut self) {
-        if let Some((worker, backend, connection)) = self.kept.take() {
+        if let Some((worker, backend, connection)) = self.kept.take()
+            && connection.is_idle()
+        {
             worker.idle().keep(backend, connection, &self.bounds);
         }
     }

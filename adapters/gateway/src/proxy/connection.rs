@@ -3,8 +3,10 @@
 //! Invariant: a connection that drains says so in its next answer, which is its last one.
 
 use super::caller_io::{CallerIo, CallerState};
+use super::direct::{self, CallerSide};
 use super::exchange::answer;
 use super::headers::Peer;
+use super::rewound::Rewound;
 use crate::clock::in_one_poll;
 use crate::connections::Counted;
 use crate::worker::{OpenHere, Worker};
@@ -62,27 +64,17 @@ where
     let worker = Rc::clone(&connection.worker);
     let io = CallerIo::new(io, Arc::clone(&state), bounds);
     let connection = Rc::new(connection);
-    let service = service_fn(move |request| answer(Rc::clone(&connection), request));
-    let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(MAX_BUFFER);
-    let served = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER.max(max_header))
-        .max_header_size(max_header)
-        .max_headers(bounds.max_headers.into())
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut served = pin!(served);
+    let mut served = pin!(serve_requests(io, connection, bounds));
     let mut draining = pin!(worker.drain().begun());
     let mut is_draining = false;
     let serving = poll_fn(|context| {
         in_one_poll(|| {
-            // Errors of a caller's connection are the caller's.
-            let mut polled = served.as_mut().poll(context).map(drop);
+            let mut polled = served.as_mut().poll(context);
             if polled.is_pending() && !is_draining && draining.as_mut().poll(context).is_ready() {
                 is_draining = true;
                 state.is_draining.store(true, Ordering::Relaxed);
                 // It waits for a request from now on as long as a drain allows.
-                polled = served.as_mut().poll(context).map(drop);
+                polled = served.as_mut().poll(context);
             }
             polled
         })
@@ -91,4 +83,31 @@ where
     if state.is_refused.load(Ordering::Relaxed) {
         worker.shared().totals().count_ambiguous();
     }
+}
+
+/// Serves plain requests directly, and hands the connection to hyper at the first that is not.
+async fn serve_requests<S>(io: CallerIo<S>, connection: Rc<Connection>, bounds: ListenerBounds)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let caller = CallerSide::new(io);
+    if !direct::serve(&caller, &connection, &bounds).await {
+        return;
+    }
+    let (io, ahead) = caller.into_parts();
+    let io = Rewound {
+        ahead: ahead.freeze(),
+        io,
+    };
+    let service = service_fn(move |request| answer(Rc::clone(&connection), request));
+    let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(MAX_BUFFER);
+    // Errors of a caller's connection are the caller's.
+    let _ = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER.max(max_header))
+        .max_header_size(max_header)
+        .max_headers(bounds.max_headers.into())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades()
+        .await;
 }

@@ -3,16 +3,18 @@
 //! Invariant: every request gets an answer, and every refusal says why.
 
 use super::answer::{AnswerBody, BackendBody};
+use super::by_hyper::{ByHyper, passing_interim};
 use super::caller_body::CallerBody;
 use super::connection::Connection;
 use super::fields::Fields;
-use super::forward::{Answered, Outgoing, passing_interim};
+use super::forward::{Answered, Outgoing};
 use super::head::Target;
 use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop};
 use super::refusal::Refusal;
 use super::upgrade::Tunnel;
 use crate::admin;
 use crate::affinity::Session;
+use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::caller_limits::OverLimit;
 use crate::comfyui::{self, CallerSocket};
@@ -22,6 +24,7 @@ use crate::openai;
 use crate::record::Record;
 use crate::service;
 use crate::shared::Table;
+use crate::upstream::Sent;
 use core::convert::Infallible;
 use core::mem;
 use core::net::{IpAddr, Ipv4Addr};
@@ -33,7 +36,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use leasehold_config::{Serve, UpstreamBounds};
 use leasehold_protocol::{BackendHealth, backend_health};
-use leasehold_sync::{Outcome, Release};
+use leasehold_sync::{Lease, Outcome, Release};
 use leasehold_tokio::LeasedBody;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -95,10 +98,11 @@ fn upgrade_of(extensions: &mut Extensions) -> OnUpgrade {
     hyper::upgrade::on(request)
 }
 
-struct Exchange<'a> {
-    connection: &'a Connection,
-    parts: &'a Parts,
-    fields: Fields<'a>,
+/// A request and the connection that it came on.
+pub(super) struct Exchange<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) parts: &'a Parts,
+    pub(super) fields: Fields<'a>,
 }
 
 /// An answer that is passed on.
@@ -138,15 +142,7 @@ impl Exchange<'_> {
             return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
         }
         record.begin_span(&self.parts.headers);
-        let client = self.client(listener, record)?;
-        let asked = service::Asked {
-            connection: self.connection,
-            table: &table,
-            listener,
-            parts: self.parts,
-            target: &target,
-            client,
-        };
+        let asked = self.asked(&table, listener, &target, record)?;
         match listener.settings().serve {
             Serve::Openai => Ok(Passed::Whole(openai::answer(asked, body, record).await)),
             Serve::Leases => Ok(Passed::Whole(leases::answer(asked, body, record).await)),
@@ -169,40 +165,22 @@ impl Exchange<'_> {
         upgraded: Option<OnUpgrade>,
         record: &mut Record,
     ) -> Result<Passed, Refusal> {
-        let (listener, target) = (asked.listener, asked.target);
-        let has_body = !body.is_end_stream();
-        let pool = route(listener, asked.table, target)?;
-        let session = Session::of(
-            pool.settings().affinity.as_ref(),
-            &self.parts.headers,
-            asked.client,
-        );
-        let asked = pool.request(asked.client, &session);
-        let shared = self.connection.worker.shared();
-        let mut outgoing = Outgoing {
-            parts: self.parts,
-            target,
-            caller: self.caller(listener, target),
-            pool: Arc::clone(pool),
-            shared,
-            interim: self
-                .connection
-                .interim
-                .get_or_init(|| passing_interim(&self.connection.state)),
-            asked,
-            has_body,
+        let (mut outgoing, cookie) = self.outgoing(asked, !body.is_end_stream())?;
+        let max_body = asked.listener.settings().bounds.max_body;
+        let interim = &self.connection.interim;
+        let mut way = ByHyper {
+            idle: self.connection.worker.idle(),
+            interim: interim.get_or_init(|| passing_interim(&self.connection.state)),
+            body: Some(CallerBody::new(body, max_body)),
         };
-        let body = CallerBody::new(body, listener.settings().bounds.max_body);
-        let answered = outgoing
-            .send(self.connection.worker.idle(), body, record)
-            .await?;
+        let answered = outgoing.send(&mut way, record).await?;
         let mut passed = self.pass_back(
             answered,
             outgoing.pool.settings().upstream,
             upgraded,
             record,
         );
-        if let (Passed::Whole(response), Some(cookie)) = (&mut passed, session.cookie) {
+        if let (Passed::Whole(response), Some(cookie)) = (&mut passed, cookie) {
             response
                 .headers_mut()
                 .append(http::header::SET_COOKIE, cookie);
@@ -210,8 +188,47 @@ impl Exchange<'_> {
         Ok(passed)
     }
 
+    /// Prepares a request for the pool that it goes to, with the cookie of a session that it begins.
+    pub(super) fn outgoing<'o>(
+        &'o self,
+        asked: &service::Asked<'o>,
+        has_body: bool,
+    ) -> Result<(Outgoing<'o>, Option<HeaderValue>), Refusal> {
+        let pool = route(asked.listener, asked.table, asked.target)?;
+        let affinity = pool.settings().affinity.as_ref();
+        let session = Session::of(affinity, &self.parts.headers, asked.client);
+        let outgoing = Outgoing {
+            parts: self.parts,
+            target: asked.target,
+            caller: self.caller(asked.listener, asked.target),
+            pool: Arc::clone(pool),
+            shared: self.connection.worker.shared(),
+            asked: pool.request(asked.client, &session),
+            has_body,
+        };
+        Ok((outgoing, session.cookie))
+    }
+
+    /// Takes the request from its caller's limits.
+    pub(super) fn asked<'o>(
+        &'o self,
+        table: &'o Table,
+        listener: &'o Listener,
+        target: &'o Target,
+        record: &mut Record,
+    ) -> Result<service::Asked<'o>, Refusal> {
+        Ok(service::Asked {
+            connection: self.connection,
+            table,
+            listener,
+            parts: self.parts,
+            target,
+            client: self.client(listener, record)?,
+        })
+    }
+
     /// Checks the head; a host that was found right is not looked at again.
-    fn target(&self, has_body: bool) -> Result<Target, Refusal> {
+    pub(super) fn target(&self, has_body: bool) -> Result<Target, Refusal> {
         let mut known = self.connection.host.borrow_mut();
         let target = Target::new(self.parts, &self.fields, has_body, known.as_ref())?;
         if target.host != *known {
@@ -271,16 +288,14 @@ impl Exchange<'_> {
     /// Makes the answer from a backend's.
     fn pass_back(
         &self,
-        answered: Answered,
+        answered: Answered<Sent>,
         bounds: UpstreamBounds,
         upgraded: Option<OnUpgrade>,
         record: &mut Record,
     ) -> Passed {
         let Answered { sent, lease } = answered;
-        let first_byte = record.elapsed();
-        record.first_byte = Some(first_byte);
         record.status = sent.response.status();
-        record.attempt_answered(record.status);
+        let release = healthy_or_not(&lease, record);
         let mut response = sent.response;
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(caller)) = (response.status(), upgraded) {
             let backend = hyper::upgrade::on(&mut response);
@@ -298,14 +313,6 @@ impl Exchange<'_> {
             .headers
             .insert(X_REQUEST_ID, record.request_id.clone());
         parts.version = http::Version::HTTP_11;
-        let outcome = match backend_health(parts.status) {
-            BackendHealth::Works => Outcome::Ok,
-            BackendHealth::Fails => {
-                lease.note_failure(&format_args!("it answered with status {}", parts.status));
-                Outcome::Failed
-            }
-        };
-        let release = Release::from(outcome).latency(first_byte.saturating_sub(record.waited));
         let worker = Rc::clone(&self.connection.worker);
         let body = BackendBody::new(body, sent.connection, &lease, bounds, worker);
         Passed::Whole(Response::from_parts(
@@ -313,6 +320,21 @@ impl Exchange<'_> {
             AnswerBody::of_backend(LeasedBody::new(body, lease, release)),
         ))
     }
+}
+
+/// Notes that an answer's head is there, and returns how its lease ends if all of the body comes.
+pub(super) fn healthy_or_not(lease: &Lease<Backend>, record: &mut Record) -> Release {
+    let first_byte = record.elapsed();
+    record.first_byte = Some(first_byte);
+    record.attempt_answered(record.status);
+    let outcome = match backend_health(record.status) {
+        BackendHealth::Works => Outcome::Ok,
+        BackendHealth::Fails => {
+            lease.note_failure(&format_args!("it answered with status {}", record.status));
+            Outcome::Failed
+        }
+    };
+    Release::from(outcome).latency(first_byte.saturating_sub(record.waited))
 }
 
 fn route<'t>(

@@ -3,24 +3,20 @@
 //! Invariant: a request of which a part may have reached a backend is repeated only if it has no body and its method
 //! is idempotent (RFC 9110, section 9.2.2); each failure is told to the pool before the next attempt.
 
-use super::caller_body::{CallerBody, CutBody};
-use super::caller_io::CallerState;
+use super::caller_body::CutBody;
 use super::head::Target;
-use super::headers::{Caller, for_backend, remove_hop_by_hop};
+use super::headers::{Caller, write_for_backend};
 use super::refusal::Refusal;
 use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::operator_log::target;
 use crate::record::Record;
 use crate::shared::Shared;
-use crate::trace::{Attempt, WaitSpan};
-use crate::upstream::{IdleConnections, SendError, Sent, send};
+use crate::trace::{Attempt, TRACE_FIELDS, WaitSpan};
 use crate::waiting::{CANCELLED_TEXT, Waiter};
-use core::mem;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
-use http::uri::Uri;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use leasehold_core::limit::Cost;
 use leasehold_sync::{AcquireError, Lease, MemberId, Outcome, Release};
 use std::sync::Arc;
@@ -36,24 +32,73 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) caller: Caller<'a>,
     pub(crate) pool: Arc<BackendPool>,
     pub(crate) shared: &'a Shared,
-    pub(crate) interim: &'a Extensions,
     pub(crate) asked: leasehold_sync::Request,
     pub(crate) has_body: bool,
 }
 
+/// A way to send requests to backends: through hyper, or directly.
+pub(super) trait Way {
+    /// An answer's head, and what its body comes from.
+    type Sent;
+
+    /// Sends the request to a backend once; what was not read of its body stays with the way.
+    async fn send(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        attempt: &ToBackend<'_>,
+    ) -> Result<Self::Sent, NoAnswer>;
+}
+
+/// What one attempt tells a backend.
+#[derive(Debug)]
+pub(super) struct ToBackend<'a> {
+    pub(super) backend: &'a Backend,
+    request_id: &'a HeaderValue,
+    /// The fields of the attempt's trace, if spans are exported.
+    trace: Option<HeaderMap>,
+}
+
 /// An answer's head, and the lease under which it was given.
 #[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) sent: Sent,
+pub(crate) struct Answered<T> {
+    pub(crate) sent: T,
     pub(crate) lease: Lease<Backend>,
+}
+
+/// Why an attempt has no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// The request's body was cut.
+    Cut(CutBody),
+    /// The backend can't be reached, or has not answered.
+    Fault(Fault),
+}
+
+/// A backend's fault.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) kind: FaultKind,
+    /// What went wrong, for people.
+    pub(super) why: String,
+}
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultKind {
+    /// Nothing was sent; `has_begun` if a part of the body was read all the same, so that it can't be sent again.
+    NotSent { has_begun: bool },
+    /// The connection broke before the answer's head; `was_kept` if it had served before, so that it may just have been
+    /// closed as unused.
+    Broken { was_kept: bool },
+    /// There was no answer in time.
+    TimedOut,
 }
 
 /// What follows from a failed attempt.
 struct Failed {
     /// How the lease ends.
     release: Release,
-    /// The body to send again; `None` if the request can't be repeated.
-    again: Option<CallerBody>,
+    is_repeatable: bool,
     /// Whether the connection had only been closed as unused, which is no failure of the backend.
     was_stale: bool,
     refusal: Refusal,
@@ -61,12 +106,11 @@ struct Failed {
 
 impl Outgoing<'_> {
     /// Passes the request on, again if need be, until it has an answer's head.
-    pub(crate) async fn send(
+    pub(super) async fn send<W: Way>(
         &mut self,
-        idle: &IdleConnections,
-        mut body: CallerBody,
+        way: &mut W,
         record: &mut Record,
-    ) -> Result<Answered, Refusal> {
+    ) -> Result<Answered<W::Sent>, Refusal> {
         let mut tried: Vec<MemberId> = Vec::new();
         self.pool.count_attempt();
         loop {
@@ -74,48 +118,84 @@ impl Outgoing<'_> {
             let lease = self.lease(&tried, record).await?;
             record.waited = record.waited.saturating_add(lease.waited());
             record.backend = Some(lease.payload().clone());
-            let progress = body.progress();
-            let mut headers = for_backend(&self.parts.headers, &self.caller, &record.request_id);
-            let attempt = Attempt {
-                pool: &self.pool.settings().name,
+            let attempt = ToBackend {
                 backend: &lease,
-                method: &self.parts.method,
-                path: self.target.path.path(),
-                model: None,
+                trace: self.trace(&lease, record),
+                request_id: &record.request_id,
             };
-            record.begin_attempt(&attempt, &mut headers);
-            let request = self.build(&lease, headers, body);
-            let result = send(idle, &lease, &self.pool.settings().upstream, request).await;
-            let error = match result {
+            let fault = match way.send(self, &attempt).await {
                 Ok(sent) => return Ok(Answered { sent, lease }),
-                Err(error) => error,
+                Err(NoAnswer::Cut(cut)) => return Err(cut_body(lease, cut)),
+                Err(NoAnswer::Fault(fault)) => fault,
             };
             tracing::debug!(
                 target: target::EXCHANGE,
                 pool = &*self.pool.settings().name,
                 member = lease.name(),
                 attempt = record.attempts,
-                "the attempt has failed: {error}"
+                "the attempt has failed: {}",
+                fault.why
             );
-            let failed = match progress.failed.get() {
-                Some(cut) => return Err(cut_body(lease, cut)),
-                None => self.judge(error, progress.has_begun.get(), &lease),
-            };
+            let failed = self.judge(&fault, &lease);
             record.attempt_failed(failed.refusal.code, &failed.refusal.text);
             let member = lease.member();
             // A lease that has expired meanwhile was taken back already.
             let _ = lease.release(failed.release);
-            let Some(again) = failed.again else {
+            if !failed.is_repeatable {
                 self.pool.count_unrepeated();
                 return Err(failed.refusal);
-            };
+            }
             if !failed.was_stale {
                 if !self.pool.may_repeat(record.attempts) {
                     return Err(failed.refusal);
                 }
                 tried.push(member);
             }
-            body = again;
+        }
+    }
+
+    /// Begins the span of an attempt; returns what the backend is told of it instead of the caller's own.
+    fn trace(&self, backend: &Backend, record: &mut Record) -> Option<HeaderMap> {
+        record.parent()?;
+        let mut trace = HeaderMap::new();
+        for name in TRACE_FIELDS {
+            for value in self.parts.headers.get_all(&name) {
+                trace.append(&name, value.clone());
+            }
+        }
+        let attempt = Attempt {
+            pool: &self.pool.settings().name,
+            backend,
+            method: &self.parts.method,
+            path: self.target.path.path(),
+            model: None,
+        };
+        record.begin_attempt(&attempt, &mut trace);
+        Some(trace)
+    }
+
+    /// Writes the header fields of an attempt. O(fields).
+    pub(super) fn write_fields(
+        &self,
+        attempt: &ToBackend<'_>,
+        mut write: impl FnMut(&HeaderName, &HeaderValue),
+    ) {
+        let (headers, trace) = (&self.parts.headers, attempt.trace.as_ref());
+        write_for_backend(headers, &self.caller, attempt.request_id, |name, value| {
+            if trace.is_none() || !TRACE_FIELDS.contains(name) {
+                write(name, value);
+            }
+        });
+        for (name, value) in trace.into_iter().flatten() {
+            write(name, value);
+        }
+        // A host that was asked for is passed on.
+        if self.target.host.is_none() {
+            write(&HOST, attempt.backend.authority());
+        }
+        if let Some(protocol) = &self.target.upgrade {
+            write(&UPGRADE, protocol);
+            write(&CONNECTION, &HeaderValue::from_static("upgrade"));
         }
     }
 
@@ -198,43 +278,19 @@ impl Outgoing<'_> {
         Refusal::new(response.status(), code, text).wait(pool.retry_after(refused))
     }
 
-    fn build(
-        &self,
-        backend: &Backend,
-        mut headers: HeaderMap,
-        body: CallerBody,
-    ) -> Request<CallerBody> {
-        // A host that was asked for is passed on.
-        if self.target.host.is_none() {
-            headers.insert(HOST, backend.authority().clone());
-        }
-        if let Some(protocol) = &self.target.upgrade {
-            headers.insert(UPGRADE, protocol.clone());
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        }
-        let mut request = Request::new(body);
-        if self.parts.version == Version::HTTP_11 {
-            *request.extensions_mut() = self.interim.clone();
-        }
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = Uri::from(self.target.path.clone());
-        *request.headers_mut() = headers;
-        request
-    }
-
-    fn judge(&self, error: SendError, has_begun: bool, backend: &Backend) -> Failed {
-        backend.note_failure(&error);
-        let text = format!("backend {}: {error}", backend.name());
+    fn judge(&self, fault: &Fault, backend: &Backend) -> Failed {
+        backend.note_failure(&fault.why);
+        let text = format!("backend {}: {}", backend.name(), fault.why);
         let failed = Release::from(Outcome::Failed);
         let bad_gateway = |code| Refusal::new(StatusCode::BAD_GATEWAY, code, text.clone());
-        match error {
-            SendError::Connect { request, .. } => Failed {
+        match fault.kind {
+            FaultKind::NotSent { has_begun } => Failed {
                 release: failed.cost(Cost::default()),
-                again: (!has_begun).then(|| request.into_body()),
+                is_repeatable: !has_begun,
                 was_stale: false,
                 refusal: bad_gateway("no_connection"),
             },
-            SendError::Broken { was_kept, .. } => {
+            FaultKind::Broken { was_kept } => {
                 let is_repeatable = self.is_repeatable();
                 Failed {
                     // Nothing is known of a backend that closed an unused connection.
@@ -243,14 +299,14 @@ impl Outgoing<'_> {
                     } else {
                         failed
                     },
-                    again: is_repeatable.then(CallerBody::none),
+                    is_repeatable,
                     was_stale: was_kept && is_repeatable,
                     refusal: bad_gateway("backend_broke"),
                 }
             }
-            SendError::TimedOut(_) => Failed {
+            FaultKind::TimedOut => Failed {
                 release: failed,
-                again: None,
+                is_repeatable: false,
                 was_stale: false,
                 refusal: Refusal::new(StatusCode::GATEWAY_TIMEOUT, "backend_timeout", text),
             },
@@ -260,25 +316,6 @@ impl Outgoing<'_> {
     /// Whether the request may reach a backend twice.
     fn is_repeatable(&self) -> bool {
         !self.has_body && is_idempotent(&self.parts.method) && self.target.upgrade.is_none()
-    }
-}
-
-/// Makes the extensions of requests whose interim answers are passed on to this caller.
-pub(crate) fn passing_interim(state: &Arc<CallerState>) -> Extensions {
-    let mut request = Request::new(());
-    let state = Arc::clone(state);
-    hyper::ext::on_informational(&mut request, move |interim| {
-        pass_interim(&state, interim.status(), interim.headers());
-    });
-    mem::take(request.extensions_mut())
-}
-
-/// Passes interim answers on; 100 was the gateway's to give, and 101 is a final one.
-fn pass_interim(state: &CallerState, status: StatusCode, headers: &HeaderMap) {
-    if status.as_u16() > 101 {
-        let mut headers = headers.clone();
-        remove_hop_by_hop(&mut headers);
-        state.pass_interim(status, &headers);
     }
 }
 

@@ -55,6 +55,15 @@ struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SoundBytes(pub(crate) usize);
 
+/// The bytes of a body among those that were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BodyBytes {
+    /// The bytes up to the body's end, or all of them.
+    pub(crate) read: usize,
+    /// Those of them that are content: no sizes of chunks, no trailers.
+    pub(crate) content: u64,
+}
+
 impl Framing {
     /// Begins a connection; a line of a head or a chunk's size has at most `max_line` bytes.
     pub(crate) fn new(max_line: usize) -> Self {
@@ -63,6 +72,38 @@ impl Framing {
             line: Vec::new(),
             max_line,
         }
+    }
+
+    /// Begins in the chunks of a body, in whose lines at most `max_line` bytes are.
+    pub(crate) fn of_chunks(max_line: usize) -> Self {
+        Self {
+            state: State::ChunkSize,
+            ..Self::new(max_line)
+        }
+    }
+
+    /// Reads the next bytes of a body, up to its end; the place after that is [`Place::Start`]. O(bytes).
+    ///
+    /// # Errors
+    /// The body could be read in two ways.
+    pub(crate) fn read_body(&mut self, bytes: &[u8]) -> Result<BodyBytes, SoundBytes> {
+        let (mut rest, mut content) = (bytes, 0_u64);
+        let read = |rest: &[u8]| bytes.len().saturating_sub(rest.len());
+        while !rest.is_empty() && self.place() == Place::Body {
+            let is_content = matches!(self.state, State::Sized(_) | State::Chunk(_));
+            let Some(after) = self.read_part(rest) else {
+                self.state = State::Refused;
+                return Err(SoundBytes(read(rest)));
+            };
+            if is_content {
+                content = content.saturating_add(rest.len().saturating_sub(after.len()) as u64);
+            }
+            rest = after;
+        }
+        Ok(BodyBytes {
+            read: read(rest),
+            content,
+        })
     }
 
     /// Returns the place after the bytes so far.

@@ -6,7 +6,9 @@
 use bytes::{Bytes, BytesMut};
 use core::cell::RefCell;
 use core::net::IpAddr;
-use http::header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, TE, TRAILER};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderValue};
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -33,6 +35,10 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // Most heads have one such field or none, so that looking for it in a walk is cheaper than by each name.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name.as_str())) {
         let name = name.clone();
+        if name == TRANSFER_ENCODING {
+            // Beside chunks, a length has no meaning (RFC 9112, section 6.3).
+            headers.remove(CONTENT_LENGTH);
+        }
         headers.remove(name);
     }
 }
@@ -51,12 +57,19 @@ pub(crate) fn copied(headers: &HeaderMap, unwanted: impl Fn(&str) -> bool) -> He
     copied
 }
 
-/// Whether a field is for one connection (RFC 9110, section 7.6.1).
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-    )
+/// Fields that are for one connection (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [&str; 6] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether a field is for one connection.
+pub(super) fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.iter().any(|one| one.eq_ignore_ascii_case(name))
 }
 
 /// Returns the fields that `connection` names and that are the other side's to take away.
@@ -72,12 +85,13 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     tokens
         .filter_map(|token| token.parse().ok())
         // A body's length, a host and what the gateway tells are not.
-        .filter(|name| !is_kept(name))
+        .filter(|name: &HeaderName| !is_kept(name.as_str()))
         .collect()
 }
 
-fn is_kept(name: &HeaderName) -> bool {
-    [
+/// Whether a field is passed on although `connection` names it.
+pub(super) fn is_kept(name: &str) -> bool {
+    let kept = [
         HOST,
         CONTENT_LENGTH,
         FORWARDED,
@@ -86,8 +100,9 @@ fn is_kept(name: &HeaderName) -> bool {
         X_FORWARDED_HOST,
         X_FORWARDED_PROTO,
         X_REQUEST_ID,
-    ]
-    .contains(name)
+    ];
+    kept.iter()
+        .any(|one| one.as_str().eq_ignore_ascii_case(name))
 }
 
 /// The other end of a connection, as backends are told of it.
@@ -144,8 +159,21 @@ pub(crate) fn for_backend(
     caller: &Caller<'_>,
     request_id: &HeaderValue,
 ) -> HeaderMap {
-    let named = named_by_connection(headers);
     let mut passed = HeaderMap::with_capacity(headers.len().saturating_add(ADDED));
+    write_for_backend(headers, caller, request_id, |name, value| {
+        passed.append(name.clone(), value.clone());
+    });
+    passed
+}
+
+/// Writes the headers of a request that is passed on. O(fields).
+pub(super) fn write_for_backend(
+    headers: &HeaderMap,
+    caller: &Caller<'_>,
+    request_id: &HeaderValue,
+    mut write: impl FnMut(&HeaderName, &HeaderValue),
+) {
+    let named = named_by_connection(headers);
     let mut takes_trailers = false;
     for (name, value) in headers {
         match name.as_str() {
@@ -159,21 +187,22 @@ pub(crate) fn for_backend(
             | "x-request-id" => {}
             "x-forwarded-proto" | "x-forwarded-host" if !caller.is_trusted => {}
             text if is_hop_by_hop(text) || named.contains(name) => {}
-            _ => {
-                passed.append(name.clone(), value.clone());
-            }
+            _ => write(name, value),
         }
     }
     if takes_trailers {
-        passed.insert(TE, HeaderValue::from_static("trailers"));
+        write(&TE, &HeaderValue::from_static("trailers"));
     }
-    forward(headers, &mut passed, caller);
-    passed.append(X_REQUEST_ID, request_id.clone());
-    passed
+    forward(headers, caller, &mut write);
+    write(&X_REQUEST_ID, request_id);
 }
 
 /// Tells the caller's address, scheme and host, after what a trusted peer says of them.
-fn forward(headers: &HeaderMap, passed: &mut HeaderMap, caller: &Caller<'_>) {
+fn forward(
+    headers: &HeaderMap,
+    caller: &Caller<'_>,
+    write: &mut impl FnMut(&HeaderName, &HeaderValue),
+) {
     let earlier = |name: HeaderName| {
         let told = caller.is_trusted.then(|| joined(headers, &name));
         told.flatten()
@@ -189,22 +218,19 @@ fn forward(headers: &HeaderMap, passed: &mut HeaderMap, caller: &Caller<'_>) {
         (None, Some(peer)) => peer.forwarded(caller),
         (earlier, _) => HeaderValue::from_str(&forwarded(caller, earlier)).ok(),
     };
-    let scheme = Some(HeaderValue::from_static(caller.scheme));
+    // A trusted peer's own words on these were passed on.
+    let is_told = |name: &HeaderName| caller.is_trusted && headers.contains_key(name);
+    let scheme = HeaderValue::from_static(caller.scheme);
+    let scheme = Some(scheme).filter(|_| !is_told(&X_FORWARDED_PROTO));
+    let host = caller.host.filter(|_| !is_told(&X_FORWARDED_HOST));
     for (name, value) in [
-        (X_FORWARDED_FOR, path),
-        (FORWARDED, told),
-        (X_FORWARDED_PROTO, scheme),
-        (X_FORWARDED_HOST, caller.host.cloned()),
+        (X_FORWARDED_FOR, path.as_ref()),
+        (FORWARDED, told.as_ref()),
+        (X_FORWARDED_PROTO, scheme.as_ref()),
+        (X_FORWARDED_HOST, host),
     ] {
-        match value {
-            // Only a trusted peer's own words may have been passed on before.
-            Some(value) if caller.is_trusted => {
-                passed.entry(name).or_insert(value);
-            }
-            Some(value) => {
-                passed.append(name, value);
-            }
-            None => {}
+        if let Some(value) = value {
+            write(&name, value);
         }
     }
 }

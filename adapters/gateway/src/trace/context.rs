@@ -7,6 +7,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// The fields of a trace.
+pub(crate) const TRACE_FIELDS: [HeaderName; 2] = [TRACEPARENT, TRACESTATE];
 /// Bytes of a `traceparent` of version 00.
 const LENGTH: usize = 55;
 

@@ -43,21 +43,29 @@ pub(crate) async fn connect(
     backend: &Backend,
     within: Duration,
 ) -> Result<BackendConnection, ConnectError> {
+    let stream = connect_stream(backend, within).await?;
+    let connection = BackendConnection::open(stream).await;
+    Ok(connection.map_err(io::Error::other)?)
+}
+
+/// Opens a stream for requests that are sent without hyper.
+pub(crate) async fn connect_stream(
+    backend: &Backend,
+    within: Duration,
+) -> Result<BackendStream, ConnectError> {
     let connected = timeout(within, open(backend)).await;
     connected.map_err(|_| ConnectError::TimedOut(within))?
 }
 
-async fn open(backend: &Backend) -> Result<BackendConnection, ConnectError> {
+async fn open(backend: &Backend) -> Result<BackendStream, ConnectError> {
     let tcp = open_tcp(backend).await?;
-    let stream = match backend.tls() {
+    Ok(match backend.tls() {
         None => BackendStream::Plain(tcp),
         Some(tls) => {
             let stream = tls.connector.connect(tls.name.clone(), tcp).await;
             BackendStream::Secure(Box::new(stream.map_err(tls_error)?))
         }
-    };
-    let connection = BackendConnection::open(stream).await;
-    Ok(connection.map_err(io::Error::other)?)
+    })
 }
 
 /// Tells a backend that does not speak TLS from one that speaks it wrongly.
@@ -84,6 +92,7 @@ async fn open_tcp(backend: &Backend) -> Result<TcpStream, ConnectError> {
 }
 
 /// The bytes from and to a backend.
+#[derive(Debug)]
 pub(crate) enum BackendStream {
     Plain(TcpStream),
     Secure(Box<TlsStream<TcpStream>>),

@@ -10,7 +10,7 @@ mod post;
 mod send;
 mod tls;
 
-pub(crate) use connect::{ConnectError, connect};
+pub(crate) use connect::{BackendStream, ConnectError, connect, connect_stream};
 pub(crate) use connection::BackendConnection;
 pub(crate) use idle::IdleConnections;
 pub(crate) use post::post;

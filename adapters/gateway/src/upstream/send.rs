@@ -44,7 +44,7 @@ pub(crate) enum SendError {
 
 /// Sends a request, and waits for the answer's head.
 pub(crate) async fn send(
-    idle: &IdleConnections,
+    idle: &IdleConnections<BackendConnection>,
     backend: &Backend,
     bounds: &UpstreamBounds,
     mut request: Request<CallerBody>,

@@ -19,3 +19,4 @@ mod support;
 mod time;
 mod tls;
 mod waiting;
+mod ways;

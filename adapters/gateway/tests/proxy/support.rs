@@ -198,11 +198,17 @@ impl Caller {
     /// Reads a chunk; empty at the end, with its trailers.
     pub(crate) fn chunk(&mut self) -> Vec<u8> {
         let line = self.read_until("\r\n");
-        let size = str::from_utf8(&line).expect("a size").trim();
+        let line = str::from_utf8(&line).expect("a size");
+        let size = line.split(';').next().unwrap_or_default().trim();
         let size =
             usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("{line:?} is no size"));
         if size == 0 {
-            return self.read_until("\r\n");
+            loop {
+                let trailer = self.read_until("\r\n");
+                if matches!(trailer.as_slice(), b"" | b"\r\n") {
+                    return trailer;
+                }
+            }
         }
         let chunk = self.exactly(size);
         self.exactly(2);
