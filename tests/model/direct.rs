@@ -137,10 +137,10 @@ fn run_answer(bytes: &[u8], part: usize, is_head: bool) {
     }
 }
 
-/// The lines of a head whose end is known.
+/// The lines of a head whose end is known; empty ones before it are none of it (RFC 9112, section 2.2).
 fn lines(head: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(head);
-    text.trim_end()
+    text.trim_matches(['\r', '\n'])
         .split('\n')
         .map(|line| line.trim_end_matches('\r').to_owned())
         .collect()

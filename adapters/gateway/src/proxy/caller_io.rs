@@ -127,7 +127,8 @@ impl<S> CallerIo<S> {
 
     /// Returns how long the next byte may take from `since` on.
     fn longest_wait(&mut self) -> Option<Duration> {
-        let is_busy = self.state.is_busy.load(Ordering::Relaxed);
+        // An answer whose exchange has ended may still be on its way to a slow reader.
+        let is_busy = self.state.is_busy.load(Ordering::Relaxed) || self.blocked_since.is_some();
         if self.was_busy && !is_busy {
             self.since = poll_time();
         }
@@ -169,7 +170,7 @@ impl<S> CallerIo<S> {
         if self.framing.place() != Place::Head || before != Place::Head {
             self.since = poll_time();
         }
-        self.is_first &= matches!(self.framing.place(), Place::Start | Place::Head);
+        self.is_first &= self.framing.place() == Place::Head;
     }
 }
 
@@ -273,5 +274,70 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::future::poll_fn;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::advance;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A connection through which `room` bytes fit at a time, and its other end.
+    fn connection(room: usize) -> (CallerIo<DuplexStream>, DuplexStream) {
+        let (io, other) = duplex(room);
+        let bounds = ListenerBounds::default();
+        (CallerIo::new(io, Arc::default(), bounds), other)
+    }
+
+    /// Reads once; `None` if no bytes have come.
+    async fn read(io: &mut CallerIo<DuplexStream>) -> Option<io::Result<usize>> {
+        let mut bytes = [0; 256];
+        let mut room = ReadBuf::new(&mut bytes);
+        let polled = poll_fn(|context| {
+            let polled = Pin::new(&mut *io).poll_read(context, &mut room);
+            Poll::Ready(polled)
+        });
+        match polled.await {
+            Poll::Pending => None,
+            Poll::Ready(read) => Some(read.map(|()| room.filled().len())),
+        }
+    }
+
+    fn is_closed(read: Option<io::Result<usize>>) -> bool {
+        matches!(read, Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_may_be_unused_for_longer_than_a_head_may_take() {
+        let bounds = ListenerBounds::default();
+        let (mut io, mut other) = connection(256);
+        other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(matches!(read(&mut io).await, Some(Ok(18))));
+        assert!(read(&mut io).await.is_none());
+        advance(bounds.header_read + SECOND).await;
+        assert!(read(&mut io).await.is_none());
+        advance(bounds.keep_alive - bounds.header_read).await;
+        assert!(is_closed(read(&mut io).await));
+        // One that never asked for anything is closed sooner.
+        let (mut io, _other) = connection(256);
+        assert!(read(&mut io).await.is_none());
+        advance(bounds.header_read + SECOND).await;
+        assert!(is_closed(read(&mut io).await));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_an_answer_is_stuck_is_not_unused() {
+        let (mut io, _other) = connection(4);
+        let mut write = async |bytes: &[u8]| {
+            poll_fn(|context| Poll::Ready(Pin::new(&mut io).poll_write(context, bytes))).await
+        };
+        assert!(write(b"answ").await.is_ready());
+        assert!(write(b"er").await.is_pending());
+        advance(ListenerBounds::default().keep_alive + SECOND).await;
+        assert!(read(&mut io).await.is_none());
     }
 }

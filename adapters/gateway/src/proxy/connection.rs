@@ -7,6 +7,7 @@ use super::direct::{self, CallerSide};
 use super::exchange::answer;
 use super::headers::Peer;
 use super::rewound::Rewound;
+use crate::buffers::BUFFER;
 use crate::clock::in_one_poll;
 use crate::connections::Counted;
 use crate::worker::{OpenHere, Worker};
@@ -23,9 +24,6 @@ use leasehold_config::ListenerBounds;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// Bytes that are read ahead at most.
-const MAX_BUFFER: usize = 64 * 1_024;
 
 /// A caller's connection, as its exchanges see it.
 #[derive(Debug)]
@@ -90,20 +88,17 @@ async fn serve_requests<S>(io: CallerIo<S>, connection: Rc<Connection>, bounds: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let caller = CallerSide::new(io);
+    let caller = CallerSide::new(io, Rc::clone(&connection.worker));
     if !direct::serve(&caller, &connection, &bounds).await {
         return;
     }
     let (io, ahead) = caller.into_parts();
-    let io = Rewound {
-        ahead: ahead.freeze(),
-        io,
-    };
+    let io = Rewound { ahead, io };
     let service = service_fn(move |request| answer(Rc::clone(&connection), request));
-    let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(MAX_BUFFER);
+    let max_header = usize::try_from(bounds.max_header_bytes).unwrap_or(BUFFER);
     // Errors of a caller's connection are the caller's.
     let _ = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER.max(max_header))
+        .max_buf_size(BUFFER.max(max_header))
         .max_header_size(max_header)
         .max_headers(bounds.max_headers.into())
         .header_read_timeout(None)

@@ -3,13 +3,13 @@
 //! Invariant: every request gets an answer, and every refusal says why.
 
 use super::answer::{AnswerBody, BackendBody};
-use super::by_hyper::{ByHyper, passing_interim};
 use super::caller_body::CallerBody;
 use super::connection::Connection;
 use super::fields::Fields;
 use super::forward::{Answered, Outgoing};
 use super::head::Target;
-use super::headers::{Caller, X_REQUEST_ID, client_address, remove_hop_by_hop};
+use super::headers::{Caller, X_REQUEST_ID, client_address, own, remove_hop_by_hop};
+use super::hyper_transport::{HyperTransport, passing_interim};
 use super::refusal::Refusal;
 use super::upgrade::Tunnel;
 use crate::admin;
@@ -168,12 +168,12 @@ impl Exchange<'_> {
         let (mut outgoing, cookie) = self.outgoing(asked, !body.is_end_stream())?;
         let max_body = asked.listener.settings().bounds.max_body;
         let interim = &self.connection.interim;
-        let mut way = ByHyper {
+        let mut transport = HyperTransport {
             idle: self.connection.worker.idle(),
             interim: interim.get_or_init(|| passing_interim(&self.connection.state)),
             body: Some(CallerBody::new(body, max_body)),
         };
-        let answered = outgoing.send(&mut way, record).await?;
+        let answered = outgoing.send(&mut transport, record).await?;
         let mut passed = self.pass_back(
             answered,
             outgoing.pool.settings().upstream,
@@ -232,7 +232,7 @@ impl Exchange<'_> {
         let mut known = self.connection.host.borrow_mut();
         let target = Target::new(self.parts, &self.fields, has_body, known.as_ref())?;
         if target.host != *known {
-            known.clone_from(&target.host);
+            *known = target.host.as_ref().and_then(own);
         }
         Ok(target)
     }

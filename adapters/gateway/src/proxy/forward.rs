@@ -36,12 +36,12 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) has_body: bool,
 }
 
-/// A way to send requests to backends: through hyper, or directly.
-pub(super) trait Way {
+/// Sends requests to backends: through hyper, or directly.
+pub(super) trait Transport {
     /// An answer's head, and what its body comes from.
     type Sent;
 
-    /// Sends the request to a backend once; what was not read of its body stays with the way.
+    /// Sends the request to a backend once; what was not read of its body stays with the transport.
     async fn send(
         &mut self,
         outgoing: &Outgoing<'_>,
@@ -106,11 +106,11 @@ struct Failed {
 
 impl Outgoing<'_> {
     /// Passes the request on, again if need be, until it has an answer's head.
-    pub(super) async fn send<W: Way>(
+    pub(super) async fn send<T: Transport>(
         &mut self,
-        way: &mut W,
+        transport: &mut T,
         record: &mut Record,
-    ) -> Result<Answered<W::Sent>, Refusal> {
+    ) -> Result<Answered<T::Sent>, Refusal> {
         let mut tried: Vec<MemberId> = Vec::new();
         self.pool.count_attempt();
         loop {
@@ -123,7 +123,7 @@ impl Outgoing<'_> {
                 trace: self.trace(&lease, record),
                 request_id: &record.request_id,
             };
-            let fault = match way.send(self, &attempt).await {
+            let fault = match transport.send(self, &attempt).await {
                 Ok(sent) => return Ok(Answered { sent, lease }),
                 Err(NoAnswer::Cut(cut)) => return Err(cut_body(lease, cut)),
                 Err(NoAnswer::Fault(fault)) => fault,

@@ -269,7 +269,8 @@ fn chunk_size(text: &[u8]) -> Option<u64> {
     number(digits.trim_ascii_end(), 16)
 }
 
-fn number(digits: &[u8], radix: u32) -> Option<u64> {
+/// Reads a number of digits alone.
+pub(super) fn number(digits: &[u8], radix: u32) -> Option<u64> {
     let digits = str::from_utf8(digits).ok()?;
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     u64::from_str_radix(digits, radix).ok().filter(|_| is_plain)

@@ -105,6 +105,11 @@ pub(super) fn is_kept(name: &str) -> bool {
         .any(|one| one.as_str().eq_ignore_ascii_case(name))
 }
 
+/// Returns a copy in memory of its own, because a value that was parsed holds the whole head that it came in.
+pub(super) fn own(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
+}
+
 /// The other end of a connection, as backends are told of it.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -135,7 +140,8 @@ impl Peer {
             return Some(told.clone());
         }
         let made = HeaderValue::from_str(&forwarded(caller, None)).ok()?;
-        *self.told.borrow_mut() = caller.host.map(|host| (host.clone(), made.clone()));
+        let host = caller.host.and_then(own);
+        *self.told.borrow_mut() = host.map(|host| (host, made.clone()));
         Some(made)
     }
 }

@@ -2,14 +2,13 @@
 //!
 //! ```text
 //! caller_io ── connection ─┬─ exchange: head, admin, limits, route ── forward: lease, send, repeat ── answer
-//!  (framing)               │                                            by_hyper (upstream)     (lease, log end)
+//!  (framing)               │                                            hyper_transport         (lease, log end)
 //!                          └─ direct: plain requests, by the same exchange and forward, without hyper
 //! ```
-//! Invariant: each file is one step or one part of it, and only `connection`, `by_hyper`, `caller_body` and `answer` know
+//! Invariant: each file is one step or one part of it, and only `connection`, `hyper_transport`, `caller_body` and `answer` know
 //! hyper.
 
 mod answer;
-mod by_hyper;
 mod caller_body;
 mod caller_io;
 mod connection;
@@ -21,6 +20,7 @@ mod framing;
 mod fuzz;
 mod head;
 mod headers;
+mod hyper_transport;
 mod refusal;
 mod rewound;
 mod upgrade;

@@ -25,6 +25,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         let count = self.ahead.len().min(buffer.remaining());
         buffer.put_slice(self.ahead.get(..count).unwrap_or_default());
         self.ahead.advance(count);
+        if self.ahead.is_empty() {
+            // An empty part of a buffer still holds all of it.
+            self.ahead = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

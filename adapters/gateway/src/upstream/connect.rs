@@ -98,6 +98,13 @@ pub(crate) enum BackendStream {
     Secure(Box<TlsStream<TcpStream>>),
 }
 
+impl BackendStream {
+    /// Whether its bytes are written as they are, without TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+}
+
 impl AsyncRead for BackendStream {
     fn poll_read(
         self: Pin<&mut Self>,

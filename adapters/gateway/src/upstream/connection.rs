@@ -4,6 +4,7 @@
 //! one that is unused has nothing to do and is not polled, so that a thousand of them cost no wake-ups.
 
 use super::connect::BackendStream;
+use crate::buffers::BUFFER;
 use crate::clock::poll_time;
 use crate::patience::Patience;
 use crate::proxy::CallerBody;
@@ -20,9 +21,6 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-/// Bytes of a connection's buffer at most; an answer's head has to fit in.
-const MAX_BUFFER: usize = 64 * 1_024;
-
 /// A connection to a backend.
 pub(crate) struct BackendConnection {
     sender: SendRequest<CallerBody>,
@@ -35,7 +33,7 @@ impl BackendConnection {
     /// Prepares a stream for requests.
     pub(crate) async fn open(stream: BackendStream) -> hyper::Result<Self> {
         let builder = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
+            .max_buf_size(BUFFER)
             .handshake(TokioIo::new(stream));
         let (sender, connection) = builder.await?;
         let connection = connection.with_upgrades();

@@ -1,6 +1,6 @@
 //! The unused connections of one thread, by backend.
 //!
-//! Invariant: at most `max_idle` connections of a backend, none older than `keep_alive` is handed out.
+//! Invariant: each set has at most `max_idle` connections of a backend; none older than `keep_alive` is handed out.
 
 use crate::clock::{now, poll_time};
 use core::cell::RefCell;

@@ -18,5 +18,5 @@ mod remote;
 mod support;
 mod time;
 mod tls;
+mod transports;
 mod waiting;
-mod ways;

@@ -1,10 +1,10 @@
 //! A backend's answer: its head, and where its body ends.
 //!
-//! Invariant: an answer that is passed on ends in one way only (RFC 9112, section 6.3), and no field of it that is meant
-//! for one connection reaches the caller.
+//! Invariant: an answer that is passed on ends in one way only (RFC 9112, section 6.3), and no field of its head that is
+//! meant for one connection reaches the caller.
 
 use super::text::{write_date, write_field, write_fields, write_status};
-use crate::proxy::framing::{BodyBytes, Framing, Place, SoundBytes};
+use crate::proxy::framing::{BodyBytes, Framing, Place, SoundBytes, number};
 use crate::proxy::headers::{X_REQUEST_ID, is_hop_by_hop, is_kept};
 use core::mem::MaybeUninit;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -39,8 +39,13 @@ pub(super) struct AnswerHead {
     pub(super) body: AnswerEnd,
     /// Whether the backend takes another request on the connection.
     pub(super) is_kept: bool,
-    /// The head as the caller gets it, without what the gateway adds.
-    text: Vec<u8>,
+    pub(super) text: HeadText,
+}
+
+/// A head as the caller gets it, without what the gateway adds.
+#[derive(Debug)]
+pub(super) struct HeadText {
+    bytes: Vec<u8>,
     has_date: bool,
 }
 
@@ -100,14 +105,19 @@ pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<AnswerHead>,
         };
         let mut text = Vec::with_capacity(length.saturating_add(ADDED));
         write_status(&mut text, status, head.reason.unwrap_or_default());
-        framing.write(&mut text, head.headers);
+        framing.write(&mut text, head.headers, status);
+        if matches!(body, AnswerEnd::UntilClose) {
+            write_field(&mut text, b"transfer-encoding", b"chunked");
+        }
         Ok(AnswerHead {
             status,
             length,
             is_kept: is_newest && !framing.closes && !matches!(body, AnswerEnd::UntilClose),
             body,
-            text,
-            has_date: framing.has_date,
+            text: HeadText {
+                bytes: text,
+                has_date: framing.has_date,
+            },
         })
     })
 }
@@ -133,7 +143,7 @@ impl<'h> Fields<'h> {
                     said.read_connection(field.value);
                 }
                 14 if field.name.eq_ignore_ascii_case("content-length") => {
-                    let size = number(field.value).ok_or(BadAnswer::Ambiguous)?;
+                    let size = number(field.value, 10).ok_or(BadAnswer::Ambiguous)?;
                     if said.size.is_some_and(|said| said != size) {
                         return Err(BadAnswer::Ambiguous);
                     }
@@ -166,9 +176,10 @@ impl<'h> Fields<'h> {
     }
 
     /// Writes the fields that the caller gets.
-    fn write(&self, out: &mut Vec<u8>, fields: &[Header<'_>]) {
-        // With chunks, a length has no meaning; twice the same is once too often.
-        let mut has_size = self.is_chunked;
+    fn write(&self, out: &mut Vec<u8>, fields: &[Header<'_>], status: StatusCode) {
+        let is_empty = status == StatusCode::NO_CONTENT;
+        // A length has no meaning beside chunks, and neither may be in an answer that is always empty.
+        let mut has_size = self.is_chunked || is_empty;
         for field in fields {
             let name = field.name;
             let is_left_out = match name.len() {
@@ -185,7 +196,7 @@ impl<'h> Fields<'h> {
                 write_field(out, name.as_bytes(), field.value);
             }
         }
-        if self.is_chunked {
+        if self.is_chunked && !is_empty {
             write_field(out, b"transfer-encoding", b"chunked");
         }
     }
@@ -200,13 +211,10 @@ pub(super) struct Added<'a> {
     pub(super) closes: bool,
 }
 
-impl AnswerHead {
-    /// Takes the head as the caller gets it. A body without a length is sent in chunks.
-    pub(super) fn take_text(&mut self, added: &Added<'_>) -> Vec<u8> {
-        let mut text = core::mem::take(&mut self.text);
-        if matches!(self.body, AnswerEnd::UntilClose) {
-            write_field(&mut text, b"transfer-encoding", b"chunked");
-        }
+impl HeadText {
+    /// Completes it.
+    pub(super) fn with(self, added: &Added<'_>) -> Vec<u8> {
+        let mut text = self.bytes;
         let id = added.request_id.as_bytes();
         write_field(&mut text, X_REQUEST_ID.as_str().as_bytes(), id);
         write_fields(&mut text, &added.fields);
@@ -253,20 +261,14 @@ fn has_no_body(status: StatusCode, method: &Method) -> bool {
         || *method == Method::HEAD
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
-    let digits = str::from_utf8(digits).ok()?;
-    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| is_plain)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn text_of(answer: &str) -> String {
-        let mut head = parse(answer.as_bytes(), &Method::GET).unwrap().unwrap();
-        let text = head.take_text(&Added {
+        let head = parse(answer.as_bytes(), &Method::GET).unwrap().unwrap();
+        let text = head.text.with(&Added {
             request_id: &HeaderValue::from_static("id"),
             fields: HeaderMap::new(),
             closes: false,
@@ -287,6 +289,11 @@ mod tests {
         );
         let expected = "HTTP/1.1 200 OK\r\ndate: today\r\ntransfer-encoding: chunked\r\nx-request-id: id\r\n\r\n";
         assert_eq!(text, expected);
+        let empty = "HTTP/1.1 204 X\r\ndate: today\r\n";
+        for field in ["content-length: 3\r\n", "transfer-encoding: chunked\r\n"] {
+            let text = text_of(&format!("{empty}{field}\r\n"));
+            assert_eq!(text, format!("{empty}x-request-id: id\r\n\r\n"));
+        }
     }
 
     #[test]
@@ -350,8 +357,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_head_that_is_passed_on_can_be_read_in_one_way(bytes in answers()) {
-            if let Ok(Some(mut head)) = parse(&bytes, &Method::GET) {
-                let text = head.take_text(&Added {
+            if let Ok(Some(head)) = parse(&bytes, &Method::GET) {
+                let text = head.text.with(&Added {
                     request_id: &HeaderValue::from_static("id"),
                     fields: HeaderMap::new(),
                     closes: false,

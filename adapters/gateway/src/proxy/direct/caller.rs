@@ -2,30 +2,32 @@
 //!
 //! Invariant: bytes are read only where they are wanted, so that a caller is read no faster than it is served.
 
+use super::After;
 use super::request::{Parsed, Plain, parse};
 use crate::buffers::BUFFER;
 use crate::patience::Patience;
 use crate::proxy::caller_io::CallerIo;
-use bytes::{Buf, BytesMut};
+use crate::worker::Worker;
+use bytes::Bytes;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
+use core::mem;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use leasehold_config::ListenerBounds;
 use std::io;
+use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout};
 
 /// The time in which a caller may see an answer that came before it had sent all of its request.
 const LINGER: Duration = Duration::from_secs(1);
 
-thread_local! {
-    /// What a read fills before its bytes are taken to where they belong.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-}
+/// Bytes for which no buffer is held.
+const FEW: usize = BUFFER / 4;
 
-/// What comes next on a connection.
+/// The next event on a connection.
 pub(super) enum Next {
     Plain(Box<Plain>),
     /// A request that is left to hyper.
@@ -38,7 +40,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(in crate::proxy) struct CallerSide<S> {
     io: RefCell<CallerIo<S>>,
-    ahead: RefCell<BytesMut>,
+    ahead: RefCell<Ahead>,
+    worker: Rc<Worker>,
     /// The bytes of the present request's body that were not used.
     left: Cell<u64>,
     /// Whether a byte of that body was used.
@@ -46,11 +49,49 @@ pub(in crate::proxy) struct CallerSide<S> {
     waiting: RefCell<Patience>,
 }
 
+/// Bytes that were read and not used.
+#[derive(Debug, Default)]
+struct Ahead {
+    buffer: Vec<u8>,
+    begin: usize,
+    end: usize,
+}
+
+impl Ahead {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.begin..self.end).unwrap_or_default()
+    }
+
+    /// Takes bytes; returns the buffer once none are left in it.
+    fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        self.begin = self.begin.saturating_add(count).min(self.end);
+        (self.begin == self.end).then(|| mem::take(self).buffer)
+    }
+
+    /// Adds bytes in memory that grows with them.
+    fn add(&mut self, bytes: &[u8]) {
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+    }
+
+    /// Moves a few bytes out of a buffer that is meant for many, and returns it.
+    fn shrink(&mut self) -> Option<Vec<u8>> {
+        let is_due = self.buffer.len() == BUFFER && self.bytes().len() <= FEW;
+        is_due.then(|| {
+            let bytes = self.bytes().to_vec();
+            (self.begin, self.end) = (0, bytes.len());
+            mem::replace(&mut self.buffer, bytes)
+        })
+    }
+}
+
 impl<S> CallerSide<S> {
-    pub(in crate::proxy) fn new(io: CallerIo<S>) -> Self {
+    pub(in crate::proxy) fn new(io: CallerIo<S>, worker: Rc<Worker>) -> Self {
         Self {
             io: RefCell::new(io),
             ahead: RefCell::default(),
+            worker,
             left: Cell::new(0),
             has_begun: Cell::new(false),
             waiting: RefCell::default(),
@@ -63,8 +104,9 @@ impl<S> CallerSide<S> {
     }
 
     /// Takes the connection apart, with the bytes that were read ahead.
-    pub(in crate::proxy) fn into_parts(self) -> (CallerIo<S>, BytesMut) {
-        (self.io.into_inner(), self.ahead.into_inner())
+    pub(in crate::proxy) fn into_parts(self) -> (CallerIo<S>, Bytes) {
+        let ahead = Bytes::copy_from_slice(self.ahead.borrow().bytes());
+        (self.io.into_inner(), ahead)
     }
 
     /// Takes the head of a request that is passed on; its body comes next.
@@ -74,12 +116,10 @@ impl<S> CallerSide<S> {
         self.has_begun.set(false);
     }
 
-    /// Takes bytes that were read ahead; a connection that waits for more has no memory for them.
+    /// Takes bytes that were read ahead.
     fn take(&self, count: usize) {
-        let mut ahead = self.ahead.borrow_mut();
-        ahead.advance(count);
-        if ahead.is_empty() {
-            *ahead = BytesMut::new();
+        if let Some(buffer) = self.ahead.borrow_mut().take(count) {
+            self.worker.buffers().give(buffer);
         }
     }
 
@@ -97,12 +137,16 @@ impl<S> CallerSide<S> {
     pub(super) fn with_body<R>(&self, see: impl FnOnce(&[u8]) -> R) -> R {
         let ahead = self.ahead.borrow();
         let left = usize::try_from(self.left.get()).unwrap_or(usize::MAX);
-        see(ahead.get(..left.min(ahead.len())).unwrap_or_default())
+        see(ahead.bytes().get(..left).unwrap_or(ahead.bytes()))
     }
 
-    /// Takes what is there of a body that is not passed on.
-    pub(super) fn skip_body(&self) {
+    /// Ends an exchange, of whose body the rest is not passed on; returns what becomes of the connection.
+    pub(super) fn after(&self, after: After) -> After {
         self.take_body(self.with_body(<[u8]>::len));
+        match self.left() {
+            0 => after,
+            _ => After::CloseUnread,
+        }
     }
 
     /// Takes bytes of the body that [`with_body`](Self::with_body) has shown.
@@ -121,13 +165,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
         let max = usize::try_from(bounds.max_header_bytes).unwrap_or(usize::MAX);
         let mut searched = 0;
         loop {
-            let parsed = parse(&self.ahead.borrow(), searched, bounds.max_headers.into());
-            searched = self.ahead.borrow().len();
+            let parsed = {
+                let ahead = self.ahead.borrow();
+                let parsed = parse(ahead.bytes(), searched, bounds.max_headers.into());
+                searched = ahead.bytes().len();
+                parsed
+            };
             match parsed {
+                Parsed::Plain(request) if request.head > max => return Next::Other,
                 Parsed::Plain(request) => return Next::Plain(request),
                 Parsed::Other => return Next::Other,
                 Parsed::Partial if searched > max => return Next::Other,
-                Parsed::Partial => {}
+                Parsed::Partial => self.shrink(),
             }
             match poll_fn(|context| self.poll_more(context)).await {
                 Ok(1..) => {}
@@ -140,18 +189,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
 
     /// Reads more bytes; none at the caller's end.
     pub(super) fn poll_more(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        READ.with_borrow_mut(|room| {
-            let mut read = ReadBuf::new(room);
-            ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut read))?;
-            self.ahead.borrow_mut().extend_from_slice(read.filled());
-            Poll::Ready(Ok(read.filled().len()))
-        })
+        let (buffers, mut ahead) = (self.worker.buffers(), self.ahead.borrow_mut());
+        let mut buffer = buffers.take();
+        let mut room = ReadBuf::new(&mut buffer);
+        let read = Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut room);
+        let count = room.filled().len();
+        if count > 0 && ahead.bytes().is_empty() {
+            let (begin, end) = (0, count);
+            *ahead = Ahead { buffer, begin, end };
+        } else {
+            if count > 0 {
+                ahead.add(room.filled());
+            }
+            buffers.give(buffer);
+        }
+        read.map_ok(|()| count)
+    }
+
+    /// Holds no buffer for a few bytes while an exchange waits.
+    fn shrink(&self) {
+        if let Some(buffer) = self.ahead.borrow_mut().shrink() {
+            self.worker.buffers().give(buffer);
+        }
     }
 
     /// Is ready once the caller has hung up while it is served.
     pub(super) fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.shrink();
         // A body is read by its exchange, and a next request shows that the caller is there.
-        if self.left.get() > 0 || !self.ahead.borrow().is_empty() {
+        if self.left.get() > 0 || !self.ahead.borrow().bytes().is_empty() {
             return Poll::Pending;
         }
         match ready!(self.poll_more(context)) {
@@ -187,10 +253,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
         }
         let all_read = async {
             while let Ok(1..) = poll_fn(|context| self.poll_more(context)).await {
-                self.ahead.borrow_mut().clear();
+                self.take(usize::MAX);
             }
         };
-        // How it ends makes no difference.
+        // The connection closes in any case.
         let _ = timeout(LINGER, all_read).await;
     }
 }

@@ -44,7 +44,7 @@ pub fn read_answer(bytes: &[u8], part: usize, is_head: bool) -> Option<DirectAns
     let mut head = parse(bytes, &method).ok()??;
     let mut answer = DirectAnswer {
         head: head.length,
-        text: head.take_text(&Added {
+        text: head.text.with(&Added {
             request_id: &HeaderValue::from_static("id"),
             fields: HeaderMap::new(),
             closes: false,

@@ -1,7 +1,7 @@
 //! Plain exchanges without a parser between their two connections: heads are rewritten, bodies passed on as they come.
 //!
 //! ```text
-//! caller (bytes ahead) ── request (head, is it plain?) ── way: send, await the answer ── relay: pass the answer on
+//! caller (bytes ahead) ── request (head, is it plain?) ── transport: send, await the answer ── relay: pass the answer on
 //! ```
 //! Invariant: a request that is not plain, for whatever reason, is left to hyper as it came, with all that follows it.
 
@@ -11,8 +11,8 @@ mod fuzz;
 mod relay;
 mod request;
 mod text;
+mod transport;
 mod upload;
-mod way;
 
 pub(super) use caller::CallerSide;
 #[doc(hidden)]
@@ -33,9 +33,9 @@ use relay::{Closing, Relay};
 use request::Plain;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use way::Direct;
+use transport::DirectTransport;
 
-/// What becomes of a connection after an exchange.
+/// The fate of a connection after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
     /// It takes the next request.
@@ -130,8 +130,8 @@ where
     let sent = async {
         let asked = exchange.asked(&table, listener, &target, &mut record)?;
         let (mut outgoing, cookie) = exchange.outgoing(&asked, request.body > 0)?;
-        let mut way = Direct { caller, connection };
-        let answered = outgoing.send(&mut way, &mut record).await?;
+        let mut transport = DirectTransport { caller, connection };
+        let answered = outgoing.send(&mut transport, &mut record).await?;
         Ok::<_, Refusal>((answered, cookie, outgoing.pool.settings().upstream))
     };
     match sent.await {

@@ -7,9 +7,10 @@ use super::After;
 use super::answer::{Added, AnswerEnd};
 use super::caller::CallerSide;
 use super::text::{write_date, write_field, write_fields, write_status};
+use super::transport::Answer;
 use super::upload::{BodyCut, Upload, Waits};
-use super::way::Answer;
 use crate::backend::Backend;
+use crate::buffers::HEADROOM;
 use crate::clock::poll_time;
 use crate::proxy::answer::AnswerBody;
 use crate::proxy::forward::Answered;
@@ -28,14 +29,12 @@ use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// The place of a buffer before which a head may grow.
-pub(super) const HEADROOM: usize = 1_024;
-/// What ends a chunk.
+/// The end of a chunk.
 const CHUNK_END: &[u8] = b"\r\n";
-/// What ends a body in chunks.
+/// The end of a body in chunks.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// What decides whether a connection closes after its answer.
+/// The reasons for which a connection closes after its answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing<'a> {
     pub(super) worker: &'a Rc<Worker>,
@@ -63,7 +62,7 @@ pub(super) struct Relay<'a, S> {
     upload: Option<Upload<'a, S>>,
     body: AnswerEnd,
     is_kept: bool,
-    buffer: Option<Box<[u8]>>,
+    buffer: Option<Vec<u8>>,
     /// The bytes of the buffer that are to be written.
     begin: usize,
     end: usize,
@@ -89,28 +88,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         mut record: Record,
         cookie: Option<HeaderValue>,
     ) -> Self {
-        let Answered { mut sent, lease } = answered;
-        let after = closing.after();
+        let Answered { sent, lease } = answered;
         let mut fields = HeaderMap::new();
         record.tell_limits(&mut fields);
         fields.extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
-        let added = Added {
-            request_id: &record.request_id,
-            fields,
-            closes: after == After::Close,
-        };
-        let body = HEADROOM.saturating_add(sent.head.length);
-        let head = sent.head.take_text(&added);
+        let request_id = record.request_id.clone();
+        let begin = HEADROOM.saturating_add(sent.head.length);
         let mut relay = Self {
             caller,
             worker: closing.worker,
-            after,
+            after: closing.after(),
             stream: Some(sent.stream),
             upload: sent.upload,
             body: sent.head.body,
             is_kept: sent.head.is_kept,
             buffer: Some(sent.buffer),
-            begin: body,
+            begin,
             end: sent.end,
             lease: Some(lease),
             release,
@@ -118,7 +111,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             record: Some(record),
             since: None,
         };
-        relay.take(body, sent.end);
+        relay.take(begin, sent.end);
+        if relay.stream.is_none() {
+            relay.after = caller.after(relay.after);
+        }
+        let head = sent.head.text.with(&Added {
+            request_id: &request_id,
+            fields,
+            closes: relay.after != After::Next,
+        });
         relay.prepend(&head);
         relay
     }
@@ -148,11 +149,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
                 return Poll::Ready(After::Close);
             }
             if self.stream.is_none() {
-                self.caller.skip_body();
-                return Poll::Ready(match self.caller.left() {
-                    0 => self.after,
-                    _ => After::CloseUnread,
-                });
+                return Poll::Ready(self.caller.after(self.after));
             }
             ready!(self.poll_read(context));
         }
@@ -238,10 +235,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             Some(room) => room.copy_from_slice(CHUNK_END),
             // The first bytes, which came with a head, may fill the buffer.
             None => {
-                let mut longer = self.buffer.take().unwrap_or_default().into_vec();
+                let mut longer = self.buffer.take().unwrap_or_default();
                 longer.truncate(self.end);
                 longer.extend_from_slice(CHUNK_END);
-                self.buffer = Some(longer.into_boxed_slice());
+                self.buffer = Some(longer);
             }
         }
         self.end = behind;
@@ -263,7 +260,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
                 let rest = buffer.get(self.begin..self.end).unwrap_or_default();
                 let longer = [bytes, rest].concat();
                 (self.begin, self.end) = (0, longer.len());
-                self.buffer = Some(longer.into_boxed_slice());
+                self.buffer = Some(longer);
             }
         }
     }
@@ -310,11 +307,11 @@ where
 {
     record.tell_limits(response.headers_mut());
     let closes = response.headers_mut().remove(CONNECTION).is_some();
-    caller.skip_body();
     let after = match closing.after() {
-        _ if caller.left() > 0 => After::CloseUnread,
-        _ if closes => After::Close,
-        after @ (After::Next | After::Close | After::CloseUnread | After::Other) => after,
+        After::Next if !closes => caller.after(After::Next),
+        After::Next | After::Close | After::CloseUnread | After::Other => {
+            caller.after(After::Close)
+        }
     };
     let text = response.body_mut().take_text().unwrap_or_default();
     let mut out = Vec::with_capacity(text.len().saturating_add(HEADROOM));

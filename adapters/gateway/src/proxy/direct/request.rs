@@ -25,16 +25,16 @@ pub(super) struct Plain {
     pub(super) closes: bool,
 }
 
-/// What the bytes of a connection begin with.
+/// The meaning of the first bytes of a connection.
 pub(super) enum Parsed {
     Plain(Box<Plain>),
-    /// The begin of a head.
+    /// A part of a head.
     Partial,
     /// A request that is not plain, or none at all.
     Other,
 }
 
-/// Reads the head at the begin of some bytes, in whose first `searched` is no end of one. O(bytes).
+/// Reads the head at the start of some bytes, in whose first `searched` is no end of one. O(bytes).
 pub(super) fn parse(bytes: &[u8], searched: usize, max_fields: usize) -> Parsed {
     let Some(end) = end_of_head(bytes, searched) else {
         return Parsed::Partial;

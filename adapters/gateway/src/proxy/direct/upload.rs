@@ -9,7 +9,7 @@ use core::task::{Context, Poll, ready};
 use std::io::{self, IoSlice};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// What a request that is being sent waits for.
+/// The next thing that a request needs which is being sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     /// Nothing: all of it was sent.
@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload<'_, S> {
                     Poll::Pending => return Ok(Waits::Backend),
                 }
                 if self.is_sent || self.error.is_some() {
-                    break;
+                    continue;
                 }
                 match caller.poll_more(context) {
                     Poll::Ready(Ok(1..)) => {}

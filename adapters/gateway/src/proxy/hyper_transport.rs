@@ -4,7 +4,7 @@
 
 use super::caller_body::CallerBody;
 use super::caller_io::CallerState;
-use super::forward::{Fault, FaultKind, NoAnswer, Outgoing, ToBackend, Way};
+use super::forward::{Fault, FaultKind, NoAnswer, Outgoing, ToBackend, Transport};
 use super::headers::remove_hop_by_hop;
 use crate::upstream::{BackendConnection, IdleConnections, SendError, Sent, send};
 use core::mem;
@@ -12,9 +12,9 @@ use http::uri::Uri;
 use http::{Extensions, HeaderMap, Request, StatusCode, Version};
 use std::sync::Arc;
 
-/// A request's way through hyper.
+/// The transport of all other requests.
 #[derive(Debug)]
-pub(super) struct ByHyper<'a> {
+pub(super) struct HyperTransport<'a> {
     pub(super) idle: &'a IdleConnections<BackendConnection>,
     /// By which interim answers reach the caller.
     pub(super) interim: &'a Extensions,
@@ -22,7 +22,7 @@ pub(super) struct ByHyper<'a> {
     pub(super) body: Option<CallerBody>,
 }
 
-impl Way for ByHyper<'_> {
+impl Transport for HyperTransport<'_> {
     type Sent = Sent;
 
     async fn send(

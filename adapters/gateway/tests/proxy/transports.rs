@@ -1,4 +1,4 @@
-//! Both ways through the gateway, with hyper and without: the same answers, and the same fate of the connection.
+//! Both transports of the gateway, hyper's and the direct one: the same answers, and the same fate of the connection.
 
 use crate::support::{Caller, config, start};
 use core::net::SocketAddr;
@@ -84,7 +84,18 @@ const ANSWERS: &[Scripted] = &[
         200,
         "ok",
     ),
-    // With chunks, a length has no meaning.
+    // An answer without content has no length and no chunks.
+    whole(
+        &["HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\n"],
+        204,
+        "",
+    ),
+    whole(
+        &["HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n"],
+        204,
+        "",
+    ),
+    // Beside chunks, a length has no meaning.
     whole(
         &[
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
@@ -230,9 +241,10 @@ fn ask(gateway: SocketAddr, number: usize, connection: &str) -> Seen {
     };
     let mut fields: Vec<_> = answer.lines().skip(1).map(str::to_lowercase).collect();
     fields.retain(|field| {
-        !["date: ", "x-request-id: "]
-            .iter()
-            .any(|name| field.starts_with(name))
+        let differs = ["date: ", "x-request-id: "];
+        let differs = differs.iter().any(|name| field.starts_with(name));
+        // The end of an answer that is cut may be seen before its head is passed on.
+        !(differs || is_cut && field == "connection: close")
     });
     fields.sort_unstable();
     let status = answer
@@ -277,7 +289,7 @@ fn trailers_are_passed_on() {
 }
 
 #[test]
-fn both_ways_answer_alike() {
+fn both_transports_answer_alike() {
     let backend = scripted_backend();
     let running = start(&config("", "", &[(backend, 1)]));
     for (number, answer) in ANSWERS.iter().enumerate() {

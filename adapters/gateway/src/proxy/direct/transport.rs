@@ -4,14 +4,14 @@
 
 use super::answer::{AnswerHead, BadAnswer, interim_fields, parse};
 use super::caller::CallerSide;
-use super::relay::HEADROOM;
 use super::text::{write_field, write_request};
 use super::upload::{BodyCut, Upload, Waits};
+use crate::buffers::HEADROOM;
 use crate::clock::poll_time;
-use crate::proxy::by_hyper::pass_interim;
 use crate::proxy::caller_body::CutBody;
 use crate::proxy::connection::Connection;
-use crate::proxy::forward::{Fault, FaultKind, NoAnswer, Outgoing, ToBackend, Way};
+use crate::proxy::forward::{Fault, FaultKind, NoAnswer, Outgoing, ToBackend, Transport};
+use crate::proxy::hyper_transport::pass_interim;
 use crate::upstream::{BackendStream, connect_stream};
 use core::fmt::Display;
 use core::future::poll_fn;
@@ -27,9 +27,9 @@ use tokio::time::Instant;
 /// Bytes that most heads have room in.
 const HEAD: usize = 512;
 
-/// A request's direct way.
+/// The transport of plain requests.
 #[derive(Debug)]
-pub(super) struct Direct<'a, S> {
+pub(super) struct DirectTransport<'a, S> {
     pub(super) caller: &'a CallerSide<S>,
     pub(super) connection: &'a Connection,
 }
@@ -40,7 +40,7 @@ pub(super) struct Answer<'a, S> {
     pub(super) stream: BackendStream,
     pub(super) head: AnswerHead,
     /// The head, and what came behind it, from [`HEADROOM`] on.
-    pub(super) buffer: Box<[u8]>,
+    pub(super) buffer: Vec<u8>,
     /// The end of what has come.
     pub(super) end: usize,
     /// The rest of the request, which a backend need not read before it answers.
@@ -50,9 +50,9 @@ pub(super) struct Answer<'a, S> {
 /// Why an attempt on one connection has no answer.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    /// It had been closed before; nothing was sent.
-    #[error("the backend closed the connection")]
-    Unsent,
+    /// It had been closed before, or can't be written to; nothing was sent.
+    #[error("{}", unsent_text(.0.as_ref()))]
+    Unsent(Option<io::Error>),
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("the backend closed the connection")]
@@ -65,13 +65,20 @@ enum Broken {
     Cut,
 }
 
+fn unsent_text(error: Option<&io::Error>) -> String {
+    error.map_or_else(
+        || "the backend closed the connection".to_owned(),
+        io::Error::to_string,
+    )
+}
+
 impl From<BodyCut> for Broken {
     fn from(BodyCut: BodyCut) -> Self {
         Self::Cut
     }
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Way for Direct<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transport for DirectTransport<'a, S> {
     type Sent = Answer<'a, S>;
 
     async fn send(
@@ -95,6 +102,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Way for Direct<'a, S> {
             stream: None,
             buffer: None,
             end: HEADROOM,
+            has_answer: false,
             since: None,
         };
         loop {
@@ -110,19 +118,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Way for Direct<'a, S> {
             };
             match poll_fn(|context| attempt.poll(context)).await {
                 Ok(answer) => return Ok(answer),
-                // What an unused connection has said since is no answer.
-                Err(Broken::Unsent) if was_kept => attempt.end = HEADROOM,
-                Err(broken) => return Err(self.no_answer(&broken, was_kept)),
+                // Bytes that came on an unused connection are no answer.
+                Err(Broken::Unsent(_)) if was_kept => attempt.end = HEADROOM,
+                // A backend that begins to answer has not closed an unused connection.
+                Err(broken) => {
+                    let was_kept = was_kept && !attempt.has_answer;
+                    return Err(self.no_answer(&broken, was_kept));
+                }
             }
         }
     }
 }
 
-impl<S> Direct<'_, S> {
+impl<S> DirectTransport<'_, S> {
     fn no_answer(&self, broken: &Broken, was_kept: bool) -> NoAnswer {
         let (kind, why) = match broken {
             Broken::Cut => return NoAnswer::Cut(CutBody::ByCaller),
-            Broken::Unsent => return self.unsent(broken),
+            Broken::Unsent(_) => return self.unsent(broken),
             Broken::TimedOut(_) => (FaultKind::TimedOut, broken.to_string()),
             Broken::Io(_) | Broken::Closed | Broken::Bad(_) => {
                 let why = format!("the connection broke before the answer: {broken}");
@@ -149,9 +161,11 @@ struct Attempt<'a, 'o, S> {
     /// These two are `None` once they are the answer's.
     upload: Option<Upload<'a, S>>,
     stream: Option<BackendStream>,
-    buffer: Option<Box<[u8]>>,
+    buffer: Option<Vec<u8>>,
     /// The end of what has come.
     end: usize,
+    /// Whether a byte of an answer has come.
+    has_answer: bool,
     /// The time from which the wait for the backend counts.
     since: Option<Instant>,
 }
@@ -159,8 +173,14 @@ struct Attempt<'a, 'o, S> {
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer<'a, S>, Broken>> {
         let is_untouched = |upload: &Upload<'_, S>| upload.total() == 0;
-        if self.upload.as_ref().is_some_and(is_untouched) && self.poll_read(context).is_ready() {
-            return Poll::Ready(Err(Broken::Unsent));
+        if self.upload.as_ref().is_some_and(is_untouched)
+            && let Poll::Ready(read) = self.poll_read(context)
+        {
+            let error = match read {
+                Err(Broken::Io(error)) => Some(error),
+                Ok(_) | Err(_) => None,
+            };
+            return Poll::Ready(Err(Broken::Unsent(error)));
         }
         let waits = self.send(context)?;
         // A backend may answer before it has read all.
@@ -168,6 +188,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
             if count == 0 {
                 return Poll::Ready(Err(self.broken_by(Broken::Closed)));
             }
+            self.has_answer = true;
             if let Some(head) = self.read_head()? {
                 return Poll::Ready(self.answer(head));
             }
@@ -196,8 +217,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
         }
         let before = upload.total();
         let waits = upload.poll(context, stream)?;
-        if upload.total() == 0 && upload.take_error().is_some() {
-            return Err(Broken::Unsent);
+        // Under TLS, a part may have been sent by a write that failed.
+        if upload.total() == 0
+            && stream.is_plain()
+            && let Some(error) = upload.take_error()
+        {
+            return Err(Broken::Unsent(Some(error)));
         }
         if upload.total() > before {
             self.since = None;
