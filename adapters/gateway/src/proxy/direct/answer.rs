@@ -30,7 +30,7 @@ pub(super) enum BadAnswer {
     Switched,
 }
 
-/// What an answer's head says.
+/// An answer's head.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
@@ -122,7 +122,7 @@ pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<AnswerHead>,
     })
 }
 
-/// What an answer's fields say of its end and its connection.
+/// The end of an answer and the fate of its connection, as its fields declare them.
 #[derive(Default)]
 struct Fields<'h> {
     size: Option<u64>,
@@ -202,7 +202,7 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// What the gateway adds to an answer.
+/// Fields that the gateway adds to an answer.
 #[derive(Debug)]
 pub(super) struct Added<'a> {
     pub(super) request_id: &'a HeaderValue,

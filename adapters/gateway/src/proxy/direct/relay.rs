@@ -201,7 +201,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         match read {
             Ok(read) => {
                 self.end = begin.saturating_add(read.read);
-                // What follows an answer that nothing asked for is none.
+                // Bytes behind the end were not asked for; a connection with them is not used again.
                 self.is_kept &= read.read == all;
                 if let Some(record) = &mut self.record {
                     record.count(usize::try_from(read.content).unwrap_or(usize::MAX));
