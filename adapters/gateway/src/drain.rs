@@ -43,7 +43,7 @@ impl Drain {
 
 /// A future of a thread's drain.
 ///
-/// A connection polls it each time that it is woken, so that a poll takes no lock and changes nothing.
+/// A poll by a task that it knows takes no lock and changes nothing.
 #[derive(Debug)]
 pub(crate) struct Draining<'d> {
     drain: &'d Drain,

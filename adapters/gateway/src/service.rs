@@ -26,7 +26,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) table: &'a Table,
     pub(crate) listener: &'a Listener,
     pub(crate) parts: &'a Parts,
-    pub(crate) target: &'a Target,
+    pub(crate) target: Target<'a>,
     pub(crate) client: Option<IpAddr>,
 }
 

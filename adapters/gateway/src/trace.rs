@@ -41,7 +41,7 @@ pub(crate) struct Parent {
 
 /// The span of a wait for a member, if spans are exported.
 #[derive(Debug)]
-pub(crate) struct WaitSpan(Option<Span>);
+pub(crate) struct WaitSpan(Option<Box<Span>>);
 
 /// The span of an attempt, which ends when this is dropped.
 #[derive(Debug)]
@@ -237,7 +237,7 @@ impl WaitSpan {
         Self(parent.map(|parent| {
             parent.note_pool(pool);
             let pool = KeyValue::new("leasehold.pool", pool.to_owned());
-            parent.begin("lease", SpanKind::Internal, vec![pool])
+            Box::new(parent.begin("lease", SpanKind::Internal, vec![pool]))
         }))
     }
 

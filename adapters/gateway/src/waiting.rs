@@ -5,7 +5,7 @@
 use crate::lock;
 use crate::state::unix_millis;
 use core::future::poll_fn;
-use core::pin::pin;
+use core::pin::Pin;
 use core::task::Poll;
 use core::time::Duration;
 use http::StatusCode;
@@ -73,18 +73,28 @@ pub(crate) fn cancelled() -> Refusal {
 }
 
 impl WaitingRequests {
-    /// Waits for the outcome of a request for a lease; `None` if an operator cancels it before.
-    pub(crate) async fn outcome<T>(
+    /// Asks for a lease once, and waits for the outcome; `None` if an operator cancels the request before.
+    pub(crate) async fn outcome<F: Future + Unpin>(
         &self,
-        asking: impl Future<Output = T>,
+        ask: impl Fn() -> F,
         waiter: impl FnOnce() -> Waiter,
-    ) -> Option<T> {
-        let mut asking = pin!(asking);
-        let at_once = poll_fn(|context| Poll::Ready(asking.as_mut().poll(context))).await;
-        if let Poll::Ready(outcome) = at_once {
-            return Some(outcome);
+    ) -> Option<F::Output> {
+        // Only a request that waits is kept, and boxed, so that the caller's future stays small.
+        let at_once = poll_fn(|context| {
+            let mut asking = ask();
+            Poll::Ready(match Pin::new(&mut asking).poll(context) {
+                Poll::Ready(outcome) => Ok(outcome),
+                Poll::Pending => Err(Box::new(asking)),
+            })
+        });
+        match at_once.await {
+            Ok(outcome) => Some(outcome),
+            Err(asking) => Box::pin(self.wait(asking, waiter())).await,
         }
-        let place = self.enter(waiter());
+    }
+
+    async fn wait<F: Future + Unpin>(&self, asking: F, waiter: Waiter) -> Option<F::Output> {
+        let place = self.enter(waiter);
         tokio::select! {
             biased;
             // One that is granted meanwhile gives its lease back.
@@ -189,10 +199,10 @@ mod tests {
     #[test]
     fn one_that_waits_is_listed_until_it_is_cancelled_or_gives_up() {
         let requests = WaitingRequests::default();
-        let at_once = requests.outcome(ready(7), || panic!("it does not wait"));
+        let at_once = requests.outcome(|| ready(7), || panic!("it does not wait"));
         assert_eq!(at_once.now_or_never(), Some(Some(7)));
-        let mut first = Box::pin(requests.outcome(pending::<()>(), waiter));
-        let mut second = Box::pin(requests.outcome(pending::<()>(), waiter));
+        let mut first = Box::pin(requests.outcome(pending::<()>, waiter));
+        let mut second = Box::pin(requests.outcome(pending::<()>, waiter));
         for waiting in [&mut first, &mut second] {
             assert_eq!(waiting.as_mut().now_or_never(), None);
         }

@@ -66,7 +66,7 @@ const MAX_DROPPED: usize = 1_024 * 1_024;
 pub(crate) struct Asked<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) parts: &'a Parts,
-    pub(crate) target: &'a Target,
+    pub(crate) target: Target<'a>,
 }
 
 /// Whether a path of a listener is the admin's: any of its own listener, `/lb/*` of others if it has none.

@@ -75,7 +75,7 @@ fn is_page(asked: &Asked<'_>) -> bool {
 }
 
 /// Refuses requests that a page of another site makes in a browser.
-pub(super) fn check_site(headers: &HeaderMap, target: &Target) -> Result<(), Refusal> {
+pub(super) fn check_site(headers: &HeaderMap, target: Target<'_>) -> Result<(), Refusal> {
     let refused = |text: &str| Refusal::new(StatusCode::FORBIDDEN, "cross_site", text);
     let site = headers.get(SEC_FETCH_SITE);
     if site.is_some_and(|site| site == "cross-site") {
@@ -85,7 +85,7 @@ pub(super) fn check_site(headers: &HeaderMap, target: &Target) -> Result<(), Ref
         return Ok(());
     };
     let origin = origin.to_str().unwrap_or_default();
-    let host = target.host.as_ref().or_else(|| headers.get(HOST));
+    let host = target.host.or_else(|| headers.get(HOST));
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     match authority.is_some_and(|authority| is_same_host(authority, host)) {

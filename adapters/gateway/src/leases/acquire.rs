@@ -55,11 +55,9 @@ impl Session<'_> {
         let wait = WaitSpan::begin(self.parent, &pool.settings().name);
         let first = loop {
             let request = self.request(&pool, &asked, begun)?;
-            let waiting = pool.pool().acquire_with(request);
-            let waiting = self
-                .shared
-                .waiting()
-                .outcome(waiting, || self.waiter(&pool));
+            let waiting = self.shared.waiting();
+            let ask = || pool.pool().acquire_with(request);
+            let waiting = waiting.outcome(ask, || self.waiter(&pool));
             let waited = tokio::select! {
                 waited = waiting => waited,
                 () = self.drain.begun() => return Err(closing()),

@@ -309,9 +309,9 @@ impl Attempts {
                 let other = pool.blocking().alternative(&asked, &self.tried);
                 asked = other.map_or(asked, |member| asked.pin(member));
             }
-            let asking = pool.acquire_with(asked);
+            let ask = || pool.acquire_with(asked);
             let waiting = self.worker.shared().waiting();
-            let Some(outcome) = waiting.outcome(asking, || self.waiter(&leg.target)).await else {
+            let Some(outcome) = waiting.outcome(ask, || self.waiter(&leg.target)).await else {
                 wait.refused(Refusal::CANCELLED);
                 return Err(cancelled());
             };

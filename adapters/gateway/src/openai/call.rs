@@ -84,7 +84,7 @@ impl Call {
         identity: Identity,
         body: Incoming,
     ) -> Result<Box<Self>, Refusal> {
-        let path = &asked.target.path;
+        let path = asked.target.path;
         let max = asked.listener.settings().bounds.max_body;
         if !body.is_end_stream() && !is_json(&asked.parts.headers) {
             let mut call = Self::bare(asked, identity, path.as_str());

@@ -16,6 +16,7 @@ use core::future::poll_fn;
 use core::num::NonZeroU32;
 use core::pin::pin;
 use core::sync::atomic::Ordering;
+use core::task::Poll;
 use http::{Extensions, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -54,44 +55,73 @@ impl Connection {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S>(io: S, connection: Connection, bounds: ListenerBounds)
+///
+/// An `async fn` would keep its arguments beside what is made of them.
+pub(crate) fn serve<S>(
+    io: S,
+    connection: Connection,
+    bounds: ListenerBounds,
+) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let state = Arc::clone(&connection.state);
     let worker = Rc::clone(&connection.worker);
     let io = CallerIo::new(io, Arc::clone(&state), bounds);
-    let connection = Rc::new(connection);
-    let mut served = pin!(serve_requests(io, connection, bounds));
-    let mut draining = pin!(worker.drain().begun());
-    let mut is_draining = false;
-    let serving = poll_fn(|context| {
-        in_one_poll(|| {
-            let mut polled = served.as_mut().poll(context);
-            if polled.is_pending() && !is_draining && draining.as_mut().poll(context).is_ready() {
-                is_draining = true;
-                state.is_draining.store(true, Ordering::Relaxed);
-                // It waits for a request from now on as long as a drain allows.
-                polled = served.as_mut().poll(context);
-            }
-            polled
-        })
-    });
-    serving.await;
-    if state.is_refused.load(Ordering::Relaxed) {
-        worker.shared().totals().count_ambiguous();
+    let requests = serve_requests(io, Rc::new(connection), bounds);
+    async move {
+        let mut served = pin!(requests);
+        let drain = worker.drain();
+        let mut draining = pin!(drain.begun());
+        // From now on, a drain wakes this task.
+        poll_fn(|context| Poll::Ready(draining.as_mut().poll(context).is_ready())).await;
+        let serving = poll_fn(|context| {
+            in_one_poll(|| {
+                let mut polled = served.as_mut().poll(context);
+                if polled.is_pending()
+                    && drain.has_begun()
+                    && !state.is_draining.swap(true, Ordering::Relaxed)
+                {
+                    // It waits for a request from now on as long as a drain allows.
+                    polled = served.as_mut().poll(context);
+                }
+                polled
+            })
+        });
+        serving.await;
+        if state.is_refused.load(Ordering::Relaxed) {
+            worker.shared().totals().count_ambiguous();
+        }
     }
 }
 
 /// Serves plain requests directly, and hands the connection to hyper at the first that is not.
-async fn serve_requests<S>(io: CallerIo<S>, connection: Rc<Connection>, bounds: ListenerBounds)
+///
+/// hyper's state is boxed, because few connections need it: with a thousand in turn, each cache line that a task touches is
+/// a likely miss.
+fn serve_requests<S>(
+    io: CallerIo<S>,
+    connection: Rc<Connection>,
+    bounds: ListenerBounds,
+) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let caller = CallerSide::new(io, Rc::clone(&connection.worker));
-    if !direct::serve(&caller, &connection, &bounds).await {
-        return;
+    async move {
+        if direct::serve(&caller, &connection, &bounds).await {
+            Box::pin(serve_by_hyper(caller, connection, bounds)).await;
+        }
     }
+}
+
+async fn serve_by_hyper<S>(
+    caller: CallerSide<S>,
+    connection: Rc<Connection>,
+    bounds: ListenerBounds,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (io, ahead) = caller.into_parts();
     let io = Rewound { ahead, io };
     let service = service_fn(move |request| answer(Rc::clone(&connection), request));

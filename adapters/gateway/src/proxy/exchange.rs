@@ -113,7 +113,7 @@ enum Passed {
     Socket(Response<AnswerBody>, CallerSocket),
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
     async fn run(
         &self,
         body: Incoming,
@@ -137,12 +137,12 @@ impl Exchange<'_> {
             let asked = admin::Asked {
                 connection: self.connection,
                 parts: self.parts,
-                target: &target,
+                target,
             };
             return Ok(Passed::Whole(admin::answer(&asked, &table, body).await));
         }
         record.begin_span(&self.parts.headers);
-        let asked = self.asked(&table, listener, &target, record)?;
+        let asked = self.asked(&table, listener, target, record)?;
         match listener.settings().serve {
             Serve::Openai => Ok(Passed::Whole(openai::answer(asked, body, record).await)),
             Serve::Leases => Ok(Passed::Whole(leases::answer(asked, body, record).await)),
@@ -189,11 +189,11 @@ impl Exchange<'_> {
     }
 
     /// Prepares a request for the pool that it goes to, with the cookie of a session that it begins.
-    pub(super) fn outgoing<'o>(
-        &'o self,
-        asked: &service::Asked<'o>,
+    pub(super) fn outgoing(
+        &self,
+        asked: &service::Asked<'a>,
         has_body: bool,
-    ) -> Result<(Outgoing<'o>, Option<HeaderValue>), Refusal> {
+    ) -> Result<(Outgoing<'a>, Option<HeaderValue>), Refusal> {
         let pool = route(asked.listener, asked.table, asked.target)?;
         let affinity = pool.settings().affinity.as_ref();
         let session = Session::of(affinity, &self.parts.headers, asked.client);
@@ -210,13 +210,13 @@ impl Exchange<'_> {
     }
 
     /// Takes the request from its caller's limits.
-    pub(super) fn asked<'o>(
-        &'o self,
-        table: &'o Table,
-        listener: &'o Listener,
-        target: &'o Target,
+    pub(super) fn asked(
+        &self,
+        table: &'a Table,
+        listener: &'a Listener,
+        target: Target<'a>,
         record: &mut Record,
-    ) -> Result<service::Asked<'o>, Refusal> {
+    ) -> Result<service::Asked<'a>, Refusal> {
         Ok(service::Asked {
             connection: self.connection,
             table,
@@ -228,11 +228,11 @@ impl Exchange<'_> {
     }
 
     /// Checks the head; a host that was found right is not looked at again.
-    pub(super) fn target(&self, has_body: bool) -> Result<Target, Refusal> {
+    pub(super) fn target(&self, has_body: bool) -> Result<Target<'a>, Refusal> {
         let mut known = self.connection.host.borrow_mut();
         let target = Target::new(self.parts, &self.fields, has_body, known.as_ref())?;
-        if target.host != *known {
-            *known = target.host.as_ref().and_then(own);
+        if target.host != known.as_ref() {
+            *known = target.host.and_then(own);
         }
         Ok(target)
     }
@@ -275,13 +275,13 @@ impl Exchange<'_> {
         })
     }
 
-    fn caller<'c>(&'c self, listener: &Listener, target: &'c Target) -> Caller<'c> {
+    fn caller(&self, listener: &Listener, target: Target<'a>) -> Caller<'a> {
         let peer = self.connection.peer.as_ref();
         Caller {
             peer,
             is_trusted: peer.is_some_and(|peer| listener.trusts(peer.address)),
             scheme: "http",
-            host: target.host.as_ref(),
+            host: target.host,
         }
     }
 
@@ -340,7 +340,7 @@ pub(super) fn healthy_or_not(lease: &Lease<Backend>, record: &mut Record) -> Rel
 fn route<'t>(
     listener: &Listener,
     table: &'t Table,
-    target: &Target,
+    target: Target<'_>,
 ) -> Result<&'t Arc<BackendPool>, Refusal> {
     let host = listener
         .routes_by_host()

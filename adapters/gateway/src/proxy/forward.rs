@@ -28,7 +28,7 @@ const CANCELLED: &str = leasehold_protocol::Refusal::CANCELLED;
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) parts: &'a Parts,
-    pub(crate) target: &'a Target,
+    pub(crate) target: Target<'a>,
     pub(crate) caller: Caller<'a>,
     pub(crate) pool: Arc<BackendPool>,
     pub(crate) shared: &'a Shared,
@@ -55,7 +55,7 @@ pub(super) struct ToBackend<'a> {
     pub(super) backend: &'a Backend,
     request_id: &'a HeaderValue,
     /// The fields of the attempt's trace, if spans are exported.
-    trace: Option<HeaderMap>,
+    trace: Option<Box<HeaderMap>>,
 }
 
 /// An answer's head, and the lease under which it was given.
@@ -155,7 +155,7 @@ impl Outgoing<'_> {
     }
 
     /// Begins the span of an attempt; returns what the backend is told of it instead of the caller's own.
-    fn trace(&self, backend: &Backend, record: &mut Record) -> Option<HeaderMap> {
+    fn trace(&self, backend: &Backend, record: &mut Record) -> Option<Box<HeaderMap>> {
         record.parent()?;
         let mut trace = HeaderMap::new();
         for name in TRACE_FIELDS {
@@ -171,7 +171,7 @@ impl Outgoing<'_> {
             model: None,
         };
         record.begin_attempt(&attempt, &mut trace);
-        Some(trace)
+        Some(Box::new(trace))
     }
 
     /// Writes the header fields of an attempt. O(fields).
@@ -180,7 +180,7 @@ impl Outgoing<'_> {
         attempt: &ToBackend<'_>,
         mut write: impl FnMut(&HeaderName, &HeaderValue),
     ) {
-        let (headers, trace) = (&self.parts.headers, attempt.trace.as_ref());
+        let (headers, trace) = (&self.parts.headers, attempt.trace.as_deref());
         write_for_backend(headers, &self.caller, attempt.request_id, |name, value| {
             if trace.is_none() || !TRACE_FIELDS.contains(name) {
                 write(name, value);
@@ -193,7 +193,7 @@ impl Outgoing<'_> {
         if self.target.host.is_none() {
             write(&HOST, attempt.backend.authority());
         }
-        if let Some(protocol) = &self.target.upgrade {
+        if let Some(protocol) = self.target.upgrade {
             write(&UPGRADE, protocol);
             write(&CONNECTION, &HeaderValue::from_static("upgrade"));
         }
@@ -213,16 +213,16 @@ impl Outgoing<'_> {
                 let other = pool.blocking().alternative(&asked, tried);
                 asked = other.map_or(asked, |member| asked.pin(member));
             }
-            let asking = pool.acquire_with(asked);
+            let ask = || pool.acquire_with(asked);
             let waiting = self.shared.waiting();
-            let Some(outcome) = waiting.outcome(asking, || self.waiter(record)).await else {
+            let Some(outcome) = waiting.outcome(ask, || self.waiter(record)).await else {
                 wait.refused(CANCELLED);
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 return Err(Refusal::new(status, CANCELLED, CANCELLED_TEXT));
             };
             match outcome {
                 Ok(lease) => break lease,
-                Err(AcquireError::Closed) => self.follow_reload().await?,
+                Err(AcquireError::Closed) => Box::pin(self.follow_reload()).await?,
                 Err(refused) => {
                     let refusal = self.refusal(&refused);
                     wait.refused(refusal.code);

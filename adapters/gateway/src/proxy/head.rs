@@ -13,21 +13,21 @@ use super::fields::Fields;
 use super::headers::has_token;
 
 /// What a head asks for.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
     /// The host that is asked for, as it was written; `None` from HTTP/1.0 alone.
-    pub(crate) host: Option<HeaderValue>,
+    pub(crate) host: Option<&'a HeaderValue>,
     /// The path and query.
-    pub(crate) path: PathAndQuery,
+    pub(crate) path: &'a PathAndQuery,
     /// The protocol that is asked for.
-    pub(crate) upgrade: Option<HeaderValue>,
+    pub(crate) upgrade: Option<&'a HeaderValue>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// Checks a head; `has_body` tells whether a body follows, `known` is a `Host` header that was found right.
     pub(crate) fn new(
-        parts: &Parts,
-        fields: &Fields<'_>,
+        parts: &'a Parts,
+        fields: &Fields<'a>,
         has_body: bool,
         known: Option<&HeaderValue>,
     ) -> Result<Self, Refusal> {
@@ -61,15 +61,15 @@ impl Target {
             .upgrade
             .filter(|_| may_upgrade && has_token(&parts.headers, &CONNECTION, "upgrade"));
         Ok(Self {
-            host: host.cloned(),
-            path: path.clone(),
-            upgrade: upgrade.cloned(),
+            host,
+            path,
+            upgrade,
         })
     }
 
     /// Returns the host without its port.
     pub(crate) fn host_name(&self) -> Option<String> {
-        let authority = authority_of(self.host.as_ref()?)?;
+        let authority = authority_of(self.host?)?;
         Some(authority.host().to_ascii_lowercase())
     }
 }
@@ -86,25 +86,27 @@ mod tests {
     use http::Request;
     use http::header::HOST;
 
-    impl Target {
-        fn of(parts: &Parts, has_body: bool, known: Option<&HeaderValue>) -> Result<Self, Refusal> {
-            Self::new(parts, &Fields::of(&parts.headers), has_body, known)
-        }
-    }
-
-    fn target(uri: &str, hosts: &[&str]) -> Result<Target, Refusal> {
+    fn parts(uri: &str, hosts: &[&str]) -> Parts {
         let mut request = Request::builder().uri(uri);
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        Target::of(&request.body(()).unwrap().into_parts().0, false, None)
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn target(parts: &Parts) -> Result<Target<'_>, Refusal> {
+        Target::new(parts, &Fields::of(&parts.headers), false, None)
     }
 
     #[test]
     fn a_request_names_one_host() {
-        assert!(target("/", &["a.test:80"]).is_ok());
-        assert!(target("http://a.test/x", &["A.test"]).is_ok());
-        assert!(target("*", &["a.test"]).is_ok());
+        for (uri, host) in [
+            ("/", "a.test:80"),
+            ("http://a.test/x", "A.test"),
+            ("*", "a.test"),
+        ] {
+            assert!(target(&parts(uri, &[host])).is_ok(), "{uri} {host}");
+        }
         for (uri, hosts) in [
             ("/", &[][..]),
             ("/", &["a.test", "a.test"]),
@@ -115,7 +117,7 @@ mod tests {
             ("http://a.test/", &["b.test"]),
             ("http://a.test:81/", &["a.test"]),
         ] {
-            let refused = target(uri, hosts).unwrap_err();
+            let refused = target(&parts(uri, hosts)).unwrap_err();
             assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{uri} {hosts:?}");
             assert!(refused.closes);
         }
@@ -128,10 +130,8 @@ mod tests {
             ("[::1]:80", "[::1]"),
             ("a.test", "a.test"),
         ] {
-            assert_eq!(
-                target("/", &[host]).unwrap().host_name().as_deref(),
-                Some(name)
-            );
+            let parts = parts("/", &[host]);
+            assert_eq!(target(&parts).unwrap().host_name().as_deref(), Some(name));
         }
     }
 }

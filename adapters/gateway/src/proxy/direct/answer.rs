@@ -90,8 +90,13 @@ impl AnswerEnd {
     }
 }
 
-/// Reads a head to a request of this method; `None` if its end has not come. O(bytes).
-pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<AnswerHead>, BadAnswer> {
+/// Reads a head to a request of this method, and writes the caller's version of it into an empty `text`. `None` if its end
+/// has not come. O(bytes).
+pub(super) fn parse(
+    bytes: &[u8],
+    method: &Method,
+    text: impl FnOnce() -> Vec<u8>,
+) -> Result<Option<AnswerHead>, BadAnswer> {
     with_head(bytes, |head, length| {
         let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(httparse::Error::Status)?;
@@ -103,7 +108,8 @@ pub(super) fn parse(bytes: &[u8], method: &Method) -> Result<Option<AnswerHead>,
             Some(size) => AnswerEnd::Sized(size),
             None => AnswerEnd::UntilClose,
         };
-        let mut text = Vec::with_capacity(length.saturating_add(ADDED));
+        let mut text = text();
+        text.reserve(length.saturating_add(ADDED));
         write_status(&mut text, status, head.reason.unwrap_or_default());
         framing.write(&mut text, head.headers, status);
         if matches!(body, AnswerEnd::UntilClose) {
@@ -267,7 +273,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn text_of(answer: &str) -> String {
-        let head = parse(answer.as_bytes(), &Method::GET).unwrap().unwrap();
+        let head = parse(answer.as_bytes(), &Method::GET, Vec::new)
+            .unwrap()
+            .unwrap();
         let text = head.text.with(&Added {
             request_id: &HeaderValue::from_static("id"),
             fields: HeaderMap::new(),
@@ -300,7 +308,8 @@ mod tests {
     fn an_answer_ends_as_its_head_says() {
         let end = |fields: &str, status: u16, method: &Method| {
             let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
-            parse(head.as_bytes(), method).map(|head| head.map(|head| (head.body, head.is_kept)))
+            parse(head.as_bytes(), method, Vec::new)
+                .map(|head| head.map(|head| (head.body, head.is_kept)))
         };
         for (fields, status, method, is_kept) in [
             ("content-length: 0\r\n", 200, Method::GET, true),
@@ -357,7 +366,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_head_that_is_passed_on_can_be_read_in_one_way(bytes in answers()) {
-            if let Ok(Some(head)) = parse(&bytes, &Method::GET) {
+            if let Ok(Some(head)) = parse(&bytes, &Method::GET, Vec::new) {
                 let text = head.text.with(&Added {
                     request_id: &HeaderValue::from_static("id"),
                     fields: HeaderMap::new(),

@@ -4,7 +4,7 @@
 
 use super::After;
 use super::request::{Parsed, Plain, parse};
-use crate::buffers::BUFFER;
+use crate::buffers::{BUFFER, Buffers};
 use crate::patience::Patience;
 use crate::proxy::caller_io::CallerIo;
 use crate::worker::Worker;
@@ -116,10 +116,14 @@ impl<S> CallerSide<S> {
         self.has_begun.set(false);
     }
 
+    pub(super) fn buffers(&self) -> &Buffers {
+        self.worker.buffers()
+    }
+
     /// Takes bytes that were read ahead.
     fn take(&self, count: usize) {
         if let Some(buffer) = self.ahead.borrow_mut().take(count) {
-            self.worker.buffers().give(buffer);
+            self.buffers().give(buffer);
         }
     }
 
@@ -189,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
 
     /// Reads more bytes; none at the caller's end.
     pub(super) fn poll_more(&self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let (buffers, mut ahead) = (self.worker.buffers(), self.ahead.borrow_mut());
+        let (buffers, mut ahead) = (self.buffers(), self.ahead.borrow_mut());
         let mut buffer = buffers.take();
         let mut room = ReadBuf::new(&mut buffer);
         let read = Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut room);
@@ -209,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
     /// Holds no buffer for a few bytes while an exchange waits.
     fn shrink(&self) {
         if let Some(buffer) = self.ahead.borrow_mut().shrink() {
-            self.worker.buffers().give(buffer);
+            self.buffers().give(buffer);
         }
     }
 

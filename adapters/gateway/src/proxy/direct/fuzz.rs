@@ -41,7 +41,7 @@ pub fn plain_request(bytes: &[u8]) -> Option<(usize, u64)> {
 #[must_use]
 pub fn read_answer(bytes: &[u8], part: usize, is_head: bool) -> Option<DirectAnswer> {
     let method = if is_head { Method::HEAD } else { Method::GET };
-    let mut head = parse(bytes, &method).ok()??;
+    let mut head = parse(bytes, &method, Vec::new).ok()??;
     let mut answer = DirectAnswer {
         head: head.length,
         text: head.text.with(&Added {

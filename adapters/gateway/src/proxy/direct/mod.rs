@@ -27,7 +27,7 @@ use crate::record::Record;
 use caller::Next;
 use core::future::poll_fn;
 use core::pin::pin;
-use core::task::Poll;
+use core::task::{Poll, ready};
 use leasehold_config::{ListenerBounds, Serve};
 use relay::{Closing, Relay};
 use request::Plain;
@@ -116,36 +116,73 @@ where
     };
     caller.begin(request);
     let closes = connection.is_last_request() || request.closes;
-    let mut record = Record::new(
+    let mut record = Box::new(Record::new(
         &connection.worker,
         &connection.state,
         parts,
         &exchange.fields,
-    );
+    ));
     record.begin_span(&parts.headers);
     let closing = Closing {
         worker: &connection.worker,
         closes,
     };
-    let sent = async {
-        let asked = exchange.asked(&table, listener, &target, &mut record)?;
-        let (mut outgoing, cookie) = exchange.outgoing(&asked, request.body > 0)?;
-        let mut transport = DirectTransport { caller, connection };
-        let answered = outgoing.send(&mut transport, &mut record).await?;
-        Ok::<_, Refusal>((answered, cookie, outgoing.pool.settings().upstream))
+    let asked = exchange.asked(&table, listener, target, &mut record);
+    let outgoing = asked.and_then(|asked| exchange.outgoing(&asked, request.body > 0));
+    let (mut outgoing, mut cookie) = match outgoing {
+        Ok(outgoing) => outgoing,
+        Err(refusal) => return Box::pin(refuse(caller, closing, refusal, record)).await,
     };
-    match sent.await {
-        Ok((answered, cookie, bounds)) => {
-            record.status = answered.sent.head.status;
-            let release = healthy_or_not(&answered.lease, &mut record);
-            let mut relay = Relay::new(caller, closing, answered, release, bounds, record, cookie);
-            poll_fn(|context| relay.poll(context)).await
-        }
-        Err(refusal) => {
-            record.refuse(refusal.status, refusal.code, &refusal.text);
-            let response = refusal.into_response();
-            record.status = response.status();
-            relay::answer_by_itself(caller, closing, response, record).await
+    let sending = async move {
+        let mut transport = DirectTransport { caller, connection };
+        let answered = outgoing.send(&mut transport, &mut record).await;
+        (answered, outgoing.pool, record)
+    };
+    let mut sending = pin!(sending);
+    // Most answers are written whole in this poll, so that their relay stays on the stack. Another is polled twice.
+    let progress = poll_fn(|context| {
+        let (answered, pool, mut record) = ready!(sending.as_mut().poll(context));
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(refusal) => return Poll::Ready(Progress::Refused(refusal, record)),
+        };
+        record.status = answered.sent.head.status;
+        let release = healthy_or_not(&answered.lease, &mut record);
+        let cookie = cookie.take();
+        let mut relay = Relay::new(caller, closing, answered, release, pool, record, cookie);
+        Poll::Ready(match relay.poll(context) {
+            Poll::Ready(after) => Progress::Ended(after),
+            Poll::Pending => Progress::Relayed(Box::new(relay)),
+        })
+    });
+    match progress.await {
+        Progress::Ended(after) => after,
+        Progress::Relayed(mut relay) => poll_fn(|context| relay.poll(context)).await,
+        Progress::Refused(refusal, record) => {
+            Box::pin(refuse(caller, closing, refusal, record)).await
         }
     }
+}
+
+/// Answers a request that no backend has answered.
+async fn refuse<S>(
+    caller: &CallerSide<S>,
+    closing: Closing<'_>,
+    refusal: Refusal,
+    mut record: Box<Record>,
+) -> After
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    record.refuse(refusal.status, refusal.code, &refusal.text);
+    let response = refusal.into_response();
+    record.status = response.status();
+    relay::answer_by_itself(caller, closing, response, record).await
+}
+
+/// The state of an exchange after its first poll with an answer or a refusal.
+enum Progress<'a, S> {
+    Ended(After),
+    Relayed(Box<Relay<'a, S>>),
+    Refused(Refusal, Box<Record>),
 }

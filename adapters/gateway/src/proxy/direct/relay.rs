@@ -10,6 +10,7 @@ use super::text::{write_date, write_field, write_fields, write_status};
 use super::transport::Answer;
 use super::upload::{BodyCut, Upload, Waits};
 use crate::backend::Backend;
+use crate::backend_pool::BackendPool;
 use crate::buffers::HEADROOM;
 use crate::clock::poll_time;
 use crate::proxy::answer::AnswerBody;
@@ -23,9 +24,9 @@ use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use http::header::{CONNECTION, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, Method, Response};
-use leasehold_config::UpstreamBounds;
 use leasehold_sync::{Lease, Outcome, Release};
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -70,9 +71,10 @@ pub(super) struct Relay<'a, S> {
     lease: Option<Lease<Backend>>,
     /// How it is released if all of the body comes.
     release: Release,
-    bounds: UpstreamBounds,
+    /// Its settings bound the waits.
+    pool: Arc<BackendPool>,
     /// `None` once it is logged.
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     /// The time from which the present wait counts.
     since: Option<Instant>,
 }
@@ -82,10 +84,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     pub(super) fn new(
         caller: &'a CallerSide<S>,
         closing: Closing<'a>,
-        answered: Answered<Answer<'a, S>>,
+        answered: Answered<Box<Answer<'a, S>>>,
         release: Release,
-        bounds: UpstreamBounds,
-        mut record: Record,
+        pool: Arc<BackendPool>,
+        mut record: Box<Record>,
         cookie: Option<HeaderValue>,
     ) -> Self {
         let Answered { sent, lease } = answered;
@@ -107,7 +109,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             end: sent.end,
             lease: Some(lease),
             release,
-            bounds,
+            pool,
             record: Some(record),
             since: None,
         };
@@ -121,6 +123,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             closes: relay.after != After::Next,
         });
         relay.prepend(&head);
+        relay.worker.buffers().give_head(head);
         relay
     }
 
@@ -171,7 +174,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
                 let since = *self.since.get_or_insert_with(poll_time);
                 ready!(
                     self.caller
-                        .poll_patience(context, since + self.bounds.body_idle)
+                        .poll_patience(context, since + self.pool.settings().upstream.body_idle)
                 );
                 self.cut(End::BackendStalled);
             }
@@ -272,7 +275,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             // A backend that has not read all would take the rest for its next request.
             if self.is_kept && self.upload.is_none() {
                 let idle = self.worker.idle_streams();
-                idle.keep(lease.number(), stream, &self.bounds);
+                idle.keep(lease.number(), stream, &self.pool.settings().upstream);
             }
             // A lease that has expired meanwhile was taken back already.
             let _ = lease.release(self.release);
@@ -300,7 +303,7 @@ pub(super) async fn answer_by_itself<S>(
     caller: &CallerSide<S>,
     closing: Closing<'_>,
     mut response: Response<AnswerBody>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> After
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -24,9 +24,6 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Bytes that most heads have room in.
-const HEAD: usize = 512;
-
 /// The transport of plain requests.
 #[derive(Debug)]
 pub(super) struct DirectTransport<'a, S> {
@@ -79,16 +76,16 @@ impl From<BodyCut> for Broken {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transport for DirectTransport<'a, S> {
-    type Sent = Answer<'a, S>;
+    type Sent = Box<Answer<'a, S>>;
 
     async fn send(
         &mut self,
         outgoing: &Outgoing<'_>,
         to: &ToBackend<'_>,
-    ) -> Result<Answer<'a, S>, NoAnswer> {
+    ) -> Result<Box<Answer<'a, S>>, NoAnswer> {
         let bounds = &outgoing.pool.settings().upstream;
         let method = &outgoing.parts.method;
-        let mut head = Vec::with_capacity(HEAD);
+        let mut head = self.connection.worker.buffers().take_head();
         write_request(&mut head, method, outgoing.target.path.as_str());
         outgoing.write_fields(to, |name, value| {
             write_field(&mut head, name.as_str().as_bytes(), value.as_bytes());
@@ -112,7 +109,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transport for DirectTransport<'a, S>
             attempt.stream = match kept {
                 Some(stream) => Some(stream),
                 None => {
-                    let connected = connect_stream(to.backend, bounds.connect).await;
+                    let connected = Box::pin(connect_stream(to.backend, bounds.connect)).await;
                     Some(connected.map_err(|error| self.unsent(&error))?)
                 }
             };
@@ -171,7 +168,7 @@ struct Attempt<'a, 'o, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Answer<'a, S>, Broken>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Box<Answer<'a, S>>, Broken>> {
         let is_untouched = |upload: &Upload<'_, S>| upload.total() == 0;
         if self.upload.as_ref().is_some_and(is_untouched)
             && let Poll::Ready(read) = self.poll_read(context)
@@ -266,7 +263,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
         };
         loop {
             let come = buffer.get(HEADROOM..self.end).unwrap_or_default();
-            let Some(head) = parse(come, self.method)? else {
+            let text = || self.connection.worker.buffers().take_head();
+            let Some(head) = parse(come, self.method, text)? else {
                 return Ok(None);
             };
             if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -282,16 +280,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Attempt<'a, '_, S> {
         }
     }
 
-    fn answer(&mut self, head: AnswerHead) -> Result<Answer<'a, S>, Broken> {
+    fn answer(&mut self, head: AnswerHead) -> Result<Box<Answer<'a, S>>, Broken> {
         let (Some(stream), Some(buffer)) = (self.stream.take(), self.buffer.take()) else {
             return Err(Broken::Closed);
         };
-        Ok(Answer {
+        Ok(Box::new(Answer {
             stream,
             head,
             buffer,
             end: self.end,
             upload: self.upload.take().filter(|upload| !upload.is_sent()),
-        })
+        }))
     }
 }

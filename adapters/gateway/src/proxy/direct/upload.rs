@@ -4,6 +4,7 @@
 
 use super::caller::CallerSide;
 use crate::upstream::BackendStream;
+use core::mem;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io::{self, IoSlice};
@@ -29,7 +30,7 @@ pub(super) struct BodyCut;
 pub(super) struct Upload<'a, S> {
     pub(super) caller: &'a CallerSide<S>,
     head: Vec<u8>,
-    /// The bytes of the head that were written.
+    /// The bytes of the head that were written; 0 again once all of it was, when its buffer is given back.
     written: usize,
     /// The bytes that were written, with those of the body.
     total: u64,
@@ -76,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload<'_, S> {
     ) -> Result<Waits, BodyCut> {
         let caller = self.caller;
         while self.error.is_none() && !self.is_sent {
-            if self.written == self.head.len() && caller.with_body(<[u8]>::is_empty) {
+            if self.head.is_empty() && caller.with_body(<[u8]>::is_empty) {
                 // Under TLS, what was written may not be on its way yet.
                 match Pin::new(&mut *stream).poll_flush(context) {
                     Poll::Ready(Ok(())) => self.is_sent = caller.left() == 0,
@@ -99,6 +100,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload<'_, S> {
                     let of_head = count.min(head.len());
                     self.written = self.written.saturating_add(of_head);
                     caller.take_body(count.saturating_sub(of_head));
+                    if of_head > 0 && self.written == self.head.len() {
+                        caller.buffers().give_head(mem::take(&mut self.head));
+                        self.written = 0;
+                    }
                 }
                 Poll::Ready(Err(error)) => self.error = Some(error),
                 Poll::Pending => return Ok(Waits::Backend),
