@@ -57,6 +57,8 @@ pub(super) struct Batch {
     pub(super) body: String,
     /// The new ones of them, by their numbers.
     new: Vec<(Subject, u64)>,
+    /// The number of the next entry.
+    next: u64,
     lost: u64,
 }
 
@@ -125,6 +127,11 @@ impl Outbox {
             }
             changed.await;
         }
+    }
+
+    /// Waits for an entry that is newer than a batch.
+    pub(super) async fn newer_than(&self, batch: &Batch) {
+        self.until(|state| state.next != batch.next).await;
     }
 
     /// Waits until the last attempt is asked for.
@@ -258,6 +265,7 @@ impl State {
             new: new
                 .map(|entry| (entry.message.subject.clone(), entry.number))
                 .collect(),
+            next: self.next,
             lost: self.lost,
         }
     }

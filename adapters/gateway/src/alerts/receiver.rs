@@ -3,10 +3,11 @@
 //! Invariant: one attempt at a time; what the answer means is the protocol's, and the pause after a failure core's.
 
 use super::command::Command;
-use super::outbox::Outbox;
+use super::outbox::{Batch, Outbox};
 use super::webhook::WebhookClient;
 use crate::state::unix_millis;
 use core::fmt;
+use core::future::pending;
 use core::time::Duration;
 use leasehold_config::AlertSettings;
 use leasehold_core::balance::stable_hash;
@@ -97,12 +98,74 @@ pub(super) async fn deliver(receiver: Receiver, outbox: Arc<Outbox>) {
                     return outbox.give_up(&to, "it is no longer a receiver, and takes nothing");
                 }
                 let pause = pauses.next_delay();
-                let pause = asked.map_or(pause, |asked| asked.min(MAX_ASKED).max(pause));
-                tokio::select! {
-                    () = sleep(pause) => {}
-                    () = outbox.hurried() => {}
+                let pauses_on = match asked {
+                    Some(asked) => rest(&outbox, asked.min(MAX_ASKED).max(pause), None).await,
+                    None => rest(&outbox, pause, Some(&batch)).await,
+                };
+                if !pauses_on {
+                    pauses = backoff();
                 }
             }
         }
+    }
+}
+
+/// Waits for a pause, or until the last attempt is asked for. One that the receiver has not asked for is cut to the first
+/// pause by an entry newer than the batch that failed, which may be what wakes a person; returns false then.
+async fn rest(outbox: &Outbox, pause: Duration, failed: Option<&Batch>) -> bool {
+    let newer = async {
+        let Some(failed) = failed else {
+            return pending().await;
+        };
+        sleep(FIRST_PAUSE).await;
+        outbox.newer_than(failed).await;
+    };
+    tokio::select! {
+        () = sleep(pause) => true,
+        () = outbox.hurried() => true,
+        () = newer => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerts::message::Message;
+    use crate::alerts::snapshot::Subject;
+    use tokio::join;
+    use tokio::time::Instant;
+
+    /// Rests for a minute while a message is added after some seconds; returns the seconds that it took.
+    async fn seconds_of_rest(added_after: u64, is_asked: bool) -> u64 {
+        let alert = AlertSettings::new("member down".parse().expect("a condition"));
+        let outbox = Outbox::new(&alert, "here");
+        let message = Message {
+            subject: Subject::default(),
+            summary: "a member is down".to_owned(),
+            since: 1,
+            until: None,
+        };
+        outbox.add(core::slice::from_ref(&message));
+        let failed = outbox.next().await.expect("a batch");
+        let begun = Instant::now();
+        let add = async {
+            sleep(Duration::from_secs(added_after)).await;
+            outbox.add(&[message]);
+        };
+        let resting = async {
+            let pause = Duration::from_secs(60);
+            let goes_on = rest(&outbox, pause, (!is_asked).then_some(&failed)).await;
+            assert_eq!(goes_on, begun.elapsed() == pause);
+            begun.elapsed().as_secs()
+        };
+        join!(add, resting).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_message_ends_a_pause_that_the_receiver_has_not_asked_for() {
+        assert_eq!(seconds_of_rest(7, false).await, 7);
+        assert_eq!(seconds_of_rest(0, false).await, FIRST_PAUSE.as_secs());
+        assert_eq!(seconds_of_rest(7, true).await, 60);
+        assert_eq!(seconds_of_rest(70, false).await, 60);
     }
 }
