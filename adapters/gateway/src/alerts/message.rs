@@ -86,7 +86,7 @@ pub(super) fn body<'a>(
         let sign = if message.is_over() { "OK" } else { "ALERT" };
         format!("[{sign}] {instance}: {}", escaped(&message.summary))
     });
-    let views = messages.map(|(message, _)| message.view(labels));
+    let views: Vec<Value> = messages.map(|(message, _)| message.view(labels)).collect();
     json!({
         "version": "4",
         "groupKey": format!("{{}}:{}", json!(labels)),
@@ -94,12 +94,22 @@ pub(super) fn body<'a>(
         "status": if is_firing { "firing" } else { "resolved" },
         "receiver": "leasehold",
         "groupLabels": labels,
-        "commonLabels": labels,
-        "commonAnnotations": {},
+        "commonLabels": common(&views, "labels"),
+        "commonAnnotations": common(&views, "annotations"),
         "externalURL": "",
-        "alerts": views.collect::<Vec<_>>(),
+        "alerts": views,
         "text": lines.collect::<Vec<_>>().join("\n"),
     })
+}
+
+/// Returns those entries of a field that all alerts have, with the same value.
+fn common(alerts: &[Value], field: &str) -> Value {
+    let mut maps = alerts.iter().filter_map(|alert| alert[field].as_object());
+    let mut common = maps.next().cloned().unwrap_or_default();
+    for map in maps {
+        common.retain(|name, value| map.get(name) == Some(value));
+    }
+    common.into()
 }
 
 /// Writes a text that chats don't read as markup.
@@ -174,7 +184,10 @@ mod tests {
         );
         assert_eq!(body["groupKey"], format!("{{}}:{}", json!(labels())));
         assert_eq!(body["truncatedAlerts"], 3);
-        assert_eq!(body["commonLabels"], json!(labels()));
+        let mut common = labels();
+        common.insert("pool".to_owned(), "web".to_owned());
+        assert_eq!(body["commonLabels"], json!(common));
+        assert_eq!(body["commonAnnotations"], json!({}));
         let text = "[ALERT] host:80: a is &lt;down&gt;\n[OK] host:80: b is &lt;down&gt;";
         assert_eq!(body["text"], text);
         let [first, second] = [&body["alerts"][0], &body["alerts"][1]];
@@ -191,6 +204,8 @@ mod tests {
         assert_ne!(first["fingerprint"], second["fingerprint"]);
         let over = message("a", Some(1));
         let body = super::body(&labels(), [(&over, true)].into_iter(), 0, false);
+        assert_eq!(body["commonLabels"], expected);
+        assert_eq!(body["commonAnnotations"]["summary"], "a is <down>");
         assert_eq!(
             (&body["status"], &body["alerts"][0]["fingerprint"]),
             (&json!("resolved"), &first["fingerprint"])
