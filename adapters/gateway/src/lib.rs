@@ -56,7 +56,7 @@ pub use operator_log::{LogFlush, OperatorLog};
 pub use passed::{PassedError, PassedSockets};
 #[doc(hidden)]
 pub use proxy::{DirectAnswer, pass_headers_on, plain_request, read_answer};
-pub use reach::{Reach, Reached, reach_members};
+pub use reach::{Reach, Reached, ReceiverReach, reach_members, reach_receivers};
 pub use reload::SettingsSource;
 pub use shared::ReloadError;
 #[doc(hidden)]

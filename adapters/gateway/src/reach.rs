@@ -1,7 +1,9 @@
-//! Whether members can be reached, looked at without spending a call of any limit.
+//! Whether members and the receivers of alerts can be reached, looked at without spending a call of any limit.
 //!
-//! Invariant: a member gets no request but the health check of its own pool, and of services with keys none.
+//! Invariant: a member gets no request but the health check of its own pool, and of services with keys none; a receiver gets
+//! no message.
 
+use crate::alerts::Receiver;
 use crate::backend::Backend;
 use crate::clock::{now, time_of_day};
 use crate::probes::{Looked, look_at};
@@ -41,20 +43,58 @@ pub struct Reached {
     pub dates: Option<(SystemTime, SystemTime)>,
 }
 
+/// The finding at one receiver of an alert.
+#[derive(Clone, Debug)]
+pub struct ReceiverReach {
+    /// The alert.
+    pub alert: String,
+    /// The receiver, without what may be secret of it.
+    pub receiver: String,
+    /// What was found, or why it would get no message.
+    pub result: Result<String, String>,
+}
+
 /// Looks at each place of all pools, side by side, and gives each up after this time.
 ///
 /// # Errors
 /// The system has no resources for it.
 pub fn reach_members(settings: &Settings, longest: Duration) -> io::Result<Vec<Reach>> {
+    let places = settings.pools.iter().flat_map(places);
+    side_by_side(places.map(|place| place.reach(longest)))
+}
+
+/// Looks at each receiver of all alerts, side by side, and gives each up after this time. A webhook is connected to, and a
+/// command is looked for.
+///
+/// # Errors
+/// The system has no resources for it.
+pub fn reach_receivers(settings: &Settings, longest: Duration) -> io::Result<Vec<ReceiverReach>> {
+    let receivers = settings.alerts.iter().flat_map(|alert| {
+        let receivers = Receiver::of(alert).into_iter();
+        receivers.map(|receiver| (alert.name.clone(), receiver))
+    });
+    side_by_side(receivers.map(|(alert, receiver)| async move {
+        ReceiverReach {
+            alert,
+            receiver: receiver.to_string(),
+            result: within(longest, receiver.reach()).await,
+        }
+    }))
+}
+
+fn side_by_side<F: Future>(looks: impl Iterator<Item = F>) -> io::Result<Vec<F::Output>> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
-    let places = settings.pools.iter().flat_map(places);
-    let reached = stream::iter(places)
-        .map(|place| place.reach(longest))
-        .buffered(AT_ONCE)
-        .collect();
-    Ok(runtime.block_on(reached))
+    Ok(runtime.block_on(stream::iter(looks).buffered(AT_ONCE).collect()))
+}
+
+async fn within<T>(
+    longest: Duration,
+    look: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let late = |_| Err(format!("no answer within {longest:?}"));
+    timeout(longest, look).await.unwrap_or_else(late)
 }
 
 /// Members of one pool that are at one place.
@@ -85,10 +125,8 @@ fn places(pool: &PoolSettings) -> Vec<PlaceOf<'_>> {
 
 impl PlaceOf<'_> {
     async fn reach(self, longest: Duration) -> Reach {
-        let late = || format!("no answer within {longest:?}");
-        let result = timeout(longest, self.look()).await;
         Reach {
-            result: result.unwrap_or_else(|_| Err(late())),
+            result: within(longest, self.look()).await,
             pool: self.pool.name.clone(),
             url: self.first.url.to_string(),
             members: self.members,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is changed, no member gets a call, no key is printed, and every look has a bound in time.
 
+mod alerts;
 mod finding;
 mod holders;
 mod live;
@@ -69,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
     machine::check_open_files(settings.as_ref(), &mut findings);
     if let Some(settings) = &settings {
         members::check(settings, arguments.timeout, &mut findings)?;
+        alerts::check(settings, arguments.timeout, &mut findings)?;
     }
     clock.check_pace(&mut findings);
     findings.end()

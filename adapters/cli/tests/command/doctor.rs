@@ -257,6 +257,51 @@ fn members_are_asked_for_their_health_and_none_that_answers_is_an_error() {
 }
 
 #[test]
+fn receivers_of_alerts_are_looked_at_and_get_no_message() {
+    let backend = backend("");
+    let webhook = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let alert = |more: &str| format!("[[alert]]\nwhen = \"member down\"\n{more}\n");
+    let config = |command: &str| {
+        let alert = alert(&format!(
+            "webhook_file = \"alert.url\"\ncommand = [{command:?}]"
+        ));
+        web(backend.address(), "127.0.0.1:0", "") + &alert
+    };
+    let patient = Patient::new(&config("sh"));
+    let address = webhook.local_addr().expect("an address");
+    patient.write("alert.url", &format!("http://{address}/secret"), 0o600);
+    let reached = format!("member down: the webhook http://{address}: connected");
+    assert_eq!(
+        patient.finding("alert", &reached),
+        (Some(0), "ok".to_owned())
+    );
+    assert_eq!(
+        patient.finding("alert", "the command \"sh\": it is /").1,
+        "ok"
+    );
+    webhook.set_nonblocking(true).expect("it is ours");
+    while let Ok((mut connection, _)) = webhook.accept() {
+        let mut sent = Vec::new();
+        connection.set_nonblocking(false).expect("it is ours");
+        connection.read_to_end(&mut sent).expect("it has ended");
+        assert!(sent.is_empty(), "{}", text(&sent));
+    }
+    drop(webhook);
+    let plain = patient.path("page").display().to_string();
+    patient.write("page", "#!/bin/sh", 0o644);
+    for (command, problem) in [
+        ("no-such-program", "no folder of PATH has it"),
+        ("/no/such/program", "there is no such file"),
+        (&plain, "it is no file that may be run here"),
+    ] {
+        patient.write("leasehold.toml", &config(command), 0o644);
+        let error = (Some(1), "error".to_owned());
+        assert_eq!(patient.finding("alert", problem), error);
+        assert_eq!(patient.finding("alert", "cannot connect: "), error);
+    }
+}
+
+#[test]
 fn clocks_that_differ_and_too_few_files_are_warnings() {
     let answer =
         "HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 0\r\n\r\n";

@@ -420,15 +420,28 @@ impl Figures {
         gauges(to, "leasehold_alerts", help, active)?;
         let messages = rows().flat_map(|(labels, alert)| {
             let receivers = alert.receivers.iter();
-            let rows = receivers.flat_map(|(receiver, delivered, dropped)| {
-                let labels = with(&labels, "receiver", receiver);
-                [("delivered", *delivered), ("dropped", *dropped)]
-                    .map(|(outcome, count)| (with(&labels, "outcome", outcome), count))
+            let rows = receivers.flat_map(|receiver| {
+                let labels = with(&labels, "receiver", receiver.kind);
+                [
+                    ("delivered", receiver.delivered),
+                    ("dropped", receiver.dropped),
+                ]
+                .map(|(outcome, count)| (with(&labels, "outcome", outcome), count))
             });
             rows.collect::<Vec<_>>()
         });
         let help = "Messages of an alert, by what became of them.";
-        counters(to, "leasehold_alert_messages", help, messages)
+        counters(to, "leasehold_alert_messages", help, messages)?;
+        let waiting = rows().flat_map(|(labels, alert)| {
+            let receivers = alert.receivers.iter();
+            let rows = receivers.map(|receiver| {
+                let labels = with(&labels, "receiver", receiver.kind);
+                (labels, as_gauge(receiver.waiting))
+            });
+            rows.collect::<Vec<_>>()
+        });
+        let help = "Messages of an alert that its receiver has not taken yet.";
+        gauges(to, "leasehold_alert_messages_waiting", help, waiting)
     }
 }
 

@@ -8,9 +8,10 @@ use core::pin::pin;
 use core::time::Duration;
 use leasehold_protocol::sanitize;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use std::io;
+use nix::unistd::{AccessFlags, Pid, access};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::{env, io};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{self, Child, ChildStderr, ChildStdin};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ const OWN: [&str; 7] = [
 
 /// A program with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Command {
+pub(crate) struct Command {
     program: String,
     arguments: Vec<String>,
 }
@@ -54,6 +55,24 @@ impl Command {
             program: program.clone(),
             arguments: arguments.to_vec(),
         })
+    }
+
+    /// Finds the file of the program as the system does when it is run, or tells why there is none.
+    pub(super) fn find(&self) -> Result<PathBuf, &'static str> {
+        let may_run = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+        if self.program.contains('/') {
+            let path = PathBuf::from(&self.program);
+            return match may_run(&path) {
+                true => Ok(path),
+                false if path.exists() => Err("it is no file that may be run here; chmod +x it"),
+                false => Err("there is no such file"),
+            };
+        }
+        let folders = env::var_os("PATH").unwrap_or_default();
+        let mut files = env::split_paths(&folders).map(|folder| folder.join(&self.program));
+        files
+            .find(|path| may_run(path))
+            .ok_or("no folder of PATH has it; write its path in full")
     }
 
     /// Runs it with a body on its standard input; the environment names the alert.

@@ -21,6 +21,7 @@ use core::time::Duration;
 pub(crate) use message::Message;
 use message::instance;
 use outbox::Outbox;
+pub(crate) use receiver::Receiver;
 use rule::Rule;
 use serde_json::{Value, json};
 use snapshot::Snapshot;
@@ -49,8 +50,16 @@ pub(crate) struct AlertFigures {
     pub(crate) name: String,
     /// The number of pools, members and callers that it is active for.
     pub(crate) active: u64,
-    /// For each receiver its kind, and how many messages were delivered and dropped.
-    pub(crate) receivers: Vec<(&'static str, u64, u64)>,
+    pub(crate) receivers: Vec<ReceiverFigures>,
+}
+
+/// The messages of one alert to one receiver.
+#[derive(Debug)]
+pub(crate) struct ReceiverFigures {
+    pub(crate) kind: &'static str,
+    pub(crate) waiting: u64,
+    pub(crate) delivered: u64,
+    pub(crate) dropped: u64,
 }
 
 impl Alerts {

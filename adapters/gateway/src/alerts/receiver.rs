@@ -26,7 +26,7 @@ const MAX_ASKED: Duration = Duration::from_secs(10 * 60);
 
 /// A receiver of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Receiver {
+pub(crate) enum Receiver {
     Webhook(WebhookClient),
     Command(Command),
 }
@@ -42,7 +42,7 @@ pub(super) enum DeliveryError {
 
 impl Receiver {
     /// The receivers of an alert.
-    pub(super) fn of(settings: &AlertSettings) -> Vec<Self> {
+    pub(crate) fn of(settings: &AlertSettings) -> Vec<Self> {
         let webhook = settings.webhook.as_ref().map(WebhookClient::new);
         let command = Command::new(&settings.command);
         let webhook = webhook.into_iter().map(Self::Webhook);
@@ -53,6 +53,20 @@ impl Receiver {
         match self {
             Self::Webhook(_) => "webhook",
             Self::Command(_) => "command",
+        }
+    }
+
+    /// Looks whether it could be sent a message, without sending one; returns what was found.
+    pub(crate) async fn reach(&self) -> Result<String, String> {
+        match self {
+            Self::Webhook(webhook) => webhook.reach().await.map(|()| "connected".to_owned()),
+            Self::Command(command) => {
+                let path = command.find()?;
+                Ok(match path.is_absolute() {
+                    true => format!("it is {}", path.display()),
+                    false => "it is found from this folder; write its path in full".to_owned(),
+                })
+            }
         }
     }
 

@@ -2,11 +2,11 @@
 //!
 //! Invariant: a subject is forgotten once its condition does not hold and its alert is over.
 
-use super::AlertFigures;
 use super::message::Message;
 use super::outbox::Outbox;
 use super::receiver::{Receiver, deliver};
 use super::snapshot::{Counts, Observation, Snapshot, State, Subject};
+use super::{AlertFigures, ReceiverFigures};
 use crate::operator_log::target;
 use crate::shared::Shared;
 use crate::state::unix_millis;
@@ -59,6 +59,12 @@ impl Rule {
     }
 
     fn start(&self, receiver: Receiver) -> (Receiver, Arc<Outbox>) {
+        if let Receiver::Command(command) = &receiver
+            && let Err(why) = command.find()
+        {
+            let name = &self.settings.name;
+            tracing::warn!(target: target::ALERT, "alert {name}: {receiver} can't be run: {why}");
+        }
         let outbox = Arc::new(Outbox::new(&self.settings, &self.instance));
         spawn_local(deliver(receiver.clone(), Arc::clone(&outbox)));
         (receiver, outbox)
@@ -260,7 +266,12 @@ impl Rule {
         let active = self.watched.values().filter(|one| one.since.is_some());
         let receivers = self.receivers.iter().map(|(receiver, outbox)| {
             let (delivered, dropped) = outbox.counts();
-            (receiver.kind(), delivered, dropped)
+            ReceiverFigures {
+                kind: receiver.kind(),
+                waiting: outbox.waiting() as u64,
+                delivered,
+                dropped,
+            }
         });
         AlertFigures {
             name: self.settings.name.clone(),

@@ -5,7 +5,7 @@
 use super::receiver::DeliveryError;
 use crate::backend::Backend;
 use crate::state::unix_tick;
-use crate::upstream::post;
+use crate::upstream::{connect, post};
 use bytes::Bytes;
 use core::fmt;
 use core::time::Duration;
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook, as a client knows it.
 #[derive(Clone, Debug)]
-pub(super) struct WebhookClient {
+pub(crate) struct WebhookClient {
     /// The host alone is told of it.
     webhook: Webhook,
 }
@@ -55,6 +55,15 @@ impl WebhookClient {
             let why = format!("no answer within {} s", TIMEOUT.as_secs());
             Err(DeliveryError::Later(why, None))
         })
+    }
+
+    /// Connects to its host, and asks for nothing.
+    pub(super) async fn reach(&self) -> Result<(), String> {
+        let (backend, _) = self.target()?;
+        let connected = connect(&backend, TIMEOUT).await;
+        connected
+            .map(drop)
+            .map_err(|error| format!("cannot connect: {error}"))
     }
 
     async fn exchange(&self, body: String) -> Result<(), DeliveryError> {

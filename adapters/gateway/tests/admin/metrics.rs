@@ -25,8 +25,10 @@ fn value(text: &str, row: &str) -> f64 {
 fn an_alert_is_counted_and_shown() {
     let backend = backend();
     let when: AlertWhen = "pool down".parse().expect("a condition");
+    let mut alert = AlertSettings::new(when);
+    alert.command = vec!["/no/such/program".to_owned()];
     let settings = Settings {
-        alerts: vec![AlertSettings::new(when)],
+        alerts: vec![alert],
         ..settings(vec![pool("web", Policy::RoundRobin, &[backend])])
     };
     let running = Running::start(settings);
@@ -42,6 +44,9 @@ fn an_alert_is_counted_and_shown() {
     while !told() {
         assert!(begun.elapsed() < Duration::from_secs(20), "it is not told");
     }
+    let figures = call(running.admin, "GET", "/lb/metrics", &[], None).body;
+    let waiting = "leasehold_alert_messages_waiting{alert=\"pool down\",receiver=\"command\"}";
+    assert!(value(&figures, waiting) > 0.0, "{figures}");
     let view = running.read("/lb/alerts");
     let alert = &view["alerts"][0];
     assert_eq!(
