@@ -168,7 +168,7 @@ pub(crate) static ROUTES: [Route; 32] = [
             Call::TestAlert,
             "/lb/alerts/{id}/test",
             "Tested",
-            "Sends a message that is a test to the receivers of the alert of this name",
+            "Sends a message that is a test to the receivers of the alert of this name, and then one that it is over",
         )
     },
     Route {

@@ -7,6 +7,7 @@ use super::message::{Message, body};
 use super::snapshot::Subject;
 use crate::lock;
 use crate::operator_log::target;
+use crate::state::unix_millis;
 use leasehold_config::AlertSettings;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -279,9 +280,15 @@ impl State {
             if entry.number != *number {
                 continue;
             }
-            entry.is_new = false;
             if entry.message.is_over() {
                 self.entries.remove(subject);
+            } else if subject.is_test {
+                // No condition ends a test.
+                entry.message.until = Some(unix_millis());
+                entry.number = self.next;
+                self.next = self.next.wrapping_add(1);
+            } else {
+                entry.is_new = false;
             }
         }
         batch.new.len() as u64

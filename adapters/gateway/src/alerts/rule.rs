@@ -211,17 +211,16 @@ impl Rule {
         }
     }
 
-    /// Sends all receivers a message that is over at once, and returns their number.
+    /// Sends all receivers a message that is over once they have taken it, and returns their number.
     pub(super) fn test(&self) -> usize {
-        let at = unix_millis();
         let message = Message {
             subject: Subject {
                 is_test: true,
                 ..Subject::default()
             },
             summary: format!("this is a test of the alert {}", self.settings.name),
-            since: at,
-            until: Some(at),
+            since: unix_millis(),
+            until: None,
         };
         for (_, outbox) in &self.receivers {
             outbox.add(core::slice::from_ref(&message));

@@ -327,18 +327,23 @@ fn a_test_of_an_alert_is_sent_and_leaves_what_is_active() {
     let answer = test("no%20web");
     let told: Value = serde_json::from_str(answer.text()).expect("JSON");
     assert_eq!((answer.status, told), (200, json!({"receivers": 1})));
-    let (_, _, body) = receiver.posts(2).remove(1);
-    let text = body["text"].as_str().expect("a text");
-    assert!(
-        text.starts_with("[OK] ") && text.ends_with(": this is a test of the alert no web"),
-        "{text}"
-    );
-    let labels = &body["alerts"][0]["labels"];
-    assert_eq!(
-        (&labels["test"], &body["status"]),
-        (&json!("true"), &json!("firing"))
-    );
-    assert_eq!(body["alerts"].as_array().map(Vec::len), Some(2));
+    let posts = receiver.posts(3).split_off(1);
+    for ((_, _, body), (sign, status)) in posts
+        .iter()
+        .zip([("[ALERT] ", "firing"), ("[OK] ", "resolved")])
+    {
+        let text = body["text"].as_str().expect("a text");
+        assert!(
+            text.starts_with(sign) && text.ends_with(": this is a test of the alert no web"),
+            "{text}"
+        );
+        let test = &body["alerts"][0];
+        assert_eq!(
+            (&test["labels"]["test"], &test["status"], &body["status"]),
+            (&json!("true"), &json!(status), &json!("firing"))
+        );
+        assert_eq!(body["alerts"].as_array().map(Vec::len), Some(2));
+    }
     assert_eq!(active(running.address, 0), "no member of pool web serves");
 }
 
