@@ -224,22 +224,23 @@ impl LimitSet {
         if let Some(only) = self.only() {
             only.charge(latest, cost.requests);
         } else if self.extra.is_some() {
-            self.charge_all(class, cost);
+            self.charge_limits(class, cost);
+            for (quota, unit) in self.extra_mut().quotas.iter_mut().zip(Unit::ALL) {
+                quota.remove_expired(latest);
+                quota.take(cost.of(unit));
+            }
         }
         self.booking(class)
     }
 
-    fn charge_all(&mut self, class: u32, cost: Cost) {
+    fn charge_limits(&mut self, class: u32, cost: Cost) {
         let Self {
             first,
             latest,
             extra,
         } = self;
         let ExtraLimits {
-            limits,
-            classes,
-            quotas,
-            ..
+            limits, classes, ..
         } = &mut **extra.get_or_insert_default();
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
             let limit = if each_class {
@@ -249,10 +250,6 @@ impl LimitSet {
                 limit
             };
             limit.charge(*latest, cost.of(unit));
-        }
-        for (quota, unit) in quotas.iter_mut().zip(Unit::ALL) {
-            quota.remove_expired(*latest);
-            quota.take(cost.of(unit));
         }
         self.sweep();
     }
@@ -303,21 +300,21 @@ impl LimitSet {
         if let Some(only) = self.only() {
             booking.settle(only, latest, Unit::Requests, reserved, actual);
         } else if self.extra.is_some() {
-            self.settle_all(booking, reserved, actual);
+            self.settle_limits(booking, reserved, actual);
+            for (quota, unit) in self.extra_mut().quotas.iter_mut().zip(Unit::ALL) {
+                quota.settle(booking.reports(), reserved.of(unit), actual.of(unit));
+            }
         }
     }
 
-    fn settle_all(&mut self, booking: Booking, reserved: Cost, actual: Cost) {
+    fn settle_limits(&mut self, booking: Booking, reserved: Cost, actual: Cost) {
         let Self {
             first,
             latest,
             extra,
         } = self;
         let ExtraLimits {
-            limits,
-            classes,
-            quotas,
-            ..
+            limits, classes, ..
         } = &mut **extra.get_or_insert_default();
         for (index, (unit, each_class, limit)) in (0u32..).zip(all(first, limits)) {
             let limit = if each_class {
@@ -335,9 +332,6 @@ impl LimitSet {
             if let Some(limit) = limit {
                 booking.settle(limit, *latest, unit, reserved, actual);
             }
-        }
-        for (quota, unit) in quotas.iter_mut().zip(Unit::ALL) {
-            quota.settle(booking.reports(), reserved.of(unit), actual.of(unit));
         }
         self.sweep();
     }
@@ -359,6 +353,110 @@ impl LimitSet {
         extra.reports = extra.reports.saturating_add(1);
         let quota = unit.of_mut(&mut extra.quotas);
         quota.observe(latest, remaining, reset, extra.reports);
+    }
+
+    /// Takes the booking of a call in flight out of the limits, which another set takes over; reports still know of it.
+    pub(crate) fn withdraw(&mut self, now: Tick, booking: Booking, reserved: Cost) {
+        self.latest = self.latest.max(now);
+        let latest = self.latest;
+        if let Some(only) = self.only() {
+            booking.settle(only, latest, Unit::Requests, reserved, Cost::default());
+        } else if self.extra.is_some() {
+            self.settle_limits(booking, reserved, Cost::default());
+        }
+    }
+
+    /// Books a call again that was [withdrawn](Self::withdraw) from the set that this one takes over. Reports, which know of
+    /// it, count nothing.
+    pub(crate) fn book_again(&mut self, now: Tick, earlier: Booking, reserved: Cost) -> Booking {
+        self.latest = self.latest.max(now);
+        let latest = self.latest;
+        if let Some(only) = self.only() {
+            only.charge(latest, reserved.requests);
+        } else if self.extra.is_some() {
+            self.charge_limits(earlier.class(), reserved);
+        }
+        let mut booking = Booking::new(self.latest, earlier.reports(), earlier.class());
+        if earlier.has_arrived() {
+            self.arrive(now, &mut booking, reserved);
+        }
+        booking
+    }
+
+    /// Takes the place of an earlier set without calls in flight: what it knows of others counts as if they had ended now, and
+    /// its reports go on. O(limits and classes).
+    ///
+    /// Each limit counts the most that a limit of its unit has used, as far as its own capacity goes.
+    pub fn take_over(&mut self, now: Tick, earlier: &Self) {
+        self.latest = self.latest.max(earlier.latest).max(now);
+        let latest = self.latest;
+        let before = earlier.extra();
+        if before.quotas != NO_EXTRA.quotas {
+            let extra = self.extra_mut();
+            extra.quotas.clone_from(&before.quotas);
+            extra.reports = before.reports;
+        }
+        let Self { first, extra, .. } = self;
+        let (limits, classes) = match extra {
+            Some(extra) => (&mut extra.limits[..], Some(&mut extra.classes)),
+            None => (&mut [][..], None),
+        };
+        for (unit, each_class, limit) in all(first, limits) {
+            let used = match each_class {
+                // Of a limit of all classes it is not known which class has used it.
+                true => earlier.used_by_all(unit, latest),
+                false => earlier
+                    .used_by_all(unit, latest)
+                    .max(earlier.used_in_all(unit, latest)),
+            };
+            use_up(limit, latest, used);
+        }
+        let Some(counters) = classes else {
+            return;
+        };
+        for class in before.classes.keys().map(|(class, _)| *class) {
+            for (index, (unit, each_class, limit)) in (0_u32..).zip(all(first, limits)) {
+                if each_class && !counters.contains_key(&(class, index)) {
+                    let mut own = limit.clone();
+                    use_up(&mut own, latest, earlier.used_in(class, unit, latest));
+                    counters.insert((class, index), own);
+                }
+            }
+        }
+    }
+
+    /// The most that a limit of all classes has used of a unit.
+    fn used_by_all(&self, unit: Unit, now: Tick) -> u32 {
+        let extra = self.extra();
+        let first = self.first.iter().filter(|_| unit == Unit::Requests);
+        let others = extra
+            .limits
+            .iter()
+            .filter(|scoped| !scoped.each_class && scoped.unit == unit);
+        let limits = first.chain(others.map(|scoped| &scoped.limit));
+        limits.map(|limit| used(limit, now)).max().unwrap_or(0)
+    }
+
+    /// The most that a limit has used of a unit for a class.
+    fn used_in(&self, class: u32, unit: Unit, now: Tick) -> u32 {
+        let limits = self.limiters(class).filter(|(counted, _)| *counted == unit);
+        limits.map(|(_, limit)| used(limit, now)).max().unwrap_or(0)
+    }
+
+    /// The most that a limit for each class has used of a unit, in all classes together.
+    fn used_in_all(&self, unit: Unit, now: Tick) -> u32 {
+        let extra = self.extra();
+        let first = self.first.iter().len() as u32;
+        let limits = (first..)
+            .zip(&extra.limits)
+            .filter(|(_, scoped)| scoped.each_class && scoped.unit == unit);
+        let sums = limits.map(|(index, _)| {
+            let own = extra.classes.iter().filter(|((_, of), _)| *of == index);
+            own.fold(0_u32, |sum, (_, limit)| {
+                sum.saturating_add(used(limit, now))
+            })
+        });
+        sums.max().unwrap_or(0)
     }
 
     /// The largest cost of each unit that is ever admitted; `u32::MAX` where there is no limit.
@@ -474,6 +572,22 @@ impl LimitSet {
                 extra.classes.remove(&extra.swept);
             }
         }
+    }
+}
+
+/// The units that a limit has used of what it admits at most.
+fn used(limit: &Limiter, now: Tick) -> u32 {
+    limit.capacity().saturating_sub(limit.available(now))
+}
+
+/// Books units that have just been used, besides those that a limit counts already, as far as they fit.
+fn use_up(limit: &mut Limiter, now: Tick, units: u32) {
+    let units = units
+        .saturating_sub(used(limit, now))
+        .min(limit.available(now));
+    if units > 0 {
+        let booked = limit.charge(now, units);
+        limit.settle(now, booked, units, units);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a group lists the slots of exactly the members that are in it.
 
 use super::ids::GroupIndex;
+use super::leases::{Lease, Leases};
 use crate::limit::{Booking, Cost, LimitSet, Wait};
 use crate::time::Tick;
 use alloc::vec::Vec;
@@ -64,6 +65,49 @@ impl SharedLimits {
             holds_back: false,
         });
         GroupIndex(index)
+    }
+
+    /// Replaces the limits of a group. Leases count in them as if granted now; what the earlier ones know of others, as if it had
+    /// ended now.
+    pub(super) fn replace_group(
+        &mut self,
+        index: GroupIndex,
+        limits: LimitSet,
+        now: Tick,
+        leases: &mut Leases,
+    ) {
+        let Some(group) = self.group_mut(index) else {
+            return;
+        };
+        replace(&mut group.limits, limits, now, leases, |lease| {
+            let (of, booking) = lease.booked.group.as_mut()?;
+            (*of == index).then_some((booking, lease.cost))
+        });
+    }
+
+    /// Replaces the limits of the pool, as [`replace_group`](Self::replace_group) does those of a group.
+    pub(super) fn replace_pool(&mut self, limits: LimitSet, now: Tick, leases: &mut Leases) {
+        // A pool without limits has booked nothing.
+        if self.pool.is_empty() {
+            for lease in leases.iter_mut() {
+                lease.booked.pool = Some(self.pool.charge(now, lease.class, lease.cost));
+            }
+        }
+        replace(&mut self.pool, limits, now, leases, |lease| {
+            let booking = lease.booked.pool.as_mut()?;
+            Some((booking, lease.cost))
+        });
+        if self.pool.is_empty() {
+            for lease in leases.iter_mut() {
+                lease.booked.pool = None;
+            }
+        }
+    }
+
+    /// Returns the slots of a group's members. O(members of the group).
+    pub(super) fn members_of(&self, group: GroupIndex) -> Vec<u32> {
+        let group = self.groups.get(group.0 as usize);
+        group.map(|group| group.members.clone()).unwrap_or_default()
     }
 
     /// Enters a member in its group; returns whether there is such a group.
@@ -161,5 +205,23 @@ impl SharedLimits {
     #[cfg(feature = "serde")]
     pub(super) fn groups(&self) -> impl Iterator<Item = &LimitSet> {
         self.groups.iter().map(|group| &group.limits)
+    }
+}
+
+/// Replaces limits, and books the leases that they had booked with the new ones.
+pub(super) fn replace(
+    limits: &mut LimitSet,
+    new: LimitSet,
+    now: Tick,
+    leases: &mut Leases,
+    booked: impl Fn(&mut Lease) -> Option<(&mut Booking, Cost)>,
+) {
+    let mut earlier = mem::replace(limits, new);
+    for (booking, cost) in leases.iter_mut().filter_map(&booked) {
+        earlier.withdraw(now, *booking, cost);
+    }
+    limits.take_over(now, &earlier);
+    for (booking, cost) in leases.iter_mut().filter_map(&booked) {
+        *booking = limits.book_again(now, *booking, cost);
     }
 }

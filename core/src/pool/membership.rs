@@ -4,6 +4,7 @@ use super::backlog::Backlog;
 use super::drive::Pool;
 use super::error::{AddError, StaleMember, UpdateError};
 use super::event::Event;
+use super::groups::replace;
 use super::ids::{GroupId, GroupIndex, MemberId, WaiterId};
 use super::labels::{LabelSet, Labels, TooManyLabelSets};
 use super::member::{Member, MemberUpdate};
@@ -309,8 +310,8 @@ impl<T> Pool<T> {
         index.map(Some).ok_or(id)
     }
 
-    /// Replaces a member's limits. Leases held on it count in them as if granted now; leases that have ended
-    /// don't count. O(leases).
+    /// Replaces a member's limits. Leases held on it count in them as if granted now; what its earlier limits know of leases that
+    /// have ended counts as if they had ended now. O(leases).
     ///
     /// # Errors
     /// [`StaleMember`] where it was removed.
@@ -328,6 +329,46 @@ impl<T> Pool<T> {
         Ok(())
     }
 
+    /// Replaces the limits of a group, as [`set_limits`](Self::set_limits) does those of a member. O(leases and members of the
+    /// group).
+    ///
+    /// # Errors
+    /// The id, where it is of another pool.
+    pub fn set_group_limits(
+        &mut self,
+        now: Tick,
+        group: GroupId,
+        limits: LimitSet,
+    ) -> Result<(), GroupId> {
+        self.advance(now);
+        let Some(index) = self.group_index(Some(group))? else {
+            return Ok(());
+        };
+        if limits.counts_classes() {
+            self.split_lanes_by_class();
+        }
+        let now = self.clock.now;
+        self.shared
+            .replace_group(index, limits, now, &mut self.leases);
+        for slot in self.shared.members_of(index) {
+            self.reindex(slot);
+        }
+        self.hand_over();
+        Ok(())
+    }
+
+    /// Replaces the limits of the pool as a whole, as [`set_limits`](Self::set_limits) does those of a member. O(leases).
+    pub fn set_pool_limits(&mut self, now: Tick, limits: LimitSet) {
+        self.advance(now);
+        if limits.counts_classes() {
+            self.split_lanes_by_class();
+        }
+        let now = self.clock.now;
+        self.shared.replace_pool(limits, now, &mut self.leases);
+        self.lanes.flag_awaited();
+        self.hand_over();
+    }
+
     fn replace_limits(&mut self, handle: Handle, limits: LimitSet) {
         let now = self.clock.now;
         if limits.counts_classes() {
@@ -336,15 +377,9 @@ impl<T> Pool<T> {
         let Some(state) = self.members.get_mut(handle) else {
             return;
         };
-        state.limits = limits;
-        for lease in self.leases.iter_mut().filter(|it| it.member == handle) {
-            let had_arrived = lease.booked.member.has_arrived();
-            lease.booked.member = state.limits.charge(now, lease.class, lease.cost);
-            if had_arrived {
-                let booked = &mut lease.booked.member;
-                state.limits.arrive(now, booked, lease.cost);
-            }
-        }
+        replace(&mut state.limits, limits, now, &mut self.leases, |lease| {
+            (lease.member == handle).then_some((&mut lease.booked.member, lease.cost))
+        });
     }
 
     /// Learns that a member's upstream will serve only `remaining` more of a unit until `reset`, besides

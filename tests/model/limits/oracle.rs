@@ -26,7 +26,7 @@ pub struct Use {
 #[derive(Clone, Debug)]
 pub struct Oracle {
     setup: Setup,
-    limit: u64,
+    pub(crate) limit: u64,
     largest_limit: u64,
     latest: u64,
     /// Offset of window or bucket starts on the present clock.
@@ -336,7 +336,7 @@ impl Oracle {
         waits && cost <= self.limit && !later.admits(u64::MAX, cost)
     }
 
-    pub(super) fn available(&self, now: u64) -> u64 {
+    pub(crate) fn available(&self, now: u64) -> u64 {
         (0..=8)
             .rev()
             .find(|cost| self.admits(now, *cost))

@@ -86,4 +86,19 @@ impl Owner {
             by_class[class as usize].settle(now, uses.tokens, actual.tokens.into());
         }
     }
+
+    /// Counts what an earlier owner, without the leases that are held, has used of its limit as if it had ended now.
+    pub(super) fn take_over(&mut self, now: u64, earlier: &Self) {
+        self.latest = earlier.latest.max(now);
+        self.turned_away = earlier.turned_away;
+        let (Some(limit), Some(before)) = (&mut self.requests, &earlier.requests) else {
+            return;
+        };
+        let used = before.limit - before.available(self.latest);
+        let used = used.min(limit.available(self.latest));
+        if used > 0 {
+            limit.charge(self.latest, used);
+            limit.settle(self.latest, limit.uses.len() - 1, used);
+        }
+    }
 }

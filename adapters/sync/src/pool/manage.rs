@@ -111,13 +111,28 @@ impl<T> SyncPool<T> {
             .under_lock(|state, now| state.pool.set_weight(now, member, weight))
     }
 
-    /// Replaces a member's limits; leases that are held on it count in the new ones.
+    /// Replaces a member's limits; leases that are held on it count in the new ones, and what was used stays used.
     ///
     /// # Errors
     /// The member was removed.
     pub fn set_limits(&self, member: MemberId, limits: LimitSet) -> Result<(), StaleMember> {
         self.shared
             .under_lock(|state, now| state.pool.set_limits(now, member, limits))
+    }
+
+    /// Replaces the limits of a group, as those of a member are; what was used stays used.
+    ///
+    /// # Errors
+    /// The group is of another pool.
+    pub fn set_group_limits(&self, group: GroupId, limits: LimitSet) -> Result<(), GroupId> {
+        self.shared
+            .under_lock(|state, now| state.pool.set_group_limits(now, group, limits))
+    }
+
+    /// Replaces the limits of the pool as a whole; what was used stays used.
+    pub fn set_pool_limits(&self, limits: LimitSet) {
+        self.shared
+            .under_lock(|state, now| state.pool.set_pool_limits(now, limits));
     }
 
     /// Opens a member's breaker for a time, at an operator's command.

@@ -8,9 +8,11 @@ use leasehold_core::balance::PeakEwma;
 use leasehold_core::health::{Breaker, BreakerState};
 use leasehold_core::health::{OutcomeWindow, OutlierDetector};
 use leasehold_core::health::{Prober, SlowStart};
+use leasehold_core::limit::Cost;
 use leasehold_core::pool::MemberId;
 use leasehold_core::time::Tick;
 use std::collections::BTreeMap;
+use std::mem;
 
 impl Oracle {
     pub(crate) fn add(&mut self, now: u64, id: MemberId, setup: MemberSetup) {
@@ -153,10 +155,17 @@ impl Oracle {
     fn set_limit(&mut self, name: usize, setup: limits::Setup) {
         let member = &mut self.members[name];
         member.judged = false;
-        member.owner = Owner {
+        let new = Owner {
             requests: Some(setup.anchored().oracle()),
             ..Owner::default()
         };
+        let mut earlier = mem::replace(&mut member.owner, new);
+        for lease in &self.leases {
+            if lease.live && lease.member == name {
+                earlier.settle(self.now, lease.class, lease.own, Cost::default());
+            }
+        }
+        member.owner.take_over(self.now, &earlier);
         for lease in &mut self.leases {
             if lease.live && lease.member == name {
                 lease.own = member.owner.charge(self.now, lease.class, lease.cost);
