@@ -20,7 +20,7 @@ use core::str::FromStr;
 /// | [`LeastQueue`](Self::LeastQueue) | `least_queue` | yes | O(log n) |
 /// | [`PowerOfTwoChoices`](Self::PowerOfTwoChoices) | `power_of_two_choices` | yes | O(log16 n) |
 /// | [`PeakEwma`](Self::PeakEwma) | `peak_ewma` | yes | O(log n) |
-/// | [`Rendezvous`](Self::Rendezvous) | `rendezvous`, `ip_hash` | yes | O(log16 n) |
+/// | [`Rendezvous`](Self::Rendezvous) | `rendezvous`, `ip_hash` without a bound of load | yes | O(log16 n) |
 /// | [`Ring`](Self::Ring) | `ring` | yes | O(1) on average |
 /// | [`Maglev`](Self::Maglev) | `maglev` | yes | O(1) |
 ///
@@ -118,6 +118,7 @@ pub enum Policy {
 /// Name of a policy, and the figures of a member or request that it needs.
 struct PolicyTraits {
     name: &'static str,
+    uses_weight: bool,
     uses_key: bool,
     uses_load: bool,
     uses_pass: bool,
@@ -147,6 +148,10 @@ impl Policy {
     /// [`Rendezvous`](Self::Rendezvous) with no member above 1.25 times its share.
     pub const RENDEZVOUS: Self = Self::Rendezvous(LoadFactor::DEFAULT);
 
+    /// [`Rendezvous`](Self::Rendezvous) without a bound, by the caller's address: a client keeps its member at any load, as
+    /// under nginx's `ip_hash`.
+    pub const IP_HASH: Self = Self::Rendezvous(LoadFactor::UNBOUNDED);
+
     /// [`Ring`](Self::Ring) with 160 points for each unit of weight and no member above 1.25 times its share.
     pub const RING: Self = Self::Ring {
         points: NonZeroU16::MIN.saturating_add(159),
@@ -159,24 +164,28 @@ impl Policy {
         bound: LoadFactor::DEFAULT,
     };
 
-    /// The one table of traits: name, and whether key, load, pass and work are used.
+    /// The one table of traits: name, and whether weight, key, load, pass and work are used.
     const fn traits(self) -> PolicyTraits {
-        let (name, [uses_key, uses_load, uses_pass, uses_work]) = match self {
-            Self::Fifo => ("fifo", [false, true, false, false]),
-            Self::RoundRobin => ("round_robin", [false, false, false, false]),
-            Self::WeightedRoundRobin => ("weighted_round_robin", [false, false, false, false]),
-            Self::Random => ("random", [false, false, false, false]),
-            Self::LeastConnections => ("least_connections", [false, true, false, false]),
-            Self::LeastUsed => ("least_used", [false, false, true, false]),
-            Self::LeastQueue => ("least_queue", [false, false, false, true]),
-            Self::PowerOfTwoChoices => ("power_of_two_choices", [false, true, false, false]),
-            Self::PeakEwma(_) => ("peak_ewma", [false, true, false, false]),
-            Self::Rendezvous(_) => ("rendezvous", [true, true, false, false]),
-            Self::Ring { .. } => ("ring", [true, true, false, false]),
-            Self::Maglev { .. } => ("maglev", [true, true, false, false]),
+        let (name, [uses_weight, uses_key, uses_load, uses_pass, uses_work]) = match self {
+            Self::Fifo => ("fifo", [false, false, true, false, false]),
+            Self::RoundRobin => ("round_robin", [false, false, false, false, false]),
+            Self::WeightedRoundRobin => {
+                ("weighted_round_robin", [true, false, false, false, false])
+            }
+            Self::Random => ("random", [true, false, false, false, false]),
+            Self::LeastConnections => ("least_connections", [true, false, true, false, false]),
+            Self::LeastUsed => ("least_used", [true, false, false, true, false]),
+            Self::LeastQueue => ("least_queue", [true, false, false, false, true]),
+            Self::PowerOfTwoChoices => ("power_of_two_choices", [true, false, true, false, false]),
+            Self::PeakEwma(_) => ("peak_ewma", [true, false, true, false, false]),
+            Self::Rendezvous(LoadFactor::UNBOUNDED) => (IP_HASH, [true, true, true, false, false]),
+            Self::Rendezvous(_) => ("rendezvous", [true, true, true, false, false]),
+            Self::Ring { .. } => ("ring", [true, true, true, false, false]),
+            Self::Maglev { .. } => ("maglev", [true, true, true, false, false]),
         };
         PolicyTraits {
             name,
+            uses_weight,
             uses_key,
             uses_load,
             uses_pass,
@@ -188,6 +197,12 @@ impl Policy {
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.traits().name
+    }
+
+    /// Whether weights above 0 make a difference.
+    #[must_use]
+    pub const fn uses_weight(self) -> bool {
+        self.traits().uses_weight
     }
 
     /// Whether requests with the same key go to the same member.
@@ -256,7 +271,7 @@ impl fmt::Display for ParsePolicyError {
 
 impl core::error::Error for ParsePolicyError {}
 
-/// nginx's name for hashing by the caller's address, which a request then gives as its key.
+/// The name of [`Policy::IP_HASH`].
 const IP_HASH: &str = "ip_hash";
 
 impl FromStr for Policy {
@@ -264,7 +279,7 @@ impl FromStr for Policy {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         if name == IP_HASH {
-            return Ok(Self::RENDEZVOUS);
+            return Ok(Self::IP_HASH);
         }
         let found = Self::ALL.into_iter().find(|policy| policy.name() == name);
         found.ok_or(ParsePolicyError(()))
@@ -300,7 +315,8 @@ mod tests {
             assert_eq!(position(policy), at);
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
-        assert_eq!("ip_hash".parse(), Ok(Policy::RENDEZVOUS));
+        assert_eq!("ip_hash".parse(), Ok(Policy::IP_HASH));
+        assert_eq!(Policy::IP_HASH.to_string(), "ip_hash");
     }
 
     #[test]

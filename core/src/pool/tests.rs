@@ -48,6 +48,21 @@ fn a_late_timeout_grants_what_was_ready_before_the_deadline() {
 }
 
 #[test]
+fn weights_make_a_difference_where_a_policy_says_so() {
+    for policy in Policy::ALL {
+        let mut pool = Pool::new(PoolConfig::new(policy));
+        pool.add(tick(0), Member::new(()).weight(1)).unwrap();
+        let heavy = pool.add(tick(0), Member::new(()).weight(9)).unwrap();
+        for key in 0..100_u64 {
+            let request = Request::new().key(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            pool.acquire(tick(key), request).unwrap();
+        }
+        let share = pool.leases().filter(|held| held.member == heavy).count();
+        assert_eq!(share > 70, policy.uses_weight(), "{policy}: {share}");
+    }
+}
+
+#[test]
 fn windows_that_passed_unseen_admit_no_more_than_one() {
     let mut pool = Pool::new(PoolConfig::new(Policy::Fifo));
     let log = SlidingLog::new(NonZeroU32::MIN, Duration::from_nanos(10), Anchor::Grant);

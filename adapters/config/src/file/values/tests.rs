@@ -25,10 +25,7 @@ fn every_form_of_spans_limits_and_addresses_is_read_shown_and_read_back() {
     reads::<Duration>(&[("60s", "1min"), ("0s", "0s")], &["", "60", "1.5s"]);
     reads::<Timeout>(&[("1m", "1min")], &["0s", "5"]);
     reads::<LimitSpecs>(&[("3/min", "3/1min")], &["", "3", "3/60s,"]);
-    reads::<Policy>(
-        &[("ip_hash", "rendezvous"), ("ring", "ring")],
-        &["", "Ring"],
-    );
+    reads::<Policy>(&[("ip_hash", "ip_hash"), ("ring", "ring")], &["", "Ring"]);
     reads::<Share>(
         &[("50%", "50%"), ("0.5%", "0.5%"), ("100.0%", "100%")],
         &["50", "%", ".5%", "100.1%", "1.25%", "-1%", "+5%", "6554%"],
@@ -111,7 +108,13 @@ fn every_form_of_callers_and_prices_is_read_shown_and_read_back() {
     let hash = "0123456789abcdef".repeat(4);
     reads::<KeyHash>(
         &[(&hash, &hash), (&hash.to_ascii_uppercase(), &hash)],
-        &["", &hash[1..], &format!("+{}", &hash[1..]), &"é".repeat(32)],
+        &[
+            "",
+            &hash[1..],
+            &format!("+{}", &hash[1..]),
+            &"é".repeat(32),
+            &KeyHash::of(b"changeme").to_string(),
+        ],
     );
     reads::<ModelPattern>(&[("*", "*"), ("a/b-*", "a/b-*")], &["", "a[b]", "a?", "**"]);
     reads::<Usd>(
