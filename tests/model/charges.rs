@@ -5,13 +5,13 @@
 
 use crate::limits;
 use arbitrary::Arbitrary;
-use core::num::NonZeroU32;
+use core::num::{NonZeroU32, NonZeroU64};
 use core::time::Duration;
 use leasehold_core::balance::Policy;
 use leasehold_core::limit::{Cost, LimitSet, Unit};
 use leasehold_core::pool::{
     Acquired, Charge, Event, LeaseId, Member, Outcome, Pool, PoolConfig, PoolSnapshot, Release,
-    Request, close_log, compact_log,
+    Request, close_log, compact_log, compact_log_by_age,
 };
 use leasehold_core::time::Tick;
 use proptest_derive::Arbitrary as Strategy;
@@ -315,7 +315,10 @@ impl Run {
             log.into_iter().map(|(_, charge)| charge).collect()
         };
         for exact in [0, self.window] {
-            let short = compact_log(&log, now, Duration::from_nanos(exact), kept);
+            let exact = Duration::from_nanos(exact);
+            let short = compact_log(&log, now, exact, kept);
+            self.restart(truth, &untagged(short), false);
+            let short = compact_log_by_age(&log, now, exact, kept, NonZeroU64::MIN);
             self.restart(truth, &untagged(short), false);
         }
         let mut closed = log;

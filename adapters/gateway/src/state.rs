@@ -4,6 +4,7 @@
 //! more through than the limits; the file belongs to one process, and only its owner can read it.
 
 mod file;
+mod ledger;
 
 pub use file::{StateFound, StateUser, examine_state, rewrite_state};
 
@@ -18,23 +19,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use file::{Kept, Line, StateFile};
 use leasehold_config::{AfterCrash, StateSettings};
-use leasehold_core::pool::{Charge, close_log, compact_log};
+use leasehold_core::pool::{Charge, close_log};
 use leasehold_core::time::Tick;
+use ledger::{Ledger, Log, shortened};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::SystemTime;
-
-/// Shortest time that charges are kept one by one; older ones become one a minute.
-const MIN_EXACT: Duration = Duration::from_secs(60 * 60);
-/// Shortest time that charges are kept: limits of a day hold for a member that had none before.
-const MIN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Lines of a file before it is compacted, and again each time that it has doubled since.
-const COMPACT_AT: usize = 50_000;
-
-/// The charges of one pool, which need no tags.
-type Log = Vec<((), Charge)>;
 
 /// Why a state file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,12 +77,13 @@ pub enum StateError {
 /// The state file of a running gateway.
 #[derive(Debug)]
 pub(crate) struct State {
-    file: Mutex<StateFile>,
+    ledger: Mutex<Ledger>,
     /// The charges of earlier processes, by pool.
     earlier: Mutex<HashMap<String, Log>>,
     /// All else that they have left.
     kept: Kept,
     path: PathBuf,
+    /// The longest window of a limit in ns, for which charges are kept one by one.
     exact: AtomicU64,
     /// Whether limits must be taken as used up, because charges may be missing.
     pub(crate) must_close: bool,
@@ -99,17 +92,17 @@ pub(crate) struct State {
 impl State {
     /// Opens the file, for this process alone; `longest` is the longest window of a limit.
     pub(crate) fn open(settings: &StateSettings, longest: Duration) -> Result<Self, StateError> {
-        let (mut file, found) = StateFile::open(&settings.path)?;
+        let (file, found) = StateFile::open(&settings.path)?;
         let now = unix_tick();
-        let exact = longest.max(longest_of_changes(&found.kept)).max(MIN_EXACT);
+        let exact = longest.max(longest_of_changes(&found.kept));
         let mut earlier = by_pool(found.charges);
         for log in earlier.values_mut() {
             close_log(log, now);
             *log = shortened(log, exact);
         }
-        file.rewrite(lines(&earlier, found.kept.clone()), found.may_lack)?;
+        let ledger = Ledger::new(file, earlier.clone(), found.kept.clone(), found.may_lack)?;
         Ok(Self {
-            file: Mutex::new(file),
+            ledger: Mutex::new(ledger),
             earlier: Mutex::new(earlier),
             kept: found.kept,
             path: settings.path.clone(),
@@ -125,7 +118,7 @@ impl State {
 
     /// Notes that all pools have taken over what earlier processes have left.
     pub(crate) fn settle(&self) -> Result<(), StateError> {
-        self.compact(&mut lock(&self.file))
+        lock(&self.ledger).settle(self.exact())
     }
 
     /// Returns the changes by the admin that earlier processes have left.
@@ -166,7 +159,7 @@ impl State {
     /// The file can't be written; nothing that costs money may be sent then.
     pub(crate) fn write_spent(&self, caller: &str, spent: Spent) -> Result<(), StateError> {
         let caller = caller.to_owned();
-        lock(&self.file).append([Line::Spent { caller, spent }])
+        self.append_lines(vec![Line::Spent { caller, spent }])
     }
 
     /// Writes what a caller has used in all.
@@ -175,7 +168,7 @@ impl State {
         caller: Option<String>,
         models: UsedByModel,
     ) -> Result<(), StateError> {
-        lock(&self.file).append([Line::Used { caller, models }])
+        self.append_lines(vec![Line::Used { caller, models }])
     }
 
     /// Writes what services keep by now.
@@ -183,14 +176,14 @@ impl State {
         &self,
         resources: impl IntoIterator<Item = Resource>,
     ) -> Result<(), StateError> {
-        lock(&self.file).append(resources.into_iter().map(Line::Kept))
+        self.append_lines(resources.into_iter().map(Line::Kept).collect())
     }
 
     /// Writes all changes by the admin, in place of those before.
     pub(crate) fn write_changes(&self, changes: &AdminChanges) -> Result<(), StateError> {
         // They have texts for keys, and no number that JSON lacks.
         let changes = serde_json::to_value(changes).unwrap_or_default();
-        lock(&self.file).append([Line::Changes(changes)])
+        self.append_lines(vec![Line::Changes(changes)])
     }
 
     /// Takes the charges that earlier processes have left of a pool.
@@ -202,7 +195,7 @@ impl State {
     /// Writes charges of a pool that are not of its own making.
     pub(crate) fn append(&self, pool: &str, charges: &[Charge]) -> Result<(), StateError> {
         let lines = charges.iter().map(|charge| Line::charge(pool, *charge));
-        lock(&self.file).append(lines)
+        self.append_lines(lines.collect())
     }
 
     /// Writes what a pool has to write before the next request is sent.
@@ -211,36 +204,31 @@ impl State {
     /// The file can't be written; nothing may be sent then.
     pub(crate) fn write_due(&self, pool: &BackendPool) -> Result<(), StateError> {
         // Another thread may have taken the charge of this request, and not have written it yet.
-        let mut file = lock(&self.file);
+        let mut ledger = lock(&self.ledger);
         if !pool.pool().blocking().charges_due() {
             return Ok(());
         }
-        self.write(&mut file, pool)
+        self.write(&mut ledger, pool)
     }
 
     /// Writes all charges of a pool.
     pub(crate) fn write_all(&self, pool: &BackendPool) -> Result<(), StateError> {
-        self.write(&mut lock(&self.file), pool)
+        self.write(&mut lock(&self.ledger), pool)
     }
 
-    fn write(&self, file: &mut StateFile, pool: &BackendPool) -> Result<(), StateError> {
+    fn write(&self, ledger: &mut Ledger, pool: &BackendPool) -> Result<(), StateError> {
         let name = &pool.settings().name;
         let charges = pool.pool().blocking().take_charges();
-        file.append(charges.iter().map(|charge| Line::charge(name, *charge)))?;
-        if file.lines() >= COMPACT_AT.max(file.lines_at_first().saturating_mul(2)) {
-            self.compact(file)?;
-        }
-        Ok(())
+        let lines = charges.iter().map(|charge| Line::charge(name, *charge));
+        ledger.append(lines.collect(), self.exact())
     }
 
-    fn compact(&self, file: &mut StateFile) -> Result<(), StateError> {
-        let found = file.read()?;
-        let mut by_pool = by_pool(found.charges);
-        let exact = Duration::from_nanos(self.exact.load(Ordering::Relaxed));
-        for log in by_pool.values_mut() {
-            *log = shortened(log, exact);
-        }
-        file.rewrite(lines(&by_pool, found.kept), false)
+    fn append_lines(&self, lines: Vec<Line>) -> Result<(), StateError> {
+        lock(&self.ledger).append(lines, self.exact())
+    }
+
+    fn exact(&self) -> Duration {
+        Duration::from_nanos(self.exact.load(Ordering::Relaxed))
     }
 
     /// Writes that the process ends in order, after the last charges.
@@ -248,11 +236,11 @@ impl State {
         &self,
         pools: impl IntoIterator<Item = &'p BackendPool>,
     ) -> Result<(), StateError> {
-        let mut file = lock(&self.file);
+        let mut ledger = lock(&self.ledger);
         for pool in pools {
-            self.write(&mut file, pool)?;
+            self.write(&mut ledger, pool)?;
         }
-        file.append([Line::End])
+        ledger.end()
     }
 }
 
@@ -275,19 +263,6 @@ fn longest_of_changes(kept: &Kept) -> Duration {
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn shortened(log: &Log, exact: Duration) -> Log {
-    compact_log(log, unix_tick(), exact, exact.max(MIN_KEPT))
-}
-
-fn lines(by_pool: &HashMap<String, Log>, kept: Kept) -> Vec<Line> {
-    let charges = by_pool
-        .iter()
-        .flat_map(|(pool, log)| log.iter().map(|(_, charge)| Line::charge(pool, *charge)));
-    let mut lines: Vec<_> = charges.collect();
-    lines.extend(kept.into_lines());
-    lines
 }
 
 /// Returns the time since 1970, the clock of charges.

@@ -7,6 +7,7 @@ use crate::limit::Cost;
 use crate::time::Tick;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 /// The span whose charges become one, once they are not needed one by one.
@@ -98,6 +99,35 @@ pub fn compact_log<K: Clone + Ord>(
     exact: Duration,
     kept: Duration,
 ) -> Vec<(K, Charge)> {
+    joined(log, now, [exact, kept], |_| MINUTE)
+}
+
+/// Shortens a log as [`compact_log`] does, but joins charges over spans of at most one part in `share` of their age.
+///
+/// So each window is off by that part of it at most, whatever its length, and the size of the log grows with the logarithm
+/// of `kept`: at most `2 * share` calls for each doubling of the age, tag, member, class and flow. The spans are powers of
+/// two that lie in each other, so that repeated compaction moves no charge by more than its latest span. O(n log n).
+#[must_use]
+pub fn compact_log_by_age<K: Clone + Ord>(
+    log: &[(K, Charge)],
+    now: Tick,
+    exact: Duration,
+    kept: Duration,
+    share: NonZeroU64,
+) -> Vec<(K, Charge)> {
+    joined(log, now, [exact, kept], |age| {
+        let longest = age.checked_div(share.get()).unwrap_or(0);
+        longest.checked_ilog2().map_or(1, |power| 1 << power)
+    })
+}
+
+/// Joins charges that ended in the same span, whose length in ns `span` tells for their age in ns.
+fn joined<K: Clone + Ord>(
+    log: &[(K, Charge)],
+    now: Tick,
+    [exact, kept]: [Duration; 2],
+    span: impl Fn(u64) -> u64,
+) -> Vec<(K, Charge)> {
     let mut ends: BTreeMap<u64, (Tick, Cost)> = BTreeMap::new();
     let mut arrived = BTreeSet::new();
     let mut renewed: BTreeMap<u64, Charge> = BTreeMap::new();
@@ -115,7 +145,7 @@ pub fn compact_log<K: Clone + Ord>(
             Charge::Granted { .. } | Charge::Observed { .. } | Charge::Block { .. } => {}
         }
     }
-    let mut minutes: BTreeMap<_, Call> = BTreeMap::new();
+    let mut spans: BTreeMap<_, Call> = BTreeMap::new();
     let mut recent = Vec::new();
     for (tag, charge) in log {
         let lease = match *charge {
@@ -151,8 +181,10 @@ pub fn compact_log<K: Clone + Ord>(
             && is_held
             && now.since(at) <= kept
         {
-            let minute = (
-                at.as_nanos().checked_div(MINUTE),
+            let length = span(nanos(now.since(at)));
+            let span = (
+                at.as_nanos().checked_div(length),
+                length,
                 tag.clone(),
                 member,
                 class,
@@ -166,19 +198,22 @@ pub fn compact_log<K: Clone + Ord>(
                 cost: Cost::default(),
                 at,
             };
-            minutes.entry(minute).or_insert(call).join(cost, at);
+            spans.entry(span).or_insert(call).join(cost, at);
         }
     }
-    let joined = minutes
+    let calls = spans
         .into_iter()
-        .flat_map(|((_, tag, ..), call)| call.charges().map(|charge| (tag.clone(), charge)));
-    let mut all: Vec<_> = joined.collect();
+        .flat_map(|((_, _, tag, ..), call)| call.charges().map(|charge| (tag.clone(), charge)));
+    let mut all: Vec<_> = calls.chain(recent).collect();
     // Stable, so that the charges of a lease stay in order.
     all.sort_by_key(|(_, charge)| charge.at());
-    all.extend(recent);
     let blocks = rests_of_blocks(log).into_iter();
     all.extend(blocks.map(|(member, (tag, cost))| (tag, Charge::Block { member, cost })));
     all
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A call that ended as it was granted, or several that are taken as one.
@@ -370,6 +405,54 @@ mod tests {
         expected.extend([granted(6, 7_100), block(8)]);
         assert_eq!(short, tagged(expected));
         assert_eq!(compact_log(&short, at(7_200), exact, kept), short);
+    }
+
+    #[test]
+    fn charges_are_joined_over_longer_spans_as_they_grow_older() {
+        let share = NonZeroU64::new(32).unwrap();
+        let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        let calls = 200_000_u64;
+        let millis = |millis: u64| Tick::from_nanos(millis.saturating_mul(1_000_000));
+        let mut log = Vec::new();
+        let mut longest = 0;
+        for lease in 0..calls {
+            let (cost, at) = (Cost::REQUEST, millis(lease));
+            let (member, class, flow) = (7, 0, 0);
+            let call = Call {
+                member,
+                class,
+                flow,
+                lease,
+                cost,
+                at,
+            };
+            log.extend(call.charges().map(|charge| ((), charge)));
+            if lease % 10_000 == 9_999 {
+                log = compact_log_by_age(&log, at, second, day, share);
+                longest = longest.max(log.len());
+            }
+        }
+        // 1,001 calls of the last second, and 64 for each of 8 doublings up to 200 s.
+        assert!(longest <= 2 * (1_001 + 8 * 64), "{longest}");
+        let now = millis(calls - 1);
+        let mut later = 0_u64;
+        for (_, charge) in log.iter().rev() {
+            let Charge::Ended { cost, at, .. } = *charge else {
+                continue;
+            };
+            // As many calls as there were since this one, or as there were up to one part in 32 longer ago.
+            let age = nanos(now.since(at)).checked_div(1_000_000).unwrap();
+            let first = calls - 1 - later;
+            later += u64::from(cost.requests);
+            let last = calls - later;
+            assert_eq!(age, calls - 1 - first, "the last of them counts");
+            let oldest = calls - 1 - last;
+            assert!(
+                oldest - age <= oldest.checked_div(32).unwrap(),
+                "{age} {oldest}"
+            );
+        }
+        assert_eq!(later, calls, "none is lost");
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod tests;
 mod times;
 
 pub use charges::Charge;
-pub use compaction::{close_log, compact_log};
+pub use compaction::{close_log, compact_log, compact_log_by_age};
 pub use condition::MemberCondition;
 pub use config::{PoolConfig, PoolConfigBuilder, PoolConfigError};
 pub use drive::Pool;

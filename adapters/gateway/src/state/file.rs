@@ -83,17 +83,35 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn into_lines(self) -> impl Iterator<Item = Line> {
+    /// Enters a line; one of another kind changes nothing.
+    pub(super) fn note(&mut self, line: Line) {
+        match line {
+            Line::Changes(changes) => self.changes = Some(changes),
+            Line::Used { caller, models } => {
+                self.used.insert(caller, models);
+            }
+            Line::Spent { caller, spent } => {
+                self.spent.insert(caller, spent);
+            }
+            Line::Kept(resource) => self.resources.push(resource),
+            Line::Header { .. } | Line::Charge { .. } | Line::End => {}
+        }
+    }
+
+    /// Forgets the oldest resources: what is forgotten in memory is not kept here either.
+    pub(super) fn forget_surplus(&mut self) {
+        let most = MAX_RESOURCES.get() as usize;
+        let surplus = self.resources.len().saturating_sub(most);
+        self.resources.drain(..surplus);
+    }
+
+    pub(super) fn into_lines(mut self) -> impl Iterator<Item = Line> {
+        self.forget_surplus();
         let used = self.used.into_iter();
         let used = used.map(|(caller, models)| Line::Used { caller, models });
         let spent = self.spent.into_iter();
         let spent = spent.map(|(caller, spent)| Line::Spent { caller, spent });
-        // What is forgotten in memory is not kept here either.
-        let surplus = self
-            .resources
-            .len()
-            .saturating_sub(MAX_RESOURCES.get() as usize);
-        let resources = self.resources.into_iter().skip(surplus).map(Line::Kept);
+        let resources = self.resources.into_iter().map(Line::Kept);
         let changes = self.changes.into_iter().map(Line::Changes);
         changes.chain(used).chain(spent).chain(resources)
     }
@@ -130,7 +148,7 @@ impl StateFile {
     }
 
     /// Reads the file.
-    pub(super) fn read(&self) -> Result<Found, StateError> {
+    fn read(&self) -> Result<Found, StateError> {
         let text = fs::read(&self.path).map_err(io_error(&self.path))?;
         parse(&text, &boot_id()).map_err(|line| StateError::Foreign {
             path: self.path.clone(),
@@ -216,16 +234,17 @@ pub(super) fn parse(text: &[u8], boot: &str) -> Result<Found, usize> {
             ) => same_boot = written == boot,
             (1, _) => return Err(1),
             (_, Ok(Line::Charge { pool, charge })) => found.charges.push((pool, charge)),
-            (_, Ok(Line::Changes(changes))) => found.kept.changes = Some(changes),
-            (_, Ok(Line::Used { caller, models })) => {
-                found.kept.used.insert(caller, models);
-            }
-            (_, Ok(Line::Spent { caller, spent })) => {
-                found.kept.spent.insert(caller, spent);
-            }
-            (_, Ok(Line::Kept(resource))) => found.kept.resources.push(resource),
             (_, Ok(Line::End)) => has_ended = true,
             (_, Ok(Line::Header { .. })) => return Err(number),
+            (
+                _,
+                Ok(
+                    line @ (Line::Changes(_)
+                    | Line::Used { .. }
+                    | Line::Spent { .. }
+                    | Line::Kept(_)),
+                ),
+            ) => found.kept.note(line),
             (_, Err(_)) => found.may_lack = true,
         }
     }
