@@ -108,7 +108,7 @@ impl Followed {
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         headers.insert(SEC_WEBSOCKET_KEY, key);
         let bounds = self.pool.settings().upstream;
-        let sent = send(self.worker.idle(), &self.backend, &bounds, request).await;
+        let sent = send(Some(self.worker.idle()), &self.backend, &bounds, request).await;
         let mut sent = sent.map_err(|error| error.to_string())?;
         let status = sent.response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {

@@ -110,6 +110,7 @@ async fn serve(
     if asked.parts.method == Method::OPTIONS {
         return Ok((empty(StatusCode::OK), None));
     }
+    let idle = asked.listener.settings().bounds.body_idle;
     let path = plain_path(asked)?;
     let path = &*path;
     let route = asked
@@ -163,7 +164,7 @@ async fn serve(
         }
         _ => {
             served
-                .pass(CallerBody::new(body, Some(MAX_BODY)), record)
+                .pass(CallerBody::new(body, Some(MAX_BODY), idle), record)
                 .await?
         }
     };

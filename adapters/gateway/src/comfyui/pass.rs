@@ -46,7 +46,7 @@ pub(super) async fn pass(
         };
         record.begin_attempt(&attempt, &mut headers);
         *request.headers_mut() = headers;
-        match send(worker.idle(), backend, &bounds, request).await {
+        match send(Some(worker.idle()), backend, &bounds, request).await {
             Ok(sent) => {
                 record.first_byte = Some(record.elapsed());
                 record.attempt_answered(sent.response.status());

@@ -118,7 +118,13 @@ impl Call<'_> {
     }
 
     async fn read(&self, request: Request<CallerBody>) -> Result<Answer, CallError> {
-        let sent = send(self.worker.idle(), self.backend, &self.bounds, request).await;
+        let sent = send(
+            Some(self.worker.idle()),
+            self.backend,
+            &self.bounds,
+            request,
+        )
+        .await;
         let sent = sent.map_err(|error| {
             let text = error.to_string();
             match error {

@@ -85,10 +85,11 @@ impl Call {
         body: Incoming,
     ) -> Result<Box<Self>, Refusal> {
         let path = asked.target.path;
-        let max = asked.listener.settings().bounds.max_body;
+        let bounds = &asked.listener.settings().bounds;
+        let max = bounds.max_body;
         if !body.is_end_stream() && !is_json(&asked.parts.headers) {
             let mut call = Self::bare(asked, identity, path.as_str());
-            call.payload = Payload::Streamed(Some(CallerBody::new(body, max)));
+            call.payload = Payload::Streamed(Some(CallerBody::new(body, max, bounds.body_idle)));
             return Ok(call);
         }
         let shared = asked.connection.worker.shared();

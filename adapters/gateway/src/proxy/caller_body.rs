@@ -8,6 +8,7 @@ use core::cell::Cell;
 use core::fmt;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use core::time::Duration;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,10 +20,31 @@ use tokio::time::Instant;
 pub(crate) struct Progress {
     /// Whether a part of it was read, so that it can't be sent again.
     pub(crate) has_begun: Cell<bool>,
+    /// The time at which the connection to the backend has last asked for a part of it.
+    asked: Cell<Option<Instant>>,
+    /// Whether no part was there when it was asked for.
+    is_awaited: Cell<bool>,
+    /// The time in which the caller's next part comes.
+    idle: Duration,
     /// The time at which its last part was read; `None` for one without parts.
     pub(crate) ended: Cell<Option<Instant>>,
     /// The reason that it was cut.
     pub(crate) failed: Cell<Option<CutBody>>,
+}
+
+impl Progress {
+    /// The time from which the wait for an answer counts, where that for the body began at `begun`.
+    ///
+    /// While the body comes, that is when a part of it was last asked for: a backend that reads nothing asks for none. A caller
+    /// has time for a part of its own.
+    pub(crate) fn awaits_answer_from(&self, begun: Instant) -> Instant {
+        let asked = self.asked.get().unwrap_or(begun);
+        match self.ended.get() {
+            Some(ended) => ended,
+            None if self.is_awaited.get() => asked + self.idle,
+            None => asked,
+        }
+    }
 }
 
 /// Why a request's body was cut.
@@ -64,11 +86,14 @@ pub(crate) struct CallerBody {
 }
 
 impl CallerBody {
-    /// Takes the body of a request, which may have at most `max` bytes.
-    pub(crate) fn new(body: Incoming, max: Option<u64>) -> Self {
+    /// Takes the body of a request, which may have at most `max` bytes, and whose next part comes within `idle`.
+    pub(crate) fn new(body: Incoming, max: Option<u64>, idle: Duration) -> Self {
         Self {
             body: (!body.is_end_stream()).then_some(Source::Incoming(body)),
-            progress: Rc::default(),
+            progress: Rc::new(Progress {
+                idle,
+                ..Progress::default()
+            }),
             left: max.unwrap_or(u64::MAX),
         }
     }
@@ -143,27 +168,31 @@ impl Body for CallerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutBody>>> {
-        let Some(body) = &mut self.body else {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        let frame = match ready!(body.poll_frame(context)) {
+        this.progress.asked.set(Some(poll_time()));
+        let frame = body.poll_frame(context);
+        this.progress.is_awaited.set(frame.is_pending());
+        let frame = match ready!(frame) {
             None => {
-                self.body = None;
-                self.progress.ended.set(Some(poll_time()));
+                this.body = None;
+                this.progress.ended.set(Some(poll_time()));
                 return Poll::Ready(None);
             }
-            Some(Err(cut)) => return self.fail(cut),
+            Some(Err(cut)) => return this.fail(cut),
             Some(Ok(frame)) => frame,
         };
         let has_ended = frame.is_trailers() || body.is_end_stream();
         let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-        self.progress.has_begun.set(true);
-        match self.left.checked_sub(length) {
-            Some(left) => self.left = left,
-            None => return self.fail(CutBody::TooLong),
+        this.progress.has_begun.set(true);
+        match this.left.checked_sub(length) {
+            Some(left) => this.left = left,
+            None => return this.fail(CutBody::TooLong),
         }
         if has_ended {
-            self.progress.ended.set(Some(poll_time()));
+            this.progress.ended.set(Some(poll_time()));
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -19,8 +19,9 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// A byte that no request may hold outside of a body, by which the parser behind answers 400 and closes.
-const NO_REQUEST: &[u8] = b"\0";
+/// Bytes that no request may hold outside of a body, by which the parser behind answers 400 and closes. It judges a head once
+/// there is an empty line.
+const NO_REQUEST: &[u8] = b"\0\r\n\r\n";
 
 /// The time that a connection without a request stays open in a drain, from its last answer on.
 ///
@@ -106,6 +107,9 @@ pub(crate) struct CallerIo<S> {
     reading: Patience,
     writing: Patience,
     blocked_since: Option<Instant>,
+    interim_since: Option<Instant>,
+    /// The bytes that take the place of an ambiguous request's rest, and are not read yet.
+    refusal: &'static [u8],
 }
 
 impl<S> CallerIo<S> {
@@ -122,6 +126,8 @@ impl<S> CallerIo<S> {
             reading: Patience::default(),
             writing: Patience::default(),
             blocked_since: None,
+            interim_since: None,
+            refusal: &[],
         }
     }
 
@@ -161,16 +167,41 @@ impl<S> CallerIo<S> {
         if bytes.is_empty() {
             return;
         }
-        if let Err(SoundBytes(count)) = self.framing.read(bytes) {
-            buffer.set_filled(begin.saturating_add(count));
-            buffer.put_slice(NO_REQUEST);
-            self.state.is_refused.store(true, Ordering::Relaxed);
-        }
+        let ended = match self.framing.read(bytes) {
+            Ok(ended) => ended,
+            Err(SoundBytes(count)) => {
+                buffer.set_filled(begin.saturating_add(count));
+                // In a body the first byte is enough; more could be taken for its end.
+                self.refusal = match self.framing.refuses_head() {
+                    true => NO_REQUEST,
+                    false => NO_REQUEST.get(..1).unwrap_or_default(),
+                };
+                self.refuse(buffer);
+                self.state.is_refused.store(true, Ordering::Relaxed);
+                false
+            }
+        };
         // A head counts from its first byte, a body from its last.
-        if self.framing.place() != Place::Head || before != Place::Head {
+        let (counts, is_head) = match self.framing.place() {
+            // Empty lines between requests are no progress.
+            Place::Start => (ended, true),
+            Place::Head => (ended || before == Place::Start, true),
+            Place::Body | Place::Opaque => (true, false),
+        };
+        if counts {
             self.since = poll_time();
         }
-        self.is_first &= self.framing.place() == Place::Head;
+        self.is_first &= is_head && !ended;
+    }
+}
+
+impl<S> CallerIo<S> {
+    /// Hands out what takes the place of an ambiguous request's rest.
+    fn refuse(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.refusal.len().min(buffer.remaining());
+        let (now, later) = self.refusal.split_at(count);
+        buffer.put_slice(now);
+        self.refusal = later;
     }
 }
 
@@ -182,7 +213,14 @@ impl<S: AsyncWrite + Unpin> CallerIo<S> {
         let mut interim = lock(&self.state.interim);
         let is_behind = self.blocked_since.is_some() && !interim.has_begun;
         while !interim.bytes.is_empty() && !is_behind {
-            let written = ready!(Pin::new(&mut self.io).poll_write(context, &interim.bytes))?;
+            let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(context, &interim.bytes)
+            else {
+                let since = *self.interim_since.get_or_insert_with(poll_time);
+                ready!(self.writing.poll(context, since + self.bounds.body_idle));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            };
+            self.interim_since = None;
+            let written = written?;
             interim.bytes.drain(..written);
             interim.has_begun = !interim.bytes.is_empty();
         }
@@ -205,6 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for CallerIo<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.state.is_refused.load(Ordering::Relaxed) {
+            this.refuse(buffer);
             return Poll::Ready(Ok(()));
         }
         let begin = buffer.filled().len();
@@ -212,8 +251,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for CallerIo<S> {
             this.judge(buffer, begin);
             return Poll::Ready(result);
         }
-        if this.was_busy && this.poll_interim(context).is_pending() {
-            return Poll::Pending;
+        if this.was_busy {
+            ready!(this.poll_interim(context))?;
         }
         if let Some(wait) = this.longest_wait() {
             ready!(this.reading.poll(context, this.since + wait));

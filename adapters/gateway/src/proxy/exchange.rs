@@ -166,12 +166,12 @@ impl<'a> Exchange<'a> {
         record: &mut Record,
     ) -> Result<Passed, Refusal> {
         let (mut outgoing, cookie) = self.outgoing(asked, !body.is_end_stream())?;
-        let max_body = asked.listener.settings().bounds.max_body;
+        let bounds = &asked.listener.settings().bounds;
         let interim = &self.connection.interim;
         let mut transport = HyperTransport {
             idle: self.connection.worker.idle(),
             interim: interim.get_or_init(|| passing_interim(&self.connection.state)),
-            body: Some(CallerBody::new(body, max_body)),
+            body: Some(CallerBody::new(body, bounds.max_body, bounds.body_idle)),
         };
         let answered = outgoing.send(&mut transport, record).await?;
         let mut passed = self.pass_back(

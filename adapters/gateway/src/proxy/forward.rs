@@ -53,6 +53,8 @@ pub(super) trait Transport {
 #[derive(Debug)]
 pub(super) struct ToBackend<'a> {
     pub(super) backend: &'a Backend,
+    /// Whether no kept connection may be used, as one has turned out to be closed.
+    pub(super) is_anew: bool,
     request_id: &'a HeaderValue,
     /// The fields of the attempt's trace, if spans are exported.
     trace: Option<Box<HeaderMap>>,
@@ -112,6 +114,7 @@ impl Outgoing<'_> {
         record: &mut Record,
     ) -> Result<Answered<T::Sent>, Refusal> {
         let mut tried: Vec<MemberId> = Vec::new();
+        let mut is_anew = false;
         self.pool.count_attempt();
         loop {
             record.attempts = record.attempts.saturating_add(1);
@@ -120,6 +123,7 @@ impl Outgoing<'_> {
             record.backend = Some(lease.payload().clone());
             let attempt = ToBackend {
                 backend: &lease,
+                is_anew,
                 trace: self.trace(&lease, record),
                 request_id: &record.request_id,
             };
@@ -145,11 +149,13 @@ impl Outgoing<'_> {
                 self.pool.count_unrepeated();
                 return Err(failed.refusal);
             }
+            is_anew |= failed.was_stale;
             if !failed.was_stale {
-                if !self.pool.may_repeat(record.attempts) {
+                tried.push(member);
+                let failures = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+                if !self.pool.may_repeat(failures) {
                     return Err(failed.refusal);
                 }
-                tried.push(member);
             }
         }
     }

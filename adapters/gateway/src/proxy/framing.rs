@@ -26,6 +26,8 @@ pub(crate) struct Framing {
     /// The start of a line whose end has not come.
     line: Vec<u8>,
     max_line: usize,
+    /// Whether the bytes that are refused are of a head.
+    refuses_head: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +73,7 @@ impl Framing {
             state: State::Head(Head::default()),
             line: Vec::new(),
             max_line,
+            refuses_head: false,
         }
     }
 
@@ -120,20 +123,34 @@ impl Framing {
         }
     }
 
-    /// Reads the next bytes. O(bytes).
+    /// Whether the bytes that were refused are of a head, and not of a body.
+    pub(crate) fn refuses_head(&self) -> bool {
+        self.refuses_head
+    }
+
+    /// Reads the next bytes; returns whether a request has ended in them. O(bytes).
     ///
     /// # Errors
     /// A border between requests could be read in two ways. All later bytes are refused too.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(), SoundBytes> {
-        let mut rest = bytes;
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<bool, SoundBytes> {
+        let (mut rest, mut has_ended) = (bytes, false);
         while !rest.is_empty() {
+            let was_in_head = matches!(self.state, State::Head(_));
+            let was_between = self.is_between_requests();
             let Some(after) = self.read_part(rest) else {
                 self.state = State::Refused;
+                self.refuses_head = was_in_head;
                 return Err(SoundBytes(bytes.len().saturating_sub(rest.len())));
             };
+            has_ended |= !was_between && self.is_between_requests();
             rest = after;
         }
-        Ok(())
+        Ok(has_ended)
+    }
+
+    /// Whether no request has begun; empty lines before one are none.
+    fn is_between_requests(&self) -> bool {
+        matches!(&self.state, State::Head(head) if !head.has_begun)
     }
 
     /// Reads a line or a part of a body; returns the bytes after it, or `None` if it is ambiguous.
@@ -283,7 +300,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> (Result<(), SoundBytes>, Place) {
         let mut framing = Framing::new(1_024);
-        (framing.read(bytes), framing.place())
+        (framing.read(bytes).map(drop), framing.place())
     }
 
     #[test]
@@ -377,19 +394,23 @@ mod tests {
             let mut cut = Framing::new(1_024);
             let mut cuts = cuts;
             cuts.sort_unstable();
-            let (mut begin, mut result) = (0, Ok(()));
+            let (mut begin, mut result) = (0, Ok(false));
             for end in cuts.into_iter().chain([bytes.len()]) {
                 let end = end.clamp(begin, bytes.len());
-                if let Err(SoundBytes(count)) = cut.read(&bytes[begin..end]) {
-                    result = Err(begin + count);
-                    break;
+                match cut.read(&bytes[begin..end]) {
+                    Ok(ended) => result = result.map(|before| before || ended),
+                    Err(SoundBytes(count)) => {
+                        result = Err(begin + count);
+                        break;
+                    }
                 }
                 begin = end;
             }
             // A line that is cut is passed on in parts; only its last part is held back.
             prop_assert_eq!(result.is_err(), expected.is_err());
-            if let (Err(cut), Err(whole)) = (result, expected) {
-                prop_assert!(cut >= whole);
+            match (result, expected) {
+                (Err(cut), Err(whole)) => prop_assert!(cut >= whole),
+                (cut, whole) => prop_assert_eq!(cut, whole),
             }
             prop_assert!(result.is_err() || whole.place() == cut.place());
         }

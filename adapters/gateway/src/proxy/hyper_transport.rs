@@ -8,8 +8,10 @@ use super::forward::{Fault, FaultKind, NoAnswer, Outgoing, ToBackend, Transport}
 use super::headers::remove_hop_by_hop;
 use crate::upstream::{BackendConnection, IdleConnections, SendError, Sent, send};
 use core::mem;
+use http::header::TRANSFER_ENCODING;
 use http::uri::Uri;
-use http::{Extensions, HeaderMap, Request, StatusCode, Version};
+use http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http_body::Body;
 use std::sync::Arc;
 
 /// The transport of all other requests.
@@ -42,8 +44,19 @@ impl Transport for HyperTransport<'_> {
         outgoing.write_fields(attempt, |name, value| {
             headers.append(name.clone(), value.clone());
         });
+        if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            // hyper leaves out a body of unknown length that its method rarely has.
+            let chunked = HeaderValue::from_static("chunked");
+            request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+        }
         let bounds = &outgoing.pool.settings().upstream;
-        let error = match send(self.idle, attempt.backend, bounds, request).await {
+        let idle = (!attempt.is_anew).then_some(self.idle);
+        let error = match send(idle, attempt.backend, bounds, request).await {
+            Ok(sent) if is_switched(&sent) && outgoing.target.upgrade.is_none() => {
+                let why = "the backend switched to a protocol that was not asked for".to_owned();
+                let kind = FaultKind::Broken { was_kept: false };
+                return Err(NoAnswer::Fault(Fault { kind, why }));
+            }
             Ok(sent) => return Ok(sent),
             Err(error) => error,
         };
@@ -62,6 +75,10 @@ impl Transport for HyperTransport<'_> {
         };
         Err(NoAnswer::Fault(Fault { kind, why }))
     }
+}
+
+fn is_switched(sent: &Sent) -> bool {
+    sent.response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// Makes the extensions of requests whose interim answers are passed on to this caller.

@@ -14,7 +14,6 @@ use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use http::{Request, Response};
-use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -59,16 +58,15 @@ impl BackendConnection {
         longest: Duration,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallerBody>>>> {
         let progress = request.body().progress();
-        let begun = request.body().is_end_stream().then(poll_time);
+        let begun = poll_time();
         let mut answer = pin!(self.sender.try_send_request(request));
         poll_fn(|context| {
             poll_driver(&mut self.driver, context);
             if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                 return Poll::Ready(Some(answer));
             }
-            // A body that still comes has bounds of its own.
-            let ended = progress.ended.get().or(begun).unwrap_or_else(poll_time);
-            let waited = self.waiting.poll(context, ended + longest);
+            let since = progress.awaits_answer_from(begun);
+            let waited = self.waiting.poll(context, since + longest);
             waited.map(|()| None)
         })
         .await

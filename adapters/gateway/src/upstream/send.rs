@@ -42,15 +42,15 @@ pub(crate) enum SendError {
     TimedOut(Duration),
 }
 
-/// Sends a request, and waits for the answer's head.
+/// Sends a request, and waits for the answer's head; without kept connections, on a new one.
 pub(crate) async fn send(
-    idle: &IdleConnections<BackendConnection>,
+    idle: Option<&IdleConnections<BackendConnection>>,
     backend: &Backend,
     bounds: &UpstreamBounds,
     mut request: Request<CallerBody>,
 ) -> Result<Sent, SendError> {
     loop {
-        let kept = idle.take(backend.number());
+        let kept = idle.and_then(|idle| idle.take(backend.number()));
         let was_kept = kept.is_some();
         let mut connection = match kept {
             Some(connection) => connection,

@@ -1,7 +1,11 @@
 //! Backends that die, refuse or break in the middle.
 
-use crate::support::{Caller, LONG, ask, backends, get, start_before};
-use core::sync::atomic::{AtomicBool, Ordering};
+use crate::support::{Caller, LONG, ask, backends, config, get, start, start_before};
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 const BREAKER: &str = "policy = \"round_robin\"\nbreaker = { failures = 3, open = \"200ms\" }";
@@ -52,6 +56,64 @@ fn a_connection_that_went_stale_fails_no_request() {
             "POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 2\r\nconnection: close\r\n\r\nab";
         assert_eq!(ask(running.address, body).status, 200);
         assert_eq!(get(running.address, "/").status, 200);
+    }
+}
+
+/// A backend that closes every connection on which it is asked for `/poison`, which it counts.
+fn poisoned() -> (SocketAddr, Arc<AtomicU32>) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, count) = (server.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+    let (counted, all) = (Arc::clone(&count), Arc::new(Barrier::new(KEPT)));
+    thread::spawn(move || {
+        for stream in server.incoming() {
+            let (stream, count, all) = (stream.unwrap(), Arc::clone(&counted), Arc::clone(&all));
+            thread::spawn(move || serve_poisoned(BufReader::new(stream), &count, &all));
+        }
+    });
+    (address, count)
+}
+
+/// Connections that the gateway is made to keep.
+const KEPT: usize = 10;
+
+fn serve_poisoned(mut stream: BufReader<TcpStream>, count: &AtomicU32, all: &Barrier) {
+    let (mut line, mut is_poison) = (String::new(), false);
+    while stream.read_line(&mut line).is_ok_and(|read| read > 0) {
+        is_poison |= line.contains("/poison");
+        if line == "\r\n" && is_poison {
+            count.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if line == "\r\n" {
+            // All are asked at once, so that there are as many connections.
+            all.wait();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            stream.get_mut().write_all(answer).unwrap();
+        }
+        line.clear();
+    }
+}
+
+#[test]
+fn a_request_on_a_connection_that_went_stale_is_sent_again_on_a_new_one() {
+    // A length of nothing is for one transport, and HTTP/1.0 for the other.
+    for version in ["1.1", "1.0"] {
+        let (backend, count) = poisoned();
+        let running = start(&config("retry = { attempts = 2 }", "", &[(backend, 1)]));
+        let status = |path: &str| {
+            let request = format!("GET {path} HTTP/{version}\r\nhost: h\r\n\r\n");
+            ask(running.address, &request).status
+        };
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..KEPT).map(|_| scope.spawn(|| status("/"))).collect();
+            for asked in all {
+                assert_eq!(asked.join().unwrap(), 200);
+            }
+        });
+        assert_eq!(status("/poison"), 502);
+        // Once on a kept connection, and as often as it may be attempted.
+        let sent = count.load(Ordering::Relaxed);
+        assert!((2..=3).contains(&sent), "{sent}");
     }
 }
 

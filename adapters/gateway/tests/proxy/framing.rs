@@ -49,6 +49,34 @@ fn an_ambiguous_request_is_refused_and_its_connection_closed() {
     }
 }
 
+/// A parser may have read a part of such a head before its ambiguous line comes.
+#[test]
+fn an_ambiguous_head_that_is_long_is_refused_too() {
+    let backend = RawBackend::start(RawBackendConfig::default()).unwrap();
+    let running = start(&config("", "", &[(backend.address(), 1)]));
+    let sound = "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let pad = "a".repeat(20_000);
+    for before in ["", sound] {
+        for lines in [
+            "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+            "x: y\n",
+            "x : y\r\n",
+        ] {
+            let mut caller = Caller::connect(running.address);
+            caller.send(before);
+            if !before.is_empty() {
+                assert_eq!(caller.answer().unwrap().status, 200);
+            }
+            caller.send(format!(
+                "POST / HTTP/1.1\r\nhost: h\r\npad: {pad}\r\n{lines}\r\n"
+            ));
+            let answer = caller.answer().expect("an answer");
+            assert_eq!(answer.status, 400, "{lines:?}");
+            assert_eq!(caller.rest(), b"");
+        }
+    }
+}
+
 #[test]
 fn a_request_that_is_passed_on_keeps_its_borders() {
     let backend = RawBackend::start(RawBackendConfig::default()).unwrap();
@@ -57,6 +85,7 @@ fn a_request_that_is_passed_on_keeps_its_borders() {
         "POST /1 HTTP/1.1\r\nhost: h\r\ncontent-length: 36\r\n\r\nGET /inner HTTP/1.1\r\nhost: inner\r\n\r\n",
         "POST /2 HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nab\ncd\r\n0\r\nt: u\r\n\r\n",
         "\r\nGET /3 HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
+        "GET /4 HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     ];
     let mut caller = Caller::connect(running.address);
     // All at once, and cut at an odd place.
@@ -75,8 +104,9 @@ fn a_request_that_is_passed_on_keeps_its_borders() {
         .collect();
     seen.sort_by_key(|request| request.target.clone());
     let targets: Vec<_> = seen.iter().map(|request| request.target.as_str()).collect();
-    assert_eq!(targets, ["/1", "/2", "/3"]);
+    assert_eq!(targets, ["/1", "/2", "/3", "/4"]);
     assert_eq!(seen[0].body, b"GET /inner HTTP/1.1\r\nhost: inner\r\n\r\n");
     assert_eq!(seen[1].body, b"ab\ncd");
     assert!(seen[2].body.is_empty());
+    assert_eq!(seen[3].body, b"abc");
 }

@@ -1,6 +1,9 @@
 //! Bounds on time and number, for callers and backends that stall, and limits.
 
-use crate::support::{Caller, ask, backends, get, get_for, start_before};
+use crate::support::{Caller, ask, backends, config, get, get_for, start, start_before};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::thread;
 
 #[test]
 fn a_caller_that_does_not_finish_its_head_is_cut_off() {
@@ -52,6 +55,33 @@ fn a_backend_that_does_not_answer_in_time_is_a_504() {
         "{}",
         answer.text()
     );
+}
+
+#[test]
+fn a_backend_that_reads_no_body_is_a_504() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pool = "upstream = { response_header = \"300ms\", body_idle = \"300ms\" }";
+    // A caller has this time for its next part besides.
+    let listen = "bounds = { body_idle = \"300ms\" }";
+    let running = start(&config(pool, listen, &[(backend.local_addr().unwrap(), 1)]));
+    for (field, size, end) in [
+        ("content-length: 999999999", "", ""),
+        ("transfer-encoding: chunked", "10000\r\n", "\r\n"),
+    ] {
+        let mut caller = Caller::connect(running.address);
+        let mut sending = caller.stream().try_clone().unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: h\r\n{field}\r\n\r\n");
+        let part = format!("{size}{}{end}", "a".repeat(0x10000));
+        let sender = thread::spawn(move || {
+            let mut sent = sending.write_all(head.as_bytes());
+            while sent.is_ok() {
+                sent = sending.write_all(part.as_bytes());
+            }
+        });
+        assert_eq!(caller.answer().unwrap().status, 504, "{field}");
+        drop(caller);
+        sender.join().unwrap();
+    }
 }
 
 #[test]

@@ -71,8 +71,9 @@ impl Ahead {
     /// Adds bytes in memory that grows with them.
     fn add(&mut self, bytes: &[u8]) {
         self.buffer.truncate(self.end);
+        self.buffer.drain(..self.begin);
         self.buffer.extend_from_slice(bytes);
-        self.end = self.buffer.len();
+        (self.begin, self.end) = (0, self.buffer.len());
     }
 
     /// Moves a few bytes out of a buffer that is meant for many, and returns it.
@@ -220,8 +221,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
     /// Is ready once the caller has hung up while it is served.
     pub(super) fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
         self.shrink();
-        // A body is read by its exchange, and a next request shows that the caller is there.
-        if self.left.get() > 0 || !self.ahead.borrow().bytes().is_empty() {
+        // The rest of a body is read by its exchange, and a next request shows that the caller is there.
+        if self.ahead.borrow().bytes().len() as u64 != self.left.get() {
             return Poll::Pending;
         }
         match ready!(self.poll_more(context)) {
@@ -247,8 +248,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
         Pin::new(&mut *self.io.borrow_mut()).poll_flush(context)
     }
 
-    /// Ends the connection; where a request was not read to its end, the caller has some time to read the answer.
+    /// Ends the connection; where a request was not read to its end, or there is another, the caller has some time to read the
+    /// answer, which a reset would take from it.
     pub(super) async fn close(&self, is_unread: bool) {
+        let is_unread = is_unread || !self.ahead.borrow().bytes().is_empty();
         let shutdown =
             |context: &mut Context<'_>| Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(context);
         let closed = poll_fn(shutdown).await;
@@ -262,5 +265,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CallerSide<S> {
         };
         // The connection closes in any case.
         let _ = timeout(LINGER, all_read).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_that_were_used_take_no_memory(parts in prop::collection::vec((1..100_usize, 0..100_usize), 1..200)) {
+            let (mut ahead, mut kept) = (Ahead::default(), Vec::new());
+            for (number, (more, used)) in (0_u8..=255).cycle().zip(parts) {
+                ahead.add(&vec![number; more]);
+                kept.extend(vec![number; more]);
+                prop_assert_eq!(ahead.bytes(), &kept);
+                prop_assert_eq!(ahead.buffer.len(), kept.len());
+                kept.drain(..used.min(kept.len()));
+                prop_assert_eq!(ahead.take(used).is_some(), kept.is_empty());
+                prop_assert_eq!(ahead.bytes(), &kept);
+            }
+        }
     }
 }

@@ -130,10 +130,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     /// Passes the answer on, to its end or until either side breaks off.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<After> {
         if let (Some(upload), Some(stream)) = (&mut self.upload, &mut self.stream) {
-            match upload.poll(context, stream) {
-                Ok(Waits::Sent) if upload.is_sent() => self.upload = None,
-                Ok(Waits::Sent | Waits::Caller | Waits::Backend) => {}
+            let before = upload.total();
+            let waits = match upload.poll(context, stream) {
+                Ok(waits) => waits,
                 Err(BodyCut) => return Poll::Ready(After::Close),
+            };
+            // A backend may wait for the rest of the request, for which the caller has its own time.
+            if waits == Waits::Caller || upload.total() > before {
+                self.since = None;
+            }
+            if upload.is_sent() {
+                self.upload = None;
             }
         }
         loop {

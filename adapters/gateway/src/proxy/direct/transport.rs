@@ -104,7 +104,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Transport for DirectTransport<'a, S>
         };
         loop {
             let idle = self.connection.worker.idle_streams();
-            let kept = idle.take(to.backend.number());
+            let kept = match to.is_anew {
+                true => None,
+                false => idle.take(to.backend.number()),
+            };
             let was_kept = kept.is_some();
             attempt.stream = match kept {
                 Some(stream) => Some(stream),
