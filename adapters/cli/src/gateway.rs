@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use ureq::http::Uri;
+use ureq::http::uri::PathAndQuery;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -95,6 +96,9 @@ struct GivenFlags {
     /// Log a full report of the ComfyUI servers after each round of health checks.
     #[arg(long, requires = "comfyui")]
     verbose: bool,
+    /// Check backends at this path, to be answered with 2xx or 3xx. Without it, any answer below 500 at /health will do.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["openai", "comfyui"])]
+    health_path: Option<PathAndQuery>,
     /// Check the health of each backend or ComfyUI server this often.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     health_interval: Duration,
@@ -167,7 +171,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, CliError> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match draining.join() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(1..) | Err(_) => ExitCode::FAILURE,
+    })
 }
 
 /// Starts a gateway that reads its file again when it is asked to.
@@ -224,6 +231,7 @@ impl GivenFlags {
             port: self.port,
             algorithm: self.algorithm,
             backends: self.backends.clone(),
+            health_path: self.health_path.clone(),
             health_interval: self.health_interval,
             request_timeout: self.request_timeout,
             access_log: !self.no_access_log,

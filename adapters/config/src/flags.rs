@@ -6,7 +6,7 @@ mod comfyui;
 
 pub use comfyui::{ComfyuiServers, ParseServerUrlError, ServerUrl};
 
-use crate::file::{BreakerTable, HealthTable, Text, Timeout};
+use crate::file::{BreakerTable, CookieName, HealthTable, Text, Timeout, Url, Value};
 use crate::keys::Key;
 use crate::resolve::default_policy;
 use crate::settings::{
@@ -18,7 +18,7 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::str::FromStr;
 use core::time::Duration;
 use http::Uri;
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use leasehold_core::affinity::DEFAULT_TTL;
 use leasehold_core::balance::Policy;
 use leasehold_core::health::PanicThreshold;
@@ -39,6 +39,9 @@ pub struct Flags {
     pub service: Option<Service>,
     /// `--comfyui`: ComfyUI servers, in place of backends.
     pub comfyui: Option<ComfyuiServers>,
+    /// `--health-path`: the path of a backend's health check, to be answered with 2xx or 3xx; without it, any answer below 500
+    /// at `/health` will do, as not every server has that path.
+    pub health_path: Option<PathAndQuery>,
     /// The time between two health checks of a backend.
     pub health_interval: Duration,
     /// How long a backend may take to begin its answer.
@@ -61,6 +64,7 @@ impl Default for Flags {
             backends: Vec::new(),
             service: None,
             comfyui: None,
+            health_path: None,
             health_interval: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             access_log: true,
@@ -94,6 +98,12 @@ pub enum FlagsError {
     /// The timeout of sessions is zero.
     #[error("the timeout of sessions must be above zero")]
     ZeroSession,
+    /// No cookie can have the name.
+    #[error("the name of a cookie must be letters, digits and dashes, such as backend")]
+    CookieName,
+    /// The URL of a service is none.
+    #[error("--openai must be a URL such as https://api.example.com/v1")]
+    ServiceUrl,
     /// No backend has a weight above zero.
     #[error("all backends have weight 0, so that none can serve")]
     NoWeight,
@@ -197,16 +207,21 @@ impl Settings {
     /// Makes settings of flags alone.
     ///
     /// The backends are named `backend1`, `backend2` and so on, checked at `/health`, and left alone for 30 s after
-    /// five failures in a row. ComfyUI servers are named `server1`, `server2` and so on. On a loopback address, callers of this machine may change things without a token.
+    /// five failures in a row. ComfyUI servers are named `server1`, `server2` and so on. On a loopback address, callers of
+    /// this machine may change things without a token.
     ///
     /// # Errors
-    /// [`FlagsError`] if a timeout is zero, no backend has a weight, or a server is there twice.
+    /// [`FlagsError`] if a timeout is zero, no backend has a weight, a server is there twice, or a name of a cookie or a URL
+    /// is none.
     pub fn from_flags(flags: Flags) -> Result<Self, FlagsError> {
         if flags.request_timeout.is_zero() {
             return Err(FlagsError::ZeroTimeout);
         }
         if flags.session_timeout.is_zero() {
             return Err(FlagsError::ZeroSession);
+        }
+        if let Some(AffinityKey::Cookie(name)) = &flags.affinity {
+            CookieName::read(name).map_err(|_| FlagsError::CookieName)?;
         }
         let default = AccessLog::default();
         let format = default.format.filter(|_| flags.access_log);
@@ -248,9 +263,15 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
     if let Some(servers) = flags.comfyui {
         return comfyui::pool(servers, flags.health_interval, flags.request_timeout);
     }
+    let default = HealthTable::default();
     let health = HealthTable {
+        status: match flags.health_path {
+            Some(_) => default.status,
+            None => Text(200..=499),
+        },
+        path: flags.health_path.map(Text),
         interval: Text(Timeout(flags.health_interval)),
-        ..HealthTable::default()
+        ..default
     };
     let backends = if flags.backends.is_empty() {
         demo_backends()
@@ -294,6 +315,7 @@ fn pool(flags: Flags) -> Result<PoolSettings, FlagsError> {
 /// Makes the pool of a service's keys.
 fn keys(service: Service) -> Result<PoolSettings, FlagsError> {
     let kind = Kind::Openai;
+    Url::read(&service.url.to_string()).map_err(|_| FlagsError::ServiceUrl)?;
     let mut members = Vec::new();
     for (number, key) in (1_usize..).zip(service.keys) {
         let url = key
@@ -459,6 +481,16 @@ mod tests {
             refused(|it| it.session_timeout = Duration::ZERO),
             FlagsError::ZeroSession
         );
+        let cookie = |it: &mut Flags| it.affinity = Some(AffinityKey::Cookie("a b".to_owned()));
+        assert_eq!(refused(cookie), FlagsError::CookieName);
+        let service = |it: &mut Flags| {
+            it.service = Some(Service {
+                url: Uri::from_static("127.0.0.1:9"),
+                keys: Vec::new(),
+                limits: None,
+            });
+        };
+        assert_eq!(refused(service), FlagsError::ServiceUrl);
         let no_weight = |it: &mut Flags| it.backends = vec!["h:1=0".parse().unwrap()];
         assert_eq!(refused(no_weight), FlagsError::NoWeight);
         let settings = settings(Flags {
@@ -476,6 +508,17 @@ mod tests {
             pool.health
                 .as_ref()
                 .is_some_and(|it| it.probes.timeout() == Duration::from_secs(1))
+        );
+        let statuses = |path: Option<&'static str>| {
+            let settings = self::settings(Flags {
+                health_path: path.map(PathAndQuery::from_static),
+                ..Flags::default()
+            });
+            settings.pools[0].health.clone().unwrap().status
+        };
+        assert_eq!(
+            [statuses(None), statuses(Some("/up"))],
+            [200..=499, 200..=399]
         );
     }
 }

@@ -490,7 +490,7 @@ impl Default for RetrySettings {
         Self {
             attempts: const { NonZeroU32::new(3).unwrap() },
             budget_permille: 200,
-            reserve: 10,
+            reserve: 100,
         }
     }
 }

@@ -19,14 +19,16 @@ pub struct Token {
 #[non_exhaustive]
 pub enum TokenError {
     /// The text is empty.
-    #[error("the token is empty; write one with: openssl rand -hex 32")]
+    #[error("the token is empty; write one with: (umask 77; openssl rand -hex 32 > FILE)")]
     Empty,
     /// The token can be guessed.
-    #[error("the token is a well-known default; write one with: openssl rand -hex 32")]
+    #[error(
+        "the token is a well-known default; write one with: (umask 77; openssl rand -hex 32 > FILE)"
+    )]
     Default,
     /// The token is shorter than [`Token::MIN_LEN`].
     #[error(
-        "the token is shorter than {} bytes; write one with: openssl rand -hex 32",
+        "the token is shorter than {} bytes; write one with: (umask 77; openssl rand -hex 32 > FILE)",
         Token::MIN_LEN
     )]
     TooShort,
@@ -100,7 +102,7 @@ impl fmt::Debug for Token {
 }
 
 /// Words of which defaults are made.
-const DEFAULTS: [&str; 14] = [
+pub(crate) const DEFAULTS: [&str; 14] = [
     "admin",
     "changeit",
     "changeme",

@@ -8,7 +8,7 @@ use crate::lock;
 use crate::operator_log::target;
 use crate::upstream::Tls;
 use core::net::{IpAddr, SocketAddr};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use leasehold_config::{Kind, MemberAddresses, MemberSettings};
@@ -48,9 +48,22 @@ pub(crate) struct Service {
     pub(crate) key_end: HeaderValue,
     /// How long it rests after refusals.
     pub(crate) rests: Mutex<Rests>,
+    /// Whether the service has turned the key away, and has answered no call with it since.
+    is_turned_away: AtomicBool,
 }
 
 impl Service {
+    /// Whether its key is turned away: it is left alone for a time, and then tried again.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.is_turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the service has turned the key away; returns whether that is new.
+    pub(crate) fn note_turned_away(&self, is_so: bool) -> bool {
+        self.is_turned_away() != is_so
+            && self.is_turned_away.swap(is_so, Ordering::Relaxed) != is_so
+    }
+
     fn new(url: &Uri, key: Option<&ApiKey>) -> Result<Self, String> {
         let given = key.cloned().map_or_else(|| ApiKey::new(NO_KEY), Ok);
         let given = given.map_err(|error| error.to_string())?;
@@ -60,6 +73,7 @@ impl Service {
             has_key: key.is_some(),
             key_end: key.map_or(HeaderValue::from_static(""), end_of),
             rests: Mutex::new(Rests::new(fastrand::u64(..))),
+            is_turned_away: AtomicBool::new(false),
         })
     }
 }

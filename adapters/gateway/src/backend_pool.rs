@@ -5,12 +5,13 @@
 mod labels;
 
 use crate::affinity::Session;
-use crate::backend::Backend;
+use crate::backend::{Backend, Service};
 use crate::callers::Callers;
 use crate::clock::poll_time;
 use crate::lent::Lent;
 use crate::lock;
 use crate::names::is_made;
+use crate::operator_log::target;
 use crate::state::{State, StateError, unix_tick};
 use core::net::IpAddr;
 use core::num::NonZeroU32;
@@ -23,7 +24,9 @@ use leasehold_core::limit::{Cost, LimitSet, LimitSpec, LimitSpecs, Unit};
 use leasehold_core::pool::{Cause, Charge, Labels, PoolConfig, PoolConfigError};
 use leasehold_core::retry::RetryBudget;
 use leasehold_protocol::Refusal;
-use leasehold_sync::{AcquireError, GroupId, Member, MemberId, MemberUpdate, Request};
+use leasehold_sync::{
+    AcquireError, GroupId, Member, MemberCondition, MemberId, MemberUpdate, Request,
+};
 use leasehold_tokio::TokioPool;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -135,6 +138,7 @@ impl BackendPool {
         let old = &self.settings;
         let same = PoolSettings {
             max_wait: old.max_wait,
+            limits: old.limits.clone(),
             retry: old.retry,
             upstream: old.upstream,
             members: old.members.clone(),
@@ -171,6 +175,11 @@ impl BackendPool {
             };
             Self::with(settings, pool, state.cloned(), kept)
         };
+        if settings.limits != old.limits {
+            let limits = settings.limits.as_ref().map(LimitSpecs::limits);
+            let pool = reloaded.live.pool.blocking();
+            pool.set_pool_limits(limits.unwrap_or_default());
+        }
         reloaded.change_members(old)?;
         callers.tell(&reloaded, callers_before);
         Ok(reloaded)
@@ -192,6 +201,15 @@ impl BackendPool {
         state: Option<Arc<State>>,
         kept: Kept,
     ) -> Self {
+        if has_idle_weights(settings) {
+            let (pool, policy) = (&*settings.name, settings.policy);
+            tracing::warn!(
+                target: target::GATEWAY,
+                pool,
+                "its members have different weights, which make no difference under {policy}; \
+                 weighted_round_robin goes by them"
+            );
+        }
         let retry = settings.retry;
         let budget = RetryBudget::new(retry.budget_permille, retry.reserve).per_second(1);
         let live = Live {
@@ -236,7 +254,7 @@ impl BackendPool {
                 (Some(old), Some(_)) if is_same(&old, member) => {}
                 // The admin has removed it, and nothing was changed since.
                 (Some(old), None) if old == *member => {}
-                (_, Some(id)) => self.update(id, member)?,
+                (old, Some(id)) => self.update(id, old.as_ref(), member)?,
                 (_, None) => {
                     self.add(member)?;
                 }
@@ -245,8 +263,13 @@ impl BackendPool {
         Ok(())
     }
 
-    /// Changes a member, whose state stays.
-    fn update(&self, id: MemberId, settings: &MemberSettings) -> Result<(), PoolError> {
+    /// Changes a member from what its settings were before, if they are known; its state stays.
+    fn update(
+        &self,
+        id: MemberId,
+        before: Option<&MemberSettings>,
+        settings: &MemberSettings,
+    ) -> Result<(), PoolError> {
         let error = |problem: String| self.error(&settings.name, problem);
         let sync = self.live.pool.blocking();
         let (labels, limits) = self.labels_and_limits(settings)?;
@@ -255,8 +278,16 @@ impl BackendPool {
             .tier(settings.tier)
             .labels(labels)
             .max_leases(self.max_leases(settings));
+        let has_same_limits =
+            before.is_some_and(|it| it.group == settings.group && it.limits == settings.limits);
         update = match &settings.group {
-            Some(group) => update.group(self.group(group, limits)),
+            _ if has_same_limits => update,
+            Some(group) => {
+                let id = self.group(group, limits.clone());
+                sync.set_group_limits(id, limits)
+                    .map_err(|_| error("its group is of another pool".to_owned()))?;
+                update.group(id)
+            }
             None => update.group(None).limits(limits),
         };
         if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
@@ -418,6 +449,27 @@ impl BackendPool {
         &self.live.pool
     }
 
+    /// Returns its members, and the condition of each: one whose key is turned away is down. O(members), under the pool's
+    /// lock.
+    pub(crate) fn conditions(&self) -> Vec<(MemberId, Arc<Backend>, MemberCondition)> {
+        let mut conditions = self.pool().blocking().conditions();
+        for (_, backend, condition) in &mut conditions {
+            condition.is_up &= !is_turned_away(backend);
+        }
+        conditions
+    }
+
+    /// Returns why no key of a service can be used, if all of them are turned away.
+    fn turned_away(&self) -> Option<String> {
+        let backends = self.pool().blocking().members();
+        let (_, last) = backends.last()?;
+        let all = backends.iter().all(|(_, backend)| is_turned_away(backend));
+        all.then(|| {
+            let why = last.last_failure().unwrap_or_default();
+            format!("all keys of the pool are turned away; of the last one it is known that {why}")
+        })
+    }
+
     pub(crate) fn repeats(&self) -> &RepeatCounts {
         &self.live.counts
     }
@@ -450,6 +502,10 @@ impl BackendPool {
     /// Says why a request has no member, and when it may have one.
     pub(crate) fn refusal(&self, refused: &AcquireError, request: &Request) -> Refusal {
         let pool = self.pool();
+        if let (Some(Cause::Throttled { .. }), Some(why)) = (refused.cause(), self.turned_away()) {
+            // No wait is told: another try would only be worth it with other keys.
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_key", why);
+        }
         let response: Response<String> = pool.refusal_response(refused);
         let status = response.status();
         let code = match status {
@@ -485,6 +541,18 @@ impl BackendPool {
         };
         may
     }
+}
+
+/// Whether members that serve have different weights, and the policy does not go by them.
+fn has_idle_weights(settings: &PoolSettings) -> bool {
+    let weights = settings.members.iter().map(|member| member.weight);
+    let weights: BTreeSet<u16> = weights.filter(|weight| *weight > 0).collect();
+    weights.len() > 1 && !settings.policy.uses_weight()
+}
+
+fn is_turned_away(backend: &Backend) -> bool {
+    let service = backend.service();
+    service.is_some_and(Service::is_turned_away)
 }
 
 fn pool_config(settings: &PoolSettings, logs_charges: bool) -> Result<PoolConfig, PoolError> {

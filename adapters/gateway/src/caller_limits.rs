@@ -12,7 +12,7 @@ use leasehold_core::limit::{Allowance, Cost, LimitSet, LimitSpecs, Quota, Wait};
 use leasehold_core::time::Tick;
 use leasehold_sync::{KeyRule, KeyedError, KeyedLimiter};
 use leasehold_tokio::{RateLimitFields, RateLimitPolicies};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Clients whose limits are kept at once; an idle one makes room for a new one.
 const MAX_CLIENTS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -22,8 +22,8 @@ const CLASS: u32 = 0;
 /// The limits of a listener that has at least one.
 #[derive(Debug)]
 pub(crate) struct CallerLimits {
-    all: Option<OfAll>,
-    client: Option<OfEachClient>,
+    all: Option<Arc<OfAll>>,
+    client: Option<Arc<OfEachClient>>,
     policies: RateLimitPolicies,
 }
 
@@ -49,6 +49,32 @@ impl CallerLimits {
     pub(crate) fn new(settings: &ListenerSettings) -> Option<Self> {
         let all = settings.limit.as_ref().map(OfAll::new);
         let client = settings.client_limit.as_ref().map(OfEachClient::new);
+        Self::of(all.map(Arc::new), client.map(Arc::new))
+    }
+
+    /// Makes the limits of other settings: one that is the same goes on, and one of all callers knows what was used.
+    pub(crate) fn replacing(
+        old: Option<&Self>,
+        before: &ListenerSettings,
+        settings: &ListenerSettings,
+    ) -> Option<Self> {
+        let mut new = Self::new(settings)?;
+        let Some(old) = old else {
+            return Some(new);
+        };
+        if settings.client_limit == before.client_limit {
+            new.client.clone_from(&old.client);
+        }
+        if settings.limit == before.limit {
+            new.all.clone_from(&old.all);
+        } else if let (Some(new), Some(old)) = (&new.all, &old.all) {
+            let earlier = lock(&old.limits);
+            lock(&new.limits).take_over(Tick::ZERO, &earlier);
+        }
+        Some(new)
+    }
+
+    fn of(all: Option<Arc<OfAll>>, client: Option<Arc<OfEachClient>>) -> Option<Self> {
         if all.is_none() && client.is_none() {
             return None;
         }

@@ -279,15 +279,22 @@ impl Gateway {
         self.shared.start_drain();
     }
 
-    /// Takes no more connections, and waits until requests in flight have ended or the time for that is over.
-    pub fn drain(mut self) {
+    /// Takes no more connections, and waits until requests in flight have ended or the time for that is over; returns the number
+    /// of connections that were cut then.
+    pub fn drain(mut self) -> u32 {
         self.begin_drain();
         for thread in self.threads.drain(..) {
             // A thread that has panicked has ended too.
             let _ = thread.join();
         }
         self.end_state();
-        tracing::info!(target: target::GATEWAY, "ended");
+        let cut = self.shared.totals().cut();
+        match cut {
+            0 => tracing::info!(target: target::GATEWAY, "ended"),
+            1.. => {
+                tracing::warn!(target: target::GATEWAY, "ended; connections that were cut: {cut}");
+            }
+        }
         if let Some(otlp) = self.shared.otlp() {
             otlp.end();
         }
@@ -297,6 +304,7 @@ impl Gateway {
         if let Some(log) = log {
             let _ = log.join();
         }
+        cut
     }
 
     /// Writes the last charges, and that the process ends in order.

@@ -22,6 +22,15 @@ impl Listener {
         }
     }
 
+    /// Makes one in the place of another, whose limits go on where they are the same.
+    pub(crate) fn replacing(old: &Self, settings: ListenerSettings) -> Self {
+        let limits = CallerLimits::replacing(old.limits(), &old.settings, &settings);
+        Self {
+            limits: limits.map(Box::new),
+            settings,
+        }
+    }
+
     pub(crate) fn settings(&self) -> &ListenerSettings {
         &self.settings
     }

@@ -110,8 +110,8 @@ pub(crate) enum ProbeError {
     TimedOut(Duration),
     #[error("the health check got no answer: {0}")]
     Broken(hyper::Error),
-    #[error("the health check was answered with status {0}")]
-    Status(StatusCode),
+    #[error("the health check at {0} was answered with status {1}")]
+    Status(PathAndQuery, StatusCode),
     #[error("the health check's answer could not be read: {0}")]
     Body(Box<dyn core::error::Error + Send + Sync>),
     #[error("the health check's answer lacks the text {0:?}")]
@@ -151,7 +151,7 @@ pub(crate) async fn look_at(
     connection.detach();
     let status = response.status();
     if !health.status.contains(&status.as_u16()) {
-        return Err(ProbeError::Status(status));
+        return Err(ProbeError::Status(health.path.clone(), status));
     }
     let date = response.headers().get(DATE);
     let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());

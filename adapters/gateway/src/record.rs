@@ -42,6 +42,16 @@ pub(crate) enum End {
     Refused(&'static str),
 }
 
+/// What counts of a request that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ok,
+    /// It was answered with a server's error, or not to the end.
+    Failed,
+    /// It was turned away for a reason of its own or for a limit, or its caller left before an answer.
+    Refused,
+}
+
 impl End {
     /// Returns one word, as in the log.
     pub(crate) fn code(self) -> &'static str {
@@ -190,6 +200,19 @@ impl Record {
     pub(crate) fn tell_limits(&mut self, headers: &mut HeaderMap) {
         if let Some(limits) = self.limits.take() {
             limits.add_to(headers);
+        }
+    }
+}
+
+impl Record {
+    /// What the request counts as.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.end {
+            _ if self.status.is_server_error() => Outcome::Failed,
+            End::BackendBroke | End::BackendStalled => Outcome::Failed,
+            End::Refused(_) => Outcome::Refused,
+            End::CallerLeft if self.first_byte.is_none() => Outcome::Refused,
+            End::Complete | End::Upgraded | End::CallerLeft => Outcome::Ok,
         }
     }
 }

@@ -18,11 +18,12 @@ use crate::openai::KnownModels;
 use crate::operator_log::OperatorLog;
 use crate::otlp::Otlp;
 use crate::proxy::Refusal;
+use crate::record::Outcome;
 use crate::reload::Reloads;
 use crate::resources::Resources;
 use crate::state::{State, StateError};
 use crate::waiting::WaitingRequests;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use http::StatusCode;
 use leasehold_config::{Address, ListenerSettings, PoolSettings, Serve, Settings};
@@ -144,7 +145,7 @@ impl Table {
         let listeners = settings.listeners.iter().zip(&self.listeners);
         let listeners = listeners.map(|(new, old)| match *new == *old.settings() {
             true => Arc::clone(old),
-            false => Arc::new(Listener::new(new.clone())),
+            false => Arc::new(Listener::replacing(old, new.clone())),
         });
         Ok(Self {
             pools,
@@ -496,11 +497,13 @@ impl Shared {
 pub(crate) struct Totals {
     ok: AtomicU64,
     failed: AtomicU64,
+    refused: AtomicU64,
     micros: AtomicU64,
     limited: AtomicU64,
     admitted: AtomicU64,
     ambiguous: AtomicU64,
     turned_away: AtomicU64,
+    cut: AtomicU32,
 }
 
 /// The counts of [`Totals`] at one time.
@@ -508,6 +511,7 @@ pub(crate) struct Totals {
 pub(crate) struct Counts {
     pub(crate) ok: u64,
     pub(crate) failed: u64,
+    pub(crate) refused: u64,
     pub(crate) time: Duration,
     pub(crate) limited: u64,
     pub(crate) admitted: u64,
@@ -518,14 +522,19 @@ pub(crate) struct Counts {
 impl Counts {
     /// Requests that have ended.
     pub(crate) fn requests(&self) -> u64 {
-        self.ok.saturating_add(self.failed)
+        let served = self.ok.saturating_add(self.failed);
+        served.saturating_add(self.refused)
     }
 }
 
 impl Totals {
-    pub(crate) fn count(&self, is_ok: bool, time: Duration) {
+    pub(crate) fn count(&self, outcome: Outcome, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let count = if is_ok { &self.ok } else { &self.failed };
+        let count = match outcome {
+            Outcome::Ok => &self.ok,
+            Outcome::Failed => &self.failed,
+            Outcome::Refused => &self.refused,
+        };
         count.fetch_add(1, Ordering::Relaxed);
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
@@ -545,6 +554,15 @@ impl Totals {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts connections that were cut at the end of a drain.
+    pub(crate) fn count_cut(&self, connections: u32) {
+        self.cut.fetch_add(connections, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cut(&self) -> u32 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Counts a connection that was closed for an ambiguous request.
     pub(crate) fn count_ambiguous(&self) {
         self.ambiguous.fetch_add(1, Ordering::Relaxed);
@@ -555,6 +573,7 @@ impl Totals {
         Counts {
             ok: read(&self.ok),
             failed: read(&self.failed),
+            refused: read(&self.refused),
             time: Duration::from_micros(read(&self.micros)),
             limited: read(&self.limited),
             admitted: read(&self.admitted),

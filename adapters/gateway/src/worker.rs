@@ -10,7 +10,7 @@ use crate::drain::Drain;
 use crate::heartbeat::Heart;
 use crate::operator_log::target;
 use crate::proxy::{CallerState, Connection, Peer, serve};
-use crate::record::{End, Record};
+use crate::record::Record;
 use crate::shared::Shared;
 use crate::upstream::{BackendConnection, BackendStream, IdleConnections};
 use core::cell::{Cell, OnceCell, RefCell};
@@ -89,10 +89,8 @@ impl Worker {
 
     /// Counts and logs a request that has ended.
     pub(crate) fn finish(&self, record: &Record) {
-        let is_ok = !record.status.is_server_error()
-            && !matches!(record.end, End::BackendBroke | End::BackendStalled);
         let took = record.elapsed();
-        self.shared.totals().count(is_ok, took);
+        self.shared.totals().count(record.outcome(), took);
         tracing::trace!(
             target: target::EXCHANGE,
             method = %record.method,
@@ -153,7 +151,9 @@ pub(crate) fn run(
         spawn_local(heart.beat());
         worker.follow_drain().await;
         // Those that have not ended by then are cut.
-        let _ = timeout(longest, open.all_closed()).await;
+        if timeout(longest, open.all_closed()).await.is_err() {
+            worker.shared.totals().count_cut(open.count.get());
+        }
     });
     drop(runtime);
     worker.flush_log();

@@ -10,6 +10,7 @@ use crate::network::Network;
 use crate::settings::{
     Address, AfterCrash, Kind, LogFormat, LogLevel, LogStyle, OnDisconnect, Serve,
 };
+use crate::token::DEFAULTS;
 use core::net::SocketAddr;
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -404,10 +405,19 @@ impl Value for Line {
 impl Value for KeyHash {
     const FORMAT: &'static str = "sha256";
     const EXAMPLE: &'static str =
-        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+        "06d94a7b709828305f590ed80c3ed4d1d19eff59a4feae626dee92f5731e8cb3";
 
     fn read(text: &str) -> Result<Self, Misread> {
-        text.parse().map_err(Misread::new)
+        let hash: Self = text.parse().map_err(Misread::new)?;
+        match DEFAULTS
+            .iter()
+            .any(|word| hash == Self::of(word.as_bytes()))
+        {
+            true => Err(Misread::new(
+                "is the hash of a well-known default; make one with: leasehold key new --name NAME",
+            )),
+            false => Ok(hash),
+        }
     }
 
     fn show(&self) -> String {

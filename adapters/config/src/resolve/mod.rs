@@ -299,7 +299,8 @@ impl Resolver<'_> {
             Ok(text) => Token::of_file(&text, &source.folder.join(&path.0))
                 .map_err(|error| Problem::Invalid(format!("{name}: {error}"))),
             Err(error) => {
-                let advice = "write one with: openssl rand -hex 32";
+                let advice =
+                    "if there is none yet, write one with: (umask 77; openssl rand -hex 32 > FILE)";
                 let problem = format!("cannot read {name}: {error}; {advice}");
                 Err(Problem::Unreadable(problem))
             }

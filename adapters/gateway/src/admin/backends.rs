@@ -76,7 +76,7 @@ impl From<LeaseCounts> for Requests {
 /// Returns the backends of a pool, in the order in which they were added.
 pub(crate) fn list(pool: &BackendPool) -> Vec<BackendView> {
     let sync = pool.pool().blocking();
-    let conditions = sync.conditions();
+    let conditions = pool.conditions();
     let stats = sync.stats().members.into_iter();
     let stats: HashMap<MemberId, MemberStats> = stats.map(|stats| (stats.member, stats)).collect();
     let explained = sync.explain(&Request::new()).into_iter();
@@ -124,9 +124,7 @@ pub(crate) fn limits(pool: &BackendPool) -> HashMap<&str, String> {
 
 /// Counts the backends of pools, and those of them that serve.
 pub(crate) fn count(pools: &[Arc<BackendPool>]) -> (u64, u64) {
-    let conditions = pools
-        .iter()
-        .flat_map(|pool| pool.pool().blocking().conditions());
+    let conditions = pools.iter().flat_map(|pool| pool.conditions());
     conditions.fold((0, 0), |(total, healthy), (_, _, condition)| {
         (total + 1, healthy + u64::from(condition.serves()))
     })

@@ -238,7 +238,7 @@ mod tests {
         let pool =
             BackendPool::new(&changes.overlay(&pool()), None, &Callers::default(), false).unwrap();
         changes.hold(&pool);
-        let conditions = pool.pool().blocking().conditions().into_iter();
+        let conditions = pool.conditions().into_iter();
         let status: Vec<_> = conditions.map(|(_, _, one)| one.status).collect();
         assert_eq!(
             status,

@@ -178,7 +178,7 @@ impl Figures {
     fn add_pool(&mut self, shared: &Shared, pool: &BackendPool) {
         let name = &pool.settings().name;
         let sync = pool.pool().blocking();
-        let (stats, conditions) = (sync.stats(), sync.conditions());
+        let (stats, conditions) = (sync.stats(), pool.conditions());
         let counts = stats.members.iter().map(|one| (one.member, one.counts));
         let counts: HashMap<_, _> = counts.collect();
         for (member, backend, condition) in conditions {
@@ -239,7 +239,11 @@ impl Figures {
         let help = "When the gateway began, in seconds since 1970.";
         gauges(to, "process_start_time_seconds", help, alone(self.began))?;
         let counts = &self.counts;
-        let ended = [("ok", counts.ok), ("failed", counts.failed)];
+        let ended = [
+            ("ok", counts.ok),
+            ("failed", counts.failed),
+            ("refused", counts.refused),
+        ];
         let help = "Requests of callers that have ended, by how.";
         counters(to, "leasehold_requests", help, by("outcome", ended))?;
         let limited = [("admitted", counts.admitted), ("refused", counts.limited)];

@@ -147,7 +147,7 @@ impl Backends {
 fn pool_stats(pool: &BackendPool) -> PoolStats {
     let sync = pool.pool().blocking();
     let stats = sync.stats();
-    let conditions = sync.conditions();
+    let conditions = pool.conditions();
     let conditions = conditions.iter().map(|(_, _, condition)| condition);
     let healthy = conditions.clone().filter(|one| one.serves()).count();
     let severity = conditions.clone().map(backends::severity).max();

@@ -285,7 +285,7 @@ impl PoolFigures<'_> {
 
     fn members(&self) -> &[(String, MemberCondition, Option<String>)] {
         self.members.get_or_init(|| {
-            let conditions = self.pool.pool().blocking().conditions().into_iter();
+            let conditions = self.pool.conditions().into_iter();
             let members = conditions.map(|(_, backend, condition)| {
                 let failure = backend.last_failure().filter(|_| !condition.serves());
                 (backend.name().to_owned(), condition, failure)

@@ -188,7 +188,7 @@ impl Driver {
 
 /// The names of members that are not known to be down.
 pub(super) fn up(pool: &BackendPool) -> BTreeSet<String> {
-    let conditions = pool.pool().blocking().conditions();
+    let conditions = pool.conditions();
     let up = conditions
         .into_iter()
         .filter(|(_, _, condition)| condition.serves());

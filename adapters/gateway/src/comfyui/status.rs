@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// The state of all servers, in the shape that earlier systems had.
 pub(crate) fn status(hub: &Hub, pool: &BackendPool) -> Value {
-    let conditions = pool.pool().blocking().conditions();
+    let conditions = pool.conditions();
     let state = hub.state();
     let mut servers = Vec::new();
     let mut best: Option<(u32, String)> = None;
@@ -214,7 +214,7 @@ fn expect(
     if let Some(begun) = record.begun_at.filter(|_| record.machine.is_running()) {
         return Some((Duration::ZERO, typical.saturating_sub(now.since(begun))));
     }
-    let conditions = pool.pool().blocking().conditions();
+    let conditions = pool.conditions();
     let servers = conditions
         .iter()
         .filter(|(_, _, condition)| condition.serves())

@@ -110,7 +110,7 @@ fn of_members(pool: &BackendPool, stats: &Stats) -> Value {
     let reasons: HashMap<MemberId, Eligibility> =
         explained.map(|one| (one.member, one.eligibility)).collect();
     let limits = limits(pool);
-    let members = sync.conditions().into_iter();
+    let members = pool.conditions().into_iter();
     let members = members.map(|(id, backend, condition)| {
         let mut view = of_member(&condition, by_id.get(&id).copied());
         view["url"] = shown_url(backend.url()).into();

@@ -406,7 +406,7 @@ impl Attempts {
             reserved: leg.cost,
             attempt: Mutex::new(self.call.count_attempt(leg)),
         };
-        let sent = match send(self.worker.idle(), &settle.backend, &bounds, request).await {
+        let sent = match send(Some(self.worker.idle()), &settle.backend, &bounds, request).await {
             Ok(sent) => sent,
             Err(error) => {
                 if let Some(cut) = progress.failed.get() {

@@ -8,6 +8,7 @@ use crate::backend::Backend;
 use crate::backend_pool::BackendPool;
 use crate::clock::time_of_day;
 use crate::lock;
+use crate::operator_log::target;
 use crate::trace::AttemptSpan;
 use core::time::Duration;
 use http::response::Parts;
@@ -63,6 +64,7 @@ impl Settle {
         if let Some(span) = &mut *lock(&self.span) {
             note(span, verdict);
         }
+        self.note_key(verdict);
         let rests = self
             .backend
             .service()
@@ -82,6 +84,35 @@ impl Settle {
             None => verdict.outcome.of_pool(now),
         };
         Release::from(outcome).cost(verdict.cost(self.reserved))
+    }
+
+    /// Notes whether the service takes the key, and tells the operator when that changes.
+    fn note_key(&self, verdict: &Verdict) {
+        let is_turned_away = match verdict.fate {
+            Fate::Reject => true,
+            _ if verdict.kind == Kind::Answer => false,
+            Fate::Keep | Fate::Rest(_) | Fate::TooSmall => return,
+        };
+        let Some(service) = self.backend.service() else {
+            return;
+        };
+        if is_turned_away {
+            self.backend
+                .note_failure(&format_args!("its key is turned away: {verdict}"));
+        }
+        if !service.note_turned_away(is_turned_away) {
+            return;
+        }
+        let (pool, member) = (&*self.pool.settings().name, self.backend.name());
+        match is_turned_away {
+            true => {
+                let minutes = REJECTED.as_secs() / 60;
+                let why =
+                    format!("its key is turned away, and left alone for {minutes} min: {verdict}");
+                tracing::warn!(target: target::HEALTH, pool, member, "{why}");
+            }
+            false => tracing::info!(target: target::HEALTH, pool, member, "its key is taken again"),
+        }
     }
 }
 

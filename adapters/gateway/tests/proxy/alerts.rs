@@ -165,8 +165,9 @@ fn a_backend_that_goes_down_and_comes_back_is_told_once_each() {
     });
     assert_eq!(told["labels"], labels);
     let summary = told["annotations"]["summary"].as_str().expect("a text");
-    let expected =
-        format!("{name} of pool web is down: the health check was answered with status 503");
+    let expected = format!(
+        "{name} of pool web is down: the health check at /health was answered with status 503"
+    );
     assert!(summary.starts_with(&expected), "{summary}");
     assert_eq!(body["text"], format!("[ALERT] {instance}: {summary}"));
     assert!(active(running.address, 0).starts_with(&expected));

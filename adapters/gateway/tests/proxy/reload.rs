@@ -77,6 +77,36 @@ fn limits_that_were_used_stay_used_over_a_reload() {
 }
 
 #[test]
+fn other_limits_know_what_was_used() {
+    let backends = backends::<1>();
+    let text = |pool: &str, member: &str| {
+        let pool = format!("policy = \"fifo\"\nmax_wait = \"0s\"\n{pool}");
+        config(&pool, "", &[(backends[0].address(), 1)]).replace("weight = 1", member)
+    };
+    let running = start(&text("", "limits = \"3/60s\""));
+    let statuses = |expected: &[u16]| {
+        let asked = expected.iter().map(|_| get(running.address, "/").status);
+        assert_eq!(asked.collect::<Vec<_>>(), expected);
+    };
+    statuses(&[200, 200, 200, 429]);
+    for (pool, member, expected) in [
+        ("", "weight = 2\nlimits = \"3/60s\"", &[429][..]),
+        ("", "limits = \"4/60s\"", &[200, 429]),
+        ("", "limits = \"2/60s, 9 concurrent\"", &[429]),
+        // The pool's first limits know of nothing.
+        ("limits = \"2/60s\"", "weight = 1", &[200, 200, 429]),
+        ("limits = \"3/60s\"", "weight = 1", &[200, 429]),
+        ("", "weight = 1", &[200]),
+    ] {
+        running
+            .gateway
+            .reload(settings(&text(pool, member)))
+            .unwrap();
+        statuses(expected);
+    }
+}
+
+#[test]
 fn a_gateway_that_drains_ends_what_it_has_begun() {
     let backends = backends::<1>();
     let running = start(&config("", "", &[(backends[0].address(), 1)]));

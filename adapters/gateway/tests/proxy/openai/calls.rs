@@ -229,6 +229,28 @@ fn a_key_that_is_refused_rests_and_one_that_is_rejected_is_left_alone() {
 }
 
 #[test]
+fn a_pool_whose_keys_are_turned_away_is_down() {
+    let service = service(1, "");
+    let running = start(&service, "");
+    assert_eq!(post(running.address, &chat("hello")).status, 200);
+    service.control().script([fault("401")]);
+    for _ in 0..2 {
+        let answer = post(running.address, &chat("hello"));
+        let error = error_of(&answer);
+        assert_eq!((answer.status, &error["code"]), (503, &json!("no_key")));
+        let told = error["message"].as_str().expect("a text");
+        assert!(told.contains("turned away: "), "{told}");
+    }
+    let backends = ask(
+        running.address,
+        "GET /lb/backends HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    );
+    let backends: Value = serde_json::from_str(backends.text()).expect("JSON");
+    assert_eq!(backends[0]["healthy"], json!(false));
+    assert_eq!(service.stop().calls, 2);
+}
+
+#[test]
 fn what_no_other_key_would_change_is_the_callers_to_read() {
     let service = service(2, "");
     let running = start(&service, "");
