@@ -61,12 +61,19 @@ fn a_connection_that_went_stale_fails_no_request() {
 
 /// A backend that closes every connection on which it is asked for `/poison`, which it counts.
 fn poisoned() -> (SocketAddr, Arc<AtomicU32>) {
-    let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, count) = (server.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
+    let server = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (address, count) = (
+        server.local_addr().expect("an address"),
+        Arc::new(AtomicU32::new(0)),
+    );
     let (counted, all) = (Arc::clone(&count), Arc::new(Barrier::new(KEPT)));
     thread::spawn(move || {
         for stream in server.incoming() {
-            let (stream, count, all) = (stream.unwrap(), Arc::clone(&counted), Arc::clone(&all));
+            let (stream, count, all) = (
+                stream.expect("a connection"),
+                Arc::clone(&counted),
+                Arc::clone(&all),
+            );
             thread::spawn(move || serve_poisoned(BufReader::new(stream), &count, &all));
         }
     });
@@ -88,7 +95,7 @@ fn serve_poisoned(mut stream: BufReader<TcpStream>, count: &AtomicU32, all: &Bar
             // All are asked at once, so that there are as many connections.
             all.wait();
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-            stream.get_mut().write_all(answer).unwrap();
+            stream.get_mut().write_all(answer).expect("it is open");
         }
         line.clear();
     }

@@ -4,6 +4,7 @@ use super::super::case::{Change, Management, MemberSetup, Own};
 use super::super::owner::Owner;
 use super::{Oracle, OracleEvent, OracleMember, State};
 use crate::limits;
+use core::mem;
 use leasehold_core::balance::PeakEwma;
 use leasehold_core::health::{Breaker, BreakerState};
 use leasehold_core::health::{OutcomeWindow, OutlierDetector};
@@ -12,7 +13,6 @@ use leasehold_core::limit::Cost;
 use leasehold_core::pool::MemberId;
 use leasehold_core::time::Tick;
 use std::collections::BTreeMap;
-use std::mem;
 
 impl Oracle {
     pub(crate) fn add(&mut self, now: u64, id: MemberId, setup: MemberSetup) {
