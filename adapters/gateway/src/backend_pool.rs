@@ -71,7 +71,8 @@ pub(crate) struct BackendPool {
 struct Live {
     pool: TokioPool<Backend>,
     budget: Mutex<RetryBudget>,
-    groups: Mutex<HashMap<String, GroupId>>,
+    /// The groups by name, with the limits that they have.
+    groups: Mutex<HashMap<String, (GroupId, Option<LimitSpecs>)>>,
     /// Sets of members that requests were restricted to; each is a label of its members.
     sets: Mutex<BTreeSet<Vec<String>>>,
     /// Where its charges are kept; `None` for a pool without limits.
@@ -83,7 +84,7 @@ struct Live {
 /// What a pool takes over from one before it.
 #[derive(Default)]
 struct Kept {
-    groups: HashMap<String, GroupId>,
+    groups: HashMap<String, (GroupId, Option<LimitSpecs>)>,
     sets: BTreeSet<Vec<String>>,
     counts: Arc<RepeatCounts>,
     lent: Arc<Lent>,
@@ -282,12 +283,7 @@ impl BackendPool {
             before.is_some_and(|it| it.group == settings.group && it.limits == settings.limits);
         update = match &settings.group {
             _ if has_same_limits => update,
-            Some(group) => {
-                let id = self.group(group, limits.clone());
-                sync.set_group_limits(id, limits)
-                    .map_err(|_| error("its group is of another pool".to_owned()))?;
-                update.group(id)
-            }
+            Some(group) => update.group(self.group(group, settings)?),
             None => update.group(None).limits(limits),
         };
         if let Some((_, backend)) = sync.members().into_iter().find(|(member, _)| *member == id)
@@ -322,11 +318,23 @@ impl BackendPool {
         rates(specs.chain(&self.settings.limits), unit)
     }
 
-    fn group(&self, name: &str, limits: LimitSet) -> GroupId {
+    /// The group of a member's settings, whose limits are those of the group.
+    fn group(&self, name: &str, settings: &MemberSettings) -> Result<GroupId, PoolError> {
         let sync = self.live.pool.blocking();
-        *lock(&self.live.groups)
-            .entry(name.to_owned())
-            .or_insert_with(|| sync.add_group(limits))
+        let specs = settings.limits.as_ref();
+        let limits = || specs.map(LimitSpecs::limits).unwrap_or_default();
+        let mut groups = lock(&self.live.groups);
+        let Some((id, known)) = groups.get_mut(name) else {
+            let id = sync.add_group(limits());
+            groups.insert(name.to_owned(), (id, specs.cloned()));
+            return Ok(id);
+        };
+        if known.as_ref() != specs {
+            let set = sync.set_group_limits(*id, limits());
+            set.map_err(|_| self.error(&settings.name, "its group is of another pool".to_owned()))?;
+            *known = specs.cloned();
+        }
+        Ok(*id)
     }
 
     fn error(&self, member: &str, problem: String) -> PoolError {
@@ -409,7 +417,7 @@ impl BackendPool {
             .tier(settings.tier)
             .labels(labels);
         member = match &settings.group {
-            Some(group) => member.group(self.group(group, limits)),
+            Some(group) => member.group(self.group(group, settings)?),
             None => member.limits(limits),
         };
         if let Some(max) = self.max_leases(settings) {
@@ -502,7 +510,9 @@ impl BackendPool {
     /// Says why a request has no member, and when it may have one.
     pub(crate) fn refusal(&self, refused: &AcquireError, request: &Request) -> Refusal {
         let pool = self.pool();
-        if let (Some(Cause::Throttled { .. }), Some(why)) = (refused.cause(), self.turned_away()) {
+        if let Some(Cause::Throttled { .. }) = refused.cause()
+            && let Some(why) = self.turned_away()
+        {
             // No wait is told: another try would only be worth it with other keys.
             return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_key", why);
         }

@@ -205,7 +205,7 @@ impl State {
     pub(crate) fn write_due(&self, pool: &BackendPool) -> Result<(), StateError> {
         // Another thread may have taken the charge of this request, and not have written it yet.
         let mut ledger = lock(&self.ledger);
-        if !pool.pool().blocking().charges_due() {
+        if !pool.pool().blocking().charges_due() && !ledger.is_behind() {
             return Ok(());
         }
         self.write(&mut ledger, pool)

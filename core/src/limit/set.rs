@@ -10,7 +10,7 @@ use super::limiter::Limiter;
 use super::reported_quota::ReportedQuota;
 use crate::time::{ClockOffset, Tick, earliest};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::ops::Bound;
 
@@ -355,19 +355,8 @@ impl LimitSet {
         quota.observe(latest, remaining, reset, extra.reports);
     }
 
-    /// Takes the booking of a call in flight out of the limits, which another set takes over; reports still know of it.
-    pub(crate) fn withdraw(&mut self, now: Tick, booking: Booking, reserved: Cost) {
-        self.latest = self.latest.max(now);
-        let latest = self.latest;
-        if let Some(only) = self.only() {
-            booking.settle(only, latest, Unit::Requests, reserved, Cost::default());
-        } else if self.extra.is_some() {
-            self.settle_limits(booking, reserved, Cost::default());
-        }
-    }
-
-    /// Books a call again that was [withdrawn](Self::withdraw) from the set that this one takes over. Reports, which know of
-    /// it, count nothing.
+    /// Books a call in flight of an earlier set, which this one [takes over](Self::take_over) next. Reports count nothing: they
+    /// know of it.
     pub(crate) fn book_again(&mut self, now: Tick, earlier: Booking, reserved: Cost) -> Booking {
         self.latest = self.latest.max(now);
         let latest = self.latest;
@@ -383,80 +372,100 @@ impl LimitSet {
         booking
     }
 
-    /// Takes the place of an earlier set without calls in flight: what it knows of others counts as if they had ended now, and
-    /// its reports go on. O(limits and classes).
+    /// Takes the place of an earlier set, once its calls in flight are booked here: what it counts besides them counts as if it
+    /// had ended now. Its reports go on. O(limits and classes).
     ///
-    /// Each limit counts the most that a limit of its unit has used, as far as its own capacity goes.
+    /// Each limit then counts at least the most that a limit of its unit has counted, as far as its own capacity goes.
     pub fn take_over(&mut self, now: Tick, earlier: &Self) {
         self.latest = self.latest.max(earlier.latest).max(now);
         let latest = self.latest;
         let before = earlier.extra();
-        if before.quotas != NO_EXTRA.quotas {
+        if before.reports > 0 {
             let extra = self.extra_mut();
             extra.quotas.clone_from(&before.quotas);
             extra.reports = before.reports;
         }
         let Self { first, extra, .. } = self;
-        let (limits, classes) = match extra {
-            Some(extra) => (&mut extra.limits[..], Some(&mut extra.classes)),
-            None => (&mut [][..], None),
+        let mut none = (Vec::new(), BTreeMap::new());
+        let (limits, counters) = match extra {
+            Some(extra) => (&mut extra.limits, &mut extra.classes),
+            None => (&mut none.0, &mut none.1),
         };
-        for (unit, each_class, limit) in all(first, limits) {
-            let used = match each_class {
-                // Of a limit of all classes it is not known which class has used it.
-                true => earlier.used_by_all(unit, latest),
-                false => earlier
-                    .used_by_all(unit, latest)
-                    .max(earlier.used_in_all(unit, latest)),
-            };
-            use_up(limit, latest, used);
-        }
-        let Some(counters) = classes else {
-            return;
-        };
-        for class in before.classes.keys().map(|(class, _)| *class) {
-            for (index, (unit, each_class, limit)) in (0_u32..).zip(all(first, limits)) {
-                if each_class && !counters.contains_key(&(class, index)) {
-                    let mut own = limit.clone();
-                    use_up(&mut own, latest, earlier.used_in(class, unit, latest));
-                    counters.insert((class, index), own);
-                }
+        let classes: BTreeSet<u32> = before
+            .classes
+            .keys()
+            .chain(counters.keys())
+            .map(|key| key.0)
+            .collect();
+        for (index, (unit, each_class, limit)) in (0_u32..).zip(all(first, limits)) {
+            if !each_class {
+                use_up(limit, latest, earlier.used(unit, latest));
+                continue;
             }
+            for class in &classes {
+                let own = counters
+                    .entry((*class, index))
+                    .or_insert_with(|| limit.clone());
+                use_up(own, latest, earlier.used_in(*class, unit, latest));
+            }
+            // A class that comes later may have used what is not told apart by classes.
+            use_up(limit, latest, earlier.used_in_any(unit, latest));
         }
     }
 
-    /// The most that a limit of all classes has used of a unit.
-    fn used_by_all(&self, unit: Unit, now: Tick) -> u32 {
-        let extra = self.extra();
-        let first = self.first.iter().filter(|_| unit == Unit::Requests);
-        let others = extra
-            .limits
-            .iter()
-            .filter(|scoped| !scoped.each_class && scoped.unit == unit);
-        let limits = first.chain(others.map(|scoped| &scoped.limit));
-        limits.map(|limit| used(limit, now)).max().unwrap_or(0)
-    }
-
-    /// The most that a limit has used of a unit for a class.
-    fn used_in(&self, class: u32, unit: Unit, now: Tick) -> u32 {
-        let limits = self.limiters(class).filter(|(counted, _)| *counted == unit);
-        limits.map(|(_, limit)| used(limit, now)).max().unwrap_or(0)
-    }
-
-    /// The most that a limit for each class has used of a unit, in all classes together.
-    fn used_in_all(&self, unit: Unit, now: Tick) -> u32 {
-        let extra = self.extra();
+    /// The most that a limit has counted of a unit, in all classes together.
+    fn used(&self, unit: Unit, now: Tick) -> u32 {
         let first = self.first.iter().len() as u32;
-        let limits = (first..)
+        let extra = self.extra();
+        let others = (first..)
             .zip(&extra.limits)
-            .filter(|(_, scoped)| scoped.each_class && scoped.unit == unit);
-        let sums = limits.map(|(index, _)| {
+            .filter(|(_, scoped)| scoped.unit == unit);
+        let others = others.map(|(index, scoped)| {
+            // What was taken over before is in the counters of all classes.
+            let before = used(&scoped.limit, now);
             let own = extra.classes.iter().filter(|((_, of), _)| *of == index);
-            own.fold(0_u32, |sum, (_, limit)| {
-                sum.saturating_add(used(limit, now))
+            own.fold(before, |sum, (_, limit)| {
+                sum.saturating_add(used(limit, now).saturating_sub(before))
             })
         });
-        sums.max().unwrap_or(0)
+        let first = self.first.iter().filter(|_| unit == Unit::Requests);
+        let most = first.map(|limit| used(limit, now)).chain(others).max();
+        most.unwrap_or(0)
+    }
+
+    /// The most that a limit has counted of a unit for a class: one for each class, if there is any.
+    fn used_in(&self, class: u32, unit: Unit, now: Tick) -> u32 {
+        if !self.counts_by_class(unit) {
+            return self.used(unit, now);
+        }
+        let limits = self.limiters(class).zip(self.scopes());
+        let own = limits.filter(|((counted, _), each_class)| *counted == unit && *each_class);
+        own.map(|((_, limit), _)| used(limit, now))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The most that a class may have used of a unit of which nothing is known by its class.
+    fn used_in_any(&self, unit: Unit, now: Tick) -> u32 {
+        if !self.counts_by_class(unit) {
+            return self.used(unit, now);
+        }
+        let limits = self.extra().limits.iter();
+        let own = limits.filter(|scoped| scoped.each_class && scoped.unit == unit);
+        own.map(|scoped| used(&scoped.limit, now))
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn counts_by_class(&self, unit: Unit) -> bool {
+        let mut limits = self.extra().limits.iter();
+        limits.any(|scoped| scoped.each_class && scoped.unit == unit)
+    }
+
+    /// For each limit, whether it is counted for each class.
+    fn scopes(&self) -> impl Iterator<Item = bool> {
+        let others = self.extra().limits.iter().map(|scoped| scoped.each_class);
+        self.first.iter().map(|_| false).chain(others)
     }
 
     /// The largest cost of each unit that is ever admitted; `u32::MAX` where there is no limit.
@@ -575,9 +584,20 @@ impl LimitSet {
     }
 }
 
-/// The units that a limit has used of what it admits at most.
+/// The units that a limit counts now.
 fn used(limit: &Limiter, now: Tick) -> u32 {
-    limit.capacity().saturating_sub(limit.available(now))
+    let left = limit.available(now);
+    match limit {
+        // It admits all or nothing, and does not know how much it has admitted.
+        Limiter::Pacing(_) => u32::from(left < limit.capacity()),
+        Limiter::SlidingLog(_)
+        | Limiter::BucketedWindow(_)
+        | Limiter::SlidingCounter(_)
+        | Limiter::FixedWindow(_)
+        | Limiter::TokenBucket(_)
+        | Limiter::Gcra(_)
+        | Limiter::Concurrency(_) => limit.capacity().saturating_sub(left),
+    }
 }
 
 /// Books units that have just been used, besides those that a limit counts already, as far as they fit.

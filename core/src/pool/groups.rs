@@ -90,7 +90,11 @@ impl SharedLimits {
         // A pool without limits has booked nothing.
         if self.pool.is_empty() {
             for lease in leases.iter_mut() {
-                lease.booked.pool = Some(self.pool.charge(now, lease.class, lease.cost));
+                let mut booking = self.pool.charge(now, lease.class, lease.cost);
+                if lease.booked.member.has_arrived() {
+                    self.pool.arrive(now, &mut booking, lease.cost);
+                }
+                lease.booked.pool = Some(booking);
             }
         }
         replace(&mut self.pool, limits, now, leases, |lease| {
@@ -216,12 +220,9 @@ pub(super) fn replace(
     leases: &mut Leases,
     booked: impl Fn(&mut Lease) -> Option<(&mut Booking, Cost)>,
 ) {
-    let mut earlier = mem::replace(limits, new);
-    for (booking, cost) in leases.iter_mut().filter_map(&booked) {
-        earlier.withdraw(now, *booking, cost);
-    }
-    limits.take_over(now, &earlier);
-    for (booking, cost) in leases.iter_mut().filter_map(&booked) {
+    let earlier = mem::replace(limits, new);
+    for (booking, cost) in leases.iter_mut().filter_map(booked) {
         *booking = limits.book_again(now, *booking, cost);
     }
+    limits.take_over(now, &earlier);
 }

@@ -87,7 +87,7 @@ impl Owner {
         }
     }
 
-    /// Counts what an earlier owner, without the leases that are held, has used of its limit as if it had ended now.
+    /// Counts what an earlier owner has counted besides the leases that are held as if it had ended now.
     pub(super) fn take_over(&mut self, now: u64, earlier: &Self) {
         self.latest = earlier.latest.max(now);
         self.turned_away = earlier.turned_away;
@@ -95,7 +95,8 @@ impl Owner {
             return;
         };
         let used = before.limit - before.available(self.latest);
-        let used = used.min(limit.available(self.latest));
+        let left = limit.available(self.latest);
+        let used = used.saturating_sub(limit.limit - left).min(left);
         if used > 0 {
             limit.charge(self.latest, used);
             limit.settle(self.latest, limit.uses.len() - 1, used);

@@ -140,7 +140,8 @@ impl<S> CallerIo<S> {
         }
         self.was_busy = is_busy;
         match self.framing.place() {
-            Place::Start if is_busy => None,
+            // The head of a next request counts from the end of the answer.
+            Place::Start | Place::Head if is_busy => None,
             Place::Start => Some(self.longest_idle()),
             Place::Head => Some(self.bounds.header_read),
             Place::Body => Some(self.bounds.body_idle),

@@ -4,6 +4,7 @@
 
 use super::file::{Kept, Line, StateFile};
 use super::{StateError, unix_tick};
+use crate::operator_log::target;
 use core::num::NonZeroU64;
 use core::time::Duration;
 use leasehold_core::pool::{Charge, compact_log_by_age};
@@ -29,6 +30,10 @@ pub(super) struct Ledger {
     kept: Kept,
     /// Whether charges may be missing until the pools have taken over what earlier processes have left.
     may_lack: bool,
+    /// Whether a write has failed, so that the file lacks what is here.
+    is_behind: bool,
+    /// Lines of the file at which it is compacted next.
+    compact_at: usize,
 }
 
 impl Ledger {
@@ -44,6 +49,8 @@ impl Ledger {
             charges,
             kept,
             may_lack,
+            is_behind: false,
+            compact_at: COMPACT_AT,
         };
         ledger.rewrite()?;
         Ok(ledger)
@@ -67,16 +74,33 @@ impl Ledger {
                 | Line::End => self.kept.note(line.clone()),
             }
         }
-        self.file.append(lines)?;
-        let at_first = self.file.lines_at_first();
-        if self.file.lines() >= COMPACT_AT.max(at_first.saturating_mul(2)) {
-            self.compact(exact)?;
+        if self.is_behind {
+            return self.rewrite();
+        }
+        if let Err(error) = self.file.append(lines) {
+            self.is_behind = true;
+            return Err(error);
+        }
+        if self.file.lines() >= self.compact_at
+            && let Err(error) = self.compact(exact)
+        {
+            // What was appended is there; another try waits until the file has doubled.
+            tracing::warn!(target: target::STATE, "the state file grows: {error}");
+            self.compact_at = self.file.lines().saturating_mul(2);
         }
         Ok(())
     }
 
+    /// Whether the file lacks what was given to it, as a write has failed.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
     /// Writes that the process ends in order; the file stays as it is then.
     pub(super) fn end(&mut self) -> Result<(), StateError> {
+        if self.is_behind {
+            self.rewrite()?;
+        }
         self.file.append([Line::End])
     }
 
@@ -100,7 +124,10 @@ impl Ledger {
         let charges = charges
             .flat_map(|(pool, log)| log.iter().map(|(_, charge)| Line::charge(pool, *charge)));
         let lines = charges.chain(self.kept.clone().into_lines());
-        self.file.rewrite(lines, self.may_lack)
+        self.file.rewrite(lines, self.may_lack)?;
+        self.is_behind = false;
+        self.compact_at = COMPACT_AT.max(self.file.lines_at_first().saturating_mul(2));
+        Ok(())
     }
 }
 

@@ -9,7 +9,6 @@ use leasehold_core::balance::PeakEwma;
 use leasehold_core::health::{Breaker, BreakerState};
 use leasehold_core::health::{OutcomeWindow, OutlierDetector};
 use leasehold_core::health::{Prober, SlowStart};
-use leasehold_core::limit::Cost;
 use leasehold_core::pool::MemberId;
 use leasehold_core::time::Tick;
 use std::collections::BTreeMap;
@@ -159,13 +158,7 @@ impl Oracle {
             requests: Some(setup.anchored().oracle()),
             ..Owner::default()
         };
-        let mut earlier = mem::replace(&mut member.owner, new);
-        for lease in &self.leases {
-            if lease.live && lease.member == name {
-                earlier.settle(self.now, lease.class, lease.own, Cost::default());
-            }
-        }
-        member.owner.take_over(self.now, &earlier);
+        let earlier = mem::replace(&mut member.owner, new);
         for lease in &mut self.leases {
             if lease.live && lease.member == name {
                 lease.own = member.owner.charge(self.now, lease.class, lease.cost);
@@ -174,6 +167,7 @@ impl Oracle {
                 }
             }
         }
+        member.owner.take_over(self.now, &earlier);
     }
 
     /// Refuses the requests pinned to a removed member, by lane in order of creation, then by arrival.
